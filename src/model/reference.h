@@ -1,0 +1,37 @@
+// The transformer in clear arithmetic: the oracle of every test, the `generate` command, and the calibration.
+// The same page as engine/transformer.h.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "model/tokenizer.h"
+#include "model/weights.h"
+
+namespace permllm {
+
+// Keys and values of one conversation, by layer: [token][kv_rows].
+struct ReferenceCache {
+  std::size_t length = 0;
+  std::vector<std::vector<float>> keys, values;
+};
+
+// Sees every intermediate value: kind is "norm.attn" (the row before the norm), "qkv", "score" (one row: head, query),
+// "probability", "value", "attention" (input of o), "norm.mlp", "gate_up", "activation", "norm.final", "logits",
+// "embed", "residual". values: [count x size].
+struct Observation {
+  std::string_view kind;
+  std::size_t layer = 0;
+  std::size_t token = 0;  // position in the sequence
+  std::span<const float> values;
+};
+using Observer = std::function<void(const Observation&)>;
+
+// Logits of the last of `ids`, in vocabulary order; the cache grows by ids.size().
+template <class Matrix>
+std::vector<float> reference_forward(const Weights<Matrix>& weights, std::span<const TokenId> ids,
+                                     ReferenceCache& cache, Executor& executor, const Observer& observe = nullptr);
+
+}  // namespace permllm

@@ -1,0 +1,39 @@
+// A link to one peer: frames in order, in both directions.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace permllm {
+
+using Bytes = std::vector<std::uint8_t>;
+using Clock = std::chrono::steady_clock;
+
+// One message on the wire (docs/wire.md): a header of k_frame_header_bytes, then the payload.
+struct Frame {
+  std::uint16_t tag = 0;   // which message (wire/tags.h)
+  std::uint64_t session = 0;
+  std::uint32_t step = 0;  // counts the frames of one direction of one link from 0
+  Bytes payload;
+};
+
+// Blocking. One thread uses a link at a time. Errors: closed (the peer went away), timeout (names what was awaited),
+// malformed (bad magic, length over the limit, unexpected step), mismatch (another wire version; names both).
+class Link {
+ public:
+  virtual ~Link() = default;
+  // Queues a frame; it is on its way at the latest when the owner starts to wait in receive, or at flush.
+  virtual void send(Frame frame) = 0;
+  virtual void flush() = 0;
+  // Waits for the next frame until `deadline`; `awaited` names it in the error.
+  virtual Frame receive(Clock::time_point deadline, const char* awaited) = 0;
+  // Closes the connection; the peer's next receive fails with closed. Idempotent; may be called from another thread.
+  virtual void close() = 0;
+};
+
+}  // namespace permllm
