@@ -1,0 +1,84 @@
+// What a model consumes: fixed-point formats, rings and ranges of every value, and the shape of every box.
+// Both sides of a session compute with the same plan; its hash is compared in the handshake (docs/protocol.md 3).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/weights.h"
+#include "ring/ring.h"
+
+namespace permllm {
+
+// Fraction bits (docs/protocol.md 2.3).
+namespace frac {
+inline constexpr int norm = 10;         // output of a norm
+inline constexpr int probability = 16;
+inline constexpr int activation = 10;   // silu(gate) up
+inline constexpr int rope = 10;         // cos and sin
+inline constexpr int qk = 12;           // q and k once rotated and cut
+inline constexpr int v = 12;            // v once cut
+inline constexpr int attention = 10;    // p.v, the input of o
+inline constexpr int residual = 26;
+// As revealed to the user:
+inline constexpr int norm_row = 16;
+inline constexpr int gate_up = 10;
+inline constexpr int score = 10;        // q.k, before the division by sqrt(head_dim)
+inline constexpr int logit = 10;
+}  // namespace frac
+
+// Largest magnitudes over real text (offline/calibrate.h), before the margin.
+struct Ranges {
+  double residual = 0, qkv = 0, score = 0, attention = 0, o = 0, gate_up = 0, activation = 0, down = 0, logit = 0;
+};
+inline constexpr double k_range_margin = 8;
+
+// Fraction bits of each layer's integer matrices.
+struct LayerFractions {
+  int qkv = 0, o = 0, up = 0, down = 0;
+};
+
+struct Plan {
+  Config config;
+  std::vector<LayerFractions> layers;
+  int embed_frac = 0, head_frac = 0;
+  Ranges ranges;
+  std::size_t slots = 0;  // of a chain: the longest conversation, in tokens
+
+  // Rings of what each matrix puts out, and of the residual. `up`, `down`, `o`, `head` and `residual` are the default
+  // or, where the calibrated ranges with their margin need more, the next whole byte.
+  Ring embed{16}, qkv{64}, o{48}, up{32}, down{48}, head{32}, residual{48};
+
+  // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix).
+  static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots);
+
+  // --- Derived formats of layer l ---
+  int qk_cut(std::size_t l) const { return frac::norm + layers[l].qkv + frac::rope - frac::qk; }
+  int v_cut(std::size_t l) const { return frac::norm + layers[l].qkv - frac::v; }
+  Ring qk(std::size_t l) const { return Ring{64 - qk_cut(l)}; }  // q and k once cut; also scores
+  Ring v(std::size_t l) const { return Ring{64 - v_cut(l)}; }
+  Ring mixed() const { return Ring{residual.bits + 24}; }        // of p and p.v: 24 bits wider than the residual
+  Reveal norm_reveal() const { return {frac::residual - frac::norm_row, residual.bits - (frac::residual - frac::norm_row)}; }
+  Reveal score_reveal(std::size_t l) const {
+    const int drop = 2 * frac::qk - frac::score;
+    const int keep = qk(l).bits - drop;
+    return {drop, keep < 32 ? keep : 32};
+  }
+  Reveal gate_up_reveal(std::size_t l) const {
+    const int drop = frac::norm + layers[l].up - frac::gate_up;
+    const int keep = up.bits - drop;
+    return {drop, keep < 40 ? keep : 40};
+  }
+  Reveal logit_reveal() const {
+    const int drop = frac::norm + head_frac - frac::logit;
+    return {drop, head.bits - drop};
+  }
+
+  // SHA-256 over every number above in wire order, hex. `context` of the config is not part of it.
+  std::string hash() const;
+};
+
+}  // namespace permllm
