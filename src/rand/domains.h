@@ -1,0 +1,56 @@
+// Every domain of every hash and stream of the project, in one place. Nothing else names a derivation.
+#pragma once
+
+#include <cstdint>
+
+namespace permllm {
+
+namespace domain {
+inline constexpr const char* user_helper = "permllm/1 coins of user and helper";
+inline constexpr const char* provider_helper = "permllm/1 coins of provider and helper";
+inline constexpr const char* model_mask = "permllm/1 expansion of U";
+inline constexpr const char* model_commitment = "permllm/1 model commitment";
+inline constexpr const char* plan = "permllm/1 plan";
+}  // namespace domain
+
+// What a one-time stream is used for: the first byte of its address. The number is part of the wire version.
+// Known to user and helper (U, H), or to provider and helper (P, H).
+enum class Use : std::uint8_t {
+  // linear (4.1)                                U, H
+  linear_rho = 1,       // hides the two halves of W r - m from the provider
+  linear_mask = 2,      // m: the user's share of W x
+  // permuted_map (4.2)
+  map_order = 3,        // pi                    P, H
+  map_sign = 4,         // signs of the last group   P, H
+  map_level = 5,        // level of a row        P, H
+  map_shown = 6,        // s1                    U, H
+  map_answer = 7,       // t                     U, H
+  map_mask = 8,         // r: the user's share of f(y)   U, H
+  // scores (4.3)
+  score_rotated = 9,    // b of q, then k        U, H
+  score_sent = 10,      // a of q, then k        P, H
+  score_share = 11,     // rho                   U, H
+  score_mask = 12,      // m: the user's share of the scores, re-masked   U, H
+  // values (4.4)
+  value_lift = 13,      // alpha                 P, H
+  value_reshared = 14,  // c: re-sharing of v - alpha   U, H
+  value_weights = 15,   // a: masks p0 on its way to the user   P, H
+  value_share = 16,     // rho                   U, H
+  value_mask = 17,      // r: the user's share of p.v, re-masked   U, H
+  // embed and sample (4.6)
+  one_hot = 18,         // r of a prompt token's one-hot   U, H
+  embed_row = 19,       // the mask that a slot's embedding row arrives under   U, H
+};
+inline constexpr int k_uses = 20;
+
+// Which box of a layer an address belongs to: the second byte.
+enum class Site : std::uint8_t {
+  qkv = 1, o = 2, up = 3, down = 4,                     // linear, by layer
+  attention_norm = 5, scores = 6, mlp_norm = 7, mlp = 8,  // maps, by layer
+  embed_residual = 9, embed_norm = 10,                  // the two answers to an embedding row, by slot
+  prompt_embed = 11, prompt_one_hot = 12,               // by entry
+  final_norm = 13, head = 14, logits = 15, next_embed = 16,  // by pass
+};
+inline constexpr int k_sites = 17;
+
+}  // namespace permllm

@@ -1,0 +1,138 @@
+#include "wire/message.h"
+
+#include <fmt/format.h>
+
+namespace permllm {
+
+const char* name_of(Tag tag) {
+  switch (tag) {
+    case Tag::refusal: return "Refusal";
+    case Tag::hello: return "Hello";
+    case Tag::card: return "Card";
+    case Tag::agreement: return "Agreement";
+    case Tag::accepted: return "Accepted";
+    case Tag::pair_hello: return "PairHello";
+    case Tag::pair_accepted: return "PairAccepted";
+    case Tag::model_offer: return "ModelOffer";
+    case Tag::model_rows: return "ModelRows";
+    case Tag::model_stored: return "ModelStored";
+    case Tag::pack_order: return "PackOrder";
+    case Tag::pack_material: return "PackMaterial";
+    case Tag::pack_end: return "PackEnd";
+    case Tag::pass_begin: return "PassBegin";
+    case Tag::prompt_one_hots: return "PromptOneHots";
+    case Tag::embed_remask: return "EmbedRemask";
+    case Tag::token_digits: return "TokenDigits";
+    case Tag::map_shown: return "MapShown";
+    case Tag::map_answer: return "MapAnswer";
+    case Tag::rotated_remask: return "RotatedRemask";
+    case Tag::masked_query_key: return "MaskedQueryKey";
+    case Tag::lifted_values: return "LiftedValues";
+    case Tag::masked_scores: return "MaskedScores";
+    case Tag::reshared_values: return "ResharedValues";
+    case Tag::masked_weights: return "MaskedWeights";
+    case Tag::masked_mix: return "MaskedMix";
+    case Tag::session_end: return "SessionEnd";
+    case Tag::party_report: return "PartyReport";
+  }
+  return "unknown message";
+}
+
+void Writer::append(const void* data, std::size_t size) {
+  const auto* from = static_cast<const std::uint8_t*>(data);
+  bytes_.insert(bytes_.end(), from, from + size);
+}
+
+void Writer::text(const char* field, const std::string& value, std::size_t limit) {
+  PERMLLM_ASSERT(value.size() <= limit);
+  number(field, static_cast<std::uint32_t>(value.size()));
+  append(value.data(), value.size());
+}
+
+void Writer::raw(const char* field, const Bytes& value, std::size_t limit) {
+  PERMLLM_ASSERT(value.size() <= limit);
+  number(field, static_cast<std::uint32_t>(value.size()));
+  append(value.data(), value.size());
+}
+
+void Reader::refuse(const char* field, const std::string& why) const {
+  throw Error(Code::malformed, message_ + "." + field, why);
+}
+
+const std::uint8_t* Reader::need(const char* field, std::size_t size) {
+  if (size > rest_.size()) {
+    refuse(field, fmt::format("{} bytes are left, the plan says {}", rest_.size(), size));
+  }
+  const std::uint8_t* at = rest_.data();
+  rest_ = rest_.subspan(size);
+  return at;
+}
+
+void Reader::bound(const char* field, std::size_t value, std::size_t limit) const {
+  if (value > limit) refuse(field, fmt::format("length {}, the limit is {}", value, limit));
+}
+
+void Reader::text(const char* field, std::string& value, std::size_t limit) {
+  std::uint32_t size = 0;
+  number(field, size);
+  bound(field, size, limit);
+  const std::uint8_t* from = need(field, size);
+  value.assign(reinterpret_cast<const char*>(from), size);
+}
+
+void Reader::raw(const char* field, Bytes& value, std::size_t limit) {
+  std::uint32_t size = 0;
+  number(field, size);
+  bound(field, size, limit);
+  const std::uint8_t* from = need(field, size);
+  value.assign(from, from + size);
+}
+
+void Reader::finish() const {
+  if (!rest_.empty()) {
+    throw Error(Code::malformed, message_, fmt::format("{} bytes more than the plan says", rest_.size()));
+  }
+}
+
+void Channel::send_payload(Tag tag, Bytes payload) {
+  link_->send({static_cast<std::uint16_t>(tag), session_, next_step_++, std::move(payload)});
+}
+
+Frame Channel::receive_any(const char* awaited) {
+  Frame frame = link_->receive(Clock::now() + patience_, awaited);
+  if (frame.session != session_) {
+    throw Error(Code::malformed, "frame.session", "the frame belongs to another session");
+  }
+  if (frame.tag == static_cast<std::uint16_t>(Tag::refusal)) {
+    Refusal refusal;
+    Reader reader(name_of(Tag::refusal), frame.payload);
+    refusal.visit(reader);
+    const bool known = refusal.code <= static_cast<std::uint16_t>(Code::resource);
+    // The peer's words are shown to a person: nothing but printable characters passes.
+    for (char& c : refusal.text) {
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+    }
+    throw Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
+  }
+  return frame;
+}
+
+Frame Channel::receive_payload(Tag tag) {
+  Frame frame = receive_any(name_of(tag));
+  if (frame.tag != static_cast<std::uint16_t>(tag)) {
+    throw Error(Code::malformed, "frame.tag",
+                fmt::format("{} ({}), expected {}", frame.tag, name_of(static_cast<Tag>(frame.tag)), name_of(tag)));
+  }
+  return frame;
+}
+
+void Channel::refuse(const Error& error) noexcept {
+  try {
+    send(Refusal{static_cast<std::uint16_t>(error.code()), std::string(error.what()).substr(0, 1000)});
+    flush();
+  } catch (const std::exception&) {
+    // The link is gone already; the peer will see that.
+  }
+}
+
+}  // namespace permllm

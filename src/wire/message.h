@@ -1,0 +1,177 @@
+// Typed messages: a struct lists its fields once, in visit(), for writing and for reading.
+//
+//   struct MaskedScores {                                  // step 2, user -> provider
+//     static constexpr Tag tag = Tag::masked_scores;
+//     Block<Word> values;
+//     template <class Io> void visit(Io& io) { io.block("values", values); }
+//   };
+//
+// A receiver first states what it expects (the ring and count of each block, from the plan, never from the peer); a
+// payload that differs by one byte is an Error{malformed} naming message and field.
+#pragma once
+
+#include <bit>
+#include <concepts>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "net/link.h"
+#include "permllm/error.h"
+#include "ring/matrix.h"
+#include "wire/tags.h"
+
+namespace permllm {
+
+// Words of one ring. Empty with a count: what a receiver expects.
+template <class W>
+struct Block {
+  Ring ring;
+  std::size_t count = 0;
+  std::vector<W> words;
+};
+template <class W>
+Block<W> block(Ring ring, std::vector<W> words) {
+  const std::size_t count = words.size();
+  return {ring, count, std::move(words)};
+}
+template <class W>
+Block<W> expect(Ring ring, std::size_t count) {
+  return {ring, count, {}};
+}
+
+// Appends fields to a payload, little-endian, fixed widths.
+class Writer {
+ public:
+  template <std::unsigned_integral T>
+  void number(const char*, const T& value) {
+    append(&value, sizeof value);
+  }
+  void real(const char*, const double& value) { append(&value, sizeof value); }
+  void text(const char*, const std::string& value, std::size_t limit);
+  template <class W>
+  void block(const char*, const Block<W>& value) {
+    PERMLLM_ASSERT(value.words.size() == value.count);
+    words<W>(value.words, value.ring);
+  }
+  template <class W>
+  void words(std::span<const W> values, Ring ring) {
+    const std::size_t begin = bytes_.size();
+    bytes_.resize(begin + values.size() * ring.bytes());
+    pack(values, ring, bytes_.data() + begin);
+  }
+  template <class W>
+  void words(const std::vector<W>& values, Ring ring) {
+    words(std::span<const W>(values), ring);
+  }
+  void raw(const char*, const Bytes& value, std::size_t limit);
+  // A list: its length, then each element's own fields. The writer only reads `values`.
+  template <class T, class Each>
+  void list(const char* field, std::vector<T>& values, std::size_t limit, Each each) {
+    PERMLLM_ASSERT(values.size() <= limit);
+    number(field, static_cast<std::uint32_t>(values.size()));
+    for (T& value : values) each(*this, value);
+  }
+  std::size_t size() const { return bytes_.size(); }
+  Bytes take() { return std::move(bytes_); }
+
+ private:
+  void append(const void* data, std::size_t size);
+  Bytes bytes_;
+};
+
+// Reads fields in the same order; cannot pass the payload's end. Every Error names `message.field`.
+class Reader {
+ public:
+  Reader(std::string message, std::span<const std::uint8_t> payload) : message_(std::move(message)), rest_(payload) {}
+
+  template <std::unsigned_integral T>
+  void number(const char* field, T& value) {
+    std::memcpy(&value, need(field, sizeof value), sizeof value);
+  }
+  void real(const char* field, double& value) { std::memcpy(&value, need(field, sizeof value), sizeof value); }
+  void text(const char* field, std::string& value, std::size_t limit);
+  template <class W>
+  void block(const char* field, Block<W>& value) {
+    value.words = words<W>(field, value.count, value.ring);
+  }
+  template <class W>
+  std::vector<W> words(const char* field, std::size_t count, Ring ring) {
+    std::vector<W> values(count);
+    const std::uint8_t* from = need(field, count * ring.bytes());
+    unpack(from, ring, std::span<W>(values));
+    return values;
+  }
+  void raw(const char* field, Bytes& value, std::size_t limit);
+  template <class T, class Each>
+  void list(const char* field, std::vector<T>& values, std::size_t limit, Each each) {
+    std::uint32_t count = 0;
+    number(field, count);
+    bound(field, count, limit);
+    values.resize(count);
+    for (T& value : values) each(*this, value);
+  }
+  std::size_t left() const { return rest_.size(); }
+  // The payload must end here.
+  void finish() const;
+  [[noreturn]] void refuse(const char* field, const std::string& why) const;
+
+ private:
+  const std::uint8_t* need(const char* field, std::size_t size);
+  void bound(const char* field, std::size_t value, std::size_t limit) const;
+  std::string message_;
+  std::span<const std::uint8_t> rest_;
+};
+
+// Messages over a link, with a deadline on every wait. One thread uses a channel.
+class Channel {
+ public:
+  Channel(Link& link, std::uint64_t session, Clock::duration patience)
+      : link_(&link), session_(session), patience_(patience) {}
+
+  template <class Message>
+  void send(Message message) {
+    Writer writer;
+    message.visit(writer);
+    send_payload(Message::tag, writer.take());
+  }
+  // Reads into `message`, whose blocks state what is expected. A peer's `Refusal` arrives as the Error it names.
+  template <class Message>
+  Message receive(Message message = {}) {
+    const Frame frame = receive_payload(Message::tag);
+    Reader reader(name_of(Message::tag), frame.payload);
+    message.visit(reader);
+    reader.finish();
+    return message;
+  }
+  // Whatever comes next, for the places where the peer chooses.
+  Frame receive_any(const char* awaited);
+  void send_payload(Tag tag, Bytes payload);
+  Frame receive_payload(Tag tag);
+  void flush() { link_->flush(); }
+  // Tells the peer why the session ends; never fails.
+  void refuse(const Error& error) noexcept;
+  Link& link() { return *link_; }
+
+ private:
+  Link* link_;
+  std::uint64_t session_;
+  Clock::duration patience_;
+  std::uint32_t next_step_ = 0;
+};
+
+// Ends a session: why, without any secret.
+struct Refusal {
+  static constexpr Tag tag = Tag::refusal;
+  std::uint16_t code = 0;
+  std::string text;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("code", code);
+    io.text("text", text, 1000);
+  }
+};
+
+}  // namespace permllm

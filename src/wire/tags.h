@@ -1,0 +1,29 @@
+// Every message of the wire, by number. A number is never given to another message.
+#pragma once
+
+#include <cstdint>
+
+namespace permllm {
+
+enum class Tag : std::uint16_t {
+  // any party
+  refusal = 1,
+  // handshakes (docs/wire.md 3)
+  hello = 10, card = 11, agreement = 12, accepted = 13,
+  pair_hello = 14, pair_accepted = 15,
+  // model at the helper
+  model_offer = 20, model_rows = 21, model_stored = 22,
+  // offline material
+  pack_order = 30, pack_material = 31, pack_end = 32,
+  // online
+  pass_begin = 40,
+  prompt_one_hots = 41, embed_remask = 42, token_digits = 43,
+  map_shown = 44, map_answer = 45,
+  rotated_remask = 46, masked_query_key = 47, lifted_values = 48, masked_scores = 49,
+  reshared_values = 50, masked_weights = 51, masked_mix = 52,
+  session_end = 53, party_report = 54,
+};
+
+const char* name_of(Tag tag);
+
+}  // namespace permllm
