@@ -39,9 +39,10 @@ enum class Use : std::uint8_t {
   value_mask = 17,      // r: the user's share of p.v, re-masked   U, H
   // embed and sample (4.6)
   one_hot = 18,         // r of a prompt token's one-hot   U, H
-  embed_row = 19,       // the mask that a slot's embedding row arrives under   U, H
+  embed_row = 19,       // the mask that a slot's embedding row is moved to   U, H
+  last_row = 20,        // the mask that a pass's last row is moved to   U, H
 };
-inline constexpr int k_uses = 20;
+inline constexpr int k_uses = 21;
 
 // Which box of a layer an address belongs to: the second byte.
 enum class Site : std::uint8_t {

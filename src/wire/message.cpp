@@ -21,7 +21,7 @@ const char* name_of(Tag tag) {
     case Tag::pack_end: return "PackEnd";
     case Tag::pass_begin: return "PassBegin";
     case Tag::prompt_one_hots: return "PromptOneHots";
-    case Tag::embed_remask: return "EmbedRemask";
+    case Tag::remask: return "Remask";
     case Tag::token_digits: return "TokenDigits";
     case Tag::map_shown: return "MapShown";
     case Tag::map_answer: return "MapAnswer";

@@ -151,6 +151,8 @@ class Channel {
   void send_payload(Tag tag, Bytes payload);
   Frame receive_payload(Tag tag);
   void flush() { link_->flush(); }
+  // From the handshake on, frames carry the session's number.
+  void set_session(std::uint64_t session) { session_ = session; }
   // Tells the peer why the session ends; never fails.
   void refuse(const Error& error) noexcept;
   Link& link() { return *link_; }

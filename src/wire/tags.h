@@ -17,7 +17,7 @@ enum class Tag : std::uint16_t {
   pack_order = 30, pack_material = 31, pack_end = 32,
   // online
   pass_begin = 40,
-  prompt_one_hots = 41, embed_remask = 42, token_digits = 43,
+  prompt_one_hots = 41, remask = 42, token_digits = 43,
   map_shown = 44, map_answer = 45,
   rotated_remask = 46, masked_query_key = 47, lifted_values = 48, masked_scores = 49,
   reshared_values = 50, masked_weights = 51, masked_mix = 52,

@@ -1,0 +1,119 @@
+// Embed: masked one-hots -> the rows of the embedding table, as the residual and as the first norm's output.
+// One round trip, which is the first norm's.                       docs/protocol.md 4.6
+//
+//   A one-hot <e> (ring 2^16) times the table is a Linear; its result is exact in units of the table and arrives under an
+//   entry's or a pass's mask. For slot i:
+//   step 0    U -> P   the row is moved to the slot's mask (Remask)
+//   step 1, 2          PermutedMap: the user sees the row's entries in a fresh order and answers twice: the row in the
+//                      residual's format, and the row divided by its rms
+#pragma once
+
+#include "protocol/linear.h"
+#include "protocol/norm.h"
+#include "protocol/remask.h"
+
+namespace permllm {
+
+struct OneHotShape {
+  Site site;
+  std::size_t vocab = 0;
+  Ring ring;
+};
+
+inline constexpr Leak k_embed_leak[] = {{Role::user, "each token's embedding row, exactly, its entries in a fresh order"},
+                                        {Role::provider, "nothing"},
+                                        {Role::helper, "nothing"}};
+
+// --- A prompt's one-hots: user -> provider, e - r, one for each entry ---------------------------------------------------
+
+constexpr Cost cost(const OneHotShape& s, Batch batch) {
+  return {.rounds = 0, .online = {.user_to_provider = batch.count * s.vocab * s.ring.bytes()}, .offline = {}};
+}
+
+struct PromptOneHots {  // user -> provider
+  static constexpr Tag tag = Tag::prompt_one_hots;
+  Block<Word> e0;
+  template <class Io>
+  void visit(Io& io) {
+    io.block("e0", e0);
+  }
+};
+
+inline Mask one_hot_mask(const Coins& coins, const OneHotShape& s, Batch batch) {
+  Mask r{{s.ring, 0}, s.vocab, {}};
+  for (std::size_t i = 0; i < batch.count; ++i) {
+    const auto row = coins.words<Word>({Use::one_hot, s.site, 0, batch.index(i)}, s.vocab, s.ring);
+    r.words.insert(r.words.end(), row.begin(), row.end());
+  }
+  return r;
+}
+
+inline Masked prompt_one_hots(Provider& provider, const OneHotShape& s) {
+  const std::size_t total = provider.batch.count * s.vocab;
+  return {{s.ring, 0}, s.vocab, provider.user.receive(PromptOneHots{expect<Word>(s.ring, total)}).e0.words};
+}
+
+inline Mask prompt_one_hots(User& user, const OneHotShape& s, std::span<const std::uint32_t> tokens) {
+  PERMLLM_ASSERT(tokens.size() == user.batch.count);
+  Words e0;
+  e0.reserve(tokens.size() * s.vocab);
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    auto row = user.with_helper.spend<Word>({Use::one_hot, s.site, 0, user.batch.index(i)}, s.vocab, s.ring);
+    // The same steps for every token: the place of the 1 decides no branch and no address.
+    for (std::size_t k = 0; k < s.vocab; ++k) row[k] = Word{k == tokens[i]} - row[k];
+    e0.insert(e0.end(), row.begin(), row.end());
+  }
+  user.provider.send(PromptOneHots{block(s.ring, std::move(e0))});
+  return one_hot_mask(user.with_helper, s, user.batch);
+}
+
+inline Counted prompt_one_hots(Counter& counter, const OneHotShape& s) {
+  counter.total += cost(s, counter.batch);
+  return {{s.ring, 0}, s.vocab};
+}
+
+// --- Rows of a batch of slots -----------------------------------------------------------------------------------------
+
+struct EmbedShape {
+  RemaskShape remask;
+  MapShape map;  // one row of one group; answers: the residual, the first norm's output
+  double eps = 0;
+  int frac = 0;  // of the table's integers
+};
+
+// The row as the residual (x) and normed (h).
+template <class Value>
+struct Embedded {
+  Value x, h;
+};
+template <class Value>
+Embedded<Value> embedded(std::vector<Value> answers) {
+  return {std::move(answers[0]), std::move(answers[1])};
+}
+
+constexpr Cost cost(const EmbedShape& s, Batch batch) { return cost(s.remask, batch) + cost(s.map, batch); }
+
+inline Embedded<Mask> embed(Helper& helper, const EmbedShape& s) {
+  return embedded(permuted_map(helper, s.map, remask_target(helper.with_user, s.remask, helper.batch).words));
+}
+inline Embedded<Mask> embed(UserDealer& user, const EmbedShape& s) { return embedded(permuted_map(user, s.map)); }
+
+// The provider has received the Remask already (remask(), before what it sends first).
+inline Embedded<Masked> embed(Provider& provider, const EmbedShape& s, const Masked& rows) {
+  return embedded(permuted_map(provider, s.map, rows.words));
+}
+
+inline Embedded<Mask> embed(User& user, const EmbedShape& s, const Mask&) {
+  return embedded(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
+    const double unit = std::ldexp(1.0, -s.frac);
+    encode_row(row, unit, s.map.answers[0].out, answers[0]);
+    encode_row(row, unit * inverse_rms(row, s.frac, s.eps), s.map.answers[1].out, answers[1]);
+  }));
+}
+
+inline Embedded<Counted> embed(Counter& counter, const EmbedShape& s, const Counted& rows) {
+  counter.total += cost(s.map, counter.batch);
+  return {{s.map.answers[0].out, rows.size}, {s.map.answers[1].out, rows.size}};
+}
+
+}  // namespace permllm

@@ -1,0 +1,59 @@
+// Norm: <x> -> <x / rms(x)>. One round trip.                      docs/protocol.md 4.3
+//
+//   A PermutedMap over the entries of a row: rms does not depend on their order. The gain is folded into the matrix that
+//   follows, so the output's mask r is that matrix's input mask.
+//   rms(x) = sqrt(mean(x^2) + eps)
+#pragma once
+
+#include <cmath>
+
+#include "protocol/permuted_map.h"
+
+namespace permllm {
+
+struct NormShape {
+  MapShape map;  // one row of one group; one answer
+  double eps = 0;
+};
+
+inline constexpr Leak k_norm_leak[] = {{Role::user, "the residual row (so its rms), its entries in a fresh order"},
+                                       {Role::provider, "nothing"},
+                                       {Role::helper, "nothing"}};
+
+constexpr Cost cost(const NormShape& s, Batch batch) { return cost(s.map, batch); }
+
+// 1 / rms of a row shown with `frac` fraction bits.
+inline double inverse_rms(std::span<const std::int64_t> row, int frac, double eps) {
+  const double unit = std::ldexp(1.0, -frac);
+  double sum = 0;
+  for (const std::int64_t v : row) sum += (static_cast<double>(v) * unit) * (static_cast<double>(v) * unit);
+  return 1.0 / std::sqrt(sum / static_cast<double>(row.size()) + eps);
+}
+
+inline void encode_row(std::span<const std::int64_t> row, double scale, Format out, std::span<Word> words) {
+  for (std::size_t j = 0; j < row.size(); ++j) words[j] = encode(static_cast<double>(row[j]) * scale, out);
+}
+
+inline Mask norm(Helper& helper, const NormShape& s, const Mask& x) {
+  return std::move(permuted_map(helper, s.map, x.words)[0]);
+}
+inline Mask norm(UserDealer& user, const NormShape& s, const Mask&) { return std::move(permuted_map(user, s.map)[0]); }
+
+inline Masked norm(Provider& provider, const NormShape& s, const Masked& x) {
+  return std::move(permuted_map(provider, s.map, x.words)[0]);
+}
+
+inline Mask norm(User& user, const NormShape& s, const Mask& x) {
+  const int frac = x.format.frac - s.map.reveal.drop;
+  const Format out = s.map.answers[0].out;
+  return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
+    encode_row(row, std::ldexp(inverse_rms(row, frac, s.eps), -frac), out, answers[0]);
+  })[0]);
+}
+
+inline Counted norm(Counter& counter, const NormShape& s, const Counted& x) {
+  counter.total += cost(s, counter.batch);
+  return {s.map.answers[0].out, x.size};
+}
+
+}  // namespace permllm

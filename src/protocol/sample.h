@@ -1,0 +1,96 @@
+// Sample and retrieve: logits -> the masked one-hot of the chosen token; its id to the user.   docs/protocol.md 4.7
+//
+//   Sample is a PermutedMap over the vocabulary at a hidden level: the user chooses a position and answers the one-hot of
+//   that position, which the provider un-permutes: the next embedding needs no id. One round trip.
+//   Retrieve: the id is a public linear function of the one-hot e, id = sum_k k e[k], in 12-bit digits:
+//   step 1    P -> U   d_j = sum_k digit_j(k) e0[k]          user opens   d_j + sum_k digit_j(k) r[k] = digit_j(id)
+//   sent in the provider's next message: no round trip of its own, exact, nothing new to either party.
+//   bound:    a digit is below 2^12, the ring of the one-hot 2^16.
+#pragma once
+
+#include "protocol/permuted_map.h"
+
+namespace permllm {
+
+struct SampleShape {
+  MapShape map;  // one row of one group, level on; the answer's ring is the one-hot's, no fraction bits
+};
+
+inline constexpr Leak k_sample_leak[] = {
+    {Role::user, "all logits, less a common level, in a fresh order; the id of the token at the position it chose"},
+    {Role::provider, "nothing"},
+    {Role::helper, "nothing"}};
+
+constexpr Cost cost(const SampleShape& s, Batch batch) { return cost(s.map, batch); }
+
+inline Mask sample(Helper& helper, const SampleShape& s, const Mask& logits) {
+  return std::move(permuted_map(helper, s.map, logits.words)[0]);
+}
+inline Mask sample(UserDealer& user, const SampleShape& s, const Mask&) {
+  return std::move(permuted_map(user, s.map)[0]);
+}
+template <class Choose>
+Masked sample(Provider& provider, const SampleShape& s, const Masked& logits, const Choose&) {
+  return std::move(permuted_map(provider, s.map, logits.words)[0]);
+}
+
+// choose(logits) -> position: logits in units of the reveal, in a fresh order and at an unknown level.
+template <class Choose>
+Mask sample(User& user, const SampleShape& s, const Mask&, const Choose& choose) {
+  return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
+    const std::size_t chosen = choose(row);
+    PERMLLM_ASSERT(chosen < row.size());
+    for (std::size_t j = 0; j < row.size(); ++j) answers[0][j] = Word{j == chosen};
+  })[0]);
+}
+template <class Choose>
+Counted sample(Counter& counter, const SampleShape& s, const Counted& logits, const Choose&) {
+  counter.total += cost(s, counter.batch);
+  return {s.map.answers[0].out, logits.size};
+}
+
+// --- Retrieve ---------------------------------------------------------------------------------------------------------
+
+inline constexpr int k_digit_bits = 12;
+inline constexpr std::size_t k_digits = 2;  // ids below 2^24
+
+inline constexpr Leak k_retrieve_leak[] = {
+    {Role::user, "the id of the token at the position it chose"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
+
+constexpr Cost retrieve_cost(Ring ring) {
+  return {.rounds = 0, .online = {.provider_to_user = k_digits * ring.bytes()}, .offline = {}};
+}
+
+struct TokenDigits {  // provider -> user
+  static constexpr Tag tag = Tag::token_digits;
+  Block<Word> d;
+  template <class Io>
+  void visit(Io& io) {
+    io.block("d", d);
+  }
+};
+
+inline Words digit_sums(std::span<const Word> share) {
+  Words sums(k_digits);
+  for (std::size_t k = 0; k < share.size(); ++k) {
+    sums[0] += (k & ((Word{1} << k_digit_bits) - 1)) * share[k];
+    sums[1] += (k >> k_digit_bits) * share[k];
+  }
+  return sums;
+}
+
+inline void retrieve(Provider& provider, const Masked& one_hot) {
+  provider.user.send(TokenDigits{block(one_hot.format.ring, digit_sums(one_hot.words))});
+}
+
+inline std::uint32_t retrieve(User& user, const Mask& one_hot) {
+  const Ring ring = one_hot.format.ring;
+  const auto d = user.provider.receive(TokenDigits{expect<Word>(ring, k_digits)}).d.words;
+  const Words own = digit_sums(one_hot.words);
+  const Word low = (d[0] + own[0]) & ring.mask(), high = (d[1] + own[1]) & ring.mask();
+  return static_cast<std::uint32_t>(low + (high << k_digit_bits));
+}
+
+inline void retrieve(Counter& counter, const Counted& one_hot) { counter.total += retrieve_cost(one_hot.format.ring); }
+
+}  // namespace permllm

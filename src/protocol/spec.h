@@ -1,0 +1,52 @@
+// What a box costs and what it shows, as data: declared here, measured by the tests.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "permllm/error.h"
+#include "ring/ring.h"
+
+namespace permllm {
+
+// Payload bytes and round trips of one call of a box. Frame headers are counted apart.
+struct Cost {
+  std::size_t rounds = 0;
+  struct {
+    std::size_t provider_to_user = 0, user_to_provider = 0;
+  } online;
+  struct {
+    std::size_t user_to_provider = 0, helper_to_provider = 0;
+  } offline;
+
+  constexpr Cost& operator+=(const Cost& other) {
+    rounds += other.rounds;
+    online.provider_to_user += other.online.provider_to_user;
+    online.user_to_provider += other.online.user_to_provider;
+    offline.user_to_provider += other.offline.user_to_provider;
+    offline.helper_to_provider += other.offline.helper_to_provider;
+    return *this;
+  }
+  friend constexpr Cost operator+(Cost a, const Cost& b) { return a += b; }
+  friend constexpr bool operator==(const Cost& a, const Cost& b) {
+    return a.rounds == b.rounds && a.online.provider_to_user == b.online.provider_to_user &&
+           a.online.user_to_provider == b.online.user_to_provider &&
+           a.offline.user_to_provider == b.offline.user_to_provider &&
+           a.offline.helper_to_provider == b.offline.helper_to_provider;
+  }
+};
+
+// One thing that a role learns from a box beyond lengths.
+struct Leak {
+  Role role;
+  const char* what;
+};
+
+// Consecutive slots, entries or passes that a box is called for: address index of the i-th is first + i.
+struct Batch {
+  std::uint32_t first = 0;
+  std::size_t count = 0;
+  constexpr std::uint32_t index(std::size_t i) const { return first + static_cast<std::uint32_t>(i); }
+};
+
+}  // namespace permllm
