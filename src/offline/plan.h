@@ -20,7 +20,7 @@ inline constexpr int probability = 16;
 inline constexpr int activation = 10;   // silu(gate) up
 inline constexpr int rope = 10;         // cos and sin
 inline constexpr int qk = 12;           // q and k once rotated and cut
-inline constexpr int v = 12;            // v once cut
+inline constexpr int v = 12;            // v once cut (at most: Plan::v_frac)
 inline constexpr int attention = 10;    // p.v, the input of o
 inline constexpr int residual = 26;
 // As revealed to the user:
@@ -48,19 +48,33 @@ struct Plan {
   Ranges ranges;
   std::size_t slots = 0;  // of a chain: the longest conversation, in tokens
 
-  // Rings of what each matrix puts out, and of the residual. `up`, `down`, `o`, `head` and `residual` are the default
-  // or, where the calibrated ranges with their margin need more, the next whole byte.
-  Ring embed{16}, qkv{64}, o{48}, up{32}, down{48}, head{32}, residual{48};
+  // Rings of the residual and of what the matrices put out: the default or, where the calibrated ranges with their
+  // margin need more, the next whole byte. What o and down put out is added to the residual after a left shift, so
+  // they need that many bits less: see o(l) and down(l).
+  Ring embed{16}, qkv{64}, up{32}, head{32}, residual{48};
 
   // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix).
   static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots);
+  // The same checks, for a plan that a peer sent.
+  void check() const;
 
   // --- Derived formats of layer l ---
+  int o_shift(std::size_t l) const { return frac::residual - frac::attention - layers[l].o; }
+  int down_shift(std::size_t l) const { return frac::residual - frac::activation - layers[l].down; }
+  Ring o(std::size_t l) const { return Ring{residual.bits - o_shift(l)}; }
+  Ring down(std::size_t l) const { return Ring{residual.bits - down_shift(l)}; }
   int qk_cut(std::size_t l) const { return frac::norm + layers[l].qkv + frac::rope - frac::qk; }
-  int v_cut(std::size_t l) const { return frac::norm + layers[l].qkv - frac::v; }
+  // p.v has v_frac + frac::probability fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.
+  // That ring fits a 64-bit word.
+  int v_frac(std::size_t l) const {
+    const int room = 64 - o(l).bits - (frac::probability - frac::attention);
+    return frac::v < room ? frac::v : room;
+  }
+  int v_cut(std::size_t l) const { return frac::norm + layers[l].qkv - v_frac(l); }
+  int mix_cut(std::size_t l) const { return frac::probability + v_frac(l) - frac::attention; }
   Ring qk(std::size_t l) const { return Ring{64 - qk_cut(l)}; }  // q and k once cut; also scores
   Ring v(std::size_t l) const { return Ring{64 - v_cut(l)}; }
-  Ring mixed() const { return Ring{residual.bits + 24}; }        // of p and p.v: 24 bits wider than the residual
+  Ring mixed(std::size_t l) const { return Ring{o(l).bits + mix_cut(l)}; }  // of p and p.v
   Reveal norm_reveal() const { return {frac::residual - frac::norm_row, residual.bits - (frac::residual - frac::norm_row)}; }
   Reveal score_reveal(std::size_t l) const {
     const int drop = 2 * frac::qk - frac::score;

@@ -2,8 +2,7 @@
 // One round trip, which is the first norm's.                       docs/protocol.md 4.6
 //
 //   A one-hot <e> (ring 2^16) times the table is a Linear; its result is exact in units of the table and arrives under an
-//   entry's or a pass's mask. For slot i:
-//   step 0    U -> P   the row is moved to the slot's mask (Remask)
+//   entry's or a pass's mask, from which a Remask moves it to its slot's. Then, for each slot:
 //   step 1, 2          PermutedMap: the user sees the row's entries in a fresh order and answers twice: the row in the
 //                      residual's format, and the row divided by its rms
 #pragma once
@@ -75,7 +74,6 @@ inline Counted prompt_one_hots(Counter& counter, const OneHotShape& s) {
 // --- Rows of a batch of slots -----------------------------------------------------------------------------------------
 
 struct EmbedShape {
-  RemaskShape remask;
   MapShape map;  // one row of one group; answers: the residual, the first norm's output
   double eps = 0;
   int frac = 0;  // of the table's integers
@@ -91,14 +89,15 @@ Embedded<Value> embedded(std::vector<Value> answers) {
   return {std::move(answers[0]), std::move(answers[1])};
 }
 
-constexpr Cost cost(const EmbedShape& s, Batch batch) { return cost(s.remask, batch) + cost(s.map, batch); }
+constexpr Cost cost(const EmbedShape& s, Batch batch) { return cost(s.map, batch); }
 
-inline Embedded<Mask> embed(Helper& helper, const EmbedShape& s) {
-  return embedded(permuted_map(helper, s.map, remask_target(helper.with_user, s.remask, helper.batch).words));
+inline Embedded<Mask> embed(Helper& helper, const EmbedShape& s, const Mask& rows) {
+  return embedded(permuted_map(helper, s.map, rows.words));
 }
-inline Embedded<Mask> embed(UserDealer& user, const EmbedShape& s) { return embedded(permuted_map(user, s.map)); }
+inline Embedded<Mask> embed(UserDealer& user, const EmbedShape& s, const Mask&) {
+  return embedded(permuted_map(user, s.map));
+}
 
-// The provider has received the Remask already (remask(), before what it sends first).
 inline Embedded<Masked> embed(Provider& provider, const EmbedShape& s, const Masked& rows) {
   return embedded(permuted_map(provider, s.map, rows.words));
 }
@@ -112,7 +111,7 @@ inline Embedded<Mask> embed(User& user, const EmbedShape& s, const Mask&) {
 }
 
 inline Embedded<Counted> embed(Counter& counter, const EmbedShape& s, const Counted& rows) {
-  counter.total += cost(s.map, counter.batch);
+  counter.total += cost(s, counter.batch);
   return {{s.map.answers[0].out, rows.size}, {s.map.answers[1].out, rows.size}};
 }
 

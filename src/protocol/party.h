@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -50,6 +51,7 @@ class Timeline {
  public:
   void append(bool live) { live_.push_back(live); }
   std::size_t slots() const { return live_.size(); }
+  void skip(std::size_t slot) { live_[slot] = false; }
   bool live(std::size_t slot) const { return live_[slot]; }
   // Number of live slots before `slot`.
   std::size_t position(std::size_t slot) const {
@@ -68,6 +70,7 @@ class Timeline {
 // use. Each piece is read once.
 struct Pack {
   Reader helper, user;
+  std::shared_ptr<const Bytes> from_helper, from_user;  // what the readers read
 };
 
 // Of every key so far, in one layer: [slot][kv_rows].

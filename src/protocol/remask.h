@@ -44,6 +44,14 @@ inline Mask remask_target(const Coins& coins, const RemaskShape& s, Batch batch)
   return r;
 }
 
+// offline: nothing is sent
+inline Mask remask(Helper& helper, const RemaskShape& s, const Mask&) {
+  return remask_target(helper.with_user, s, helper.batch);
+}
+inline Mask remask(UserDealer& user, const RemaskShape& s, const Mask&) {
+  return remask_target(user.with_helper, s, user.batch);
+}
+
 inline Masked remask(Provider& provider, const RemaskShape& s, Masked y) {
   const auto d = provider.user.receive(Remask{expect<Word>(s.format.ring, y.words.size())}).d.words;
   for (std::size_t j = 0; j < d.size(); ++j) y.words[j] += d[j];

@@ -23,10 +23,12 @@ inline constexpr Leak k_sample_leak[] = {
 
 constexpr Cost cost(const SampleShape& s, Batch batch) { return cost(s.map, batch); }
 
-inline Mask sample(Helper& helper, const SampleShape& s, const Mask& logits) {
+template <class Choose>
+Mask sample(Helper& helper, const SampleShape& s, const Mask& logits, const Choose&) {
   return std::move(permuted_map(helper, s.map, logits.words)[0]);
 }
-inline Mask sample(UserDealer& user, const SampleShape& s, const Mask&) {
+template <class Choose>
+Mask sample(UserDealer& user, const SampleShape& s, const Mask&, const Choose&) {
   return std::move(permuted_map(user, s.map)[0]);
 }
 template <class Choose>

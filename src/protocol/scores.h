@@ -165,7 +165,8 @@ inline Words scores_send(Provider& provider, const HeadShape& s, const Masked& q
   Words e;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const QueryKey a = query_key_masks(provider.with_helper, Use::score_sent, s, slot);
+    const QueryKey a{provider.with_helper.spend<Word>(scores_at(Use::score_sent, s, slot, 0), s.q_rows(), s.qk.ring),
+                     provider.with_helper.words<Word>(scores_at(Use::score_sent, s, slot, 1), s.kv_rows(), s.qk.ring)};
     const std::span<Word> q = std::span(z.q).subspan(i * s.q_rows(), s.q_rows());
     const std::span<Word> k = std::span(z.k).subspan(i * s.kv_rows(), s.kv_rows());
     for (std::size_t j = 0; j < q.size(); ++j) q[j] += d[i * rows + j];
@@ -229,10 +230,10 @@ inline Words scores_receive(User& user, const HeadShape& s) {
   return eq;
 }
 
-// Step 3; returns m.
-inline Words scores(User& user, const HeadShape& s, const Words& eq) {
+// Step 3.
+inline void scores(User& user, const HeadShape& s, const Words& eq) {
   const UserKeys& keys = user.keys[s.layer];
-  Words d, m;
+  Words d;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t slot = user.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1;
@@ -252,10 +253,8 @@ inline Words scores(User& user, const HeadShape& s, const Words& eq) {
     const auto mask = user.with_helper.spend<Word>(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring);
     for (std::size_t j = 0; j < share.size(); ++j) share[j] -= mask[j];
     append(d, share);
-    append(m, mask);
   }
   user.provider.send(MaskedScores{block(s.qk.ring, std::move(d))});
-  return m;
 }
 
 }  // namespace permllm

@@ -32,6 +32,8 @@ const char* name_of(Tag tag) {
     case Tag::reshared_values: return "ResharedValues";
     case Tag::masked_weights: return "MaskedWeights";
     case Tag::masked_mix: return "MaskedMix";
+    case Tag::pass_cancel: return "PassCancel";
+    case Tag::pass_cancelled: return "PassCancelled";
     case Tag::session_end: return "SessionEnd";
     case Tag::party_report: return "PartyReport";
   }
@@ -114,6 +116,7 @@ Frame Channel::receive_any(const char* awaited) {
     }
     throw Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
   }
+  if (frame.tag == static_cast<std::uint16_t>(Tag::pass_cancel)) throw Cancelled{};
   return frame;
 }
 

@@ -125,6 +125,9 @@ class Reader {
   std::span<const std::uint8_t> rest_;
 };
 
+// The user gave up the pass that is under way (its next message says so); caught by the provider's session.
+struct Cancelled {};
+
 // Messages over a link, with a deadline on every wait. One thread uses a channel.
 class Channel {
  public:
@@ -162,6 +165,18 @@ class Channel {
   std::uint64_t session_;
   Clock::duration patience_;
   std::uint32_t next_step_ = 0;
+};
+
+// The user gives up the pass under way; the provider answers PassCancelled, after whatever it had sent before.
+struct PassCancel {
+  static constexpr Tag tag = Tag::pass_cancel;
+  template <class Io>
+  void visit(Io&) {}
+};
+struct PassCancelled {
+  static constexpr Tag tag = Tag::pass_cancelled;
+  template <class Io>
+  void visit(Io&) {}
 };
 
 // Ends a session: why, without any secret.

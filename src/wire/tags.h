@@ -21,7 +21,7 @@ enum class Tag : std::uint16_t {
   map_shown = 44, map_answer = 45,
   rotated_remask = 46, masked_query_key = 47, lifted_values = 48, masked_scores = 49,
   reshared_values = 50, masked_weights = 51, masked_mix = 52,
-  session_end = 53, party_report = 54,
+  pass_cancel = 53, pass_cancelled = 54, session_end = 55, party_report = 56,
 };
 
 const char* name_of(Tag tag);

@@ -1,0 +1,135 @@
+#include "engine/deal.h"
+
+#include <fmt/format.h>
+
+#include "engine/pass.h"
+
+namespace permllm {
+namespace {
+
+// Collects what a dealer writes for one part and sends it as one frame.
+struct DealtMaterial {
+  Batch batch;
+  Channel& provider;
+
+  template <class Party>
+  void open(Party& party, Part) {
+    party.batch = batch;
+    party.packs = std::vector<Writer>(batch.count);
+  }
+  template <class Party>
+  void close(Party& party, Part part) {
+    PackMaterial message{static_cast<std::uint8_t>(part.kind), part.layer, batch.first,
+                         static_cast<std::uint32_t>(batch.count), {}};
+    std::size_t total = 0;
+    for (const Writer& pack : party.packs) total += pack.size();
+    message.material.reserve(total);
+    for (Writer& pack : party.packs) {
+      const Bytes piece = pack.take();
+      message.material.insert(message.material.end(), piece.begin(), piece.end());
+    }
+    provider.send(std::move(message));
+    provider.flush();
+  }
+};
+
+// What the dealers know of the masks that come into a part from outside it.
+Mask entry_mask(const Coins& coins, const Plan& plan, Batch batch) {
+  return one_hot_mask(coins, one_hot_shape(plan), batch);
+}
+template <class Party>
+const Coins& user_coins(const Party& party) {
+  if constexpr (std::is_same_v<Party, Helper>) {
+    return party.with_user;
+  } else {
+    return party.with_helper;
+  }
+}
+
+constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
+
+struct CountedMaterial {
+  Batch batch;
+  std::vector<Cost> parts;
+  void open(Counter& counter, Part) {
+    counter.batch = batch;
+    counter.total = {};
+  }
+  void close(Counter& counter, Part) { parts.push_back(counter.total); }
+};
+
+}  // namespace
+
+void check_order(const Plan& plan, const PackOrder& order) {
+  const auto refuse = [](const char* field, const std::string& why) {
+    throw Error(Code::malformed, std::string("PackOrder.") + field, why);
+  };
+  if (order.kind < 1 || order.kind > 3) refuse("kind", fmt::format("{}, expected 1 to 3", order.kind));
+  if (order.count < 1 || order.count > k_deal_batch) {
+    refuse("count", fmt::format("{}, expected 1 to {}", order.count, k_deal_batch));
+  }
+  // A chain cannot use more entries or passes than it has slots.
+  if (order.first > plan.slots || order.count > plan.slots - order.first) {
+    refuse("first", fmt::format("{} and the {} after it, a chain has {} slots", order.first, order.count, plan.slots));
+  }
+}
+
+template <class Party, class Matrix>
+void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOrder& order, Channel& provider) {
+  DealtMaterial material{order.batch(), provider};
+  party.batch = order.batch();
+  switch (static_cast<Part::Kind>(order.kind)) {
+    case Part::Kind::entry:
+      run_entries(party, plan, w, entry_mask(user_coins(party), plan, party.batch), material);
+      break;
+    case Part::Kind::slot:
+      run_layers(party, plan, w, remask(party, embed_remask_shape(plan), Mask{}), material);
+      break;
+    case Part::Kind::pass:
+      run_pass(party, plan, w, Mask{}, k_no_choice, material);
+      break;
+  }
+}
+
+template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&);
+template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&);
+
+std::vector<Cost> piece_costs(const Plan& plan, Part::Kind kind, std::uint32_t index) {
+  Counter counter;
+  CountedMaterial material{{index, 1}, {}};
+  const auto none = no_weights(plan.config);
+  switch (kind) {
+    case Part::Kind::entry: run_entries(counter, plan, none, Counted{}, material); break;
+    case Part::Kind::slot: run_layers(counter, plan, none, Counted{}, material); break;
+    case Part::Kind::pass: run_pass(counter, plan, none, Counted{}, k_no_choice, material); break;
+  }
+  return material.parts;
+}
+
+Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt) {
+  const auto none = no_weights(plan.config);
+  Counter counter;
+  const auto walk = [&](Batch batch, auto page) {
+    CountedMaterial material{batch, {}};
+    counter.batch = batch;
+    counter.total = {};
+    page(material);
+    Cost sum = material.parts.empty() ? counter.total : Cost{};
+    for (const Cost& part : material.parts) sum += part;
+    return sum;
+  };
+  const Batch entries{0, tokens}, slots{static_cast<std::uint32_t>(before), tokens};
+  Cost total{.rounds = 0, .online = {.user_to_provider = PassBegin::k_bytes}, .offline = {}};
+  if (prompt) {
+    total += walk(entries, [&](auto&) { prompt_one_hots(counter, one_hot_shape(plan)); });
+    total += walk(entries, [&](auto& m) { run_entries(counter, plan, none, Counted{}, m); });
+  } else {
+    total += walk({0, 1}, [&](auto&) { retrieve(counter, Counted{{plan.embed, 0}, plan.config.vocab}); });
+  }
+  total += walk(slots, [&](auto&) { remask(counter, embed_remask_shape(plan), Counted{}); });
+  total += walk(slots, [&](auto& m) { run_layers(counter, plan, none, Counted{}, m); });
+  total += walk({0, 1}, [&](auto& m) { run_pass(counter, plan, none, Counted{}, k_no_choice, m); });
+  return total;
+}
+
+}  // namespace permllm

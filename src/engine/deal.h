@@ -1,0 +1,68 @@
+// Offline phase: helper and user walk the transformer's page with masks and send what falls due to the provider.
+#pragma once
+
+#include <functional>
+
+#include "engine/transformer.h"
+#include "protocol/party.h"
+#include "wire/message.h"
+
+namespace permllm {
+
+// Consecutive pieces of one part: to deal, or dealt. All layers of a slot are dealt together.
+struct PackOrder {  // user -> helper: deal this; user and helper then send it to the provider
+  static constexpr Tag tag = Tag::pack_order;
+  std::uint8_t kind = 0;  // Part::Kind
+  std::uint32_t first = 0, count = 0;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("kind", kind);
+    io.number("first", first);
+    io.number("count", count);
+  }
+  Batch batch() const { return {first, count}; }
+};
+
+struct PackMaterial {  // helper or user -> provider: one part of a batch, piece after piece
+  static constexpr Tag tag = Tag::pack_material;
+  static constexpr std::size_t k_limit = std::size_t{1} << 28;
+  std::uint8_t kind = 0;
+  std::uint32_t layer = 0, first = 0, count = 0;
+  Bytes material;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("kind", kind);
+    io.number("layer", layer);
+    io.number("first", first);
+    io.number("count", count);
+    io.raw("material", material, k_limit);
+  }
+};
+
+struct PackEnd {  // user -> helper and provider: no more orders in this session
+  static constexpr Tag tag = Tag::pack_end;
+  template <class Io>
+  void visit(Io&) {}
+};
+
+// Bounds of an order, against a peer's nonsense: kind known, count positive, inside the chain.
+void check_order(const Plan& plan, const PackOrder& order);
+
+constexpr std::size_t k_deal_batch = 64;  // pieces dealt together: one expansion of U serves them all
+
+// Deals one order. `Party` is Helper or UserDealer, with V or U; `provider` takes the material.
+template <class Party, class Matrix>
+void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOrder& order, Channel& provider);
+
+extern template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&);
+extern template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&);
+
+// Declared cost of each part for one index, by walking the page: what a piece holds and what using it will cost.
+// slot: by layer; entry and pass: one element.
+std::vector<Cost> piece_costs(const Plan& plan, Part::Kind kind, std::uint32_t index);
+
+// Declared cost of a pass over `tokens` new slots after `before` earlier ones; `prompt` tells whether the tokens are a
+// prompt's (one-hots sent) or the one sampled before. Offline: the pieces it uses.
+Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt);
+
+}  // namespace permllm

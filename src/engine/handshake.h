@@ -1,0 +1,181 @@
+// Who says what before offline material flows (docs/wire.md 3): cards, agreements, seeds, and the model at the helper.
+#pragma once
+
+#include "model/tokenizer.h"
+#include "model/weights.h"
+#include "offline/plan_io.h"
+#include "offline/shapes.h"
+#include "rand/seed.h"
+
+namespace permllm {
+
+inline constexpr const char* k_profile = "paper";
+
+template <class Io>
+void visit(Io& io, Seed& seed) {
+  Bytes bytes(seed.bytes().begin(), seed.bytes().end());
+  io.raw("seed", bytes, Seed::k_bytes);
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (bytes.size() != Seed::k_bytes) io.refuse("seed", "expected 32 bytes");
+    seed = Seed(std::span<const std::uint8_t, Seed::k_bytes>(bytes.data(), Seed::k_bytes));
+  }
+}
+
+template <class Io>
+void visit(Io& io, Vocabulary& v) {
+  constexpr std::size_t k_many = 1 << 22, k_token = 1 << 12;
+  const auto text = [](auto& out, std::string& token) { out.text("vocabulary.token", token, k_token); };
+  io.text("vocabulary.model", v.model, 64);
+  io.text("vocabulary.pre", v.pre, 64);
+  io.list("vocabulary.tokens", v.tokens, k_many, text);
+  io.list("vocabulary.types", v.types, k_many, [](auto& out, std::uint32_t& type) { out.number("type", type); });
+  io.list("vocabulary.merges", v.merges, k_many, text);
+  io.number("vocabulary.bos", v.bos);
+  io.number("vocabulary.eos", v.eos);
+  auto add_bos = static_cast<std::uint8_t>(v.add_bos);
+  io.number("vocabulary.add_bos", add_bos);
+  v.add_bos = add_bos != 0;
+  io.text("vocabulary.chat_template", v.chat_template, 1 << 20);
+}
+
+// user -> provider, first on each of its two links
+struct Hello {
+  static constexpr Tag tag = Tag::hello;
+  enum Purpose : std::uint8_t { online = 1, offline = 2 };
+  std::uint8_t purpose = online;
+  std::uint64_t session = 0;  // of the session that an offline link joins; 0 online
+  template <class Io>
+  void visit(Io& io) {
+    io.number("purpose", purpose);
+    io.number("session", session);
+  }
+};
+
+// provider -> user: what the user needs to take part, all of it public but U's seed
+struct Card {
+  static constexpr Tag tag = Tag::card;
+  std::uint64_t session = 0;
+  std::string model_id;  // salted commitment to the weights
+  std::string profile;
+  Plan plan;
+  Vocabulary vocabulary;
+  Seed model_mask;  // expands U
+  template <class Io>
+  void visit(Io& io) {
+    io.number("session", session);
+    io.text("model_id", model_id, 64);
+    io.text("profile", profile, 16);
+    permllm::visit(io, plan);
+    permllm::visit(io, vocabulary);
+    permllm::visit(io, model_mask);
+  }
+};
+
+// user -> provider: what the user computed from the card
+struct Agreement {
+  static constexpr Tag tag = Tag::agreement;
+  std::string plan_hash;
+  template <class Io>
+  void visit(Io& io) {
+    io.text("plan_hash", plan_hash, 64);
+  }
+};
+
+struct Accepted {  // provider -> user
+  static constexpr Tag tag = Tag::accepted;
+  template <class Io>
+  void visit(Io&) {}
+};
+
+// user or provider -> helper: which session and model, and this side's half of their common seed
+struct PairHello {
+  static constexpr Tag tag = Tag::pair_hello;
+  std::uint64_t session = 0;
+  std::string model_id, plan_hash;
+  Seed half;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("session", session);
+    io.text("model_id", model_id, 64);
+    io.text("plan_hash", plan_hash, 64);
+    permllm::visit(io, half);
+  }
+};
+
+struct PairAccepted {  // helper -> user or provider: the helper's half
+  static constexpr Tag tag = Tag::pair_accepted;
+  Seed half;
+  template <class Io>
+  void visit(Io& io) {
+    permllm::visit(io, half);
+  }
+};
+
+// provider -> helper: a model is about to come, as V = W - U
+struct ModelOffer {
+  static constexpr Tag tag = Tag::model_offer;
+  std::string model_id;
+  Plan plan;
+  template <class Io>
+  void visit(Io& io) {
+    io.text("model_id", model_id, 64);
+    permllm::visit(io, plan);
+  }
+};
+
+struct ModelRows {  // rows of one matrix of V, in its containers
+  static constexpr Tag tag = Tag::model_rows;
+  std::uint32_t matrix = 0, first = 0;
+  Bytes rows;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("matrix", matrix);
+    io.number("first", first);
+    io.raw("rows", rows, std::size_t{1} << 26);
+  }
+};
+
+struct ModelStored {  // helper -> provider
+  static constexpr Tag tag = Tag::model_stored;
+  template <class Io>
+  void visit(Io&) {}
+};
+
+// A party's report at the end of a session: what it spent. Nothing of the content.
+struct PartyReport {
+  static constexpr Tag tag = Tag::party_report;
+  double cpu_seconds = 0;
+  std::uint64_t memory_bytes = 0;  // the process's greatest resident size
+  template <class Io>
+  void visit(Io& io) {
+    io.real("cpu_seconds", cpu_seconds);
+    io.number("memory_bytes", memory_bytes);
+  }
+};
+PartyReport report_of_this_process();
+
+struct SessionEnd {  // user -> provider: answered by a PartyReport
+  static constexpr Tag tag = Tag::session_end;
+  template <class Io>
+  void visit(Io&) {}
+};
+
+// The seed of two parties from their halves, bound to session, model and plan.
+Seed common_seed(const Seed& dialler, const Seed& helper, const char* domain, const PairHello& hello);
+
+// Matrices of the model in the order of their numbers on the wire, which is also U's order: qkv, o, up, down of each layer,
+// then embed, head. each(id, shape, matrix).
+template <class Matrix, class Each>
+void for_each_matrix(Weights<Matrix>& w, const Plan& plan, Each each) {
+  std::uint32_t id = 0;
+  for (std::size_t l = 0; l < plan.config.layers; ++l) {
+    each(id++, qkv_shape(plan, l), w.layers[l].qkv);
+    each(id++, o_shape(plan, l), w.layers[l].o);
+    each(id++, up_shape(plan, l), w.layers[l].up);
+    each(id++, down_shape(plan, l), w.layers[l].down);
+  }
+  each(id++, embed_linear_shape(plan, Site::next_embed), w.embed);
+  each(id++, head_shape(plan), w.head);
+}
+
+}  // namespace permllm

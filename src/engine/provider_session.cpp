@@ -1,0 +1,107 @@
+#include "engine/provider_session.h"
+
+#include <fmt/format.h>
+
+#include "engine/handshake.h"
+
+namespace permllm {
+namespace {
+
+// Hands each part its packs, once.
+struct StockMaterial {
+  const Progress& progress;
+  Stock& stock;
+  Clock::duration patience;
+
+  void open(Provider& provider, Part part) {
+    provider.batch = progress.of(part.kind);
+    provider.packs.clear();
+    const Clock::time_point deadline = Clock::now() + patience;
+    for (std::size_t i = 0; i < provider.batch.count; ++i) {
+      provider.packs.push_back(
+          stock.take(static_cast<std::uint8_t>(part.kind), part.layer, provider.batch.index(i), deadline));
+    }
+  }
+  void close(Provider& provider, Part) {
+    for (const Pack& pack : provider.packs) PERMLLM_ASSERT(pack.helper.left() == 0 && pack.user.left() == 0);
+    provider.packs.clear();
+  }
+};
+
+constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
+
+}  // namespace
+
+ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
+                                 Executor& executor, Clock::duration patience)
+    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), keys_(plan.config.layers),
+      provider_{user, coins, executor, timeline_, keys_} {}
+
+void ProviderSession::serve() {
+  for (;;) {
+    try {
+      const Frame frame = user_.receive_any("the next pass");
+      if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
+      if (frame.tag != static_cast<std::uint16_t>(Tag::pass_begin)) {
+        throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PassBegin or SessionEnd", frame.tag));
+      }
+      PassBegin begin;
+      Reader reader(name_of(Tag::pass_begin), frame.payload);
+      begin.visit(reader);
+      reader.finish();
+      run(begin);
+    } catch (const Cancelled&) {
+      give_up();
+    }
+  }
+}
+
+void ProviderSession::run(const PassBegin& begin) {
+  const auto refuse = [](const char* field, const std::string& why) {
+    throw Error(Code::malformed, std::string("PassBegin.") + field, why);
+  };
+  if (begin.kind < PassBegin::prompt || begin.kind > PassBegin::retrieve) {
+    refuse("kind", fmt::format("{}, expected 1 to 3", begin.kind));
+  }
+  if (begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
+  if (begin.kind == PassBegin::retrieve) {
+    retrieve(provider_, sampled_.one_hot);
+    return;
+  }
+  if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
+    refuse("tokens", fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
+  }
+  if (begin.tokens > plan_.slots - timeline_.slots()) {
+    refuse("tokens", fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
+  }
+
+  progress_.begin(begin);
+  for (std::size_t i = 0; i < begin.tokens; ++i) timeline_.append(true);
+  StockMaterial material{progress_, stock_, patience_};
+  Masked rows;
+  if (begin.kind == PassBegin::prompt) {
+    provider_.batch = progress_.entry;
+    rows = run_entries(provider_, plan_, weights_, prompt_one_hots(provider_, one_hot_shape(plan_)), material);
+  } else {
+    rows = std::move(sampled_.row);
+  }
+  provider_.batch = progress_.slot;
+  rows = remask(provider_, embed_remask_shape(plan_), std::move(rows));
+  if (begin.kind == PassBegin::sampled) retrieve(provider_, sampled_.one_hot);
+  sampled_ = {};
+  const Masked x = run_layers(provider_, plan_, weights_, rows, material);
+  sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
+}
+
+void ProviderSession::give_up() {
+  for (std::size_t i = 0; i < progress_.slot.count; ++i) {
+    const std::uint32_t slot = progress_.slot.index(i);
+    timeline_.skip(slot);
+    for (std::size_t l = 0; l < plan_.config.layers; ++l) skip_slot(provider_, attention_shape(plan_, l).values, slot);
+  }
+  sampled_ = {};
+  user_.send(PassCancelled{});
+  user_.flush();
+}
+
+}  // namespace permllm

@@ -1,0 +1,89 @@
+// The transformer on one page. Every party walks it: provider and user online, user and helper when they deal offline
+// material, and the counter that adds up declared cost. What differs is inside the boxes.
+//
+// Value is what the party holds of a masked value: Masked (provider), Mask (user, helper) or Counted.
+// Material gives the party its packs and the index range of each stretch: open(party, part) before, close after.
+#pragma once
+
+#include "model/weights.h"
+#include "offline/shapes.h"
+
+namespace permllm {
+
+// A stretch of the page whose offline material travels together.
+struct Part {
+  enum class Kind : std::uint8_t {
+    slot = 1,   // one token's way through one layer
+    entry = 2,  // one prompt token's embedding
+    pass = 3,   // from the last row of a pass to the next token's embedding row
+  };
+  Kind kind;
+  std::uint32_t layer = 0;  // of a slot
+};
+
+// Weights of a party that has none.
+inline Weights<NoMatrix> no_weights(const Config& config) {
+  Weights<NoMatrix> none;
+  none.config = config;
+  none.layers.resize(config.layers);
+  return none;
+}
+
+// Masked one-hots of prompt tokens -> their rows of the embedding table.
+template <class Party, class Matrix, class Value, class Material>
+Value run_entries(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& one_hots, Material& material) {
+  material.open(party, {Part::Kind::entry});
+  Value rows = linear(party, embed_linear_shape(plan, Site::prompt_embed), w.embed, one_hots);
+  material.close(party, {Part::Kind::entry});
+  return rows;
+}
+
+// Rows of the embedding table -> the residual after the last layer.
+template <class Party, class Matrix, class Value, class Material>
+Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material) {
+  Value x, h;
+  for (std::size_t l = 0; l < plan.config.layers; ++l) {
+    const Part part{Part::Kind::slot, static_cast<std::uint32_t>(l)};
+    material.open(party, part);
+    if (l == 0) {
+      Embedded<Value> first = embed(party, embed_shape(plan), rows);
+      x = std::move(first.x);
+      h = std::move(first.h);
+    } else {
+      h = norm(party, attention_norm_shape(plan, l), x);
+    }
+    const Value qkv = linear(party, qkv_shape(plan, l), w.layers[l].qkv, h);
+    const Value mixed = attention(party, attention_shape(plan, l), qkv);
+    add_aligned(x, linear(party, o_shape(plan, l), w.layers[l].o, mixed));
+
+    h = norm(party, mlp_norm_shape(plan, l), x);
+    const Value gate_up = linear(party, up_shape(plan, l), w.layers[l].up, h);
+    const Value active = mlp(party, mlp_shape(plan, l), gate_up);
+    add_aligned(x, linear(party, down_shape(plan, l), w.layers[l].down, active));
+    material.close(party, part);
+  }
+  return x;
+}
+
+// The sampled token, as a masked one-hot, and its row of the embedding table.
+template <class Value>
+struct Sampled {
+  Value one_hot, row;
+};
+
+// The residual's last row -> the next token. choose(logits) -> position, at the user.
+template <class Party, class Matrix, class Value, class Choose, class Material>
+Sampled<Value> run_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last, const Choose& choose,
+                        Material& material) {
+  material.open(party, {Part::Kind::pass});
+  const Value x = remask(party, last_row_shape(plan), last);
+  const Value h = norm(party, final_norm_shape(plan), x);
+  const Value logits = linear(party, head_shape(plan), w.head, h);
+  Sampled<Value> next;
+  next.one_hot = sample(party, sample_shape(plan), logits, choose);
+  next.row = linear(party, embed_linear_shape(plan, Site::next_embed), w.embed, next.one_hot);
+  material.close(party, {Part::Kind::pass});
+  return next;
+}
+
+}  // namespace permllm

@@ -1,0 +1,81 @@
+#include "engine/user_session.h"
+
+#include <fmt/format.h>
+
+namespace permllm {
+namespace {
+
+// The user holds no packs: a part only sets the range of addresses.
+struct Indices {
+  const Progress& progress;
+  void open(User& user, Part part) { user.batch = progress.of(part.kind); }
+  void close(User&, Part) {}
+};
+
+}  // namespace
+
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins)
+    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_} {}
+
+void UserSession::begin(PassBegin begin) {
+  if (begin.tokens > plan_.slots - timeline_.slots()) {
+    throw Error(Code::usage, "context", fmt::format("{} tokens are used and {} more do not fit: the context is {}",
+                                                    timeline_.slots(), begin.tokens, plan_.slots));
+  }
+  user_.provider.send(begin);
+  progress_.begin(begin);
+  for (std::size_t i = 0; i < begin.tokens; ++i) timeline_.append(true);
+}
+
+void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) {
+  if (tokens.empty()) throw Error(Code::usage, "prompt", "is empty");
+  for (const TokenId token : tokens) PERMLLM_ASSERT(token < plan_.config.vocab);
+  begin({PassBegin::prompt, static_cast<std::uint32_t>(tokens.size())});
+  Indices material{progress_};
+  user_.batch = progress_.entry;
+  Mask rows = run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), tokens), material);
+  user_.batch = progress_.slot;
+  rows = remask(user_, embed_remask_shape(plan_), rows);
+  run(rows, choose);
+}
+
+TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Choose& choose) {
+  PERMLLM_ASSERT(!sampled_.row.words.empty());
+  begin({PassBegin::sampled, 1});
+  user_.batch = progress_.slot;
+  const Mask rows = remask(user_, embed_remask_shape(plan_), sampled_.row);
+  const TokenId id = retrieve(user_, sampled_.one_hot);
+  sampled_ = {};
+  if (more(id)) {
+    run(rows, choose);
+  } else {
+    give_up();
+  }
+  return id;
+}
+
+TokenId UserSession::retrieve_last() {
+  user_.provider.send(PassBegin{PassBegin::retrieve, 0});
+  return retrieve(user_, sampled_.one_hot);
+}
+
+void UserSession::run(const Mask& rows, const Choose& choose) {
+  Indices material{progress_};
+  const Mask x = run_layers(user_, plan_, none_, rows, material);
+  sampled_ = run_pass(user_, plan_, none_, x.last(), choose, material);
+}
+
+void UserSession::give_up() {
+  user_.provider.send(PassCancel{});
+  // What the provider sent before it learnt of this is of no use.
+  while (user_.provider.receive_any("the end of a pass that was given up").tag !=
+         static_cast<std::uint16_t>(Tag::pass_cancelled)) {
+  }
+  for (std::size_t i = 0; i < progress_.slot.count; ++i) {
+    const std::uint32_t slot = progress_.slot.index(i);
+    timeline_.skip(slot);
+    for (std::size_t l = 0; l < plan_.config.layers; ++l) skip_slot(user_, attention_shape(plan_, l).values, slot);
+  }
+}
+
+}  // namespace permllm

@@ -1,0 +1,97 @@
+// The plan as shapes of boxes: what the transformer's page calls each box with.
+#pragma once
+
+#include "offline/plan.h"
+#include "protocol/attention.h"
+#include "protocol/embed.h"
+#include "protocol/mlp.h"
+#include "protocol/sample.h"
+
+namespace permllm {
+
+inline std::uint16_t layer_id(std::size_t l) { return static_cast<std::uint16_t>(l); }
+
+// --- By layer ---------------------------------------------------------------------------------------------------------
+
+inline LinearShape qkv_shape(const Plan& p, std::size_t l) {
+  return {Site::qkv, layer_id(l), p.config.qkv_rows(), p.config.width, {p.qkv, frac::norm + p.layers[l].qkv}};
+}
+inline LinearShape o_shape(const Plan& p, std::size_t l) {
+  return {Site::o, layer_id(l), p.config.width, p.config.q_rows(), {p.o(l), frac::attention + p.layers[l].o}};
+}
+inline LinearShape up_shape(const Plan& p, std::size_t l) {
+  return {Site::up, layer_id(l), 2 * p.config.ff, p.config.width, {p.up, frac::norm + p.layers[l].up}};
+}
+inline LinearShape down_shape(const Plan& p, std::size_t l) {
+  return {Site::down, layer_id(l), p.config.width, p.config.ff, {p.down(l), frac::activation + p.layers[l].down}};
+}
+
+// A norm whose output goes into a matrix of ring `out`.
+inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
+  NormShape s;
+  s.map = {.site = site, .layer = layer_id(l), .columns = p.config.width, .in = p.residual, .reveal = p.norm_reveal(),
+           .answers = {{site, {out, frac::norm}}}};
+  s.eps = p.config.norm_eps;
+  return s;
+}
+inline NormShape attention_norm_shape(const Plan& p, std::size_t l) {
+  return norm_shape(p, Site::attention_norm, l, p.qkv);
+}
+inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) { return norm_shape(p, Site::mlp_norm, l, p.up); }
+
+inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
+  AttentionShape s;
+  const Config& c = p.config;
+  s.values.head = {.layer = layer_id(l), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
+                   .rope_base = c.rope_base, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
+                   .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)}};
+  s.values.mixed = p.mixed(l);
+  s.values.cut = p.mix_cut(l);
+  s.values.out = {p.o(l), frac::attention};
+  s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .in = p.qk(l), .reveal = p.score_reveal(l),
+               .level = true, .answers = {{Site::scores, {p.mixed(l), frac::probability}}}};
+  s.score_frac = frac::score;
+  s.weight_frac = frac::probability;
+  return s;
+}
+
+inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
+  return {{.site = Site::mlp, .layer = layer_id(l), .groups = 2, .columns = p.config.ff, .in = p.up,
+           .reveal = p.gate_up_reveal(l), .sign = true, .answers = {{Site::mlp, {p.down(l), frac::activation}}}}};
+}
+
+// --- Embedding --------------------------------------------------------------------------------------------------------
+
+inline OneHotShape one_hot_shape(const Plan& p) { return {Site::prompt_one_hot, p.config.vocab, p.embed}; }
+
+// The table times one-hots: of a prompt (by entry), or of the sampled token (by pass).
+inline LinearShape embed_linear_shape(const Plan& p, Site site) {
+  return {site, 0, p.config.width, p.config.vocab, {p.embed, p.embed_frac}};
+}
+inline RemaskShape embed_remask_shape(const Plan& p) {
+  return {Use::embed_row, Site::embed_residual, p.config.width, {p.embed, p.embed_frac}};
+}
+inline EmbedShape embed_shape(const Plan& p) {
+  EmbedShape s;
+  s.map = {.site = Site::embed_residual, .columns = p.config.width, .in = p.embed, .reveal = {0, p.embed.bits},
+           .answers = {{Site::embed_residual, {p.residual, frac::residual}}, {Site::embed_norm, {p.qkv, frac::norm}}}};
+  s.eps = p.config.norm_eps;
+  s.frac = p.embed_frac;
+  return s;
+}
+
+// --- By pass ----------------------------------------------------------------------------------------------------------
+
+inline RemaskShape last_row_shape(const Plan& p) {
+  return {Use::last_row, Site::final_norm, p.config.width, {p.residual, frac::residual}};
+}
+inline NormShape final_norm_shape(const Plan& p) { return norm_shape(p, Site::final_norm, 0, p.head); }
+inline LinearShape head_shape(const Plan& p) {
+  return {Site::head, 0, p.config.vocab, p.config.width, {p.head, frac::norm + p.head_frac}};
+}
+inline SampleShape sample_shape(const Plan& p) {
+  return {{.site = Site::logits, .columns = p.config.vocab, .in = p.head, .reveal = p.logit_reveal(), .level = true,
+           .answers = {{Site::logits, {p.embed, 0}}}}};
+}
+
+}  // namespace permllm
