@@ -11,6 +11,7 @@ namespace {
 struct DealtMaterial {
   Batch batch;
   Channel& provider;
+  const std::function<void()>& on_part;
 
   template <class Party>
   void open(Party& party, Part) {
@@ -30,6 +31,7 @@ struct DealtMaterial {
     }
     provider.send(std::move(message));
     provider.flush();
+    if (on_part) on_part();
   }
 };
 
@@ -75,8 +77,9 @@ void check_order(const Plan& plan, const PackOrder& order) {
 }
 
 template <class Party, class Matrix>
-void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOrder& order, Channel& provider) {
-  DealtMaterial material{order.batch(), provider};
+void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOrder& order, Channel& provider,
+          const std::function<void()>& on_part) {
+  DealtMaterial material{order.batch(), provider, on_part};
   party.batch = order.batch();
   switch (static_cast<Part::Kind>(order.kind)) {
     case Part::Kind::entry:
@@ -91,19 +94,37 @@ void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOr
   }
 }
 
-template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&);
-template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&);
+template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&,
+                   const std::function<void()>&);
+template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&,
+                   const std::function<void()>&);
 
-std::vector<Cost> piece_costs(const Plan& plan, Part::Kind kind, std::uint32_t index) {
+void put_in_stock(Stock& stock, Stock::Source source, const Plan& plan, PackMaterial message) {
+  const PackOrder order{message.kind, message.first, message.count};
+  check_order(plan, order);
+  const auto kind = static_cast<Part::Kind>(message.kind);
+  const std::size_t parts = kind == Part::Kind::slot ? plan.config.layers : 1;
+  if (message.layer >= parts) {
+    throw Error(Code::malformed, "PackMaterial.layer", fmt::format("{}, expected less than {}", message.layer, parts));
+  }
+  std::vector<std::size_t> sizes;
+  for (std::size_t i = 0; i < order.count; ++i) {
+    const Cost cost = piece_cost(plan, kind, message.layer, order.batch().index(i));
+    sizes.push_back(source == Stock::Source::helper ? cost.offline.helper_to_provider : cost.offline.user_to_provider);
+  }
+  stock.put(source, message.kind, message.layer, order.batch(), sizes, std::move(message.material));
+}
+
+Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uint32_t index) {
   Counter counter;
   CountedMaterial material{{index, 1}, {}};
   const auto none = no_weights(plan.config);
   switch (kind) {
     case Part::Kind::entry: run_entries(counter, plan, none, Counted{}, material); break;
-    case Part::Kind::slot: run_layers(counter, plan, none, Counted{}, material); break;
+    case Part::Kind::slot: run_layer(counter, plan, none, layer, Counted{}, material); break;
     case Part::Kind::pass: run_pass(counter, plan, none, Counted{}, k_no_choice, material); break;
   }
-  return material.parts;
+  return material.parts.at(0);
 }
 
 Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt) {

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "engine/transformer.h"
+#include "offline/stock.h"
 #include "protocol/party.h"
 #include "wire/message.h"
 
@@ -39,7 +40,13 @@ struct PackMaterial {  // helper or user -> provider: one part of a batch, piece
   }
 };
 
-struct PackEnd {  // user -> helper and provider: no more orders in this session
+struct PackDealt {  // helper -> user: an order is done
+  static constexpr Tag tag = Tag::pack_dealt;
+  template <class Io>
+  void visit(Io&) {}
+};
+
+struct PackEnd {  // user -> helper and provider, helper -> provider: no more material in this session
   static constexpr Tag tag = Tag::pack_end;
   template <class Io>
   void visit(Io&) {}
@@ -50,16 +57,22 @@ void check_order(const Plan& plan, const PackOrder& order);
 
 constexpr std::size_t k_deal_batch = 64;  // pieces dealt together: one expansion of U serves them all
 
-// Deals one order. `Party` is Helper or UserDealer, with V or U; `provider` takes the material.
+// Deals one order. `Party` is Helper or UserDealer, with V or U; `provider` takes the material. on_part is told after
+// each part (a layer of a batch of slots, a batch of entries or passes).
 template <class Party, class Matrix>
-void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOrder& order, Channel& provider);
+void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOrder& order, Channel& provider,
+          const std::function<void()>& on_part = nullptr);
 
-extern template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&);
-extern template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&);
+extern template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&,
+                          const std::function<void()>&);
+extern template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&,
+                          const std::function<void()>&);
 
-// Declared cost of each part for one index, by walking the page: what a piece holds and what using it will cost.
-// slot: by layer; entry and pass: one element.
-std::vector<Cost> piece_costs(const Plan& plan, Part::Kind kind, std::uint32_t index);
+// Where PackMaterial belongs in the provider's stock: checks it against the plan.
+void put_in_stock(Stock& stock, Stock::Source source, const Plan& plan, PackMaterial message);
+
+// Declared cost of one piece: what it holds (offline) and what using it will send (online).
+Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uint32_t index);
 
 // Declared cost of a pass over `tokens` new slots after `before` earlier ones; `prompt` tells whether the tokens are a
 // prompt's (one-hots sent) or the one sampled before. Offline: the pieces it uses.

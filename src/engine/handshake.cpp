@@ -10,7 +10,10 @@ PartyReport report_of_this_process() {
   const auto seconds = [](const timeval& t) {
     return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
   };
-  return {seconds(usage.ru_utime) + seconds(usage.ru_stime), static_cast<std::uint64_t>(usage.ru_maxrss) * 1024};
+  PartyReport report;
+  report.cpu_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+  report.memory_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+  return report;
 }
 
 Seed common_seed(const Seed& dialler, const Seed& helper, const char* domain, const PairHello& hello) {

@@ -23,8 +23,8 @@ void visit(Io& io, Seed& seed) {
 
 template <class Io>
 void visit(Io& io, Vocabulary& v) {
-  constexpr std::size_t k_many = 1 << 22, k_token = 1 << 12;
-  const auto text = [](auto& out, std::string& token) { out.text("vocabulary.token", token, k_token); };
+  constexpr std::size_t k_many = 1 << 22;
+  const auto text = [](auto& out, std::string& token) { out.text("vocabulary.token", token, 1 << 12); };
   io.text("vocabulary.model", v.model, 64);
   io.text("vocabulary.pre", v.pre, 64);
   io.list("vocabulary.tokens", v.tokens, k_many, text);
@@ -146,10 +146,15 @@ struct PartyReport {
   static constexpr Tag tag = Tag::party_report;
   double cpu_seconds = 0;
   std::uint64_t memory_bytes = 0;  // the process's greatest resident size
+  // Of the provider: offline material that passes over sampled tokens used, by origin.
+  std::uint64_t passes = 0, bytes_of_user = 0, bytes_of_helper = 0;
   template <class Io>
   void visit(Io& io) {
     io.real("cpu_seconds", cpu_seconds);
     io.number("memory_bytes", memory_bytes);
+    io.number("passes", passes);
+    io.number("bytes_of_user", bytes_of_user);
+    io.number("bytes_of_helper", bytes_of_helper);
   }
 };
 PartyReport report_of_this_process();

@@ -12,6 +12,7 @@ struct StockMaterial {
   const Progress& progress;
   Stock& stock;
   Clock::duration patience;
+  ProviderSession::Used used = {};
 
   void open(Provider& provider, Part part) {
     provider.batch = progress.of(part.kind);
@@ -20,6 +21,8 @@ struct StockMaterial {
     for (std::size_t i = 0; i < provider.batch.count; ++i) {
       provider.packs.push_back(
           stock.take(static_cast<std::uint8_t>(part.kind), part.layer, provider.batch.index(i), deadline));
+      used.bytes_of_user += provider.packs.back().user.left();
+      used.bytes_of_helper += provider.packs.back().helper.left();
     }
   }
   void close(Provider& provider, Part) {
@@ -91,6 +94,11 @@ void ProviderSession::run(const PassBegin& begin) {
   sampled_ = {};
   const Masked x = run_layers(provider_, plan_, weights_, rows, material);
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
+  if (begin.kind == PassBegin::sampled) {
+    ++used_.passes;
+    used_.bytes_of_user += material.used.bytes_of_user;
+    used_.bytes_of_helper += material.used.bytes_of_helper;
+  }
 }
 
 void ProviderSession::give_up() {

@@ -16,6 +16,12 @@ class ProviderSession {
   // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
   void serve();
 
+  // Offline material used by passes over sampled tokens.
+  struct Used {
+    std::uint64_t passes = 0, bytes_of_user = 0, bytes_of_helper = 0;
+  };
+  const Used& used() const { return used_; }
+
  private:
   void run(const PassBegin& begin);
   void give_up();
@@ -29,6 +35,7 @@ class ProviderSession {
   std::vector<ProviderKeys> keys_;
   Provider provider_;
   Progress progress_;
+  Used used_;
   Sampled<Masked> sampled_;  // by the last pass; empty before the first
 };
 

@@ -38,30 +38,38 @@ Value run_entries(Party& party, const Plan& plan, const Weights<Matrix>& w, cons
   return rows;
 }
 
+// One layer. in: rows of the embedding table (layer 0), or the residual after the layer before.
+template <class Party, class Matrix, class Value, class Material>
+Value run_layer(Party& party, const Plan& plan, const Weights<Matrix>& w, std::size_t l, const Value& in,
+                Material& material) {
+  const Part part{Part::Kind::slot, static_cast<std::uint32_t>(l)};
+  material.open(party, part);
+  Value x, h;
+  if (l == 0) {
+    Embedded<Value> first = embed(party, embed_shape(plan), in);
+    x = std::move(first.x);
+    h = std::move(first.h);
+  } else {
+    x = in;
+    h = norm(party, attention_norm_shape(plan, l), x);
+  }
+  const Value qkv = linear(party, qkv_shape(plan, l), w.layers[l].qkv, h);
+  const Value mixed = attention(party, attention_shape(plan, l), qkv);
+  add_aligned(x, linear(party, o_shape(plan, l), w.layers[l].o, mixed));
+
+  h = norm(party, mlp_norm_shape(plan, l), x);
+  const Value gate_up = linear(party, up_shape(plan, l), w.layers[l].up, h);
+  const Value active = mlp(party, mlp_shape(plan, l), gate_up);
+  add_aligned(x, linear(party, down_shape(plan, l), w.layers[l].down, active));
+  material.close(party, part);
+  return x;
+}
+
 // Rows of the embedding table -> the residual after the last layer.
 template <class Party, class Matrix, class Value, class Material>
 Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material) {
-  Value x, h;
-  for (std::size_t l = 0; l < plan.config.layers; ++l) {
-    const Part part{Part::Kind::slot, static_cast<std::uint32_t>(l)};
-    material.open(party, part);
-    if (l == 0) {
-      Embedded<Value> first = embed(party, embed_shape(plan), rows);
-      x = std::move(first.x);
-      h = std::move(first.h);
-    } else {
-      h = norm(party, attention_norm_shape(plan, l), x);
-    }
-    const Value qkv = linear(party, qkv_shape(plan, l), w.layers[l].qkv, h);
-    const Value mixed = attention(party, attention_shape(plan, l), qkv);
-    add_aligned(x, linear(party, o_shape(plan, l), w.layers[l].o, mixed));
-
-    h = norm(party, mlp_norm_shape(plan, l), x);
-    const Value gate_up = linear(party, up_shape(plan, l), w.layers[l].up, h);
-    const Value active = mlp(party, mlp_shape(plan, l), gate_up);
-    add_aligned(x, linear(party, down_shape(plan, l), w.layers[l].down, active));
-    material.close(party, part);
-  }
+  Value x = rows;
+  for (std::size_t l = 0; l < plan.config.layers; ++l) x = run_layer(party, plan, w, l, x, material);
   return x;
 }
 

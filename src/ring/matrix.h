@@ -57,6 +57,7 @@ constexpr std::size_t container_bytes(Ring ring) { return ring.bits <= 16 ? 2 : 
 // V at the helper: words of one ring, row-major, each in its container, little-endian.
 class RingMatrix {
  public:
+  RingMatrix() = default;
   RingMatrix(std::size_t rows, std::size_t cols, Ring ring);
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
@@ -65,7 +66,7 @@ class RingMatrix {
   std::span<const std::uint8_t> bytes() const { return bytes_; }
 
  private:
-  std::size_t rows_, cols_;
+  std::size_t rows_ = 0, cols_ = 0;
   Ring ring_;
   std::vector<std::uint8_t> bytes_;
 };

@@ -18,6 +18,7 @@ const char* name_of(Tag tag) {
     case Tag::model_stored: return "ModelStored";
     case Tag::pack_order: return "PackOrder";
     case Tag::pack_material: return "PackMaterial";
+    case Tag::pack_dealt: return "PackDealt";
     case Tag::pack_end: return "PackEnd";
     case Tag::pass_begin: return "PassBegin";
     case Tag::prompt_one_hots: return "PromptOneHots";

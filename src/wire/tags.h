@@ -14,7 +14,7 @@ enum class Tag : std::uint16_t {
   // model at the helper
   model_offer = 20, model_rows = 21, model_stored = 22,
   // offline material
-  pack_order = 30, pack_material = 31, pack_end = 32,
+  pack_order = 30, pack_material = 31, pack_dealt = 32, pack_end = 33,
   // online
   pass_begin = 40,
   prompt_one_hots = 41, remask = 42, token_digits = 43,

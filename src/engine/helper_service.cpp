@@ -1,0 +1,160 @@
+#include "engine/helper_service.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+namespace permllm {
+namespace {
+
+template <class Message>
+Message parse(const Frame& frame) {
+  Message message;
+  Reader reader(name_of(Message::tag), frame.payload);
+  message.visit(reader);
+  reader.finish();
+  return message;
+}
+
+bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
+
+}  // namespace
+
+HelperService::HelperService(Executor& executor, Clock::duration patience,
+                             std::function<void(const std::string&)> on_event)
+    : executor_(executor), patience_(patience), on_event_(std::move(on_event)) {}
+
+void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
+  Channel channel(*link, 0, patience_);
+  try {
+    const Frame first = channel.receive_any("the first message of a connection");
+    if (is(first, Tag::model_offer) && peer == Role::provider) {
+      store_model(channel, first);
+    } else if (is(first, Tag::pair_hello) && peer == Role::provider) {
+      park(link, channel, parse<PairHello>(first));
+    } else if (is(first, Tag::pair_hello) && peer == Role::user) {
+      deal_session(channel, parse<PairHello>(first));
+    } else {
+      throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer), first.tag));
+    }
+  } catch (const Error& error) {
+    on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
+    if (link) channel.refuse(error);
+  } catch (const Cancelled&) {
+    on_event_("connection ends: a pass was cancelled where there are none");
+  }
+  if (link) link->close();
+}
+
+void HelperService::store_model(Channel& provider, const Frame& offer_frame) {
+  const auto offer = parse<ModelOffer>(offer_frame);
+  auto model = std::make_shared<Model>();
+  model->plan = offer.plan;
+  model->v.config = offer.plan.config;
+  model->v.layers.resize(offer.plan.config.layers);
+  std::vector<RingMatrix*> matrices;
+  for_each_matrix(model->v, model->plan, [&](std::uint32_t, const LinearShape& shape, RingMatrix& matrix) {
+    matrix = RingMatrix(shape.rows, shape.cols, shape.out.ring);
+    matrices.push_back(&matrix);
+  });
+  std::size_t done = 0;  // rows of the matrix that is under way
+  for (std::size_t id = 0; id < matrices.size();) {
+    const auto rows = provider.receive(ModelRows{});
+    RingMatrix& matrix = *matrices[id];
+    const std::size_t row_bytes = matrix.cols() * container_bytes(matrix.ring());
+    const std::size_t count = rows.rows.size() / row_bytes;
+    if (rows.matrix != id || rows.first != done || rows.rows.size() % row_bytes != 0 || count == 0 ||
+        count > matrix.rows() - done) {
+      throw Error(Code::malformed, "ModelRows", fmt::format("matrix {} row {}, expected whole rows of matrix {} from row {}",
+                                                            rows.matrix, rows.first, id, done));
+    }
+    std::memcpy(matrix.bytes().data() + done * row_bytes, rows.rows.data(), rows.rows.size());
+    done += count;
+    if (done == matrix.rows()) {
+      done = 0;
+      ++id;
+    }
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    models_[offer.model_id] = model;
+  }
+  on_event_(fmt::format("model {:.8} stored", offer.model_id));
+  provider.send(ModelStored{});
+  provider.flush();
+}
+
+std::shared_ptr<const HelperService::Model> HelperService::find_model(const PairHello& hello) {
+  const std::lock_guard lock(mutex_);
+  const auto found = models_.find(hello.model_id);
+  if (found == models_.end()) {
+    throw Error(Code::mismatch, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
+  }
+  const std::string own = found->second->plan.hash();
+  if (hello.plan_hash != own) {
+    throw Error(Code::mismatch, "PairHello.plan_hash", fmt::format("{:.8} here, {:.8} at the peer", own, hello.plan_hash));
+  }
+  return found->second;
+}
+
+void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello) {
+  find_model(hello);
+  const Seed half = random_seed();
+  channel.send(PairAccepted{half});
+  channel.flush();
+  channel.set_session(hello.session);
+  auto parked = std::make_unique<Parked>(
+      Parked{std::move(link), channel, common_seed(hello.half, half, domain::provider_helper, hello)});
+  {
+    const std::lock_guard lock(mutex_);
+    parked_[hello.session] = std::move(parked);
+  }
+  parked_changed_.notify_all();
+}
+
+std::unique_ptr<HelperService::Parked> HelperService::unpark(std::uint64_t session) {
+  std::unique_lock lock(mutex_);
+  if (!parked_changed_.wait_for(lock, patience_, [&] { return parked_.contains(session); })) {
+    throw Error(Code::timeout, "session", "the provider did not open its side of the session");
+  }
+  return std::move(parked_.extract(session).mapped());
+}
+
+void HelperService::deal_session(Channel& user, const PairHello& hello) {
+  const auto model = find_model(hello);
+  const Seed half = random_seed();
+  user.send(PairAccepted{half});
+  user.flush();
+  user.set_session(hello.session);
+  const std::unique_ptr<Parked> provider = unpark(hello.session);
+  on_event_("session begins");
+  AesCoins with_user(common_seed(hello.half, half, domain::user_helper, hello));
+  AesCoins with_provider(provider->common);
+  std::vector<HelperKeys> keys(model->plan.config.layers);
+  Helper helper{with_user, with_provider, executor_, keys};
+  try {
+    for (;;) {
+      const Frame frame = user.receive_any("an order for material");
+      if (is(frame, Tag::pack_end)) break;
+      if (!is(frame, Tag::pack_order)) {
+        throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackOrder or PackEnd", frame.tag));
+      }
+      const auto order = parse<PackOrder>(frame);
+      check_order(model->plan, order);
+      deal(helper, model->plan, model->v, order, provider->channel);
+      user.send(PackDealt{});
+      user.flush();
+    }
+    provider->channel.send(PackEnd{});
+    provider->channel.flush();
+    user.send(report_of_this_process());
+    user.flush();
+    on_event_("session ends");
+  } catch (const Error& error) {
+    provider->channel.refuse(error);
+    provider->link->close();
+    throw;
+  }
+}
+
+}  // namespace permllm

@@ -1,0 +1,184 @@
+#include "engine/provider_service.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <thread>
+
+namespace permllm {
+
+Weights<StreamedMatrix> expansion_of(const ReadableStream& stream, const Plan& plan) {
+  Weights<StreamedMatrix> u;
+  u.config = plan.config;
+  u.layers.resize(plan.config.layers);
+  for_each_matrix(u, plan, [&](std::uint32_t id, const LinearShape& shape, StreamedMatrix& matrix) {
+    matrix = {shape.rows, shape.cols, shape.out.ring,
+              [&stream, id](std::uint64_t offset, std::span<std::uint8_t> out) { stream.fill(id, offset, out); }};
+  });
+  return u;
+}
+
+ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper,
+                                 OnEvent on_event)
+    : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience),
+      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)) {}
+
+namespace {
+
+// V's words of `count` rows: in place of U's, W - U.
+template <class Container>
+void subtract_from_weights(const IntMatrix& w, std::size_t first, std::size_t count, std::span<std::uint8_t> bytes,
+                           Executor& executor) {
+  executor.parallel(count, [&](std::size_t i) {
+    std::vector<std::int16_t> row(w.cols());
+    w.row(first + i, row);
+    std::uint8_t* at = bytes.data() + i * w.cols() * sizeof(Container);
+    for (const std::int16_t weight : row) {
+      Container word;
+      std::memcpy(&word, at, sizeof word);
+      word = static_cast<Container>(static_cast<Container>(static_cast<std::int64_t>(weight)) - word);
+      std::memcpy(at, &word, sizeof word);
+      at += sizeof word;
+    }
+  });
+}
+
+}  // namespace
+
+void ProviderService::register_model(const std::function<void(double)>& progress) {
+  const std::unique_ptr<Link> link = dial_helper_();
+  Channel helper(*link, 0, patience_);
+  helper.send(ModelOffer{model_.model_id, model_.plan});
+  const ReadableStream stream(model_.mask_seed);
+  double total = 0, done = 0;
+  for_each_matrix(model_.weights, model_.plan,
+                  [&](std::uint32_t, const LinearShape& s, IntMatrix&) { total += static_cast<double>(s.rows * s.cols); });
+  for_each_matrix(model_.weights, model_.plan, [&](std::uint32_t id, const LinearShape& shape, IntMatrix& w) {
+    const std::size_t container = container_bytes(shape.out.ring), row_bytes = shape.cols * container;
+    const std::size_t step = std::max<std::size_t>(1, (std::size_t{4} << 20) / row_bytes);
+    for (std::size_t first = 0; first < shape.rows; first += step) {
+      const std::size_t count = std::min(step, shape.rows - first);
+      ModelRows message{id, static_cast<std::uint32_t>(first), Bytes(count * row_bytes)};
+      executor_.parallel(count, [&](std::size_t i) {
+        stream.fill(id, (first + i) * row_bytes, std::span(message.rows).subspan(i * row_bytes, row_bytes));
+      });
+      switch (container) {
+        case 2: subtract_from_weights<std::uint16_t>(w, first, count, message.rows, executor_); break;
+        case 4: subtract_from_weights<std::uint32_t>(w, first, count, message.rows, executor_); break;
+        default: subtract_from_weights<std::uint64_t>(w, first, count, message.rows, executor_); break;
+      }
+      helper.send(std::move(message));
+      helper.flush();
+      done += static_cast<double>(count * shape.cols);
+      if (progress) progress(done / total);
+    }
+  });
+  helper.receive(ModelStored{});
+  link->close();
+}
+
+void ProviderService::serve(std::unique_ptr<Link> link) {
+  Channel user(*link, 0, patience_);
+  try {
+    const auto hello = user.receive(Hello{});
+    if (hello.purpose == Hello::online) {
+      converse(user);
+    } else if (hello.purpose == Hello::offline) {
+      serve_offline(user, hello.session);
+    } else {
+      throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
+    }
+  } catch (const Error& error) {
+    on_event_(fmt::format("connection of a user ends: {}", error.what()));
+    user.refuse(error);
+  } catch (const Cancelled&) {
+    on_event_("connection of a user ends: a pass was cancelled before one began");
+  }
+  link->close();
+}
+
+void ProviderService::converse(Channel& user) {
+  const std::uint64_t id = random_number();
+  user.send(Card{id, model_.model_id, k_profile, model_.plan, model_.vocabulary, model_.mask_seed});
+  const auto agreement = user.receive(Agreement{});
+  if (agreement.plan_hash != plan_hash_) {
+    throw Error(Code::mismatch, "Agreement.plan_hash",
+                fmt::format("{:.8} here, {:.8} at the user", plan_hash_, agreement.plan_hash));
+  }
+  const std::unique_ptr<Link> helper_link = dial_helper_();
+  Channel helper(*helper_link, 0, patience_);
+  const PairHello hello{id, model_.model_id, plan_hash_, random_seed()};
+  helper.send(hello);
+  const Seed common = common_seed(hello.half, helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
+  helper.set_session(id);
+
+  const auto session = std::make_shared<Session>();
+  {
+    const std::lock_guard lock(mutex_);
+    sessions_[id] = session;
+  }
+  user.send(Accepted{});
+  user.flush();
+  user.set_session(id);
+  on_event_("session begins");
+  std::jthread reader([&] { take_material(helper, Stock::Source::helper, session->stock); });
+  const auto end = [&] {
+    helper_link->close();
+    const std::lock_guard lock(mutex_);
+    sessions_.erase(id);
+  };
+  AesCoins coins(common);
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_);
+  try {
+    conversation.serve();
+    PartyReport report = report_of_this_process();
+    report.passes = conversation.used().passes;
+    report.bytes_of_user = conversation.used().bytes_of_user;
+    report.bytes_of_helper = conversation.used().bytes_of_helper;
+    user.send(report);
+    user.flush();
+  } catch (const Error&) {
+    end();
+    throw;
+  }
+  end();
+  on_event_("session ends");
+}
+
+void ProviderService::take_material(Channel& from, Stock::Source source, Stock& stock) {
+  try {
+    for (;;) {
+      const Frame frame = from.receive_any("offline material");
+      if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return;
+      if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
+        throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
+      }
+      PackMaterial material;
+      Reader reader(name_of(Tag::pack_material), frame.payload);
+      material.visit(reader);
+      reader.finish();
+      put_in_stock(stock, source, model_.plan, std::move(material));
+    }
+  } catch (const Error&) {
+    stock.fail(std::current_exception());
+    from.link().close();
+  } catch (const Cancelled&) {
+    stock.fail(std::make_exception_ptr(Error(Code::malformed, "frame.tag", "a pass was cancelled on an offline link")));
+  }
+}
+
+void ProviderService::serve_offline(Channel& user, std::uint64_t id) {
+  std::shared_ptr<Session> session;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(id);
+    if (found == sessions_.end()) throw Error(Code::malformed, "Hello.session", "no such session");
+    session = found->second;
+  }
+  user.send(Accepted{});
+  user.flush();
+  user.set_session(id);
+  take_material(user, Stock::Source::user, session->stock);
+}
+
+}  // namespace permllm

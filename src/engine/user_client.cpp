@@ -1,0 +1,198 @@
+#include "engine/user_client.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/provider_service.h"
+
+namespace permllm {
+namespace {
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+}  // namespace
+
+std::vector<PackOrder> orders_for(std::size_t prompt_tokens, std::size_t max_tokens) {
+  struct Kind {
+    Part::Kind kind;
+    std::size_t next, end;
+    // The next batch of this kind: up to k_deal_batch.
+    PackOrder batch() {
+      const std::size_t count = std::min(k_deal_batch, end - next);
+      const PackOrder order{static_cast<std::uint8_t>(kind), static_cast<std::uint32_t>(next), static_cast<std::uint32_t>(count)};
+      next += count;
+      return order;
+    }
+  };
+  PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
+  Kind entries{Part::Kind::entry, 0, prompt_tokens}, slots{Part::Kind::slot, 0, prompt_tokens + max_tokens - 1},
+      passes{Part::Kind::pass, 0, max_tokens};
+  std::vector<PackOrder> orders;
+  while (entries.next < entries.end) orders.push_back(entries.batch());
+  while (slots.next < slots.end || passes.next < passes.end) {
+    // A pass of the answer comes when its slot does.
+    if (slots.next < slots.end) orders.push_back(slots.batch());
+    while (passes.next < passes.end && (slots.next == slots.end || prompt_tokens + passes.next <= slots.next)) {
+      orders.push_back(passes.batch());
+    }
+  }
+  return orders;
+}
+
+UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::duration patience)
+    : executor_(executor), patience_(patience) {
+  online_link_ = links.online();
+  online_ = std::make_unique<Channel>(*online_link_, 0, patience);
+  online_->send(Hello{Hello::online, 0});
+  card_ = online_->receive(Card{});
+  if (card_.profile != k_profile) {
+    throw Error(Code::mismatch, "Card.profile", fmt::format("the provider serves another profile, this user knows {}", k_profile));
+  }
+  const std::string plan_hash = card_.plan.hash();
+  online_->send(Agreement{plan_hash});
+  online_->receive(Accepted{});
+  online_->set_session(card_.session);
+
+  offline_link_ = links.offline();
+  offline_ = std::make_unique<Channel>(*offline_link_, 0, patience);
+  offline_->send(Hello{Hello::offline, card_.session});
+  offline_->receive(Accepted{});
+  offline_->set_session(card_.session);
+
+  helper_link_ = links.helper();
+  helper_ = std::make_unique<Channel>(*helper_link_, 0, patience);
+  const PairHello hello{card_.session, card_.model_id, plan_hash, random_seed()};
+  helper_->send(hello);
+  const Seed half = helper_->receive(PairAccepted{}).half;
+  helper_->set_session(card_.session);
+
+  coins_ = std::make_unique<AesCoins>(common_seed(hello.half, half, domain::user_helper, hello));
+  mask_stream_ = std::make_unique<ReadableStream>(card_.model_mask);
+  u_ = expansion_of(*mask_stream_, card_.plan);
+  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_);
+}
+
+UserClient::~UserClient() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  // Unblocks the producer, whatever it waits for.
+  if (producer_.joinable()) {
+    if (offline_link_) offline_link_->close();
+    if (helper_link_) helper_link_->close();
+  }
+}
+
+void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
+                               std::function<void(const OfflineProgress&)> on_progress) {
+  PERMLLM_ASSERT(orders_.empty());
+  orders_ = orders_for(prompt_tokens, max_tokens);
+  ahead_ = std::max(ahead, prompt_tokens + k_deal_batch);
+  on_progress_ = std::move(on_progress);
+  producer_ = std::jthread([this] { produce(); });
+}
+
+void UserClient::produce() {
+  try {
+    for (const PackOrder& order : orders_) {
+      {
+        std::unique_lock lock(mutex_);
+        // Back-pressure: the stock never grows beyond `ahead`.
+        changed_.wait(lock, [&] {
+          return stopping_ || order.first + std::size_t{order.count} <= used_slots_ + ahead_;
+        });
+        if (stopping_) return;
+      }
+      deal_order(order);
+      {
+        const std::lock_guard lock(mutex_);
+        ++done_orders_;
+      }
+      changed_.notify_all();
+    }
+    offline_->send(PackEnd{});
+    offline_->flush();
+    helper_->send(PackEnd{});
+    helper_->flush();
+  } catch (const Error&) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::current_exception();
+  }
+  changed_.notify_all();
+}
+
+void UserClient::deal_order(const PackOrder& order) {
+  const Clock::time_point begin = Clock::now();
+  double total = 0, before = 0;
+  for (std::size_t i = 0; i < orders_.size(); ++i) {
+    // By cost: a slot is worth one, an entry or pass about a fifth.
+    const double worth = static_cast<double>(orders_[i].count) * (orders_[i].kind == 1 ? 1.0 : 0.2);
+    total += worth;
+    if (i < done_orders_) before += worth;
+  }
+  const double own = static_cast<double>(order.count) * (order.kind == 1 ? 1.0 : 0.2);
+  const double parts = order.kind == 1 ? static_cast<double>(card_.plan.config.layers) : 1.0;
+  double done = 0;
+  const auto on_part = [&] {
+    done += own / parts;
+    if (on_progress_) on_progress_({(before + done) / total, seconds_ + seconds_since(begin)});
+  };
+  helper_->send(order);
+  helper_->flush();
+  UserDealer dealer{*coins_, executor_};
+  deal(dealer, card_.plan, u_, order, *offline_, on_part);
+  helper_->receive(PackDealt{});
+  const std::lock_guard lock(mutex_);
+  seconds_ += seconds_since(begin);
+}
+
+void UserClient::wait_for_material(std::size_t tokens) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] {
+    if (failure_ || done_orders_ == orders_.size()) return true;
+    for (std::size_t i = done_orders_; i < orders_.size(); ++i) {
+      if (orders_[i].kind != static_cast<std::uint8_t>(Part::Kind::pass) && orders_[i].first < tokens) return false;
+      if (orders_[i].kind == static_cast<std::uint8_t>(Part::Kind::pass) && orders_[i].first == 0) return false;
+    }
+    return true;
+  });
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+void UserClient::material_used() {
+  {
+    const std::lock_guard lock(mutex_);
+    used_slots_ = session_->slots();
+    if (failure_) std::rethrow_exception(failure_);
+  }
+  changed_.notify_all();
+}
+
+double UserClient::offline_seconds() const {
+  const std::lock_guard lock(mutex_);
+  return seconds_;
+}
+
+UserClient::Reports UserClient::end() {
+  online_->send(SessionEnd{});
+  Reports reports;
+  reports.provider = online_->receive(PartyReport{});
+  // Orders that were not begun are not needed any more.
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  if (producer_.joinable()) producer_.join();
+  if (failure_) std::rethrow_exception(failure_);
+  if (done_orders_ < orders_.size()) {
+    helper_->send(PackEnd{});
+  }
+  reports.helper = helper_->receive(PartyReport{});
+  return reports;
+}
+
+}  // namespace permllm
