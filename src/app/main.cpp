@@ -1,1 +1,37 @@
-int main() { return 0; }
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "app/demo.h"
+#include "app/generate.h"
+#include "app/inspect.h"
+#include "app/parties.h"
+#include "app/process.h"
+#include "permllm/error.h"
+
+int main(int argc, char** argv) {
+  // Core files would hold prompts, seeds or weights.
+  const rlimit no_core{0, 0};
+  setrlimit(RLIMIT_CORE, &no_core);
+
+  CLI::App app{"permllm: answers from a language model whose owner never sees the prompt, and whose weights never leave "
+               "the owner"};
+  app.set_version_flag("--version", std::string("permllm ") + PERMLLM_VERSION);
+  app.require_subcommand(1);
+  permllm::add_demo(app);
+  permllm::add_generate(app);
+  permllm::add_inspect(app);
+  permllm::add_provider(app);
+  permllm::add_helper(app);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const permllm::Error& error) {
+    std::fprintf(stderr, "permllm: %s\n", error.what());
+    return error.exit_status();
+  }
+}

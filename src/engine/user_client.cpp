@@ -177,21 +177,18 @@ double UserClient::offline_seconds() const {
 }
 
 UserClient::Reports UserClient::end() {
-  online_->send(SessionEnd{});
-  Reports reports;
-  reports.provider = online_->receive(PartyReport{});
-  // Orders that were not begun are not needed any more.
   {
     const std::lock_guard lock(mutex_);
-    stopping_ = true;
+    stopping_ = true;  // orders that were not begun are not needed any more
   }
   changed_.notify_all();
   if (producer_.joinable()) producer_.join();
   if (failure_) std::rethrow_exception(failure_);
-  if (done_orders_ < orders_.size()) {
-    helper_->send(PackEnd{});
-  }
+  Reports reports;
+  if (done_orders_ < orders_.size() || orders_.empty()) helper_->send(PackEnd{});
   reports.helper = helper_->receive(PartyReport{});
+  online_->send(SessionEnd{});
+  reports.provider = online_->receive(PartyReport{});
   return reports;
 }
 

@@ -61,7 +61,7 @@ inline Mask attention(UserDealer& user, const AttentionShape& s, const Mask&) {
   Mask r{s.values.out, s.head().q_rows(), {}};
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const Address at = values_at(Use::value_mask, s.values, user.batch.index(i));
-    append(r.words, user.with_helper.words<Word>(at, r.size, s.values.out.ring));
+    append(r.words, user.with_helper.words(at, r.size, s.values.out.ring));
   }
   return r;
 }
@@ -106,7 +106,7 @@ inline void skip_slot(Provider& provider, const ValuesShape& s, std::uint32_t sl
     words->resize(begin + kv, 0);
   }
   keys.lift.resize(begin);
-  append(keys.lift, lift_masks(provider.with_helper.words<Word>(values_at(Use::value_lift, s, slot), kv,
+  append(keys.lift, lift_masks(provider.with_helper.words(values_at(Use::value_lift, s, slot), kv,
                                                                 lift_ring(s.head.v.ring)), s.head.v.ring));
 }
 
@@ -118,7 +118,7 @@ inline void skip_slot(User& user, const ValuesShape& s, std::uint32_t slot) {
     words->resize(begin + kv, 0);
   }
   keys.lift.resize(begin);
-  append(keys.lift, user.with_helper.words<Word>(values_at(Use::value_reshared, s, slot), kv, s.mixed));
+  append(keys.lift, user.with_helper.words(values_at(Use::value_reshared, s, slot), kv, s.mixed));
 }
 
 }  // namespace permllm

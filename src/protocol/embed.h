@@ -31,7 +31,7 @@ constexpr Cost cost(const OneHotShape& s, Batch batch) {
 
 struct PromptOneHots {  // user -> provider
   static constexpr Tag tag = Tag::prompt_one_hots;
-  Block<Word> e0;
+  Block e0;
   template <class Io>
   void visit(Io& io) {
     io.block("e0", e0);
@@ -41,7 +41,7 @@ struct PromptOneHots {  // user -> provider
 inline Mask one_hot_mask(const Coins& coins, const OneHotShape& s, Batch batch) {
   Mask r{{s.ring, 0}, s.vocab, {}};
   for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words<Word>({Use::one_hot, s.site, 0, batch.index(i)}, s.vocab, s.ring);
+    const auto row = coins.words({Use::one_hot, s.site, 0, batch.index(i)}, s.vocab, s.ring);
     r.words.insert(r.words.end(), row.begin(), row.end());
   }
   return r;
@@ -49,7 +49,7 @@ inline Mask one_hot_mask(const Coins& coins, const OneHotShape& s, Batch batch) 
 
 inline Masked prompt_one_hots(Provider& provider, const OneHotShape& s) {
   const std::size_t total = provider.batch.count * s.vocab;
-  return {{s.ring, 0}, s.vocab, provider.user.receive(PromptOneHots{expect<Word>(s.ring, total)}).e0.words};
+  return {{s.ring, 0}, s.vocab, provider.user.receive(PromptOneHots{expect(s.ring, total)}).e0.words};
 }
 
 inline Mask prompt_one_hots(User& user, const OneHotShape& s, std::span<const std::uint32_t> tokens) {
@@ -57,7 +57,7 @@ inline Mask prompt_one_hots(User& user, const OneHotShape& s, std::span<const st
   Words e0;
   e0.reserve(tokens.size() * s.vocab);
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    auto row = user.with_helper.spend<Word>({Use::one_hot, s.site, 0, user.batch.index(i)}, s.vocab, s.ring);
+    auto row = user.with_helper.spend({Use::one_hot, s.site, 0, user.batch.index(i)}, s.vocab, s.ring);
     // The same steps for every token: the place of the 1 decides no branch and no address.
     for (std::size_t k = 0; k < s.vocab; ++k) row[k] = Word{k == tokens[i]} - row[k];
     e0.insert(e0.end(), row.begin(), row.end());

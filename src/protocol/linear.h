@@ -39,7 +39,7 @@ inline Mask linear_mask(const Coins& coins, const LinearShape& s, Batch batch) {
   Mask m{s.out, s.rows, {}};
   m.words.reserve(batch.count * s.rows);
   for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words<Word>({Use::linear_mask, s.site, s.layer, batch.index(i)}, s.rows, s.out.ring);
+    const auto row = coins.words({Use::linear_mask, s.site, s.layer, batch.index(i)}, s.rows, s.out.ring);
     m.words.insert(m.words.end(), row.begin(), row.end());
   }
   return m;
@@ -51,11 +51,11 @@ Mask linear(Helper& helper, const LinearShape& s, const Matrix& v, const Mask& r
   Words y(helper.batch.count * s.rows);
   product(v, r.words, y, helper.executor);
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
-    const auto rho = helper.with_user.spend<Word>({Use::linear_rho, s.site, s.layer, helper.batch.index(i)}, s.rows,
+    const auto rho = helper.with_user.spend({Use::linear_rho, s.site, s.layer, helper.batch.index(i)}, s.rows,
                                                   s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);
     for (std::size_t j = 0; j < s.rows; ++j) row[j] -= rho[j];
-    helper.packs[i].words<Word>(row, s.out.ring);
+    helper.packs[i].words(row, s.out.ring);
   }
   return linear_mask(helper.with_user, s, helper.batch);
 }
@@ -68,10 +68,10 @@ Mask linear(UserDealer& user, const LinearShape& s, const Matrix& u, const Mask&
   Mask m = linear_mask(user.with_helper, s, user.batch);
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const auto rho =
-        user.with_helper.spend<Word>({Use::linear_rho, s.site, s.layer, user.batch.index(i)}, s.rows, s.out.ring);
+        user.with_helper.spend({Use::linear_rho, s.site, s.layer, user.batch.index(i)}, s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);
     for (std::size_t j = 0; j < s.rows; ++j) row[j] += rho[j] - m.token(i)[j];
-    user.packs[i].words<Word>(row, s.out.ring);
+    user.packs[i].words(row, s.out.ring);
   }
   return m;
 }
@@ -82,8 +82,8 @@ Masked linear(Provider& provider, const LinearShape& s, const Matrix& w, const M
   Masked y0{s.out, s.rows, Words(provider.batch.count * s.rows)};
   product(w, s.out.ring, x0.words, y0.words, provider.executor);
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
-    const auto from_user = provider.packs[i].user.words<Word>("U r + rho - m", s.rows, s.out.ring);
-    const auto from_helper = provider.packs[i].helper.words<Word>("V r - rho", s.rows, s.out.ring);
+    const auto from_user = provider.packs[i].user.words("U r + rho - m", s.rows, s.out.ring);
+    const auto from_helper = provider.packs[i].helper.words("V r - rho", s.rows, s.out.ring);
     const std::span<Word> row = y0.token(i);
     for (std::size_t j = 0; j < s.rows; ++j) row[j] += from_user[j] + from_helper[j];
   }

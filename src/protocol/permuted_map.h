@@ -60,7 +60,7 @@ constexpr Cost cost(const MapShape& s, Batch batch) {
 
 struct MapShown {  // step 1, provider -> user
   static constexpr Tag tag = Tag::map_shown;
-  Block<Word> a;
+  Block a;
   template <class Io>
   void visit(Io& io) {
     io.block("a", a);
@@ -68,7 +68,7 @@ struct MapShown {  // step 1, provider -> user
 };
 struct MapAnswer {  // step 2, user -> provider
   static constexpr Tag tag = Tag::map_answer;
-  Block<Word> b;
+  Block b;
   template <class Io>
   void visit(Io& io) {
     io.block("b", b);
@@ -86,7 +86,7 @@ inline RowOrder row_order(const Coins& coins, const MapShape& s, std::uint32_t i
   const std::size_t n = s.columns_at(index);
   RowOrder order{coins.permutation({Use::map_order, s.site, s.layer, index, part}, n), {}};
   if (s.sign) {
-    order.sign = coins.words<Word>({Use::map_sign, s.site, s.layer, index, part}, n, Ring{1});
+    order.sign = coins.words({Use::map_sign, s.site, s.layer, index, part}, n, Ring{1});
     for (Word& g : order.sign) g = Word{1} - 2 * g;
   }
   return order;
@@ -117,7 +117,7 @@ inline std::vector<Mask> permuted_map(Helper& helper, const MapShape& s, const W
     std::vector<RowOrder> orders;
     for (std::size_t row = 0; row < s.rows; ++row) orders.push_back(row_order(helper.with_provider, s, index, row));
 
-    const auto s1 = helper.with_user.spend<Word>({Use::map_shown, s.site, s.layer, index}, s.shown_at(index), s.in);
+    const auto s1 = helper.with_user.spend({Use::map_shown, s.site, s.layer, index}, s.shown_at(index), s.in);
     Words s0(s1.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
       permute_row(orders[row], s.groups, std::span(m).subspan(at + row * width, width),
@@ -129,8 +129,8 @@ inline std::vector<Mask> permuted_map(Helper& helper, const MapShape& s, const W
 
     for (std::size_t k = 0; k < s.answers.size(); ++k) {
       const auto& [site, out] = s.answers[k];
-      const auto t = helper.with_user.words<Word>({Use::map_answer, site, s.layer, index}, s.answered_at(index), out.ring);
-      const auto r = helper.with_user.spend<Word>({Use::map_mask, site, s.layer, index}, s.answered_at(index), out.ring);
+      const auto t = helper.with_user.words({Use::map_answer, site, s.layer, index}, s.answered_at(index), out.ring);
+      const auto r = helper.with_user.spend({Use::map_mask, site, s.layer, index}, s.answered_at(index), out.ring);
       Words w(t.size());
       for (std::size_t row = 0; row < s.rows; ++row) {
         for (std::size_t j = 0; j < n; ++j) {
@@ -154,7 +154,7 @@ inline std::vector<Mask> map_masks(const Coins& coins, const MapShape& s, Batch 
     Mask mask{out, 0, {}};
     for (std::size_t i = 0; i < batch.count; ++i) {
       const std::uint32_t index = batch.index(i);
-      const auto r = coins.words<Word>({Use::map_mask, site, s.layer, index}, s.answered_at(index), out.ring);
+      const auto r = coins.words({Use::map_mask, site, s.layer, index}, s.answered_at(index), out.ring);
       mask.size = r.size();
       mask.words.insert(mask.words.end(), r.begin(), r.end());
     }
@@ -177,9 +177,9 @@ inline std::vector<Masked> permuted_map(Provider& provider, const MapShape& s, c
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t index = provider.batch.index(i);
     const std::size_t width = s.groups * s.columns_at(index);
-    const auto s0 = provider.packs[i].helper.words<Word>("pi(m) - s1", s.shown_at(index), s.in);
+    const auto s0 = provider.packs[i].helper.words("pi(m) - s1", s.shown_at(index), s.in);
     for (std::size_t k = 0; k < s.answers.size(); ++k) {
-      w[k].push_back(provider.packs[i].helper.words<Word>("pi^-1(t) - r", s.answered_at(index), s.answers[k].out.ring));
+      w[k].push_back(provider.packs[i].helper.words("pi^-1(t) - r", s.answered_at(index), s.answers[k].out.ring));
     }
     a.resize(at + s0.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
@@ -187,7 +187,7 @@ inline std::vector<Masked> permuted_map(Provider& provider, const MapShape& s, c
       const std::span<Word> shown = std::span(a).subspan(at, width);
       permute_row(orders.back(), s.groups, std::span(y0).subspan(at, width), shown);
       const Address level{Use::map_level, s.site, s.layer, index, static_cast<std::uint16_t>(row)};
-      const Word u = s.level ? provider.with_helper.words<Word>(level, 1, s.in)[0] : 0;
+      const Word u = s.level ? provider.with_helper.words(level, 1, s.in)[0] : 0;
       for (std::size_t j = 0; j < width; ++j) {
         shown[j] = cut(shown[j] + u + s0[row * width + j], s.reveal.drop);
       }
@@ -202,7 +202,7 @@ inline std::vector<Masked> permuted_map(Provider& provider, const MapShape& s, c
     const Format out = s.answers[k].out;
     std::size_t total = 0;
     for (const Words& row : w[k]) total += row.size();
-    const auto b = provider.user.receive(MapAnswer{expect<Word>(out.ring, total)}).b.words;
+    const auto b = provider.user.receive(MapAnswer{expect(out.ring, total)}).b.words;
     Masked y{out, 0, Words(total)};
     at = 0;
     auto order = orders.begin();
@@ -228,18 +228,18 @@ std::vector<Mask> permuted_map(User& user, const MapShape& s, F f) {
   // step 1
   std::size_t total = 0;
   for (std::size_t i = 0; i < user.batch.count; ++i) total += s.shown_at(user.batch.index(i));
-  const auto a = user.provider.receive(MapShown{expect<Word>(s.reveal.sent(), total)}).a.words;
+  const auto a = user.provider.receive(MapShown{expect(s.reveal.sent(), total)}).a.words;
   std::vector<Words> b(s.answers.size());
   std::vector<std::int64_t> shown;
   std::size_t at = 0;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t index = user.batch.index(i);
     const std::size_t n = s.columns_at(index), width = s.groups * n;
-    const auto s1 = user.with_helper.words<Word>({Use::map_shown, s.site, s.layer, index}, s.shown_at(index), s.in);
+    const auto s1 = user.with_helper.words({Use::map_shown, s.site, s.layer, index}, s.shown_at(index), s.in);
     shown.resize(width);
     std::vector<Words> t;
     for (const auto& [site, out] : s.answers) {
-      t.push_back(user.with_helper.spend<Word>({Use::map_answer, site, s.layer, index}, s.answered_at(index), out.ring));
+      t.push_back(user.with_helper.spend({Use::map_answer, site, s.layer, index}, s.answered_at(index), out.ring));
     }
     for (std::size_t row = 0; row < s.rows; ++row) {
       for (std::size_t j = 0; j < width; ++j) {

@@ -27,7 +27,7 @@ constexpr Cost cost(const RemaskShape& s, Batch batch) {
 
 struct Remask {  // step 1, user -> provider
   static constexpr Tag tag = Tag::remask;
-  Block<Word> d;
+  Block d;
   template <class Io>
   void visit(Io& io) {
     io.block("d", d);
@@ -38,7 +38,7 @@ struct Remask {  // step 1, user -> provider
 inline Mask remask_target(const Coins& coins, const RemaskShape& s, Batch batch) {
   Mask r{s.format, s.size, {}};
   for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words<Word>({s.use, s.site, 0, batch.index(i)}, s.size, s.format.ring);
+    const auto row = coins.words({s.use, s.site, 0, batch.index(i)}, s.size, s.format.ring);
     r.words.insert(r.words.end(), row.begin(), row.end());
   }
   return r;
@@ -53,7 +53,7 @@ inline Mask remask(UserDealer& user, const RemaskShape& s, const Mask&) {
 }
 
 inline Masked remask(Provider& provider, const RemaskShape& s, Masked y) {
-  const auto d = provider.user.receive(Remask{expect<Word>(s.format.ring, y.words.size())}).d.words;
+  const auto d = provider.user.receive(Remask{expect(s.format.ring, y.words.size())}).d.words;
   for (std::size_t j = 0; j < d.size(); ++j) y.words[j] += d[j];
   return y;
 }
@@ -61,7 +61,7 @@ inline Masked remask(Provider& provider, const RemaskShape& s, Masked y) {
 inline Mask remask(User& user, const RemaskShape& s, const Mask& m) {
   Words d = m.words;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const auto r = user.with_helper.spend<Word>({s.use, s.site, 0, user.batch.index(i)}, s.size, s.format.ring);
+    const auto r = user.with_helper.spend({s.use, s.site, 0, user.batch.index(i)}, s.size, s.format.ring);
     for (std::size_t j = 0; j < s.size; ++j) d[i * s.size + j] -= r[j];
   }
   user.provider.send(Remask{block(s.format.ring, std::move(d))});

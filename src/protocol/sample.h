@@ -65,7 +65,7 @@ constexpr Cost retrieve_cost(Ring ring) {
 
 struct TokenDigits {  // provider -> user
   static constexpr Tag tag = Tag::token_digits;
-  Block<Word> d;
+  Block d;
   template <class Io>
   void visit(Io& io) {
     io.block("d", d);
@@ -87,7 +87,7 @@ inline void retrieve(Provider& provider, const Masked& one_hot) {
 
 inline std::uint32_t retrieve(User& user, const Mask& one_hot) {
   const Ring ring = one_hot.format.ring;
-  const auto d = user.provider.receive(TokenDigits{expect<Word>(ring, k_digits)}).d.words;
+  const auto d = user.provider.receive(TokenDigits{expect(ring, k_digits)}).d.words;
   const Words own = digit_sums(one_hot.words);
   const Word low = (d[0] + own[0]) & ring.mask(), high = (d[1] + own[1]) & ring.mask();
   return static_cast<std::uint32_t>(low + (high << k_digit_bits));

@@ -53,7 +53,7 @@ constexpr Cost scores_cost(const HeadShape& s, Batch batch) {
 
 struct RotatedRemask {  // step 1, user -> provider: q then k, token by token
   static constexpr Tag tag = Tag::rotated_remask;
-  Block<Word> d;
+  Block d;
   template <class Io>
   void visit(Io& io) {
     io.block("d", d);
@@ -61,7 +61,7 @@ struct RotatedRemask {  // step 1, user -> provider: q then k, token by token
 };
 struct MaskedQueryKey {  // step 2, provider -> user: q then k, token by token
   static constexpr Tag tag = Tag::masked_query_key;
-  Block<Word> e;
+  Block e;
   template <class Io>
   void visit(Io& io) {
     io.block("e", e);
@@ -69,7 +69,7 @@ struct MaskedQueryKey {  // step 2, provider -> user: q then k, token by token
 };
 struct MaskedScores {  // step 3, user -> provider: [token][head][key]
   static constexpr Tag tag = Tag::masked_scores;
-  Block<Word> d;
+  Block d;
   template <class Io>
   void visit(Io& io) {
     io.block("d", d);
@@ -122,8 +122,8 @@ inline Address scores_at(Use use, const HeadShape& s, std::uint32_t slot, std::u
 
 // Masks of one slot, q then k: b (user, helper) or a (provider, helper).
 inline QueryKey query_key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
-  return {coins.words<Word>(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring),
-          coins.words<Word>(scores_at(use, s, slot, 1), s.kv_rows(), s.qk.ring)};
+  return {coins.words(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring),
+          coins.words(scores_at(use, s, slot, 1), s.kv_rows(), s.qk.ring)};
 }
 
 inline void append(Words& to, std::span<const Word> from) { to.insert(to.end(), from.begin(), from.end()); }
@@ -142,7 +142,7 @@ inline Words scores(Helper& helper, const HeadShape& s) {
     const QueryKey a = query_key_masks(helper.with_provider, Use::score_sent, s, slot);
     append(keys.mask, b.k);
     append(keys.sent, a.k);
-    Words x = helper.with_user.spend<Word>(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
+    Words x = helper.with_user.spend(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
     for (std::size_t h = 0; h < s.heads; ++h) {
       const std::size_t q = h * s.head_dim, kv = s.kv_of(h) * s.head_dim;
       for (std::size_t j = 0; j < n; ++j) {
@@ -151,7 +151,7 @@ inline Words scores(Helper& helper, const HeadShape& s) {
       }
     }
     helper.packs[i].words(x, s.qk.ring);
-    append(m, helper.with_user.words<Word>(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring));
+    append(m, helper.with_user.words(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring));
   }
   return m;
 }
@@ -161,12 +161,12 @@ inline Words scores_send(Provider& provider, const HeadShape& s, const Masked& q
   ProviderKeys& keys = provider.keys[s.layer];
   QueryKey z = rotated(qkv, s, provider.batch, provider.timeline);
   const std::size_t rows = s.q_rows() + s.kv_rows();
-  const auto d = provider.user.receive(RotatedRemask{expect<Word>(s.qk.ring, provider.batch.count * rows)}).d.words;
+  const auto d = provider.user.receive(RotatedRemask{expect(s.qk.ring, provider.batch.count * rows)}).d.words;
   Words e;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const QueryKey a{provider.with_helper.spend<Word>(scores_at(Use::score_sent, s, slot, 0), s.q_rows(), s.qk.ring),
-                     provider.with_helper.words<Word>(scores_at(Use::score_sent, s, slot, 1), s.kv_rows(), s.qk.ring)};
+    const QueryKey a{provider.with_helper.spend(scores_at(Use::score_sent, s, slot, 0), s.q_rows(), s.qk.ring),
+                     provider.with_helper.words(scores_at(Use::score_sent, s, slot, 1), s.kv_rows(), s.qk.ring)};
     const std::span<Word> q = std::span(z.q).subspan(i * s.q_rows(), s.q_rows());
     const std::span<Word> k = std::span(z.k).subspan(i * s.kv_rows(), s.kv_rows());
     for (std::size_t j = 0; j < q.size(); ++j) q[j] += d[i * rows + j];
@@ -185,11 +185,11 @@ inline Words scores(Provider& provider, const HeadShape& s, const Words& q0) {
   const ProviderKeys& keys = provider.keys[s.layer];
   std::size_t pairs = 0;
   for (std::size_t i = 0; i < provider.batch.count; ++i) pairs += s.heads * (std::size_t{provider.batch.index(i)} + 1);
-  Words shares = provider.user.receive(MaskedScores{expect<Word>(s.qk.ring, pairs)}).d.words;
+  Words shares = provider.user.receive(MaskedScores{expect(s.qk.ring, pairs)}).d.words;
   std::size_t at = 0;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::size_t n = std::size_t{provider.batch.index(i)} + 1;
-    const auto x = provider.packs[i].helper.words<Word>("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
+    const auto x = provider.packs[i].helper.words("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
     for (std::size_t h = 0; h < s.heads; ++h) {
       const Word* q = &q0[i * s.q_rows() + h * s.head_dim];
       for (std::size_t j = 0; j < n; ++j, ++at) {
@@ -208,8 +208,8 @@ inline void scores_send(User& user, const HeadShape& s, const Mask& qkv) {
   Words d;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t slot = user.batch.index(i);
-    const auto bq = user.with_helper.spend<Word>(scores_at(Use::score_rotated, s, slot, 0), s.q_rows(), s.qk.ring);
-    const auto bk = user.with_helper.words<Word>(scores_at(Use::score_rotated, s, slot, 1), s.kv_rows(), s.qk.ring);
+    const auto bq = user.with_helper.spend(scores_at(Use::score_rotated, s, slot, 0), s.q_rows(), s.qk.ring);
+    const auto bk = user.with_helper.words(scores_at(Use::score_rotated, s, slot, 1), s.kv_rows(), s.qk.ring);
     for (std::size_t j = 0; j < s.q_rows(); ++j) d.push_back(z.q[i * s.q_rows() + j] - bq[j]);
     for (std::size_t j = 0; j < s.kv_rows(); ++j) d.push_back(z.k[i * s.kv_rows() + j] - bk[j]);
     append(keys.mask, bk);
@@ -220,7 +220,7 @@ inline void scores_send(User& user, const HeadShape& s, const Mask& qkv) {
 // Step 2; returns eq, [token][q_rows].
 inline Words scores_receive(User& user, const HeadShape& s) {
   const std::size_t rows = s.q_rows() + s.kv_rows();
-  const auto e = user.provider.receive(MaskedQueryKey{expect<Word>(s.qk.ring, user.batch.count * rows)}).e.words;
+  const auto e = user.provider.receive(MaskedQueryKey{expect(s.qk.ring, user.batch.count * rows)}).e.words;
   UserKeys& keys = user.keys[s.layer];
   Words eq;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
@@ -237,10 +237,10 @@ inline void scores(User& user, const HeadShape& s, const Words& eq) {
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t slot = user.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1;
-    const auto bq = user.with_helper.words<Word>(scores_at(Use::score_rotated, s, slot, 0), s.q_rows(), s.qk.ring);
+    const auto bq = user.with_helper.words(scores_at(Use::score_rotated, s, slot, 0), s.q_rows(), s.qk.ring);
     Words opened = bq;  // eq + bq
     for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += eq[i * s.q_rows() + j];
-    Words share = user.with_helper.words<Word>(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
+    Words share = user.with_helper.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
     for (std::size_t h = 0; h < s.heads; ++h) {
       const std::size_t q = h * s.head_dim, kv = s.kv_of(h) * s.head_dim;
       for (std::size_t j = 0; j < n; ++j) {
@@ -250,7 +250,7 @@ inline void scores(User& user, const HeadShape& s, const Words& eq) {
         share[h * n + j] = user.timeline.live(j) ? live : dead_score(s);
       }
     }
-    const auto mask = user.with_helper.spend<Word>(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring);
+    const auto mask = user.with_helper.spend(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring);
     for (std::size_t j = 0; j < share.size(); ++j) share[j] -= mask[j];
     append(d, share);
   }

@@ -44,7 +44,7 @@ constexpr Cost cost(const ValuesShape& s, Batch batch) {
 
 struct LiftedValues {  // lift, provider -> user
   static constexpr Tag tag = Tag::lifted_values;
-  Block<Word> v;
+  Block v;
   template <class Io>
   void visit(Io& io) {
     io.block("v", v);
@@ -52,7 +52,7 @@ struct LiftedValues {  // lift, provider -> user
 };
 struct ResharedValues {  // re-share, user -> provider
   static constexpr Tag tag = Tag::reshared_values;
-  Block<Word> f;
+  Block f;
   template <class Io>
   void visit(Io& io) {
     io.block("f", f);
@@ -60,7 +60,7 @@ struct ResharedValues {  // re-share, user -> provider
 };
 struct MaskedWeights {  // step 1, provider -> user: [token][head][key]
   static constexpr Tag tag = Tag::masked_weights;
-  Block<Word> e;
+  Block e;
   template <class Io>
   void visit(Io& io) {
     io.block("e", e);
@@ -68,7 +68,7 @@ struct MaskedWeights {  // step 1, provider -> user: [token][head][key]
 };
 struct MaskedMix {  // step 2, user -> provider
   static constexpr Tag tag = Tag::masked_mix;
-  Block<Word> d;
+  Block d;
   template <class Io>
   void visit(Io& io) {
     io.block("d", d);
@@ -115,17 +115,17 @@ inline Mask values(Helper& helper, const ValuesShape& s, const Words& rp) {
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
     const std::uint32_t slot = helper.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1, pairs = s.head.heads * n;
-    append(keys.lift, lift_masks(helper.with_provider.words<Word>(values_at(Use::value_lift, s, slot), s.head.kv_rows(),
+    append(keys.lift, lift_masks(helper.with_provider.words(values_at(Use::value_lift, s, slot), s.head.kv_rows(),
                                                                   lift_ring(s.head.v.ring)), s.head.v.ring));
     append(keys.reshare_mask,
-           helper.with_user.words<Word>(values_at(Use::value_reshared, s, slot), s.head.kv_rows(), s.mixed));
-    const auto a = helper.with_provider.words<Word>(values_at(Use::value_weights, s, slot), pairs, s.mixed);
-    Words x = helper.with_user.spend<Word>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
+           helper.with_user.words(values_at(Use::value_reshared, s, slot), s.head.kv_rows(), s.mixed));
+    const auto a = helper.with_provider.words(values_at(Use::value_weights, s, slot), pairs, s.mixed);
+    Words x = helper.with_user.spend(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
     for (Word& word : x) word = Word{0} - word;
     mix(s.head, a.data(), keys.reshare_mask, n, x.data());
     mix(s.head, &rp[at], keys.lift, n, x.data());
     helper.packs[i].words(x, s.mixed);
-    append(r.words, helper.with_user.words<Word>(values_at(Use::value_mask, s, slot), s.head.q_rows(), s.out.ring));
+    append(r.words, helper.with_user.words(values_at(Use::value_mask, s, slot), s.head.q_rows(), s.out.ring));
     at += pairs;
   }
   return r;
@@ -136,7 +136,7 @@ inline void values_lift(Provider& provider, const ValuesShape& s, const Masked& 
   Words lifted;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const Words alpha = lift_masks(
-        provider.with_helper.spend<Word>(values_at(Use::value_lift, s, provider.batch.index(i)), s.head.kv_rows(),
+        provider.with_helper.spend(values_at(Use::value_lift, s, provider.batch.index(i)), s.head.kv_rows(),
                                          lift_ring(s.head.v.ring)), s.head.v.ring);
     const Words v0 = cut_values(qkv, s.head, i);
     for (std::size_t j = 0; j < v0.size(); ++j) lifted.push_back(v0[j] - alpha[j]);
@@ -149,7 +149,7 @@ inline void values_lift(Provider& provider, const ValuesShape& s, const Masked& 
 inline void values_reshared(Provider& provider, const ValuesShape& s) {
   const std::size_t total = provider.batch.count * s.head.kv_rows();
   append(provider.keys[s.head.layer].reshare,
-         provider.user.receive(ResharedValues{expect<Word>(s.mixed, total)}).f.words);
+         provider.user.receive(ResharedValues{expect(s.mixed, total)}).f.words);
 }
 
 // Steps 1 and 2. p0: [token][head][key].
@@ -161,16 +161,16 @@ inline Masked values(Provider& provider, const ValuesShape& s, const Words& p0) 
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1, pairs = s.head.heads * n;
-    const auto a = provider.with_helper.spend<Word>(values_at(Use::value_weights, s, slot), pairs, s.mixed);
+    const auto a = provider.with_helper.spend(values_at(Use::value_weights, s, slot), pairs, s.mixed);
     for (std::size_t j = 0; j < pairs; ++j) e.push_back(p0[at + j] - a[j]);
-    Words share = provider.packs[i].helper.words<Word>("a.c + rp.alpha - rho", s.head.q_rows(), s.mixed);
+    Words share = provider.packs[i].helper.words("a.c + rp.alpha - rho", s.head.q_rows(), s.mixed);
     mix(s.head, &p0[at], keys.lift, n, share.data());
     mix(s.head, a.data(), keys.reshare, n, share.data());
     for (const Word word : share) out.words.push_back(cut(word, s.cut));
     at += pairs;
   }
   provider.user.send(MaskedWeights{block(s.mixed, std::move(e))});
-  const auto d = provider.user.receive(MaskedMix{expect<Word>(s.out.ring, out.words.size())}).d.words;
+  const auto d = provider.user.receive(MaskedMix{expect(s.out.ring, out.words.size())}).d.words;
   for (std::size_t j = 0; j < d.size(); ++j) out.words[j] += d[j];
   return out;
 }
@@ -178,11 +178,11 @@ inline Masked values(Provider& provider, const ValuesShape& s, const Words& p0) 
 // lift and re-share.
 inline void values_reshare(User& user, const ValuesShape& s, const Mask& qkv) {
   const std::size_t kv = s.head.kv_rows();
-  const auto lifted = user.provider.receive(LiftedValues{expect<Word>(s.head.v.ring, user.batch.count * kv)}).v.words;
+  const auto lifted = user.provider.receive(LiftedValues{expect(s.head.v.ring, user.batch.count * kv)}).v.words;
   Words f;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const Words v1 = cut_values(qkv, s.head, i);
-    const auto c = user.with_helper.spend<Word>(values_at(Use::value_reshared, s, user.batch.index(i)), kv, s.mixed);
+    const auto c = user.with_helper.spend(values_at(Use::value_reshared, s, user.batch.index(i)), kv, s.mixed);
     for (std::size_t j = 0; j < kv; ++j) {
       const Word lift = static_cast<Word>(centre(lifted[i * kv + j] + v1[j], s.head.v.ring));
       user.keys[s.head.layer].lift.push_back(lift);
@@ -194,7 +194,7 @@ inline void values_reshare(User& user, const ValuesShape& s, const Mask& qkv) {
 
 // Steps 1 and 2. rp: the user's share of the probabilities.
 inline Mask values(User& user, const ValuesShape& s, const Words& rp) {
-  Words opened = user.provider.receive(MaskedWeights{expect<Word>(s.mixed, rp.size())}).e.words;
+  Words opened = user.provider.receive(MaskedWeights{expect(s.mixed, rp.size())}).e.words;
   for (std::size_t j = 0; j < rp.size(); ++j) opened[j] += rp[j];
   Mask r{s.out, s.head.q_rows(), {}};
   Words d;
@@ -202,9 +202,9 @@ inline Mask values(User& user, const ValuesShape& s, const Words& rp) {
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t slot = user.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1;
-    Words share = user.with_helper.words<Word>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
+    Words share = user.with_helper.words(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
     mix(s.head, &opened[at], user.keys[s.head.layer].lift, n, share.data());
-    const auto mask = user.with_helper.spend<Word>(values_at(Use::value_mask, s, slot), s.head.q_rows(), s.out.ring);
+    const auto mask = user.with_helper.spend(values_at(Use::value_mask, s, slot), s.head.q_rows(), s.out.ring);
     for (std::size_t j = 0; j < share.size(); ++j) d.push_back(cut(share[j], s.cut) - mask[j]);
     append(r.words, mask);
     at += s.head.heads * n;

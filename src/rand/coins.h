@@ -36,10 +36,9 @@ class Coins {
   Coins& operator=(const Coins&) = delete;
 
   // n uniform words of the ring. Thread-safe.
-  template <class W>
-  std::vector<W> words(Address address, std::size_t n, Ring ring) const {
-    std::vector<W> out(n);
-    fill(address, ring, std::span<W>(out));
+  Words words(Address address, std::size_t n, Ring ring) const {
+    Words out(n);
+    fill(address, ring, out);
     return out;
   }
   // A uniform permutation of n elements. Thread-safe.
@@ -47,15 +46,13 @@ class Coins {
 
   // The same words, burnt: for the one message that they protect. Within one use and site the addresses of a layer are
   // spent in rising order of `index`; spending one burns all before it. One thread spends.
-  template <class W>
-  std::vector<W> spend(Address address, std::size_t n, Ring ring) {
+  Words spend(Address address, std::size_t n, Ring ring) {
     burn(address);
-    return words<W>(address, n, ring);
+    return words(address, n, ring);
   }
 
  protected:
   virtual void fill(Address address, Ring ring, std::span<Word> out) const = 0;
-  virtual void fill(Address address, Ring ring, std::span<Wide> out) const = 0;
 
  private:
   void burn(Address address);
@@ -72,7 +69,6 @@ class AesCoins : public Coins {
 
  protected:
   void fill(Address address, Ring ring, std::span<Word> out) const override;
-  void fill(Address address, Ring ring, std::span<Wide> out) const override;
 
  private:
   struct Key;

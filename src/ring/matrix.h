@@ -34,13 +34,18 @@ class IntMatrix {
   int at(std::size_t row, std::size_t col) const;
   // Row r as plain integers, in order.
   void row(std::size_t r, std::span<std::int16_t> out) const;
-  // Tiles, for the kernels: see matrix.cpp for the order.
-  const std::int16_t* tiles() const { return tiles_.data(); }
+  // Tiles, for the kernels.
+  const std::int16_t* tiles() const { return tiles_[0].weights; }
 
  private:
+  // 16 rows x 2 columns: for each row its two weights side by side. Blocks of 16 rows, in each the tiles from left to
+  // right; what is beyond the last row or column is 0.
+  struct alignas(64) Tile {
+    std::int16_t weights[32] = {};
+  };
   std::size_t rows_ = 0, cols_ = 0;
   int frac_ = 0;
-  std::vector<std::int16_t> tiles_;
+  std::unique_ptr<Tile[]> tiles_;
 };
 
 // Real weights, for the reference engine.
@@ -95,7 +100,5 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
 // Words to and from the wire: each reduced to its ring, little-endian, ring.bytes() bytes.
 void pack(std::span<const Word> words, Ring ring, std::uint8_t* out);
 void unpack(const std::uint8_t* in, Ring ring, std::span<Word> words);
-void pack(std::span<const Wide> words, Ring ring, std::uint8_t* out);
-void unpack(const std::uint8_t* in, Ring ring, std::span<Wide> words);
 
 }  // namespace permllm

@@ -1,7 +1,7 @@
 // Words, rings and fixed point (docs/protocol.md 2).
 //
-// A value x is the integer round(x 2^frac) in a ring 2^bits. It is kept in a 64-bit word (128-bit for p.v) of which
-// only the low `bits` bits count; wrap-around is the arithmetic. What is sent is reduced to its ring.
+// A value x is the integer round(x 2^frac) in a ring 2^bits. It is kept in a 64-bit word of which only the low
+// `bits` bits count; wrap-around is the arithmetic. What is sent is reduced to its ring.
 #pragma once
 
 #include <cmath>
@@ -15,17 +15,13 @@
 namespace permllm {
 
 using Word = std::uint64_t;
-__extension__ typedef unsigned __int128 Wide;
-__extension__ typedef __int128 SignedWide;
 using Words = std::vector<Word>;
-using WideWords = std::vector<Wide>;
 
-// The integers modulo 2^bits; 1 <= bits <= 64 for Word, <= 127 for Wide.
+// The integers modulo 2^bits; 1 <= bits <= 64.
 struct Ring {
   int bits = 64;
   constexpr std::size_t bytes() const { return static_cast<std::size_t>(bits + 7) / 8; }  // on the wire, a word
   constexpr Word mask() const { return bits >= 64 ? ~Word{0} : (Word{1} << bits) - 1; }
-  constexpr Wide wide_mask() const { return (Wide{1} << bits) - 1; }
   friend constexpr bool operator==(Ring, Ring) = default;
 };
 
@@ -47,7 +43,6 @@ struct Reveal {
 // One party's half of `cut`: an arithmetic right shift of its share of a value in `ring`. The two results are a sharing
 // in the ring 2^(bits - drop), exact or one unit low. Only those low bits may ever be sent.
 constexpr Word cut(Word share, int drop) { return static_cast<Word>(static_cast<std::int64_t>(share) >> drop); }
-constexpr Wide cut(Wide share, int drop) { return static_cast<Wide>(static_cast<SignedWide>(share) >> drop); }
 
 // The element of the ring as the integer of least magnitude.
 constexpr std::int64_t centre(Word x, Ring ring) {
@@ -67,7 +62,7 @@ inline Word encode(double x, Format format) {
   return static_cast<Word>(static_cast<std::int64_t>(std::nearbyint(bounded)));
 }
 
-// Dot products modulo 2^64 and 2^128; the caller reduces.
+// Dot product modulo 2^64; the caller reduces.
 inline Word dot(const Word* a, const Word* b, std::size_t n) {
   Word sum = 0;
   for (std::size_t i = 0; i < n; ++i) sum += a[i] * b[i];

@@ -2,7 +2,7 @@
 //
 //   struct MaskedScores {                                  // step 2, user -> provider
 //     static constexpr Tag tag = Tag::masked_scores;
-//     Block<Word> values;
+//     Block values;
 //     template <class Io> void visit(Io& io) { io.block("values", values); }
 //   };
 //
@@ -26,21 +26,16 @@
 namespace permllm {
 
 // Words of one ring. Empty with a count: what a receiver expects.
-template <class W>
 struct Block {
   Ring ring;
   std::size_t count = 0;
-  std::vector<W> words;
+  Words words;
 };
-template <class W>
-Block<W> block(Ring ring, std::vector<W> words) {
+inline Block block(Ring ring, Words words) {
   const std::size_t count = words.size();
   return {ring, count, std::move(words)};
 }
-template <class W>
-Block<W> expect(Ring ring, std::size_t count) {
-  return {ring, count, {}};
-}
+inline Block expect(Ring ring, std::size_t count) { return {ring, count, {}}; }
 
 // Appends fields to a payload, little-endian, fixed widths.
 class Writer {
@@ -51,20 +46,14 @@ class Writer {
   }
   void real(const char*, const double& value) { append(&value, sizeof value); }
   void text(const char*, const std::string& value, std::size_t limit);
-  template <class W>
-  void block(const char*, const Block<W>& value) {
+  void block(const char*, const Block& value) {
     PERMLLM_ASSERT(value.words.size() == value.count);
-    words<W>(value.words, value.ring);
+    words(value.words, value.ring);
   }
-  template <class W>
-  void words(std::span<const W> values, Ring ring) {
+  void words(std::span<const Word> values, Ring ring) {
     const std::size_t begin = bytes_.size();
     bytes_.resize(begin + values.size() * ring.bytes());
     pack(values, ring, bytes_.data() + begin);
-  }
-  template <class W>
-  void words(const std::vector<W>& values, Ring ring) {
-    words(std::span<const W>(values), ring);
   }
   void raw(const char*, const Bytes& value, std::size_t limit);
   // A list: its length, then each element's own fields. The writer only reads `values`.
@@ -93,15 +82,10 @@ class Reader {
   }
   void real(const char* field, double& value) { std::memcpy(&value, need(field, sizeof value), sizeof value); }
   void text(const char* field, std::string& value, std::size_t limit);
-  template <class W>
-  void block(const char* field, Block<W>& value) {
-    value.words = words<W>(field, value.count, value.ring);
-  }
-  template <class W>
-  std::vector<W> words(const char* field, std::size_t count, Ring ring) {
-    std::vector<W> values(count);
-    const std::uint8_t* from = need(field, count * ring.bytes());
-    unpack(from, ring, std::span<W>(values));
+  void block(const char* field, Block& value) { value.words = words(field, value.count, value.ring); }
+  Words words(const char* field, std::size_t count, Ring ring) {
+    Words values(count);
+    unpack(need(field, count * ring.bytes()), ring, values);
     return values;
   }
   void raw(const char* field, Bytes& value, std::size_t limit);

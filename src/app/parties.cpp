@@ -1,0 +1,167 @@
+#include "app/parties.h"
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cstdio>
+#include <list>
+#include <thread>
+
+#include "app/links.h"
+#include "app/load.h"
+#include "app/process.h"
+#include "engine/helper_service.h"
+#include "engine/provider_service.h"
+#include "net/tls.h"
+
+namespace permllm {
+namespace {
+
+// What both commands share.
+struct PartyOptions {
+  std::string listen = "127.0.0.1:0", identity;
+  LinkShape shape;
+  double patience_seconds = 120;
+  bool events = false;  // one JSON object a line on standard output, for the program that started this one
+
+  Clock::duration patience() const {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(patience_seconds));
+  }
+};
+
+void add_party_options(CLI::App& command, PartyOptions& options) {
+  command.add_option("--listen", options.listen, "address and port to listen on; port 0 lets the system choose")
+      ->capture_default_str();
+  command.add_option("--identity", options.identity, "directory with this party's certificate.pem, key.pem and ca.pem")
+      ->required();
+  command.add_option("--patience", options.patience_seconds, "seconds to wait for a peer before giving up")
+      ->capture_default_str()->check(CLI::PositiveNumber);
+  add_link_shape(command, options.shape);
+  command.add_flag("--events", options.events, "print events as JSON lines on standard output");
+}
+
+// Reports what happens: as events for a program, as lines for a person. Neither ever holds content.
+class Reporter {
+ public:
+  Reporter(const char* party, bool events) : party_(party), events_(events) {}
+  void note(const std::string& text) const {
+    if (events_) {
+      print_event({{"event", "note"}, {"text", text}});
+    } else {
+      std::fputs(fmt::format("{}: {}\n", party_, text).c_str(), stderr);
+    }
+  }
+  void progress(const char* what, double fraction) const {
+    if (events_) print_event({{"event", "progress"}, {"what", what}, {"fraction", fraction}});
+  }
+  void ready(std::uint16_t port, nlohmann::json facts) const {
+    if (events_) {
+      facts["event"] = "ready";
+      facts["port"] = port;
+      print_event(facts);
+    } else {
+      std::fputs(fmt::format("{}: listening on port {}\n", party_, port).c_str(), stderr);
+    }
+  }
+
+ private:
+  const char* party_;
+  bool events_;
+};
+
+// Accepts connections until the process is ended; each is served in its own thread.
+template <class Serve>
+void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter& reporter, Serve serve) {
+  struct Connection {
+    std::atomic<bool> done = false;
+    std::jthread thread;
+  };
+  std::list<Connection> connections;
+  for (;;) {
+    std::erase_if(connections, [](const Connection& connection) { return connection.done.load(); });
+    try {
+      auto accepted = listener.accept(Clock::now() + std::chrono::hours(24));
+      Connection& connection = connections.emplace_back();
+      connection.thread = std::jthread([&connection, &serve, link = shaped(std::move(accepted.link), shape),
+                                        role = accepted.role]() mutable {
+        serve(std::move(link), role);
+        connection.done = true;
+      });
+    } catch (const Error& error) {
+      if (error.code() == Code::resource) throw;
+      if (error.code() != Code::timeout) reporter.note(fmt::format("a connection was refused: {}", error.what()));
+    }
+  }
+}
+
+// Runs a party; with --events its error goes to the program that started it.
+void run_party(const PartyOptions& options, const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const Error& error) {
+    if (!options.events) throw;
+    print_event({{"event", "error"}, {"code", static_cast<int>(error.code())}, {"message", error.what()}});
+    throw CLI::RuntimeError(error.exit_status());
+  }
+}
+
+void run_helper(const PartyOptions& options) {
+  const Reporter reporter("helper", options.events);
+  Executor executor;
+  TlsListener listener(load_identity(options.identity), options.listen);
+  HelperService service(executor, options.patience(), [&](const std::string& text) { reporter.note(text); });
+  reporter.ready(listener.port(), {});
+  serve_forever(listener, options.shape, reporter,
+                [&](std::unique_ptr<Link> link, Role role) { service.serve(std::move(link), role); });
+}
+
+struct ProviderOptions {
+  PartyOptions party;
+  std::string model, helper;
+  std::size_t context = 1024;
+};
+
+void run_provider(const ProviderOptions& options) {
+  const Reporter reporter("provider", options.party.events);
+  Executor executor;
+  const Clock::time_point begin = Clock::now();
+  OfferedModel model = offer_model(options.model, options.context, executor);
+  const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const Identity identity = load_identity(options.party.identity);
+  const auto dial = [&]() -> std::unique_ptr<Link> {
+    return shaped(tls_connect(identity, options.helper, Role::helper, Clock::now() + options.party.patience()),
+                  options.party.shape);
+  };
+  ProviderService service(std::move(model), executor, options.party.patience(), dial,
+                          [&](const std::string& text) { reporter.note(text); });
+  const Clock::time_point registration = Clock::now();
+  service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
+  TlsListener listener(identity, options.party.listen);
+  reporter.ready(listener.port(), {{"load_seconds", load_seconds},
+                                   {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
+  serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, Role role) {
+    if (role != Role::user) return;
+    service.serve(std::move(link));
+  });
+}
+
+}  // namespace
+
+void add_provider(CLI::App& parent) {
+  const auto options = std::make_shared<ProviderOptions>();
+  CLI::App* command = parent.add_subcommand("provider", "the model owner: holds the weights, answers without seeing prompts");
+  command->add_option("--model", options->model, "GGUF file")->required();
+  command->add_option("--helper", options->helper, "the helper's address and port")->required();
+  command->add_option("--context", options->context, "longest conversation, in tokens")->capture_default_str();
+  add_party_options(*command, options->party);
+  command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
+}
+
+void add_helper(CLI::App& parent) {
+  const auto options = std::make_shared<PartyOptions>();
+  CLI::App* command = parent.add_subcommand("helper", "the neutral party: deals randomness before requests");
+  add_party_options(*command, *options);
+  command->callback([options] { run_party(*options, [&] { run_helper(*options); }); });
+}
+
+}  // namespace permllm

@@ -1,0 +1,212 @@
+#include "ring/matrix.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "permllm/error.h"
+#include "ring/kernels.h"
+
+namespace permllm {
+namespace {
+
+using kernels::k_group_bytes;
+using kernels::k_tile_rows;
+
+// Rows of streamed or stored ring matrices that one task multiplies: about 24 KB, so that they stay in the first cache.
+constexpr std::size_t k_tile_bytes = 24 << 10;
+
+std::size_t checked_count(std::size_t x_words, std::size_t cols, std::size_t y_words, std::size_t rows) {
+  PERMLLM_ASSERT(cols > 0 && x_words % cols == 0);
+  const std::size_t n = x_words / cols;
+  PERMLLM_ASSERT(y_words == n * rows);
+  return n;
+}
+
+// x in signed 16-bit limbs: [pair][limb][2], an odd last column padded with 0.
+std::vector<std::int16_t> to_limbs(std::span<const Word> x, std::size_t limbs) {
+  std::vector<std::int16_t> out((x.size() + 1) / 2 * limbs * 2);
+  for (std::size_t c = 0; c < x.size(); ++c) {
+    Word rest = x[c];
+    for (std::size_t l = 0; l < limbs; ++l) {
+      const auto limb = static_cast<std::int16_t>(static_cast<std::uint16_t>(rest));
+      out[((c / 2) * limbs + l) * 2 + c % 2] = limb;
+      rest = (rest - static_cast<Word>(std::int64_t{limb})) >> 16;
+    }
+  }
+  return out;
+}
+
+// x as [group][col][lane] in the container's type, the last group padded with 0.
+template <class T>
+std::vector<std::uint8_t> to_groups(std::span<const Word> x, std::size_t n, std::size_t cols) {
+  constexpr std::size_t k_group = k_group_bytes / sizeof(T);
+  const std::size_t groups = (n + k_group - 1) / k_group;
+  std::vector<std::uint8_t> out(groups * cols * k_group_bytes + k_group_bytes);
+  auto* to = reinterpret_cast<T*>(out.data());
+  for (std::size_t b = 0; b < n; ++b) {
+    T* lane = to + (b / k_group) * cols * k_group + b % k_group;
+    for (std::size_t c = 0; c < cols; ++c) lane[c * k_group] = static_cast<T>(x[b * cols + c]);
+  }
+  return out;
+}
+
+// Vectors are loaded from aligned memory.
+struct AlignedBytes {
+  explicit AlignedBytes(std::vector<std::uint8_t> data) : bytes(std::move(data)) {
+    const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
+    const std::size_t shift = (k_group_bytes - address % k_group_bytes) % k_group_bytes;
+    std::memmove(bytes.data() + shift, bytes.data(), bytes.size() - k_group_bytes);
+    begin = bytes.data() + shift;
+  }
+  std::vector<std::uint8_t> bytes;
+  const std::uint8_t* begin;
+};
+
+// rows(first, count, scratch) -> the bytes of `count` rows.
+template <class Rows>
+void ring_product(std::size_t rows, std::size_t cols, Ring ring, std::span<const Word> x, std::span<Word> y,
+                  Executor& executor, const Rows& rows_at) {
+  const std::size_t n = checked_count(x.size(), cols, y.size(), rows), container = container_bytes(ring);
+  if (n == 0) return;
+  const std::size_t lanes = k_group_bytes / container, groups = (n + lanes - 1) / lanes, batch = groups * lanes;
+  const AlignedBytes grouped(container == 2   ? to_groups<std::uint16_t>(x, n, cols)
+                             : container == 4 ? to_groups<std::uint32_t>(x, n, cols)
+                                              : to_groups<std::uint64_t>(x, n, cols));
+  const std::size_t row_bytes = cols * container;
+  const std::size_t tile = std::max<std::size_t>(4, k_tile_bytes / row_bytes / 4 * 4);
+  executor.parallel((rows + tile - 1) / tile, [&](std::size_t task) {
+    const std::size_t first = task * tile, count = std::min(tile, rows - first);
+    std::vector<std::uint8_t> scratch;
+    Words out(count * batch);
+    kernels::ring_rows(rows_at(first, count, scratch), container, count, cols, grouped.begin, groups, out.data());
+    for (std::size_t b = 0; b < n; ++b) {
+      for (std::size_t r = 0; r < count; ++r) y[b * rows + first + r] = out[r * batch + b] & ring.mask();
+    }
+  });
+}
+
+}  // namespace
+
+int IntMatrix::fraction_bits(float largest_magnitude) {
+  if (!(largest_magnitude > 0)) return 0;
+  const float limit = static_cast<float>((1 << (k_weight_bits - 1)) - 1);
+  return static_cast<int>(std::floor(std::log2(limit / largest_magnitude)));
+}
+
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int frac,
+                     const std::function<void(std::size_t, std::span<float>)>& row, Executor& executor)
+    : rows_(rows), cols_(cols), frac_(frac) {
+  const std::size_t blocks = (rows + k_tile_rows - 1) / k_tile_rows, pairs = (cols + 1) / 2;
+  tiles_ = std::make_unique<Tile[]>(blocks * pairs);
+  const float scale = std::ldexp(1.0f, frac);
+  constexpr float k_limit = (1 << (k_weight_bits - 1)) - 1;
+  executor.parallel(blocks, [&](std::size_t block) {
+    std::vector<float> values(cols);
+    Tile* to = tiles_.get() + block * pairs;
+    for (std::size_t r = 0; r < k_tile_rows && block * k_tile_rows + r < rows; ++r) {
+      row(block * k_tile_rows + r, values);
+      for (std::size_t c = 0; c < cols; ++c) {
+        const float integer = std::nearbyint(values[c] * scale);
+        PERMLLM_ASSERT(integer >= -k_limit && integer <= k_limit);
+        to[c / 2].weights[r * 2 + c % 2] = static_cast<std::int16_t>(integer);
+      }
+    }
+  });
+}
+
+int IntMatrix::at(std::size_t row, std::size_t col) const {
+  const std::size_t pairs = (cols_ + 1) / 2;
+  return tiles_[row / k_tile_rows * pairs + col / 2].weights[row % k_tile_rows * 2 + col % 2];
+}
+
+void IntMatrix::row(std::size_t r, std::span<std::int16_t> out) const {
+  PERMLLM_ASSERT(r < rows_ && out.size() == cols_);
+  for (std::size_t c = 0; c < cols_; ++c) out[c] = static_cast<std::int16_t>(at(r, c));
+}
+
+RingMatrix::RingMatrix(std::size_t rows, std::size_t cols, Ring ring)
+    : rows_(rows), cols_(cols), ring_(ring), bytes_(rows * cols * container_bytes(ring)) {}
+
+void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor) {
+  const std::size_t n = checked_count(x.size(), w.cols(), y.size(), w.rows()), limbs = kernels::limbs_of(ring);
+  std::vector<std::vector<std::int16_t>> vectors(n);
+  for (std::size_t i = 0; i < n; ++i) vectors[i] = to_limbs(x.subspan(i * w.cols(), w.cols()), limbs);
+  const std::size_t pairs = (w.cols() + 1) / 2, blocks = (w.rows() + k_tile_rows - 1) / k_tile_rows;
+  // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
+  const std::size_t step = std::max<std::size_t>(1, blocks / (8 * executor.threads()));
+  executor.parallel((blocks + step - 1) / step, [&](std::size_t task) {
+    for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
+      const std::size_t rows = std::min(k_tile_rows, w.rows() - block * k_tile_rows);
+      for (std::size_t i = 0; i < n; ++i) {
+        Word out[k_tile_rows];
+        kernels::int_block(w.tiles() + block * pairs * 2 * k_tile_rows, pairs, vectors[i].data(), ring, out);
+        for (std::size_t r = 0; r < rows; ++r) y[i * w.rows() + block * k_tile_rows + r] = out[r] & ring.mask();
+      }
+    }
+  });
+}
+
+void product(const RingMatrix& v, std::span<const Word> x, std::span<Word> y, Executor& executor) {
+  const std::size_t row_bytes = v.cols() * container_bytes(v.ring());
+  ring_product(v.rows(), v.cols(), v.ring(), x, y, executor,
+               [&](std::size_t first, std::size_t, auto&) { return v.bytes().data() + first * row_bytes; });
+}
+
+void product(const StreamedMatrix& u, std::span<const Word> x, std::span<Word> y, Executor& executor) {
+  const std::size_t row_bytes = u.cols() * container_bytes(u.ring());
+  ring_product(u.rows(), u.cols(), u.ring(), x, y, executor,
+               [&](std::size_t first, std::size_t count, std::vector<std::uint8_t>& scratch) {
+                 scratch.resize(count * row_bytes);
+                 u.fill(first * row_bytes, scratch);
+                 return static_cast<const std::uint8_t*>(scratch.data());
+               });
+}
+
+void product(const FloatMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor) {
+  const std::size_t n = checked_count(x.size(), w.cols(), y.size(), w.rows());
+  constexpr std::size_t k_rows = 32;
+  executor.parallel((w.rows() + k_rows - 1) / k_rows, [&](std::size_t task) {
+    for (std::size_t r = task * k_rows; r < std::min(w.rows(), (task + 1) * k_rows); ++r) {
+      for (std::size_t i = 0; i < n; i += 4) {
+        // Fewer than four vectors are left: the first stands in for the missing.
+        const std::size_t count = std::min<std::size_t>(4, n - i);
+        float out[4];
+        kernels::float_row(w.values.data() + r * w.cols(), x.data() + i * w.cols(), count == 4 ? w.cols() : 0, w.cols(), out);
+        if (count == 4) {
+          for (std::size_t k = 0; k < 4; ++k) y[(i + k) * w.rows() + r] = out[k];
+        } else {
+          for (std::size_t k = 0; k < count; ++k) {
+            kernels::float_row(w.values.data() + r * w.cols(), x.data() + (i + k) * w.cols(), 0, w.cols(), out);
+            y[(i + k) * w.rows() + r] = out[0];
+          }
+        }
+      }
+    }
+  });
+}
+
+void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor) {
+  const std::size_t n = checked_count(x.size(), w.cols(), y.size(), w.rows());
+  const std::size_t pairs = (w.cols() + 1) / 2, blocks = (w.rows() + k_tile_rows - 1) / k_tile_rows, fours = (n + 3) / 4;
+  std::vector<float> grouped(fours * pairs * 8);  // [four][pair][4][2]
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t c = 0; c < w.cols(); ++c) {
+      grouped[((i / 4) * pairs + c / 2) * 8 + (i % 4) * 2 + c % 2] = x[i * w.cols() + c];
+    }
+  }
+  const float unit = std::ldexp(1.0f, -w.frac());
+  executor.parallel(blocks, [&](std::size_t block) {
+    const std::size_t rows = std::min(k_tile_rows, w.rows() - block * k_tile_rows);
+    for (std::size_t four = 0; four < fours; ++four) {
+      float out[4 * k_tile_rows];
+      kernels::int_block_float(w.tiles() + block * pairs * 2 * k_tile_rows, pairs, grouped.data() + four * pairs * 8, out);
+      for (std::size_t k = 0; k < std::min<std::size_t>(4, n - four * 4); ++k) {
+        for (std::size_t r = 0; r < rows; ++r) {
+          y[(four * 4 + k) * w.rows() + block * k_tile_rows + r] = out[k * k_tile_rows + r] * unit;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace permllm
