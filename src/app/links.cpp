@@ -1,0 +1,24 @@
+#include "app/links.h"
+
+#include "net/shaped.h"
+#include "net/units.h"
+
+namespace permllm {
+
+bool LinkShape::none() const {
+  return parse_duration(rtt, "--rtt") == Clock::duration::zero() && parse_bandwidth(bandwidth, "--bandwidth") == 0;
+}
+
+void add_link_shape(CLI::App& command, LinkShape& shape) {
+  command.add_option("--rtt", shape.rtt, "simulated round-trip time of every link (10ms, 250us)")->capture_default_str();
+  command.add_option("--bandwidth", shape.bandwidth, "simulated bandwidth of every link (1gbit, 100mbit; 0: no limit)")
+      ->capture_default_str();
+}
+
+std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape) {
+  if (shape.none()) return link;
+  return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "--rtt"),
+                                  parse_bandwidth(shape.bandwidth, "--bandwidth"));
+}
+
+}  // namespace permllm

@@ -1,0 +1,64 @@
+#include "net/memory.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+
+#include "permllm/error.h"
+
+namespace permllm {
+namespace {
+
+struct Queue {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<Frame> frames;
+  bool closed = false;
+};
+
+class MemoryLink : public Link {
+ public:
+  MemoryLink(std::shared_ptr<Queue> out, std::shared_ptr<Queue> in) : out_(std::move(out)), in_(std::move(in)) {}
+  ~MemoryLink() override { close(); }
+
+  void send(Frame frame) override {
+    {
+      const std::lock_guard lock(out_->mutex);
+      if (out_->closed) throw Error(Code::closed, "link", "the peer closed the connection");
+      out_->frames.push_back(std::move(frame));
+    }
+    out_->changed.notify_one();
+  }
+  void flush() override {}
+  Frame receive(Clock::time_point deadline, const char* awaited) override {
+    std::unique_lock lock(in_->mutex);
+    if (!in_->changed.wait_until(lock, deadline, [&] { return in_->closed || !in_->frames.empty(); })) {
+      throw Error(Code::timeout, awaited, "did not arrive before the deadline");
+    }
+    if (in_->frames.empty()) throw Error(Code::closed, awaited, "the peer closed the connection");
+    Frame frame = std::move(in_->frames.front());
+    in_->frames.pop_front();
+    return frame;
+  }
+  void close() override {
+    for (const auto& queue : {out_, in_}) {
+      {
+        const std::lock_guard lock(queue->mutex);
+        queue->closed = true;
+      }
+      queue->changed.notify_all();
+    }
+  }
+
+ private:
+  std::shared_ptr<Queue> out_, in_;
+};
+
+}  // namespace
+
+std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> memory_links() {
+  const auto a = std::make_shared<Queue>(), b = std::make_shared<Queue>();
+  return {std::make_unique<MemoryLink>(a, b), std::make_unique<MemoryLink>(b, a)};
+}
+
+}  // namespace permllm

@@ -1,0 +1,54 @@
+#include "net/shaped.h"
+
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "permllm/error.h"
+#include "wire/frame.h"
+
+namespace permllm {
+namespace {
+
+using Stamp = Clock::rep;  // steady_clock is CLOCK_MONOTONIC: one clock for all processes of a machine
+
+}  // namespace
+
+Shaped::Shaped(std::unique_ptr<Link> link, Clock::duration round_trip, double bits_per_second)
+    : link_(std::move(link)), half_(round_trip / 2), bits_per_second_(bits_per_second) {}
+
+void Shaped::send(Frame frame) {
+  const Stamp now = Clock::now().time_since_epoch().count();
+  Bytes stamped(sizeof now + frame.payload.size());
+  std::memcpy(stamped.data(), &now, sizeof now);
+  if (!frame.payload.empty()) std::memcpy(stamped.data() + sizeof now, frame.payload.data(), frame.payload.size());
+  frame.payload = std::move(stamped);
+  link_->send(std::move(frame));
+}
+
+Frame Shaped::receive(Clock::time_point deadline, const char* awaited) {
+  prctl(PR_SET_TIMERSLACK, 1000);  // wake within microseconds; per thread, so set where the sleep is
+  Frame frame = link_->receive(deadline, awaited);
+  Stamp sent = 0;
+  if (frame.payload.size() < sizeof sent) throw Error(Code::malformed, awaited, "the peer's link is not shaped");
+  std::memcpy(&sent, frame.payload.data(), sizeof sent);
+  frame.payload.erase(frame.payload.begin(), frame.payload.begin() + sizeof sent);
+  // A stamp of the future would stall the receiver: the clocks are one.
+  const Clock::time_point begin = std::max(free_, std::min(Clock::time_point(Clock::duration(sent)), Clock::now()));
+  free_ = begin;
+  if (bits_per_second_ > 0) {
+    const double seconds = 8.0 * static_cast<double>(frame.payload.size() + k_frame_header_bytes) / bits_per_second_;
+    free_ += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  }
+  const Clock::time_point delivery = free_ + half_;
+  if (delivery > deadline) {
+    std::this_thread::sleep_until(deadline);
+    throw Error(Code::timeout, awaited, "did not arrive before the deadline");
+  }
+  std::this_thread::sleep_until(delivery);
+  return frame;
+}
+
+}  // namespace permllm

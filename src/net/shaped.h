@@ -1,0 +1,29 @@
+// A simulated network between two processes of one machine: both ends of the link are decorated.
+#pragma once
+
+#include <memory>
+
+#include "net/link.h"
+
+namespace permllm {
+
+// The sender stamps each frame with its time on the common clock and never sleeps; the receiver hands a frame out at the
+// time when the network would have delivered it: after those before it have passed at `bits_per_second` (0: at once),
+// and half a round trip later.
+class Shaped : public Link {
+ public:
+  Shaped(std::unique_ptr<Link> link, Clock::duration round_trip, double bits_per_second);
+
+  void send(Frame frame) override;
+  void flush() override { link_->flush(); }
+  Frame receive(Clock::time_point deadline, const char* awaited) override;
+  void close() override { link_->close(); }
+
+ private:
+  std::unique_ptr<Link> link_;
+  Clock::duration half_;
+  double bits_per_second_;
+  Clock::time_point free_{};  // when the incoming direction has passed all frames so far
+};
+
+}  // namespace permllm

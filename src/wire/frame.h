@@ -1,0 +1,27 @@
+// The header of a frame (docs/wire.md 1), little-endian:
+//   magic u32 "PLLM", version u16, tag u16, session u64, step u32, length u32
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "net/link.h"
+
+namespace permllm {
+
+inline constexpr std::uint32_t k_frame_magic = 0x4d4c4c50;  // "PLLM"
+inline constexpr std::uint16_t k_wire_version = 1;
+inline constexpr std::size_t k_frame_header_bytes = 24;
+inline constexpr std::uint32_t k_max_payload = std::uint32_t{1} << 29;
+
+struct FrameHeader {
+  std::uint16_t tag;
+  std::uint64_t session;
+  std::uint32_t step, length;
+};
+
+void encode_header(const Frame& frame, std::span<std::uint8_t, k_frame_header_bytes> out);
+// Errors: malformed (magic, length over the limit), mismatch (another wire version; names both).
+FrameHeader decode_header(std::span<const std::uint8_t, k_frame_header_bytes> in);
+
+}  // namespace permllm
