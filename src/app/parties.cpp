@@ -69,6 +69,8 @@ class Reporter {
   bool events_;
 };
 
+constexpr auto k_handshake_patience = std::chrono::seconds(10);
+
 // Accepts connections until the process is ended; each is served in its own thread.
 template <class Serve>
 void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter& reporter, Serve serve) {
@@ -80,16 +82,19 @@ void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter
   for (;;) {
     std::erase_if(connections, [](const Connection& connection) { return connection.done.load(); });
     try {
-      auto accepted = listener.accept(Clock::now() + std::chrono::hours(24));
+      std::unique_ptr<TlsLink> link = listener.accept(Clock::now() + std::chrono::hours(24));
       Connection& connection = connections.emplace_back();
-      connection.thread = std::jthread([&connection, &serve, link = shaped(std::move(accepted.link), shape),
-                                        role = accepted.role]() mutable {
-        serve(std::move(link), role);
+      connection.thread = std::jthread([&, link = std::move(link)]() mutable {
+        try {
+          const Role peer = link->handshake(Clock::now() + k_handshake_patience);
+          serve(shaped(std::move(link), shape), peer);
+        } catch (const Error& error) {
+          reporter.note(fmt::format("a connection was refused: {}", error.what()));
+        }
         connection.done = true;
       });
     } catch (const Error& error) {
-      if (error.code() == Code::resource) throw;
-      if (error.code() != Code::timeout) reporter.note(fmt::format("a connection was refused: {}", error.what()));
+      if (error.code() != Code::timeout) throw;
     }
   }
 }
