@@ -46,6 +46,8 @@ Source stacked(const Gguf& file, const std::vector<std::pair<std::string, std::s
   for (const auto& [name, rows] : names) {
     source.parts.push_back(&file.tensor(name, std::array<std::uint64_t, 2>{cols, rows}));
     source.rows += rows;
+    std::vector<float> probe(cols);  // an unsupported type is refused here, not in a worker thread
+    dequantize_row(*source.parts.back(), 0, probe);
   }
   if (!gain.empty()) {
     source.gain.resize(cols);

@@ -48,6 +48,9 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
+// The text with every byte that is no UTF-8 replaced by U+FFFD.
+std::string valid_utf8(std::string_view bytes);
+
 // Complete UTF-8 text out of token bytes that may end in the middle of a character.
 class Utf8Stream {
  public:
