@@ -20,7 +20,7 @@ OfferedModel offer_model(const std::string& path, std::size_t context, Executor&
   ChatFormat::from_template(model.vocabulary.chat_template);  // refused before the long work
   const Tokenizer tokenizer(model.vocabulary);
   model.weights = load_int_weights(file, executor);
-  const Ranges ranges = calibrate(model.weights, tokenizer.encode(calibration_text(), false), executor);
+  const Ranges ranges = calibrate(model.weights, tokenizer.encode(k_calibration_text, false), executor);
   model.plan = Plan::make(model.weights, ranges, context);
   model.mask_seed = random_seed();
   const Seed salt = random_seed();

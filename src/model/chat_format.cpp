@@ -16,14 +16,16 @@ std::string quoted_beginning(std::string_view text) {
 // The system message that a ChatML template adds by itself: the text between "system\n" and the end of that turn in the
 // branch for conversations without one. Empty when the template adds none.
 std::string default_system_of(std::string_view chat_template) {
-  constexpr std::string_view k_begin = "<|im_start|>system\\n";
-  const std::size_t begin = chat_template.find(k_begin);
-  if (begin == std::string_view::npos) return "";
-  const std::string_view rest = chat_template.substr(begin + k_begin.size());
-  const std::size_t end = rest.find("<|im_end|>");
-  const std::string_view text = rest.substr(0, end);
-  // A quote would mean that the message is put together from variables.
-  return end == std::string_view::npos || text.find('\'') != std::string_view::npos ? "" : std::string(text);
+  for (const std::string_view begin_mark : {"<|im_start|>system\n", "<|im_start|>system\\n"}) {
+    const std::size_t begin = chat_template.find(begin_mark);
+    if (begin == std::string_view::npos) continue;
+    const std::string_view rest = chat_template.substr(begin + begin_mark.size());
+    const std::size_t end = rest.find("<|im_end|>");
+    const std::string_view text = rest.substr(0, end);
+    // A quote would mean that the message is put together from variables.
+    if (end != std::string_view::npos && text.find('\'') == std::string_view::npos) return std::string(text);
+  }
+  return "";
 }
 
 }  // namespace

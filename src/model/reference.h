@@ -18,9 +18,9 @@ struct ReferenceCache {
   std::vector<std::vector<float>> keys, values;
 };
 
-// Sees every intermediate value: kind is "norm.attn" (the row before the norm), "qkv", "score" (one row: head, query),
-// "probability", "value", "attention" (input of o), "norm.mlp", "gate_up", "activation", "norm.final", "logits",
-// "embed", "residual". values: [count x size].
+// Sees the values of one token: kind is "norm.attn" (the row before the norm), "qkv" (before rotation), "score" (one head's
+// q.k with every key, undivided; heads in order), "attention" (p.v), "o", "norm.mlp", "gate_up", "activation", "down",
+// "norm.final" (the last token only).
 struct Observation {
   std::string_view kind;
   std::size_t layer = 0;

@@ -112,6 +112,7 @@ struct Tokenizer::Impl {
   Vocabulary vocabulary;
   std::vector<Pattern> patterns;
   std::array<std::string, 256> alphabet = byte_alphabet();
+  std::array<int, 512> bytes_of_code;  // the alphabet the other way round; -1: none
   std::unordered_map<std::string, TokenId> ids;
   std::array<std::int64_t, 256> byte_ids;                                            // -1: the vocabulary lacks the byte
   std::unordered_map<std::uint64_t, std::pair<std::uint32_t, TokenId>> merges;       // pair -> rank, merged token
@@ -125,13 +126,13 @@ struct Tokenizer::Impl {
 };
 
 std::string Tokenizer::Impl::bytes_of(const std::string& token) const {
-  static_assert(sizeof(char) == 1);
   std::string bytes;
   for (std::size_t i = 0; i < token.size();) {
-    const std::size_t length = (static_cast<unsigned char>(token[i]) & 0x80) == 0 ? 1 : 2;
-    const auto found = std::find(alphabet.begin(), alphabet.end(), token.substr(i, length));
-    if (found == alphabet.end()) return token;  // not in the alphabet: an added token's own text
-    bytes += static_cast<char>(found - alphabet.begin());
+    const auto first = static_cast<unsigned char>(token[i]);
+    const std::size_t length = first < 0x80 ? 1 : 2;
+    const unsigned code = length == 1 || i + 1 == token.size() ? first : (first & 0x1fu) << 6 | (token[i + 1] & 0x3fu);
+    if (code >= bytes_of_code.size() || bytes_of_code[code] < 0) return token;  // an added token's own text
+    bytes += static_cast<char>(bytes_of_code[code]);
     i += length;
   }
   return bytes;
@@ -153,7 +154,12 @@ void Tokenizer::Impl::prepare() {
     throw Error(Code::file, "tokenizer.ggml.token_type", fmt::format("{} types for {} tokens", v.types.size(), v.tokens.size()));
   }
   if (v.eos >= v.tokens.size() || v.bos >= v.tokens.size()) throw Error(Code::file, "tokenizer.ggml.eos_token_id", "is outside the vocabulary");
-  // Characters of the alphabet by their bytes, for the texts of all tokens.
+  bytes_of_code.fill(-1);
+  for (int byte = 0; byte < 256; ++byte) {
+    const std::string& text = alphabet[static_cast<std::size_t>(byte)];
+    const unsigned code = text.size() == 1 ? static_cast<unsigned char>(text[0]) : (text[0] & 0x1fu) << 6 | (text[1] & 0x3fu);
+    bytes_of_code[code] = byte;
+  }
   for (TokenId id = 0; id < v.tokens.size(); ++id) {
     const bool added = v.types[id] == k_control || v.types[id] == k_user_defined;
     ids.emplace(v.tokens[id], id);

@@ -91,7 +91,11 @@ struct Plan {
     return {drop, head.bits - drop};
   }
 
-  // SHA-256 over every number above in wire order, hex. `context` of the config is not part of it.
+  // v reaches the user under a mask that hides it up to a statistical distance of 2^-this a value (the model owner's side
+  // of privacy); the least over the layers, at the calibrated range with its margin.
+  double lift_slack_bits() const;
+
+  // SHA-256 over every number above in wire order, hex. The config's `context` and `name` are not part of it.
   std::string hash() const;
 };
 
