@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "offline/plan_io.h"
+#include "rand/domains.h"
 #include "rand/seed.h"
 
 namespace permllm {

@@ -1,0 +1,124 @@
+#include "app/inspect.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "app/load.h"
+#include "app/process.h"
+#include "engine/deal.h"
+#include "model/gguf.h"
+#include "permllm/error.h"
+
+namespace permllm {
+namespace {
+
+struct Options {
+  std::string path;
+  std::size_t context = 1024;
+  bool json = false;
+};
+
+// Bytes that the parties keep beside the stock, by the sizes of their tables.
+struct Memory {
+  std::size_t provider = 0, helper = 0, user = 0, provider_slot = 0, user_slot = 0, helper_slot = 0;
+};
+Memory memory_of(const Plan& plan) {
+  Memory m;
+  const auto matrix = [&](const LinearShape& s) {
+    m.provider += s.rows * s.cols * sizeof(std::int16_t);
+    m.helper += s.rows * s.cols * container_bytes(s.out.ring);
+  };
+  for (std::size_t l = 0; l < plan.config.layers; ++l) {
+    for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)}) matrix(s);
+  }
+  matrix(embed_linear_shape(plan, Site::next_embed));
+  matrix(head_shape(plan));
+  const std::size_t keys = plan.config.layers * plan.config.kv_rows() * sizeof(Word);
+  m.provider_slot = m.helper_slot = 4 * keys;
+  m.user_slot = 3 * keys;
+  return m;
+}
+
+nlohmann::json cost_json(const Cost& c) {
+  return {{"round_trips", c.rounds},
+          {"provider_to_user_bytes", c.online.provider_to_user},
+          {"user_to_provider_bytes", c.online.user_to_provider},
+          {"offline_user_to_provider_bytes", c.offline.user_to_provider},
+          {"offline_helper_to_provider_bytes", c.offline.helper_to_provider}};
+}
+
+void run(const Options& options) {
+  Executor executor;
+  const Gguf file = Gguf::open(options.path);
+  const OfferedModel model = offer_model(options.path, options.context, executor);
+  const Plan& plan = model.plan;
+  const Config& c = plan.config;
+  std::map<std::string, std::size_t> types;
+  std::uint64_t parameters = 0;
+  for (const GgufTensor& tensor : file.tensors()) {
+    const char* name = ggml_type_name(tensor.type);
+    ++types[name != nullptr ? name : fmt::format("type {}", tensor.type)];
+    parameters += tensor.elements();
+  }
+  const Memory memory = memory_of(plan);
+  std::vector<std::size_t> lengths;
+  for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.context - 1}) {
+    if (before < options.context && (lengths.empty() || before > lengths.back())) lengths.push_back(before);
+  }
+  const std::size_t prompt = std::min<std::size_t>(40, options.context);
+
+  if (options.json) {
+    nlohmann::json decode = nlohmann::json::array();
+    for (const std::size_t before : lengths) {
+      auto entry = cost_json(pass_cost(plan, before, 1, false));
+      entry["context"] = before + 1;
+      decode.push_back(entry);
+    }
+    print_event({{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"parameters", parameters},
+                 {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
+                 {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
+                 {"tokenizer", model.vocabulary.pre}, {"profile", k_profile}, {"plan_hash", plan.hash()},
+                 {"lift_slack_bits", plan.lift_slack_bits()}, {"decode", decode},
+                 {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
+                 {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}}}});
+    return;
+  }
+  const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  fmt::print("{}\n", c.name);
+  fmt::print("  architecture  {}, {} layers, width {}, {} heads ({} for keys and values) of {}, {} neurons, vocabulary {}\n",
+             c.architecture, c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab);
+  fmt::print("  parameters    {:.1f} million;", static_cast<double>(parameters) / 1e6);
+  for (const auto& [name, count] : types) fmt::print(" {} {}", count, name);
+  fmt::print("\n  tokenizer     {} ({}), chat format ChatML, own context limit {}\n\n", model.vocabulary.model, model.vocabulary.pre, c.context);
+  fmt::print("Largest values on the calibration text (kept with a margin of {} times)\n", k_range_margin);
+  fmt::print("  residual {:.0f}, qkv {:.0f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits {:.0f}\n", plan.ranges.residual,
+             plan.ranges.qkv, plan.ranges.score, plan.ranges.gate_up, plan.ranges.activation, plan.ranges.logit);
+  fmt::print("  rings: residual {}, qkv {}, gate and up {}, head {} bits; v is lifted with {:.0f} bits of slack\n\n", plan.residual.bits,
+             plan.qkv.bits, plan.up.bits, plan.head.bits, plan.lift_slack_bits());
+  fmt::print("A session, profile {} (MB of payload)\n", k_profile);
+  fmt::print("  {:<26}{:>8}{:>14}{:>14}{:>14}{:>16}\n", "", "rounds", "provider>user", "user>provider", "offline user>", "offline helper>");
+  const auto line = [&](const std::string& what, const Cost& cost) {
+    fmt::print("  {:<26}{:>8}{:>14.3f}{:>14.3f}{:>14.3f}{:>16.3f}\n", what, cost.rounds, mb(cost.online.provider_to_user),
+               mb(cost.online.user_to_provider), mb(cost.offline.user_to_provider), mb(cost.offline.helper_to_provider));
+  };
+  line(fmt::format("prompt of {} tokens", prompt), pass_cost(plan, 0, prompt, true));
+  for (const std::size_t before : lengths) line(fmt::format("a token at context {}", before + 1), pass_cost(plan, before, 1, false));
+  fmt::print("\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB (V); and for each token of a conversation\n"
+             "provider {:.2f} MB, user {:.2f} MB, helper {:.2f} MB. The stock holds a token's offline bytes until it is used.\n",
+             mb(memory.provider), mb(memory.helper), mb(memory.provider_slot), mb(memory.user_slot), mb(memory.helper_slot));
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& parent) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, and what a session with it costs");
+  command->add_option("model", options->path, "GGUF file")->required();
+  command->add_option("--context", options->context, "longest conversation, in tokens")->capture_default_str();
+  command->add_flag("--json", options->json, "one JSON object, for programs");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace permllm
