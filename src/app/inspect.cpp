@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -93,10 +94,13 @@ void run(const Options& options) {
   for (const auto& [name, count] : types) fmt::print(" {} {}", count, name);
   fmt::print("\n  tokenizer     {} ({}), chat format ChatML, own context limit {}\n\n", model.vocabulary.model, model.vocabulary.pre, c.context);
   fmt::print("Largest values on the calibration text (kept with a margin of {} times)\n", k_range_margin);
-  fmt::print("  residual {:.0f}, qkv {:.0f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits {:.0f}\n", plan.ranges.residual,
-             plan.ranges.qkv, plan.ranges.score, plan.ranges.gate_up, plan.ranges.activation, plan.ranges.logit);
+  const double gate_up = *std::max_element(plan.ranges.gate_up.begin(), plan.ranges.gate_up.end());
+  fmt::print("  residual {:.0f}, q and k {:.0f}, v {:.1f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits {:.0f}\n",
+             plan.ranges.residual, plan.ranges.qk, plan.ranges.v, plan.ranges.score, gate_up, plan.ranges.activation, plan.ranges.logit);
+  int up_bits = 0;
+  for (std::size_t l = 0; l < c.layers; ++l) up_bits = std::max(up_bits, plan.up(l).bits);
   fmt::print("  rings: residual {}, qkv {}, gate and up {}, head {} bits; v is lifted with {:.0f} bits of slack\n\n", plan.residual.bits,
-             plan.qkv.bits, plan.up.bits, plan.head.bits, plan.lift_slack_bits());
+             plan.qkv.bits, up_bits, plan.head.bits, plan.lift_slack_bits());
   fmt::print("A session, profile {} (MB of payload)\n", k_profile);
   fmt::print("  {:<26}{:>8}{:>14}{:>14}{:>14}{:>16}\n", "", "rounds", "provider>user", "user>provider", "offline user>", "offline helper>");
   const auto line = [&](const std::string& what, const Cost& cost) {

@@ -32,21 +32,22 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
   p.slots = slots;
   p.embed_frac = weights.embed.frac();
   p.head_frac = weights.head.frac();
-  int up_frac = 0;
   for (const LayerWeights<IntMatrix>& layer : weights.layers) {
     p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac()});
-    up_frac = std::max(up_frac, layer.up.frac());
   }
-  p.up = widened(p.up, bits_for(k_range_margin * ranges.gate_up, frac::norm + up_frac));
   p.head = widened(p.head, bits_for(k_range_margin * ranges.logit, frac::norm + p.head_frac));
   p.residual = widened(p.residual, bits_for(k_range_margin * ranges.residual, frac::residual));
   p.check();
   return p;
 }
 
+Ring Plan::up(std::size_t l) const {
+  return widened(Ring{32}, bits_for(k_range_margin * ranges.gate_up[l], frac::norm + layers[l].up));
+}
+
 void Plan::check() const {
-  require(slots >= 1 && layers.size() == config.layers, "no slots or no layers");
-  require(residual.bits <= 64 && up.bits <= 64 && head.bits <= 64, "a value's range fits no 64-bit ring");
+  require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers, "no slots or no layers");
+  require(residual.bits <= 64 && head.bits <= 64, "a value's range fits no 64-bit ring");
   require(embed.bits == 16 && qkv.bits == 64, "the rings of embedding and qkv are fixed");
   require(k_range_margin * ranges.residual < std::ldexp(1.0, residual.bits - 1 - frac::residual), "the residual's range does not fit its ring");
   require(frac::norm + head_frac >= frac::logit && logit_reveal().keep > 0, "the head's fraction bits do not fit its ring");
@@ -62,11 +63,10 @@ void Plan::check() const {
     // Scores leave room for a dead key's constant; q, k and v fit before and after their cuts.
     fits(k_range_margin * ranges.score < std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
     fits(k_range_margin * ranges.score < std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
-    fits(k_range_margin * ranges.qkv < std::ldexp(1.0, 63 - frac::norm - f.qkv - frac::rope - 1), "qkv", f.qkv);
-    fits(k_range_margin * ranges.qkv < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
-    fits(gate_up_reveal(l).drop >= 0 && gate_up_reveal(l).keep > 0, "up", f.up);
-    fits(k_range_margin * ranges.gate_up < std::ldexp(1.0, up.bits - 1 - frac::norm - f.up), "up", f.up);
-    fits(k_range_margin * ranges.gate_up < std::ldexp(1.0, gate_up_reveal(l).keep - 1 - frac::gate_up), "up", f.up);
+    fits(k_range_margin * ranges.qk < std::ldexp(1.0, 63 - frac::norm - f.qkv - frac::rope - 1), "qkv", f.qkv);
+    fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
+    fits(up(l).bits <= 64 && gate_up_reveal(l).drop >= 0 && gate_up_reveal(l).keep > 0, "up", f.up);
+    fits(k_range_margin * ranges.gate_up[l] < std::ldexp(1.0, gate_up_reveal(l).keep - 1 - frac::gate_up), "up", f.up);
   }
   require(k_range_margin * ranges.logit < std::ldexp(1.0, logit_reveal().keep - 1 - frac::logit), "the logits' range does not fit");
 }
@@ -74,7 +74,7 @@ void Plan::check() const {
 double Plan::lift_slack_bits() const {
   double least = 64;
   for (std::size_t l = 0; l < layers.size(); ++l) {
-    const double magnitude = std::max(ranges.qkv, 1e-9) * k_range_margin;
+    const double magnitude = std::max(ranges.v, 1e-9) * k_range_margin;
     least = std::min(least, v(l).bits - 1 - v_frac(l) - std::log2(magnitude));
   }
   return least;

@@ -32,7 +32,11 @@ inline constexpr int logit = 10;
 
 // Largest magnitudes over real text (offline/calibrate.h), before the margin.
 struct Ranges {
-  double residual = 0, qkv = 0, score = 0, attention = 0, o = 0, gate_up = 0, activation = 0, down = 0, logit = 0;
+  double residual = 0;
+  double qk = 0, v = 0;             // outputs of the qkv matrix
+  double score = 0;                 // q.k, undivided
+  std::vector<double> gate_up;      // by layer
+  double activation = 0, logit = 0;
 };
 inline constexpr double k_range_margin = 8;
 
@@ -51,7 +55,8 @@ struct Plan {
   // Rings of the residual and of what the matrices put out: the default or, where the calibrated ranges with their
   // margin need more, the next whole byte. What o and down put out is added to the residual after a left shift, so
   // they need that many bits less: see o(l) and down(l).
-  Ring embed{16}, qkv{64}, up{32}, head{32}, residual{48};
+  Ring embed{16}, qkv{64}, head{32}, residual{48};
+  Ring up(std::size_t l) const;
 
   // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix).
   static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots);
@@ -83,7 +88,7 @@ struct Plan {
   }
   Reveal gate_up_reveal(std::size_t l) const {
     const int drop = frac::norm + layers[l].up - frac::gate_up;
-    const int keep = up.bits - drop;
+    const int keep = up(l).bits - drop;
     return {drop, keep < 40 ? keep : 40};
   }
   Reveal logit_reveal() const {

@@ -64,11 +64,18 @@ void visit(Io& io, Plan& p) {
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
   visit_size(io, "plan.slots", p.slots, 1 << 20);
-  for (Ring* ring : {&p.embed, &p.qkv, &p.up, &p.head, &p.residual}) visit_bits(io, "plan.ring", ring->bits, 8, 64);
-  for (double* range : {&p.ranges.residual, &p.ranges.qkv, &p.ranges.score, &p.ranges.attention, &p.ranges.o,
-                        &p.ranges.gate_up, &p.ranges.activation, &p.ranges.down, &p.ranges.logit}) {
-    io.real("plan.range", *range);
+  for (Ring* ring : {&p.embed, &p.qkv, &p.head, &p.residual}) visit_bits(io, "plan.ring", ring->bits, 8, 64);
+  const auto range = [&](double& value) {
+    io.real("plan.range", value);
+    if constexpr (std::is_same_v<Io, Reader>) {
+      if (!(value >= 0 && value < 1e12)) io.refuse("plan.range", "is not a magnitude");
+    }
+  };
+  for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation, &p.ranges.logit}) {
+    range(*value);
   }
+  p.ranges.gate_up.resize(p.config.layers);
+  for (double& value : p.ranges.gate_up) range(value);
   if constexpr (std::is_same_v<Io, Reader>) {
     try {
       p.check();

@@ -20,7 +20,7 @@ inline LinearShape o_shape(const Plan& p, std::size_t l) {
   return {Site::o, layer_id(l), p.config.width, p.config.q_rows(), {p.o(l), frac::attention + p.layers[l].o}};
 }
 inline LinearShape up_shape(const Plan& p, std::size_t l) {
-  return {Site::up, layer_id(l), 2 * p.config.ff, p.config.width, {p.up, frac::norm + p.layers[l].up}};
+  return {Site::up, layer_id(l), 2 * p.config.ff, p.config.width, {p.up(l), frac::norm + p.layers[l].up}};
 }
 inline LinearShape down_shape(const Plan& p, std::size_t l) {
   return {Site::down, layer_id(l), p.config.width, p.config.ff, {p.down(l), frac::activation + p.layers[l].down}};
@@ -37,7 +37,7 @@ inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
 inline NormShape attention_norm_shape(const Plan& p, std::size_t l) {
   return norm_shape(p, Site::attention_norm, l, p.qkv);
 }
-inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) { return norm_shape(p, Site::mlp_norm, l, p.up); }
+inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) { return norm_shape(p, Site::mlp_norm, l, p.up(l)); }
 
 inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   AttentionShape s;
@@ -56,7 +56,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
 }
 
 inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
-  return {{.site = Site::mlp, .layer = layer_id(l), .groups = 2, .columns = p.config.ff, .in = p.up,
+  return {{.site = Site::mlp, .layer = layer_id(l), .groups = 2, .columns = p.config.ff, .in = p.up(l),
            .reveal = p.gate_up_reveal(l), .sign = true, .answers = {{Site::mlp, {p.down(l), frac::activation}}}}};
 }
 

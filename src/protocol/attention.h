@@ -69,8 +69,8 @@ inline Mask attention(UserDealer& user, const AttentionShape& s, const Mask&) {
 inline Masked attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
   const Words q0 = scores_send(provider, s.head(), qkv);
   values_lift(provider, s.values, qkv);
-  const Words scores0 = scores(provider, s.head(), q0);
   values_reshared(provider, s.values);
+  const Words scores0 = scores(provider, s.head(), q0);
   const Masked p0 = std::move(permuted_map(provider, s.softmax, scores0)[0]);
   return values(provider, s.values, p0.words);
 }
@@ -78,8 +78,8 @@ inline Masked attention(Provider& provider, const AttentionShape& s, const Maske
 inline Mask attention(User& user, const AttentionShape& s, const Mask& qkv) {
   scores_send(user, s.head(), qkv);
   const Words eq = scores_receive(user, s.head());
-  scores(user, s.head(), eq);
   values_reshare(user, s.values, qkv);
+  scores(user, s.head(), eq);
   const double scale = std::ldexp(1.0, -s.score_frac) / std::sqrt(static_cast<double>(s.head().head_dim));
   const Format out{s.softmax.answers[0].out.ring, s.weight_frac};
   std::vector<double> weights;
