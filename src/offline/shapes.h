@@ -44,7 +44,8 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   const Config& c = p.config;
   s.values.head = {.layer = layer_id(l), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
                    .rope_base = c.rope_base, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
-                   .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)}};
+                   .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)},
+                   .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2};
   s.values.mixed = p.mixed(l);
   s.values.cut = p.mix_cut(l);
   s.values.out = {p.o(l), frac::attention};

@@ -30,6 +30,9 @@ struct HeadShape {
   Format qk;            // once cut
   int v_cut = 0;
   Format v;             // once cut
+  // The score of a key whose slot is skipped, as a magnitude's power of two: far below any score, inside the ring that
+  // scores are shown in.
+  int dead_bits = 0;
 
   std::size_t q_rows() const { return heads * head_dim; }
   std::size_t kv_rows() const { return kv_heads * head_dim; }
@@ -127,9 +130,6 @@ inline QueryKey query_key_masks(const Coins& coins, Use use, const HeadShape& s,
 }
 
 inline void append(Words& to, std::span<const Word> from) { to.insert(to.end(), from.begin(), from.end()); }
-
-// A key whose slot is skipped scores this, in units of the cut shares' product: far below any score, inside the ring.
-inline Word dead_score(const HeadShape& s) { return Word{0} - (Word{1} << (s.qk.ring.bits - 2)); }
 
 // offline, helper -> provider: x. Returns m, the user's share of the scores that the provider will hold.
 inline Words scores(Helper& helper, const HeadShape& s) {
@@ -247,7 +247,7 @@ inline void scores(User& user, const HeadShape& s, const Words& eq) {
         const std::size_t k = j * s.kv_rows() + kv;
         const Word live =
             dot(&opened[q], &keys.mask[k], s.head_dim) + dot(&bq[q], &keys.shown[k], s.head_dim) + share[h * n + j];
-        share[h * n + j] = user.timeline.live(j) ? live : dead_score(s);
+        share[h * n + j] = user.timeline.live(j) ? live : Word{0} - (Word{1} << s.dead_bits);
       }
     }
     const auto mask = user.with_helper.spend(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring);

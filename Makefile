@@ -1,0 +1,50 @@
+# PermLLM. The first two commands, `make demo` and `make test`, do all of their own set-up.
+MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+BINARY := build/release/permllm
+PROMPT ?= Explain in two sentences why the sky is blue.
+ARGS ?=
+export PROMPT
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build model demo test bench sanitize format clean
+
+help:
+	@echo "make demo     a private answer: provider, helper and user on this machine"
+	@echo "              make demo PROMPT=\"What is 17 plus 25?\" ARGS=\"--rtt 10ms --bandwidth 1gbit\""
+	@echo "make test     build everything and run all tests"
+	@echo "make build    $(BINARY)"
+	@echo "make model    $(MODEL)"
+	@echo "make bench    build and run the benchmarks"
+	@echo "make sanitize the tests under the address and undefined-behaviour sanitizers"
+	@echo "make setup    install the packages that all of this needs (Debian 12)"
+	@echo "make format, make clean"
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	@scripts/build.sh release permllm
+
+model: setup
+	@scripts/fetch_model.sh $(MODEL)
+
+demo: build model
+	@$(BINARY) demo $(MODEL) --prompt "$$PROMPT" $(ARGS)
+
+test: setup model
+	@scripts/build.sh release all
+	@ctest --preset release
+
+bench: setup model
+	@scripts/build.sh release all
+	@for program in build/release/bench/*_bench; do echo "== $$program"; $$program || exit 1; done
+
+sanitize: setup model
+	@scripts/build.sh sanitize all
+	@ctest --preset sanitize
+
+format:
+	clang-format-14 -i $$(git ls-files '*.h' '*.cpp')
+
+clean:
+	rm -rf build

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# build.sh PRESET TARGET: configures once, then builds. Quiet when nothing is to do.
+set -euo pipefail
+preset=$1 target=$2
+if [ ! -f "build/$preset/build.ninja" ]; then
+  echo "Configuring ($preset)"
+  log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
+  cmake --preset "$preset" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+fi
+exec cmake --build --preset "$preset" --target "$target" -- --quiet

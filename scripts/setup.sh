@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the project needs and that are missing. Says nothing when none is.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build pkg-config ca-certificates
+  libboost1.81-dev libssl-dev libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev
+  libgtest-dev libbenchmark-dev python3 python3-pip unzip
+)
+
+if ! command -v dpkg-query >/dev/null; then
+  echo "This set-up knows Debian 12. On another system, install the equivalents of:" >&2
+  echo "  ${packages[*]}" >&2
+  exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$status" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "Packages are missing. As root, run:  apt-get install -y ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+echo "Installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  tail -n 20 "$log" >&2
+  echo "The packages could not be installed; what apt-get said stands above." >&2
+  exit 1
+fi

@@ -1,0 +1,140 @@
+// The private answer of a real model against float32, and its cost against the declared cost.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "model/reference.h"
+#include "support/model.h"
+#include "support/rig.h"
+
+namespace permllm::test {
+namespace {
+
+TEST(PrivateAnswer, top_choices_on_the_float_path_differ_rarely_and_only_where_the_gap_is_small) {
+  const OfferedModel& model = smollm2();
+  std::size_t steps = 0, differences = 0;
+  for (const GreedyCase& c : greedy_cases()) {
+    Rig rig(model.weights, model.plan, executor());
+    rig.deal_for_request(c.prompt_ids.size(), c.float_ids.size());
+    rig.deal(Part::Kind::entry, c.float_ids.size() - 1);
+    for (std::size_t step = 0; step < c.float_ids.size(); ++step, ++steps) {
+      const std::vector<TokenId> fed = step == 0 ? c.prompt_ids : std::vector<TokenId>{c.float_ids[step - 1]};
+      rig.user().prompt(fed, greedy);
+      const TokenId chosen = rig.user().retrieve_last();
+      if (chosen == c.float_ids[step]) continue;
+      ++differences;
+      EXPECT_LE(c.gaps[step], 0.15) << "step " << step << " of a case of " << c.prompt_ids.size() << " prompt tokens";
+    }
+  }
+  RecordProperty("steps", static_cast<int>(steps));
+  RecordProperty("differences", static_cast<int>(differences));
+  EXPECT_EQ(steps, 215u);
+  EXPECT_LE(differences, 6u);
+  fmt::print("{} of {} steps differ from float32\n", differences, steps);
+}
+
+// Every pass costs what its boxes declare, to the byte.
+TEST(PrivateAnswer, costs_exactly_what_the_boxes_declare) {
+  const OfferedModel& model = smollm2();
+  const GreedyCase c = greedy_cases()[4];
+  Rig rig(model.weights, model.plan, executor());
+  const auto check = [&](const Cost& declared, const Traffic& before, std::size_t offline_before[2], bool first) {
+    const Traffic t = rig.traffic() - before;
+    EXPECT_EQ(t.sent.payload_bytes, declared.online.user_to_provider);
+    EXPECT_EQ(t.received.payload_bytes, declared.online.provider_to_user);
+    EXPECT_EQ(t.round_trips, declared.rounds + (first ? 0 : 0));
+    EXPECT_EQ(rig.offline(Stock::Source::helper).size() - offline_before[0], declared.offline.helper_to_provider);
+    EXPECT_EQ(rig.offline(Stock::Source::user).size() - offline_before[1], declared.offline.user_to_provider);
+  };
+  std::size_t offline[2] = {0, 0};
+  rig.deal_for_pass(c.prompt_ids.size(), true);
+  rig.user().prompt(c.prompt_ids, greedy);
+  check(pass_cost(model.plan, 0, c.prompt_ids.size(), true), {}, offline, true);
+  for (std::size_t step = 0; step < 3; ++step) {
+    const Traffic before = rig.traffic();
+    offline[0] = rig.offline(Stock::Source::helper).size();
+    offline[1] = rig.offline(Stock::Source::user).size();
+    rig.deal_for_pass(1, false);
+    rig.user().advance([](TokenId) { return true; }, greedy);
+    const Cost declared = pass_cost(model.plan, c.prompt_ids.size() + step, 1, false);
+    check(declared, before, offline, false);
+    EXPECT_EQ(declared.rounds, 6 * model.plan.config.layers + 2);
+  }
+}
+
+// At 17 to 20 tokens of context; the bounds are those of the executable specification of the protocol.
+TEST(PrivateAnswer, needs_no_more_bytes_than_the_specification) {
+  const Plan& plan = smollm2().plan;
+  for (std::size_t context = 17; context <= 20; ++context) {
+    const Cost c = pass_cost(plan, context - 1, 1, false);
+    EXPECT_LE(c.online.provider_to_user, 850'000u);
+    EXPECT_LE(c.online.user_to_provider, 960'000u);
+    EXPECT_LE(c.offline.user_to_provider, 1'005'000u);
+    EXPECT_LE(c.offline.helper_to_provider, 2'640'000u);
+  }
+}
+
+// A pass that is given up burns its slot and leaves the conversation as it was.
+TEST(PrivateAnswer, goes_on_as_if_a_pass_that_was_given_up_had_not_been) {
+  const OfferedModel& model = smollm2();
+  const GreedyCase c = greedy_cases()[4];
+  Rig rig(model.weights, model.plan, executor());
+  rig.deal_for_request(c.prompt_ids.size(), 10);
+  rig.deal(Part::Kind::entry, 1);
+  rig.user().prompt(c.prompt_ids, greedy);
+  const auto go_on = [](TokenId) { return true; };
+  EXPECT_EQ(rig.user().advance(go_on, greedy), c.float_ids[0]);
+  EXPECT_EQ(rig.user().advance(go_on, greedy), c.float_ids[1]);
+  EXPECT_EQ(rig.user().advance([](TokenId) { return false; }, greedy), c.float_ids[2]);
+  // The same token again, as a prompt of one.
+  rig.user().prompt({{c.float_ids[2]}}, greedy);
+  for (std::size_t step = 3; step < 8; ++step) EXPECT_EQ(rig.user().advance(go_on, greedy), c.float_ids[step]) << step;
+}
+
+// The rms of every row, as the user saw it, against float32: attention sinks included.
+TEST(PrivateAnswer, rows_have_the_rms_that_float32_gives_them) {
+  const OfferedModel& model = smollm2();
+  const FloatWeights real = load_float_weights(Gguf::open(PERMLLM_TEST_MODEL), executor());
+  std::vector<double> errors;
+  double largest = 0;
+  for (const std::size_t index : {0u, 4u}) {
+    const GreedyCase c = greedy_cases()[index];
+    std::map<std::pair<int, std::size_t>, std::vector<double>> expected, seen;  // (site, layer) -> rms by token
+    const auto rms = [](const auto& values, double unit) {
+      double sum = 0;
+      for (const auto v : values) sum += static_cast<double>(v) * unit * static_cast<double>(v) * unit;
+      return std::sqrt(sum / static_cast<double>(values.size()));
+    };
+    ReferenceCache cache;
+    reference_forward(real, c.prompt_ids, cache, executor(), [&](const Observation& o) {
+      const int site = o.kind == "norm.attn" ? 5 : o.kind == "norm.mlp" ? 7 : o.kind == "norm.final" ? 13 : 0;
+      if (site != 0) expected[{site, site == 13 ? 0 : o.layer}].push_back(rms(o.values, 1));
+    });
+    Rig rig(model.weights, model.plan, executor());
+    rig.user().observe([&](const Seen& s) {
+      const bool row = s.site == Site::attention_norm || s.site == Site::mlp_norm || s.site == Site::final_norm;
+      if (row) seen[{static_cast<int>(s.site), s.layer}].push_back(rms(s.values, std::ldexp(1.0, -frac::norm_row)));
+      if (s.site == Site::embed_residual) seen[{5, 0}].push_back(rms(s.values, std::ldexp(1.0, -model.plan.embed_frac)));
+    });
+    rig.deal_for_pass(c.prompt_ids.size(), true);
+    rig.user().prompt(c.prompt_ids, greedy);
+    ASSERT_EQ(seen.size(), expected.size());
+    for (const auto& [place, rows] : expected) {
+      ASSERT_EQ(seen[place].size(), rows.size());
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        errors.push_back(std::fabs(seen[place][i] / rows[i] - 1));
+        largest = std::max(largest, rows[i]);
+        EXPECT_LT(errors.back(), 0.25) << "site " << place.first << " layer " << place.second << " token " << i;
+      }
+    }
+  }
+  EXPECT_GT(largest, 500) << "the prompts were chosen to contain an attention sink";
+  std::nth_element(errors.begin(), errors.begin() + static_cast<std::ptrdiff_t>(errors.size() / 2), errors.end());
+  EXPECT_LT(errors[errors.size() / 2], 0.01);
+  fmt::print("rms of {} rows: median error {:.4f}, largest row {:.0f}\n", errors.size(), errors[errors.size() / 2], largest);
+}
+
+}  // namespace
+}  // namespace permllm::test

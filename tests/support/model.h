@@ -1,0 +1,42 @@
+// The test model, loaded once a test program, and facts about it.
+#pragma once
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "app/load.h"
+#include "model/gguf.h"
+
+namespace permllm::test {
+
+inline Executor& executor() {
+  static Executor shared;
+  return shared;
+}
+
+inline const OfferedModel& smollm2() {
+  static const OfferedModel model = offer_model(PERMLLM_TEST_MODEL, 256, executor());
+  return model;
+}
+
+inline nlohmann::json read_json(const std::string& name) {
+  std::ifstream in(std::string(PERMLLM_TEST_DATA) + "/" + name);
+  return nlohmann::json::parse(in);
+}
+
+// One case of data/smollm2_greedy.json.
+struct GreedyCase {
+  std::string prompt;
+  std::vector<TokenId> prompt_ids, float_ids;
+  std::vector<double> gaps;
+};
+inline std::vector<GreedyCase> greedy_cases() {
+  std::vector<GreedyCase> cases;
+  const nlohmann::json data = read_json("smollm2_greedy.json");
+  for (const auto& r : data.at("results")) {
+    cases.push_back({r.at("prompt"), r.at("prompt_ids"), r.at("float_output_ids"), r.at("float_top2_gap")});
+  }
+  return cases;
+}
+
+}  // namespace permllm::test

@@ -1,0 +1,154 @@
+// All three parties in one process, over memory links, with seeds that the test knows. The code of the parties is the
+// release's own.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "engine/deal.h"
+#include "engine/provider_service.h"
+#include "engine/provider_session.h"
+#include "engine/user_client.h"
+#include "engine/user_session.h"
+#include "net/memory.h"
+#include "net/meter.h"
+
+namespace permllm::test {
+
+inline Seed seed_of(std::uint8_t number) {
+  std::array<std::uint8_t, Seed::k_bytes> bytes{};
+  bytes[0] = number;
+  return Seed{bytes};
+}
+
+// V = W - U, as the helper holds it.
+inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan& plan, const ReadableStream& stream) {
+  Weights<RingMatrix> v;
+  v.config = plan.config;
+  v.layers.resize(plan.config.layers);
+  std::vector<const IntMatrix*> w;
+  auto& mutable_weights = const_cast<IntWeights&>(weights);
+  for_each_matrix(mutable_weights, plan, [&](std::uint32_t, const LinearShape&, IntMatrix& m) { w.push_back(&m); });
+  for_each_matrix(v, plan, [&](std::uint32_t id, const LinearShape& s, RingMatrix& m) {
+    m = RingMatrix(s.rows, s.cols, s.out.ring);
+    stream.fill(id, 0, m.bytes());
+    const std::size_t size = container_bytes(s.out.ring);
+    std::vector<std::int16_t> row(s.cols);
+    for (std::size_t r = 0; r < s.rows; ++r) {
+      w[id]->row(r, row);
+      for (std::size_t c = 0; c < s.cols; ++c) {
+        std::uint8_t* at = m.bytes().data() + (r * s.cols + c) * size;
+        Word word = 0;
+        std::memcpy(&word, at, size);
+        word = static_cast<Word>(std::int64_t{row[c]}) - word;
+        std::memcpy(at, &word, size);
+      }
+    }
+  });
+  return v;
+}
+
+class Rig {
+ public:
+  Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1)
+      : weights_(weights), plan_(plan), executor_(executor), stream_(seed_of(100)), u_(expansion_of(stream_, plan)),
+        v_(masked_weights(weights, plan, stream_)), user_coins_(seed_of(seed)), helper_user_coins_(seed_of(seed)),
+        helper_provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))),
+        provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))), helper_keys_(plan.config.layers) {
+    auto [provider_end, user_end] = memory_links();
+    provider_link_ = std::move(provider_end);
+    user_link_ = std::make_unique<Meter>(std::move(user_end), traffic_);
+    provider_channel_ = std::make_unique<Channel>(*provider_link_, 7, patience());
+    user_channel_ = std::make_unique<Channel>(*user_link_, 7, patience());
+    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_);
+    provider_thread_ = std::jthread([this] {
+      try {
+        ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience());
+        session.serve();
+      } catch (const Error& error) {
+        provider_error_ = error.what();
+        provider_link_->close();
+      }
+    });
+  }
+  ~Rig() { provider_link_->close(); }
+
+  static Clock::duration patience() { return std::chrono::seconds(60); }
+
+  // Deals the next `count` pieces of a kind and puts both halves into the provider's stock.
+  void deal(Part::Kind kind, std::size_t count) {
+    while (count > 0) {
+      const auto now = static_cast<std::uint32_t>(std::min(count, k_deal_batch));
+      std::uint32_t& next = next_[static_cast<std::size_t>(kind)];
+      const PackOrder order{static_cast<std::uint8_t>(kind), next, now};
+      Helper helper{helper_user_coins_, helper_provider_coins_, executor_, helper_keys_};
+      UserDealer dealer{user_coins_, executor_};
+      transfer(Stock::Source::helper, [&](Channel& channel) { permllm::deal(helper, plan_, v_, order, channel); });
+      transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
+      next += now;
+      count -= now;
+    }
+  }
+  void deal_for_pass(std::size_t tokens, bool prompt) {
+    if (prompt) deal(Part::Kind::entry, tokens);
+    deal(Part::Kind::slot, tokens);
+    deal(Part::Kind::pass, 1);
+  }
+  // What a request of a prompt and an answer needs, as a real user orders it.
+  void deal_for_request(std::size_t prompt_tokens, std::size_t max_tokens) {
+    for (const PackOrder& order : orders_for(prompt_tokens, max_tokens)) deal(static_cast<Part::Kind>(order.kind), order.count);
+  }
+
+  UserSession& user() { return *user_; }
+  Channel& user_channel() { return *user_channel_; }
+  const Traffic& traffic() const { return traffic_; }
+  const std::string& provider_error() const { return provider_error_; }
+  const Coins& provider_coins() const { return provider_coins_; }
+  // Every offline byte that the provider received, by source, in order.
+  const Bytes& offline(Stock::Source source) const { return received_[source == Stock::Source::helper ? 0 : 1]; }
+
+ private:
+  template <class Deal>
+  void transfer(Stock::Source source, Deal deal_to) {
+    auto [to, from] = memory_links();
+    Channel sender(*to, 7, patience()), receiver(*from, 7, patience());
+    deal_to(sender);
+    to->close();
+    try {
+      for (;;) {
+        auto material = receiver.receive(PackMaterial{});
+        Bytes& all = received_[source == Stock::Source::helper ? 0 : 1];
+        all.insert(all.end(), material.material.begin(), material.material.end());
+        put_in_stock(stock_, source, plan_, std::move(material));
+      }
+    } catch (const Error& error) {
+      if (error.code() != Code::closed) throw;
+    }
+  }
+
+  const IntWeights& weights_;
+  const Plan& plan_;
+  Executor& executor_;
+  ReadableStream stream_;
+  Weights<StreamedMatrix> u_;
+  Weights<RingMatrix> v_;
+  AesCoins user_coins_, helper_user_coins_, helper_provider_coins_, provider_coins_;
+  std::vector<HelperKeys> helper_keys_;
+  std::uint32_t next_[4] = {};
+  Stock stock_;
+  Bytes received_[2];
+  Traffic traffic_;
+  std::unique_ptr<Link> provider_link_, user_link_;
+  std::unique_ptr<Channel> provider_channel_, user_channel_;
+  std::unique_ptr<UserSession> user_;
+  std::string provider_error_;
+  std::jthread provider_thread_;
+};
+
+// Position of the greatest logit.
+inline std::size_t greedy(std::span<const std::int64_t> logits) {
+  return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+}  // namespace permllm::test
