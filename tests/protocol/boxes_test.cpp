@@ -1,0 +1,353 @@
+// Each box at real widths: its result against clear arithmetic, its cost against the declared cost (exactly), and what
+// happens when a frame is damaged.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "net/meter.h"
+#include "protocol/attention.h"
+#include "protocol/embed.h"
+#include "protocol/mlp.h"
+#include "protocol/sample.h"
+#include "support/protocol_check.h"
+
+namespace permllm::test {
+namespace {
+
+// One run of a box with real coins.
+struct Real {
+  explicit Real(Batch batch, std::size_t skip = SIZE_MAX, std::uint8_t seed = 5)
+      : user(seed_of(seed)), helper_user(seed_of(seed)), helper_provider(seed_of(seed + 1)), provider(seed_of(seed + 1)),
+        run(user, helper_user, helper_provider, provider, batch, fibers, skip), random(seed) {}
+  static Seed seed_of(int n) {
+    std::array<std::uint8_t, Seed::k_bytes> bytes{};
+    bytes[0] = static_cast<std::uint8_t>(n);
+    return Seed{bytes};
+  }
+  Words words(std::size_t n, Ring ring) {
+    Words out(n);
+    for (Word& w : out) w = random() & ring.mask();
+    return out;
+  }
+  // Real numbers of a normal distribution as words of a format.
+  Words values(std::size_t n, double size, Format format) {
+    std::normal_distribution<double> normal(0, size);
+    Words out(n);
+    for (Word& w : out) w = encode(normal(random), format);
+    return out;
+  }
+  AesCoins user, helper_user, helper_provider, provider;
+  Fibers fibers;
+  BoxRun run;
+  std::mt19937_64 random;
+};
+
+Words minus(const Words& a, const Words& b) {
+  Words out(a.size());
+  for (std::size_t i = 0; i < a.size(); ++i) out[i] = a[i] - b[i];
+  return out;
+}
+Words sum(const Words& a, const Words& b, Ring ring) {
+  Words out(a.size());
+  for (std::size_t i = 0; i < a.size(); ++i) out[i] = (a[i] + b[i]) & ring.mask();
+  return out;
+}
+
+const Batch k_batches[] = {{0, 1}, {0, 3}, {4, 1}, {2, 2}};
+
+TEST(Boxes, linear_is_exact_and_costs_what_it_declares) {
+  for (const Batch batch : k_batches) {
+    for (const int bits : {16, 32, 43, 64}) {
+      Real real(batch);
+      const LinearShape s{Site::up, 0, 21, 34, {Ring{bits}, 10}};
+      const TinyMatrix u{s.rows, s.cols, real.words(s.rows * s.cols, Ring{64})}, w{s.rows, s.cols, real.words(s.rows * s.cols, Ring{64})};
+      const TinyMatrix v{s.rows, s.cols, minus(w.words, u.words)};
+      const Words x = real.words(batch.count * s.cols, Ring{64}), r = real.words(x.size(), Ring{64});
+      const Mask mask{{Ring{64}, 0}, s.cols, r};
+      Masked y0;
+      Mask m;
+      real.run.offline([&](Helper& h) { linear(h, s, v, mask); }, [&](UserDealer& d) { linear(d, s, u, mask); });
+      real.run.online([&](Provider& p) { y0 = linear(p, s, w, Masked{{Ring{64}, 0}, s.cols, minus(x, r)}); },
+                      [&](User& p) { m = linear(p, s, NoMatrix{}, mask); });
+      Words want(batch.count * s.rows);
+      Executor executor(1);
+      product(w, x, want, executor);
+      for (Word& word : want) word &= s.out.ring.mask();
+      EXPECT_EQ(sum(y0.words, m.words, s.out.ring), want);
+      EXPECT_EQ(real.run.measured(), cost(s, batch));
+    }
+  }
+}
+
+TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
+  for (const Batch batch : k_batches) {
+    for (const bool growing : {false, true}) {
+      for (const bool sign : {false, true}) {
+        Real real(batch);
+        MapShape s{.site = Site::mlp, .layer = 0, .rows = 3, .groups = 2, .columns = growing ? 0u : 17u, .in = Ring{40}, .reveal = {8, 32},
+                   .sign = sign, .answers = {{Site::mlp, {Ring{43}, 0}}, {Site::mlp_norm, {Ring{16}, 0}}}};
+        std::size_t shown = 0;
+        for (std::size_t i = 0; i < batch.count; ++i) shown += s.shown_at(batch.index(i));
+        const Words y = real.values(shown, 1000, {Ring{64}, 8}), m = real.words(shown, s.in);
+        std::vector<Masked> b;
+        std::vector<Mask> r;
+        real.run.offline([&](Helper& h) { permuted_map(h, s, m); });
+        real.run.online([&](Provider& p) { b = permuted_map(p, s, minus(y, m)); },
+                        [&](User& u) {
+                          r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
+                            const std::size_t n = row.size() / 2;
+                            for (std::size_t j = 0; j < n; ++j) {
+                              out[0][j] = static_cast<Word>(row[n + j]) * static_cast<Word>(row[j]);
+                              out[1][j] = static_cast<Word>(row[n + j]);
+                            }
+                          });
+                        });
+        std::size_t at = 0, answer = 0;
+        for (std::size_t i = 0; i < batch.count; ++i) {
+          const std::size_t n = s.columns_at(batch.index(i));
+          for (std::size_t row = 0; row < s.rows; ++row, at += 2 * n, answer += n) {
+            for (std::size_t j = 0; j < n; ++j) {
+              // A cut is the floor or one unit below it; with a sign, towards either side.
+              const double group0 = std::floor(static_cast<double>(centre(y[at + j], s.in)) / 256), group1 = static_cast<double>(centre(y[at + n + j], s.in)) / 256;
+              const auto second = static_cast<double>(centre(b[1].words[answer + j] + r[1].words[answer + j], Ring{16}));
+              EXPECT_NEAR(second, group1, 2.0);
+              const auto first = static_cast<double>(centre(b[0].words[answer + j] + r[0].words[answer + j], Ring{43}));
+              EXPECT_NEAR(first, group0 * group1, std::fabs(group0) * 2.01 + std::fabs(group1) * 1.01 + 4);
+            }
+          }
+        }
+        EXPECT_EQ(real.run.measured(), cost(s, batch));
+      }
+    }
+  }
+}
+
+TEST(Boxes, norm_divides_by_the_rms) {
+  for (const Batch batch : k_batches) {
+    for (const double size : {0.08, 3.0, 1000.0}) {
+      Real real(batch);
+      NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 576, .in = Ring{48}, .reveal = {10, 38}, .answers = {{Site::mlp_norm, {Ring{32}, 10}}}}, 1e-5};
+      const Format in{Ring{48}, 26};
+      const Words x = real.values(batch.count * 576, size, in), m = real.words(x.size(), in.ring);
+      Masked h;
+      Mask r;
+      real.run.offline([&](Helper& p) { norm(p, s, Mask{in, 576, m}); });
+      real.run.online([&](Provider& p) { h = norm(p, s, Masked{in, 576, minus(x, m)}); }, [&](User& u) { r = norm(u, s, Mask{in, 576, m}); });
+      for (std::size_t i = 0; i < batch.count; ++i) {
+        double squares = 0;
+        for (std::size_t j = 0; j < 576; ++j) squares += std::pow(decode(x[i * 576 + j], in), 2);
+        const double rms = std::sqrt(squares / 576 + 1e-5);
+        for (std::size_t j = 0; j < 576; ++j) {
+          const double got = decode(h.token(i)[j] + r.token(i)[j], {Ring{32}, 10});
+          EXPECT_NEAR(got, decode(x[i * 576 + j], in) / rms, 0.0006 + 2.0 / 65536 / rms);
+        }
+      }
+      EXPECT_EQ(real.run.measured(), cost(s, batch));
+    }
+  }
+}
+
+TEST(Boxes, mlp_multiplies_silu_of_gate_by_up) {
+  for (const Batch batch : k_batches) {
+    Real real(batch);
+    MlpShape s{{.site = Site::mlp, .layer = 0, .groups = 2, .columns = 50, .in = Ring{32}, .reveal = {11, 21}, .sign = true, .answers = {{Site::mlp, {Ring{43}, 10}}}}};
+    const Format in{Ring{32}, 21};
+    const Words y = real.values(batch.count * 100, 5, in), m = real.words(y.size(), in.ring);
+    Masked a;
+    Mask r;
+    real.run.offline([&](Helper& p) { mlp(p, s, Mask{in, 100, m}); });
+    real.run.online([&](Provider& p) { a = mlp(p, s, Masked{in, 100, minus(y, m)}); }, [&](User& u) { r = mlp(u, s, Mask{in, 100, m}); });
+    for (std::size_t i = 0; i < batch.count; ++i) {
+      for (std::size_t j = 0; j < 50; ++j) {
+        const double gate = decode(y[i * 100 + j], in), up = decode(y[i * 100 + 50 + j], in);
+        EXPECT_NEAR(decode(a.token(i)[j] + r.token(i)[j], {Ring{43}, 10}), silu(gate) * up, (std::fabs(up) * 1.1 + std::fabs(gate) + 2) / 512);
+      }
+    }
+    EXPECT_EQ(real.run.measured(), cost(s, batch));
+  }
+}
+
+TEST(Boxes, embed_shows_a_row_once_and_answers_twice) {
+  for (const Batch batch : k_batches) {
+    Real real(batch);
+    EmbedShape s{{.site = Site::embed_residual, .columns = 64, .in = Ring{16}, .reveal = {0, 16},
+                  .answers = {{Site::embed_residual, {Ring{48}, 26}}, {Site::embed_norm, {Ring{64}, 10}}}}, 1e-5, 12};
+    const Format in{Ring{16}, 12};
+    const Words x = real.values(batch.count * 64, 0.2, in), m = real.words(x.size(), in.ring);
+    Embedded<Masked> a;
+    Embedded<Mask> r;
+    real.run.offline([&](Helper& p) { embed(p, s, Mask{in, 64, m}); });
+    real.run.online([&](Provider& p) { a = embed(p, s, Masked{in, 64, minus(x, m)}); }, [&](User& u) { r = embed(u, s, Mask{in, 64, m}); });
+    for (std::size_t i = 0; i < x.size(); ++i) EXPECT_EQ(decode(a.x.words[i] + r.x.words[i], {Ring{48}, 26}), decode(x[i], in));
+    EXPECT_EQ(a.h.words.size(), x.size());
+    EXPECT_EQ(real.run.measured(), cost(s, batch));
+  }
+}
+
+TEST(Boxes, a_sampled_token_is_retrieved_exactly) {
+  for (const std::size_t vocab : {257u, 4097u, 49152u, 262144u}) {
+    Real real({3, 1});
+    const Ring in{32};
+    SampleShape s{{.site = Site::logits, .columns = vocab, .in = in, .reveal = {10, 22}, .level = true, .answers = {{Site::logits, {Ring{16}, 0}}}}};
+    const std::size_t best = vocab * 2 / 3;
+    Words y = real.values(vocab, 5, {in, 20});
+    y[best] = encode(60, {in, 20});
+    const Words m = real.words(vocab, in);
+    std::uint32_t id = 0;
+    const auto greatest = [](std::span<const std::int64_t> logits) {
+      std::size_t at = 0;
+      for (std::size_t j = 0; j < logits.size(); ++j) {  // differences, because the level wraps
+        if (centre(static_cast<Word>(logits[j] - logits[at]), Ring{22}) > 0) at = j;
+      }
+      return at;
+    };
+    real.run.offline([&](Helper& p) { sample(p, s, Mask{{in, 20}, vocab, m}, greatest); });
+    real.run.online([&](Provider& p) { retrieve(p, sample(p, s, Masked{{in, 20}, vocab, minus(y, m)}, greatest)); },
+                    [&](User& u) { id = retrieve(u, sample(u, s, Mask{{in, 20}, vocab, m}, greatest)); });
+    EXPECT_EQ(id, best);
+    EXPECT_EQ(real.run.measured(), cost(s, {3, 1}) + retrieve_cost(Ring{16}));
+  }
+}
+
+TEST(Boxes, remask_and_one_hots_cost_what_they_declare) {
+  for (const Batch batch : k_batches) {
+    Real real(batch);
+    const RemaskShape s{Use::last_row, Site::final_norm, 33, {Ring{48}, 26}};
+    const Words y = real.words(batch.count * 33, Ring{48}), m = real.words(y.size(), Ring{48});
+    Masked moved;
+    Mask r;
+    real.run.online([&](Provider& p) { moved = remask(p, s, Masked{s.format, 33, minus(y, m)}); }, [&](User& u) { r = remask(u, s, Mask{s.format, 33, m}); });
+    EXPECT_EQ(sum(moved.words, r.words, Ring{48}), y);
+    EXPECT_EQ(real.run.measured(), cost(s, batch));
+
+    Real other(batch);
+    const OneHotShape h{Site::prompt_one_hot, 300, Ring{16}};
+    std::vector<std::uint32_t> ids(batch.count, 299);
+    Masked e0;
+    Mask e1;
+    other.run.online([&](Provider& p) { e0 = prompt_one_hots(p, h); }, [&](User& u) { e1 = prompt_one_hots(u, h, ids); });
+    const Words e = sum(e0.words, e1.words, Ring{16});
+    for (std::size_t i = 0; i < e.size(); ++i) EXPECT_EQ(e[i], i % 300 == 299 ? 1u : 0u);
+    EXPECT_EQ(other.run.measured(), cost(h, batch));
+  }
+}
+
+// A whole conversation of the attention box: a prompt of five slots, then three single ones, one of them after a skipped slot.
+TEST(Boxes, attention_is_softmax_of_scores_times_values) {
+  constexpr std::size_t k_heads = 4, k_kv = 2, k_dim = 8, k_q = k_heads * k_dim, k_v = k_kv * k_dim, k_slots = 9, k_skipped = 6;
+  AttentionShape s;
+  const int qkv_frac = 10 + 10, qk_cut = 10 + 10 + 10 - 12, v_cut = 10 + 10 - 12;
+  s.values.head = {.layer = 0, .heads = k_heads, .kv_heads = k_kv, .head_dim = k_dim, .rope_base = 10000, .rope_frac = 10, .qk_cut = qk_cut,
+                   .qk = {Ring{64 - qk_cut}, 12}, .v_cut = v_cut, .v = {Ring{64 - v_cut}, 12}, .dead_bits = 14 + 32 - 2};
+  s.values.mixed = Ring{61};
+  s.values.cut = 18;
+  s.values.out = {Ring{43}, 10};
+  s.softmax = {.site = Site::scores, .layer = 0, .rows = k_heads, .in = Ring{64 - qk_cut}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {Ring{61}, 16}}}};
+  s.score_frac = 10;
+  s.weight_frac = 16;
+  const Format in{Ring{64}, qkv_frac};
+
+  Real source({0, 1});
+  const Words qkv = source.values(k_slots * (k_q + 2 * k_v), 1.5, in);
+  const auto at = [&](std::size_t slot, std::size_t i) { return decode(qkv[slot * (k_q + 2 * k_v) + i], in); };
+  // Clear arithmetic: positions skip the slot that was given up.
+  const auto position = [](std::size_t slot) { return static_cast<double>(slot > k_skipped ? slot - 1 : slot); };
+  const auto rotated_at = [&](std::size_t slot, std::size_t base, std::size_t d) {
+    const double angle = position(slot) * std::pow(10000.0, -2.0 * static_cast<double>(d / 2) / k_dim);
+    const double a = at(slot, base + d / 2 * 2), b = at(slot, base + d / 2 * 2 + 1);
+    return d % 2 == 0 ? a * std::cos(angle) - b * std::sin(angle) : a * std::sin(angle) + b * std::cos(angle);
+  };
+  const auto expected = [&](std::size_t slot, std::size_t head, std::size_t d) {
+    std::vector<double> score(slot + 1);
+    double total = 0, mixed = 0;
+    const std::size_t kv = head / 2;
+    for (std::size_t t = 0; t <= slot; ++t) {
+      double q_k = 0;
+      for (std::size_t i = 0; i < k_dim; ++i) q_k += rotated_at(slot, head * k_dim, i) * rotated_at(t, k_q + kv * k_dim, i);
+      score[t] = t == k_skipped ? 0 : std::exp(q_k / std::sqrt(8.0));
+      total += score[t];
+    }
+    for (std::size_t t = 0; t <= slot; ++t) mixed += score[t] / total * at(t, k_q + k_v + kv * k_dim + d);
+    return mixed;
+  };
+
+  AesCoins user(Real::seed_of(1)), helper_user(Real::seed_of(1)), helper_provider(Real::seed_of(2)), provider(Real::seed_of(2));
+  Fibers fibers;
+  std::vector<ProviderKeys> provider_keys(1);
+  std::vector<UserKeys> user_keys(1);
+  std::vector<HelperKeys> helper_keys(1);
+  for (const Batch batch : {Batch{0, 5}, Batch{5, 1}, Batch{6, 1}, Batch{7, 1}, Batch{8, 1}}) {
+    BoxRun run(user, helper_user, helper_provider, provider, batch, fibers, batch.first > k_skipped ? k_skipped : SIZE_MAX);
+    run.provider_keys() = provider_keys;
+    run.user_keys() = user_keys;
+    run.helper_keys() = helper_keys;
+    const std::size_t rows = k_q + 2 * k_v;
+    const Words x(qkv.begin() + static_cast<std::ptrdiff_t>(batch.first * rows), qkv.begin() + static_cast<std::ptrdiff_t>((batch.first + batch.count) * rows));
+    const Words m = source.words(x.size(), Ring{64});
+    Masked out;
+    Mask r;
+    run.offline([&](Helper& h) { attention(h, s, Mask{in, rows, m}); });
+    run.online(
+        [&](Provider& p) {
+          out = attention(p, s, Masked{in, rows, minus(x, m)});
+          if (batch.first == k_skipped) skip_slot(p, s.values, k_skipped);
+        },
+        [&](User& u) {
+          r = attention(u, s, Mask{in, rows, m});
+          if (batch.first == k_skipped) skip_slot(u, s.values, k_skipped);
+        });
+    EXPECT_EQ(run.measured(), cost(s, batch));
+    for (std::size_t i = 0; i < batch.count && batch.first != k_skipped; ++i) {
+      for (std::size_t j = 0; j < k_q; ++j) {
+        EXPECT_NEAR(decode(out.token(i)[j] + r.token(i)[j], s.values.out), expected(batch.first + i, j / k_dim, j % k_dim), 0.012);
+      }
+    }
+    provider_keys = run.provider_keys();
+    user_keys = run.user_keys();
+    helper_keys = run.helper_keys();
+  }
+}
+
+// --- Damaged frames ---------------------------------------------------------------------------------------------------
+
+// Runs a map with every frame tampered in one way; both sides must end, at least one with an Error.
+void expect_error(const std::function<void(int, Frame&)>& tamper, const std::string& text) {
+  Real real({0, 1});
+  MapShape s{.site = Site::mlp, .layer = 0, .columns = 5, .in = Ring{32}, .reveal = {0, 32}, .answers = {{Site::mlp, {Ring{32}, 0}}}};
+  const Words m = real.words(5, s.in);
+  real.run.offline([&](Helper& h) { permuted_map(h, s, m); });
+  real.fibers.tamper = tamper;
+  try {
+    real.run.online([&](Provider& p) { permuted_map(p, s, m); },
+                    [&](User& u) { permuted_map(u, s, [](std::size_t, std::size_t, auto, auto&) {}); });
+    ADD_FAILURE() << "a damaged frame was taken: " << text;
+  } catch (const Error& error) {
+    const bool named = std::string(error.what()).find(text) != std::string::npos || error.code() == Code::closed;
+    EXPECT_TRUE(named) << error.what();
+  }
+}
+
+TEST(Boxes, damaged_frames_give_an_error_that_names_them) {
+  for (const int to : {0, 1}) {
+    expect_error([=](int side, Frame& f) { if (side == to) f.payload.pop_back(); }, "bytes are left, the plan says");
+    expect_error([=](int side, Frame& f) { if (side == to) f.payload.push_back(0); }, "more than the plan says");
+    expect_error([=](int side, Frame& f) { if (side == to) f.payload.clear(); }, "bytes are left");
+    expect_error([=](int side, Frame& f) { if (side == to) f.tag = static_cast<std::uint16_t>(Tag::masked_mix); }, "frame.tag");
+    expect_error([=](int side, Frame& f) { if (side == to) f.tag = 999; }, "frame.tag");
+    expect_error([=](int side, Frame& f) { if (side == to) f.session += 1; }, "frame.session");
+  }
+}
+
+TEST(BoxesDeathTest, a_mask_that_was_spent_protects_no_second_message) {
+  AesCoins coins(Real::seed_of(1));
+  const Address first{Use::map_answer, Site::mlp, 0, 4}, second{Use::map_answer, Site::mlp, 0, 5};
+  EXPECT_EQ(coins.words(first, 3, Ring{32}), coins.words(first, 3, Ring{32}));  // deriving is not using
+  coins.spend(first, 3, Ring{32});
+  coins.spend(second, 3, Ring{32});
+  EXPECT_DEATH(coins.spend(second, 3, Ring{32}), "broken invariant");
+  EXPECT_DEATH(coins.spend(first, 3, Ring{32}), "broken invariant");
+}
+
+}  // namespace
+}  // namespace permllm::test

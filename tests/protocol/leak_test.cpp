@@ -1,0 +1,275 @@
+// Exhaustive check of views in tiny rings: over all coins, the provider's view (what it holds, draws and receives) is
+// uniform whatever the user's values are; the user's depends on them only through what the box declares. Each check is seen
+// to fail when a mask is taken away.
+#include <gtest/gtest.h>
+
+#include "protocol/attention.h"
+#include "protocol/embed.h"
+#include "protocol/sample.h"
+#include "support/protocol_check.h"
+
+namespace permllm::test {
+namespace {
+
+Rewrite without(Use use) {
+  return [use](Address a) { return a.use == use ? std::nullopt : std::optional(a); };
+}
+
+// The provider's views for all inputs are one uniform distribution.
+template <class Box>
+bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, std::size_t distinct, const Rewrite& user = nullptr,
+                             Batch batch = {0, 1}) {
+  bool good = true;
+  std::optional<Histogram> first;
+  for (const Words& input : inputs) {
+    const Views views = enumerate([&](Enumeration& e) { box(e, input); }, batch, user);
+    good = good && is_uniform(views.provider, distinct);
+    if (!first) first = views.provider;
+    good = good && views.provider == *first;
+  }
+  return good;
+}
+
+template <class Box>
+Histogram user_view(const Box& box, const Words& input, const Rewrite& provider = nullptr, const Rewrite& user = nullptr) {
+  return enumerate([&](Enumeration& e) { box(e, input); }, {0, 1}, user, provider).user;
+}
+// Only what is shown: the masks of the answer do not enter the user's view, so they need not be enumerated.
+std::optional<Address> shown_only(Address a) {
+  return a.use == Use::map_shown || a.use == Use::last_row ? std::optional(a) : std::nullopt;
+}
+
+// --- Linear -----------------------------------------------------------------------------------------------------------
+
+constexpr Ring k_two{2};
+
+// W = V + U with one row and two columns; U is no coin of the box (its secrecy is the model owner's).
+void linear_box(Enumeration& e, const Words& x) {
+  const LinearShape s{Site::qkv, 0, 1, 2, {k_two, 0}};
+  const TinyMatrix u{1, 2, {3, 1}}, v{1, 2, {2, 2}}, w{1, 2, {1, 3}};
+  const Words r = e.mask(2, k_two);
+  e.run.offline([&](Helper& h) { linear(h, s, v, Mask{{k_two, 0}, 2, r}); }, [&](UserDealer& d) { linear(d, s, u, Mask{{k_two, 0}, 2, r}); });
+  const Words x0 = e.provider_share(x, r, k_two);
+  Masked y0;
+  Mask m;
+  e.run.online([&](Provider& p) { y0 = linear(p, s, w, Masked{{k_two, 0}, 2, x0}); }, [&](User& user) { m = linear(user, s, NoMatrix{}, Mask{{k_two, 0}, 2, r}); });
+  EXPECT_EQ((y0.words[0] + m.words[0]) & 3, (x[0] + 3 * x[1]) & 3);
+}
+
+TEST(Leak, linear_shows_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(linear_box, {{0, 0}, {1, 2}, {3, 3}}, 4 * 4 * 4 * 4));  // x0 and two words
+}
+TEST(Leak, linear_without_rho_shows_the_provider_the_mask) {
+  EXPECT_FALSE(provider_learns_nothing(linear_box, {{0, 0}, {1, 2}}, 256, without(Use::linear_rho)));
+}
+TEST(Leak, linear_without_its_output_mask_fails) {
+  EXPECT_FALSE(provider_learns_nothing(linear_box, {{0, 0}, {1, 2}}, 256, without(Use::linear_mask)));
+}
+
+// --- PermutedMap ------------------------------------------------------------------------------------------------------
+
+// One row of `groups` x 2 in the ring 2^bits, shown whole, answered by x^2 + 1 (first group) times the last group.
+auto map_box(std::size_t groups, int bits, bool sign, bool level, std::size_t answers = 1) {
+  return [=](Enumeration& e, const Words& y) {
+    MapShape s{.site = Site::mlp, .layer = 0, .rows = 1, .groups = groups, .columns = 2, .in = Ring{bits}, .reveal = {0, bits},
+               .sign = sign, .level = level, .answers = {{Site::mlp, {Ring{bits}, 0}}}};
+    if (answers == 2) s.answers.push_back({Site::mlp_norm, {Ring{bits}, 0}});
+    const Words m = e.mask(y.size(), Ring{bits});
+    e.run.offline([&](Helper& h) { permuted_map(h, s, m); });
+    const Words y0 = e.provider_share(y, m, Ring{bits});
+    std::vector<Masked> b;
+    std::vector<Mask> r;
+    e.run.online([&](Provider& p) { b = permuted_map(p, s, y0); },
+                 [&](User& u) {
+                   r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
+                     for (std::size_t k = 0; k < out.size(); ++k) {
+                       for (std::size_t j = 0; j < 2; ++j) out[k][j] = static_cast<Word>(row[j] * row[j] + 1) * static_cast<Word>(groups == 2 ? row[2 + j] : 1);
+                     }
+                   });
+                 });
+    for (std::size_t k = 0; k < answers; ++k) {
+      for (std::size_t j = 0; j < 2 && !level; ++j) {
+        const Word value = (y[j] * y[j] + 1) * (groups == 2 ? y[2 + j] : 1);
+        EXPECT_EQ((b[k].words[j] + r[k].words[j]) & Ring{bits}.mask(), value & Ring{bits}.mask());
+      }
+    }
+  };
+}
+
+TEST(Leak, permuted_map_shows_the_provider_nothing) {
+  // pi (2) times the provider's share, s0, w and b: eight words of two bits.
+  EXPECT_TRUE(provider_learns_nothing(map_box(1, 2, false, false), {{0, 0}, {1, 2}, {3, 1}}, 2 * 65536));
+}
+TEST(Leak, permuted_map_with_signs_shows_the_provider_nothing) {
+  // pi, two signs; share and s0 of four bits each, w and b of two.
+  EXPECT_TRUE(provider_learns_nothing(map_box(2, 1, true, false), {{0, 0, 0, 0}, {1, 0, 1, 1}}, 2 * 4 * 4096));
+}
+TEST(Leak, permuted_map_with_two_answers_shows_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(map_box(1, 1, false, false, 2), {{0, 0}, {1, 0}, {1, 1}}, 2 * 4096));
+}
+TEST(Leak, permuted_map_without_a_mask_fails) {
+  const auto box = map_box(1, 2, false, false);
+  for (const Use use : {Use::map_shown, Use::map_answer, Use::map_mask}) {
+    EXPECT_FALSE(provider_learns_nothing(box, {{0, 0}, {1, 2}}, 2 * 65536, without(use))) << static_cast<int>(use);
+  }
+}
+TEST(Leak, two_answers_under_one_mask_fail) {
+  const Rewrite same = [](Address a) {
+    if (a.use == Use::map_answer) a.site = Site::mlp;
+    return std::optional(a);
+  };
+  EXPECT_FALSE(provider_learns_nothing(map_box(1, 1, false, false, 2), {{0, 0}, {1, 0}}, 2 * 4096, same));
+}
+
+TEST(Leak, permuted_map_shows_the_user_values_without_their_order) {
+  const auto box = map_box(1, 2, false, false);
+  EXPECT_EQ(user_view(box, {1, 2}), user_view(box, {2, 1}));
+  EXPECT_NE(user_view(box, {1, 2}), user_view(box, {1, 1}));
+}
+TEST(Leak, a_fixed_order_shows_the_user_who_is_who) {
+  const auto box = map_box(1, 2, false, false);
+  EXPECT_NE(user_view(box, {1, 2}, without(Use::map_order)), user_view(box, {2, 1}, without(Use::map_order)));
+}
+TEST(Leak, signs_hide_the_sign_of_the_last_group) {
+  const auto box = map_box(2, 2, true, false);
+  EXPECT_EQ(user_view(box, {1, 2, 1, 0}, nullptr, shown_only), user_view(box, {1, 2, 3, 0}, nullptr, shown_only));
+  EXPECT_NE(user_view(box, {1, 2, 1, 0}, without(Use::map_sign), shown_only),
+            user_view(box, {1, 2, 3, 0}, without(Use::map_sign), shown_only));
+}
+TEST(Leak, a_level_hides_all_but_differences) {
+  const auto box = map_box(1, 2, false, true);
+  EXPECT_EQ(user_view(box, {0, 1}, nullptr, shown_only), user_view(box, {2, 3}, nullptr, shown_only));
+  EXPECT_NE(user_view(box, {0, 1}, nullptr, shown_only), user_view(box, {0, 2}, nullptr, shown_only));
+  EXPECT_NE(user_view(box, {0, 1}, without(Use::map_level), shown_only), user_view(box, {2, 3}, without(Use::map_level), shown_only));
+}
+
+// --- Remask, one-hots -------------------------------------------------------------------------------------------------
+
+void remask_box(Enumeration& e, const Words& y) {
+  const RemaskShape s{Use::embed_row, Site::embed_residual, 2, {k_two, 0}};
+  const Words m = e.mask(2, k_two);
+  const Words y0 = e.provider_share(y, m, k_two);
+  Masked moved;
+  Mask r;
+  e.run.online([&](Provider& p) { moved = remask(p, s, Masked{{k_two, 0}, 2, y0}); }, [&](User& u) { r = remask(u, s, Mask{{k_two, 0}, 2, m}); });
+  for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((moved.words[j] + r.words[j]) & 3, y[j]);
+}
+TEST(Leak, remask_shows_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(remask_box, {{0, 0}, {1, 3}}, 256));
+  EXPECT_FALSE(provider_learns_nothing(remask_box, {{0, 0}, {1, 3}}, 256, without(Use::embed_row)));
+}
+
+void one_hot_box(Enumeration& e, const Words& token) {
+  const OneHotShape s{Site::prompt_one_hot, 3, k_two};
+  const std::uint32_t id = static_cast<std::uint32_t>(token[0]);
+  e.run.online([&](Provider& p) { prompt_one_hots(p, s); }, [&](User& u) { prompt_one_hots(u, s, {&id, 1}); });
+}
+TEST(Leak, a_prompts_one_hots_show_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(one_hot_box, {{0}, {1}, {2}}, 64));
+  EXPECT_FALSE(provider_learns_nothing(one_hot_box, {{0}, {1}}, 64, without(Use::one_hot)));
+}
+
+// --- Scores and values ------------------------------------------------------------------------------------------------
+
+// One head of two entries, one key, ring 2^bits, no cut, position 0 (no rotation).
+HeadShape tiny_head(int bits) {
+  return {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = 2, .rope_base = 10, .rope_frac = 0, .qk_cut = 0, .qk = {Ring{bits}, 0},
+          .v_cut = 0, .v = {Ring{3}, 0}, .dead_bits = 0};
+}
+
+// input: q, k, v of two entries each.
+void scores_box(Enumeration& e, const Words& qkv) {
+  const HeadShape s = tiny_head(1);
+  const Words r = e.mask(6, Ring{1});
+  e.run.offline([&](Helper& h) { scores(h, s); });
+  const Words x0 = e.provider_share(qkv, r, Ring{1});
+  Words shares, m;
+  e.run.online(
+      [&](Provider& p) {
+        const Words q0 = scores_send(p, s, Masked{{Ring{1}, 0}, 6, x0});
+        shares = scores(p, s, q0);
+      },
+      [&](User& u) {
+        scores_send(u, s, Mask{{Ring{1}, 0}, 6, r});
+        const Words eq = scores_receive(u, s);
+        scores(u, s, eq);
+        m = u.with_helper.words(scores_at(Use::score_mask, s, 0), 1, Ring{1});
+      });
+  EXPECT_EQ((shares[0] + m[0]) & 1, (qkv[0] * qkv[2] + qkv[1] * qkv[3]) & 1);
+}
+
+TEST(Leak, scores_show_the_provider_nothing) {
+  // a (4 bits), its share of q, k, v (6), x, step 1 (4), step 3: 16 bits.
+  EXPECT_TRUE(provider_learns_nothing(scores_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}}, 1 << 16));
+}
+TEST(Leak, scores_without_a_mask_fail) {
+  for (const Use use : {Use::score_rotated, Use::score_share, Use::score_mask}) {
+    EXPECT_FALSE(provider_learns_nothing(scores_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 0}}, 1 << 16, without(use)));
+  }
+}
+TEST(Leak, scores_show_the_user_nothing) {
+  EXPECT_EQ(user_view(scores_box, {0, 0, 0, 0, 0, 0}), user_view(scores_box, {1, 0, 1, 1, 0, 0}));
+  EXPECT_NE(user_view(scores_box, {0, 0, 0, 0, 0, 0}, without(Use::score_sent)),
+            user_view(scores_box, {1, 0, 1, 1, 0, 0}, without(Use::score_sent)));
+}
+
+// Values of one key, p in the ring 2^1; input: v (two entries), p.
+void values_box(Enumeration& e, const Words& input) {
+  ValuesShape s{.head = tiny_head(1), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
+  s.head.v = {Ring{2}, 0};
+  const Words r = e.mask(2, Ring{2}, 1), rp = e.mask(1, Ring{1}, 2);
+  e.run.offline([&](Helper& h) { values(h, s, rp); });
+  const Words v0 = e.provider_share({input[0], input[1]}, r, Ring{2});
+  const Words p0 = e.provider_share({input[2]}, rp, Ring{1});
+  const auto qkv = [](const Words& v) { return Words{0, 0, 0, 0, v[0], v[1]}; };
+  Masked out;
+  Mask m;
+  e.run.online(
+      [&](Provider& p) {
+        values_lift(p, s, Masked{{Ring{2}, 0}, 6, qkv(v0)});
+        values_reshared(p, s);
+        out = values(p, s, p0);
+      },
+      [&](User& u) {
+        values_reshare(u, s, Mask{{Ring{2}, 0}, 6, qkv(r)});
+        m = values(u, s, rp);
+      });
+  // The lift needs |v| below a quarter of its ring; here only 0 is, so only that is compared.
+  if (input[0] == 0 && input[1] == 0) {
+    for (std::size_t d = 0; d < 2; ++d) EXPECT_EQ((out.words[d] + m.words[d]) & 1, 0u);
+  }
+}
+
+TEST(Leak, values_show_the_provider_nothing) {
+  // alpha (2 bits) and a (1); its shares of v (4) and p (1); x (2), f (2), step 2 (2): 14 bits.
+  EXPECT_TRUE(provider_learns_nothing(values_box, {{0, 0, 0}, {1, 0, 1}, {1, 1, 1}}, 1 << 14));
+}
+TEST(Leak, values_without_a_mask_fail) {
+  for (const Use use : {Use::value_reshared, Use::value_share, Use::value_mask}) {
+    EXPECT_FALSE(provider_learns_nothing(values_box, {{0, 0, 0}, {1, 0, 1}}, 1 << 14, without(use)));
+  }
+}
+
+// The lift is statistical, on the model owner's side only: over all alpha, the user's integer for v and for v + d differ in
+// |d| of the 2^(bits-1) values.
+TEST(Leak, the_lift_of_v_hides_it_up_to_its_bound) {
+  constexpr int k_bits = 10;
+  const auto integers = [](std::int64_t v) {
+    std::map<std::int64_t, int> count;
+    for (Word coin = 0; coin < Word{1} << (k_bits - 1); ++coin) {
+      const Word alpha = lift_masks({coin}, Ring{k_bits})[0];
+      ++count[centre(static_cast<Word>(v) - alpha, Ring{k_bits})];
+    }
+    return count;
+  };
+  const auto a = integers(0);
+  for (const std::int64_t d : {1, 5, 40}) {
+    const auto b = integers(d);
+    int differing = 0;
+    for (const auto& [value, count] : a) differing += b.contains(value) ? 0 : 1;
+    EXPECT_EQ(differing, d);
+  }
+}
+
+}  // namespace
+}  // namespace permllm::test
