@@ -206,7 +206,9 @@ TEST(Boxes, a_sampled_token_is_retrieved_exactly) {
     real.run.online([&](Provider& p) { retrieve(p, sample(p, s, Masked{{in, 20}, vocab, minus(y, m)}, greatest)); },
                     [&](User& u) { id = retrieve(u, sample(u, s, Mask{{in, 20}, vocab, m}, greatest)); });
     EXPECT_EQ(id, best);
-    EXPECT_EQ(real.run.measured(), cost(s, {3, 1}) + retrieve_cost(Ring{16}));
+    Cost declared = cost(s, {3, 1}) + retrieve_cost(Ring{16});
+    declared.rounds += 1;  // here nothing else travels with the digits
+    EXPECT_EQ(real.run.measured(), declared);
   }
 }
 

@@ -1,0 +1,159 @@
+// Writes small GGUF files: a whole tiny llama model, and every way of spoiling one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace permllm::test {
+
+class GgufWriter {
+ public:
+  void text(const std::string& key, const std::string& value) { meta(key, 8, [&] { put_text(value); }); }
+  void number(const std::string& key, std::uint32_t value) { meta(key, 4, [&] { put(value); }); }
+  void real(const std::string& key, float value) { meta(key, 6, [&] { put(value); }); }
+  void texts(const std::string& key, const std::vector<std::string>& values) {
+    meta(key, 9, [&] {
+      put(std::uint32_t{8});
+      put(static_cast<std::uint64_t>(values.size()));
+      for (const std::string& value : values) put_text(value);
+    });
+  }
+  void numbers(const std::string& key, const std::vector<std::int32_t>& values) {
+    meta(key, 9, [&] {
+      put(std::uint32_t{5});
+      put(static_cast<std::uint64_t>(values.size()));
+      for (const std::int32_t value : values) put(value);
+    });
+  }
+  // A tensor of F32; shape as in the file (row length first).
+  void tensor(const std::string& name, const std::vector<std::uint64_t>& shape, const std::vector<float>& values, std::uint32_t type = 0) {
+    tensors_.push_back({name, shape, type, values});
+  }
+  std::vector<std::uint8_t> finish() {
+    std::vector<std::uint8_t> body = std::move(bytes_);
+    bytes_.clear();
+    put(std::uint32_t{0x46554747});
+    put(std::uint32_t{3});
+    put(static_cast<std::uint64_t>(tensors_.size()));
+    put(metadata_);
+    bytes_.insert(bytes_.end(), body.begin(), body.end());
+    std::uint64_t offset = 0;
+    for (const Tensor& t : tensors_) {
+      put_text(t.name);
+      put(static_cast<std::uint32_t>(t.shape.size()));
+      for (const std::uint64_t extent : t.shape) put(extent);
+      put(t.type);
+      put(offset);
+      offset += (t.values.size() * 4 + 31) / 32 * 32;
+    }
+    info_end_ = bytes_.size();
+    bytes_.resize((bytes_.size() + 31) / 32 * 32);
+    for (const Tensor& t : tensors_) {
+      const std::size_t at = bytes_.size();
+      bytes_.resize(at + (t.values.size() * 4 + 31) / 32 * 32);
+      std::memcpy(bytes_.data() + at, t.values.data(), t.values.size() * 4);
+    }
+    return bytes_;
+  }
+  // Length of header, metadata and tensor table: what parsing depends on.
+  std::size_t info_end() const { return info_end_; }
+
+ private:
+  struct Tensor {
+    std::string name;
+    std::vector<std::uint64_t> shape;
+    std::uint32_t type;
+    std::vector<float> values;
+  };
+  template <class T>
+  void put(T value) {
+    const auto* from = reinterpret_cast<const std::uint8_t*>(&value);
+    bytes_.insert(bytes_.end(), from, from + sizeof value);
+  }
+  void put_text(const std::string& value) {
+    put(static_cast<std::uint64_t>(value.size()));
+    bytes_.insert(bytes_.end(), value.begin(), value.end());
+  }
+  void meta(const std::string& key, std::uint32_t type, const std::function<void()>& value) {
+    put_text(key);
+    put(type);
+    value();
+    ++metadata_;
+  }
+  std::vector<std::uint8_t> bytes_;
+  std::vector<Tensor> tensors_;
+  std::uint64_t metadata_ = 0;
+  std::size_t info_end_ = 0;
+};
+
+struct TinyOptions {
+  std::uint32_t layers = 2, width = 32, heads = 4, kv_heads = 2, ff = 48, context = 64;
+  bool tied = true;
+  std::string architecture = "llama", tokenizer = "gpt2", pre = "smollm", chat_template = "<|im_start|>{{role}}<|im_end|>";
+  std::uint32_t tensor_type = 0;  // of blk.0.attn_q.weight, whatever its data is
+};
+
+// A tiny llama with random weights and a byte-level vocabulary: 256 bytes, ChatML's marks, one merge.
+inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
+  GgufWriter w;
+  std::mt19937 random(1);
+  std::vector<std::string> tokens{"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+  std::vector<std::int32_t> types{3, 3, 3};
+  unsigned extra = 256;
+  const auto letter = [](unsigned code) {
+    return code < 0x80 ? std::string(1, static_cast<char>(code)) : std::string{static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3f))};
+  };
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+    tokens.push_back(letter(printable ? byte : extra++));
+    types.push_back(1);
+  }
+  tokens.push_back("th");
+  types.push_back(1);
+  w.text("general.architecture", o.architecture);
+  w.text("general.name", "tiny");
+  w.number("llama.block_count", o.layers);
+  w.number("llama.context_length", o.context);
+  w.number("llama.embedding_length", o.width);
+  w.number("llama.feed_forward_length", o.ff);
+  w.number("llama.attention.head_count", o.heads);
+  w.number("llama.attention.head_count_kv", o.kv_heads);
+  w.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  w.text("tokenizer.ggml.model", o.tokenizer);
+  w.text("tokenizer.ggml.pre", o.pre);
+  w.texts("tokenizer.ggml.tokens", tokens);
+  w.numbers("tokenizer.ggml.token_type", types);
+  w.texts("tokenizer.ggml.merges", {"t h"});
+  w.number("tokenizer.ggml.eos_token_id", 2);
+  w.text("tokenizer.chat_template", o.chat_template);
+  const auto matrix = [&](const std::string& name, std::uint64_t cols, std::uint64_t rows, float size, std::uint32_t type = 0) {
+    std::normal_distribution<float> normal(0, size);
+    std::vector<float> values(cols * rows);
+    for (float& v : values) v = normal(random);
+    w.tensor(name, {cols, rows}, values, type);
+  };
+  const auto gain = [&](const std::string& name) { w.tensor(name, {o.width}, std::vector<float>(o.width, 1.0f)); };
+  const std::uint64_t kv = o.width / o.heads * o.kv_heads;
+  matrix("token_embd.weight", o.width, tokens.size(), 0.5f);
+  for (std::uint32_t l = 0; l < o.layers; ++l) {
+    const std::string p = "blk." + std::to_string(l) + ".";
+    gain(p + "attn_norm.weight");
+    matrix(p + "attn_q.weight", o.width, o.width, 0.2f, l == 0 ? o.tensor_type : 0);
+    matrix(p + "attn_k.weight", o.width, kv, 0.2f);
+    matrix(p + "attn_v.weight", o.width, kv, 0.2f);
+    matrix(p + "attn_output.weight", o.width, o.width, 0.2f);
+    gain(p + "ffn_norm.weight");
+    matrix(p + "ffn_gate.weight", o.width, o.ff, 0.2f);
+    matrix(p + "ffn_up.weight", o.width, o.ff, 0.2f);
+    matrix(p + "ffn_down.weight", o.ff, o.width, 0.2f);
+  }
+  gain("output_norm.weight");
+  if (!o.tied) matrix("output.weight", o.width, tokens.size(), 0.5f);
+  return w;
+}
+
+}  // namespace permllm::test
