@@ -4,6 +4,7 @@
 // `bits` bits count; wrap-around is the arithmetic. What is sent is reduced to its ring.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -54,11 +55,14 @@ inline double decode(Word x, Format format) {
   return std::ldexp(static_cast<double>(centre(x, format.ring)), -format.frac);
 }
 
-// round(x 2^frac), clamped to the ring's range: no value, however large, changes what is sent but its own word.
+// round(x 2^frac), clamped to the ring's range: no value, however large or not a number, changes what is sent but its
+// own word. The limit is half - 1 in small rings, where rounding would pass a limit nearer to half, and somewhat less
+// in large ones, where half - 1 is not a double.
 inline Word encode(double x, Format format) {
-  const double limit = std::ldexp(1.0, format.ring.bits - 1) * 0.999999;
+  const double half = std::ldexp(1.0, format.ring.bits - 1);
+  const double limit = std::min(half - 1, half * 0.999999);
   const double scaled = std::ldexp(x, format.frac);
-  const double bounded = scaled > limit ? limit : scaled < -limit ? -limit : scaled;
+  const double bounded = scaled > limit ? limit : scaled >= -limit ? scaled : -limit;
   return static_cast<Word>(static_cast<std::int64_t>(std::nearbyint(bounded)));
 }
 
