@@ -51,13 +51,17 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
 
 class Rig {
  public:
-  Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1)
+  // wrap_user and wrap_provider may decorate the ends of the online link.
+  using Wrap = std::function<std::unique_ptr<Link>(std::unique_ptr<Link>)>;
+  Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1, const Wrap& wrap_user = nullptr,
+      const Wrap& wrap_provider = nullptr)
       : weights_(weights), plan_(plan), executor_(executor), stream_(seed_of(100)), u_(expansion_of(stream_, plan)),
         v_(masked_weights(weights, plan, stream_)), user_coins_(seed_of(seed)), helper_user_coins_(seed_of(seed)),
         helper_provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))),
         provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))), helper_keys_(plan.config.layers) {
     auto [provider_end, user_end] = memory_links();
-    provider_link_ = std::move(provider_end);
+    provider_link_ = wrap_provider ? wrap_provider(std::move(provider_end)) : std::move(provider_end);
+    if (wrap_user) user_end = wrap_user(std::move(user_end));
     user_link_ = std::make_unique<Meter>(std::move(user_end), traffic_);
     provider_channel_ = std::make_unique<Channel>(*provider_link_, 7, patience());
     user_channel_ = std::make_unique<Channel>(*user_link_, 7, patience());

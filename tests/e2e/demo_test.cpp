@@ -1,0 +1,160 @@
+// The program as a person runs it: three processes, TLS links, exit statuses, errors.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "support/gguf_writer.h"
+#include "support/model.h"
+
+namespace permllm::test {
+namespace {
+
+struct Result {
+  int status;
+  std::string out, error;
+};
+
+// Arguments are quoted for the shell: none holds a quote.
+Result run(const std::vector<std::string>& arguments) {
+  const auto errors = std::filesystem::temp_directory_path() / ("permllm-e2e-" + std::to_string(getpid()));
+  std::string command = PERMLLM_BINARY;
+  for (const std::string& argument : arguments) command += " '" + argument + "'";
+  command += " 2>" + errors.string();
+  FILE* pipe = popen(command.c_str(), "r");
+  Result result;
+  std::array<char, 4096> chunk;
+  for (std::size_t got; (got = fread(chunk.data(), 1, chunk.size(), pipe)) > 0;) result.out.append(chunk.data(), got);
+  const int status = pclose(pipe);
+  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  std::ifstream in(errors);
+  result.error.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+  std::filesystem::remove(errors);
+  return result;
+}
+
+std::vector<nlohmann::json> events(const std::string& out) {
+  std::vector<nlohmann::json> all;
+  std::istringstream lines(out);
+  for (std::string line; std::getline(lines, line);) all.push_back(nlohmann::json::parse(line));
+  return all;
+}
+
+std::string joined(const std::vector<TokenId>& ids) {
+  std::string text;
+  for (const TokenId id : ids) text += (text.empty() ? "" : ",") + std::to_string(id);
+  return text;
+}
+
+// What both engines answer, against float32: equal up to the first step whose gap is below `gap`.
+void expect_answer(const std::vector<TokenId>& got, const GreedyCase& c, double gap) {
+  for (std::size_t i = 0; i < c.float_ids.size(); ++i) {
+    if (c.gaps[i] < gap) return;
+    ASSERT_LT(i, got.size());
+    ASSERT_EQ(got[i], c.float_ids[i]) << "step " << i;
+  }
+  EXPECT_EQ(got.size(), c.float_ids.size());
+}
+
+TEST(Demo, answers_privately_as_float32_does) {
+  for (const GreedyCase& c : greedy_cases()) {
+    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json"});
+    ASSERT_EQ(r.status, 0) << r.error;
+    const auto all = events(r.out);
+    const auto& done = all.back();
+    EXPECT_EQ(done.at("event"), "done");
+    const auto ids = done.at("output_ids").get<std::vector<TokenId>>();
+    expect_answer(ids, c, 0.15);
+    EXPECT_EQ(all.size(), ids.size() + 1);
+    EXPECT_EQ(done.at("prompt_tokens"), c.prompt_ids.size());
+    EXPECT_EQ(done.at("profile"), "paper");
+    EXPECT_EQ(done.at("online_per_token").at("round_trips"), 6 * 30 + 2);
+    std::string text;
+    for (const auto& e : all) text += e.at("event") == "token" ? e.at("text").get<std::string>() : "";
+    EXPECT_EQ(text, done.at("text"));
+  }
+}
+
+TEST(Demo, over_a_shaped_link_takes_its_round_trips) {
+  const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt", "What is 17 plus 25?", "--max-tokens", "4", "--rtt", "4ms", "--bandwidth", "1gbit", "--json"});
+  ASSERT_EQ(r.status, 0) << r.error;
+  const auto done = events(r.out).back();
+  EXPECT_GE(done.at("seconds").at("decode_per_token").get<double>(), 182 * 0.004);
+  EXPECT_EQ(done.at("text"), "17 +");
+}
+
+TEST(Demo, a_sampled_answer_is_decided_by_its_seed) {
+  const auto answer = [](const char* seed) {
+    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt", "Name an animal.", "--max-tokens", "6", "--temperature", "1.5", "--top-k", "200",
+                          "--seed", seed, "--json"});
+    EXPECT_EQ(r.status, 0) << r.error;
+    return events(r.out).back().at("output_ids").get<std::vector<TokenId>>();
+  };
+  const auto first = answer("1");
+  EXPECT_EQ(first.size(), answer("2").size());
+  EXPECT_NE(first, answer("3"));
+}
+
+TEST(Generate, agrees_with_float32) {
+  for (const GreedyCase& c : greedy_cases()) {
+    const Result r = run({"generate", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json"});
+    ASSERT_EQ(r.status, 0) << r.error;
+    expect_answer(events(r.out).back().at("output_ids").get<std::vector<TokenId>>(), c, 0.01);
+  }
+}
+
+TEST(Inspect, tells_shapes_and_costs) {
+  const Result r = run({"inspect", PERMLLM_TEST_MODEL, "--json"});
+  ASSERT_EQ(r.status, 0) << r.error;
+  const auto m = nlohmann::json::parse(r.out);
+  EXPECT_EQ(m.at("layers"), 30);
+  EXPECT_EQ(m.at("decode").at(0).at("round_trips"), 182);
+  EXPECT_EQ(run({"inspect", PERMLLM_TEST_MODEL}).status, 0);
+}
+
+// A person's mistakes: one sentence on standard error, status 2, nothing of the prompt in it.
+void expect_mistake(const std::vector<std::string>& arguments, const std::string& text) {
+  const Result r = run(arguments);
+  EXPECT_EQ(r.status, 2) << r.error;
+  EXPECT_NE(r.error.find(text), std::string::npos) << r.error;
+  EXPECT_EQ(r.error.find("xyzzy"), std::string::npos) << "the prompt is quoted: " << r.error;
+  EXPECT_EQ(std::count(r.error.begin(), r.error.end(), '\n'), 1) << r.error;
+}
+
+TEST(Mistakes, are_told_in_one_sentence) {
+  const std::string model = PERMLLM_TEST_MODEL;
+  for (const char* command : {"demo", "generate"}) {
+    expect_mistake({command, model, "--prompt", ""}, "is empty");
+    expect_mistake({command, model, "--prompt", "xyzzy", "--temperature", "-1"}, "--temperature: -1, expected");
+    expect_mistake({command, model, "--prompt-ids", "1,2,50000"}, "the id at place 3 is outside the vocabulary of 49152 tokens");
+    expect_mistake({command, model, "--prompt-ids", "1,,2"}, "place 2 is not a number");
+    expect_mistake({command, "/nonexistent.gguf", "--prompt", "xyzzy"}, "there is no such file");
+  }
+  std::string long_prompt;
+  for (int i = 0; i < 1200; ++i) long_prompt += "xyzzy ";
+  expect_mistake({"demo", model, "--prompt", long_prompt}, "do not fit the context of 1024");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--rtt", "fast"}, "--rtt: \"fast\" is not understood; write it like 10ms");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--context", "100000"}, "--context: 100000, the model takes 1 to 8192");
+}
+
+TEST(Mistakes, files_that_are_no_supported_model_are_named) {
+  const auto path = (std::filesystem::temp_directory_path() / ("permllm-bad-" + std::to_string(getpid()) + ".gguf")).string();
+  const auto write = [&](const std::vector<std::uint8_t>& bytes) {
+    std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  };
+  write({'n', 'o', 'n', 'e', 0, 0});
+  expect_mistake({"demo", path, "--prompt", "xyzzy"}, "not a GGUF file");
+  write(tiny_llama({.architecture = "mamba"}).finish());
+  expect_mistake({"demo", path, "--prompt", "xyzzy"}, "\"mamba\" is not supported");
+  auto cut_short = tiny_llama().finish();
+  cut_short.resize(cut_short.size() - 100);
+  write(cut_short);
+  expect_mistake({"generate", path, "--prompt", "xyzzy"}, "truncated");
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace permllm::test

@@ -1,0 +1,221 @@
+// Links: TLS with identities, deadlines and hostile peers; the decorators.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "net/memory.h"
+#include "net/meter.h"
+#include "net/shaped.h"
+#include "net/tls.h"
+#include "net/units.h"
+#include "wire/frame.h"
+#include "wire/message.h"
+
+namespace permllm {
+namespace {
+
+Clock::time_point in(std::chrono::milliseconds time) { return Clock::now() + time; }
+using std::chrono_literals::operator""ms;
+
+Frame frame(std::uint32_t step, std::size_t size) { return {40, 7, step, Bytes(size, static_cast<std::uint8_t>(step))}; }
+
+struct Pair {
+  std::unique_ptr<Link> server, client;
+  Role seen_by_server = Role::helper;
+};
+Pair tls_pair(const Authority& authority, Role client_role = Role::user) {
+  TlsListener listener(authority.issue(Role::provider), "127.0.0.1:0");
+  Pair pair;
+  std::jthread server([&] {
+    auto link = listener.accept(in(5000ms));
+    pair.seen_by_server = link->handshake(in(5000ms));
+    pair.server = std::move(link);
+  });
+  pair.client = tls_connect(authority.issue(client_role), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms));
+  server.join();
+  return pair;
+}
+
+template <class F>
+Error error_of(F f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "no error";
+  return Error(Code::resource, "", "");
+}
+
+TEST(Tls, carries_frames_both_ways_and_tells_roles) {
+  const Authority authority;
+  Pair pair = tls_pair(authority);
+  EXPECT_EQ(pair.seen_by_server, Role::user);
+  std::jthread server([&] {
+    for (std::uint32_t step = 0; step < 20; ++step) pair.server->send(pair.server->receive(in(5000ms), "a frame"));
+    pair.server->flush();
+  });
+  for (std::uint32_t step = 0; step < 20; ++step) pair.client->send(frame(step, step == 7 ? 5'000'000 : step * 1000));
+  for (std::uint32_t step = 0; step < 20; ++step) {
+    const Frame back = pair.client->receive(in(5000ms), "an echo");
+    EXPECT_EQ(back.payload, frame(step, step == 7 ? 5'000'000 : step * 1000).payload);
+    EXPECT_EQ(back.session, 7u);
+  }
+}
+
+TEST(Tls, a_peer_of_another_role_or_authority_is_refused) {
+  const Authority authority, stranger;
+  TlsListener listener(authority.issue(Role::provider), "127.0.0.1:0");
+  const std::string address = "127.0.0.1:" + std::to_string(listener.port());
+  const auto serve_one = [&] {
+    return std::jthread([&] {
+      try {
+        listener.accept(in(5000ms))->handshake(in(2000ms));
+      } catch (const Error&) {
+      }
+    });
+  };
+  {
+    const auto server = serve_one();
+    const Error error = error_of([&] { tls_connect(authority.issue(Role::user), address, Role::helper, in(5000ms)); });
+    EXPECT_EQ(error.code(), Code::mismatch);
+    EXPECT_NE(std::string(error.what()).find("says provider, expected helper"), std::string::npos);
+  }
+  {
+    const auto server = serve_one();
+    EXPECT_EQ(error_of([&] { tls_connect(stranger.issue(Role::user), address, Role::provider, in(5000ms)); }).code(), Code::mismatch);
+  }
+}
+
+TEST(Tls, nobody_there_gives_an_error_at_once) {
+  const Authority authority;
+  std::uint16_t port = 0;
+  { port = TlsListener(authority.issue(Role::provider), "127.0.0.1:0").port(); }
+  const Error error = error_of([&] { tls_connect(authority.issue(Role::user), "127.0.0.1:" + std::to_string(port), Role::provider, in(5000ms)); });
+  EXPECT_NE(std::string(error.what()).find("nobody listens there"), std::string::npos);
+  EXPECT_EQ(error_of([&] { tls_connect(authority.issue(Role::user), "nonsense", Role::provider, in(100ms)); }).code(), Code::usage);
+}
+
+TEST(Tls, a_deadline_ends_every_wait) {
+  const Authority authority;
+  Pair pair = tls_pair(authority);
+  const Clock::time_point begin = Clock::now();
+  const Error error = error_of([&] { pair.client->receive(in(50ms), "PassBegin"); });
+  EXPECT_EQ(error.code(), Code::timeout);
+  EXPECT_STREQ(error.what(), "PassBegin: did not arrive before the deadline");
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(5));
+}
+
+TEST(Tls, a_peer_that_goes_away_is_noticed) {
+  const Authority authority;
+  Pair pair = tls_pair(authority);
+  pair.server.reset();
+  EXPECT_EQ(error_of([&] { pair.client->receive(in(5000ms), "a frame"); }).code(), Code::closed);
+}
+
+TEST(Tls, close_wakes_a_waiting_thread) {
+  const Authority authority;
+  Pair pair = tls_pair(authority);
+  std::jthread waiter([&] { EXPECT_EQ(error_of([&] { pair.client->receive(in(60000ms), "a frame"); }).code(), Code::closed); });
+  std::this_thread::sleep_for(20ms);
+  pair.client->close();
+}
+
+TEST(Tls, a_frame_out_of_turn_is_refused) {
+  const Authority authority;
+  Pair pair = tls_pair(authority);
+  pair.server->send(frame(0, 10));
+  pair.server->send(frame(0, 10));  // replayed
+  pair.server->flush();
+  pair.client->receive(in(5000ms), "a frame");
+  const Error error = error_of([&] { pair.client->receive(in(5000ms), "a frame"); });
+  EXPECT_STREQ(error.what(), "frame.step: 0, expected 1");
+}
+
+TEST(Tls, garbage_and_silence_on_the_port_harm_nobody_else) {
+  const Authority authority;
+  TlsListener listener(authority.issue(Role::provider), "127.0.0.1:0");
+  for (const bool speaks : {true, false}) {
+    const int plain = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(listener.port());
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(connect(plain, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    if (speaks) {
+      ASSERT_GT(write(plain, "GET / HTTP/1.1\r\n\r\n", 18), 0);
+    }
+    const auto link = listener.accept(in(5000ms));
+    const Code code = error_of([&] { link->handshake(in(100ms)); }).code();
+    EXPECT_EQ(code, speaks ? Code::mismatch : Code::timeout);
+    close(plain);
+  }
+  std::jthread server([&] { listener.accept(in(5000ms))->handshake(in(5000ms)); });
+  EXPECT_NO_THROW(tls_connect(authority.issue(Role::user), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms)));
+}
+
+TEST(Frame, headers_that_do_not_fit_are_refused_by_name) {
+  std::array<std::uint8_t, k_frame_header_bytes> header;
+  encode_header(frame(3, 10), header);
+  EXPECT_EQ(decode_header(header).length, 10u);
+  auto other = header;
+  other[0] ^= 1;
+  EXPECT_EQ(error_of([&] { decode_header(other); }).field(), "frame.magic");
+  other = header;
+  other[4] = 9;
+  EXPECT_STREQ(error_of([&] { decode_header(other); }).what(), "frame.version: the peer has wire version 9, this side 1");
+  other = header;
+  other[23] = 0xff;
+  EXPECT_EQ(error_of([&] { decode_header(other); }).field(), "frame.length");
+}
+
+TEST(Meter, counts_payload_frames_and_round_trips) {
+  auto [a, b] = memory_links();
+  Traffic traffic;
+  Meter meter(std::move(a), traffic);
+  for (std::uint32_t round = 0; round < 3; ++round) {
+    meter.send(frame(0, 10));
+    meter.send(frame(0, 5));
+    b->send(frame(0, 7));
+    b->send(frame(0, 1));
+    meter.receive(in(100ms), "x");
+    meter.receive(in(100ms), "x");  // no new round trip
+  }
+  EXPECT_EQ(traffic.sent.payload_bytes, 45u);
+  EXPECT_EQ(traffic.received.payload_bytes, 24u);
+  EXPECT_EQ(traffic.round_trips, 3u);
+  EXPECT_EQ(traffic.header_bytes(), 12 * k_frame_header_bytes);
+}
+
+TEST(Shaped, delivers_after_half_a_round_trip_and_the_time_on_the_wire) {
+  auto [a, b] = memory_links();
+  Shaped sender(std::move(a), 20ms, 8e6), receiver(std::move(b), 20ms, 8e6);  // 1 MB/s
+  const Clock::time_point begin = Clock::now();
+  sender.send(frame(0, 10'000 - 24));
+  sender.send(frame(1, 10'000 - 24));
+  EXPECT_LT(Clock::now() - begin, 10ms) << "the sender slept";
+  EXPECT_EQ(receiver.receive(in(5000ms), "x").payload.size(), 10'000u - 24);
+  EXPECT_GE(Clock::now() - begin, 20ms);  // 10 ms on the wire, 10 ms on the way
+  receiver.receive(in(5000ms), "x");
+  EXPECT_GE(Clock::now() - begin, 30ms);
+  EXPECT_LT(Clock::now() - begin, 500ms);
+  sender.send(frame(2, 10));
+  EXPECT_EQ(error_of([&] { receiver.receive(in(2ms), "x"); }).code(), Code::timeout);
+}
+
+TEST(Units, are_understood_or_refused_with_an_example) {
+  EXPECT_EQ(parse_duration("10ms", "--rtt"), 10ms);
+  EXPECT_EQ(parse_duration("0", "--rtt"), 0ms);
+  EXPECT_EQ(parse_bandwidth("1gbit", "--bandwidth"), 1e9);
+  for (const char* bad : {"", "10", "ms", "-1ms", "1e99s", "10 ms", "nan"}) {
+    const Error error = error_of([&] { parse_duration(bad, "--rtt"); });
+    EXPECT_EQ(error.code(), Code::usage);
+    EXPECT_NE(std::string(error.what()).find("10ms"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace permllm
