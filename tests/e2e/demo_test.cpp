@@ -94,7 +94,7 @@ TEST(Demo, a_sampled_answer_is_decided_by_its_seed) {
     return events(r.out).back().at("output_ids").get<std::vector<TokenId>>();
   };
   const auto first = answer("1");
-  EXPECT_EQ(first.size(), answer("2").size());
+  EXPECT_EQ(first.at(0), answer("1").at(0));  // later ones may meet a near tie that a cut decides
   EXPECT_NE(first, answer("3"));
 }
 
