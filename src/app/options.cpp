@@ -14,7 +14,7 @@ namespace permllm {
 namespace {
 
 // "1,2,3": ids as they are.
-std::vector<TokenId> parse_ids(const std::string& text, std::size_t vocab) {
+std::vector<TokenId> parse_ids(const std::string& text) {
   std::vector<TokenId> ids;
   const char* at = text.data();
   const char* end = at + text.size();
@@ -24,9 +24,6 @@ std::vector<TokenId> parse_ids(const std::string& text, std::size_t vocab) {
     const std::size_t place = ids.size() + 1;
     if (error != std::errc() || (next != end && *next != ',')) {
       throw Error(Code::usage, "--prompt-ids", fmt::format("place {} is not a number; write it like 1,2,3", place));
-    }
-    if (id >= vocab) {
-      throw Error(Code::usage, "--prompt-ids", fmt::format("the id at place {} is outside the vocabulary of {} tokens", place, vocab));
     }
     ids.push_back(id);
     if (next == end) return ids;
@@ -53,6 +50,7 @@ void check_prompt_options(PromptOptions& o) {
   if (o.prompt.empty() && o.prompt_ids.empty()) {
     throw Error(Code::usage, "--prompt", "is empty; ask something, like --prompt \"Why is the sky blue?\"");
   }
+  if (!o.prompt_ids.empty()) o.ids = parse_ids(o.prompt_ids);
   if (o.max_tokens < 1) throw Error(Code::usage, "--max-tokens", "0, expected 1 or more");
   o.sampling.seed = o.seed ? *o.seed : random_number();
   o.sampling.check();
@@ -61,8 +59,14 @@ void check_prompt_options(PromptOptions& o) {
 std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& tokenizer, std::size_t context) {
   const Vocabulary& vocabulary = tokenizer.vocabulary();
   std::vector<TokenId> ids;
-  if (!o.prompt_ids.empty()) {
-    ids = parse_ids(o.prompt_ids, vocabulary.tokens.size());
+  if (!o.ids.empty()) {
+    for (std::size_t i = 0; i < o.ids.size(); ++i) {
+      if (o.ids[i] >= vocabulary.tokens.size()) {
+        throw Error(Code::usage, "--prompt-ids", fmt::format("the id at place {} is outside the vocabulary of {} tokens", i + 1,
+                                                             vocabulary.tokens.size()));
+      }
+    }
+    ids = o.ids;
   } else if (o.raw) {
     ids = tokenizer.encode(o.prompt, false);
     if (vocabulary.add_bos) ids.insert(ids.begin(), vocabulary.bos);

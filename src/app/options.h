@@ -13,6 +13,7 @@ namespace permllm {
 
 struct PromptOptions {
   std::string prompt, prompt_ids;
+  std::vector<TokenId> ids;  // of prompt_ids, once checked
   bool raw = false;
   std::size_t max_tokens = 64;
   SamplingOptions sampling;

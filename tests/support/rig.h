@@ -104,6 +104,11 @@ class Rig {
     for (const PackOrder& order : orders_for(prompt_tokens, max_tokens)) deal(static_cast<Part::Kind>(order.kind), order.count);
   }
 
+  // For tests that walk the page themselves.
+  Stock& stock() { return stock_; }
+  Coins& user_coins() { return user_coins_; }
+  Coins& mutable_provider_coins() { return provider_coins_; }
+
   UserSession& user() { return *user_; }
   Channel& user_channel() { return *user_channel_; }
   const Traffic& traffic() const { return traffic_; }
