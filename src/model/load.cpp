@@ -56,12 +56,30 @@ Source stacked(const Gguf& file, const std::vector<std::pair<std::string, std::s
   return source;
 }
 
-FloatMatrix to_float(const Source& source, Executor& executor) {
-  FloatMatrix matrix{source.rows, source.cols, std::vector<float>(source.rows * source.cols)};
+// Real weights and their largest magnitude. Every number of a model file is checked where it becomes a weight.
+struct Real {
+  FloatMatrix matrix;
+  float largest = 0;
+};
+Real to_float(const Source& source, Executor& executor) {
+  Real real{{source.rows, source.cols, std::vector<float>(source.rows * source.cols)}};
+  std::vector<float> largest(source.rows);
   executor.parallel(source.rows, [&](std::size_t r) {
-    source.row(r, std::span(matrix.values).subspan(r * source.cols, source.cols));
+    const auto row = std::span(real.matrix.values).subspan(r * source.cols, source.cols);
+    source.row(r, row);
+    for (const float v : row) {
+      const float magnitude = std::fabs(v);
+      // A NaN is not smaller than anything: it stays, and is found below.
+      if (!(magnitude <= largest[r])) largest[r] = magnitude;
+    }
   });
-  return matrix;
+  for (const float magnitude : largest) {
+    if (!std::isfinite(magnitude)) {
+      throw Error(Code::file, "tensor " + source.parts[0]->name, "holds a weight that is not a finite number");
+    }
+    real.largest = std::max(real.largest, magnitude);
+  }
+  return real;
 }
 
 FloatMatrix transposed(const FloatMatrix& matrix, Executor& executor) {
@@ -76,18 +94,9 @@ FloatMatrix transposed(const FloatMatrix& matrix, Executor& executor) {
   return result;
 }
 
-// Every number of a model file is checked where it becomes a weight.
-FloatMatrix checked(FloatMatrix matrix, const std::string& name) {
-  bool finite = true;
-  for (const float v : matrix.values) finite = finite && std::isfinite(v);
-  if (!finite) throw Error(Code::file, name, "holds a weight that is not a finite number");
-  return matrix;
-}
-
-IntMatrix to_int(const FloatMatrix& matrix, Executor& executor) {
-  float largest = 0;
-  for (const float v : matrix.values) largest = std::max(largest, std::fabs(v));
-  return IntMatrix(matrix.rows(), matrix.cols(), IntMatrix::fraction_bits(largest),
+IntMatrix to_int(const Real& real, Executor& executor) {
+  const FloatMatrix& matrix = real.matrix;
+  return IntMatrix(matrix.rows(), matrix.cols(), IntMatrix::fraction_bits(real.largest),
                    [&](std::size_t r, std::span<float> out) {
                      std::copy_n(matrix.values.begin() + static_cast<std::ptrdiff_t>(r * matrix.cols()), matrix.cols(), out.begin());
                    },
@@ -100,23 +109,27 @@ Weights<Matrix> load(const Gguf& file, Executor& executor, Convert convert) {
   Weights<Matrix> w;
   w.config = read_config(file);
   const Config& c = w.config;
+  using Parts = std::vector<std::pair<std::string, std::size_t>>;
+  const auto read = [&](const Parts& names, std::size_t cols, const std::string& gain) {
+    return to_float(stacked(file, names, cols, gain), executor);
+  };
+  // The largest first: its two copies are gone before the others come.
+  {
+    Real table = read({{"token_embd.weight", c.vocab}}, c.width, "");
+    table.matrix = transposed(table.matrix, executor);
+    w.embed = convert(std::move(table));
+  }
+  w.head = convert(read({{c.tied_head ? "token_embd.weight" : "output.weight", c.vocab}}, c.width, "output_norm.weight"));
   for (std::size_t l = 0; l < c.layers; ++l) {
     const std::string p = fmt::format("blk.{}.", l);
-    const auto read = [&](const std::vector<std::pair<std::string, std::size_t>>& names, std::size_t cols, const std::string& gain) {
-      return convert(checked(to_float(stacked(file, names, cols, gain), executor), "tensor " + names[0].first));
-    };
     LayerWeights<Matrix> layer;
-    layer.qkv = read({{p + "attn_q.weight", c.q_rows()}, {p + "attn_k.weight", c.kv_rows()}, {p + "attn_v.weight", c.kv_rows()}},
-                     c.width, p + "attn_norm.weight");
-    layer.o = read({{p + "attn_output.weight", c.width}}, c.q_rows(), "");
-    layer.up = read({{p + "ffn_gate.weight", c.ff}, {p + "ffn_up.weight", c.ff}}, c.width, p + "ffn_norm.weight");
-    layer.down = read({{p + "ffn_down.weight", c.width}}, c.ff, "");
+    layer.qkv = convert(read({{p + "attn_q.weight", c.q_rows()}, {p + "attn_k.weight", c.kv_rows()}, {p + "attn_v.weight", c.kv_rows()}},
+                             c.width, p + "attn_norm.weight"));
+    layer.o = convert(read({{p + "attn_output.weight", c.width}}, c.q_rows(), ""));
+    layer.up = convert(read({{p + "ffn_gate.weight", c.ff}, {p + "ffn_up.weight", c.ff}}, c.width, p + "ffn_norm.weight"));
+    layer.down = convert(read({{p + "ffn_down.weight", c.width}}, c.ff, ""));
     w.layers.push_back(std::move(layer));
   }
-  const std::string head = c.tied_head ? "token_embd.weight" : "output.weight";
-  w.head = convert(checked(to_float(stacked(file, {{head, c.vocab}}, c.width, "output_norm.weight"), executor), "tensor " + head));
-  w.embed = convert(checked(transposed(to_float(stacked(file, {{"token_embd.weight", c.vocab}}, c.width, ""), executor), executor),
-                            "tensor token_embd.weight"));
   return w;
 }
 
@@ -173,11 +186,11 @@ Config read_config(const Gguf& file) {
 }
 
 IntWeights load_int_weights(const Gguf& file, Executor& executor) {
-  return load<IntMatrix>(file, executor, [&](const FloatMatrix& matrix) { return to_int(matrix, executor); });
+  return load<IntMatrix>(file, executor, [&](const Real& real) { return to_int(real, executor); });
 }
 
 FloatWeights load_float_weights(const Gguf& file, Executor& executor) {
-  return load<FloatMatrix>(file, executor, [](FloatMatrix matrix) { return matrix; });
+  return load<FloatMatrix>(file, executor, [](Real real) { return std::move(real.matrix); });
 }
 
 }  // namespace permllm

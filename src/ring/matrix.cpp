@@ -99,14 +99,14 @@ IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int frac,
   const std::size_t blocks = (rows + k_tile_rows - 1) / k_tile_rows, pairs = (cols + 1) / 2;
   tiles_ = std::make_unique<Tile[]>(blocks * pairs);
   const float scale = std::ldexp(1.0f, frac);
-  constexpr float k_limit = (1 << (k_weight_bits - 1)) - 1;
+  constexpr long k_limit = (1 << (k_weight_bits - 1)) - 1;
   executor.parallel(blocks, [&](std::size_t block) {
     std::vector<float> values(cols);
     Tile* to = tiles_.get() + block * pairs;
     for (std::size_t r = 0; r < k_tile_rows && block * k_tile_rows + r < rows; ++r) {
       row(block * k_tile_rows + r, values);
       for (std::size_t c = 0; c < cols; ++c) {
-        const float integer = std::nearbyint(values[c] * scale);
+        const long integer = std::lrint(values[c] * scale);
         PERMLLM_ASSERT(integer >= -k_limit && integer <= k_limit);
         to[c / 2].weights[r * 2 + c % 2] = static_cast<std::int16_t>(integer);
       }

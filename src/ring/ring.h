@@ -63,7 +63,7 @@ inline Word encode(double x, Format format) {
   const double limit = std::min(half - 1, half * 0.999999);
   const double scaled = std::ldexp(x, format.frac);
   const double bounded = scaled > limit ? limit : scaled >= -limit ? scaled : -limit;
-  return static_cast<Word>(static_cast<std::int64_t>(std::nearbyint(bounded)));
+  return static_cast<Word>(static_cast<std::int64_t>(std::llrint(bounded)));
 }
 
 // Dot product modulo 2^64; the caller reduces.

@@ -1,0 +1,263 @@
+// Provider, helper and user as services over links: handshakes, and peers that do what they should not.
+#include <gtest/gtest.h>
+
+#include <list>
+#include <mutex>
+#include <thread>
+
+#include "engine/helper_service.h"
+#include "engine/provider_service.h"
+#include "engine/user_client.h"
+#include "model/gguf.h"
+#include "net/memory.h"
+#include "support/gguf_writer.h"
+#include "support/rig.h"
+
+namespace permllm::test {
+namespace {
+
+OfferedModel tiny_model(Executor& executor) {
+  const Gguf file = Gguf::parse(tiny_llama().finish());
+  OfferedModel model;
+  model.vocabulary = Vocabulary::read(file);
+  model.weights = load_int_weights(file, executor);
+  const Ranges ranges{.residual = 30, .qk = 10, .v = 5, .score = 50, .gate_up = std::vector<double>(2, 20.0), .activation = 100, .logit = 30};
+  model.plan = Plan::make(model.weights, ranges, 64);
+  model.model_id = std::string(64, 'a');
+  model.mask_seed = seed_of(77);
+  return model;
+}
+
+// The three parties with memory links; connections are served in threads, as the commands do it.
+class World {
+ public:
+  explicit World(Clock::duration patience = std::chrono::seconds(20))
+      : patience_(patience), helper_(executor_, patience, [this](const std::string& s) { note(s); }),
+        provider_(tiny_model(executor_), executor_, patience, [this] { return to_helper(Role::provider); }, [this](const std::string& s) { note(s); }) {
+    provider_.register_model(nullptr);
+  }
+  std::unique_ptr<Link> to_helper(Role who) {
+    auto [near, far] = memory_links();
+    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who); });
+    return std::move(near);
+  }
+  std::unique_ptr<Link> to_provider() {
+    auto [near, far] = memory_links();
+    threads_.emplace_back([this, link = std::move(far)]() mutable { provider_.serve(std::move(link)); });
+    return std::move(near);
+  }
+  UserLinks links() {
+    return {[this] { return to_provider(); }, [this] { return to_provider(); }, [this] { return to_helper(Role::user); }};
+  }
+  std::vector<TokenId> answer(std::size_t tokens) {
+    UserClient client(links(), executor_, patience_);
+    client.make_material(3, tokens, 64, nullptr);
+    client.wait_for_material(3 + tokens);
+    client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+    std::vector<TokenId> ids;
+    while (ids.size() + 1 < tokens) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
+    ids.push_back(client.session().retrieve_last());
+    client.end();
+    return ids;
+  }
+  Executor& executor() { return executor_; }
+  std::string notes() {
+    const std::lock_guard lock(mutex_);
+    return notes_;
+  }
+
+ private:
+  void note(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    notes_ += text + "\n";
+  }
+  Clock::duration patience_;
+  Executor executor_{1};
+  std::mutex mutex_;
+  std::string notes_;
+  HelperService helper_;
+  ProviderService provider_;
+  std::list<std::jthread> threads_;
+};
+
+template <class F>
+std::string error_of(F f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Services, answer_and_go_on_to_the_next_session) {
+  World world;
+  const auto first = world.answer(6);
+  EXPECT_EQ(first.size(), 6u);
+  // Fresh masks and orders, the same answer: the tiny model's logits are far apart.
+  EXPECT_EQ(world.answer(6), first);
+}
+
+TEST(Services, two_sessions_at_once_do_not_disturb_each_other) {
+  World world;
+  const auto alone = world.answer(5);
+  std::vector<TokenId> one, two;
+  {
+    std::jthread a([&] { one = world.answer(5); }), b([&] { two = world.answer(5); });
+  }
+  EXPECT_EQ(one, alone);
+  EXPECT_EQ(two, alone);
+}
+
+TEST(Services, a_model_that_the_helper_lacks_is_named) {
+  World world;
+  auto link = world.to_helper(Role::user);
+  Channel channel(*link, 0, std::chrono::seconds(5));
+  channel.send(PairHello{1, std::string(64, 'b'), "x", Seed{}});
+  EXPECT_EQ(error_of([&] { channel.receive(PairAccepted{}); }), "peer: PairHello.model_id: the helper does not hold model bbbbbbbb");
+}
+
+TEST(Services, another_plan_is_refused_with_both_values) {
+  World world;
+  {
+    auto link = world.to_helper(Role::user);
+    Channel channel(*link, 0, std::chrono::seconds(5));
+    channel.send(PairHello{1, std::string(64, 'a'), std::string(64, 'f'), Seed{}});
+    const std::string error = error_of([&] { channel.receive(PairAccepted{}); });
+    EXPECT_NE(error.find("PairHello.plan_hash"), std::string::npos);
+    EXPECT_NE(error.find("here, ffffffff at the peer"), std::string::npos);
+  }
+  auto link = world.to_provider();
+  Channel channel(*link, 0, std::chrono::seconds(5));
+  channel.send(Hello{});
+  channel.receive(Card{});
+  channel.send(Agreement{std::string(64, 'e')});
+  EXPECT_NE(error_of([&] { channel.receive(Accepted{}); }).find("eeeeeeee at the user"), std::string::npos);
+}
+
+TEST(Services, a_role_may_not_do_what_is_anothers) {
+  World world;
+  auto link = world.to_helper(Role::user);
+  Channel channel(*link, 0, std::chrono::seconds(5));
+  channel.send(ModelOffer{std::string(64, 'c'), tiny_model(world.executor()).plan});
+  EXPECT_NE(error_of([&] { channel.receive(ModelStored{}); }).find("a user may not begin with message 20"), std::string::npos);
+}
+
+// A link that spoils the k-th frame that its owner sends.
+class Spoiling : public Link {
+ public:
+  Spoiling(std::unique_ptr<Link> link, std::size_t at, int how) : link_(std::move(link)), left_(at), how_(how) {}
+  void send(Frame frame) override {
+    if (left_-- == 0) {
+      if (how_ == 0) frame.payload.push_back(1);
+      if (how_ == 1 && !frame.payload.empty()) frame.payload.pop_back();
+      if (how_ == 2) frame.tag = 60;
+      if (how_ == 3) return link_->close();
+      if (how_ == 4) return;  // lost: the peer waits in vain
+    }
+    link_->send(std::move(frame));
+  }
+  void flush() override { link_->flush(); }
+  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
+  void close() override { link_->close(); }
+
+ private:
+  std::unique_ptr<Link> link_;
+  std::size_t left_;
+  int how_;
+};
+
+// Whatever a user spoils, at any frame of a short session: it ends in an Error before the deadline, and the services serve
+// the next one.
+TEST(Services, a_spoilt_frame_anywhere_ends_that_session_only) {
+  World world(std::chrono::milliseconds(400));
+  const auto good = world.answer(3);
+  std::size_t errors = 0, sessions = 0;
+  for (int how = 0; how < 5; ++how) {
+    for (std::size_t at = 0; at < 40; at += how == 4 ? 13 : 3) {
+      ++sessions;
+      try {
+        UserLinks links = world.links();
+        links.online = [&] { return std::make_unique<Spoiling>(world.to_provider(), at, how); };
+        UserClient client(links, world.executor(), std::chrono::milliseconds(400));
+        client.make_material(3, 3, 64, nullptr);
+        client.wait_for_material(6);
+        client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+        client.session().advance([](TokenId) { return true; }, greedy);
+        client.session().retrieve_last();
+        client.end();
+      } catch (const Error&) {
+        ++errors;
+      }
+    }
+  }
+  EXPECT_EQ(errors, sessions);
+  EXPECT_EQ(world.answer(3), good);
+  EXPECT_NE(world.notes().find("expected"), std::string::npos);
+}
+
+TEST(Services, spoilt_offline_material_ends_that_session_only) {
+  World world(std::chrono::milliseconds(400));
+  const auto good = world.answer(3);
+  for (int how = 0; how < 4; ++how) {
+    for (std::size_t at = 1; at < 5; ++at) {  // entries, two layers of slots, passes
+      const std::string error = error_of([&] {
+        UserLinks links = world.links();
+        links.offline = [&] { return std::make_unique<Spoiling>(world.to_provider(), at, how); };
+        UserClient client(links, world.executor(), std::chrono::milliseconds(400));
+        client.make_material(3, 3, 64, nullptr);
+        client.wait_for_material(6);
+        client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+        client.session().advance([](TokenId) { return true; }, greedy);
+        client.session().retrieve_last();
+        client.end();
+      });
+      EXPECT_NE(error, "no error") << how << " at " << at;
+    }
+  }
+  EXPECT_EQ(world.answer(3), good);
+}
+
+TEST(Services, an_order_beyond_the_chain_is_refused) {
+  const Plan plan = [] {
+    Executor one(1);
+    return tiny_model(one).plan;
+  }();
+  EXPECT_NO_THROW(check_order(plan, {1, 0, 64}));
+  for (const PackOrder order : {PackOrder{0, 0, 1}, PackOrder{4, 0, 1}, PackOrder{1, 0, 0}, PackOrder{1, 0, 65}, PackOrder{1, 1, 64},
+                                PackOrder{1, 0xffffffff, 2}}) {
+    EXPECT_THROW(check_order(plan, order), Error);
+  }
+}
+
+TEST(Services, orders_cover_what_a_request_needs_in_order) {
+  for (const auto& [prompt, answer] : {std::pair<std::size_t, std::size_t>{1, 1}, {40, 48}, {64, 65}, {200, 300}}) {
+    std::uint32_t next[4] = {};
+    for (const PackOrder& order : orders_for(prompt, answer)) {
+      EXPECT_EQ(order.first, next[order.kind]);
+      next[order.kind] += order.count;
+      EXPECT_LE(order.count, k_deal_batch);
+      if (order.kind == 3) {
+        EXPECT_LE(std::size_t{order.first}, next[1]) << "a pass before its slots";
+      }
+    }
+    EXPECT_EQ(next[1], prompt + answer - 1);
+    EXPECT_EQ(next[2], prompt);
+    EXPECT_EQ(next[3], answer);
+  }
+}
+
+// A stalled peer does not hold anybody beyond the deadline.
+TEST(Services, silence_ends_at_the_deadline) {
+  World world(std::chrono::milliseconds(200));
+  auto link = world.to_provider();
+  Channel channel(*link, 0, std::chrono::seconds(5));
+  channel.send(Hello{});
+  channel.receive(Card{});
+  const Clock::time_point begin = Clock::now();
+  EXPECT_NE(error_of([&] { channel.receive(Accepted{}); }).find("did not arrive before the deadline"), std::string::npos);
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(3));
+}
+
+}  // namespace
+}  // namespace permllm::test
