@@ -72,6 +72,7 @@ class ProgressBar {
     }
   }
   void finish() {
+    show(1, 0);
     if (open_) std::fputs("\n", stderr);
     open_ = false;
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -51,17 +52,22 @@ constexpr std::int64_t centre(Word x, Ring ring) {
   return static_cast<std::int64_t>(x << unused) >> unused;
 }
 
+// 2^exponent, for exponents of normal numbers.
+constexpr double power_of_two(int exponent) {
+  return std::bit_cast<double>(static_cast<std::uint64_t>(1023 + exponent) << 52);
+}
+
 inline double decode(Word x, Format format) {
-  return std::ldexp(static_cast<double>(centre(x, format.ring)), -format.frac);
+  return static_cast<double>(centre(x, format.ring)) * power_of_two(-format.frac);
 }
 
 // round(x 2^frac), clamped to the ring's range: no value, however large or not a number, changes what is sent but its
 // own word. The limit is half - 1 in small rings, where rounding would pass a limit nearer to half, and somewhat less
 // in large ones, where half - 1 is not a double.
 inline Word encode(double x, Format format) {
-  const double half = std::ldexp(1.0, format.ring.bits - 1);
+  const double half = power_of_two(format.ring.bits - 1);
   const double limit = std::min(half - 1, half * 0.999999);
-  const double scaled = std::ldexp(x, format.frac);
+  const double scaled = x * power_of_two(format.frac);
   const double bounded = scaled > limit ? limit : scaled >= -limit ? scaled : -limit;
   return static_cast<Word>(static_cast<std::int64_t>(std::llrint(bounded)));
 }
