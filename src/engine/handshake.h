@@ -170,8 +170,9 @@ Seed common_seed(const Seed& dialler, const Seed& helper, const char* domain, co
 
 // Matrices of the model in the order of their numbers on the wire, which is also U's order: qkv, o, up, down of each layer,
 // then embed, head. each(id, shape, matrix).
-template <class Matrix, class Each>
-void for_each_matrix(Weights<Matrix>& w, const Plan& plan, Each each) {
+// w: Weights of any matrix, const or not.
+template <class AnyWeights, class Each>
+void for_each_matrix(AnyWeights& w, const Plan& plan, Each each) {
   std::uint32_t id = 0;
   for (std::size_t l = 0; l < plan.config.layers; ++l) {
     each(id++, qkv_shape(plan, l), w.layers[l].qkv);

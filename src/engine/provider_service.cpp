@@ -52,8 +52,8 @@ void ProviderService::register_model(const std::function<void(double)>& progress
   const ReadableStream stream(model_.mask_seed);
   double total = 0, done = 0;
   for_each_matrix(model_.weights, model_.plan,
-                  [&](std::uint32_t, const LinearShape& s, IntMatrix&) { total += static_cast<double>(s.rows * s.cols); });
-  for_each_matrix(model_.weights, model_.plan, [&](std::uint32_t id, const LinearShape& shape, IntMatrix& w) {
+                  [&](std::uint32_t, const LinearShape& s, const IntMatrix&) { total += static_cast<double>(s.rows * s.cols); });
+  for_each_matrix(model_.weights, model_.plan, [&](std::uint32_t id, const LinearShape& shape, const IntMatrix& w) {
     const std::size_t container = container_bytes(shape.out.ring), row_bytes = shape.cols * container;
     const std::size_t step = std::max<std::size_t>(1, (std::size_t{4} << 20) / row_bytes);
     for (std::size_t first = 0; first < shape.rows; first += step) {

@@ -8,6 +8,9 @@
 //   bound:    a digit is below 2^12, the ring of the one-hot 2^16.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "protocol/permuted_map.h"
 
 namespace permllm {
@@ -36,11 +39,17 @@ Masked sample(Provider& provider, const SampleShape& s, const Masked& logits, co
   return std::move(permuted_map(provider, s.map, logits.words)[0]);
 }
 
-// choose(logits) -> position: logits in units of the reveal, in a fresh order and at an unknown level.
+// choose(logits) -> position: logits in units of the reveal, in a fresh order, less the first of them. The hidden level
+// makes what is shown wrap in its ring; differences to one element do not.
 template <class Choose>
 Mask sample(User& user, const SampleShape& s, const Mask&, const Choose& choose) {
   return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
-    const std::size_t chosen = choose(row);
+    const Ring shown = s.map.reveal.sent();
+    std::vector<std::int64_t> logits(row.size());
+    for (std::size_t j = 0; j < row.size(); ++j) {
+      logits[j] = centre(static_cast<Word>(row[j]) - static_cast<Word>(row[0]), shown);
+    }
+    const std::size_t chosen = choose(std::span<const std::int64_t>(logits));
     PERMLLM_ASSERT(chosen < row.size());
     for (std::size_t j = 0; j < row.size(); ++j) answers[0][j] = Word{j == chosen};
   })[0]);

@@ -167,6 +167,17 @@ class Spoiling : public Link {
   int how_;
 };
 
+// A short conversation over the given links.
+void converse(World& world, const UserLinks& links) {
+  UserClient client(links, world.executor(), std::chrono::milliseconds(400));
+  client.make_material(3, 3, 64, nullptr);
+  client.wait_for_material(6);
+  client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+  client.session().advance([](TokenId) { return true; }, greedy);
+  client.session().retrieve_last();
+  client.end();
+}
+
 // Whatever a user spoils, at any frame of a short session: it ends in an Error before the deadline, and the services serve
 // the next one.
 TEST(Services, a_spoilt_frame_anywhere_ends_that_session_only) {
@@ -179,13 +190,7 @@ TEST(Services, a_spoilt_frame_anywhere_ends_that_session_only) {
       try {
         UserLinks links = world.links();
         links.online = [&] { return std::make_unique<Spoiling>(world.to_provider(), at, how); };
-        UserClient client(links, world.executor(), std::chrono::milliseconds(400));
-        client.make_material(3, 3, 64, nullptr);
-        client.wait_for_material(6);
-        client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
-        client.session().advance([](TokenId) { return true; }, greedy);
-        client.session().retrieve_last();
-        client.end();
+        converse(world, links);
       } catch (const Error&) {
         ++errors;
       }
@@ -204,13 +209,7 @@ TEST(Services, spoilt_offline_material_ends_that_session_only) {
       const std::string error = error_of([&] {
         UserLinks links = world.links();
         links.offline = [&] { return std::make_unique<Spoiling>(world.to_provider(), at, how); };
-        UserClient client(links, world.executor(), std::chrono::milliseconds(400));
-        client.make_material(3, 3, 64, nullptr);
-        client.wait_for_material(6);
-        client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
-        client.session().advance([](TokenId) { return true; }, greedy);
-        client.session().retrieve_last();
-        client.end();
+        converse(world, links);
       });
       EXPECT_NE(error, "no error") << how << " at " << at;
     }

@@ -2,6 +2,7 @@
 // happens when a frame is damaged.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -196,11 +197,7 @@ TEST(Boxes, a_sampled_token_is_retrieved_exactly) {
     const Words m = real.words(vocab, in);
     std::uint32_t id = 0;
     const auto greatest = [](std::span<const std::int64_t> logits) {
-      std::size_t at = 0;
-      for (std::size_t j = 0; j < logits.size(); ++j) {  // differences, because the level wraps
-        if (centre(static_cast<Word>(logits[j] - logits[at]), Ring{22}) > 0) at = j;
-      }
-      return at;
+      return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     };
     real.run.offline([&](Helper& p) { sample(p, s, Mask{{in, 20}, vocab, m}, greatest); });
     real.run.online([&](Provider& p) { retrieve(p, sample(p, s, Masked{{in, 20}, vocab, minus(y, m)}, greatest)); },
@@ -209,6 +206,26 @@ TEST(Boxes, a_sampled_token_is_retrieved_exactly) {
     Cost declared = cost(s, {3, 1}) + retrieve_cost(Ring{16});
     declared.rounds += 1;  // here nothing else travels with the digits
     EXPECT_EQ(real.run.measured(), declared);
+  }
+}
+
+// The level is uniform in the ring: often it makes the logits wrap between two of them.
+TEST(Boxes, the_greatest_logit_is_chosen_whatever_the_level_is) {
+  for (std::uint8_t seed = 1; seed < 60; seed = static_cast<std::uint8_t>(seed + 2)) {
+    Real real({0, 1}, SIZE_MAX, seed);
+    const Format in{Ring{32}, 20};
+    SampleShape s{{.site = Site::logits, .columns = 50, .in = in.ring, .reveal = {10, 22}, .level = true, .answers = {{Site::logits, {Ring{16}, 0}}}}};
+    const Words y = real.values(50, 300, in), m = real.words(50, in.ring);
+    std::size_t best = 0;
+    for (std::size_t j = 0; j < 50; ++j) best = centre(y[j], in.ring) > centre(y[best], in.ring) ? j : best;
+    std::uint32_t id = 0;
+    const auto greatest = [](std::span<const std::int64_t> logits) {
+      return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    };
+    real.run.offline([&](Helper& p) { sample(p, s, Mask{in, 50, m}, greatest); });
+    real.run.online([&](Provider& p) { retrieve(p, sample(p, s, Masked{in, 50, minus(y, m)}, greatest)); },
+                    [&](User& u) { id = retrieve(u, sample(u, s, Mask{in, 50, m}, greatest)); });
+    EXPECT_EQ(id, best) << static_cast<int>(seed);
   }
 }
 

@@ -28,8 +28,7 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
   v.config = plan.config;
   v.layers.resize(plan.config.layers);
   std::vector<const IntMatrix*> w;
-  auto& mutable_weights = const_cast<IntWeights&>(weights);
-  for_each_matrix(mutable_weights, plan, [&](std::uint32_t, const LinearShape&, IntMatrix& m) { w.push_back(&m); });
+  for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& m) { w.push_back(&m); });
   for_each_matrix(v, plan, [&](std::uint32_t id, const LinearShape& s, RingMatrix& m) {
     m = RingMatrix(s.rows, s.cols, s.out.ring);
     stream.fill(id, 0, m.bytes());
