@@ -48,14 +48,33 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
   return v;
 }
 
+// The release's coins of user and helper, of which some uses may be left out (zeros): what a build that forgets a mask does.
+class LeakyCoins : public AesCoins {
+ public:
+  using LeftOut = std::function<bool(Address)>;
+  LeakyCoins(const Seed& seed, LeftOut left_out) : AesCoins(seed), left_out_(std::move(left_out)) {}
+
+ protected:
+  void fill(Address address, Ring ring, std::span<Word> out) const override {
+    if (left_out_ && left_out_(address)) {
+      std::fill(out.begin(), out.end(), Word{0});
+    } else {
+      AesCoins::fill(address, ring, out);
+    }
+  }
+
+ private:
+  LeftOut left_out_;
+};
+
 class Rig {
  public:
-  // wrap_user and wrap_provider may decorate the ends of the online link.
+  // wrap_user and wrap_provider may decorate the ends of the online link; left_out names masks of user and helper to forget.
   using Wrap = std::function<std::unique_ptr<Link>(std::unique_ptr<Link>)>;
   Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1, const Wrap& wrap_user = nullptr,
-      const Wrap& wrap_provider = nullptr)
+      const Wrap& wrap_provider = nullptr, const LeakyCoins::LeftOut& left_out = nullptr)
       : weights_(weights), plan_(plan), executor_(executor), stream_(seed_of(100)), u_(expansion_of(stream_, plan)),
-        v_(masked_weights(weights, plan, stream_)), user_coins_(seed_of(seed)), helper_user_coins_(seed_of(seed)),
+        v_(masked_weights(weights, plan, stream_)), user_coins_(seed_of(seed), left_out), helper_user_coins_(seed_of(seed), left_out),
         helper_provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))),
         provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))), helper_keys_(plan.config.layers) {
     auto [provider_end, user_end] = memory_links();
@@ -141,7 +160,8 @@ class Rig {
   ReadableStream stream_;
   Weights<StreamedMatrix> u_;
   Weights<RingMatrix> v_;
-  AesCoins user_coins_, helper_user_coins_, helper_provider_coins_, provider_coins_;
+  LeakyCoins user_coins_, helper_user_coins_;
+  AesCoins helper_provider_coins_, provider_coins_;
   std::vector<HelperKeys> helper_keys_;
   std::uint32_t next_[4] = {};
   Stock stock_;
