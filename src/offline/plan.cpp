@@ -47,7 +47,8 @@ Ring Plan::up(std::size_t l) const {
 
 void Plan::check() const {
   require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers, "no slots or no layers");
-  require(residual.bits <= 64 && head.bits <= 64, "a value's range fits no 64-bit ring");
+  require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring", ranges.residual));
+  require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
   require(embed.bits == 16 && qkv.bits == 64, "the rings of embedding and qkv are fixed");
   require(k_range_margin * ranges.residual < std::ldexp(1.0, residual.bits - 1 - frac::residual), "the residual's range does not fit its ring");
   require(frac::norm + head_frac >= frac::logit && logit_reveal().keep > 0, "the head's fraction bits do not fit its ring");

@@ -10,6 +10,7 @@
 // payload that differs by one byte is an Error{malformed} naming message and field.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <concepts>
 #include <cstdint>
@@ -93,7 +94,7 @@ class Reader {
   void list(const char* field, std::vector<T>& values, std::size_t limit, Each each) {
     std::uint32_t count = 0;
     number(field, count);
-    bound(field, count, limit);
+    bound(field, count, std::min(limit, rest_.size()));  // an element takes at least a byte
     values.resize(count);
     for (T& value : values) each(*this, value);
   }

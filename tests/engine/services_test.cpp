@@ -10,8 +10,8 @@
 #include "engine/user_client.h"
 #include "model/gguf.h"
 #include "net/memory.h"
-#include "support/gguf_writer.h"
 #include "support/rig.h"
+#include "support/tiny_plan.h"
 
 namespace permllm::test {
 namespace {
@@ -21,8 +21,7 @@ OfferedModel tiny_model(Executor& executor) {
   OfferedModel model;
   model.vocabulary = Vocabulary::read(file);
   model.weights = load_int_weights(file, executor);
-  const Ranges ranges{.residual = 30, .qk = 10, .v = 5, .score = 50, .gate_up = std::vector<double>(2, 20.0), .activation = 100, .logit = 30};
-  model.plan = Plan::make(model.weights, ranges, 64);
+  model.plan = Plan::make(model.weights, tiny_ranges(), 64);
   model.model_id = std::string(64, 'a');
   model.mask_seed = seed_of(77);
   return model;

@@ -10,9 +10,9 @@
 #include <map>
 #include <set>
 
-#include "support/gguf_writer.h"
 #include "support/model.h"
 #include "support/rig.h"
+#include "support/tiny_plan.h"
 
 namespace permllm::test {
 namespace {
@@ -208,15 +208,9 @@ std::map<std::uint16_t, Bytes> by_tag(const std::vector<Frame>& frames) {
 // tests/data/wire.baseline in the same commit.
 TEST(Views, the_wire_is_what_the_baseline_says) {
   Executor own(1);
-  OfferedModel model;
-  {
-    const Gguf file = Gguf::parse(tiny_llama().finish());
-    model.weights = load_int_weights(file, own);
-  }
-  Ranges ranges{.residual = 30, .qk = 10, .v = 5, .score = 50, .gate_up = std::vector<double>(2, 20.0), .activation = 100, .logit = 30};
-  const Plan plan = Plan::make(model.weights, ranges, 16);
+  const Plan plan = tiny_plan();
   std::vector<Frame> to_provider, to_user;
-  Rig rig(model.weights, plan, own, 1, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
+  Rig rig(tiny_weights(), plan, own, 1, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
     return std::make_unique<Recording>(std::move(link), to_provider);
   }, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> { return std::make_unique<Recording>(std::move(link), to_user); });
   rig.deal_for_request(3, 3);

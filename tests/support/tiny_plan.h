@@ -1,0 +1,24 @@
+// A plan over the tiny GGUF model, for tests that need no real weights.
+#pragma once
+
+#include "model/gguf.h"
+#include "offline/plan.h"
+#include "support/gguf_writer.h"
+
+namespace permllm::test {
+
+inline Ranges tiny_ranges(std::size_t layers = 2) {
+  return {.residual = 30, .qk = 10, .v = 5, .score = 50, .gate_up = std::vector<double>(layers, 20.0), .activation = 100, .logit = 30};
+}
+
+inline const IntWeights& tiny_weights() {
+  static const IntWeights weights = [] {
+    Executor executor(1);
+    return load_int_weights(Gguf::parse(tiny_llama().finish()), executor);
+  }();
+  return weights;
+}
+
+inline Plan tiny_plan() { return Plan::make(tiny_weights(), tiny_ranges(), 16); }
+
+}  // namespace permllm::test

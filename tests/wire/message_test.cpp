@@ -1,0 +1,133 @@
+// Messages that a peer may send: what is written is read back, and whatever else arrives is an Error that names message and
+// field, without a crash and without memory out of proportion.
+#include "wire/message.h"
+
+#include <gtest/gtest.h>
+
+#include "engine/deal.h"
+#include "engine/handshake.h"
+#include "engine/pass.h"
+#include "net/memory.h"
+#include "support/tiny_plan.h"
+
+namespace permllm::test {
+namespace {
+
+template <class Message>
+Bytes written(Message message) {
+  Writer writer;
+  message.visit(writer);
+  return writer.take();
+}
+
+template <class Message>
+Message read(std::span<const std::uint8_t> payload, Message expected = {}) {
+  Reader reader(name_of(Message::tag), payload);
+  expected.visit(reader);
+  reader.finish();
+  return expected;
+}
+
+// Reading may fail, but only so.
+template <class Message>
+bool is_refused(std::span<const std::uint8_t> payload, Message expected = {}) {
+  try {
+    read(payload, std::move(expected));
+    return false;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::malformed);
+    EXPECT_TRUE(error.field().starts_with(name_of(Message::tag))) << error.what();
+    return true;
+  }
+}
+
+Card card() {
+  Card card{42, "model", "paper", tiny_plan(), {}, Seed{}};
+  card.vocabulary.model = "gpt2";
+  card.vocabulary.tokens = {"a", "b"};
+  card.vocabulary.types = {1, 1};
+  return card;
+}
+
+// Every truncation, every byte set to several values, and a byte too many.
+template <class Message>
+void spoil(Message message, Message expected = {}) {
+  const Bytes whole = written(message);
+  EXPECT_EQ(written(read(whole, expected)), whole);
+  for (std::size_t length = 0; length < whole.size(); ++length) {
+    EXPECT_TRUE(is_refused(std::span(whole).first(length), expected)) << name_of(Message::tag) << " of " << length << " bytes";
+  }
+  Bytes longer = whole;
+  longer.push_back(0);
+  EXPECT_TRUE(is_refused(longer, expected));
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    for (const int value : {0x00, 0x01, 0x7f, 0x80, 0xff}) {
+      Bytes spoilt = whole;
+      spoilt[at] = static_cast<std::uint8_t>(value);
+      is_refused(spoilt, expected);
+    }
+  }
+}
+
+TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
+  spoil(Hello{Hello::offline, 42});
+  spoil(card());
+  spoil(Agreement{"hash"});
+  spoil(PairHello{42, "model", "hash", Seed{}});
+  spoil(PairAccepted{Seed{}});
+  spoil(ModelOffer{"model", tiny_plan()});
+  spoil(ModelRows{1, 2, Bytes(10, 7)});
+  spoil(PackOrder{1, 0, 5});
+  spoil(PackMaterial{1, 0, 0, 1, Bytes(10, 7)});
+  spoil(PassBegin{PassBegin::prompt, 5});
+  spoil(PartyReport{1.5, 2, 3, 4, 5});
+  spoil(Refusal{1, "why"});
+  spoil(MapShown{block(Ring{43}, {1, 2, 3})}, MapShown{expect(Ring{43}, 3)});
+}
+
+TEST(MessageTest, errors_name_the_field_and_the_expectation) {
+  const auto error_of = [](const auto& action) -> std::string {
+    try {
+      action();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "none";
+  };
+  const Bytes three = written(MapShown{block(Ring{43}, {1, 2, 3})});
+  EXPECT_EQ(error_of([&] { read(three, MapShown{expect(Ring{43}, 4)}); }), "MapShown.a: 18 bytes are left, the plan says 24");
+  EXPECT_EQ(error_of([&] { read(three, MapShown{expect(Ring{43}, 2)}); }), "MapShown: 6 bytes more than the plan says");
+  Card narrow = card();
+  narrow.plan.residual.bits = 4;
+  EXPECT_EQ(error_of([&] { read<Card>(written(narrow)); }), "Card.plan.ring: 4, expected 8 to 64");
+}
+
+TEST(MessageTest, a_list_cannot_claim_more_elements_than_bytes) {
+  Bytes payload = written(card());
+  const std::string needle("\x02\0\0\0\x01\0\0\0a", 9);  // two tokens, the first "a"
+  const auto at = std::search(payload.begin(), payload.end(), needle.begin(), needle.end());
+  ASSERT_NE(at, payload.end());
+  at[2] = 0x3f;  // four million
+  try {
+    read<Card>(payload);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.field(), "Card.vocabulary.tokens");
+  }
+}
+
+TEST(MessageTest, a_refusal_arrives_as_the_error_it_names_and_cannot_paint_the_screen) {
+  auto [near, far] = memory_links();
+  Channel peer(*far, 7, std::chrono::seconds(5)), here(*near, 7, std::chrono::seconds(5));
+  peer.send(Refusal{static_cast<std::uint16_t>(Code::mismatch), "no\x1b[31m\nmore"});
+  try {
+    here.receive(Accepted{});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::mismatch);
+    EXPECT_STREQ(error.what(), "peer: no [31m more");
+  }
+}
+
+}  // namespace
+}  // namespace permllm::test
