@@ -11,10 +11,10 @@ namespace permllm {
 namespace {
 
 IntMatrix matrix(std::size_t rows, std::size_t cols, Executor& executor) {
-  return IntMatrix(rows, cols, 0, [](std::size_t r, std::span<float> out) {
-    std::mt19937 random(static_cast<unsigned>(r));
-    for (float& v : out) v = static_cast<float>(static_cast<int>(random() % 4095) - 2047);
-  }, executor);
+  FloatMatrix real{rows, cols, std::vector<float>(rows * cols)};
+  std::minstd_rand random;
+  for (float& v : real.values) v = static_cast<float>(static_cast<int>(random() % 4095) - 2047);
+  return IntMatrix(real, 0, executor);
 }
 
 Words words(std::size_t n) {

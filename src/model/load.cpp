@@ -1,7 +1,9 @@
 // Config and weights out of a GGUF file.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "model/gguf.h"
@@ -63,21 +65,18 @@ struct Real {
 };
 Real to_float(const Source& source, Executor& executor) {
   Real real{{source.rows, source.cols, std::vector<float>(source.rows * source.cols)}};
-  std::vector<float> largest(source.rows);
+  // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
+  std::vector<std::uint32_t> largest(source.rows);
   executor.parallel(source.rows, [&](std::size_t r) {
     const auto row = std::span(real.matrix.values).subspan(r * source.cols, source.cols);
     source.row(r, row);
-    for (const float v : row) {
-      const float magnitude = std::fabs(v);
-      // A NaN is not smaller than anything: it stays, and is found below.
-      if (!(magnitude <= largest[r])) largest[r] = magnitude;
-    }
+    std::uint32_t most = 0;
+    for (const float v : row) most = std::max(most, std::bit_cast<std::uint32_t>(v) & 0x7fffffffu);
+    largest[r] = most;
   });
-  for (const float magnitude : largest) {
-    if (!std::isfinite(magnitude)) {
-      throw Error(Code::file, "tensor " + source.parts[0]->name, "holds a weight that is not a finite number");
-    }
-    real.largest = std::max(real.largest, magnitude);
+  real.largest = std::bit_cast<float>(*std::max_element(largest.begin(), largest.end()));
+  if (!std::isfinite(real.largest)) {
+    throw Error(Code::file, "tensor " + source.parts[0]->name, "holds a weight that is not a finite number");
   }
   return real;
 }
@@ -92,15 +91,6 @@ FloatMatrix transposed(const FloatMatrix& matrix, Executor& executor) {
     }
   });
   return result;
-}
-
-IntMatrix to_int(const Real& real, Executor& executor) {
-  const FloatMatrix& matrix = real.matrix;
-  return IntMatrix(matrix.rows(), matrix.cols(), IntMatrix::fraction_bits(real.largest),
-                   [&](std::size_t r, std::span<float> out) {
-                     std::copy_n(matrix.values.begin() + static_cast<std::ptrdiff_t>(r * matrix.cols()), matrix.cols(), out.begin());
-                   },
-                   executor);
 }
 
 // Reads every matrix as real numbers and hands it to `convert`, one at a time.
@@ -186,7 +176,9 @@ Config read_config(const Gguf& file) {
 }
 
 IntWeights load_int_weights(const Gguf& file, Executor& executor) {
-  return load<IntMatrix>(file, executor, [&](const Real& real) { return to_int(real, executor); });
+  return load<IntMatrix>(file, executor, [&](const Real& real) {
+    return IntMatrix(real.matrix, IntMatrix::fraction_bits(real.largest), executor);
+  });
 }
 
 FloatWeights load_float_weights(const Gguf& file, Executor& executor) {

@@ -236,13 +236,16 @@ void int_block_float(const std::int16_t* HWY_RESTRICT tiles, std::size_t pairs, 
   }
   const auto* w = reinterpret_cast<const std::int32_t*>(tiles);
   for (std::size_t p = 0; p < pairs; ++p) {
+    hn::Vec<decltype(df)> even[kVectors], odd[kVectors];
     for (std::size_t v = 0; v < kVectors; ++v) {
       const auto both = hn::Load(d, w + p * k_tile_rows + v * kLanes);
-      const auto even = hn::ConvertTo(df, hn::ShiftRight<16>(hn::ShiftLeft<16>(both)));
-      const auto odd = hn::ConvertTo(df, hn::ShiftRight<16>(both));
-      for (std::size_t k = 0; k < 4; ++k) {
-        acc[k][v] = hn::MulAdd(even, hn::Set(df, x[p * 8 + k * 2]), acc[k][v]);
-        acc[k][v] = hn::MulAdd(odd, hn::Set(df, x[p * 8 + k * 2 + 1]), acc[k][v]);
+      even[v] = hn::ConvertTo(df, hn::ShiftRight<16>(hn::ShiftLeft<16>(both)));
+      odd[v] = hn::ConvertTo(df, hn::ShiftRight<16>(both));
+    }
+    for (std::size_t k = 0; k < 4; ++k) {
+      const auto left = hn::Set(df, x[p * 8 + k * 2]), right = hn::Set(df, x[p * 8 + k * 2 + 1]);
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        acc[k][v] = hn::MulAdd(odd[v], right, hn::MulAdd(even[v], left, acc[k][v]));
       }
     }
   }

@@ -1,5 +1,7 @@
 #include "ring/matrix.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -93,22 +95,28 @@ int IntMatrix::fraction_bits(float largest_magnitude) {
   return static_cast<int>(std::floor(std::log2(limit / largest_magnitude)));
 }
 
-IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int frac,
-                     const std::function<void(std::size_t, std::span<float>)>& row, Executor& executor)
-    : rows_(rows), cols_(cols), frac_(frac) {
-  const std::size_t blocks = (rows + k_tile_rows - 1) / k_tile_rows, pairs = (cols + 1) / 2;
+IntMatrix::IntMatrix(const FloatMatrix& weights, int frac, Executor& executor)
+    : rows_(weights.rows()), cols_(weights.cols()), frac_(frac) {
+  const std::size_t blocks = (rows_ + k_tile_rows - 1) / k_tile_rows, pairs = (cols_ + 1) / 2;
   tiles_ = std::make_unique<Tile[]>(blocks * pairs);
   const float scale = std::ldexp(1.0f, frac);
-  constexpr long k_limit = (1 << (k_weight_bits - 1)) - 1;
+  constexpr std::int32_t k_limit = (1 << (k_weight_bits - 1)) - 1;
   executor.parallel(blocks, [&](std::size_t block) {
-    std::vector<float> values(cols);
+    std::vector<std::int32_t> integers(2 * pairs);
     Tile* to = tiles_.get() + block * pairs;
-    for (std::size_t r = 0; r < k_tile_rows && block * k_tile_rows + r < rows; ++r) {
-      row(block * k_tile_rows + r, values);
-      for (std::size_t c = 0; c < cols; ++c) {
-        const long integer = std::lrint(values[c] * scale);
-        PERMLLM_ASSERT(integer >= -k_limit && integer <= k_limit);
-        to[c / 2].weights[r * 2 + c % 2] = static_cast<std::int16_t>(integer);
+    for (std::size_t r = 0; r < k_tile_rows && block * k_tile_rows + r < rows_; ++r) {
+      const float* row = weights.values.data() + (block * k_tile_rows + r) * cols_;
+      std::int32_t most = 0;
+      for (std::size_t c = 0; c < cols_; ++c) {
+        // Adding 1.5 2^23 leaves the integer nearest to a small number in the low bits, in a loop that vectorises.
+        const std::int32_t integer = std::bit_cast<std::int32_t>(row[c] * scale + 12582912.0f) - std::bit_cast<std::int32_t>(12582912.0f);
+        integers[c] = integer;
+        most = std::max(most, integer < 0 ? -integer : integer);
+      }
+      PERMLLM_ASSERT(most <= k_limit);
+      for (std::size_t p = 0; p < pairs; ++p) {
+        to[p].weights[2 * r] = static_cast<std::int16_t>(integers[2 * p]);
+        to[p].weights[2 * r + 1] = static_cast<std::int16_t>(integers[2 * p + 1]);
       }
     }
   });

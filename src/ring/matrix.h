@@ -18,15 +18,22 @@ namespace permllm {
 
 constexpr int k_weight_bits = 12;  // |integer| < 2^(k_weight_bits - 1)
 
+// Real weights: of the reference engine, and what IntMatrix is made from.
+struct FloatMatrix {
+  std::size_t rows_ = 0, cols_ = 0;
+  std::vector<float> values;  // row-major
+  std::size_t rows() const { return rows_; }
+  std::size_t cols() const { return cols_; }
+};
+
 // The provider's weights: W ~ integer 2^-frac, |integer| < 2^11. Made once, at load time, in the kernel's tile order.
 class IntMatrix {
  public:
   IntMatrix() = default;
   // Largest frac such that every |w| 2^frac <= 2^11 - 1.
   static int fraction_bits(float largest_magnitude);
-  // row(r, out) writes row r as `cols` floats; called from the executor's threads, each row once.
-  IntMatrix(std::size_t rows, std::size_t cols, int frac,
-            const std::function<void(std::size_t row, std::span<float> out)>& row, Executor& executor);
+  // Rounds each weight times 2^frac, which must be at most 2^11 - 1 in magnitude.
+  IntMatrix(const FloatMatrix& weights, int frac, Executor& executor);
 
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
@@ -46,14 +53,6 @@ class IntMatrix {
   std::size_t rows_ = 0, cols_ = 0;
   int frac_ = 0;
   std::unique_ptr<Tile[]> tiles_;
-};
-
-// Real weights, for the reference engine.
-struct FloatMatrix {
-  std::size_t rows_ = 0, cols_ = 0;
-  std::vector<float> values;  // row-major
-  std::size_t rows() const { return rows_; }
-  std::size_t cols() const { return cols_; }
 };
 
 // The unsigned type that holds one word of a ring in bulk data (U and V): 2, 4 or 8 bytes.

@@ -12,10 +12,10 @@ namespace permllm {
 namespace {
 
 IntMatrix random_int_matrix(std::size_t rows, std::size_t cols, std::uint64_t seed, Executor& executor, bool extreme = false) {
-  return IntMatrix(rows, cols, 0, [&](std::size_t r, std::span<float> out) {
-    std::mt19937_64 random(seed * 1000003 + r);
-    for (float& v : out) v = extreme ? (random() % 2 ? 2047.f : -2047.f) : static_cast<float>(static_cast<int>(random() % 4095) - 2047);
-  }, executor);
+  FloatMatrix real{rows, cols, std::vector<float>(rows * cols)};
+  std::mt19937_64 random(seed);
+  for (float& v : real.values) v = extreme ? (random() % 2 ? 2047.f : -2047.f) : static_cast<float>(static_cast<int>(random() % 4095) - 2047);
+  return IntMatrix(real, 0, executor);
 }
 
 Words random_words(std::size_t n, std::uint64_t seed) {
@@ -58,9 +58,9 @@ TEST(IntProduct, agrees_with_the_definition_for_every_ring_and_odd_shapes) {
 TEST(IntProduct, does_not_overflow_at_the_largest_weights_and_limbs) {
   Executor executor(1);
   for (const bool mixed : {false, true}) {
-    const IntMatrix w(16, 4096, 0, [&](std::size_t r, std::span<float> out) {
-      for (float& v : out) v = mixed && r % 2 ? 2047.f : -2047.f;
-    }, executor);
+    FloatMatrix extreme{16, 4096, std::vector<float>(std::size_t{16} * 4096, -2047.f)};
+    for (std::size_t r = 1; mixed && r < 16; r += 2) std::fill_n(&extreme.values[r * 4096], 4096, 2047.f);
+    const IntMatrix w(extreme, 0, executor);
     for (const int bits : {16, 32, 48, 64}) {
       // Every limb is -2^15 after recoding, or as near as carries allow.
       const Words x(4096, 0x7fff7fff7fff8000u);
@@ -122,9 +122,8 @@ TEST(FloatProduct, agrees_with_doubles_for_real_and_integer_weights) {
     const auto value = [&] { return normal(random); };
     FloatMatrix w{rows, cols, std::vector<float>(rows * cols)};
     for (float& v : w.values) v = value();
-    IntMatrix rounded(rows, cols, 8, [&](std::size_t r, std::span<float> out) {
-      for (std::size_t c = 0; c < cols; ++c) out[c] = w.values[r * cols + c];
-    }, executor);
+    const IntMatrix rounded(w, 8, executor);
+    for (std::size_t c = 0; c < cols; ++c) ASSERT_EQ(rounded.at(5, c), std::lrint(w.values[5 * cols + c] * 256));
     std::vector<float> x(n * cols), y(n * rows), z(n * rows);
     for (float& v : x) v = value();
     product(w, x, y, executor);
