@@ -100,128 +100,90 @@ void int_block(const std::int16_t* tiles, std::size_t pairs, const std::int16_t*
   }
 }
 
-// kRows rows times one group of kVectors vectors of T; words of 2 and 4 bytes.
-template <class T, std::size_t kRows>
-void small_words(const T* HWY_RESTRICT u, std::size_t cols, const T* HWY_RESTRICT x, std::size_t batch, Word* HWY_RESTRICT y) {
-  const hn::CappedTag<T, k_group_bytes / sizeof(T)> d;
-  constexpr std::size_t kLanes = HWY_MIN(hn::MaxLanes(decltype(d)()), k_group_bytes / sizeof(T));
-  constexpr std::size_t kGroup = k_group_bytes / sizeof(T), kVectors = kGroup / kLanes;
-  hn::Vec<decltype(d)> acc[kRows][kVectors];
-  for (auto& row : acc) {
-    for (auto& vector : row) vector = hn::Zero(d);
-  }
-  for (std::size_t c = 0; c < cols; ++c) {
-    hn::Vec<decltype(d)> column[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) column[v] = hn::Load(d, x + c * kGroup + v * kLanes);
-    for (std::size_t r = 0; r < kRows; ++r) {
-      const auto word = hn::Set(d, u[r * cols + c]);
-      for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = hn::Add(acc[r][v], hn::Mul(word, column[v]));
-    }
-  }
-  HWY_ALIGN T out[kGroup];
-  for (std::size_t r = 0; r < kRows; ++r) {
-    for (std::size_t v = 0; v < kVectors; ++v) hn::Store(acc[r][v], d, out + v * kLanes);
-    for (std::size_t b = 0; b < kGroup; ++b) y[r * batch + b] = out[b];
-  }
-}
+// The sum of products of one row with one vector of columns. Sums are plain members of plain variables: GCC 12 keeps those in
+// registers, and an array of vectors on the stack.
+template <class D>
+struct RowSum {
+  D d;
+  hn::Vec<D> sum = hn::Zero(D());
+  HWY_INLINE void add(hn::TFromD<D> word, hn::Vec<D> column) { sum = hn::Add(sum, hn::Mul(hn::Set(d, word), column)); }
+  HWY_INLINE hn::Vec<D> total() const { return sum; }
+};
 
-// The same for words of 8 bytes, which few processors multiply: low halves as 32 x 32 -> 64, cross products modulo 2^32.
-template <std::size_t kRows>
-void large_words(const std::uint64_t* HWY_RESTRICT u, std::size_t cols, const std::uint64_t* HWY_RESTRICT x,
-                 std::size_t batch, Word* HWY_RESTRICT y) {
-  constexpr std::size_t kGroup = k_group_bytes / 8;
-  const hn::CappedTag<std::uint64_t, kGroup> d;
-  constexpr std::size_t kLanes = HWY_MIN(hn::MaxLanes(decltype(d)()), kGroup), kVectors = kGroup / kLanes;
-  using V = hn::Vec<decltype(d)>;
-#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-  V acc[kRows][kVectors];
-  for (auto& row : acc) {
-    for (auto& vector : row) vector = hn::Zero(d);
+#if !(HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86)
+// Words of 8 bytes, which few processors multiply: low halves as 32 x 32 -> 64, cross products modulo 2^32.
+template <class D>
+struct WideRowSum {
+  using D32 = hn::Repartition<std::uint32_t, D>;
+  D d;
+  hn::Vec<D> low = hn::Zero(D());
+  hn::Vec<D32> cross = hn::Zero(D32());
+  HWY_INLINE void add(std::uint64_t word, hn::Vec<D> column) {
+    const auto u = hn::BitCast(D32(), hn::Set(d, word)), x = hn::BitCast(D32(), column);
+    low = hn::Add(low, hn::MulEven(u, x));
+    cross = hn::Add(cross, hn::Mul(hn::Shuffle2301(u), x));
   }
-  for (std::size_t c = 0; c < cols; ++c) {
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      const V column = hn::Load(d, x + c * kGroup + v * kLanes);
-      for (std::size_t r = 0; r < kRows; ++r) {
-        acc[r][v] = hn::Add(acc[r][v], hn::Mul(hn::Set(d, u[r * cols + c]), column));
-      }
-    }
+  HWY_INLINE hn::Vec<D> total() const {
+    const auto both = hn::BitCast(d, cross);
+    return hn::Add(low, hn::ShiftLeft<32>(hn::Add(both, hn::ShiftRight<32>(both))));
   }
-#else
-  const hn::Repartition<std::uint32_t, decltype(d)> d32;
-  V low[kRows][kVectors], acc[kRows][kVectors];
-  hn::Vec<decltype(d32)> cross[kRows][kVectors];
-  for (std::size_t r = 0; r < kRows; ++r) {
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      low[r][v] = hn::Zero(d);
-      cross[r][v] = hn::Zero(d32);
-    }
-  }
-  for (std::size_t c = 0; c < cols; ++c) {
-    hn::Vec<decltype(d32)> column[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) column[v] = hn::BitCast(d32, hn::Load(d, x + c * kGroup + v * kLanes));
-    for (std::size_t r = 0; r < kRows; ++r) {
-      const auto word = hn::BitCast(d32, hn::Set(d, u[r * cols + c]));
-      const auto swapped = hn::Shuffle2301(word);
-      for (std::size_t v = 0; v < kVectors; ++v) {
-        low[r][v] = hn::Add(low[r][v], hn::MulEven(word, column[v]));
-        cross[r][v] = hn::Add(cross[r][v], hn::Mul(swapped, column[v]));
-      }
-    }
-  }
-  for (std::size_t r = 0; r < kRows; ++r) {
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      const V both = hn::BitCast(d, cross[r][v]);
-      acc[r][v] = hn::Add(low[r][v], hn::ShiftLeft<32>(hn::Add(both, hn::ShiftRight<32>(both))));
-    }
-  }
+};
 #endif
-  HWY_ALIGN std::uint64_t out[kGroup];
-  for (std::size_t r = 0; r < kRows; ++r) {
-    for (std::size_t v = 0; v < kVectors; ++v) hn::Store(acc[r][v], d, out + v * kLanes);
-    for (std::size_t b = 0; b < kGroup; ++b) y[r * batch + b] = out[b];
+
+// Up to four rows times one group of columns.
+template <class T>
+void four_rows(const T* HWY_RESTRICT u, std::size_t rows, std::size_t cols, const T* HWY_RESTRICT x, std::size_t batch,
+               Word* HWY_RESTRICT y) {
+  constexpr std::size_t kGroup = k_group_bytes / sizeof(T);
+  const hn::CappedTag<T, kGroup> d;
+  using D = hn::CappedTag<T, kGroup>;
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  using Sum = RowSum<D>;
+#else
+  using Sum = std::conditional_t<sizeof(T) == 8, WideRowSum<D>, RowSum<D>>;
+#endif
+  constexpr std::size_t kLanes = HWY_MIN(hn::MaxLanes(D()), kGroup);
+  // Missing rows are the last one again.
+  const T* row[4];
+  for (std::size_t r = 0; r < 4; ++r) row[r] = u + HWY_MIN(r, rows - 1) * cols;
+  HWY_ALIGN T out[4][kGroup];
+  for (std::size_t v = 0; v < kGroup; v += kLanes) {
+    Sum s0{d}, s1{d}, s2{d}, s3{d};
+    for (std::size_t c = 0; c < cols; ++c) {
+      const auto column = hn::Load(d, x + c * kGroup + v);
+      s0.add(row[0][c], column);
+      s1.add(row[1][c], column);
+      s2.add(row[2][c], column);
+      s3.add(row[3][c], column);
+    }
+    hn::Store(s0.total(), d, out[0] + v);
+    hn::Store(s1.total(), d, out[1] + v);
+    hn::Store(s2.total(), d, out[2] + v);
+    hn::Store(s3.total(), d, out[3] + v);
+  }
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t b = 0; b < kGroup; ++b) y[r * batch + b] = out[r][b];
   }
 }
 
-template <class T, std::size_t kRows>
-HWY_INLINE void some_rows(const T* u, std::size_t cols, const T* x, std::size_t batch, Word* y) {
-  if constexpr (sizeof(T) == 8) {
-    large_words<kRows>(u, cols, x, batch, y);
-  } else {
-    small_words<T, kRows>(u, cols, x, batch, y);
-  }
-}
-
-template <class T, std::size_t kRows>
-void all_rows(const T* u, std::size_t rows, std::size_t cols, const T* x, std::size_t groups, Word* y) {
+template <class T>
+void all_rows(const void* u, std::size_t rows, std::size_t cols, const void* x, std::size_t groups, Word* y) {
   constexpr std::size_t kGroup = k_group_bytes / sizeof(T);
   const std::size_t batch = groups * kGroup;
-  for (std::size_t r = 0; r < rows;) {
-    const bool several = rows - r >= kRows;
+  for (std::size_t r = 0; r < rows; r += 4) {
     for (std::size_t g = 0; g < groups; ++g) {
-      const T* group = x + g * cols * kGroup;
-      Word* to = y + r * batch + g * kGroup;
-      if (several) {
-        some_rows<T, kRows>(u + r * cols, cols, group, batch, to);
-      } else {
-        some_rows<T, 1>(u + r * cols, cols, group, batch, to);
-      }
+      four_rows(static_cast<const T*>(u) + r * cols, HWY_MIN(rows - r, 4), cols, static_cast<const T*>(x) + g * cols * kGroup,
+                batch, y + r * batch + g * kGroup);
     }
-    r += several ? kRows : 1;
   }
 }
 
 void ring_rows(const void* u, std::size_t container, std::size_t rows, std::size_t cols, const void* x, std::size_t groups,
                Word* y) {
   switch (container) {
-    case 2:
-      return all_rows<std::uint16_t, 4>(static_cast<const std::uint16_t*>(u), rows, cols,
-                                        static_cast<const std::uint16_t*>(x), groups, y);
-    case 4:
-      return all_rows<std::uint32_t, 4>(static_cast<const std::uint32_t*>(u), rows, cols,
-                                        static_cast<const std::uint32_t*>(x), groups, y);
-    default:
-      return all_rows<std::uint64_t, 2>(static_cast<const std::uint64_t*>(u), rows, cols,
-                                        static_cast<const std::uint64_t*>(x), groups, y);
+    case 2: return all_rows<std::uint16_t>(u, rows, cols, x, groups, y);
+    case 4: return all_rows<std::uint32_t>(u, rows, cols, x, groups, y);
+    default: return all_rows<std::uint64_t>(u, rows, cols, x, groups, y);
   }
 }
 

@@ -4,6 +4,10 @@
 
 #include <ucontext.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #include <deque>
 #include <exception>
 #include <functional>
@@ -28,13 +32,14 @@ class Fibers {
       getcontext(&context_[side]);
       context_[side].uc_stack.ss_sp = stack_[side].data();
       context_[side].uc_stack.ss_size = stack_[side].size();
+      range_[side] = {stack_[side].data(), stack_[side].size()};
       context_[side].uc_link = nullptr;
       const auto self = reinterpret_cast<std::uintptr_t>(this);
       makecontext(&context_[side], reinterpret_cast<void (*)()>(&Fibers::enter), 3, static_cast<unsigned>(self >> 32),
                   static_cast<unsigned>(self), side);
     }
-    current_ = 0;
-    swapcontext(&main_, &context_[0]);
+    current_ = k_main;
+    switch_to(0);
     for (int side : {0, 1}) {
       if (error_[side]) std::rethrow_exception(error_[side]);
     }
@@ -82,6 +87,7 @@ class Fibers {
     self->body(side);
   }
   void body(int side) {
+    arrived(nullptr, side == 0 ? &range_[k_main] : nullptr);
     try {
       End end(*this, side);
       (*bodies_[side])(end);
@@ -89,16 +95,35 @@ class Fibers {
       error_[side] = std::current_exception();
     }
     done_[side] = true;
-    if (!done_[1 - side]) switch_to(1 - side);
-    setcontext(&main_);
+    switch_to(done_[1 - side] ? k_main : 1 - side);
   }
   void switch_to(int side) {
     const int from = current_;
     current_ = side;
+    void* fake = nullptr;
+    leaving(&fake, range_[side]);
     swapcontext(&context_[from], &context_[side]);
+    arrived(fake, nullptr);
   }
 
-  ucontext_t main_, context_[2];
+  // The address sanitizer is told of every change of stack.
+  struct Range {
+    const void* bottom = nullptr;
+    std::size_t size = 0;
+  };
+#if defined(__SANITIZE_ADDRESS__)
+  static void leaving(void** fake, const Range& to) { __sanitizer_start_switch_fiber(fake, to.bottom, to.size); }
+  static void arrived(void* fake, Range* left) {
+    __sanitizer_finish_switch_fiber(fake, left ? &left->bottom : nullptr, left ? &left->size : nullptr);
+  }
+#else
+  static void leaving(void**, const Range&) {}
+  static void arrived(void*, Range*) {}
+#endif
+
+  static constexpr int k_main = 2;
+  ucontext_t context_[3];
+  Range range_[3];
   std::vector<char> stack_[2];
   const std::function<void(Link&)>* bodies_[2];
   std::deque<Frame> queue_[2];
