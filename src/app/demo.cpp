@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/links.h"
+#include "app/load.h"
 #include "app/options.h"
 #include "app/process.h"
 #include "engine/user_client.h"
@@ -24,7 +25,8 @@ struct DemoOptions {
   std::string model;
   PromptOptions prompt;
   LinkShape shape;
-  std::size_t context = 1024, ahead = 256;
+  ServeOptions serve;
+  std::size_t ahead = 256;
   double patience_seconds = 120;
 
   Clock::duration patience() const {
@@ -109,8 +111,9 @@ struct Parties {
     const auto address = [](const nlohmann::json& ready) { return fmt::format("127.0.0.1:{}", ready.at("port").get<int>()); };
     helper = std::make_unique<Process>(arguments(Role::helper, {}));
     helper_address = address(helper->wait_for("ready"));
-    provider = std::make_unique<Process>(arguments(
-        Role::provider, {"--model", options.model, "--helper", helper_address, "--context", fmt::format("{}", options.context)}));
+    std::vector<std::string> serve{"--model", options.model, "--helper", helper_address};
+    for (const std::string& argument : arguments_of(options.serve)) serve.push_back(argument);
+    provider = std::make_unique<Process>(arguments(Role::provider, serve));
     const Clock::time_point begin = Clock::now();
     ProgressBar bar("Masked weights to the helper", options.prompt.json);
     const auto ready = provider->wait_for("ready", [&](const nlohmann::json& event) {
@@ -152,7 +155,8 @@ struct Report {
             {"text", printer.text()},
             {"prompt_tokens", m.prompt_tokens},
             {"layers", client.card().plan.config.layers},
-            {"profile", client.card().profile},
+            {"profile", name_of(client.card().plan.profile)},
+            {"fused", client.card().plan.fused},
             {"seconds", {{"load", parties.load_seconds}, {"registration", parties.registration_seconds},
                          {"offline", m.offline_seconds}, {"prefill", seconds_between(m.prompt_begin, m.first_token)},
                          {"decode_per_token", seconds_between(m.first_token, m.last_token) / passes}}},
@@ -266,7 +270,7 @@ void add_demo(CLI::App& parent) {
   command->add_option("model", options->model, "GGUF file")->required();
   add_prompt_options(*command, options->prompt);
   add_link_shape(*command, options->shape);
-  command->add_option("--context", options->context, "longest conversation, in tokens")->capture_default_str();
+  add_serve_options(*command, options->serve);
   command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")->capture_default_str();
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);

@@ -17,7 +17,7 @@ namespace {
 
 struct Options {
   std::string path;
-  std::size_t context = 1024;
+  ServeOptions serve;
   bool json = false;
 };
 
@@ -50,10 +50,12 @@ nlohmann::json cost_json(const Cost& c) {
           {"offline_helper_to_provider_bytes", c.offline.helper_to_provider}};
 }
 
+std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::Kind::slot, 0, 0).rounds; }
+
 void run(const Options& options) {
   Executor executor;
   const Gguf file = Gguf::open(options.path);
-  const OfferedModel model = offer_model(options.path, options.context, executor);
+  const OfferedModel model = offer_model(options.path, options.serve, executor);
   const Plan& plan = model.plan;
   const Config& c = plan.config;
   std::map<std::string, std::size_t> types;
@@ -65,10 +67,10 @@ void run(const Options& options) {
   }
   const Memory memory = memory_of(plan);
   std::vector<std::size_t> lengths;
-  for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.context - 1}) {
-    if (before < options.context && (lengths.empty() || before > lengths.back())) lengths.push_back(before);
+  for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.serve.context - 1}) {
+    if (before < options.serve.context && (lengths.empty() || before > lengths.back())) lengths.push_back(before);
   }
-  const std::size_t prompt = std::min<std::size_t>(40, options.context);
+  const std::size_t prompt = std::min<std::size_t>(40, options.serve.context);
 
   if (options.json) {
     nlohmann::json decode = nlohmann::json::array();
@@ -80,7 +82,7 @@ void run(const Options& options) {
     print_event({{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"parameters", parameters},
                  {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
                  {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
-                 {"tokenizer", model.vocabulary.pre}, {"profile", k_profile}, {"plan_hash", plan.hash()},
+                 {"tokenizer", model.vocabulary.pre}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
                  {"lift_slack_bits", plan.lift_slack_bits()}, {"decode", decode},
                  {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
                  {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}}}});
@@ -97,11 +99,18 @@ void run(const Options& options) {
   const double gate_up = *std::max_element(plan.ranges.gate_up.begin(), plan.ranges.gate_up.end());
   fmt::print("  residual {:.0f}, q and k {:.0f}, v {:.1f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits {:.0f}\n",
              plan.ranges.residual, plan.ranges.qk, plan.ranges.v, plan.ranges.score, gate_up, plan.ranges.activation, plan.ranges.logit);
-  int up_bits = 0;
-  for (std::size_t l = 0; l < c.layers; ++l) up_bits = std::max(up_bits, plan.up(l).bits);
-  fmt::print("  rings: residual {}, qkv {}, gate and up {}, head {} bits; v is lifted with {:.0f} bits of slack\n\n", plan.residual.bits,
-             plan.qkv.bits, up_bits, plan.head.bits, plan.lift_slack_bits());
-  fmt::print("A session, profile {} (MB of payload)\n", k_profile);
+  int qkv_bits = 0, up_bits = 0;
+  for (std::size_t l = 0; l < c.layers; ++l) {
+    qkv_bits = std::max(qkv_bits, plan.qkv(l).bits);
+    up_bits = std::max(up_bits, plan.up(l).bits);
+  }
+  fmt::print("  rings: residual {} ({} fraction bits), qkv {}, gate and up {}, head {} bits", plan.residual.bits, plan.residual_frac, qkv_bits,
+             up_bits, plan.head.bits);
+  if (!plan.open()) {
+    fmt::print("; scores {}, p.v {} bits; v is lifted with {:.0f} bits of slack", plan.qk(0).bits, plan.mixed(0).bits, plan.lift_slack_bits());
+  }
+  fmt::print("\n\nA session, profile {}{}, {} round trips a layer (MB of payload)\n", name_of(plan.profile), plan.fused ? " with fused norms" : "",
+             rounds_of_a_layer(plan));
   fmt::print("  {:<26}{:>8}{:>14}{:>14}{:>14}{:>16}\n", "", "rounds", "provider>user", "user>provider", "offline user>", "offline helper>");
   const auto line = [&](const std::string& what, const Cost& cost) {
     fmt::print("  {:<26}{:>8}{:>14.3f}{:>14.3f}{:>14.3f}{:>16.3f}\n", what, cost.rounds, mb(cost.online.provider_to_user),
@@ -120,7 +129,7 @@ void add_inspect(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, and what a session with it costs");
   command->add_option("model", options->path, "GGUF file")->required();
-  command->add_option("--context", options->context, "longest conversation, in tokens")->capture_default_str();
+  add_serve_options(*command, options->serve);
   command->add_flag("--json", options->json, "one JSON object, for programs");
   command->callback([options] { run(*options); });
 }

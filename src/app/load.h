@@ -1,16 +1,27 @@
 // From a GGUF file to what a provider offers.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstddef>
+#include <optional>
 #include <string>
 
 #include "engine/provider_service.h"
 
 namespace permllm {
 
+// How a provider serves its model.
+struct ServeOptions {
+  std::size_t context = 1024;  // slots of a chain; at most the model's own limit (usage Error with both numbers)
+  Profile profile = Profile::paper;
+  std::optional<bool> fused;  // unset: where the ranges allow it
+};
+// --context, --profile, --fused
+void add_serve_options(CLI::App& command, ServeOptions& options);
+std::vector<std::string> arguments_of(const ServeOptions& options);
+
 // Reads the file, makes the integer weights, calibrates the ranges on the text that ships with the project, and draws a
-// fresh seed for U and a fresh salt. context: slots of a chain; at most the model's own limit (usage Error with both
-// numbers).
-OfferedModel offer_model(const std::string& path, std::size_t context, Executor& executor);
+// fresh seed for U and a fresh salt.
+OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor);
 
 }  // namespace permllm

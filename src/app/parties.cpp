@@ -123,14 +123,14 @@ void run_helper(const PartyOptions& options) {
 struct ProviderOptions {
   PartyOptions party;
   std::string model, helper;
-  std::size_t context = 1024;
+  ServeOptions serve;
 };
 
 void run_provider(const ProviderOptions& options) {
   const Reporter reporter("provider", options.party.events);
   Executor executor;
   const Clock::time_point begin = Clock::now();
-  OfferedModel model = offer_model(options.model, options.context, executor);
+  OfferedModel model = offer_model(options.model, options.serve, executor);
   const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const Identity identity = load_identity(options.party.identity);
   const auto dial = [&]() -> std::unique_ptr<Link> {
@@ -157,7 +157,7 @@ void add_provider(CLI::App& parent) {
   CLI::App* command = parent.add_subcommand("provider", "the model owner: holds the weights, answers without seeing prompts");
   command->add_option("--model", options->model, "GGUF file")->required();
   command->add_option("--helper", options->helper, "the helper's address and port")->required();
-  command->add_option("--context", options->context, "longest conversation, in tokens")->capture_default_str();
+  add_serve_options(*command, options->serve);
   add_party_options(*command, options->party);
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
 }

@@ -67,6 +67,9 @@ void check_order(const Plan& plan, const PackOrder& order) {
     throw Error(Code::malformed, std::string("PackOrder.") + field, why);
   };
   if (order.kind < 1 || order.kind > 3) refuse("kind", fmt::format("{}, expected 1 to 3", order.kind));
+  if (plan.open() && order.kind == static_cast<std::uint8_t>(Part::Kind::entry)) {
+    refuse("kind", "profile open has no entries: the user has the embedding table");
+  }
   if (order.count < 1 || order.count > k_deal_batch) {
     refuse("count", fmt::format("{}, expected 1 to {}", order.count, k_deal_batch));
   }
@@ -86,10 +89,19 @@ void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOr
       run_entries(party, plan, w, entry_mask(user_coins(party), plan, party.batch), material);
       break;
     case Part::Kind::slot:
-      run_layers(party, plan, w, remask(party, embed_remask_shape(plan), Mask{}), material);
+      if (plan.open()) {
+        NoClear none;
+        run_open_layers(party, plan, w, hand(party, hand_row_shape(plan), {}), material, none);
+      } else {
+        run_layers(party, plan, w, remask(party, embed_remask_shape(plan), Mask{}), material);
+      }
       break;
     case Part::Kind::pass:
-      run_pass(party, plan, w, Mask{}, k_no_choice, material);
+      if (plan.open()) {
+        run_open_pass(party, plan, w, Mask{}, material);
+      } else {
+        run_pass(party, plan, w, Mask{}, k_no_choice, material);
+      }
       break;
   }
 }
@@ -119,10 +131,23 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
   Counter counter;
   CountedMaterial material{{index, 1}, {}};
   const auto none = no_weights(plan.config);
+  NoClear clear;
   switch (kind) {
     case Part::Kind::entry: run_entries(counter, plan, none, Counted{}, material); break;
-    case Part::Kind::slot: run_layer(counter, plan, none, layer, Counted{}, material); break;
-    case Part::Kind::pass: run_pass(counter, plan, none, Counted{}, k_no_choice, material); break;
+    case Part::Kind::slot:
+      if (plan.open()) {
+        run_open_layer(counter, plan, none, layer, Counted{}, material, clear);
+      } else {
+        run_layer(counter, plan, none, layer, Counted{}, material);
+      }
+      break;
+    case Part::Kind::pass:
+      if (plan.open()) {
+        run_open_pass(counter, plan, none, Counted{}, material);
+      } else {
+        run_pass(counter, plan, none, Counted{}, k_no_choice, material);
+      }
+      break;
   }
   return material.parts.at(0);
 }
@@ -141,6 +166,13 @@ Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool pr
   };
   const Batch entries{0, tokens}, slots{static_cast<std::uint32_t>(before), tokens};
   Cost total{.rounds = 0, .online = {.user_to_provider = PassBegin::k_bytes}, .offline = {}};
+  if (plan.open()) {
+    NoClear clear;
+    total += walk(slots, [&](auto&) { hand(counter, hand_row_shape(plan), {}); });
+    total += walk(slots, [&](auto& m) { run_open_layers(counter, plan, none, Counted{}, m, clear); });
+    total += walk({0, prompt ? 1 : tokens}, [&](auto& m) { run_open_pass(counter, plan, none, Counted{}, m); });
+    return total;
+  }
   if (prompt) {
     total += walk(entries, [&](auto&) { prompt_one_hots(counter, one_hot_shape(plan)); });
     total += walk(entries, [&](auto& m) { run_entries(counter, plan, none, Counted{}, m); });

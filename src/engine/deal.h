@@ -75,7 +75,8 @@ void put_in_stock(Stock& stock, Stock::Source source, const Plan& plan, PackMate
 Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uint32_t index);
 
 // Declared cost of a pass over `tokens` new slots after `before` earlier ones; `prompt` tells whether the tokens are a
-// prompt's (one-hots sent) or the one sampled before. Offline: the pieces it uses.
+// prompt's (one-hots sent, logits of the last row) or the one sampled before (in profile open, with drafts: logits of all
+// rows). Offline: the pieces it uses.
 Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt);
 
 }  // namespace permllm

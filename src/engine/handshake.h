@@ -9,8 +9,6 @@
 
 namespace permllm {
 
-inline constexpr const char* k_profile = "paper";
-
 template <class Io>
 void visit(Io& io, Seed& seed) {
   Bytes bytes(seed.bytes().begin(), seed.bytes().end());
@@ -56,7 +54,6 @@ struct Card {
   static constexpr Tag tag = Tag::card;
   std::uint64_t session = 0;
   std::string model_id;  // salted commitment to the weights
-  std::string profile;
   Plan plan;
   Vocabulary vocabulary;
   Seed model_mask;  // expands U
@@ -64,10 +61,19 @@ struct Card {
   void visit(Io& io) {
     io.number("session", session);
     io.text("model_id", model_id, 64);
-    io.text("profile", profile, 16);
     permllm::visit(io, plan);
     permllm::visit(io, vocabulary);
     permllm::visit(io, model_mask);
+  }
+};
+
+// provider -> user, after Accepted, in profile open: the embedding table, 16-bit integers of some tokens in order.
+struct EmbeddingRows {
+  static constexpr Tag tag = Tag::embedding_rows;
+  Bytes rows;
+  template <class Io>
+  void visit(Io& io) {
+    io.raw("rows", rows, std::size_t{1} << 26);
   }
 };
 
@@ -169,18 +175,18 @@ struct SessionEnd {  // user -> provider: answered by a PartyReport
 Seed common_seed(const Seed& dialler, const Seed& helper, const char* domain, const PairHello& hello);
 
 // Matrices of the model in the order of their numbers on the wire, which is also U's order: qkv, o, up, down of each layer,
-// then embed, head. each(id, shape, matrix).
+// then embed (not with public weights, which send it to the user as it is), head. each(id, shape, matrix).
 // w: Weights of any matrix, const or not.
 template <class AnyWeights, class Each>
 void for_each_matrix(AnyWeights& w, const Plan& plan, Each each) {
   std::uint32_t id = 0;
-  for (std::size_t l = 0; l < plan.config.layers; ++l) {
+  for (std::size_t l = 0; l < plan.config.stored_layers(); ++l) {
     each(id++, qkv_shape(plan, l), w.layers[l].qkv);
     each(id++, o_shape(plan, l), w.layers[l].o);
     each(id++, up_shape(plan, l), w.layers[l].up);
     each(id++, down_shape(plan, l), w.layers[l].down);
   }
-  each(id++, embed_linear_shape(plan, Site::next_embed), w.embed);
+  if (!plan.open()) each(id++, embed_linear_shape(plan, Site::next_embed), w.embed);
   each(id++, head_shape(plan), w.head);
 }
 

@@ -51,7 +51,7 @@ void HelperService::store_model(Channel& provider, const Frame& offer_frame) {
   auto model = std::make_shared<Model>();
   model->plan = offer.plan;
   model->v.config = offer.plan.config;
-  model->v.layers.resize(offer.plan.config.layers);
+  model->v.layers.resize(offer.plan.config.stored_layers());
   std::vector<RingMatrix*> matrices;
   for_each_matrix(model->v, model->plan, [&](std::uint32_t, const LinearShape& shape, RingMatrix& matrix) {
     matrix = RingMatrix(shape.rows, shape.cols, shape.out.ring);

@@ -12,14 +12,17 @@ struct PassBegin {  // user -> provider
     prompt = 1,    // tokens of a prompt: their one-hots follow
     sampled = 2,   // the token that was sampled last
     retrieve = 3,  // no pass: only the id of the token that was sampled last
+    rows = 4,      // profile open: rows that the user hands over follow
   };
-  static constexpr std::size_t k_bytes = 5;
+  static constexpr std::size_t k_bytes = 9;
   std::uint8_t kind = prompt;
   std::uint32_t tokens = 1;
+  std::uint32_t heads = 1;  // the last rows of the pass whose logits are wanted; more than one in profile open only
   template <class Io>
   void visit(Io& io) {
     io.number("kind", kind);
     io.number("tokens", tokens);
+    io.number("heads", heads);
   }
 };
 
@@ -31,7 +34,7 @@ struct Progress {
   void begin(const PassBegin& begin) {
     entry = {entry.index(entry.count), begin.kind == PassBegin::prompt ? begin.tokens : 0};
     slot = {slot.index(slot.count), begin.tokens};
-    pass = {pass.index(pass.count), 1};
+    pass = {pass.index(pass.count), begin.heads};
   }
   Batch of(Part::Kind kind) const {
     return kind == Part::Kind::entry ? entry : kind == Part::Kind::slot ? slot : pass;

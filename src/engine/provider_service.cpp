@@ -10,7 +10,7 @@ namespace permllm {
 Weights<StreamedMatrix> expansion_of(const ReadableStream& stream, const Plan& plan) {
   Weights<StreamedMatrix> u;
   u.config = plan.config;
-  u.layers.resize(plan.config.layers);
+  u.layers.resize(plan.config.stored_layers());
   for_each_matrix(u, plan, [&](std::uint32_t id, const LinearShape& shape, StreamedMatrix& matrix) {
     matrix = {shape.rows, shape.cols, shape.out.ring,
               [&stream, id](std::uint64_t offset, std::span<std::uint8_t> out) { stream.fill(id, offset, out); }};
@@ -59,7 +59,8 @@ void ProviderService::register_model(const std::function<void(double)>& progress
     for (std::size_t first = 0; first < shape.rows; first += step) {
       const std::size_t count = std::min(step, shape.rows - first);
       ModelRows message{id, static_cast<std::uint32_t>(first), Bytes(count * row_bytes)};
-      executor_.parallel(count, [&](std::size_t i) {
+      // With public weights U is 0.
+      if (!model_.plan.open()) executor_.parallel(count, [&](std::size_t i) {
         stream.fill(id, (first + i) * row_bytes, std::span(message.rows).subspan(i * row_bytes, row_bytes));
       });
       switch (container) {
@@ -99,7 +100,7 @@ void ProviderService::serve(std::unique_ptr<Link> link) {
 
 void ProviderService::converse(Channel& user) {
   const std::uint64_t id = random_number();
-  user.send(Card{id, model_.model_id, k_profile, model_.plan, model_.vocabulary, model_.mask_seed});
+  user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed});
   const auto agreement = user.receive(Agreement{});
   if (agreement.plan_hash != plan_hash_) {
     throw Error(Code::mismatch, "Agreement.plan_hash",
@@ -112,14 +113,15 @@ void ProviderService::converse(Channel& user) {
   const Seed common = common_seed(hello.half, helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
   helper.set_session(id);
 
-  const auto session = std::make_shared<Session>();
+  const auto session = std::make_shared<Session>(!model_.plan.open());
   {
     const std::lock_guard lock(mutex_);
     sessions_[id] = session;
   }
   user.send(Accepted{});
-  user.flush();
   user.set_session(id);
+  if (model_.plan.open()) send_embedding(user);
+  user.flush();
   on_event_("session begins");
   std::jthread reader([&] { take_material(helper, Stock::Source::helper, session->stock); });
   const auto end = [&] {
@@ -143,6 +145,24 @@ void ProviderService::converse(Channel& user) {
   }
   end();
   on_event_("session ends");
+}
+
+void ProviderService::send_embedding(Channel& user) {
+  const IntMatrix& table = model_.weights.embed;  // width x vocab
+  const std::size_t width = table.rows(), vocab = table.cols(), row_bytes = width * sizeof(std::int16_t);
+  const std::size_t step = std::max<std::size_t>(1, (std::size_t{4} << 20) / row_bytes);
+  EmbeddingTable all(width * vocab);
+  executor_.parallel(width, [&](std::size_t d) {
+    std::vector<std::int16_t> row(vocab);
+    table.row(d, row);
+    for (std::size_t k = 0; k < vocab; ++k) all[k * width + d] = row[k];
+  });
+  for (std::size_t first = 0; first < vocab; first += step) {
+    EmbeddingRows message{Bytes(std::min(step, vocab - first) * row_bytes)};
+    std::memcpy(message.rows.data(), &all[first * width], message.rows.size());
+    user.send(std::move(message));
+    user.flush();
+  }
 }
 
 void ProviderService::take_material(Channel& from, Stock::Source source, Stock& stock) {

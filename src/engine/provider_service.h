@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 
+#include "engine/clear_side.h"
 #include "engine/deal.h"
 #include "engine/handshake.h"
 #include "engine/provider_session.h"
@@ -39,9 +40,11 @@ class ProviderService {
 
  private:
   struct Session {
+    explicit Session(bool user_deals) : stock(user_deals) {}
     Stock stock;
   };
   void converse(Channel& user);
+  void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, Stock& stock);
   void serve_offline(Channel& user, std::uint64_t session);
 

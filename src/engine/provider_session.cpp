@@ -63,10 +63,11 @@ void ProviderSession::run(const PassBegin& begin) {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PassBegin.") + field, why);
   };
-  if (begin.kind < PassBegin::prompt || begin.kind > PassBegin::retrieve) {
-    refuse("kind", fmt::format("{}, expected 1 to 3", begin.kind));
+  const int least = plan_.open() ? PassBegin::rows : PassBegin::prompt, most = plan_.open() ? PassBegin::rows : PassBegin::retrieve;
+  if (begin.kind < least || begin.kind > most) {
+    refuse("kind", fmt::format("{}, expected {} to {} in profile {}", begin.kind, least, most, name_of(plan_.profile)));
   }
-  if (begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
+  if (!plan_.open() && begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
   if (begin.kind == PassBegin::retrieve) {
     retrieve(provider_, sampled_.one_hot);
     return;
@@ -74,6 +75,10 @@ void ProviderSession::run(const PassBegin& begin) {
   if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
     refuse("tokens", fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
   }
+  if (begin.heads < 1 || begin.heads > (plan_.open() ? begin.tokens : 1)) {
+    refuse("heads", fmt::format("{}, expected 1{}", begin.heads, plan_.open() ? " to the number of tokens" : ""));
+  }
+  if (begin.heads > plan_.slots - progress_.pass.index(progress_.pass.count)) refuse("heads", "the chain has no passes left");
   if (begin.tokens > plan_.slots - timeline_.slots()) {
     refuse("tokens", fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
   }
@@ -81,6 +86,14 @@ void ProviderSession::run(const PassBegin& begin) {
   progress_.begin(begin);
   for (std::size_t i = 0; i < begin.tokens; ++i) timeline_.append(true);
   StockMaterial material{progress_, stock_, patience_};
+  if (plan_.open()) {
+    NoClear none;
+    provider_.batch = progress_.slot;
+    const Masked x = run_open_layers(provider_, plan_, weights_, hand(provider_, hand_row_shape(plan_), {}), material, none);
+    run_open_pass(provider_, plan_, weights_, x.last(begin.heads), material);
+    if (begin.tokens == begin.heads) count(material.used);
+    return;
+  }
   Masked rows;
   if (begin.kind == PassBegin::prompt) {
     provider_.batch = progress_.entry;
@@ -94,18 +107,20 @@ void ProviderSession::run(const PassBegin& begin) {
   sampled_ = {};
   const Masked x = run_layers(provider_, plan_, weights_, rows, material);
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
-  if (begin.kind == PassBegin::sampled) {
-    ++used_.passes;
-    used_.bytes_of_user += material.used.bytes_of_user;
-    used_.bytes_of_helper += material.used.bytes_of_helper;
-  }
+  if (begin.kind == PassBegin::sampled) count(material.used);
+}
+
+void ProviderSession::count(const Used& used) {
+  ++used_.passes;
+  used_.bytes_of_user += used.bytes_of_user;
+  used_.bytes_of_helper += used.bytes_of_helper;
 }
 
 void ProviderSession::give_up() {
   for (std::size_t i = 0; i < progress_.slot.count; ++i) {
     const std::uint32_t slot = progress_.slot.index(i);
     timeline_.skip(slot);
-    for (std::size_t l = 0; l < plan_.config.layers; ++l) skip_slot(provider_, attention_shape(plan_, l).values, slot);
+    for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(provider_, attention_shape(plan_, l), slot);
   }
   sampled_ = {};
   user_.send(PassCancelled{});

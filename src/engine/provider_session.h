@@ -25,6 +25,7 @@ class ProviderSession {
  private:
   void run(const PassBegin& begin);
   void give_up();
+  void count(const Used& used);
 
   const Plan& plan_;
   const IntWeights& weights_;

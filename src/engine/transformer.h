@@ -22,12 +22,7 @@ struct Part {
 };
 
 // Weights of a party that has none.
-inline Weights<NoMatrix> no_weights(const Config& config) {
-  Weights<NoMatrix> none;
-  none.config = config;
-  none.layers.resize(config.layers);
-  return none;
-}
+inline Weights<NoMatrix> no_weights(const Config& config) { return {config, std::vector<LayerWeights<NoMatrix>>(1), {}, {}}; }
 
 // Masked one-hots of prompt tokens -> their rows of the embedding table.
 template <class Party, class Matrix, class Value, class Material>
@@ -53,14 +48,15 @@ Value run_layer(Party& party, const Plan& plan, const Weights<Matrix>& w, std::s
     x = in;
     h = norm(party, attention_norm_shape(plan, l), x);
   }
-  const Value qkv = linear(party, qkv_shape(plan, l), w.layers[l].qkv, h);
+  const Value qkv = linear(party, qkv_shape(plan, l), w.layer(l).qkv, h);
   const Value mixed = attention(party, attention_shape(plan, l), qkv);
-  add_aligned(x, linear(party, o_shape(plan, l), w.layers[l].o, mixed));
+  add_aligned(x, linear(party, o_shape(plan, l), w.layer(l).o, mixed));
 
-  h = norm(party, mlp_norm_shape(plan, l), x);
-  const Value gate_up = linear(party, up_shape(plan, l), w.layers[l].up, h);
-  const Value active = mlp(party, mlp_shape(plan, l), gate_up);
-  add_aligned(x, linear(party, down_shape(plan, l), w.layers[l].down, active));
+  if (!plan.fused) h = norm(party, mlp_norm_shape(plan, l), x);
+  const Value gate_up = linear(party, up_shape(plan, l), w.layer(l).up, plan.fused ? x : h);
+  const RowScales scales = plan.fused ? row_rms(party, row_rms_shape(plan, l), x) : RowScales{};
+  const Value active = mlp(party, mlp_shape(plan, l), gate_up, scales);
+  add_aligned(x, linear(party, down_shape(plan, l), w.layer(l).down, active));
   material.close(party, part);
   return x;
 }
@@ -92,6 +88,54 @@ Sampled<Value> run_pass(Party& party, const Plan& plan, const Weights<Matrix>& w
   next.row = linear(party, embed_linear_shape(plan, Site::next_embed), w.embed, next.one_hot);
   material.close(party, {Part::Kind::pass});
   return next;
+}
+
+// --- Public weights (profile open) --------------------------------------------------------------------------------------
+// `clear` is what the user computes by itself from what it is shown: attention(layer, shown), activation(layer, shown) ->
+// encoded rows. At the others NoClear.
+
+struct NoClear {
+  Words attention(std::size_t, const ShownPair&) { return {}; }
+  Words activation(std::size_t, const ShownPair&) { return {}; }
+};
+
+template <class Party, class Matrix, class Value, class Material, class Clear>
+Value run_open_layer(Party& party, const Plan& plan, const Weights<Matrix>& w, std::size_t l, const Value& in,
+                     Material& material, Clear& clear) {
+  const Part part{Part::Kind::slot, static_cast<std::uint32_t>(l)};
+  material.open(party, part);
+  Value x = in;
+  const Value qkv = linear(party, qkv_shape(plan, l), w.layer(l).qkv, x);
+  const ShownPair seen = show(party, show_shape(plan, qkv_shape(plan, l), plan.qkv_reveal(l)), x, qkv);
+  const Value mixed = hand(party, hand_attention_shape(plan, l), clear.attention(l, seen));
+  add_aligned(x, linear(party, o_shape(plan, l), w.layer(l).o, mixed));
+
+  const Value gate_up = linear(party, up_shape(plan, l), w.layer(l).up, x);
+  const ShownPair neurons = show(party, show_shape(plan, up_shape(plan, l), plan.gate_up_reveal(l)), x, gate_up);
+  const Value active = hand(party, hand_activation_shape(plan, l), clear.activation(l, neurons));
+  add_aligned(x, linear(party, down_shape(plan, l), w.layer(l).down, active));
+  material.close(party, part);
+  return x;
+}
+
+// rows: embedding rows that the user handed over -> the residual after the last layer.
+template <class Party, class Matrix, class Value, class Material, class Clear>
+Value run_open_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material,
+                      Clear& clear) {
+  Value x = rows;
+  for (std::size_t l = 0; l < plan.config.layers; ++l) x = run_open_layer(party, plan, w, l, x, material, clear);
+  return x;
+}
+
+// The residual's last rows -> their logits at the user, less the norm.
+template <class Party, class Matrix, class Value, class Material>
+ShownPair run_open_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last, Material& material) {
+  material.open(party, {Part::Kind::pass});
+  const Value x = remask(party, last_row_shape(plan), last);
+  const Value logits = linear(party, head_shape(plan), w.head, x);
+  const ShownPair seen = show(party, show_shape(plan, head_shape(plan), plan.logit_reveal()), x, logits);
+  material.close(party, {Part::Kind::pass});
+  return seen;
 }
 
 }  // namespace permllm

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/provider_service.h"
 
@@ -13,7 +14,7 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 
 }  // namespace
 
-std::vector<PackOrder> orders_for(std::size_t prompt_tokens, std::size_t max_tokens) {
+std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens) {
   struct Kind {
     Part::Kind kind;
     std::size_t next, end;
@@ -29,7 +30,7 @@ std::vector<PackOrder> orders_for(std::size_t prompt_tokens, std::size_t max_tok
   Kind entries{Part::Kind::entry, 0, prompt_tokens}, slots{Part::Kind::slot, 0, prompt_tokens + max_tokens - 1},
       passes{Part::Kind::pass, 0, max_tokens};
   std::vector<PackOrder> orders;
-  while (entries.next < entries.end) orders.push_back(entries.batch());
+  while (!plan.open() && entries.next < entries.end) orders.push_back(entries.batch());
   while (slots.next < slots.end || passes.next < passes.end) {
     // A pass of the answer comes when its slot does.
     if (slots.next < slots.end) orders.push_back(slots.batch());
@@ -46,13 +47,11 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
   online_ = std::make_unique<Channel>(*online_link_, 0, patience);
   online_->send(Hello{Hello::online, 0});
   card_ = online_->receive(Card{});
-  if (card_.profile != k_profile) {
-    throw Error(Code::mismatch, "Card.profile", fmt::format("the provider serves another profile, this user knows {}", k_profile));
-  }
   const std::string plan_hash = card_.plan.hash();
   online_->send(Agreement{plan_hash});
   online_->receive(Accepted{});
   online_->set_session(card_.session);
+  if (card_.plan.open()) receive_embedding();
 
   offline_link_ = links.offline();
   offline_ = std::make_unique<Channel>(*offline_link_, 0, patience);
@@ -70,7 +69,22 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
   coins_ = std::make_unique<AesCoins>(common_seed(hello.half, half, domain::user_helper, hello));
   mask_stream_ = std::make_unique<ReadableStream>(card_.model_mask);
   u_ = expansion_of(*mask_stream_, card_.plan);
-  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_);
+  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &table_);
+}
+
+void UserClient::receive_embedding() {
+  const std::size_t row_bytes = card_.plan.config.width * sizeof(std::int16_t);
+  table_.resize(card_.plan.config.vocab * card_.plan.config.width);
+  auto* to = reinterpret_cast<std::uint8_t*>(table_.data());
+  for (std::size_t left = table_.size() * sizeof(std::int16_t); left > 0;) {
+    const Bytes rows = online_->receive(EmbeddingRows{}).rows;
+    if (rows.empty() || rows.size() % row_bytes != 0 || rows.size() > left) {
+      throw Error(Code::malformed, "EmbeddingRows.rows", fmt::format("{} bytes, expected rows of {} and at most {}", rows.size(), row_bytes, left));
+    }
+    std::memcpy(to, rows.data(), rows.size());
+    to += rows.size();
+    left -= rows.size();
+  }
 }
 
 UserClient::~UserClient() {
@@ -89,7 +103,7 @@ UserClient::~UserClient() {
 void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
                                std::function<void(const OfflineProgress&)> on_progress) {
   PERMLLM_ASSERT(orders_.empty());
-  orders_ = orders_for(prompt_tokens, max_tokens);
+  orders_ = orders_for(card_.plan, prompt_tokens, max_tokens);
   ahead_ = std::max(ahead, prompt_tokens + k_deal_batch);
   on_progress_ = std::move(on_progress);
   producer_ = std::jthread([this] { produce(); });
@@ -143,7 +157,7 @@ void UserClient::deal_order(const PackOrder& order) {
   helper_->send(order);
   helper_->flush();
   UserDealer dealer{*coins_, executor_};
-  deal(dealer, card_.plan, u_, order, *offline_, on_part);
+  if (!card_.plan.open()) deal(dealer, card_.plan, u_, order, *offline_, on_part);
   helper_->receive(PackDealt{});
   const std::lock_guard lock(mutex_);
   seconds_ += seconds_since(begin);

@@ -56,6 +56,7 @@ class UserClient {
 
  private:
   void produce();
+  void receive_embedding();
   void deal_order(const PackOrder& order);
 
   Executor& executor_;
@@ -63,6 +64,7 @@ class UserClient {
   std::unique_ptr<Link> online_link_, offline_link_, helper_link_;
   std::unique_ptr<Channel> online_, offline_, helper_;
   Card card_;
+  EmbeddingTable table_;  // profile open
   std::unique_ptr<ReadableStream> mask_stream_;
   Weights<StreamedMatrix> u_;
   std::unique_ptr<AesCoins> coins_;
@@ -83,6 +85,6 @@ class UserClient {
 
 // The orders for a prompt of n tokens and an answer of at most m, in the order of need: a list of batches of at most
 // k_deal_batch pieces. The answer's first token costs no slot; its last is never fed.
-std::vector<PackOrder> orders_for(std::size_t prompt_tokens, std::size_t max_tokens);
+std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens);
 
 }  // namespace permllm

@@ -14,8 +14,13 @@ struct Indices {
 
 }  // namespace
 
-UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins)
-    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_} {}
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const EmbeddingTable* table)
+    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor} {
+  if (plan.open()) {
+    PERMLLM_ASSERT(table != nullptr);
+    clear_.emplace(plan, *table, executor);
+  }
+}
 
 void UserSession::begin(PassBegin begin) {
   if (begin.tokens > plan_.slots - timeline_.slots()) {
@@ -30,6 +35,11 @@ void UserSession::begin(PassBegin begin) {
 void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) {
   if (tokens.empty()) throw Error(Code::usage, "prompt", "is empty");
   for (const TokenId token : tokens) PERMLLM_ASSERT(token < plan_.config.vocab);
+  if (plan_.open()) {
+    const ShownPair seen = run_open(tokens, 1);
+    sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, 0)));
+    return;
+  }
   begin({PassBegin::prompt, static_cast<std::uint32_t>(tokens.size())});
   Indices material{progress_};
   user_.batch = progress_.entry;
@@ -40,6 +50,11 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) 
 }
 
 TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Choose& choose) {
+  if (plan_.open()) {
+    const TokenId id = sampled_id_;
+    advance({}, more, choose);
+    return id;
+  }
   PERMLLM_ASSERT(!sampled_.row.words.empty());
   begin({PassBegin::sampled, 1});
   user_.batch = progress_.slot;
@@ -54,7 +69,26 @@ TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Cho
   return id;
 }
 
+void UserSession::advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose) {
+  PERMLLM_ASSERT(plan_.open());
+  if (!more(sampled_id_)) return;
+  std::vector<TokenId> fed{sampled_id_};
+  fed.insert(fed.end(), draft.begin(), draft.end());
+  const std::size_t before = clear_->length();
+  const ShownPair seen = run_open(fed, fed.size());
+  std::size_t kept = 0;
+  bool go_on = true;
+  do {
+    sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, kept)));
+    ++kept;
+    if (kept == fed.size() || sampled_id_ != fed[kept]) break;
+    go_on = more(sampled_id_);
+  } while (go_on);
+  clear_->keep(before + kept);
+}
+
 TokenId UserSession::retrieve_last() {
+  if (plan_.open()) return sampled_id_;
   user_.provider.send(PassBegin{PassBegin::retrieve, 0});
   return retrieve(user_, sampled_.one_hot);
 }
@@ -63,6 +97,15 @@ void UserSession::run(const Mask& rows, const Choose& choose) {
   Indices material{progress_};
   const Mask x = run_layers(user_, plan_, none_, rows, material);
   sampled_ = run_pass(user_, plan_, none_, x.last(), choose, material);
+}
+
+ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t heads) {
+  begin({PassBegin::rows, static_cast<std::uint32_t>(tokens.size()), static_cast<std::uint32_t>(heads)});
+  Indices material{progress_};
+  user_.batch = progress_.slot;
+  const Mask rows = hand(user_, hand_row_shape(plan_), clear_->begin(tokens));
+  const Mask x = run_open_layers(user_, plan_, none_, rows, material, *clear_);
+  return run_open_pass(user_, plan_, none_, x.last(heads), material);
 }
 
 void UserSession::give_up() {
@@ -74,7 +117,7 @@ void UserSession::give_up() {
   for (std::size_t i = 0; i < progress_.slot.count; ++i) {
     const std::uint32_t slot = progress_.slot.index(i);
     timeline_.skip(slot);
-    for (std::size_t l = 0; l < plan_.config.layers; ++l) skip_slot(user_, attention_shape(plan_, l).values, slot);
+    for (std::size_t l = 0; l < plan_.config.layers; ++l) skip_slot(user_, attention_shape(plan_, l), slot);
   }
 }
 

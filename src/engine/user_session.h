@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/clear_side.h"
 #include "engine/pass.h"
 #include "model/tokenizer.h"
 
@@ -13,16 +14,22 @@ namespace permllm {
 
 class UserSession {
  public:
-  // Chooses a position among the logits (units of frac::logit, unknown order and level).
+  // Chooses a position among the logits (units of 2^-frac::logit, unknown order and level; in profile open the position
+  // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
 
-  UserSession(const Plan& plan, Channel& provider, Coins& coins);
+  // table: of profile open, else null. All references outlive the session.
+  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const EmbeddingTable* table = nullptr);
 
   // Feeds prompt tokens in one pass; a token is sampled. Errors: usage when the chain has no room (both numbers).
   void prompt(std::span<const TokenId> tokens, const Choose& choose);
   // Feeds the token that was sampled last. Its id is known at once and given to `more`; when that returns false the pass
   // is given up (its slot is burnt), otherwise it is completed and the next token sampled. Returns the id.
   TokenId advance(const std::function<bool(TokenId)>& more, const Choose& choose);
+  // As advance, with a draft of what may follow: feeds the sampled token and the draft in one pass, keeps what the model
+  // would have said itself, and samples the token after that. `more` is told every token that was fed and kept; the first
+  // for which it returns false is the last. Profile open only: there the provider never learns how many were kept.
+  void advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose);
   // The id of the token that was sampled last, without feeding it.
   TokenId retrieve_last();
 
@@ -33,6 +40,7 @@ class UserSession {
  private:
   void begin(PassBegin begin);
   void run(const Mask& rows, const Choose& choose);
+  ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads);
   void give_up();
 
   const Plan& plan_;
@@ -42,6 +50,8 @@ class UserSession {
   User user_;
   Progress progress_;
   Sampled<Mask> sampled_;
+  std::optional<ClearSide> clear_;  // profile open
+  TokenId sampled_id_ = 0;          // profile open
 };
 
 }  // namespace permllm

@@ -21,10 +21,14 @@ struct Config {
   double rope_base = 10000;
   double norm_eps = 1e-5;        // RMSNorm: x / sqrt(mean(x^2) + eps)
   bool tied_head = false;        // no output.weight: the head is the embedding table (SmolLM2)
+  bool gated = true;             // MLP: silu(gate) up; false: gelu(up) (ChatGLM)
+  std::size_t distinct_layers = 0;  // layers of weights that exist, used in turn; 0: all (fewer in synthetic benchmarks)
 
   std::size_t q_rows() const { return heads * head_dim; }
   std::size_t kv_rows() const { return kv_heads * head_dim; }
   std::size_t qkv_rows() const { return q_rows() + 2 * kv_rows(); }
+  std::size_t up_rows() const { return gated ? 2 * ff : ff; }
+  std::size_t stored_layers() const { return distinct_layers == 0 ? layers : distinct_layers; }
   // kv head that query head h reads.
   std::size_t kv_of(std::size_t h) const { return h / (heads / kv_heads); }
 };

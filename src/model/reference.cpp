@@ -63,6 +63,9 @@ void softmax(std::span<float> scores) {
   for (float& s : scores) s = static_cast<float>(s / sum);
 }
 
+// The usual approximation by tanh (arXiv 1606.08415, section 2).
+float gelu(float x) { return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x))); }
+
 }  // namespace
 
 template <class Matrix>
@@ -84,7 +87,7 @@ std::vector<float> reference_forward(const Weights<Matrix>& w, std::span<const T
     for (std::size_t d = 0; d < c.width; ++d) x.row(i)[d] = entry(w.embed, d, ids[i]);
   }
   for (std::size_t l = 0; l < c.layers; ++l) {
-    const LayerWeights<Matrix>& layer = w.layers[l];
+    const LayerWeights<Matrix>& layer = w.layer(l);
     show("norm.attn", l, x);
     Rows qkv = linear(layer.qkv, norm(x, c.norm_eps), executor);
     show("qkv", l, qkv);
@@ -127,7 +130,7 @@ std::vector<float> reference_forward(const Weights<Matrix>& w, std::span<const T
     for (std::size_t i = 0; i < n; ++i) {
       for (std::size_t j = 0; j < c.ff; ++j) {
         const float gate = gate_up.row(i)[j];
-        active.row(i)[j] = gate / (1.0f + std::exp(-gate)) * gate_up.row(i)[c.ff + j];
+        active.row(i)[j] = c.gated ? gate / (1.0f + std::exp(-gate)) * gate_up.row(i)[c.ff + j] : gelu(gate);
       }
     }
     show("activation", l, active);

@@ -13,16 +13,18 @@ template <class Matrix>
 struct LayerWeights {
   Matrix qkv;   // qkv_rows x width: q, k, v stacked; attn_norm gain folded in
   Matrix o;     // width x q_rows
-  Matrix up;    // 2 ff x width: gate, then up; ffn_norm gain folded in
+  Matrix up;    // 2 ff x width: gate, then up (without a gate: ff x width); ffn_norm gain folded in
   Matrix down;  // width x ff
 };
 
 template <class Matrix>
 struct Weights {
   Config config;
-  std::vector<LayerWeights<Matrix>> layers;
+  std::vector<LayerWeights<Matrix>> layers;  // config.stored_layers() of them
   Matrix embed;  // width x vocab: the transposed embedding table
   Matrix head;   // vocab x width; output_norm gain folded in
+
+  const LayerWeights<Matrix>& layer(std::size_t l) const { return layers[l % layers.size()]; }
 };
 
 using IntWeights = Weights<IntMatrix>;

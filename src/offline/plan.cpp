@@ -12,12 +12,25 @@
 namespace permllm {
 namespace {
 
-// Bits of a signed integer that holds `magnitude` with `frac` fraction bits.
+// Bits of a signed integer that holds `magnitude`, with the margin, with `frac` fraction bits.
 int bits_for(double magnitude, int frac) {
-  return std::max(1, static_cast<int>(std::ceil(std::log2(std::max(magnitude, 1e-9))))) + frac + 1;
+  return static_cast<int>(std::ceil(std::log2(std::max(k_range_margin * magnitude, 1e-9)))) + frac + 1;
 }
 
-Ring widened(Ring ring, int bits) { return Ring{std::max(ring.bits, (bits + 7) / 8 * 8)}; }
+int whole_bytes(int bits) { return (std::max(bits, 1) + 7) / 8 * 8; }
+
+// A value with `frac` fraction bits in `ring`, shown with all the bits that its range needs.
+Reveal reveal_of(Ring ring, int frac, double range, int shown_frac) {
+  const int drop = frac - shown_frac;
+  return {drop, std::min(ring.bits - drop, std::max(1, bits_for(range, shown_frac)))};
+}
+
+// Products of rows that are not normalised: as many fraction bits, up to frac::raw, as the fewest bytes hold that hold
+// frac::raw_least.
+Reveal raw_reveal(Ring ring, int frac, double range) {
+  const int sent = whole_bytes(bits_for(range, frac::raw_least));
+  return reveal_of(ring, frac, range, std::min({frac::raw, sent - bits_for(range, 0), frac}));
+}
 
 void require(bool holds, const std::string& what) {
   if (!holds) throw Error(Code::unsupported, "plan", what);
@@ -25,51 +38,162 @@ void require(bool holds, const std::string& what) {
 
 }  // namespace
 
-Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots) {
+const char* name_of(Profile profile) {
+  switch (profile) {
+    case Profile::paper: return "paper";
+    case Profile::fast: return "fast";
+    case Profile::open: return "open";
+  }
+  return "unknown";
+}
+
+Profile profile_of(const std::string& name) {
+  for (const Profile profile : {Profile::paper, Profile::fast, Profile::open}) {
+    if (name == name_of(profile)) return profile;
+  }
+  throw Error(Code::usage, "--profile", fmt::format("\"{:.40}\", expected paper, fast or open", name));
+}
+
+Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused) {
   Plan p;
   p.config = weights.config;
+  p.profile = profile;
+  p.fused = fused;
   p.ranges = ranges;
   p.slots = slots;
   p.embed_frac = weights.embed.frac();
   p.head_frac = weights.head.frac();
-  for (const LayerWeights<IntMatrix>& layer : weights.layers) {
+  p.residual_frac = std::max(frac::norm_row, p.embed_frac);
+  for (std::size_t l = 0; l < weights.config.layers; ++l) {
+    const LayerWeights<IntMatrix>& layer = weights.layer(l);
     p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac()});
+    p.residual_frac = std::max({p.residual_frac, frac::attention + layer.o.frac(), frac::activation + layer.down.frac()});
   }
-  p.head = widened(p.head, bits_for(k_range_margin * ranges.logit, frac::norm + p.head_frac));
-  p.residual = widened(p.residual, bits_for(k_range_margin * ranges.residual, frac::residual));
+  require(ranges.gate_up.size() == p.layers.size() && ranges.gate_up_raw.size() == p.layers.size() &&
+              ranges.qkv_raw.size() == p.layers.size(), "ranges of another number of layers");
+  // The residual's ring also holds what a matrix makes of a row that is not normalised.
+  int bits = bits_for(ranges.residual, p.residual_frac);
+  for (std::size_t l = 0; l < p.layers.size(); ++l) {
+    if (p.raw_qkv()) bits = std::max(bits, bits_for(ranges.qkv_raw[l], p.qkv_frac(l)));
+    if (p.raw_up()) bits = std::max(bits, bits_for(ranges.gate_up_raw[l], p.up_frac(l)));
+  }
+  if (p.open()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
+  p.residual = Ring{whole_bytes(bits)};
+  p.head = Ring{whole_bytes(bits_for(p.open() ? ranges.logit_raw : ranges.logit, p.logit_frac()))};
   p.check();
   return p;
 }
 
+Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile) {
+  if (profile != Profile::open) {
+    try {
+      return make(weights, ranges, slots, profile, true);
+    } catch (const Error& error) {
+      if (error.code() != Code::unsupported) throw;
+    }
+  }
+  return make(weights, ranges, slots, profile, false);
+}
+
+Ring Plan::qkv(std::size_t l) const {
+  return Ring{raw_qkv() ? whole_bytes(bits_for(ranges.qkv_raw[l], qkv_frac(l))) : 64};
+}
+
 Ring Plan::up(std::size_t l) const {
-  return widened(Ring{32}, bits_for(k_range_margin * ranges.gate_up[l], frac::norm + layers[l].up));
+  return Ring{whole_bytes(bits_for(raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l], up_frac(l)))};
+}
+
+// Scores leave room for a dead key's constant: two bits more than their range.
+Ring Plan::qk(std::size_t l) const {
+  return Ring{std::min(64 - qk_cut(l), whole_bytes(bits_for(ranges.score, 2 * frac::qk) + 2))};
+}
+
+Reveal Plan::norm_reveal() const { return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row); }
+
+Reveal Plan::score_reveal(std::size_t l) const {
+  const int drop = 2 * frac::qk - frac::score, keep = qk(l).bits - drop;
+  return {drop, std::min(keep, 32)};
+}
+
+Reveal Plan::gate_up_reveal(std::size_t l) const {
+  return raw_up() ? raw_reveal(up(l), up_frac(l), ranges.gate_up_raw[l])
+                  : reveal_of(up(l), up_frac(l), ranges.gate_up[l], frac::gate_up);
+}
+
+Reveal Plan::qkv_reveal(std::size_t l) const { return raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l]); }
+
+// Logits are shown at a hidden level, which wraps: a bit more than their range, so that differences do not.
+Reveal Plan::logit_reveal() const {
+  if (open()) return raw_reveal(head, logit_frac(), ranges.logit_raw);
+  const int drop = logit_frac() - frac::logit;
+  return {drop, head.bits - drop};
+}
+
+double Plan::row_limit(int scale) const {
+  return std::ldexp(1.0, residual.bits - residual_frac + scale - 1 - 2 * scale);
+}
+
+std::vector<int> Plan::row_scales() const {
+  // The coarsest holds every row; each finer one what the one before it is not exact enough for.
+  std::vector<int> scales;
+  double greatest = k_range_margin * k_range_margin * ranges.row_squares;
+  const double width = static_cast<double>(config.width);
+  while (scales.size() < 8) {
+    int scale = residual_frac;
+    while (row_limit(scale) < greatest && scale > residual_frac - residual.bits) --scale;
+    scales.push_back(scale);
+    if (scale == residual_frac || scale >= frac::norm_row) break;
+    // A row of this rms is known to half a percent.
+    const double exact = std::ldexp(256.0, -scale);
+    greatest = std::min(greatest / 4, 4 * width * exact * exact);
+  }
+  return scales;
 }
 
 void Plan::check() const {
-  require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers, "no slots or no layers");
-  require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring", ranges.residual));
+  require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
+              ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers, "no slots or no layers");
+  require(!(fused && open()), "profile open has no fused norm: all of its norms are");
+  require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
+                                           raw_up() ? " with the norm fused" : ""));
   require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
-  require(embed.bits == 16 && qkv.bits == 64, "the rings of embedding and qkv are fixed");
-  require(k_range_margin * ranges.residual < std::ldexp(1.0, residual.bits - 1 - frac::residual), "the residual's range does not fit its ring");
-  require(frac::norm + head_frac >= frac::logit && logit_reveal().keep > 0, "the head's fraction bits do not fit its ring");
+  require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
+  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits,
+          "the residual's range does not fit its ring");
+  const auto shows = [](const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; };
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto fits = [&](bool holds, const char* matrix, int bits) {
       require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", l, matrix, bits));
     };
     const LayerFractions& f = layers[l];
-    fits(o_shift(l) >= 0 && o(l).bits > 0, "o", f.o);
-    fits(down_shift(l) >= 0 && down(l).bits > 0, "down", f.down);
+    fits(o_shift(l) >= 0 && o(l).bits > frac::attention, "o", f.o);
+    fits(down_shift(l) >= 0 && down(l).bits > frac::activation, "down", f.down);
+    fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
+    fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
+    const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
+    fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
+    if (open()) {
+      fits(qkv(l).bits <= residual.bits && shows(qkv_reveal(l), qkv(l)), "qkv", f.qkv);
+      continue;
+    }
     fits(qk_cut(l) >= 0 && qk(l).bits > 2 * frac::qk, "qkv", f.qkv);
-    fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 64, "qkv", f.qkv);
+    fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96, "qkv", f.qkv);
     // Scores leave room for a dead key's constant; q, k and v fit before and after their cuts.
     fits(k_range_margin * ranges.score < std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
     fits(k_range_margin * ranges.score < std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
-    fits(k_range_margin * ranges.qk < std::ldexp(1.0, 63 - frac::norm - f.qkv - frac::rope - 1), "qkv", f.qkv);
+    fits(k_range_margin * ranges.qk < std::ldexp(1.0, 63 - qkv_frac(l) - frac::rope - 1), "qkv", f.qkv);
     fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
-    fits(up(l).bits <= 64 && gate_up_reveal(l).drop >= 0 && gate_up_reveal(l).keep > 0, "up", f.up);
-    fits(k_range_margin * ranges.gate_up[l] < std::ldexp(1.0, gate_up_reveal(l).keep - 1 - frac::gate_up), "up", f.up);
   }
-  require(k_range_margin * ranges.logit < std::ldexp(1.0, logit_reveal().keep - 1 - frac::logit), "the logits' range does not fit");
+  for (std::size_t l = config.stored_layers(); l < layers.size(); ++l) {
+    const std::size_t k = l % config.stored_layers();
+    require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k), "layers that share weights differ in rings");
+  }
+  const double logits = open() ? ranges.logit_raw : ranges.logit;
+  require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) <= logit_reveal().keep && head.bits <= (open() ? residual.bits : 64),
+          "the logits' range does not fit");
+  if (fused) {
+    require(row_limit(row_scales().front()) >= k_range_margin * k_range_margin * ranges.row_squares, "the rows' squares do not fit");
+  }
 }
 
 double Plan::lift_slack_bits() const {

@@ -16,27 +16,44 @@ namespace permllm {
 // Fraction bits (docs/protocol.md 2.3).
 namespace frac {
 inline constexpr int norm = 10;         // output of a norm
-inline constexpr int probability = 16;
+inline constexpr int probability = 16;  // 18 where a chain is long: Plan::probability_frac
 inline constexpr int activation = 10;   // silu(gate) up
 inline constexpr int rope = 10;         // cos and sin
 inline constexpr int qk = 12;           // q and k once rotated and cut
 inline constexpr int v = 12;            // v once cut (at most: Plan::v_frac)
 inline constexpr int attention = 10;    // p.v, the input of o
-inline constexpr int residual = 26;
 // As revealed to the user:
 inline constexpr int norm_row = 16;
 inline constexpr int gate_up = 10;
 inline constexpr int score = 10;        // q.k, before the division by sqrt(head_dim)
 inline constexpr int logit = 10;
+inline constexpr int raw = 16;          // products of rows that are not normalised yet; at least raw_least
+inline constexpr int raw_least = 12;
 }  // namespace frac
 
-// Largest magnitudes over real text (offline/calibrate.h), before the margin.
+// From this many slots on, probabilities have two more fraction bits: a flat row of keys would round to nothing.
+inline constexpr std::size_t k_long_chain = 2048;
+
+// How much of the model's inner values the user sees, and how many round trips a layer takes (docs/protocol.md 5).
+enum class Profile : std::uint8_t {
+  paper = 1,  // every row in a fresh order
+  fast = 2,   // attention scores in the order of the keys
+  open = 3,   // public weights: nothing is permuted
+};
+const char* name_of(Profile profile);
+// Errors: usage, naming the profiles.
+Profile profile_of(const std::string& name);
+
+// Largest magnitudes over real text (offline/calibrate.h), before the margin. "Raw": the matrix times the row that its norm
+// would have divided.
 struct Ranges {
   double residual = 0;
   double qk = 0, v = 0;             // outputs of the qkv matrix
   double score = 0;                 // q.k, undivided
-  std::vector<double> gate_up;      // by layer
   double activation = 0, logit = 0;
+  double row_squares = 0;           // x.x before an MLP's norm
+  double logit_raw = 0;
+  std::vector<double> gate_up, gate_up_raw, qkv_raw;  // by layer
 };
 inline constexpr double k_range_margin = 8;
 
@@ -47,54 +64,66 @@ struct LayerFractions {
 
 struct Plan {
   Config config;
+  Profile profile = Profile::paper;
+  bool fused = false;  // the MLP's norm is applied after its matrix (paper and fast); always so in `open`
   std::vector<LayerFractions> layers;
   int embed_frac = 0, head_frac = 0;
   Ranges ranges;
   std::size_t slots = 0;  // of a chain: the longest conversation, in tokens
+  // Of the residual: what its exact sum of all contributions needs.
+  int residual_frac = 0;
 
-  // Rings of the residual and of what the matrices put out: the default or, where the calibrated ranges with their
-  // margin need more, the next whole byte. What o and down put out is added to the residual after a left shift, so
-  // they need that many bits less: see o(l) and down(l).
-  Ring embed{16}, qkv{64}, head{32}, residual{48};
-  Ring up(std::size_t l) const;
+  // Rings of the residual and of what the matrices put out: whole bytes that hold the calibrated ranges with their
+  // margin. What o and down put out is added to the residual after a left shift, so they need that many bits less.
+  Ring embed{16}, head{32}, residual{48};
 
   // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix).
-  static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots);
+  static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile = Profile::paper,
+                   bool fused = false);
+  // As above, fused where the ranges allow it.
+  static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile);
   // The same checks, for a plan that a peer sent.
   void check() const;
 
+  bool open() const { return profile == Profile::open; }
+  // A row goes into the matrix behind its norm before it is normalised.
+  bool raw_qkv() const { return open(); }
+  bool raw_up() const { return open() || fused; }
+
   // --- Derived formats of layer l ---
-  int o_shift(std::size_t l) const { return frac::residual - frac::attention - layers[l].o; }
-  int down_shift(std::size_t l) const { return frac::residual - frac::activation - layers[l].down; }
+  Ring qkv(std::size_t l) const;
+  Ring up(std::size_t l) const;
+  int qkv_frac(std::size_t l) const { return (raw_qkv() ? residual_frac : frac::norm) + layers[l].qkv; }
+  int up_frac(std::size_t l) const { return (raw_up() ? residual_frac : frac::norm) + layers[l].up; }
+  int logit_frac() const { return (open() ? residual_frac : frac::norm) + head_frac; }
+  int o_shift(std::size_t l) const { return residual_frac - frac::attention - layers[l].o; }
+  int down_shift(std::size_t l) const { return residual_frac - frac::activation - layers[l].down; }
   Ring o(std::size_t l) const { return Ring{residual.bits - o_shift(l)}; }
   Ring down(std::size_t l) const { return Ring{residual.bits - down_shift(l)}; }
   int qk_cut(std::size_t l) const { return frac::norm + layers[l].qkv + frac::rope - frac::qk; }
-  // p.v has v_frac + frac::probability fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.
-  // That ring fits a 64-bit word.
+  Ring qk(std::size_t l) const;  // q and k once cut; also scores
+  int probability_frac() const { return slots >= k_long_chain ? frac::probability + 2 : frac::probability; }
+  // p.v has v_frac + probability_frac() fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.
+  // v keeps fewer fraction bits where that lets the ring fit a 64-bit word; where the residual is wide it is wider.
   int v_frac(std::size_t l) const {
-    const int room = 64 - o(l).bits - (frac::probability - frac::attention);
-    return frac::v < room ? frac::v : room;
+    const int room = 64 - o(l).bits - (probability_frac() - frac::attention);
+    return room >= frac::v || room < frac::v - 2 ? frac::v : room;
   }
   int v_cut(std::size_t l) const { return frac::norm + layers[l].qkv - v_frac(l); }
-  int mix_cut(std::size_t l) const { return frac::probability + v_frac(l) - frac::attention; }
-  Ring qk(std::size_t l) const { return Ring{64 - qk_cut(l)}; }  // q and k once cut; also scores
+  int mix_cut(std::size_t l) const { return probability_frac() + v_frac(l) - frac::attention; }
   Ring v(std::size_t l) const { return Ring{64 - v_cut(l)}; }
   Ring mixed(std::size_t l) const { return Ring{o(l).bits + mix_cut(l)}; }  // of p and p.v
-  Reveal norm_reveal() const { return {frac::residual - frac::norm_row, residual.bits - (frac::residual - frac::norm_row)}; }
-  Reveal score_reveal(std::size_t l) const {
-    const int drop = 2 * frac::qk - frac::score;
-    const int keep = qk(l).bits - drop;
-    return {drop, keep < 32 ? keep : 32};
-  }
-  Reveal gate_up_reveal(std::size_t l) const {
-    const int drop = frac::norm + layers[l].up - frac::gate_up;
-    const int keep = up(l).bits - drop;
-    return {drop, keep < 40 ? keep : 40};
-  }
-  Reveal logit_reveal() const {
-    const int drop = frac::norm + head_frac - frac::logit;
-    return {drop, head.bits - drop};
-  }
+  Reveal norm_reveal() const;
+  Reveal score_reveal(std::size_t l) const;
+  Reveal gate_up_reveal(std::size_t l) const;
+  Reveal logit_reveal() const;
+  Reveal qkv_reveal(std::size_t l) const;  // open
+  int shown_logit_frac() const { return logit_frac() - logit_reveal().drop; }
+
+  // Scales at which the user learns a row's x.x (fused), as fraction bits from coarse to fine: one ring cannot hold both a
+  // row of rms 1,000 and one of rms 0.08. The k-th holds rows of x.x below row_limit(k).
+  std::vector<int> row_scales() const;
+  double row_limit(int scale) const;
 
   // v reaches the user under a mask that hides it up to a statistical distance of 2^-this a value (the model owner's side
   // of privacy); the least over the layers, at the calibrated range with its margin.

@@ -32,6 +32,16 @@ void visit_bits(Io& io, const char* field, int& value, int least, int most) {
 }
 
 template <class Io>
+void visit_flag(Io& io, const char* field, bool& value) {
+  auto number = static_cast<std::uint8_t>(value);
+  io.number(field, number);
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (number > 1) io.refuse(field, std::to_string(number) + ", expected 0 or 1");
+    value = number != 0;
+  }
+}
+
+template <class Io>
 void visit(Io& io, Config& c) {
   io.text("config.architecture", c.architecture, 64);
   io.text("config.name", c.name, 256);
@@ -43,6 +53,8 @@ void visit(Io& io, Config& c) {
   visit_size(io, "config.ff", c.ff, 1 << 19);
   visit_size(io, "config.vocab", c.vocab, 1 << 20);
   visit_size(io, "config.context", c.context, 1 << 24);
+  visit_size(io, "config.distinct_layers", c.distinct_layers, c.layers);
+  visit_flag(io, "config.gated", c.gated);
   io.real("config.rope_base", c.rope_base);
   io.real("config.norm_eps", c.norm_eps);
   if constexpr (std::is_same_v<Io, Reader>) {
@@ -57,6 +69,13 @@ void visit(Io& io, Config& c) {
 template <class Io>
 void visit(Io& io, Plan& p) {
   visit(io, p.config);
+  auto profile = static_cast<std::uint8_t>(p.profile);
+  io.number("plan.profile", profile);
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (profile < 1 || profile > 3) io.refuse("plan.profile", std::to_string(profile) + ", expected 1 to 3");
+    p.profile = static_cast<Profile>(profile);
+  }
+  visit_flag(io, "plan.fused", p.fused);
   p.layers.resize(p.config.layers);
   for (LayerFractions& layer : p.layers) {
     for (int* frac : {&layer.qkv, &layer.o, &layer.up, &layer.down}) visit_bits(io, "plan.layer.frac", *frac, 3, 40);
@@ -64,18 +83,22 @@ void visit(Io& io, Plan& p) {
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
   visit_size(io, "plan.slots", p.slots, 1 << 20);
-  for (Ring* ring : {&p.embed, &p.qkv, &p.head, &p.residual}) visit_bits(io, "plan.ring", ring->bits, 8, 64);
+  visit_bits(io, "plan.residual.frac", p.residual_frac, 0, 64);
+  for (Ring* ring : {&p.embed, &p.head, &p.residual}) visit_bits(io, "plan.ring", ring->bits, 8, 64);
   const auto range = [&](double& value) {
     io.real("plan.range", value);
     if constexpr (std::is_same_v<Io, Reader>) {
-      if (!(value >= 0 && value < 1e12)) io.refuse("plan.range", "is not a magnitude");
+      if (!(value >= 0 && value < 1e15)) io.refuse("plan.range", "is not a magnitude");
     }
   };
-  for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation, &p.ranges.logit}) {
+  for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation, &p.ranges.logit,
+                        &p.ranges.row_squares, &p.ranges.logit_raw}) {
     range(*value);
   }
-  p.ranges.gate_up.resize(p.config.layers);
-  for (double& value : p.ranges.gate_up) range(value);
+  for (std::vector<double>* values : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) {
+    values->resize(p.config.layers);
+    for (double& value : *values) range(value);
+  }
   if constexpr (std::is_same_v<Io, Reader>) {
     try {
       p.check();

@@ -5,6 +5,7 @@
 #include "protocol/attention.h"
 #include "protocol/embed.h"
 #include "protocol/mlp.h"
+#include "protocol/open.h"
 #include "protocol/sample.h"
 
 namespace permllm {
@@ -14,16 +15,16 @@ inline std::uint16_t layer_id(std::size_t l) { return static_cast<std::uint16_t>
 // --- By layer ---------------------------------------------------------------------------------------------------------
 
 inline LinearShape qkv_shape(const Plan& p, std::size_t l) {
-  return {Site::qkv, layer_id(l), p.config.qkv_rows(), p.config.width, {p.qkv, frac::norm + p.layers[l].qkv}};
+  return {Site::qkv, layer_id(l), p.config.qkv_rows(), p.config.width, {p.qkv(l), p.qkv_frac(l)}, p.open()};
 }
 inline LinearShape o_shape(const Plan& p, std::size_t l) {
-  return {Site::o, layer_id(l), p.config.width, p.config.q_rows(), {p.o(l), frac::attention + p.layers[l].o}};
+  return {Site::o, layer_id(l), p.config.width, p.config.q_rows(), {p.o(l), frac::attention + p.layers[l].o}, p.open()};
 }
 inline LinearShape up_shape(const Plan& p, std::size_t l) {
-  return {Site::up, layer_id(l), 2 * p.config.ff, p.config.width, {p.up(l), frac::norm + p.layers[l].up}};
+  return {Site::up, layer_id(l), p.config.up_rows(), p.config.width, {p.up(l), p.up_frac(l)}, p.open()};
 }
 inline LinearShape down_shape(const Plan& p, std::size_t l) {
-  return {Site::down, layer_id(l), p.config.width, p.config.ff, {p.down(l), frac::activation + p.layers[l].down}};
+  return {Site::down, layer_id(l), p.config.width, p.config.ff, {p.down(l), frac::activation + p.layers[l].down}, p.open()};
 }
 
 // A norm whose output goes into a matrix of ring `out`.
@@ -35,9 +36,13 @@ inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
   return s;
 }
 inline NormShape attention_norm_shape(const Plan& p, std::size_t l) {
-  return norm_shape(p, Site::attention_norm, l, p.qkv);
+  return norm_shape(p, Site::attention_norm, l, p.qkv(l));
 }
 inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) { return norm_shape(p, Site::mlp_norm, l, p.up(l)); }
+// Fused: in place of the MLP's norm.
+inline RowRmsShape row_rms_shape(const Plan& p, std::size_t l) {
+  return {Site::mlp_norm, layer_id(l), p.config.width, {p.residual, p.residual_frac}, p.row_scales(), p.config.norm_eps};
+}
 
 inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   AttentionShape s;
@@ -45,20 +50,35 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   s.values.head = {.layer = layer_id(l), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
                    .rope_base = c.rope_base, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
                    .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)},
-                   .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2};
+                   .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2, .shown = p.score_reveal(l)};
   s.values.mixed = p.mixed(l);
   s.values.cut = p.mix_cut(l);
   s.values.out = {p.o(l), frac::attention};
+  s.fast = p.profile == Profile::fast;
   s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .in = p.qk(l), .reveal = p.score_reveal(l),
-               .level = true, .answers = {{Site::scores, {p.mixed(l), frac::probability}}}};
+               .level = true, .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
   s.score_frac = frac::score;
-  s.weight_frac = frac::probability;
+  s.weight_frac = p.probability_frac();
   return s;
 }
 
 inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
-  return {{.site = Site::mlp, .layer = layer_id(l), .groups = 2, .columns = p.config.ff, .in = p.up(l),
-           .reveal = p.gate_up_reveal(l), .sign = true, .answers = {{Site::mlp, {p.down(l), frac::activation}}}}};
+  return {{.site = Site::mlp, .layer = layer_id(l), .groups = p.config.gated ? std::size_t{2} : std::size_t{1}, .columns = p.config.ff,
+           .in = p.up(l), .reveal = p.gate_up_reveal(l), .sign = p.config.gated, .answers = {{Site::mlp, {p.down(l), frac::activation}}}}};
+}
+
+// --- Public weights ---------------------------------------------------------------------------------------------------
+
+inline HandShape hand_row_shape(const Plan& p) { return {Site::hand_row, 0, p.config.width, {p.residual, p.residual_frac}}; }
+inline HandShape hand_attention_shape(const Plan& p, std::size_t l) {
+  return {Site::hand_attention, layer_id(l), p.config.q_rows(), {p.o(l), frac::attention}};
+}
+inline HandShape hand_activation_shape(const Plan& p, std::size_t l) {
+  return {Site::hand_activation, layer_id(l), p.config.ff, {p.down(l), frac::activation}};
+}
+// The residual with what the matrix of `linear` makes of it.
+inline ShowShape show_shape(const Plan& p, const LinearShape& linear, const Reveal& reveal) {
+  return {{p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal};
 }
 
 // --- Embedding --------------------------------------------------------------------------------------------------------
@@ -75,7 +95,7 @@ inline RemaskShape embed_remask_shape(const Plan& p) {
 inline EmbedShape embed_shape(const Plan& p) {
   EmbedShape s;
   s.map = {.site = Site::embed_residual, .columns = p.config.width, .in = p.embed, .reveal = {0, p.embed.bits},
-           .answers = {{Site::embed_residual, {p.residual, frac::residual}}, {Site::embed_norm, {p.qkv, frac::norm}}}};
+           .answers = {{Site::embed_residual, {p.residual, p.residual_frac}}, {Site::embed_norm, {p.qkv(0), frac::norm}}}};
   s.eps = p.config.norm_eps;
   s.frac = p.embed_frac;
   return s;
@@ -84,11 +104,11 @@ inline EmbedShape embed_shape(const Plan& p) {
 // --- By pass ----------------------------------------------------------------------------------------------------------
 
 inline RemaskShape last_row_shape(const Plan& p) {
-  return {Use::last_row, Site::final_norm, p.config.width, {p.residual, frac::residual}};
+  return {Use::last_row, Site::final_norm, p.config.width, {p.residual, p.residual_frac}};
 }
 inline NormShape final_norm_shape(const Plan& p) { return norm_shape(p, Site::final_norm, 0, p.head); }
 inline LinearShape head_shape(const Plan& p) {
-  return {Site::head, 0, p.config.vocab, p.config.width, {p.head, frac::norm + p.head_frac}};
+  return {Site::head, 0, p.config.vocab, p.config.width, {p.head, p.logit_frac()}, p.open()};
 }
 inline SampleShape sample_shape(const Plan& p) {
   return {{.site = Site::logits, .columns = p.config.vocab, .in = p.head, .reveal = p.logit_reveal(), .level = true,

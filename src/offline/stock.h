@@ -17,6 +17,8 @@ namespace permllm {
 class Stock {
  public:
   enum class Source { helper, user };
+  // user_deals: whether pieces have a half of the user's (not so with public weights).
+  explicit Stock(bool user_deals = true) : user_deals_(user_deals) {}
   // What a piece belongs to: kind and layer of a Part (engine/transformer.h), and the index of slot, entry or pass.
   using Place = std::tuple<std::uint8_t, std::uint32_t, std::uint32_t>;
 
@@ -41,6 +43,7 @@ class Stock {
     // First index that was not delivered yet, by kind and layer: deliveries come in order.
     std::map<std::pair<std::uint8_t, std::uint32_t>, std::uint32_t> next;
   };
+  const bool user_deals_;
   mutable std::mutex mutex_;
   std::condition_variable arrived_;
   Half halves_[2];

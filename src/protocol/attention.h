@@ -1,8 +1,17 @@
-// Attention, profile `paper`: <q k v> -> <softmax(q.k / sqrt(d)) v>. Three round trips.            docs/protocol.md 4.4
+// Attention: <q k v> -> <softmax(q.k / sqrt(d)) v>.                                        docs/protocol.md 4.4, 4.5
 //
+//   paper, three round trips (and two for each further block of queries)
 //   round 1   Scores and the lift of v          (its first message goes with the answer to the norm)
 //   round 2   PermutedMap(softmax): each row (token, head) shows its keys in a fresh order and at a hidden level
 //   round 3   Values
+//
+//   fast, one round trip (and one for each further block of queries)
+//   step 1    P -> U   with step 2 of Scores and the lift of v: its shares of the scores, at a hidden level a row
+//   step 2    U -> P   w = p - t, and its share of p.v: cut(p.L + rho) - r
+//   offline   helper -> provider   x = t.alpha - rho
+//   result    provider  cut(w.alpha + x) + (cut(p.L + rho) - r)      user  r
+//   sum:      w.alpha + t.alpha - rho + p.L + rho = p.(alpha + L) = p.v
+//   coins of what the provider receives: rho for x, t for w, r for the share of p.v.
 #pragma once
 
 #include <algorithm>
@@ -15,27 +24,24 @@ namespace permllm {
 
 struct AttentionShape {
   ValuesShape values;
-  MapShape softmax;      // a row a head, columns = keys; level on; the answer in the ring of the mix
+  bool fast = false;
+  MapShape softmax;      // paper: a row a head, columns = keys; level on; the answer in the ring of the mix
   int score_frac = 0;    // of the scores as shown
   int weight_frac = 0;   // of the probabilities
-  const HeadShape& head() const { return values.head; }
+  constexpr const HeadShape& head() const { return values.head; }
 };
 
 inline constexpr Leak k_attention_leak[] = {
-    {Role::user, "rows of attention scores, keys in a fresh order for each row, less a common level; v up to a statistical "
-                 "distance (Values)"},
+    {Role::user, "rows of attention scores less a common level, keys in a fresh order for each row (paper) or as they are "
+                 "(fast); v up to a statistical distance (Values)"},
     {Role::provider, "nothing"},
     {Role::helper, "nothing"}};
 
-constexpr Cost cost(const AttentionShape& s, Batch batch) {
-  return scores_cost(s.values.head, batch) + cost(s.softmax, batch) + cost(s.values, batch);
-}
-
-// The answer of one row: exp of differences to the greatest, so that neither level nor size matters.
-inline void softmax_row(std::span<const std::int64_t> scores, double scale, Format out, std::span<Word> words,
-                        std::vector<double>& weights, Ring ring) {
-  weights.resize(scores.size());
+// One row: exp of differences to the greatest, so that neither level nor size matters.
+template <class W>
+void softmax_row(std::span<const std::int64_t> scores, double scale, Format out, std::span<W> words, Ring ring) {
   // Differences wrap with the ring, because the level does: they are taken to the first element, then centred.
+  std::vector<double> weights(scores.size());
   double greatest = -1e300;
   for (std::size_t j = 0; j < scores.size(); ++j) {
     const Word difference = static_cast<Word>(scores[j]) - static_cast<Word>(scores[0]);
@@ -47,78 +53,225 @@ inline void softmax_row(std::span<const std::int64_t> scores, double scale, Form
     w = std::exp(std::max(w - greatest, -700.0));
     sum += w;
   }
-  for (std::size_t j = 0; j < scores.size(); ++j) words[j] = encode(weights[j] / sum, out);
+  for (std::size_t j = 0; j < scores.size(); ++j) words[j] = encode(weights[j] / sum, {Ring{std::min(out.ring.bits, 64)}, out.frac});
+}
+
+inline double score_scale(const AttentionShape& s) {
+  return power_of_two(-s.score_frac) / std::sqrt(static_cast<double>(s.head().head_dim));
+}
+
+// --- Paper ------------------------------------------------------------------------------------------------------------
+
+template <class W>
+void paper_attention(Helper& helper, const AttentionShape& s) {
+  scores(helper, s.head());
+  const auto rp = std::move(permuted_map<W>(helper, s.softmax, score_masks(helper.with_user, s.head(), helper.batch))[0]);
+  values(helper, s.values, rp.words);
+}
+
+template <class W>
+Masked paper_attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
+  const Words q0 = scores_send(provider, s.head(), qkv);
+  values_lift(provider, s.values, qkv);
+  values_reshare<W>(provider, s.values);
+  Masked out;
+  for_each_query_block(provider, [&](std::size_t begin, std::size_t count) {
+    const std::size_t q = s.head().q_rows();
+    const Words scores0 = masked_scores(provider, s.head(), std::span(q0).subspan(begin * q, count * q));
+    const auto p0 = std::move(permuted_map<W>(provider, s.softmax, scores0)[0]);
+    append(out, values(provider, s.values, p0.words));
+  });
+  return out;
+}
+
+template <class W>
+Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
+  scores_send(user, s.head(), qkv);
+  const Words eq = scores_receive(user, s.head());
+  values_lift(user, s.values, qkv);
+  values_reshare<W>(user, s.values);
+  const Format out{s.values.mixed, s.weight_frac};
+  Mask r;
+  for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
+    const std::size_t q = s.head().q_rows();
+    masked_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
+    const auto rp = std::move(permuted_map<W>(user, s.softmax, [&](std::size_t, std::size_t, auto row, auto& answers) {
+      softmax_row(row, score_scale(s), out, answers[0], s.softmax.reveal.sent());
+    })[0]);
+    append(r, values(user, s.values, rp.words));
+  });
+  return r;
+}
+
+// --- Fast -------------------------------------------------------------------------------------------------------------
+
+template <class W>
+struct Probabilities {  // step 2, user -> provider: [token][head][key]
+  static constexpr Tag tag = Tag::probabilities;
+  BlockOf<W> w;
+  template <class Io>
+  void visit(Io& io) {
+    io.block("w", w);
+  }
+};
+
+constexpr Cost fast_cost(const ValuesShape& s, Batch batch) {
+  return {.rounds = 0,
+          .online = {.user_to_provider = s.head.pairs(batch) * s.mixed.bytes() + batch.count * s.head.q_rows() * s.out.ring.bytes()},
+          .offline = {.helper_to_provider = batch.count * s.head.q_rows() * s.mixed.bytes()}};
+}
+
+template <class W>
+void fast_attention(Helper& helper, const AttentionShape& s) {
+  scores(helper, s.head());
+  Words& alpha = helper.keys[s.head().layer].lift;
+  for (std::size_t i = 0; i < helper.batch.count; ++i) {
+    append(alpha, lift_alpha(helper.with_provider, s.values, helper.batch.index(i)));
+    helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
+  }
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+    const std::uint32_t slot = helper.batch.index(i);
+    const std::size_t n = std::size_t{slot} + 1;
+    const auto t = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
+    auto x = helper.with_user.words<W>(values_at(Use::value_share, s.values, slot), s.head().q_rows(), s.values.mixed);
+    for (W& word : x) word = W{0} - word;
+    mix(s.head(), t.data(), alpha, n, x.data());
+    helper.packs[i].words(x, s.values.mixed);
+  });
+}
+
+template <class W>
+Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
+  const Words q0 = scores_send(provider, s.head(), qkv);
+  values_lift(provider, s.values, qkv);
+  const std::size_t q = s.head().q_rows();
+  const Words& alpha = provider.keys[s.head().layer].lift;
+  Masked out{s.values.out, q, Words(provider.batch.count * q)};
+  for_each_query_block(provider, [&](std::size_t begin, std::size_t count) {
+    shown_scores(provider, s.head(), std::span(q0).subspan(begin * q, count * q));
+    const std::size_t pairs = s.head().pairs(provider.batch);
+    const auto w = provider.user.receive(Probabilities<W>{expect<W>(s.values.mixed, pairs)}).w.words;
+    const auto d = provider.user.receive(MaskedMix{expect(s.values.out.ring, count * q)}).d.words;
+    provider.executor.parallel(count, [&](std::size_t i) {
+      auto share = provider.pack(i).helper.words<W>("t.alpha - rho", q, s.values.mixed);
+      mix(s.head(), &w[s.head().pairs_before(provider.batch, i)], alpha, std::size_t{provider.batch.index(i)} + 1, share.data());
+      for (std::size_t j = 0; j < q; ++j) out.words[(begin + i) * q + j] = cut(share[j], s.values.cut) + d[i * q + j];
+    });
+  });
+  return out;
+}
+
+template <class W>
+Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
+  scores_send(user, s.head(), qkv);
+  const Words eq = scores_receive(user, s.head());
+  values_lift(user, s.values, qkv);
+  const Format format{s.values.mixed, s.weight_frac};
+  const std::size_t q = s.head().q_rows();
+  Mask r;
+  for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
+    const auto shown = shown_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
+    std::vector<W> p(shown.size()), w(shown.size());
+    for (std::size_t i = 0; i < count; ++i) user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
+    const auto token = [&](std::size_t i) {
+      const std::uint32_t slot = user.batch.index(i);
+      const std::size_t n = std::size_t{slot} + 1, at = s.head().pairs_before(user.batch, i);
+      const auto t = user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
+      for (std::size_t h = 0; h < s.head().heads; ++h) {
+        const auto row = std::span(shown).subspan(at + h * n, n);
+        if (user.observe) user.observe({Site::scores, s.head().layer, slot, h, row});
+        softmax_row(row, score_scale(s), format, std::span(p).subspan(at + h * n, n), s.head().shown.sent());
+      }
+      for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];
+    };
+    if (user.observe) {  // told in order
+      for (std::size_t i = 0; i < count; ++i) token(i);
+    } else {
+      user.executor.parallel(count, token);
+    }
+    user.provider.send(Probabilities<W>{block(s.values.mixed, std::move(w))});
+    append(r, send_mix(user, s.values, [&](std::size_t i) {
+      const std::uint32_t slot = user.batch.index(i);
+      auto share = user.with_helper.words<W>(values_at(Use::value_share, s.values, slot), q, s.values.mixed);
+      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], user.keys[s.head().layer].lift, std::size_t{slot} + 1, share.data());
+      return share;
+    }));
+  });
+  return r;
+}
+
+// --- Both -------------------------------------------------------------------------------------------------------------
+
+constexpr Cost cost(const AttentionShape& s, Batch batch) {
+  Cost total = scores_cost(s.head(), batch) + lift_cost(s.values, batch);
+  if (s.fast) {
+    total += shown_scores_cost(s.head(), batch) + fast_cost(s.values, batch);
+    total.rounds += query_blocks(batch) - 1;
+  } else {
+    total += reshare_cost(s.values, batch) + masked_scores_cost(s.head(), batch) + cost(s.softmax, batch) + cost(s.values, batch);
+    total.rounds += 2 * (query_blocks(batch) - 1);
+  }
+  return total;
 }
 
 inline Mask attention(Helper& helper, const AttentionShape& s, const Mask&) {
-  const Words m = scores(helper, s.head());
-  const Mask rp = std::move(permuted_map(helper, s.softmax, m)[0]);
-  return values(helper, s.values, rp.words);
+  const bool wide = s.values.mixed.bits > 64;
+  if (s.fast) {
+    wide ? fast_attention<Wide>(helper, s) : fast_attention<Word>(helper, s);
+  } else {
+    wide ? paper_attention<Wide>(helper, s) : paper_attention<Word>(helper, s);
+  }
+  return mix_masks(helper.with_user, s.values, helper.batch);
 }
 
 // offline: the user has nothing to send; its share of the output is a fresh mask.
 inline Mask attention(UserDealer& user, const AttentionShape& s, const Mask&) {
-  Mask r{s.values.out, s.head().q_rows(), {}};
-  for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const Address at = values_at(Use::value_mask, s.values, user.batch.index(i));
-    append(r.words, user.with_helper.words(at, r.size, s.values.out.ring));
-  }
-  return r;
+  return mix_masks(user.with_helper, s.values, user.batch);
 }
 
 inline Masked attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
-  const Words q0 = scores_send(provider, s.head(), qkv);
-  values_lift(provider, s.values, qkv);
-  values_reshared(provider, s.values);
-  const Words scores0 = scores(provider, s.head(), q0);
-  const Masked p0 = std::move(permuted_map(provider, s.softmax, scores0)[0]);
-  return values(provider, s.values, p0.words);
+  const bool wide = s.values.mixed.bits > 64;
+  if (s.fast) return wide ? fast_attention<Wide>(provider, s, qkv) : fast_attention<Word>(provider, s, qkv);
+  return wide ? paper_attention<Wide>(provider, s, qkv) : paper_attention<Word>(provider, s, qkv);
 }
 
 inline Mask attention(User& user, const AttentionShape& s, const Mask& qkv) {
-  scores_send(user, s.head(), qkv);
-  const Words eq = scores_receive(user, s.head());
-  values_reshare(user, s.values, qkv);
-  scores(user, s.head(), eq);
-  const double scale = std::ldexp(1.0, -s.score_frac) / std::sqrt(static_cast<double>(s.head().head_dim));
-  const Format out{s.softmax.answers[0].out.ring, s.weight_frac};
-  std::vector<double> weights;
-  const Mask rp = std::move(permuted_map(user, s.softmax, [&](std::size_t, std::size_t, auto row, auto& answers) {
-    softmax_row(row, scale, out, answers[0], weights, s.softmax.reveal.sent());
-  })[0]);
-  return values(user, s.values, rp.words);
+  const bool wide = s.values.mixed.bits > 64;
+  if (s.fast) return wide ? fast_attention<Wide>(user, s, qkv) : fast_attention<Word>(user, s, qkv);
+  return wide ? paper_attention<Wide>(user, s, qkv) : paper_attention<Word>(user, s, qkv);
 }
 
 inline Counted attention(Counter& counter, const AttentionShape& s, const Counted&) {
   counter.total += cost(s, counter.batch);
-  return {s.values.out, s.head().heads * s.head().head_dim};
+  return {s.values.out, s.head().q_rows()};
 }
 
 // --- Skipped slots ----------------------------------------------------------------------------------------------------
 // A slot that was begun and given up: both parties forget what its pass left in this layer's cache and put in its place
-// a key of probability zero: k0 = 0 and f = 0 at the provider, L = c at the user, so that p = 0 times v stays 0.
+// a key of probability zero: k0 = 0 and f = 0 at the provider, L = 0 at the user (and see add_skipped).
 
-inline void skip_slot(Provider& provider, const ValuesShape& s, std::uint32_t slot) {
+inline void skip_slot(Provider& provider, const AttentionShape& shape, std::uint32_t slot) {
+  const ValuesShape& s = shape.values;
   ProviderKeys& keys = provider.keys[s.head.layer];
   const std::size_t kv = s.head.kv_rows(), begin = slot * kv;
-  for (Words* words : {&keys.key, &keys.sent, &keys.reshare}) {
-    words->resize(begin);
-    words->resize(begin + kv, 0);
-  }
+  const auto empty = [&](auto& words) {
+    words.resize(begin);
+    words.resize(begin + kv, 0);
+  };
+  empty(keys.key);
+  if (!shape.fast) s.mixed.bits > 64 ? empty(keys.reshare.wide) : empty(keys.reshare.narrow);
   keys.lift.resize(begin);
-  append(keys.lift, lift_masks(provider.with_helper.words(values_at(Use::value_lift, s, slot), kv,
-                                                                lift_ring(s.head.v.ring)), s.head.v.ring));
+  append(keys.lift, lift_alpha(provider.with_helper, s, slot));
 }
 
-inline void skip_slot(User& user, const ValuesShape& s, std::uint32_t slot) {
+inline void skip_slot(User& user, const AttentionShape& shape, std::uint32_t slot) {
+  const ValuesShape& s = shape.values;
   UserKeys& keys = user.keys[s.head.layer];
   const std::size_t kv = s.head.kv_rows(), begin = slot * kv;
-  for (Words* words : {&keys.mask, &keys.shown}) {
+  for (Words* words : {&keys.mask, &keys.shown, &keys.lift}) {
     words->resize(begin);
     words->resize(begin + kv, 0);
   }
-  keys.lift.resize(begin);
-  append(keys.lift, user.with_helper.words(values_at(Use::value_reshared, s, slot), kv, s.mixed));
 }
 
 }  // namespace permllm

@@ -8,9 +8,12 @@
 //             helper -> provider   c2 = V r - rho
 //   online:   nothing is sent; provider keeps W x0 + c1 + c2, user keeps m
 //   sum:      W x0 + (U r + rho - m) + (V r - rho) + m = W x0 + (U + V) r = W x
-//   coins of what the provider receives: m for c1, rho for c2.
+//   public weights (profile open): the helper holds W itself and sends c = W r - m, the user nothing.
+//   coins of what the provider receives: m for c1, rho for c2; m for c.
 //   bound:    |W x| < 2^(bits-1), from the plan's calibrated ranges.
 #pragma once
+
+#include <algorithm>
 
 #include "protocol/party.h"
 
@@ -21,6 +24,7 @@ struct LinearShape {
   std::uint16_t layer = 0;
   std::size_t rows = 0, cols = 0;
   Format out;  // ring of the product, fraction bits of W x
+  bool public_weights = false;
 };
 
 inline constexpr Leak k_linear_leak[] = {
@@ -28,51 +32,56 @@ inline constexpr Leak k_linear_leak[] = {
 
 constexpr Cost cost(const LinearShape& s, Batch batch) {
   const std::size_t words = batch.count * s.rows * s.out.ring.bytes();
-  return {.rounds = 0, .online = {}, .offline = {.user_to_provider = words, .helper_to_provider = words}};
+  return {.rounds = 0, .online = {},
+          .offline = {.user_to_provider = s.public_weights ? 0 : words, .helper_to_provider = words}};
 }
 
 // A party without a matrix: the online user, and the cost counter.
 struct NoMatrix {};
 
+inline Address linear_at(Use use, const LinearShape& s, std::uint32_t index) { return {use, s.site, s.layer, index}; }
+
 // m for the whole batch: known to user and helper.
 inline Mask linear_mask(const Coins& coins, const LinearShape& s, Batch batch) {
-  Mask m{s.out, s.rows, {}};
-  m.words.reserve(batch.count * s.rows);
+  Mask m{s.out, s.rows, Words(batch.count * s.rows)};
   for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words({Use::linear_mask, s.site, s.layer, batch.index(i)}, s.rows, s.out.ring);
-    m.words.insert(m.words.end(), row.begin(), row.end());
+    const auto row = coins.words(linear_at(Use::linear_mask, s, batch.index(i)), s.rows, s.out.ring);
+    std::copy(row.begin(), row.end(), m.token(i).begin());
   }
   return m;
 }
 
-// offline, helper -> provider: V r - rho
+// offline, helper -> provider: V r - rho, or W r - m
 template <class Matrix>
 Mask linear(Helper& helper, const LinearShape& s, const Matrix& v, const Mask& r) {
   Words y(helper.batch.count * s.rows);
   product(v, r.words, y, helper.executor);
-  for (std::size_t i = 0; i < helper.batch.count; ++i) {
-    const auto rho = helper.with_user.spend({Use::linear_rho, s.site, s.layer, helper.batch.index(i)}, s.rows,
-                                                  s.out.ring);
+  Mask m = linear_mask(helper.with_user, s, helper.batch);
+  const Use use = s.public_weights ? Use::linear_mask : Use::linear_rho;
+  for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(linear_at(use, s, helper.batch.index(i)));
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+    const auto hidden = helper.with_user.words(linear_at(use, s, helper.batch.index(i)), s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);
-    for (std::size_t j = 0; j < s.rows; ++j) row[j] -= rho[j];
+    for (std::size_t j = 0; j < s.rows; ++j) row[j] -= hidden[j];
     helper.packs[i].words(row, s.out.ring);
-  }
-  return linear_mask(helper.with_user, s, helper.batch);
+  });
+  return m;
 }
 
 // offline, user -> provider: U r + rho - m
 template <class Matrix>
 Mask linear(UserDealer& user, const LinearShape& s, const Matrix& u, const Mask& r) {
+  Mask m = linear_mask(user.with_helper, s, user.batch);
+  if (s.public_weights) return m;
   Words y(user.batch.count * s.rows);
   product(u, r.words, y, user.executor);
-  Mask m = linear_mask(user.with_helper, s, user.batch);
-  for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const auto rho =
-        user.with_helper.spend({Use::linear_rho, s.site, s.layer, user.batch.index(i)}, s.rows, s.out.ring);
+  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(linear_at(Use::linear_rho, s, user.batch.index(i)));
+  user.executor.parallel(user.batch.count, [&](std::size_t i) {
+    const auto rho = user.with_helper.words(linear_at(Use::linear_rho, s, user.batch.index(i)), s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);
     for (std::size_t j = 0; j < s.rows; ++j) row[j] += rho[j] - m.token(i)[j];
     user.packs[i].words(row, s.out.ring);
-  }
+  });
   return m;
 }
 
@@ -81,12 +90,15 @@ template <class Matrix>
 Masked linear(Provider& provider, const LinearShape& s, const Matrix& w, const Masked& x0) {
   Masked y0{s.out, s.rows, Words(provider.batch.count * s.rows)};
   product(w, s.out.ring, x0.words, y0.words, provider.executor);
-  for (std::size_t i = 0; i < provider.batch.count; ++i) {
-    const auto from_user = provider.packs[i].user.words("U r + rho - m", s.rows, s.out.ring);
-    const auto from_helper = provider.packs[i].helper.words("V r - rho", s.rows, s.out.ring);
+  provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::span<Word> row = y0.token(i);
-    for (std::size_t j = 0; j < s.rows; ++j) row[j] += from_user[j] + from_helper[j];
-  }
+    const auto add = [&](Reader& pack, const char* what) {
+      const auto words = pack.words(what, s.rows, s.out.ring);
+      for (std::size_t j = 0; j < s.rows; ++j) row[j] += words[j];
+    };
+    if (!s.public_weights) add(provider.pack(i).user, "U r + rho - m");
+    add(provider.pack(i).helper, s.public_weights ? "W r - m" : "V r - rho");
+  });
   return y0;
 }
 

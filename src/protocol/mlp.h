@@ -1,52 +1,61 @@
-// MLP activation: <gate>, <up> -> <silu(gate) up>. One round trip.  docs/protocol.md 4.5
+// MLP activation: <gate>, <up> -> <silu(gate) up>, or <gate> -> <gelu(gate)>. One round trip.  docs/protocol.md 4.6
 //
-//   A PermutedMap whose columns are the neurons, as pairs (gate, up); up, and so the product, with a random sign.
-//   silu(g) = g / (1 + exp(-g))
+//   A PermutedMap whose columns are the neurons: pairs (gate, up) with a random sign of up, and so of the product; or single
+//   values where the model has no gate. Fused: the values come of a row that is not normalised yet, and the user multiplies
+//   them by the row's 1 / rms (RowRms) first.
+//   silu(g) = g / (1 + exp(-g));  gelu by tanh (arXiv 1606.08415, section 2)
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
 #include "protocol/permuted_map.h"
+#include "protocol/row_rms.h"
 
 namespace permllm {
 
 struct MlpShape {
-  MapShape map;  // one row of two groups, signs on; one answer
+  MapShape map;  // one row of two groups, signs on, or of one group without; one answer
+  bool gated() const { return map.groups == 2; }
 };
 
-inline constexpr Leak k_mlp_leak[] = {{Role::user, "pairs (gate, up) of all neurons in a fresh order, up to the sign of up"},
+inline constexpr Leak k_mlp_leak[] = {{Role::user, "pairs (gate, up) of all neurons in a fresh order, up to the sign of up; without "
+                                                   "a gate, the inputs of all neurons in a fresh order"},
                                       {Role::provider, "nothing"},
                                       {Role::helper, "nothing"}};
 
 constexpr Cost cost(const MlpShape& s, Batch batch) { return cost(s.map, batch); }
 
 inline double silu(double gate) { return gate / (1.0 + std::exp(-std::clamp(gate, -700.0, 700.0))); }
+inline double gelu(double x) { return 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 
-inline Mask mlp(Helper& helper, const MlpShape& s, const Mask& gate_up) {
+inline Mask mlp(Helper& helper, const MlpShape& s, const Mask& gate_up, const RowScales&) {
   return std::move(permuted_map(helper, s.map, gate_up.words)[0]);
 }
-inline Mask mlp(UserDealer& user, const MlpShape& s, const Mask&) { return std::move(permuted_map(user, s.map)[0]); }
+inline Mask mlp(UserDealer& user, const MlpShape& s, const Mask&, const RowScales&) {
+  return std::move(permuted_map(user, s.map)[0]);
+}
 
-inline Masked mlp(Provider& provider, const MlpShape& s, const Masked& gate_up) {
+inline Masked mlp(Provider& provider, const MlpShape& s, const Masked& gate_up, const RowScales&) {
   return std::move(permuted_map(provider, s.map, gate_up.words)[0]);
 }
 
-inline Mask mlp(User& user, const MlpShape& s, const Mask& gate_up) {
-  const double unit = std::ldexp(1.0, s.map.reveal.drop - gate_up.format.frac);
+inline Mask mlp(User& user, const MlpShape& s, const Mask& gate_up, const RowScales& scales) {
+  const double unit = power_of_two(s.map.reveal.drop - gate_up.format.frac);
   const Format out = s.map.answers[0].out;
-  return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
-    const std::size_t n = row.size() / 2;
+  return std::move(permuted_map(user, s.map, [&](std::size_t i, std::size_t, auto row, auto& answers) {
+    const double scale = unit * (scales.empty() ? 1.0 : scales[i]);
+    const std::size_t n = answers[0].size();
     for (std::size_t j = 0; j < n; ++j) {
-      const double gate = static_cast<double>(row[j]) * unit, up = static_cast<double>(row[n + j]) * unit;
-      answers[0][j] = encode(silu(gate) * up, out);
+      const double gate = static_cast<double>(row[j]) * scale;
+      answers[0][j] = encode(s.gated() ? silu(gate) * static_cast<double>(row[n + j]) * scale : gelu(gate), out);
     }
   })[0]);
 }
 
-inline Counted mlp(Counter& counter, const MlpShape& s, const Counted& gate_up) {
+inline Counted mlp(Counter& counter, const MlpShape& s, const Counted&, const RowScales&) {
   counter.total += cost(s, counter.batch);
-  return {s.map.answers[0].out, gate_up.size / 2};
+  return {s.map.answers[0].out, s.map.columns};
 }
 
 }  // namespace permllm

@@ -19,23 +19,32 @@
 namespace permllm {
 
 // One party's share of n rows: words is [tokens x size]. The two parties' types have no operator in common.
-template <Role R>
+template <Role R, class W = Word>
 struct Share {
   Format format;
   std::size_t size = 0;
-  Words words;
+  std::vector<W> words;
 
   std::size_t tokens() const { return size == 0 ? 0 : words.size() / size; }
-  std::span<const Word> token(std::size_t i) const { return std::span(words).subspan(i * size, size); }
-  std::span<Word> token(std::size_t i) { return std::span(words).subspan(i * size, size); }
-  // The last row alone.
-  Share last() const {
-    const auto row = token(tokens() - 1);
-    return {format, size, Words(row.begin(), row.end())};
+  std::span<const W> token(std::size_t i) const { return std::span(words).subspan(i * size, size); }
+  std::span<W> token(std::size_t i) { return std::span(words).subspan(i * size, size); }
+  // The last n rows alone.
+  Share last(std::size_t n = 1) const {
+    return {format, size, std::vector<W>(words.end() - static_cast<std::ptrdiff_t>(n * size), words.end())};
   }
 };
-using Masked = Share<Role::provider>;  // x - r
-using Mask = Share<Role::user>;        // r; the helper knows it too
+template <class W>
+using MaskedOf = Share<Role::provider, W>;
+template <class W>
+using MaskOf = Share<Role::user, W>;
+using Masked = MaskedOf<Word>;  // x - r
+using Mask = MaskOf<Word>;      // r; the helper knows it too
+
+// A signed integer kept in a word, as a word of the same or the wide type.
+template <class W>
+constexpr W widen(Word x) {
+  return static_cast<W>(static_cast<std::int64_t>(x));
+}
 
 // x + (y << shift), where y has `shift` fraction bits less: the residual connection. Both parties do it alone.
 template <Role R>
@@ -64,6 +73,20 @@ class Timeline {
   std::vector<bool> live_;
 };
 
+// Words of the ring of p.v, which only some plans have wide: one of the two vectors is used.
+struct WideOrNot {
+  Words narrow;
+  std::vector<Wide> wide;
+  template <class W>
+  std::vector<W>& of() {
+    if constexpr (std::is_same_v<W, Wide>) {
+      return wide;
+    } else {
+      return narrow;
+    }
+  }
+};
+
 // --- Provider ---------------------------------------------------------------------------------------------------------
 
 // Offline material of one slot (in one layer), entry or pass: what the helper and the user sent, read in the order of
@@ -76,9 +99,8 @@ struct Pack {
 // Of every key so far, in one layer: [slot][kv_rows].
 struct ProviderKeys {
   Words key;      // k0, re-masked: k - b
-  Words sent;     // a: k0 - a went to the user
   Words lift;     // alpha: v - alpha is at the user
-  Words reshare;  // f = (v - alpha) - c
+  WideOrNot reshare;  // f = (v - alpha) - c; profile paper
 };
 
 struct Provider {
@@ -88,7 +110,9 @@ struct Provider {
   const Timeline& timeline;
   std::vector<ProviderKeys>& keys;  // by layer
   Batch batch = {};
-  std::vector<Pack> packs = {};  // one for each of the batch
+  std::vector<Pack> packs = {};  // one for each of the whole batch
+  std::size_t offset = 0;        // of `batch` in the whole batch
+  Pack& pack(std::size_t i) { return packs[offset + i]; }
 };
 
 // --- User -------------------------------------------------------------------------------------------------------------
@@ -113,8 +137,10 @@ struct User {
   Coins& with_helper;
   const Timeline& timeline;
   std::vector<UserKeys>& keys;
+  Executor& executor;
   Batch batch = {};
   std::function<void(const Seen&)> observe = nullptr;
+  std::size_t offset = 0;  // as the provider's
 };
 
 // The user's half of the offline phase: it expands U.
@@ -128,7 +154,8 @@ struct UserDealer {
 // --- Helper -----------------------------------------------------------------------------------------------------------
 
 struct HelperKeys {
-  Words mask, sent, lift, reshare_mask;  // b, a, alpha, c
+  Words mask, sent, lift;  // b, a, alpha
+  WideOrNot reshare_mask;  // c; profile paper
 };
 
 struct Helper {
@@ -150,7 +177,28 @@ struct Counter {
 struct Counted {
   Format format;
   std::size_t size = 0;
-  Counted last() const { return *this; }
+  Counted last(std::size_t = 1) const { return *this; }
+};
+
+// Part of a party's batch as a batch of its own, while this object lives: long batches meet the quadratic boxes in blocks.
+template <class Party>
+class Stretch {
+ public:
+  Stretch(Party& party, std::size_t begin, std::size_t count) : party_(party), whole_(party.batch), offset_(party.offset) {
+    party.batch = {whole_.index(begin), count};
+    party.offset = offset_ + begin;
+  }
+  ~Stretch() {
+    party_.batch = whole_;
+    party_.offset = offset_;
+  }
+  Stretch(const Stretch&) = delete;
+  Stretch& operator=(const Stretch&) = delete;
+
+ private:
+  Party& party_;
+  Batch whole_;
+  std::size_t offset_;
 };
 inline void add_aligned(Counted&, const Counted&) {}
 

@@ -11,9 +11,12 @@
 //   free hardening, known to provider and helper alone: a random sign for the last group and the answer of each column
 //   (f odd in it); one uniform word u added to a whole row (f shift-invariant).
 //   f may have several answers (an embedding row is re-encoded as the residual and as its norm): step 2 and w for each.
+//   W: the type of the answers' words (Wide where their ring needs it).
 //   coins of what the provider receives: s1 for s0, r for w, t for b.
 //   bound:    |y| < 2^(bits-1); drop + keep <= bits, or a word is wrong now and then.
 #pragma once
+
+#include <algorithm>
 
 #include "protocol/party.h"
 
@@ -34,6 +37,12 @@ struct MapShape {
   std::vector<Answer> answers;
 
   constexpr std::size_t columns_at(std::uint32_t index) const { return columns != 0 ? columns : std::size_t{index} + 1; }
+  // Columns of the first i of a batch.
+  constexpr std::size_t columns_before(Batch batch, std::size_t i) const {
+    return columns != 0 ? columns * i : i * (std::size_t{batch.first} + 1) + i * (i - std::min<std::size_t>(i, 1)) / 2;
+  }
+  constexpr std::size_t shown_before(Batch batch, std::size_t i) const { return rows * groups * columns_before(batch, i); }
+  constexpr std::size_t answered_before(Batch batch, std::size_t i) const { return rows * columns_before(batch, i); }
   constexpr std::size_t shown_at(std::uint32_t index) const { return rows * groups * columns_at(index); }
   constexpr std::size_t answered_at(std::uint32_t index) const { return rows * columns_at(index); }
 };
@@ -45,15 +54,12 @@ inline constexpr Leak k_permuted_map_leak[] = {
     {Role::helper, "nothing"}};
 
 constexpr Cost cost(const MapShape& s, Batch batch) {
-  Cost total{.rounds = 1, .online = {}, .offline = {}};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const std::size_t shown = s.shown_at(batch.index(i)), answered = s.answered_at(batch.index(i));
-    total.online.provider_to_user += shown * s.reveal.sent().bytes();
-    total.offline.helper_to_provider += shown * s.in.bytes();
-    for (const MapShape::Answer& answer : s.answers) {
-      total.online.user_to_provider += answered * answer.out.ring.bytes();
-      total.offline.helper_to_provider += answered * answer.out.ring.bytes();
-    }
+  const std::size_t shown = s.shown_before(batch, batch.count), answered = s.answered_before(batch, batch.count);
+  Cost total{.rounds = 1, .online = {.provider_to_user = shown * s.reveal.sent().bytes()},
+             .offline = {.helper_to_provider = shown * s.in.bytes()}};
+  for (const MapShape::Answer& answer : s.answers) {
+    total.online.user_to_provider += answered * answer.out.ring.bytes();
+    total.offline.helper_to_provider += answered * answer.out.ring.bytes();
   }
   return total;
 }
@@ -66,9 +72,10 @@ struct MapShown {  // step 1, provider -> user
     io.block("a", a);
   }
 };
+template <class W = Word>
 struct MapAnswer {  // step 2, user -> provider
   static constexpr Tag tag = Tag::map_answer;
-  Block b;
+  BlockOf<W> b;
   template <class Io>
   void visit(Io& io) {
     io.block("b", b);
@@ -106,18 +113,43 @@ inline void permute_row(const RowOrder& order, std::size_t groups, std::span<con
   }
 }
 
+// g pi^-1(b) + w of one row, into `out`.
+template <class W>
+void unpermute_row(const RowOrder& order, const W* b, const W* w, W* out) {
+  for (std::size_t j = 0; j < order.pi.size(); ++j) {
+    const std::size_t column = order.pi[j];
+    out[column] = b[j] * widen<W>(order.sign_of(column)) + w[column];
+  }
+}
+
+inline Address map_at(Use use, const MapShape& s, Site site, std::uint32_t index) { return {use, site, s.layer, index}; }
+
+// One share of each answer, for the whole batch.
+template <Role R, class W>
+std::vector<Share<R, W>> answer_shares(const MapShape& s, Batch batch) {
+  std::vector<Share<R, W>> shares;
+  for (const auto& answer : s.answers) {
+    shares.push_back({answer.out, s.answered_at(batch.index(0)), std::vector<W>(s.answered_before(batch, batch.count))});
+  }
+  return shares;
+}
+
 // offline, helper -> provider: s0, then w of each answer, token by token. m: the user's share of y, [token][row][group][column].
 // Returns the user's shares of the answers, in the same layout.
-inline std::vector<Mask> permuted_map(Helper& helper, const MapShape& s, const Words& m) {
-  std::vector<Mask> masks(s.answers.size());
-  std::size_t at = 0;
+template <class W = Word>
+std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Words& m) {
+  auto masks = answer_shares<Role::user, W>(s, helper.batch);
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
+    helper.with_user.burn(map_at(Use::map_shown, s, s.site, helper.batch.index(i)));
+    for (const auto& answer : s.answers) helper.with_user.burn(map_at(Use::map_mask, s, answer.site, helper.batch.index(i)));
+  }
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t index = helper.batch.index(i);
-    const std::size_t n = s.columns_at(index), width = s.groups * n;
+    const std::size_t n = s.columns_at(index), width = s.groups * n, at = s.shown_before(helper.batch, i);
     std::vector<RowOrder> orders;
     for (std::size_t row = 0; row < s.rows; ++row) orders.push_back(row_order(helper.with_provider, s, index, row));
 
-    const auto s1 = helper.with_user.spend({Use::map_shown, s.site, s.layer, index}, s.shown_at(index), s.in);
+    const auto s1 = helper.with_user.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
     Words s0(s1.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
       permute_row(orders[row], s.groups, std::span(m).subspan(at + row * width, width),
@@ -125,145 +157,128 @@ inline std::vector<Mask> permuted_map(Helper& helper, const MapShape& s, const W
     }
     for (std::size_t j = 0; j < s0.size(); ++j) s0[j] -= s1[j];
     helper.packs[i].words(s0, s.in);
-    at += s0.size();
 
     for (std::size_t k = 0; k < s.answers.size(); ++k) {
       const auto& [site, out] = s.answers[k];
-      const auto t = helper.with_user.words({Use::map_answer, site, s.layer, index}, s.answered_at(index), out.ring);
-      const auto r = helper.with_user.spend({Use::map_mask, site, s.layer, index}, s.answered_at(index), out.ring);
-      Words w(t.size());
-      for (std::size_t row = 0; row < s.rows; ++row) {
-        for (std::size_t j = 0; j < n; ++j) {
-          const std::size_t column = orders[row].pi[j];
-          w[row * n + column] = t[row * n + j] * orders[row].sign_of(column) - r[row * n + column];
-        }
-      }
+      const auto t = helper.with_user.words<W>(map_at(Use::map_answer, s, site, index), s.answered_at(index), out.ring);
+      auto r = helper.with_user.words<W>(map_at(Use::map_mask, s, site, index), s.answered_at(index), out.ring);
+      std::copy(r.begin(), r.end(), masks[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(helper.batch, i)));
+      for (W& word : r) word = W{0} - word;
+      std::vector<W> w(t.size());
+      for (std::size_t row = 0; row < s.rows; ++row) unpermute_row(orders[row], &t[row * n], &r[row * n], &w[row * n]);
       helper.packs[i].words(w, out.ring);
-      masks[k].format = out;
-      masks[k].size = s.answered_at(index);
-      masks[k].words.insert(masks[k].words.end(), r.begin(), r.end());
     }
-  }
+  });
   return masks;
 }
 
 // r of each answer, as the user derives it.
-inline std::vector<Mask> map_masks(const Coins& coins, const MapShape& s, Batch batch) {
-  std::vector<Mask> masks;
-  for (const auto& [site, out] : s.answers) {
-    Mask mask{out, 0, {}};
+template <class W = Word>
+std::vector<MaskOf<W>> map_masks(const Coins& coins, const MapShape& s, Batch batch) {
+  auto masks = answer_shares<Role::user, W>(s, batch);
+  for (std::size_t k = 0; k < s.answers.size(); ++k) {
     for (std::size_t i = 0; i < batch.count; ++i) {
       const std::uint32_t index = batch.index(i);
-      const auto r = coins.words({Use::map_mask, site, s.layer, index}, s.answered_at(index), out.ring);
-      mask.size = r.size();
-      mask.words.insert(mask.words.end(), r.begin(), r.end());
+      const auto r = coins.words<W>(map_at(Use::map_mask, s, s.answers[k].site, index), s.answered_at(index), s.answers[k].out.ring);
+      std::copy(r.begin(), r.end(), masks[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(batch, i)));
     }
-    masks.push_back(std::move(mask));
   }
   return masks;
 }
 
 // offline: the user has nothing to send
-inline std::vector<Mask> permuted_map(UserDealer& user, const MapShape& s) {
-  return map_masks(user.with_helper, s, user.batch);
+template <class W = Word>
+std::vector<MaskOf<W>> permuted_map(UserDealer& user, const MapShape& s) {
+  return map_masks<W>(user.with_helper, s, user.batch);
 }
 
-inline std::vector<Masked> permuted_map(Provider& provider, const MapShape& s, const Words& y0) {
+template <class W = Word>
+std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, const Words& y0) {
+  const Batch batch = provider.batch;
   // step 1
-  Words a;
-  std::vector<RowOrder> orders;
-  std::vector<std::vector<Words>> w(s.answers.size());
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < provider.batch.count; ++i) {
-    const std::uint32_t index = provider.batch.index(i);
-    const std::size_t width = s.groups * s.columns_at(index);
-    const auto s0 = provider.packs[i].helper.words("pi(m) - s1", s.shown_at(index), s.in);
+  Words a(s.shown_before(batch, batch.count));
+  auto results = answer_shares<Role::provider, W>(s, batch);  // w until the answers arrive
+  std::vector<std::vector<RowOrder>> orders(batch.count);
+  provider.executor.parallel(batch.count, [&](std::size_t i) {
+    const std::uint32_t index = batch.index(i);
+    const std::size_t width = s.groups * s.columns_at(index), at = s.shown_before(batch, i);
+    const auto s0 = provider.pack(i).helper.words("pi(m) - s1", s.shown_at(index), s.in);
     for (std::size_t k = 0; k < s.answers.size(); ++k) {
-      w[k].push_back(provider.packs[i].helper.words("pi^-1(t) - r", s.answered_at(index), s.answers[k].out.ring));
+      const auto w = provider.pack(i).helper.words<W>("pi^-1(t) - r", s.answered_at(index), s.answers[k].out.ring);
+      std::copy(w.begin(), w.end(), results[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(batch, i)));
     }
-    a.resize(at + s0.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
-      orders.push_back(row_order(provider.with_helper, s, index, row));
-      const std::span<Word> shown = std::span(a).subspan(at, width);
-      permute_row(orders.back(), s.groups, std::span(y0).subspan(at, width), shown);
+      orders[i].push_back(row_order(provider.with_helper, s, index, row));
+      const std::span<Word> shown = std::span(a).subspan(at + row * width, width);
+      permute_row(orders[i].back(), s.groups, std::span(y0).subspan(at + row * width, width), shown);
       const Address level{Use::map_level, s.site, s.layer, index, static_cast<std::uint16_t>(row)};
       const Word u = s.level ? provider.with_helper.words(level, 1, s.in)[0] : 0;
-      for (std::size_t j = 0; j < width; ++j) {
-        shown[j] = cut(shown[j] + u + s0[row * width + j], s.reveal.drop);
-      }
-      at += width;
+      for (std::size_t j = 0; j < width; ++j) shown[j] = cut(shown[j] + u + s0[row * width + j], s.reveal.drop);
     }
-  }
+  });
   provider.user.send(MapShown{block(s.reveal.sent(), std::move(a))});
 
   // step 2
-  std::vector<Masked> results;
-  for (std::size_t k = 0; k < s.answers.size(); ++k) {
-    const Format out = s.answers[k].out;
-    std::size_t total = 0;
-    for (const Words& row : w[k]) total += row.size();
-    const auto b = provider.user.receive(MapAnswer{expect(out.ring, total)}).b.words;
-    Masked y{out, 0, Words(total)};
-    at = 0;
-    auto order = orders.begin();
-    for (std::size_t i = 0; i < provider.batch.count; ++i) {
-      const std::size_t n = s.columns_at(provider.batch.index(i));
-      y.size = s.rows * n;
-      for (std::size_t row = 0; row < s.rows; ++row, ++order, at += n) {
-        for (std::size_t j = 0; j < n; ++j) {
-          const std::size_t column = order->pi[j];
-          y.words[at + column] = b[at + j] * order->sign_of(column) + w[k][i][row * n + column];
-        }
+  for (Share<Role::provider, W>& result : results) {
+    const auto b = provider.user.receive(MapAnswer<W>{expect<W>(result.format.ring, result.words.size())}).b.words;
+    provider.executor.parallel(batch.count, [&](std::size_t i) {
+      const std::size_t n = s.columns_at(batch.index(i));
+      std::vector<W> y(n);
+      for (std::size_t row = 0; row < s.rows; ++row) {
+        W* w = &result.words[s.answered_before(batch, i) + row * n];
+        unpermute_row(orders[i][row], &b[s.answered_before(batch, i) + row * n], w, y.data());
+        std::copy(y.begin(), y.end(), w);
       }
-    }
-    results.push_back(std::move(y));
+    });
   }
   return results;
 }
 
 // f(token, row, shown, answers): shown is [groups x columns] in units of the reveal; answers[k] takes the words of the
-// k-th answer, in the same order of columns. f must take the same steps whatever the values are.
-template <class F>
-std::vector<Mask> permuted_map(User& user, const MapShape& s, F f) {
+// k-th answer, in the same order of columns. f must take the same steps whatever the values are; it is called from several
+// threads at once.
+template <class W = Word, class F>
+std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
+  const Batch batch = user.batch;
   // step 1
-  std::size_t total = 0;
-  for (std::size_t i = 0; i < user.batch.count; ++i) total += s.shown_at(user.batch.index(i));
-  const auto a = user.provider.receive(MapShown{expect(s.reveal.sent(), total)}).a.words;
-  std::vector<Words> b(s.answers.size());
-  std::vector<std::int64_t> shown;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const std::uint32_t index = user.batch.index(i);
-    const std::size_t n = s.columns_at(index), width = s.groups * n;
-    const auto s1 = user.with_helper.words({Use::map_shown, s.site, s.layer, index}, s.shown_at(index), s.in);
-    shown.resize(width);
-    std::vector<Words> t;
-    for (const auto& [site, out] : s.answers) {
-      t.push_back(user.with_helper.spend({Use::map_answer, site, s.layer, index}, s.answered_at(index), out.ring));
-    }
+  const auto a = user.provider.receive(MapShown{expect(s.reveal.sent(), s.shown_before(batch, batch.count))}).a.words;
+  std::vector<std::vector<W>> b;
+  for (const auto& answer : s.answers) {
+    b.emplace_back(s.answered_before(batch, batch.count));
+    for (std::size_t i = 0; i < batch.count; ++i) user.with_helper.burn(map_at(Use::map_answer, s, answer.site, batch.index(i)));
+  }
+  const auto token = [&](std::size_t i) {
+    const std::uint32_t index = batch.index(i);
+    const std::size_t n = s.columns_at(index), width = s.groups * n, at = s.shown_before(batch, i);
+    const auto s1 = user.with_helper.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
+    std::vector<std::int64_t> shown(width);
+    std::vector<std::span<W>> answers(s.answers.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
       for (std::size_t j = 0; j < width; ++j) {
         const Word opened = a[at + row * width + j] + cut(s1[row * width + j], s.reveal.drop);
         shown[j] = centre(opened, s.reveal.sent());
       }
       if (user.observe) user.observe({s.site, s.layer, index, row, shown});
-      std::vector<std::span<Word>> answers;
-      for (Words& words : b) {
-        words.resize(words.size() + n);
-        answers.push_back(std::span(words).last(n));
-      }
+      for (std::size_t k = 0; k < b.size(); ++k) answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, n);
       f(i, row, std::span<const std::int64_t>(shown), answers);
-      for (std::size_t k = 0; k < answers.size(); ++k) {
-        for (std::size_t j = 0; j < n; ++j) answers[k][j] -= t[k][row * n + j];
-      }
     }
-    at += s.rows * width;
+    for (std::size_t k = 0; k < b.size(); ++k) {
+      const auto& [site, out] = s.answers[k];
+      const auto t = user.with_helper.words<W>(map_at(Use::map_answer, s, site, index), s.answered_at(index), out.ring);
+      W* answer = &b[k][s.answered_before(batch, i)];
+      for (std::size_t j = 0; j < t.size(); ++j) answer[j] -= t[j];
+    }
+  };
+  if (user.observe) {  // told in order
+    for (std::size_t i = 0; i < batch.count; ++i) token(i);
+  } else {
+    user.executor.parallel(batch.count, token);
   }
   // step 2
-  for (std::size_t k = 0; k < s.answers.size(); ++k) {
-    user.provider.send(MapAnswer{block(s.answers[k].out.ring, std::move(b[k]))});
+  for (std::size_t k = 0; k < b.size(); ++k) {
+    user.provider.send(MapAnswer<W>{block(s.answers[k].out.ring, std::move(b[k]))});
   }
-  return map_masks(user.with_helper, s, user.batch);
+  return map_masks<W>(user.with_helper, s, batch);
 }
 
 }  // namespace permllm

@@ -7,13 +7,16 @@
 //   offline:  helper -> provider   x = aq.bk + bq.ak - rho     for each pair; rho: known to user and helper
 //   shares:   provider  q0.k0 + x         user  bq.bk + eq.bk + bq.ek + rho
 //   sum:      (q0 + bq).(k0 + bk), because q0 = eq + aq and k0 = ek + ak
-//   step 3    U -> P   the user's share less m, a mask that the helper knows: provider keeps q.k - m
+//   paper, step 3       U -> P   the user's share less m, a mask that the helper knows: provider keeps q.k - m
+//   fast, with step 2   P -> U   cut(its share + u), one level u a row: the user opens its scores, keys in order
 //   Step 2 is sent once a token; keys accumulate. A key of a skipped slot takes no part: the user's share is a large
 //   negative constant, the provider's is 0.
+//   Long batches meet the pairs in blocks of queries, so that memory grows with the keys, not with their square.
 //   coins of what the provider receives: b for step 1, rho for x, m for step 3.
 //   bound:    |q.k| < 2^(bits-1) / 2 in the ring of the cut shares.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "protocol/party.h"
@@ -33,25 +36,42 @@ struct HeadShape {
   // The score of a key whose slot is skipped, as a magnitude's power of two: far below any score, inside the ring that
   // scores are shown in.
   int dead_bits = 0;
+  Reveal shown;  // of the scores
 
-  std::size_t q_rows() const { return heads * head_dim; }
-  std::size_t kv_rows() const { return kv_heads * head_dim; }
-  std::size_t kv_of(std::size_t head) const { return head / (heads / kv_heads); }
+  constexpr std::size_t q_rows() const { return heads * head_dim; }
+  constexpr std::size_t kv_rows() const { return kv_heads * head_dim; }
+  constexpr std::size_t kv_of(std::size_t head) const { return head / (heads / kv_heads); }
+  // Pairs (head, key) of the first i queries of a batch, each with all keys up to its own.
+  constexpr std::size_t pairs_before(Batch batch, std::size_t i) const {
+    return heads * (i * (std::size_t{batch.first} + 1) + i * (i - std::min<std::size_t>(i, 1)) / 2);
+  }
+  constexpr std::size_t pairs(Batch batch) const { return pairs_before(batch, batch.count); }
 };
+
+// Queries of a batch whose pairs are computed and sent together.
+inline constexpr std::size_t k_query_block = 256;
+constexpr std::size_t query_blocks(Batch batch) { return (batch.count + k_query_block - 1) / k_query_block; }
+
+// block(begin, count) for each stretch of a party's batch, as the party's batch while it runs.
+template <class Party, class Body>
+void for_each_query_block(Party& party, const Body& body) {
+  const std::size_t total = party.batch.count;
+  for (std::size_t begin = 0; begin < total; begin += k_query_block) {
+    const std::size_t count = std::min(k_query_block, total - begin);
+    const Stretch<Party> stretch(party, begin, count);
+    body(begin, count);
+  }
+}
 
 inline constexpr Leak k_scores_leak[] = {
     {Role::user, "nothing: q and k arrive under masks of the provider"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
 
+// Steps 1 and 2, and the offline words; one round trip.
 constexpr Cost scores_cost(const HeadShape& s, Batch batch) {
-  const std::size_t word = s.qk.ring.bytes(), rows = s.heads * s.head_dim + s.kv_heads * s.head_dim;
-  Cost total{.rounds = 1, .online = {}, .offline = {}};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const std::size_t pairs = s.heads * (std::size_t{batch.index(i)} + 1);
-    total.online.provider_to_user += rows * word;
-    total.online.user_to_provider += rows * word + pairs * word;
-    total.offline.helper_to_provider += pairs * word;
-  }
-  return total;
+  const std::size_t word = s.qk.ring.bytes(), rows = batch.count * (s.q_rows() + s.kv_rows());
+  return {.rounds = 1,
+          .online = {.provider_to_user = rows * word, .user_to_provider = rows * word},
+          .offline = {.helper_to_provider = s.pairs(batch) * word}};
 }
 
 struct RotatedRemask {  // step 1, user -> provider: q then k, token by token
@@ -79,6 +99,15 @@ struct MaskedScores {  // step 3, user -> provider: [token][head][key]
   }
 };
 
+struct ShownScores {  // fast, with step 2, provider -> user: [token][head][key]
+  static constexpr Tag tag = Tag::shown_scores;
+  Block a;
+  template <class Io>
+  void visit(Io& io) {
+    io.block("a", a);
+  }
+};
+
 // One party's shares of q and k of the batch, [token][q_rows] and [token][kv_rows].
 struct QueryKey {
   Words q, k;
@@ -101,21 +130,21 @@ inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, std::size_
   }
 }
 
-// Splits a party's share of qkv; q and k rotated and cut, v cut.
+// q and k of a party's share of qkv, rotated and cut.
 template <Role R>
-QueryKey rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline) {
-  QueryKey z;
-  for (std::size_t i = 0; i < batch.count; ++i) {
+QueryKey rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline, Executor& executor) {
+  QueryKey z{Words(batch.count * s.q_rows()), Words(batch.count * s.kv_rows())};
+  executor.parallel(batch.count, [&](std::size_t i) {
     const auto row = qkv.token(i);
     const std::size_t position = timeline.position(batch.index(i));
-    Words q(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(s.q_rows()));
-    Words k(row.begin() + static_cast<std::ptrdiff_t>(s.q_rows()),
-            row.begin() + static_cast<std::ptrdiff_t>(s.q_rows() + s.kv_rows()));
-    rotate_and_cut(q, s, position);
-    rotate_and_cut(k, s, position);
-    z.q.insert(z.q.end(), q.begin(), q.end());
-    z.k.insert(z.k.end(), k.begin(), k.end());
-  }
+    const auto take = [&](std::size_t begin, std::size_t rows, Words& to) {
+      const std::span<Word> out = std::span(to).subspan(i * rows, rows);
+      std::copy_n(row.begin() + static_cast<std::ptrdiff_t>(begin), rows, out.begin());
+      rotate_and_cut(out, s, position);
+    };
+    take(0, s.q_rows(), z.q);
+    take(s.q_rows(), s.kv_rows(), z.k);
+  });
   return z;
 }
 
@@ -131,88 +160,86 @@ inline QueryKey query_key_masks(const Coins& coins, Use use, const HeadShape& s,
 
 inline void append(Words& to, std::span<const Word> from) { to.insert(to.end(), from.begin(), from.end()); }
 
-// offline, helper -> provider: x. Returns m, the user's share of the scores that the provider will hold.
-inline Words scores(Helper& helper, const HeadShape& s) {
+// offline, helper -> provider: x.
+inline void scores(Helper& helper, const HeadShape& s) {
   HelperKeys& keys = helper.keys[s.layer];
-  Words m;
+  std::vector<QueryKey> a, b;
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
     const std::uint32_t slot = helper.batch.index(i);
+    b.push_back(query_key_masks(helper.with_user, Use::score_rotated, s, slot));
+    a.push_back(query_key_masks(helper.with_provider, Use::score_sent, s, slot));
+    append(keys.mask, b[i].k);
+    append(keys.sent, a[i].k);
+    helper.with_user.burn(scores_at(Use::score_share, s, slot));
+  }
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+    const std::uint32_t slot = helper.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1;
-    const QueryKey b = query_key_masks(helper.with_user, Use::score_rotated, s, slot);
-    const QueryKey a = query_key_masks(helper.with_provider, Use::score_sent, s, slot);
-    append(keys.mask, b.k);
-    append(keys.sent, a.k);
-    Words x = helper.with_user.spend(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
+    Words x = helper.with_user.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
     for (std::size_t h = 0; h < s.heads; ++h) {
       const std::size_t q = h * s.head_dim, kv = s.kv_of(h) * s.head_dim;
       for (std::size_t j = 0; j < n; ++j) {
         const std::size_t k = j * s.kv_rows() + kv;
-        x[h * n + j] = dot(&a.q[q], &keys.mask[k], s.head_dim) + dot(&b.q[q], &keys.sent[k], s.head_dim) - x[h * n + j];
+        x[h * n + j] = dot(&a[i].q[q], &keys.mask[k], s.head_dim) + dot(&b[i].q[q], &keys.sent[k], s.head_dim) - x[h * n + j];
       }
     }
     helper.packs[i].words(x, s.qk.ring);
-    append(m, helper.with_user.words(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring));
-  }
-  return m;
+  });
 }
 
-// Steps 1 and 2. Keys of the batch join the cache.
+// Steps 1 and 2. Keys of the batch join the cache. Returns q0, [token][q_rows].
 inline Words scores_send(Provider& provider, const HeadShape& s, const Masked& qkv) {
-  ProviderKeys& keys = provider.keys[s.layer];
-  QueryKey z = rotated(qkv, s, provider.batch, provider.timeline);
+  QueryKey z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
   const std::size_t rows = s.q_rows() + s.kv_rows();
   const auto d = provider.user.receive(RotatedRemask{expect(s.qk.ring, provider.batch.count * rows)}).d.words;
-  Words e;
+  Words e(d.size());
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const QueryKey a{provider.with_helper.spend(scores_at(Use::score_sent, s, slot, 0), s.q_rows(), s.qk.ring),
-                     provider.with_helper.words(scores_at(Use::score_sent, s, slot, 1), s.kv_rows(), s.qk.ring)};
-    const std::span<Word> q = std::span(z.q).subspan(i * s.q_rows(), s.q_rows());
-    const std::span<Word> k = std::span(z.k).subspan(i * s.kv_rows(), s.kv_rows());
-    for (std::size_t j = 0; j < q.size(); ++j) q[j] += d[i * rows + j];
-    for (std::size_t j = 0; j < k.size(); ++j) k[j] += d[i * rows + q.size() + j];
-    for (std::size_t j = 0; j < q.size(); ++j) e.push_back(q[j] - a.q[j]);
-    for (std::size_t j = 0; j < k.size(); ++j) e.push_back(k[j] - a.k[j]);
-    append(keys.key, k);
-    append(keys.sent, a.k);
+    provider.with_helper.burn(scores_at(Use::score_sent, s, slot));
+    const QueryKey a = query_key_masks(provider.with_helper, Use::score_sent, s, slot);
+    Word* q = &z.q[i * s.q_rows()];
+    Word* k = &z.k[i * s.kv_rows()];
+    const std::size_t at = i * rows, at_k = at + s.q_rows();
+    for (std::size_t j = 0; j < s.q_rows(); ++j) e[at + j] = (q[j] += d[at + j]) - a.q[j];
+    for (std::size_t j = 0; j < s.kv_rows(); ++j) e[at_k + j] = (k[j] += d[at_k + j]) - a.k[j];
   }
+  append(provider.keys[s.layer].key, z.k);
   provider.user.send(MaskedQueryKey{block(s.qk.ring, std::move(e))});
   return std::move(z.q);
 }
 
-// After step 3: q.k - m, [token][head][key]. q0: what scores_send returned.
-inline Words scores(Provider& provider, const HeadShape& s, const Words& q0) {
+// The provider's shares of a block's scores, [token][head][key]. q0: the block's part of what scores_send returned.
+inline Words score_shares(Provider& provider, const HeadShape& s, std::span<const Word> q0) {
   const ProviderKeys& keys = provider.keys[s.layer];
-  std::size_t pairs = 0;
-  for (std::size_t i = 0; i < provider.batch.count; ++i) pairs += s.heads * (std::size_t{provider.batch.index(i)} + 1);
-  Words shares = provider.user.receive(MaskedScores{expect(s.qk.ring, pairs)}).d.words;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < provider.batch.count; ++i) {
+  Words shares(s.pairs(provider.batch));
+  provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::size_t n = std::size_t{provider.batch.index(i)} + 1;
-    const auto x = provider.packs[i].helper.words("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
+    std::size_t at = s.pairs_before(provider.batch, i);
+    const auto x = provider.pack(i).helper.words("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
     for (std::size_t h = 0; h < s.heads; ++h) {
       const Word* q = &q0[i * s.q_rows() + h * s.head_dim];
       for (std::size_t j = 0; j < n; ++j, ++at) {
-        if (!provider.timeline.live(j)) continue;
-        shares[at] += dot(q, &keys.key[j * s.kv_rows() + s.kv_of(h) * s.head_dim], s.head_dim) + x[h * n + j];
+        const Word* k = &keys.key[j * s.kv_rows() + s.kv_of(h) * s.head_dim];
+        shares[at] = provider.timeline.live(j) ? dot(q, k, s.head_dim) + x[h * n + j] : 0;
       }
     }
-  }
+  });
   return shares;
 }
 
 // Step 1: with the answer to the norm.
 inline void scores_send(User& user, const HeadShape& s, const Mask& qkv) {
-  const QueryKey z = rotated(qkv, s, user.batch, user.timeline);
+  const QueryKey z = rotated(qkv, s, user.batch, user.timeline, user.executor);
   UserKeys& keys = user.keys[s.layer];
-  Words d;
+  const std::size_t rows = s.q_rows() + s.kv_rows();
+  Words d(user.batch.count * rows);
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t slot = user.batch.index(i);
-    const auto bq = user.with_helper.spend(scores_at(Use::score_rotated, s, slot, 0), s.q_rows(), s.qk.ring);
-    const auto bk = user.with_helper.words(scores_at(Use::score_rotated, s, slot, 1), s.kv_rows(), s.qk.ring);
-    for (std::size_t j = 0; j < s.q_rows(); ++j) d.push_back(z.q[i * s.q_rows() + j] - bq[j]);
-    for (std::size_t j = 0; j < s.kv_rows(); ++j) d.push_back(z.k[i * s.kv_rows() + j] - bk[j]);
-    append(keys.mask, bk);
+    user.with_helper.burn(scores_at(Use::score_rotated, s, slot));
+    const QueryKey b = query_key_masks(user.with_helper, Use::score_rotated, s, slot);
+    for (std::size_t j = 0; j < s.q_rows(); ++j) d[i * rows + j] = z.q[i * s.q_rows() + j] - b.q[j];
+    for (std::size_t j = 0; j < s.kv_rows(); ++j) d[i * rows + s.q_rows() + j] = z.k[i * s.kv_rows() + j] - b.k[j];
+    append(keys.mask, b.k);
   }
   user.provider.send(RotatedRemask{block(s.qk.ring, std::move(d))});
 }
@@ -230,31 +257,89 @@ inline Words scores_receive(User& user, const HeadShape& s) {
   return eq;
 }
 
-// Step 3.
-inline void scores(User& user, const HeadShape& s, const Words& eq) {
+// The user's shares of a block's scores, [token][head][key]. eq: the block's part of what scores_receive returned.
+inline Words score_shares(User& user, const HeadShape& s, std::span<const Word> eq) {
   const UserKeys& keys = user.keys[s.layer];
-  Words d;
-  for (std::size_t i = 0; i < user.batch.count; ++i) {
+  Words shares(s.pairs(user.batch));
+  user.executor.parallel(user.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = user.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1;
-    const auto bq = user.with_helper.words(scores_at(Use::score_rotated, s, slot, 0), s.q_rows(), s.qk.ring);
+    const Words bq = query_key_masks(user.with_helper, Use::score_rotated, s, slot).q;
     Words opened = bq;  // eq + bq
     for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += eq[i * s.q_rows() + j];
-    Words share = user.with_helper.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
+    const Words rho = user.with_helper.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
+    Word* share = &shares[s.pairs_before(user.batch, i)];
     for (std::size_t h = 0; h < s.heads; ++h) {
       const std::size_t q = h * s.head_dim, kv = s.kv_of(h) * s.head_dim;
       for (std::size_t j = 0; j < n; ++j) {
         const std::size_t k = j * s.kv_rows() + kv;
-        const Word live =
-            dot(&opened[q], &keys.mask[k], s.head_dim) + dot(&bq[q], &keys.shown[k], s.head_dim) + share[h * n + j];
+        const Word live = dot(&opened[q], &keys.mask[k], s.head_dim) + dot(&bq[q], &keys.shown[k], s.head_dim) + rho[h * n + j];
         share[h * n + j] = user.timeline.live(j) ? live : Word{0} - (Word{1} << s.dead_bits);
       }
     }
-    const auto mask = user.with_helper.spend(scores_at(Use::score_mask, s, slot), s.heads * n, s.qk.ring);
-    for (std::size_t j = 0; j < share.size(); ++j) share[j] -= mask[j];
-    append(d, share);
+  });
+  return shares;
+}
+
+// --- Step 3, profile paper --------------------------------------------------------------------------------------------
+
+constexpr Cost masked_scores_cost(const HeadShape& s, Batch batch) {
+  return {.rounds = 0, .online = {.user_to_provider = s.pairs(batch) * s.qk.ring.bytes()}, .offline = {}};
+}
+
+// m, the user's share of the scores that the provider will hold.
+inline Words score_masks(const Coins& coins, const HeadShape& s, Batch batch) {
+  Words m;
+  for (std::size_t i = 0; i < batch.count; ++i) {
+    const std::uint32_t slot = batch.index(i);
+    append(m, coins.words(scores_at(Use::score_mask, s, slot), s.heads * (std::size_t{slot} + 1), s.qk.ring));
   }
+  return m;
+}
+
+// q.k - m.
+inline Words masked_scores(Provider& provider, const HeadShape& s, std::span<const Word> q0) {
+  Words shares = score_shares(provider, s, q0);
+  const auto d = provider.user.receive(MaskedScores{expect(s.qk.ring, shares.size())}).d.words;
+  for (std::size_t j = 0; j < shares.size(); ++j) shares[j] += d[j];
+  return shares;
+}
+
+inline void masked_scores(User& user, const HeadShape& s, std::span<const Word> eq) {
+  Words d = score_shares(user, s, eq);
+  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(scores_at(Use::score_mask, s, user.batch.index(i)));
+  const Words m = score_masks(user.with_helper, s, user.batch);
+  for (std::size_t j = 0; j < d.size(); ++j) d[j] -= m[j];
   user.provider.send(MaskedScores{block(s.qk.ring, std::move(d))});
+}
+
+// --- Shown scores, profile fast ---------------------------------------------------------------------------------------
+
+constexpr Cost shown_scores_cost(const HeadShape& s, Batch batch) {
+  return {.rounds = 0, .online = {.provider_to_user = s.pairs(batch) * s.shown.sent().bytes()}, .offline = {}};
+}
+
+inline void shown_scores(Provider& provider, const HeadShape& s, std::span<const Word> q0) {
+  Words shares = score_shares(provider, s, q0);
+  for (std::size_t i = 0; i < provider.batch.count; ++i) {
+    const std::uint32_t slot = provider.batch.index(i);
+    const Words level = provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring);
+    const std::size_t n = std::size_t{slot} + 1;
+    Word* share = &shares[s.pairs_before(provider.batch, i)];
+    for (std::size_t h = 0; h < s.heads; ++h) {
+      for (std::size_t j = 0; j < n; ++j) share[h * n + j] = cut(share[h * n + j] + level[h], s.shown.drop);
+    }
+  }
+  provider.user.send(ShownScores{block(s.shown.sent(), std::move(shares))});
+}
+
+// Scores of the block at unknown levels, in units of the reveal.
+inline std::vector<std::int64_t> shown_scores(User& user, const HeadShape& s, std::span<const Word> eq) {
+  const Words shares = score_shares(user, s, eq);
+  const auto a = user.provider.receive(ShownScores{expect(s.shown.sent(), shares.size())}).a.words;
+  std::vector<std::int64_t> shown(shares.size());
+  for (std::size_t j = 0; j < shares.size(); ++j) shown[j] = centre(a[j] + cut(shares[j], s.shown.drop), s.shown.sent());
+  return shown;
 }
 
 }  // namespace permllm

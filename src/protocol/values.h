@@ -1,5 +1,6 @@
 // Values: <v>, <p> -> shares of p.v. One round trip, after v was lifted.                        docs/protocol.md 4.4
 //
+//   Words of the ring of p and p.v have the type W: Wide where 64 bits do not hold it.
 //   lift      P -> U   v0 - alpha, alpha uniform on [-2^(bits-2), 2^(bits-2)): the user holds the integer L = v - alpha,
 //             the provider alpha; neither wraps, so this is a sharing of v in any ring. Sent with step 2 of Scores.
 //   re-share  U -> P   f = L - c, once a token; c: known to user and helper. Sent with step 3 of Scores.
@@ -30,16 +31,19 @@ inline constexpr Leak k_values_leak[] = {
     {Role::user, "v up to a statistical distance of |v| 2^(1 - bits + frac) a value"}, {Role::provider, "nothing"},
     {Role::helper, "nothing"}};
 
+// The lift: with step 2 of Scores.
+constexpr Cost lift_cost(const ValuesShape& s, Batch batch) {
+  return {.rounds = 0, .online = {.provider_to_user = batch.count * s.head.kv_rows() * s.head.v.ring.bytes()}, .offline = {}};
+}
+constexpr Cost reshare_cost(const ValuesShape& s, Batch batch) {
+  return {.rounds = 0, .online = {.user_to_provider = batch.count * s.head.kv_rows() * s.mixed.bytes()}, .offline = {}};
+}
+// Steps 1 and 2.
 constexpr Cost cost(const ValuesShape& s, Batch batch) {
-  const std::size_t kv = s.head.kv_heads * s.head.head_dim, q = s.head.heads * s.head.head_dim;
-  Cost total{.rounds = 1, .online = {}, .offline = {}};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const std::size_t pairs = s.head.heads * (std::size_t{batch.index(i)} + 1);
-    total.online.provider_to_user += kv * s.head.v.ring.bytes() + pairs * s.mixed.bytes();
-    total.online.user_to_provider += kv * s.mixed.bytes() + q * s.out.ring.bytes();
-    total.offline.helper_to_provider += q * s.mixed.bytes();
-  }
-  return total;
+  return {.rounds = 1,
+          .online = {.provider_to_user = s.head.pairs(batch) * s.mixed.bytes(),
+                     .user_to_provider = batch.count * s.head.q_rows() * s.out.ring.bytes()},
+          .offline = {.helper_to_provider = batch.count * s.head.q_rows() * s.mixed.bytes()}};
 }
 
 struct LiftedValues {  // lift, provider -> user
@@ -50,17 +54,19 @@ struct LiftedValues {  // lift, provider -> user
     io.block("v", v);
   }
 };
+template <class W>
 struct ResharedValues {  // re-share, user -> provider
   static constexpr Tag tag = Tag::reshared_values;
-  Block f;
+  BlockOf<W> f;
   template <class Io>
   void visit(Io& io) {
     io.block("f", f);
   }
 };
+template <class W>
 struct MaskedWeights {  // step 1, provider -> user: [token][head][key]
   static constexpr Tag tag = Tag::masked_weights;
-  Block e;
+  BlockOf<W> e;
   template <class Io>
   void visit(Io& io) {
     io.block("e", e);
@@ -86,14 +92,21 @@ inline Words lift_masks(Words alpha, Ring v) {
 }
 constexpr Ring lift_ring(Ring v) { return Ring{v.bits - 1}; }
 
-// out[h] = sum over keys j of weights[h][j] values[j][kv_of(h)], modulo 2^64.
-inline void mix(const HeadShape& s, const Word* weights, const Words& values, std::size_t n, Word* out) {
+// out[h] += sum over keys j of weights[h][j] values[j][kv_of(h)]; values are signed integers or words of the same ring.
+template <class W, class V>
+void mix(const HeadShape& s, const W* weights, const std::vector<V>& values, std::size_t n, W* out) {
   for (std::size_t h = 0; h < s.heads; ++h) {
     const std::size_t kv = s.kv_of(h) * s.head_dim;
     for (std::size_t j = 0; j < n; ++j) {
-      const Word weight = weights[h * n + j];
-      const Word* value = &values[j * s.kv_rows() + kv];
-      for (std::size_t d = 0; d < s.head_dim; ++d) out[h * s.head_dim + d] += weight * value[d];
+      const W weight = weights[h * n + j];
+      const V* value = &values[j * s.kv_rows() + kv];
+      for (std::size_t d = 0; d < s.head_dim; ++d) {
+        if constexpr (std::is_same_v<V, Word>) {
+          out[h * s.head_dim + d] += weight * widen<W>(value[d]);
+        } else {
+          out[h * s.head_dim + d] += weight * value[d];
+        }
+      }
     }
   }
 }
@@ -107,37 +120,58 @@ Words cut_values(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
   return v;
 }
 
-// offline, helper -> provider: x. rp: the user's share of the probabilities, [token][head][key]. Returns r.
-inline Mask values(Helper& helper, const ValuesShape& s, const Words& rp) {
-  HelperKeys& keys = helper.keys[s.head.layer];
+// alpha of a slot, to the caches of provider and helper.
+inline Words lift_alpha(const Coins& coins, const ValuesShape& s, std::uint32_t slot) {
+  return lift_masks(coins.words(values_at(Use::value_lift, s, slot), s.head.kv_rows(), lift_ring(s.head.v.ring)), s.head.v.ring);
+}
+
+// r: the user's share of the output.
+inline Mask mix_masks(const Coins& coins, const ValuesShape& s, Batch batch) {
   Mask r{s.out, s.head.q_rows(), {}};
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < helper.batch.count; ++i) {
-    const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1, pairs = s.head.heads * n;
-    append(keys.lift, lift_masks(helper.with_provider.words(values_at(Use::value_lift, s, slot), s.head.kv_rows(),
-                                                                  lift_ring(s.head.v.ring)), s.head.v.ring));
-    append(keys.reshare_mask,
-           helper.with_user.words(values_at(Use::value_reshared, s, slot), s.head.kv_rows(), s.mixed));
-    const auto a = helper.with_provider.words(values_at(Use::value_weights, s, slot), pairs, s.mixed);
-    Words x = helper.with_user.spend(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
-    for (Word& word : x) word = Word{0} - word;
-    mix(s.head, a.data(), keys.reshare_mask, n, x.data());
-    mix(s.head, &rp[at], keys.lift, n, x.data());
-    helper.packs[i].words(x, s.mixed);
-    append(r.words, helper.with_user.words(values_at(Use::value_mask, s, slot), s.head.q_rows(), s.out.ring));
-    at += pairs;
+  for (std::size_t i = 0; i < batch.count; ++i) {
+    append(r.words, coins.words(values_at(Use::value_mask, s, batch.index(i)), s.head.q_rows(), s.out.ring));
   }
   return r;
+}
+
+// Adds to `to`, which may be empty.
+template <Role R>
+void append(Share<R>& to, const Share<R>& from) {
+  to.format = from.format;
+  to.size = from.size;
+  to.words.insert(to.words.end(), from.words.begin(), from.words.end());
+}
+
+// offline, helper -> provider: x. rp: the user's share of the probabilities, [token][head][key].
+template <class W>
+void values(Helper& helper, const ValuesShape& s, const std::vector<W>& rp) {
+  HelperKeys& keys = helper.keys[s.head.layer];
+  std::vector<W>& c = keys.reshare_mask.of<W>();
+  for (std::size_t i = 0; i < helper.batch.count; ++i) {
+    const std::uint32_t slot = helper.batch.index(i);
+    append(keys.lift, lift_alpha(helper.with_provider, s, slot));
+    const auto words = helper.with_user.words<W>(values_at(Use::value_reshared, s, slot), s.head.kv_rows(), s.mixed);
+    c.insert(c.end(), words.begin(), words.end());
+    helper.with_user.burn(values_at(Use::value_share, s, slot));
+  }
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+    const std::uint32_t slot = helper.batch.index(i);
+    const std::size_t n = std::size_t{slot} + 1;
+    const auto a = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * n, s.mixed);
+    auto x = helper.with_user.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
+    for (W& word : x) word = W{0} - word;
+    mix(s.head, a.data(), c, n, x.data());
+    mix(s.head, &rp[s.head.pairs_before(helper.batch, i)], keys.lift, n, x.data());
+    helper.packs[i].words(x, s.mixed);
+  });
 }
 
 // lift: with step 2 of Scores.
 inline void values_lift(Provider& provider, const ValuesShape& s, const Masked& qkv) {
   Words lifted;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
-    const Words alpha = lift_masks(
-        provider.with_helper.spend(values_at(Use::value_lift, s, provider.batch.index(i)), s.head.kv_rows(),
-                                         lift_ring(s.head.v.ring)), s.head.v.ring);
+    provider.with_helper.burn(values_at(Use::value_lift, s, provider.batch.index(i)));
+    const Words alpha = lift_alpha(provider.with_helper, s, provider.batch.index(i));
     const Words v0 = cut_values(qkv, s.head, i);
     for (std::size_t j = 0; j < v0.size(); ++j) lifted.push_back(v0[j] - alpha[j]);
     append(provider.keys[s.head.layer].lift, alpha);
@@ -145,72 +179,108 @@ inline void values_lift(Provider& provider, const ValuesShape& s, const Masked& 
   provider.user.send(LiftedValues{block(s.head.v.ring, std::move(lifted))});
 }
 
+// The lifted values join the user's cache.
+inline void values_lift(User& user, const ValuesShape& s, const Mask& qkv) {
+  const std::size_t kv = s.head.kv_rows();
+  const auto lifted = user.provider.receive(LiftedValues{expect(s.head.v.ring, user.batch.count * kv)}).v.words;
+  for (std::size_t i = 0; i < user.batch.count; ++i) {
+    const Words v1 = cut_values(qkv, s.head, i);
+    for (std::size_t j = 0; j < kv; ++j) {
+      user.keys[s.head.layer].lift.push_back(static_cast<Word>(centre(lifted[i * kv + j] + v1[j], s.head.v.ring)));
+    }
+  }
+}
+
 // re-share: with step 3 of Scores.
-inline void values_reshared(Provider& provider, const ValuesShape& s) {
-  const std::size_t total = provider.batch.count * s.head.kv_rows();
-  append(provider.keys[s.head.layer].reshare,
-         provider.user.receive(ResharedValues{expect(s.mixed, total)}).f.words);
+template <class W>
+void values_reshare(Provider& provider, const ValuesShape& s) {
+  const auto f = provider.user.receive(ResharedValues<W>{expect<W>(s.mixed, provider.batch.count * s.head.kv_rows())}).f.words;
+  std::vector<W>& all = provider.keys[s.head.layer].reshare.of<W>();
+  all.insert(all.end(), f.begin(), f.end());
+}
+
+template <class W>
+void values_reshare(User& user, const ValuesShape& s) {
+  const std::size_t kv = s.head.kv_rows();
+  const Words& lift = user.keys[s.head.layer].lift;
+  std::vector<W> f;
+  for (std::size_t i = 0; i < user.batch.count; ++i) {
+    const std::uint32_t slot = user.batch.index(i);
+    const auto c = user.with_helper.spend<W>(values_at(Use::value_reshared, s, slot), kv, s.mixed);
+    for (std::size_t j = 0; j < kv; ++j) f.push_back(widen<W>(lift[slot * kv + j]) - c[j]);
+  }
+  user.provider.send(ResharedValues<W>{block(s.mixed, std::move(f))});
 }
 
 // Steps 1 and 2. p0: [token][head][key].
-inline Masked values(Provider& provider, const ValuesShape& s, const Words& p0) {
-  const ProviderKeys& keys = provider.keys[s.head.layer];
-  Masked out{s.out, s.head.q_rows(), {}};
-  Words e;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < provider.batch.count; ++i) {
+template <class W>
+Masked values(Provider& provider, const ValuesShape& s, const std::vector<W>& p0) {
+  ProviderKeys& keys = provider.keys[s.head.layer];
+  const std::vector<W>& f = keys.reshare.of<W>();
+  const std::size_t q = s.head.q_rows();
+  Masked out{s.out, q, Words(provider.batch.count * q)};
+  std::vector<W> e = p0;
+  for (std::size_t i = 0; i < provider.batch.count; ++i) provider.with_helper.burn(values_at(Use::value_weights, s, provider.batch.index(i)));
+  provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1, pairs = s.head.heads * n;
-    const auto a = provider.with_helper.spend(values_at(Use::value_weights, s, slot), pairs, s.mixed);
-    for (std::size_t j = 0; j < pairs; ++j) e.push_back(p0[at + j] - a[j]);
-    Words share = provider.packs[i].helper.words("a.c + rp.alpha - rho", s.head.q_rows(), s.mixed);
+    const std::size_t n = std::size_t{slot} + 1, pairs = s.head.heads * n, at = s.head.pairs_before(provider.batch, i);
+    const auto a = provider.with_helper.words<W>(values_at(Use::value_weights, s, slot), pairs, s.mixed);
+    for (std::size_t j = 0; j < pairs; ++j) e[at + j] -= a[j];
+    auto share = provider.pack(i).helper.words<W>("a.c + rp.alpha - rho", q, s.mixed);
     mix(s.head, &p0[at], keys.lift, n, share.data());
-    mix(s.head, a.data(), keys.reshare, n, share.data());
-    for (const Word word : share) out.words.push_back(cut(word, s.cut));
-    at += pairs;
-  }
-  provider.user.send(MaskedWeights{block(s.mixed, std::move(e))});
+    mix(s.head, a.data(), f, n, share.data());
+    for (std::size_t d = 0; d < q; ++d) out.words[i * q + d] = cut(share[d], s.cut);
+  });
+  provider.user.send(MaskedWeights<W>{block(s.mixed, std::move(e))});
   const auto d = provider.user.receive(MaskedMix{expect(s.out.ring, out.words.size())}).d.words;
   for (std::size_t j = 0; j < d.size(); ++j) out.words[j] += d[j];
   return out;
 }
 
-// lift and re-share.
-inline void values_reshare(User& user, const ValuesShape& s, const Mask& qkv) {
-  const std::size_t kv = s.head.kv_rows();
-  const auto lifted = user.provider.receive(LiftedValues{expect(s.head.v.ring, user.batch.count * kv)}).v.words;
-  Words f;
-  for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const Words v1 = cut_values(qkv, s.head, i);
-    const auto c = user.with_helper.spend(values_at(Use::value_reshared, s, user.batch.index(i)), kv, s.mixed);
-    for (std::size_t j = 0; j < kv; ++j) {
-      const Word lift = static_cast<Word>(centre(lifted[i * kv + j] + v1[j], s.head.v.ring));
-      user.keys[s.head.layer].lift.push_back(lift);
-      f.push_back(lift - c[j]);
+// Step 2: the user's share of the mix, cut, on its way to the mask r. share(i) -> [q_rows] in the ring of the mix.
+template <class Shares>
+Mask send_mix(User& user, const ValuesShape& s, const Shares& share) {
+  const std::size_t q = s.head.q_rows();
+  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(values_at(Use::value_mask, s, user.batch.index(i)));
+  Mask r = mix_masks(user.with_helper, s, user.batch);
+  Words d(user.batch.count * q);
+  user.executor.parallel(user.batch.count, [&](std::size_t i) {
+    const auto words = share(i);
+    for (std::size_t j = 0; j < q; ++j) d[i * q + j] = cut(words[j], s.cut) - r.words[i * q + j];
+  });
+  user.provider.send(MaskedMix{block(s.out.ring, std::move(d))});
+  return r;
+}
+
+// The key of a skipped slot has f = 0 at the provider and L = c at the user, so that p = 0 times it is 0. c may not fit the
+// cache of L, which holds 0 there.
+template <class W>
+void add_skipped(User& user, const ValuesShape& s, const W* weights, std::size_t n, W* out) {
+  for (std::size_t j = 0; j < n; ++j) {
+    if (user.timeline.live(j)) continue;
+    const auto c = user.with_helper.words<W>(values_at(Use::value_reshared, s, static_cast<std::uint32_t>(j)), s.head.kv_rows(), s.mixed);
+    for (std::size_t h = 0; h < s.head.heads; ++h) {
+      for (std::size_t d = 0; d < s.head.head_dim; ++d) {
+        out[h * s.head.head_dim + d] += weights[h * n + j] * c[s.head.kv_of(h) * s.head.head_dim + d];
+      }
     }
   }
-  user.provider.send(ResharedValues{block(s.mixed, std::move(f))});
 }
 
 // Steps 1 and 2. rp: the user's share of the probabilities.
-inline Mask values(User& user, const ValuesShape& s, const Words& rp) {
-  Words opened = user.provider.receive(MaskedWeights{expect(s.mixed, rp.size())}).e.words;
+template <class W>
+Mask values(User& user, const ValuesShape& s, const std::vector<W>& rp) {
+  auto opened = user.provider.receive(MaskedWeights<W>{expect<W>(s.mixed, rp.size())}).e.words;
   for (std::size_t j = 0; j < rp.size(); ++j) opened[j] += rp[j];
-  Mask r{s.out, s.head.q_rows(), {}};
-  Words d;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < user.batch.count; ++i) {
+  return send_mix(user, s, [&](std::size_t i) {
     const std::uint32_t slot = user.batch.index(i);
+    auto share = user.with_helper.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
     const std::size_t n = std::size_t{slot} + 1;
-    Words share = user.with_helper.words(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
-    mix(s.head, &opened[at], user.keys[s.head.layer].lift, n, share.data());
-    const auto mask = user.with_helper.spend(values_at(Use::value_mask, s, slot), s.head.q_rows(), s.out.ring);
-    for (std::size_t j = 0; j < share.size(); ++j) d.push_back(cut(share[j], s.cut) - mask[j]);
-    append(r.words, mask);
-    at += s.head.heads * n;
-  }
-  user.provider.send(MaskedMix{block(s.out.ring, std::move(d))});
-  return r;
+    const W* weights = &opened[s.head.pairs_before(user.batch, i)];
+    mix(s.head, weights, user.keys[s.head.layer].lift, n, share.data());
+    add_skipped(user, s, weights, n, share.data());
+    return share;
+  });
 }
 
 }  // namespace permllm

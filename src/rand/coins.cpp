@@ -79,6 +79,12 @@ void AesCoins::fill(Address address, Ring ring, std::span<Word> out) const {
   for (Word& word : out) word &= mask;
 }
 
+void AesCoins::fill(Address address, Ring ring, std::span<Wide> out) const {
+  read(at(key_->context, counter_of(address)), bytes_of(out));
+  const Wide mask = ring.mask<Wide>();
+  for (Wide& word : out) word &= mask;
+}
+
 Permutation AesCoins::permutation(Address address, std::size_t n) const {
   const CipherContext stream = at(key_->context, counter_of(address));
   std::array<std::uint32_t, 256> pool;

@@ -36,9 +36,10 @@ class Coins {
   Coins& operator=(const Coins&) = delete;
 
   // n uniform words of the ring. Thread-safe.
-  Words words(Address address, std::size_t n, Ring ring) const {
-    Words out(n);
-    fill(address, ring, out);
+  template <class W = Word>
+  std::vector<W> words(Address address, std::size_t n, Ring ring) const {
+    std::vector<W> out(n);
+    fill(address, ring, std::span<W>(out));
     return out;
   }
   // A uniform permutation of n elements. Thread-safe.
@@ -46,16 +47,20 @@ class Coins {
 
   // The same words, burnt: for the one message that they protect. Within one use and site the addresses of a layer are
   // spent in rising order of `index`; spending one burns all before it. One thread spends.
-  Words spend(Address address, std::size_t n, Ring ring) {
+  template <class W = Word>
+  std::vector<W> spend(Address address, std::size_t n, Ring ring) {
     burn(address);
-    return words(address, n, ring);
+    return words<W>(address, n, ring);
   }
+  // What spend does before it derives the words: for messages that several threads make.
+  void burn(Address address);
 
  protected:
   virtual void fill(Address address, Ring ring, std::span<Word> out) const = 0;
+  // Two words for each, low and high.
+  virtual void fill(Address address, Ring ring, std::span<Wide> out) const = 0;
 
  private:
-  void burn(Address address);
   // First index that is not burnt, by (use, site) and layer.
   std::array<std::vector<std::uint64_t>, static_cast<std::size_t>(k_uses) * k_sites> unburnt_;
 };
@@ -69,6 +74,7 @@ class AesCoins : public Coins {
 
  protected:
   void fill(Address address, Ring ring, std::span<Word> out) const override;
+  void fill(Address address, Ring ring, std::span<Wide> out) const override;
 
  private:
   struct Key;

@@ -41,8 +41,15 @@ enum class Use : std::uint8_t {
   one_hot = 18,         // r of a prompt token's one-hot   U, H
   embed_row = 19,       // the mask that a slot's embedding row is moved to   U, H
   last_row = 20,        // the mask that a pass's last row is moved to   U, H
+  // fast attention (4.5)
+  value_answer = 21,    // t: masks the probabilities on their way to the provider   U, H
+  // row_rms (4.8)
+  rms_sent = 22,        // a: masks a row on its way to the user   P, H
+  rms_share = 23,       // rho of each scale     U, H
+  // open (4.9)
+  handed = 24,          // r: a value that the user hands to the provider   U, H
 };
-inline constexpr int k_uses = 21;
+inline constexpr int k_uses = 25;
 
 // Which box of a layer an address belongs to: the second byte.
 enum class Site : std::uint8_t {
@@ -51,7 +58,8 @@ enum class Site : std::uint8_t {
   embed_residual = 9, embed_norm = 10,                  // the two answers to an embedding row, by slot
   prompt_embed = 11, prompt_one_hot = 12,               // by entry
   final_norm = 13, head = 14, logits = 15, next_embed = 16,  // by pass
+  hand_row = 17, hand_attention = 18, hand_activation = 19,  // open: by slot, the latter two by layer
 };
-inline constexpr int k_sites = 17;
+inline constexpr int k_sites = 20;
 
 }  // namespace permllm

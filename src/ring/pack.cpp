@@ -43,4 +43,19 @@ void unpack(const std::uint8_t* in, Ring ring, std::span<Word> words) {
   unpack_bytes(in, ring.mask(), ring.bytes(), words);
 }
 
+void pack(std::span<const Wide> words, Ring ring, std::uint8_t* out) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const Wide word = words[i] & ring.mask<Wide>();
+    std::memcpy(out + i * ring.bytes(), &word, ring.bytes());
+  }
+}
+
+void unpack(const std::uint8_t* in, Ring ring, std::span<Wide> words) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    Wide word = 0;
+    std::memcpy(&word, in + i * ring.bytes(), ring.bytes());
+    words[i] = word & ring.mask<Wide>();
+  }
+}
+
 }  // namespace permllm

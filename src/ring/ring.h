@@ -18,12 +18,18 @@ namespace permllm {
 
 using Word = std::uint64_t;
 using Words = std::vector<Word>;
+// Words of the few rings that 64 bits do not hold: p.v where the residual's ring is wide (docs/protocol.md 2.6).
+using Wide = unsigned __int128;
 
-// The integers modulo 2^bits; 1 <= bits <= 64.
+// The integers modulo 2^bits; 1 <= bits <= 64, or up to 128 in words of the type Wide.
 struct Ring {
   int bits = 64;
   constexpr std::size_t bytes() const { return static_cast<std::size_t>(bits + 7) / 8; }  // on the wire, a word
-  constexpr Word mask() const { return bits >= 64 ? ~Word{0} : (Word{1} << bits) - 1; }
+  template <class W = Word>
+  constexpr W mask() const {
+    constexpr int k_bits = static_cast<int>(8 * sizeof(W));
+    return bits >= k_bits ? static_cast<W>(~W{0}) : static_cast<W>((W{1} << bits) - 1);
+  }
   friend constexpr bool operator==(Ring, Ring) = default;
 };
 
@@ -45,6 +51,7 @@ struct Reveal {
 // One party's half of `cut`: an arithmetic right shift of its share of a value in `ring`. The two results are a sharing
 // in the ring 2^(bits - drop), exact or one unit low. Only those low bits may ever be sent.
 constexpr Word cut(Word share, int drop) { return static_cast<Word>(static_cast<std::int64_t>(share) >> drop); }
+constexpr Word cut(Wide share, int drop) { return static_cast<Word>(static_cast<__int128>(share) >> drop); }
 
 // The element of the ring as the integer of least magnitude.
 constexpr std::int64_t centre(Word x, Ring ring) {

@@ -37,6 +37,13 @@ const char* name_of(Tag tag) {
     case Tag::pass_cancelled: return "PassCancelled";
     case Tag::session_end: return "SessionEnd";
     case Tag::party_report: return "PartyReport";
+    case Tag::shown_scores: return "ShownScores";
+    case Tag::probabilities: return "Probabilities";
+    case Tag::masked_row: return "MaskedRow";
+    case Tag::row_squares: return "RowSquares";
+    case Tag::handed: return "Handed";
+    case Tag::shown_rows: return "ShownRows";
+    case Tag::embedding_rows: return "EmbeddingRows";
   }
   return "unknown message";
 }

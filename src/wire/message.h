@@ -27,16 +27,22 @@
 namespace permllm {
 
 // Words of one ring. Empty with a count: what a receiver expects.
-struct Block {
+template <class W>
+struct BlockOf {
   Ring ring;
   std::size_t count = 0;
-  Words words;
+  std::vector<W> words;
 };
-inline Block block(Ring ring, Words words) {
+using Block = BlockOf<Word>;
+template <class W>
+BlockOf<W> block(Ring ring, std::vector<W> words) {
   const std::size_t count = words.size();
   return {ring, count, std::move(words)};
 }
-inline Block expect(Ring ring, std::size_t count) { return {ring, count, {}}; }
+template <class W = Word>
+BlockOf<W> expect(Ring ring, std::size_t count) {
+  return {ring, count, {}};
+}
 
 // Appends fields to a payload, little-endian, fixed widths.
 class Writer {
@@ -47,14 +53,20 @@ class Writer {
   }
   void real(const char*, const double& value) { append(&value, sizeof value); }
   void text(const char*, const std::string& value, std::size_t limit);
-  void block(const char*, const Block& value) {
+  template <class W>
+  void block(const char*, const BlockOf<W>& value) {
     PERMLLM_ASSERT(value.words.size() == value.count);
     words(value.words, value.ring);
   }
-  void words(std::span<const Word> values, Ring ring) {
+  template <class W>
+  void words(const std::vector<W>& values, Ring ring) {
+    words(std::span<const W>(values), ring);
+  }
+  template <class W>
+  void words(std::span<W> values, Ring ring) {
     const std::size_t begin = bytes_.size();
     bytes_.resize(begin + values.size() * ring.bytes());
-    pack(values, ring, bytes_.data() + begin);
+    pack(std::span<const std::remove_const_t<W>>(values), ring, bytes_.data() + begin);
   }
   void raw(const char*, const Bytes& value, std::size_t limit);
   // A list: its length, then each element's own fields. The writer only reads `values`.
@@ -83,10 +95,14 @@ class Reader {
   }
   void real(const char* field, double& value) { std::memcpy(&value, need(field, sizeof value), sizeof value); }
   void text(const char* field, std::string& value, std::size_t limit);
-  void block(const char* field, Block& value) { value.words = words(field, value.count, value.ring); }
-  Words words(const char* field, std::size_t count, Ring ring) {
-    Words values(count);
-    unpack(need(field, count * ring.bytes()), ring, values);
+  template <class W>
+  void block(const char* field, BlockOf<W>& value) {
+    value.words = words<W>(field, value.count, value.ring);
+  }
+  template <class W = Word>
+  std::vector<W> words(const char* field, std::size_t count, Ring ring) {
+    std::vector<W> values(count);
+    unpack(need(field, count * ring.bytes()), ring, std::span<W>(values));
     return values;
   }
   void raw(const char* field, Bytes& value, std::size_t limit);

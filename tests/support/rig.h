@@ -26,7 +26,7 @@ inline Seed seed_of(std::uint8_t number) {
 inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan& plan, const ReadableStream& stream) {
   Weights<RingMatrix> v;
   v.config = plan.config;
-  v.layers.resize(plan.config.layers);
+  v.layers.resize(plan.config.stored_layers());
   std::vector<const IntMatrix*> w;
   for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& m) { w.push_back(&m); });
   for_each_matrix(v, plan, [&](std::uint32_t id, const LinearShape& s, RingMatrix& m) {

@@ -1,0 +1,141 @@
+// The two boxes of profile `open` (public weights), beside Linear.                             docs/protocol.md 4.9
+//
+//   Hand: a value of the user -> <v>
+//     step 1    U -> P   d = v - r                               r: known to user and helper
+//     coin of what the provider receives: r for d.
+//   Show: <x>, <y> -> x, y at the user, in order. Needs weights that are public: x and y may tell everything about them.
+//     step 1    P -> U   cut(x0), cut(y0)
+//     The provider receives nothing.
+//   bound:      both fit what is kept of them, from the plan's calibrated ranges.
+#pragma once
+
+#include "protocol/party.h"
+
+namespace permllm {
+
+// --- Hand -------------------------------------------------------------------------------------------------------------
+
+struct HandShape {
+  Site site;
+  std::uint16_t layer = 0;
+  std::size_t size = 0;
+  Format format;
+};
+
+inline constexpr Leak k_hand_leak[] = {{Role::user, "nothing"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
+
+constexpr Cost cost(const HandShape& s, Batch batch) {
+  return {.rounds = 0, .online = {.user_to_provider = batch.count * s.size * s.format.ring.bytes()}, .offline = {}};
+}
+
+struct Handed {  // step 1, user -> provider
+  static constexpr Tag tag = Tag::handed;
+  Block d;
+  template <class Io>
+  void visit(Io& io) {
+    io.block("d", d);
+  }
+};
+
+inline Address hand_at(const HandShape& s, std::uint32_t index) { return {Use::handed, s.site, s.layer, index}; }
+
+inline Mask hand_masks(const Coins& coins, const HandShape& s, Batch batch) {
+  Mask r{s.format, s.size, {}};
+  for (std::size_t i = 0; i < batch.count; ++i) {
+    const auto row = coins.words(hand_at(s, batch.index(i)), s.size, s.format.ring);
+    r.words.insert(r.words.end(), row.begin(), row.end());
+  }
+  return r;
+}
+
+// v: encoded by the user; empty at the others.
+inline Mask hand(Helper& helper, const HandShape& s, const Words&) { return hand_masks(helper.with_user, s, helper.batch); }
+inline Mask hand(UserDealer& user, const HandShape& s, const Words&) { return hand_masks(user.with_helper, s, user.batch); }
+
+inline Masked hand(Provider& provider, const HandShape& s, const Words&) {
+  return {s.format, s.size, provider.user.receive(Handed{expect(s.format.ring, provider.batch.count * s.size)}).d.words};
+}
+
+inline Mask hand(User& user, const HandShape& s, const Words& v) {
+  PERMLLM_ASSERT(v.size() == user.batch.count * s.size);
+  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(hand_at(s, user.batch.index(i)));
+  Mask r = hand_masks(user.with_helper, s, user.batch);
+  Words d = v;
+  for (std::size_t j = 0; j < d.size(); ++j) d[j] -= r.words[j];
+  user.provider.send(Handed{block(s.format.ring, std::move(d))});
+  return r;
+}
+
+inline Counted hand(Counter& counter, const HandShape& s, const Words&) {
+  counter.total += cost(s, counter.batch);
+  return {s.format, s.size};
+}
+
+// --- Show -------------------------------------------------------------------------------------------------------------
+
+struct ShowShape {
+  Format x, y;
+  std::size_t x_size = 0, y_size = 0;
+  Reveal x_reveal, y_reveal;
+};
+
+inline constexpr Leak k_show_leak[] = {{Role::user, "x and y, rounded: everything that the weights make of its own tokens"},
+                                       {Role::provider, "nothing"},
+                                       {Role::helper, "nothing"}};
+
+constexpr Cost cost(const ShowShape& s, Batch batch) {
+  return {.rounds = 1,
+          .online = {.provider_to_user = batch.count * (s.x_size * s.x_reveal.sent().bytes() + s.y_size * s.y_reveal.sent().bytes())},
+          .offline = {}};
+}
+
+struct ShownRows {  // step 1, provider -> user
+  static constexpr Tag tag = Tag::shown_rows;
+  Block x, y;
+  template <class Io>
+  void visit(Io& io) {
+    io.block("x", x);
+    io.block("y", y);
+  }
+};
+
+// Rows in the clear, at the user: [token x size]. Empty at the others.
+struct ClearRows {
+  std::size_t size = 0;
+  std::vector<double> values;
+  std::span<const double> row(std::size_t i) const { return std::span(values).subspan(i * size, size); }
+};
+struct ShownPair {
+  ClearRows x, y;
+};
+
+inline ShownPair show(Helper&, const ShowShape&, const Mask&, const Mask&) { return {}; }
+inline ShownPair show(UserDealer&, const ShowShape&, const Mask&, const Mask&) { return {}; }
+
+inline ShownPair show(Provider& provider, const ShowShape& s, const Masked& x, const Masked& y) {
+  const auto shown = [](const Masked& value, const Reveal& reveal) {
+    Words words = value.words;
+    for (Word& word : words) word = cut(word, reveal.drop);
+    return block(reveal.sent(), std::move(words));
+  };
+  provider.user.send(ShownRows{shown(x, s.x_reveal), shown(y, s.y_reveal)});
+  return {};
+}
+
+inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask& y) {
+  const auto m = user.provider.receive(ShownRows{expect(s.x_reveal.sent(), x.words.size()), expect(s.y_reveal.sent(), y.words.size())});
+  const auto opened = [](const Words& shown, const Mask& mask, const Reveal& reveal) {
+    ClearRows rows{mask.size, std::vector<double>(shown.size())};
+    const Format format{reveal.sent(), mask.format.frac - reveal.drop};
+    for (std::size_t j = 0; j < shown.size(); ++j) rows.values[j] = decode(shown[j] + cut(mask.words[j], reveal.drop), format);
+    return rows;
+  };
+  return {opened(m.x.words, x, s.x_reveal), opened(m.y.words, y, s.y_reveal)};
+}
+
+inline ShownPair show(Counter& counter, const ShowShape& s, const Counted&, const Counted&) {
+  counter.total += cost(s, counter.batch);
+  return {};
+}
+
+}  // namespace permllm
