@@ -21,12 +21,12 @@ std::string model_path() {
 }
 
 const OfferedModel& model() {
-  static const OfferedModel shared = offer_model(model_path(), 512, executor());
+  static const OfferedModel shared = offer_model(model_path(), {.context = 512, .fused = false}, executor());
   return shared;
 }
 
 void load(benchmark::State& state) {
-  for (auto _ : state) benchmark::DoNotOptimize(offer_model(model_path(), 512, executor()).plan.slots);
+  for (auto _ : state) benchmark::DoNotOptimize(offer_model(model_path(), {.context = 512, .fused = false}, executor()).plan.slots);
 }
 BENCHMARK(load)->Unit(benchmark::kMillisecond)->UseRealTime();
 

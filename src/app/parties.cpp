@@ -131,6 +131,8 @@ void run_provider(const ProviderOptions& options) {
   Executor executor;
   const Clock::time_point begin = Clock::now();
   OfferedModel model = offer_model(options.model, options.serve, executor);
+  double weight_bytes = 0;
+  for_each_matrix(model.weights, model.plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { weight_bytes += static_cast<double>(w.packed().size()); });
   const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const Identity identity = load_identity(options.party.identity);
   const auto dial = [&]() -> std::unique_ptr<Link> {
@@ -142,7 +144,7 @@ void run_provider(const ProviderOptions& options) {
   const Clock::time_point registration = Clock::now();
   service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
   TlsListener listener(identity, options.party.listen);
-  reporter.ready(listener.port(), {{"load_seconds", load_seconds},
+  reporter.ready(listener.port(), {{"load_seconds", load_seconds}, {"weight_bytes", weight_bytes},
                                    {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
   serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, Role role) {
     if (role != Role::user) return;

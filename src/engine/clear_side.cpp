@@ -5,6 +5,17 @@
 
 namespace permllm {
 
+EmbeddingTable embedding_table(const IntMatrix& transposed) {
+  const std::size_t width = transposed.rows(), vocab = transposed.cols();
+  EmbeddingTable table(width * vocab);
+  std::vector<std::int16_t> row(vocab);
+  for (std::size_t d = 0; d < width; ++d) {
+    transposed.row(d, row);
+    for (std::size_t k = 0; k < vocab; ++k) table[k * width + d] = row[k];
+  }
+  return table;
+}
+
 ClearSide::ClearSide(const Plan& plan, const EmbeddingTable& table, Executor& executor)
     : plan_(plan), table_(table), executor_(executor), keys_(plan.config.layers), values_(plan.config.layers) {
   PERMLLM_ASSERT(table.size() == plan.config.vocab * plan.config.width);

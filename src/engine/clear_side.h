@@ -12,6 +12,7 @@ namespace permllm {
 
 // The embedding table as integers of the plan's embed_frac fraction bits: [token][width].
 using EmbeddingTable = std::vector<std::int16_t>;
+EmbeddingTable embedding_table(const IntMatrix& transposed);  // width x vocab, as the provider holds it
 
 class ClearSide {
  public:

@@ -133,11 +133,7 @@ void ProviderService::converse(Channel& user) {
   ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_);
   try {
     conversation.serve();
-    PartyReport report = report_of_this_process();
-    report.passes = conversation.used().passes;
-    report.bytes_of_user = conversation.used().bytes_of_user;
-    report.bytes_of_helper = conversation.used().bytes_of_helper;
-    user.send(report);
+    user.send(conversation.report());
     user.flush();
   } catch (const Error&) {
     end();
@@ -148,19 +144,12 @@ void ProviderService::converse(Channel& user) {
 }
 
 void ProviderService::send_embedding(Channel& user) {
-  const IntMatrix& table = model_.weights.embed;  // width x vocab
-  const std::size_t width = table.rows(), vocab = table.cols(), row_bytes = width * sizeof(std::int16_t);
-  const std::size_t step = std::max<std::size_t>(1, (std::size_t{4} << 20) / row_bytes);
-  EmbeddingTable all(width * vocab);
-  executor_.parallel(width, [&](std::size_t d) {
-    std::vector<std::int16_t> row(vocab);
-    table.row(d, row);
-    for (std::size_t k = 0; k < vocab; ++k) all[k * width + d] = row[k];
-  });
-  for (std::size_t first = 0; first < vocab; first += step) {
-    EmbeddingRows message{Bytes(std::min(step, vocab - first) * row_bytes)};
-    std::memcpy(message.rows.data(), &all[first * width], message.rows.size());
-    user.send(std::move(message));
+  const EmbeddingTable table = embedding_table(model_.weights.embed);
+  const std::size_t row_bytes = model_.plan.config.width * sizeof table[0], total = table.size() * sizeof table[0];
+  const std::size_t step = std::max<std::size_t>(1, (std::size_t{4} << 20) / row_bytes) * row_bytes;
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(table.data());
+  for (std::size_t at = 0; at < total; at += step) {
+    user.send(EmbeddingRows{Bytes(bytes + at, bytes + std::min(at + step, total))});
     user.flush();
   }
 }

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "engine/handshake.h"
+#include <chrono>
 
 namespace permllm {
 namespace {
@@ -12,7 +12,7 @@ struct StockMaterial {
   const Progress& progress;
   Stock& stock;
   Clock::duration patience;
-  ProviderSession::Used used = {};
+  PartyReport used = {};
 
   void open(Provider& provider, Part part) {
     provider.batch = progress.of(part.kind);
@@ -86,12 +86,23 @@ void ProviderSession::run(const PassBegin& begin) {
   progress_.begin(begin);
   for (std::size_t i = 0; i < begin.tokens; ++i) timeline_.append(true);
   StockMaterial material{progress_, stock_, patience_};
+  const Clock::time_point began = Clock::now();
+  const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
+  const auto count = [&](bool follows_a_sampled_token) {
+    if (!follows_a_sampled_token) return;
+    ++used_.passes;
+    used_.bytes_of_user += material.used.bytes_of_user;
+    used_.bytes_of_helper += material.used.bytes_of_helper;
+    used_.pass_seconds += std::chrono::duration<double>(Clock::now() - began).count();
+    used_.pass_waited += user_.waited_seconds() - waited;
+    used_.pass_cpu += report_of_this_process().cpu_seconds - cpu;
+  };
   if (plan_.open()) {
     NoClear none;
     provider_.batch = progress_.slot;
     const Masked x = run_open_layers(provider_, plan_, weights_, hand(provider_, hand_row_shape(plan_), {}), material, none);
     run_open_pass(provider_, plan_, weights_, x.last(begin.heads), material);
-    if (begin.tokens == begin.heads) count(material.used);
+    count(begin.tokens == begin.heads);
     return;
   }
   Masked rows;
@@ -107,13 +118,15 @@ void ProviderSession::run(const PassBegin& begin) {
   sampled_ = {};
   const Masked x = run_layers(provider_, plan_, weights_, rows, material);
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
-  if (begin.kind == PassBegin::sampled) count(material.used);
+  count(begin.kind == PassBegin::sampled);
 }
 
-void ProviderSession::count(const Used& used) {
-  ++used_.passes;
-  used_.bytes_of_user += used.bytes_of_user;
-  used_.bytes_of_helper += used.bytes_of_helper;
+PartyReport ProviderSession::report() const {
+  PartyReport report = used_;
+  const PartyReport process = report_of_this_process();
+  report.cpu_seconds = process.cpu_seconds;
+  report.memory_bytes = process.memory_bytes;
+  return report;
 }
 
 void ProviderSession::give_up() {

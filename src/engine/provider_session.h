@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "engine/handshake.h"
 #include "engine/pass.h"
 #include "offline/stock.h"
 
@@ -16,16 +17,12 @@ class ProviderSession {
   // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
   void serve();
 
-  // Offline material used by passes over sampled tokens.
-  struct Used {
-    std::uint64_t passes = 0, bytes_of_user = 0, bytes_of_helper = 0;
-  };
-  const Used& used() const { return used_; }
+  // What passes that followed a sampled token used; the rest of the report is the process's.
+  PartyReport report() const;
 
  private:
   void run(const PassBegin& begin);
   void give_up();
-  void count(const Used& used);
 
   const Plan& plan_;
   const IntWeights& weights_;
@@ -36,7 +33,7 @@ class ProviderSession {
   std::vector<ProviderKeys> keys_;
   Provider provider_;
   Progress progress_;
-  Used used_;
+  PartyReport used_;
   Sampled<Masked> sampled_;  // by the last pass; empty before the first
 };
 

@@ -106,12 +106,12 @@ Value run_open_layer(Party& party, const Plan& plan, const Weights<Matrix>& w, s
   material.open(party, part);
   Value x = in;
   const Value qkv = linear(party, qkv_shape(plan, l), w.layer(l).qkv, x);
-  const ShownPair seen = show(party, show_shape(plan, qkv_shape(plan, l), plan.qkv_reveal(l)), x, qkv);
+  const ShownPair seen = show(party, show_shape(plan, Site::attention_norm, qkv_shape(plan, l), plan.qkv_reveal(l)), x, qkv);
   const Value mixed = hand(party, hand_attention_shape(plan, l), clear.attention(l, seen));
   add_aligned(x, linear(party, o_shape(plan, l), w.layer(l).o, mixed));
 
   const Value gate_up = linear(party, up_shape(plan, l), w.layer(l).up, x);
-  const ShownPair neurons = show(party, show_shape(plan, up_shape(plan, l), plan.gate_up_reveal(l)), x, gate_up);
+  const ShownPair neurons = show(party, show_shape(plan, Site::mlp_norm, up_shape(plan, l), plan.gate_up_reveal(l)), x, gate_up);
   const Value active = hand(party, hand_activation_shape(plan, l), clear.activation(l, neurons));
   add_aligned(x, linear(party, down_shape(plan, l), w.layer(l).down, active));
   material.close(party, part);
@@ -133,7 +133,7 @@ ShownPair run_open_pass(Party& party, const Plan& plan, const Weights<Matrix>& w
   material.open(party, {Part::Kind::pass});
   const Value x = remask(party, last_row_shape(plan), last);
   const Value logits = linear(party, head_shape(plan), w.head, x);
-  const ShownPair seen = show(party, show_shape(plan, head_shape(plan), plan.logit_reveal()), x, logits);
+  const ShownPair seen = show(party, show_shape(plan, Site::final_norm, head_shape(plan), plan.logit_reveal()), x, logits);
   material.close(party, {Part::Kind::pass});
   return seen;
 }

@@ -48,6 +48,9 @@ class UserClient {
   // Wall seconds that production took so far.
   double offline_seconds() const;
 
+  // Time spent waiting for the provider online.
+  double waited_seconds() const { return online_->waited_seconds(); }
+
   // Ends the session and asks provider and helper for their reports.
   struct Reports {
     PartyReport provider, helper;

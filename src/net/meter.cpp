@@ -10,8 +10,7 @@ Traffic Traffic::operator-(const Traffic& earlier) const {
   const auto minus = [](const Direction& a, const Direction& b) {
     return Direction{a.payload_bytes - b.payload_bytes, a.frames - b.frames};
   };
-  return {minus(sent, earlier.sent), minus(received, earlier.received), round_trips - earlier.round_trips,
-          waiting_seconds - earlier.waiting_seconds};
+  return {minus(sent, earlier.sent), minus(received, earlier.received), round_trips - earlier.round_trips};
 }
 
 void Meter::send(Frame frame) {
@@ -24,9 +23,7 @@ void Meter::send(Frame frame) {
 Frame Meter::receive(Clock::time_point deadline, const char* awaited) {
   if (sent_since_receive_) ++traffic_.round_trips;
   sent_since_receive_ = false;
-  const Clock::time_point begin = Clock::now();
   Frame frame = link_->receive(deadline, awaited);
-  traffic_.waiting_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
   traffic_.received.payload_bytes += frame.payload.size();
   ++traffic_.received.frames;
   return frame;

@@ -15,7 +15,6 @@ struct Traffic {
   };
   Direction sent, received;
   std::uint64_t round_trips = 0;  // times that the owner began to wait after it had sent
-  double waiting_seconds = 0;
 
   std::uint64_t header_bytes() const;
   Traffic operator-(const Traffic& earlier) const;

@@ -41,7 +41,7 @@ inline NormShape attention_norm_shape(const Plan& p, std::size_t l) {
 inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) { return norm_shape(p, Site::mlp_norm, l, p.up(l)); }
 // Fused: in place of the MLP's norm.
 inline RowRmsShape row_rms_shape(const Plan& p, std::size_t l) {
-  return {Site::mlp_norm, layer_id(l), p.config.width, {p.residual, p.residual_frac}, p.row_scales(), p.config.norm_eps};
+  return {Site::mlp_norm, layer_id(l), p.config.width, {p.residual, p.residual_frac}, p.row_scales(), p.config.norm_eps, frac::norm_row};
 }
 
 inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
@@ -77,8 +77,8 @@ inline HandShape hand_activation_shape(const Plan& p, std::size_t l) {
   return {Site::hand_activation, layer_id(l), p.config.ff, {p.down(l), frac::activation}};
 }
 // The residual with what the matrix of `linear` makes of it.
-inline ShowShape show_shape(const Plan& p, const LinearShape& linear, const Reveal& reveal) {
-  return {{p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal};
+inline ShowShape show_shape(const Plan& p, Site norm, const LinearShape& linear, const Reveal& reveal) {
+  return {norm, linear.site, linear.layer, {p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal};
 }
 
 // --- Embedding --------------------------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ inline Counted hand(Counter& counter, const HandShape& s, const Words&) {
 // --- Show -------------------------------------------------------------------------------------------------------------
 
 struct ShowShape {
+  Site x_site, y_site;  // what they are, for the user's records
+  std::uint16_t layer = 0;
   Format x, y;
   std::size_t x_size = 0, y_size = 0;
   Reveal x_reveal, y_reveal;
@@ -124,13 +126,21 @@ inline ShownPair show(Provider& provider, const ShowShape& s, const Masked& x, c
 
 inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask& y) {
   const auto m = user.provider.receive(ShownRows{expect(s.x_reveal.sent(), x.words.size()), expect(s.y_reveal.sent(), y.words.size())});
-  const auto opened = [](const Words& shown, const Mask& mask, const Reveal& reveal) {
+  const auto opened = [&](Site site, const Words& shown, const Mask& mask, const Reveal& reveal) {
     ClearRows rows{mask.size, std::vector<double>(shown.size())};
-    const Format format{reveal.sent(), mask.format.frac - reveal.drop};
-    for (std::size_t j = 0; j < shown.size(); ++j) rows.values[j] = decode(shown[j] + cut(mask.words[j], reveal.drop), format);
+    std::vector<std::int64_t> integers(shown.size());
+    const double unit = power_of_two(reveal.drop - mask.format.frac);
+    for (std::size_t j = 0; j < shown.size(); ++j) {
+      integers[j] = centre(shown[j] + cut(mask.words[j], reveal.drop), reveal.sent());
+      rows.values[j] = static_cast<double>(integers[j]) * unit;
+    }
+    for (std::size_t i = 0; user.observe && i < user.batch.count; ++i) {
+      user.observe({site, s.layer, user.batch.index(i), 0, std::span(integers).subspan(i * mask.size, mask.size)});
+    }
     return rows;
   };
-  return {opened(m.x.words, x, s.x_reveal), opened(m.y.words, y, s.y_reveal)};
+  ClearRows rows = opened(s.x_site, m.x.words, x, s.x_reveal);
+  return {std::move(rows), opened(s.y_site, m.y.words, y, s.y_reveal)};
 }
 
 inline ShownPair show(Counter& counter, const ShowShape& s, const Counted&, const Counted&) {

@@ -26,6 +26,7 @@ struct RowRmsShape {
   Format x;
   std::vector<int> scales;  // fraction bits, from coarse to fine
   double eps = 0;
+  int shown_frac = 0;  // of the rms in the user's records
 
   int drop(std::size_t k) const { return x.frac - scales[k]; }
   Ring ring(std::size_t k) const { return Ring{x.ring.bits - drop(k)}; }
@@ -133,7 +134,12 @@ inline RowScales row_rms(User& user, const RowRmsShape& s, const Mask& x) {
       fits = fits && square < s.limit(k) / 2;
       square = fits ? squares[k][i] : square;
     }
-    scales.push_back(1.0 / std::sqrt(std::max(square, 0.0) / static_cast<double>(s.size) + s.eps));
+    const double rms = std::sqrt(std::max(square, 0.0) / static_cast<double>(s.size) + s.eps);
+    if (user.observe) {
+      const std::int64_t seen = std::llrint(std::ldexp(rms, s.shown_frac));
+      user.observe({s.site, s.layer, user.batch.index(i), 0, {&seen, 1}});
+    }
+    scales.push_back(1.0 / rms);
   }
   return scales;
 }

@@ -109,7 +109,9 @@ void Channel::send_payload(Tag tag, Bytes payload) {
 }
 
 Frame Channel::receive_any(const char* awaited) {
-  Frame frame = link_->receive(Clock::now() + patience_, awaited);
+  const Clock::time_point begin = Clock::now();
+  Frame frame = link_->receive(begin + patience_, awaited);
+  waited_seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
   if (frame.session != session_) {
     throw Error(Code::malformed, "frame.session", "the frame belongs to another session");
   }

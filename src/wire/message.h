@@ -160,12 +160,15 @@ class Channel {
   // Tells the peer why the session ends; never fails.
   void refuse(const Error& error) noexcept;
   Link& link() { return *link_; }
+  // Time spent waiting for the peer.
+  double waited_seconds() const { return waited_seconds_; }
 
  private:
   Link* link_;
   std::uint64_t session_;
   Clock::duration patience_;
   std::uint32_t next_step_ = 0;
+  double waited_seconds_ = 0;
 };
 
 // The user gives up the pass under way; the provider answers PassCancelled, after whatever it had sent before.

@@ -61,7 +61,7 @@ void expect_answer(const std::vector<TokenId>& got, const GreedyCase& c, double 
 
 TEST(Demo, answers_privately_as_float32_does) {
   for (const GreedyCase& c : greedy_cases()) {
-    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json"});
+    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json", "--fused", "off"});
     ASSERT_EQ(r.status, 0) << r.error;
     const auto all = events(r.out);
     const auto& done = all.back();

@@ -231,7 +231,7 @@ TEST(Services, an_order_beyond_the_chain_is_refused) {
 TEST(Services, orders_cover_what_a_request_needs_in_order) {
   for (const auto& [prompt, answer] : {std::pair<std::size_t, std::size_t>{1, 1}, {40, 48}, {64, 65}, {200, 300}}) {
     std::uint32_t next[4] = {};
-    for (const PackOrder& order : orders_for(prompt, answer)) {
+    for (const PackOrder& order : orders_for(tiny_plan(), prompt, answer)) {
       EXPECT_EQ(order.first, next[order.kind]);
       next[order.kind] += order.count;
       EXPECT_LE(order.count, k_deal_batch);

@@ -39,8 +39,12 @@ Share<R> norm(Noting<P>& p, const NormShape& s, const Share<R>& x) {
   return p.note("norm", s.map.layer, norm(static_cast<P&>(p), s, x));
 }
 template <class P, Role R>
-Share<R> mlp(Noting<P>& p, const MlpShape& s, const Share<R>& x) {
-  return p.note("mlp", s.map.layer, mlp(static_cast<P&>(p), s, x));
+Share<R> mlp(Noting<P>& p, const MlpShape& s, const Share<R>& x, const RowScales& scales) {
+  return p.note("mlp", s.map.layer, mlp(static_cast<P&>(p), s, x, scales));
+}
+template <class P>
+auto hand(Noting<P>& p, const HandShape& s, const Words& v) {
+  return p.note("hand", s.layer, hand(static_cast<P&>(p), s, v));
 }
 template <class P, Role R>
 Share<R> attention(Noting<P>& p, const AttentionShape& s, const Share<R>& x) {
@@ -62,9 +66,8 @@ struct Whole {
 };
 
 // One prompt's pass, walked by noting parties.
-Whole walk(const std::vector<TokenId>& ids) {
+Whole walk(const std::vector<TokenId>& ids, const Plan& plan) {
   const OfferedModel& model = smollm2();
-  const Plan& plan = model.plan;
   Rig rig(model.weights, plan, executor(), 41);
   rig.deal_for_pass(ids.size(), true);
   Timeline timeline;
@@ -88,22 +91,35 @@ Whole walk(const std::vector<TokenId>& ids) {
   Channel to_user(*provider_link, 7, std::chrono::seconds(60)), to_provider(*user_link, 7, std::chrono::seconds(60));
   std::vector<ProviderKeys> provider_keys(plan.config.layers);
   std::vector<UserKeys> user_keys(plan.config.layers);
-  Noting<Provider> provider{{to_user, rig.mutable_provider_coins(), executor(), timeline, provider_keys, tokens, {}}, {}};
-  Noting<User> user{{to_provider, rig.user_coins(), timeline, user_keys, tokens, nullptr}, {}};
+  Noting<Provider> provider{{to_user, rig.mutable_provider_coins(), executor(), timeline, provider_keys, tokens, {}, 0}, {}};
+  Noting<User> user{{to_provider, rig.user_coins(), timeline, user_keys, executor(), tokens, nullptr, 0}, {}};
   Whole whole;
   user.observe = [&](const Seen& s) { whole.seen.emplace_back(s, std::vector<std::int64_t>(s.values.begin(), s.values.end())); };
   {
     std::jthread other([&] {
+      if (plan.open()) {
+        NoClear nothing;
+        const Masked x = run_open_layers(provider, plan, model.weights, hand(provider, hand_row_shape(plan), {}), material, nothing);
+        run_open_pass(provider, plan, model.weights, x.last(), material);
+        return;
+      }
       Masked rows = run_entries(provider, plan, model.weights, prompt_one_hots(provider, one_hot_shape(plan)), material);
       rows = remask(provider, embed_remask_shape(plan), std::move(rows));
       const Masked x = run_layers(provider, plan, model.weights, rows, material);
       run_pass(provider, plan, model.weights, x.last(), greedy, material);
     });
     const auto none = no_weights(plan.config);
+    if (plan.open()) {
+      const EmbeddingTable table = embedding_table(model.weights.embed);
+      ClearSide clear(plan, table, executor());
+      const Mask x = run_open_layers(user, plan, none, hand(user, hand_row_shape(plan), clear.begin(ids)), material, clear);
+      run_open_pass(user, plan, none, x.last(), material);
+    } else {
     Mask rows = run_entries(user, plan, none, prompt_one_hots(user, one_hot_shape(plan), ids), material);
     rows = remask(user, embed_remask_shape(plan), rows);
     const Mask x = run_layers(user, plan, none, rows, material);
     run_pass(user, plan, none, x.last(), greedy, material);
+    }
   }
   whole.provider = std::move(provider.held);
   whole.user = std::move(user.held);
@@ -114,9 +130,11 @@ using Rows = std::vector<std::vector<std::int64_t>>;  // integers of a format, b
 
 class ValueCheck {
  public:
-  ValueCheck(const std::vector<TokenId>& ids) : plan_(smollm2().plan), weights_(smollm2().weights), ids_(ids), whole_(walk(ids)) {}
+  ValueCheck(const std::vector<TokenId>& ids, const Variant& variant)
+      : plan_(smollm2_plan(variant)), weights_(smollm2().weights), ids_(ids), whole_(walk(ids, plan_)) {}
 
   void run() {
+    if (plan_.open()) return run_open();
     const Config& c = plan_.config;
     Rows table = next("linear");  // the embedding rows
     for (std::size_t i = 0; i < ids_.size(); ++i) {
@@ -128,7 +146,7 @@ class ValueCheck {
       if (l == 0) {
         x = next("embed.x");
         for (std::size_t i = 0; i < x.size(); ++i) {
-          for (std::size_t d = 0; d < c.width; ++d) ASSERT_EQ(x[i][d], table[i][d] << (frac::residual - plan_.embed_frac));
+          for (std::size_t d = 0; d < c.width; ++d) ASSERT_EQ(x[i][d], table[i][d] << (plan_.residual_frac - plan_.embed_frac));
         }
         h = next("embed.h");
         check_norm(x, h, l);
@@ -137,16 +155,18 @@ class ValueCheck {
         check_norm(x, h, l);
         check_shown(Site::attention_norm, l, x, plan_.norm_reveal().drop);
       }
-      const Rows qkv = check_linear(weights_.layers[l].qkv, plan_.qkv, h);
+      const Rows qkv = check_linear(weights_.layers[l].qkv, plan_.qkv(l), h);
       const Rows mixed = next("attention");
       check_attention(l, qkv, mixed);
       add(x, check_linear(weights_.layers[l].o, plan_.o(l), mixed), plan_.o_shift(l));
-      h = next("norm");
-      check_norm(x, h, l);
-      check_shown(Site::mlp_norm, l, x, plan_.norm_reveal().drop);
-      const Rows gate_up = check_linear(weights_.layers[l].up, plan_.up(l), h);
+      if (!plan_.fused) {
+        h = next("norm");
+        check_norm(x, h, l);
+        check_shown(Site::mlp_norm, l, x, plan_.norm_reveal().drop);
+      }
+      const Rows gate_up = check_linear(weights_.layers[l].up, plan_.up(l), plan_.fused ? x : h);
       const Rows active = next("mlp");
-      check_mlp(l, gate_up, active);
+      check_mlp(l, gate_up, active, x);
       add(x, check_linear(weights_.layers[l].down, plan_.down(l), active), plan_.down_shift(l));
     }
     x.erase(x.begin(), x.end() - 1);
@@ -160,6 +180,45 @@ class ValueCheck {
   std::size_t compared() const { return compared_; }
 
  private:
+  // Public weights: each product, each number that the user is shown, and what it computes of them.
+  void run_open() {
+    const Config& c = plan_.config;
+    Rows x = next("hand");
+    for (std::size_t i = 0; i < ids_.size(); ++i) {
+      for (std::size_t d = 0; d < c.width; ++d) {
+        ASSERT_EQ(x[i][d], std::int64_t{weights_.embed.at(d, ids_[i])} << (plan_.residual_frac - plan_.embed_frac));
+      }
+    }
+    for (std::size_t l = 0; l < c.layers; ++l) {
+      const Rows qkv = check_linear(weights_.layers[l].qkv, plan_.qkv(l), x);
+      check_shown(Site::attention_norm, l, x, plan_.norm_reveal().drop);
+      check_shown(Site::qkv, l, qkv, plan_.qkv_reveal(l).drop);
+      // As if the norm had come first, in the format of the other profiles: they share the check of attention.
+      Rows normed = qkv;
+      for (std::size_t i = 0; i < qkv.size(); ++i) {
+        const double scale = std::ldexp(1.0 / rms(x[i]), frac::norm - plan_.residual_frac);
+        for (std::int64_t& v : normed[i]) v = std::llrint(static_cast<double>(v) * scale);
+      }
+      const Rows mixed = next("hand");
+      check_attention(l, normed, mixed);
+      add(x, check_linear(weights_.layers[l].o, plan_.o(l), mixed), plan_.o_shift(l));
+      const Rows gate_up = check_linear(weights_.layers[l].up, plan_.up(l), x);
+      check_shown(Site::mlp_norm, l, x, plan_.norm_reveal().drop);
+      check_shown(Site::up, l, gate_up, plan_.gate_up_reveal(l).drop);
+      const Rows active = next("hand");
+      check_mlp(l, gate_up, active, x);
+      add(x, check_linear(weights_.layers[l].down, plan_.down(l), active), plan_.down_shift(l));
+    }
+    x.erase(x.begin(), x.end() - 1);
+    const Rows logits = check_linear(weights_.head, plan_.head, x);
+    check_shown(Site::final_norm, 0, x, plan_.norm_reveal().drop);
+    check_shown(Site::head, 0, logits, plan_.logit_reveal().drop);
+  }
+  double rms(const std::vector<std::int64_t>& row) const {
+    double squares = 0;
+    for (const std::int64_t v : row) squares += std::pow(std::ldexp(static_cast<double>(v), -plan_.residual_frac), 2);
+    return std::sqrt(squares / static_cast<double>(row.size()) + plan_.config.norm_eps);
+  }
   // The two parts of the next noted value, put together.
   Rows next(const char* box) {
     const Held& p = whole_.provider.at(at_);
@@ -192,12 +251,9 @@ class ValueCheck {
   // Within one unit of the output, and what two units of the shown row make of a quiet row.
   void check_norm(const Rows& x, const Rows& h, std::size_t layer) {
     for (std::size_t i = 0; i < x.size(); ++i) {
-      double squares = 0;
-      for (const std::int64_t v : x[i]) squares += std::pow(std::ldexp(static_cast<double>(v), -frac::residual), 2);
-      const double rms = std::sqrt(squares / static_cast<double>(x[i].size()) + plan_.config.norm_eps);
-      const double tolerance = 1 + std::ldexp(2.0, frac::norm - frac::norm_row) / rms;
+      const double size = rms(x[i]), tolerance = 1 + std::ldexp(2.0, frac::norm - frac::norm_row) / size;
       for (std::size_t d = 0; d < x[i].size(); ++d) {
-        const double want = std::ldexp(static_cast<double>(x[i][d]), frac::norm - frac::residual) / rms;
+        const double want = std::ldexp(static_cast<double>(x[i][d]), frac::norm - plan_.residual_frac) / size;
         // The rms of the cut row is a little off too.
         EXPECT_NEAR(static_cast<double>(h[i][d]), want, tolerance * (1 + std::fabs(want) * 1e-3)) << "layer " << layer << " token " << i;
       }
@@ -226,14 +282,19 @@ class ValueCheck {
     }
     EXPECT_EQ(token, values.size());
   }
-  void check_mlp(std::size_t layer, const Rows& gate_up, const Rows& active) {
-    const int frac_in = frac::norm + plan_.layers[layer].up;
+  // x: the row before the norm. Where the norm comes after the product, its rms is known to about a percent (RowRms), and
+  // units of what is shown are those of the reveal, over the rms.
+  void check_mlp(std::size_t layer, const Rows& gate_up, const Rows& active, const Rows& x) {
+    const int frac_in = plan_.up_frac(layer), shown_frac = frac_in - plan_.gate_up_reveal(layer).drop;
     const std::size_t n = plan_.config.ff;
     for (std::size_t i = 0; i < active.size(); ++i) {
+      const double scale = plan_.raw_up() ? 1 / rms(x[i]) : 1;
       for (std::size_t j = 0; j < n; ++j) {
-        const double gate = std::ldexp(static_cast<double>(gate_up[i][j]), -frac_in), up = std::ldexp(static_cast<double>(gate_up[i][n + j]), -frac_in);
-        // Two units of either shown number, and the rounding of the answer.
-        const double tolerance = 1 + 2.3 * (std::fabs(gate) + std::fabs(up)) + 0.01;
+        const double gate = std::ldexp(static_cast<double>(gate_up[i][j]), -frac_in) * scale,
+                     up = std::ldexp(static_cast<double>(gate_up[i][n + j]), -frac_in) * scale;
+        // Two units of either shown number, the rms, and the rounding of the answer.
+        const double unit = std::ldexp(scale, frac::activation - shown_frac), off = plan_.raw_up() ? 0.02 : 0;
+        const double tolerance = 1.01 + 2.3 * unit * (std::fabs(gate) + std::fabs(up)) + off * std::ldexp(std::fabs(gate * up), frac::activation) + unit;
         EXPECT_NEAR(static_cast<double>(active[i][j]), std::ldexp(silu(gate) * up, frac::activation), tolerance) << "layer " << layer;
       }
       compared_ += n;
@@ -281,16 +342,19 @@ class ValueCheck {
     }
   }
 
-  const Plan& plan_;
+  const Plan plan_;
   const IntWeights& weights_;
   std::vector<TokenId> ids_;
   Whole whole_;
   std::size_t at_ = 0, compared_ = 0;
 };
 
-TEST(Values, every_value_of_a_pass_is_what_clear_arithmetic_gives) {
+class Values : public testing::TestWithParam<Variant> {};
+INSTANTIATE_TEST_SUITE_P(Variants, Values, testing::ValuesIn(k_variants), [](const auto& variant) { return variant.param.name(); });
+
+TEST_P(Values, every_value_of_a_pass_is_what_clear_arithmetic_gives) {
   for (const std::size_t index : {4u, 5u, 1u}) {
-    ValueCheck check(greedy_cases()[index].prompt_ids);
+    ValueCheck check(greedy_cases()[index].prompt_ids, GetParam());
     check.run();
     fmt::print("{} values compared\n", check.compared());
   }

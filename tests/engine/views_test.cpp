@@ -39,13 +39,14 @@ struct Uniformity {
   double bytes, top_bit, low_bit, correlation;
   bool good() const { return bytes < 6 && top_bit < 6 && low_bit < 6 && correlation < 6; }
 };
-Uniformity uniformity(const Words& words, Ring ring) {
+using AnyWords = std::vector<Wide>;
+Uniformity uniformity(const AnyWords& words, Ring ring) {
   std::array<double, 256> count{};
   double total = 0, top = 0, low = 0, product = 0, squares = 0, before = 0;
-  for (const Word word : words) {
-    for (int bit = 0; bit + 8 <= ring.bits; bit += 8, ++total) ++count[(word >> bit) & 255];
-    top += static_cast<double>(word >> (ring.bits - 1) & 1);
-    low += static_cast<double>(word & 1);
+  for (const Wide word : words) {
+    for (int bit = 0; bit + 8 <= ring.bits; bit += 8, ++total) ++count[static_cast<std::size_t>((word >> bit) & 255)];
+    top += static_cast<double>(static_cast<Word>(word >> (ring.bits - 1)) & 1);
+    low += static_cast<double>(static_cast<Word>(word) & 1);
     const double centred = std::ldexp(static_cast<double>(word), 1 - ring.bits) - 1;
     product += centred * before;
     squares += centred * centred;
@@ -67,11 +68,22 @@ struct Kind {
 
 // What the provider receives online in a pass over a prompt, message by message; the first carries no words.
 std::vector<Kind> messages_of(const Plan& p) {
+  if (p.open()) {
+    std::vector<Kind> kinds{{"pass", {}}, {"handed rows", p.residual}};
+    for (std::size_t l = 0; l < p.config.layers; ++l) kinds.insert(kinds.end(), {{"handed attention", p.o(l)}, {"handed activation", p.down(l)}});
+    kinds.push_back({"last row", p.residual});
+    return kinds;
+  }
   std::vector<Kind> kinds{{"pass", {}}, {"one-hots", p.embed}, {"embedding rows", p.embed}, {"residual", p.residual}};
   for (std::size_t l = 0; l < p.config.layers; ++l) {
-    kinds.insert(kinds.end(), {{"attention norm", p.qkv}, {"rotated q and k", p.qk(l)}, {"re-shared v", p.mixed(l)},
-                               {"scores", p.qk(l)}, {"softmax", p.mixed(l)}, {"p.v", p.o(l)}, {"mlp norm", p.up(l)},
-                               {"mlp", p.down(l)}});
+    kinds.insert(kinds.end(), {{"attention norm", p.qkv(l)}, {"rotated q and k", p.qk(l)}});
+    if (p.profile == Profile::fast) {
+      kinds.insert(kinds.end(), {{"probabilities", p.mixed(l)}, {"p.v", p.o(l)}});
+    } else {
+      kinds.insert(kinds.end(), {{"re-shared v", p.mixed(l)}, {"scores", p.qk(l)}, {"softmax", p.mixed(l)}, {"p.v", p.o(l)}});
+    }
+    if (!p.fused) kinds.push_back({"mlp norm", p.up(l)});
+    kinds.push_back({"mlp", p.down(l)});
   }
   kinds.insert(kinds.end(), {{"last row", p.residual}, {"final norm", p.head}, {"one-hot of the answer", p.embed}});
   return kinds;
@@ -98,22 +110,22 @@ Session run(const std::vector<TokenId>& ids, std::uint8_t seed, const LeakyCoins
   return run(smollm2().weights, smollm2().plan, ids, seed, left_out);
 }
 
-void read(std::map<Kind, Words>& into, const Kind& kind, const std::uint8_t* from, std::size_t bytes) {
-  Words words(bytes / kind.ring.bytes());
-  unpack(from, kind.ring, words);
+void read(std::map<Kind, AnyWords>& into, const Kind& kind, const std::uint8_t* from, std::size_t bytes) {
+  AnyWords words(bytes / kind.ring.bytes());
+  unpack(from, kind.ring, std::span<Wide>(words));
   // A word has no bit above its ring.
   Bytes again(bytes);
-  pack(words, kind.ring, again.data());
+  pack(std::span<const Wide>(words), kind.ring, again.data());
   EXPECT_TRUE(std::equal(again.begin(), again.end(), from)) << kind.name;
-  Words& all = into[kind];
+  AnyWords& all = into[kind];
   all.insert(all.end(), words.begin(), words.end());
 }
 
 // All words that the provider received online, by kind of message.
-std::map<Kind, Words> online_words(const Session& session, const Plan& plan) {
+std::map<Kind, AnyWords> online_words(const Session& session, const Plan& plan) {
   const auto kinds = messages_of(plan);
   EXPECT_EQ(session.online.size(), kinds.size());
-  std::map<Kind, Words> words;
+  std::map<Kind, AnyWords> words;
   for (std::size_t i = 1; i < std::min(kinds.size(), session.online.size()); ++i) {
     read(words, kinds[i], session.online[i].payload.data(), session.online[i].payload.size());
   }
@@ -121,8 +133,8 @@ std::map<Kind, Words> online_words(const Session& session, const Plan& plan) {
 }
 
 // All words that the provider received from the user offline, by matrix.
-std::map<Kind, Words> offline_words(const Session& session, const Plan& plan, std::size_t tokens) {
-  std::map<Kind, Words> words;
+std::map<Kind, AnyWords> offline_words(const Session& session, const Plan& plan, std::size_t tokens) {
+  std::map<Kind, AnyWords> words;
   std::size_t at = 0;
   const auto take = [&](const char* name, const LinearShape& s) {
     const std::size_t bytes = s.rows * s.out.ring.bytes();
@@ -130,6 +142,10 @@ std::map<Kind, Words> offline_words(const Session& session, const Plan& plan, st
     read(words, {name, s.out.ring}, session.from_user.data() + at, bytes);
     at += bytes;
   };
+  if (plan.open()) {
+    EXPECT_EQ(session.from_user.size(), 0u);
+    return words;
+  }
   for (std::size_t i = 0; i < tokens; ++i) take("prompt embedding", embed_linear_shape(plan, Site::prompt_embed));
   for (std::size_t l = 0; l < plan.config.layers; ++l) {
     for (std::size_t i = 0; i < tokens; ++i) {
@@ -146,7 +162,7 @@ std::map<Kind, Words> offline_words(const Session& session, const Plan& plan, st
 }
 
 // Names of the kinds that do not look uniform.
-std::set<std::string> flagged(const std::map<Kind, Words>& words) {
+std::set<std::string> flagged(const std::map<Kind, AnyWords>& words) {
   std::set<std::string> names;
   for (const auto& [kind, all] : words) {
     if (!uniformity(all, kind.ring).good()) names.insert(kind.name);
@@ -159,9 +175,13 @@ std::vector<TokenId> five_tokens() {
   return {cases[4].prompt_ids.begin(), cases[4].prompt_ids.begin() + 5};
 }
 
-TEST(Views, the_provider_receives_uniform_words_of_the_same_sizes_whatever_the_prompt_is) {
-  const Plan& plan = smollm2().plan;
-  const Session one = run(five_tokens(), 11), two = run(std::vector<TokenId>(5, 198), 21);
+class ViewsOf : public testing::TestWithParam<Variant> {};
+INSTANTIATE_TEST_SUITE_P(Variants, ViewsOf, testing::ValuesIn(k_variants), [](const auto& variant) { return variant.param.name(); });
+
+TEST_P(ViewsOf, the_provider_receives_uniform_words_of_the_same_sizes_whatever_the_prompt_is) {
+  const Plan plan = smollm2_plan(GetParam());
+  const IntWeights& weights = smollm2().weights;
+  const Session one = run(weights, plan, five_tokens(), 11), two = run(weights, plan, std::vector<TokenId>(5, 198), 21);
   ASSERT_EQ(one.online.size(), two.online.size());
   for (std::size_t i = 0; i < one.online.size(); ++i) {
     EXPECT_EQ(one.online[i].tag, two.online[i].tag);
@@ -177,8 +197,8 @@ TEST(Views, the_provider_receives_uniform_words_of_the_same_sizes_whatever_the_p
 
 // The own-coin rule in the real rings: each message that the provider receives has a coin of its own. Without that coin
 // alone, with all others as they were, every word of the message differs, by a uniform word.
-TEST(Views, every_word_is_covered_by_a_coin_of_its_own) {
-  const Plan plan = tiny_plan();
+TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
+  const Plan plan = tiny_plan(GetParam().profile, GetParam().fused);
   const std::vector<TokenId> ids{5, 6, 7, 8};
   const auto words = [&](const LeakyCoins::LeftOut& left_out) {
     return online_words(run(tiny_weights(), plan, ids, 41, left_out), plan);
@@ -193,6 +213,8 @@ TEST(Views, every_word_is_covered_by_a_coin_of_its_own) {
       {Use::score_mask, {"scores"}},
       {Use::value_mask, {"p.v"}},
       {Use::last_row, {"last row"}},
+      {Use::value_answer, {"probabilities"}},
+      {Use::handed, {"handed rows", "handed attention", "handed activation"}},
   };
   std::set<std::string> covered;
   for (const auto& [use, names] : coins) {
@@ -200,11 +222,11 @@ TEST(Views, every_word_is_covered_by_a_coin_of_its_own) {
     const auto bare = words([use = use](Address a) { return a.use == use; });
     for (const auto& [kind, all] : whole) {
       if (!names.contains(kind.name)) continue;
-      const Words& other = bare.at(kind);
+      const AnyWords& other = bare.at(kind);
       // A uniform difference is this small once in 256 words; one that comes of a cut upstream is nearly always.
-      const std::int64_t small = std::int64_t{1} << (kind.ring.bits - 9);
+      const Wide small = Wide{1} << (kind.ring.bits - 9);
       std::size_t near = 0;
-      for (std::size_t i = 0; i < all.size(); ++i) near += std::abs(centre(all[i] - other[i], kind.ring)) < small ? 1 : 0;
+      for (std::size_t i = 0; i < all.size(); ++i) near += ((all[i] - other[i] + small) & kind.ring.mask<Wide>()) < 2 * small ? 1 : 0;
       EXPECT_LE(near, all.size() / 50 + 3) << kind.name;
     }
   }
@@ -218,6 +240,12 @@ TEST(Views, a_session_without_a_mask_is_flagged) {
   const auto words = [&](Use use) {
     return flagged(online_words(run(five_tokens(), 31, [use](Address a) { return a.use == use; }), plan));
   };
+  const Plan open = smollm2_plan({Profile::open, false}), fast = smollm2_plan({Profile::fast, true});
+  const auto words_of = [&](const Plan& other, Use use) {
+    return flagged(online_words(run(smollm2().weights, other, five_tokens(), 31, [use](Address a) { return a.use == use; }), other));
+  };
+  EXPECT_EQ(words_of(open, Use::handed), (std::set<std::string>{"handed rows", "handed attention", "handed activation"}));
+  EXPECT_EQ(words_of(fast, Use::value_answer), (std::set<std::string>{"probabilities"}));
   EXPECT_EQ(words(Use::one_hot), (std::set<std::string>{"one-hots"}));
   EXPECT_EQ(words(Use::map_answer), (std::set<std::string>{"residual", "attention norm", "softmax", "mlp norm", "mlp", "final norm",
                                                            "one-hot of the answer"}));
@@ -228,7 +256,7 @@ TEST(Views, a_mask_used_twice_is_flagged) {
   const Plan& plan = smollm2().plan;
   auto one = online_words(run(five_tokens(), 31), plan), two = online_words(run(std::vector<TokenId>(5, 198), 31), plan);
   for (auto& [kind, all] : one) {
-    for (std::size_t i = 0; i < all.size(); ++i) all[i] = (all[i] - two[kind][i]) & kind.ring.mask();
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = (all[i] - two[kind][i]) & kind.ring.mask<Wide>();
   }
   const auto names = flagged(one);
   for (const char* name : {"one-hots", "residual", "attention norm", "softmax", "mlp norm", "mlp", "final norm"}) {
@@ -245,9 +273,9 @@ std::map<std::uint16_t, Bytes> by_tag(const std::vector<Frame>& frames) {
 
 // What crosses on the wire under fixed seeds, as one hash a direction and message. A change of the wire is a change of
 // tests/data/wire.baseline in the same commit.
-TEST(Views, the_wire_is_what_the_baseline_says) {
+std::string wire_of(const Variant& variant) {
   Executor own(1);
-  const Plan plan = tiny_plan();
+  const Plan plan = tiny_plan(variant.profile, variant.fused);
   std::vector<Frame> to_provider, to_user;
   Rig rig(tiny_weights(), plan, own, 1, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
     return std::make_unique<Recording>(std::move(link), to_provider);
@@ -258,12 +286,18 @@ TEST(Views, the_wire_is_what_the_baseline_says) {
   rig.user().retrieve_last();
   std::string text;
   const auto add = [&](const std::string& name, const Bytes& bytes) {
-    text += fmt::format("{} {} {:.16}\n", name, bytes.size(), hash_hex("wire baseline", bytes));
+    text += fmt::format("{}: {} {} {:.16}\n", variant.name(), name, bytes.size(), hash_hex("wire baseline", bytes));
   };
   add("helper>provider offline", rig.offline(Stock::Source::helper));
   add("user>provider offline", rig.offline(Stock::Source::user));
   for (const auto& [tag, bytes] : by_tag(to_provider)) add(fmt::format("user>provider {}", name_of(static_cast<Tag>(tag))), bytes);
   for (const auto& [tag, bytes] : by_tag(to_user)) add(fmt::format("provider>user {}", name_of(static_cast<Tag>(tag))), bytes);
+  return text;
+}
+
+TEST(Views, the_wire_is_what_the_baseline_says) {
+  std::string text;
+  for (const Variant& variant : k_variants) text += wire_of(variant);
   const std::string path = std::string(PERMLLM_TEST_DATA) + "/wire.baseline";
   if (std::getenv("PERMLLM_WRITE_BASELINE") != nullptr) std::ofstream(path) << text;
   std::ifstream in(path);

@@ -10,6 +10,7 @@
 #include "protocol/attention.h"
 #include "protocol/embed.h"
 #include "protocol/mlp.h"
+#include "protocol/open.h"
 #include "protocol/sample.h"
 #include "support/protocol_check.h"
 
@@ -157,8 +158,8 @@ TEST(Boxes, mlp_multiplies_silu_of_gate_by_up) {
     const Words y = real.values(batch.count * 100, 5, in), m = real.words(y.size(), in.ring);
     Masked a;
     Mask r;
-    real.run.offline([&](Helper& p) { mlp(p, s, Mask{in, 100, m}); });
-    real.run.online([&](Provider& p) { a = mlp(p, s, Masked{in, 100, minus(y, m)}); }, [&](User& u) { r = mlp(u, s, Mask{in, 100, m}); });
+    real.run.offline([&](Helper& p) { mlp(p, s, Mask{in, 100, m}, {}); });
+    real.run.online([&](Provider& p) { a = mlp(p, s, Masked{in, 100, minus(y, m)}, {}); }, [&](User& u) { r = mlp(u, s, Mask{in, 100, m}, {}); });
     for (std::size_t i = 0; i < batch.count; ++i) {
       for (std::size_t j = 0; j < 50; ++j) {
         const double gate = decode(y[i * 100 + j], in), up = decode(y[i * 100 + 50 + j], in);
@@ -253,16 +254,17 @@ TEST(Boxes, remask_and_one_hots_cost_what_they_declare) {
 }
 
 // A whole conversation of the attention box: a prompt of five slots, then three single ones, one of them after a skipped slot.
-TEST(Boxes, attention_is_softmax_of_scores_times_values) {
+void check_attention(bool fast, Ring mixed_ring, Ring out_ring) {
   constexpr std::size_t k_heads = 4, k_kv = 2, k_dim = 8, k_q = k_heads * k_dim, k_v = k_kv * k_dim, k_slots = 9, k_skipped = 6;
   AttentionShape s;
   const int qkv_frac = 10 + 10, qk_cut = 10 + 10 + 10 - 12, v_cut = 10 + 10 - 12;
   s.values.head = {.layer = 0, .heads = k_heads, .kv_heads = k_kv, .head_dim = k_dim, .rope_base = 10000, .rope_frac = 10, .qk_cut = qk_cut,
-                   .qk = {Ring{64 - qk_cut}, 12}, .v_cut = v_cut, .v = {Ring{64 - v_cut}, 12}, .dead_bits = 14 + 32 - 2};
-  s.values.mixed = Ring{61};
+                   .qk = {Ring{64 - qk_cut}, 12}, .v_cut = v_cut, .v = {Ring{64 - v_cut}, 12}, .dead_bits = 14 + 32 - 2, .shown = {14, 32}};
+  s.fast = fast;
+  s.values.mixed = mixed_ring;
   s.values.cut = 18;
-  s.values.out = {Ring{43}, 10};
-  s.softmax = {.site = Site::scores, .layer = 0, .rows = k_heads, .in = Ring{64 - qk_cut}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {Ring{61}, 16}}}};
+  s.values.out = {out_ring, 10};
+  s.softmax = {.site = Site::scores, .layer = 0, .rows = k_heads, .in = Ring{64 - qk_cut}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {mixed_ring, 16}}}};
   s.score_frac = 10;
   s.weight_frac = 16;
   const Format in{Ring{64}, qkv_frac};
@@ -310,11 +312,11 @@ TEST(Boxes, attention_is_softmax_of_scores_times_values) {
     run.online(
         [&](Provider& p) {
           out = attention(p, s, Masked{in, rows, minus(x, m)});
-          if (batch.first == k_skipped) skip_slot(p, s.values, k_skipped);
+          if (batch.first == k_skipped) skip_slot(p, s, k_skipped);
         },
         [&](User& u) {
           r = attention(u, s, Mask{in, rows, m});
-          if (batch.first == k_skipped) skip_slot(u, s.values, k_skipped);
+          if (batch.first == k_skipped) skip_slot(u, s, k_skipped);
         });
     EXPECT_EQ(run.measured(), cost(s, batch));
     for (std::size_t i = 0; i < batch.count && batch.first != k_skipped; ++i) {
@@ -325,6 +327,119 @@ TEST(Boxes, attention_is_softmax_of_scores_times_values) {
     provider_keys = run.provider_keys();
     user_keys = run.user_keys();
     helper_keys = run.helper_keys();
+  }
+}
+TEST(Boxes, attention_is_softmax_of_scores_times_values) {
+  for (const bool fast : {false, true}) {
+    check_attention(fast, Ring{61}, Ring{43});
+    check_attention(fast, Ring{74}, Ring{56});  // words of 128 bits
+  }
+}
+
+// A batch of more queries than one block: the same values and the declared cost, whatever the blocks.
+TEST(Boxes, a_long_batch_of_queries_goes_in_blocks) {
+  constexpr std::size_t k_dim = 4, k_rows = 3 * k_dim, k_count = k_query_block + 3;
+  for (const bool fast : {false, true}) {
+    Real real({0, k_count});
+    AttentionShape s;
+    s.values.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = k_dim, .rope_base = 10000, .rope_frac = 10, .qk_cut = 18,
+                     .qk = {Ring{46}, 12}, .v_cut = 8, .v = {Ring{56}, 12}, .dead_bits = 44, .shown = {14, 32}};
+    s.fast = fast;
+    s.values.mixed = Ring{61};
+    s.values.cut = 18;
+    s.values.out = {Ring{43}, 10};
+    s.softmax = {.site = Site::scores, .layer = 0, .rows = 1, .in = Ring{46}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {Ring{61}, 16}}}};
+    s.score_frac = 10;
+    s.weight_frac = 16;
+    const Format in{Ring{64}, 20};
+    Words qkv = real.values(k_count * k_rows, 1, in);
+    // Queries of 0: each output is the mean of the values so far.
+    for (std::size_t i = 0; i < k_count; ++i) std::fill_n(qkv.begin() + static_cast<std::ptrdiff_t>(i * k_rows), k_dim, Word{0});
+    const Words m = real.words(qkv.size(), in.ring);
+    Masked out;
+    Mask r;
+    real.run.offline([&](Helper& h) { attention(h, s, Mask{in, k_rows, m}); });
+    real.run.online([&](Provider& p) { out = attention(p, s, Masked{in, k_rows, minus(qkv, m)}); }, [&](User& u) { r = attention(u, s, Mask{in, k_rows, m}); });
+    EXPECT_EQ(real.run.measured(), cost(s, {0, k_count}));
+    std::vector<double> sum(k_dim);
+    for (std::size_t i = 0; i < k_count; ++i) {
+      for (std::size_t d = 0; d < k_dim; ++d) {
+        sum[d] += decode(qkv[i * k_rows + 2 * k_dim + d], in);
+        EXPECT_NEAR(decode(out.token(i)[d] + r.token(i)[d], s.values.out), sum[d] / static_cast<double>(i + 1), 0.005) << i;
+      }
+    }
+  }
+}
+
+TEST(Boxes, mlp_without_a_gate_is_gelu_and_divides_fused_rows) {
+  for (const bool fused : {false, true}) {
+    Real real({0, 3});
+    MlpShape s{{.site = Site::mlp, .layer = 0, .groups = 1, .columns = 50, .in = Ring{40}, .reveal = {5, 32}, .answers = {{Site::mlp, {Ring{43}, 10}}}}};
+    const Format in{Ring{40}, 21};
+    const RowScales scales = fused ? RowScales{2, 0.5, 1} : RowScales{};
+    const Words y = real.values(150, 3, in), m = real.words(y.size(), in.ring);
+    Masked a;
+    Mask r;
+    real.run.offline([&](Helper& p) { mlp(p, s, Mask{in, 50, m}, {}); });
+    real.run.online([&](Provider& p) { a = mlp(p, s, Masked{in, 50, minus(y, m)}, {}); }, [&](User& u) { r = mlp(u, s, Mask{in, 50, m}, scales); });
+    for (std::size_t j = 0; j < y.size(); ++j) {
+      EXPECT_NEAR(decode(a.words[j] + r.words[j], {Ring{43}, 10}), gelu(decode(y[j], in) * (fused ? scales[j / 50] : 1.0)), 0.001);
+    }
+    EXPECT_EQ(real.run.measured(), cost(s, {0, 3}));
+  }
+}
+
+// Rows from quiet ones to attention sinks, in one ring.
+TEST(Boxes, row_rms_is_known_to_the_user_at_every_size) {
+  for (const Batch batch : k_batches) {
+    for (const double size : {0.02, 0.08, 1.0, 7.0, 60.0, 1000.0, 6000.0}) {
+      Real real(batch);
+      // Scales as a plan makes them for a ring of 56 bits and rows of up to 576 * 8000^2.
+      const RowRmsShape s{Site::mlp_norm, 0, 576, {Ring{56}, 20}, {0, 10, 20}, 1e-5};
+      Words x = real.values(batch.count * 576, size / 10, s.x);
+      for (std::size_t i = 0; i < batch.count; ++i) x[i * 576 + 7] = encode(size * 23.8, s.x);  // one massive entry
+      const Words m = real.words(x.size(), s.x.ring);
+      RowScales scales;
+      real.run.offline([&](Helper& p) { row_rms(p, s, Mask{s.x, 576, m}); });
+      real.run.online([&](Provider& p) { row_rms(p, s, Masked{s.x, 576, minus(x, m)}); }, [&](User& u) { scales = row_rms(u, s, Mask{s.x, 576, m}); });
+      for (std::size_t i = 0; i < batch.count; ++i) {
+        double squares = 0;
+        for (std::size_t j = 0; j < 576; ++j) squares += std::pow(decode(x[i * 576 + j], s.x), 2);
+        EXPECT_NEAR(scales[i] * std::sqrt(squares / 576 + 1e-5), 1.0, 0.006) << size;
+      }
+      // No wait of its own: the user's first message of the box that follows answers it.
+      Cost declared = cost(s, batch);
+      declared.rounds = real.run.measured().rounds;
+      EXPECT_EQ(real.run.measured(), declared);
+    }
+  }
+}
+
+TEST(Boxes, handed_values_are_shown_after_a_product) {
+  for (const Batch batch : k_batches) {
+    Real real(batch);
+    const HandShape h{Site::hand_row, 0, 34, {Ring{48}, 20}};
+    const LinearShape l{Site::up, 0, 21, 34, {Ring{48}, 30}, true};
+    const ShowShape s{Site::attention_norm, Site::up, 0, h.format, l.out, 34, 21, {4, 40}, {14, 32}};
+    const TinyMatrix w{l.rows, l.cols, real.words(l.rows * l.cols, Ring{10})};
+    const Words v = real.values(batch.count * 34, 0.5, h.format);
+    ShownPair seen;
+    real.run.offline([&](Helper& p) { linear(p, l, w, hand(p, h, {})); });
+    real.run.online(
+        [&](Provider& p) {
+          const Masked x0 = hand(p, h, {});
+          show(p, s, x0, linear(p, l, w, x0));
+        },
+        [&](User& u) {
+          const Mask r = hand(u, h, v);
+          seen = show(u, s, r, linear(u, l, NoMatrix{}, r));
+        });
+    Words want(batch.count * 21);
+    Executor executor(1);
+    product(w, v, want, executor);
+    for (std::size_t j = 0; j < v.size(); ++j) EXPECT_NEAR(seen.x.values[j], decode(v[j], h.format), 2.0 / 65536);
+    for (std::size_t j = 0; j < want.size(); ++j) EXPECT_NEAR(seen.y.values[j], decode(want[j], l.out), 2.0 / 65536);
+    EXPECT_EQ(real.run.measured(), cost(h, batch) + cost(l, batch) + cost(s, batch));
   }
 }
 

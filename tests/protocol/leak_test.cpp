@@ -5,6 +5,8 @@
 
 #include "protocol/attention.h"
 #include "protocol/embed.h"
+#include "protocol/mlp.h"
+#include "protocol/open.h"
 #include "protocol/sample.h"
 #include "support/protocol_check.h"
 
@@ -18,11 +20,11 @@ Rewrite without(Use use) {
 // The provider's views for all inputs are one uniform distribution.
 template <class Box>
 bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, std::size_t distinct, const Rewrite& user = nullptr,
-                             Batch batch = {0, 1}) {
+                             const Rewrite& provider = nullptr) {
   bool good = true;
   std::optional<Histogram> first;
   for (const Words& input : inputs) {
-    const Views views = enumerate([&](Enumeration& e) { box(e, input); }, batch, user);
+    const Views views = enumerate([&](Enumeration& e) { box(e, input); }, {0, 1}, user, provider);
     good = good && is_uniform(views.provider, distinct);
     if (!first) first = views.provider;
     good = good && views.provider == *first;
@@ -64,6 +66,23 @@ TEST(Leak, linear_without_rho_shows_the_provider_the_mask) {
 }
 TEST(Leak, linear_without_its_output_mask_fails) {
   EXPECT_FALSE(provider_learns_nothing(linear_box, {{0, 0}, {1, 2}}, 256, without(Use::linear_mask)));
+}
+
+// Public weights: the helper holds W.
+void public_linear_box(Enumeration& e, const Words& x) {
+  const LinearShape s{Site::qkv, 0, 1, 2, {k_two, 0}, true};
+  const TinyMatrix w{1, 2, {1, 3}};
+  const Words r = e.mask(2, k_two);
+  e.run.offline([&](Helper& h) { linear(h, s, w, Mask{{k_two, 0}, 2, r}); });
+  const Words x0 = e.provider_share(x, r, k_two);
+  Masked y0;
+  Mask m;
+  e.run.online([&](Provider& p) { y0 = linear(p, s, w, Masked{{k_two, 0}, 2, x0}); }, [&](User& user) { m = linear(user, s, NoMatrix{}, Mask{{k_two, 0}, 2, r}); });
+  EXPECT_EQ((y0.words[0] + m.words[0]) & 3, (x[0] + 3 * x[1]) & 3);
+}
+TEST(Leak, linear_with_public_weights_shows_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(public_linear_box, {{0, 0}, {1, 2}, {3, 3}}, 4 * 4 * 4));
+  EXPECT_FALSE(provider_learns_nothing(public_linear_box, {{0, 0}, {1, 2}}, 64, without(Use::linear_mask)));
 }
 
 // --- PermutedMap ------------------------------------------------------------------------------------------------------
@@ -169,12 +188,55 @@ TEST(Leak, a_prompts_one_hots_show_the_provider_nothing) {
   EXPECT_FALSE(provider_learns_nothing(one_hot_box, {{0}, {1}}, 64, without(Use::one_hot)));
 }
 
+// --- Public weights: hand ---------------------------------------------------------------------------------------------
+
+void hand_box(Enumeration& e, const Words& v) {
+  const HandShape s{Site::hand_row, 0, 2, {k_two, 0}};
+  Masked x0;
+  Mask r;
+  e.run.online([&](Provider& p) { x0 = hand(p, s, {}); }, [&](User& u) { r = hand(u, s, v); });
+  for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((x0.words[j] + r.words[j]) & 3, v[j]);
+}
+TEST(Leak, a_handed_value_shows_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(hand_box, {{0, 0}, {1, 2}, {3, 3}}, 16));
+  EXPECT_FALSE(provider_learns_nothing(hand_box, {{0, 0}, {1, 2}}, 16, without(Use::handed)));
+}
+
+// --- Row rms ----------------------------------------------------------------------------------------------------------
+
+// Two entries in the ring 2^2, at the scales given (fraction bits of at most the one that x has).
+auto rms_box(const std::vector<int>& scales) {
+  return [=](Enumeration& e, const Words& x) {
+    const RowRmsShape s{Site::mlp_norm, 0, 2, {k_two, 1}, scales, 1.0};
+    const Words r = e.mask(2, k_two);
+    e.run.offline([&](Helper& h) { row_rms(h, s, Mask{s.x, 2, r}); });
+    const Words x0 = e.provider_share(x, r, k_two);
+    RowScales seen;
+    e.run.online([&](Provider& p) { row_rms(p, s, Masked{s.x, 2, x0}); }, [&](User& u) { seen = row_rms(u, s, Mask{s.x, 2, r}); });
+    EXPECT_EQ(seen.size(), 1u);
+  };
+}
+TEST(Leak, row_rms_shows_the_provider_nothing) {
+  // a and the provider's share of four bits each, and a word for each scale.
+  EXPECT_TRUE(provider_learns_nothing(rms_box({1}), {{0, 0}, {1, 2}, {3, 3}}, 1024));
+  EXPECT_TRUE(provider_learns_nothing(rms_box({0, 1}), {{0, 0}, {1, 2}, {3, 3}}, 2048));
+  EXPECT_FALSE(provider_learns_nothing(rms_box({1}), {{0, 0}, {1, 2}}, 1024, without(Use::rms_share)));
+}
+TEST(Leak, row_rms_shows_the_user_the_square_alone) {
+  // 1 + 4 = 4 + 1, and in this ring 9 + 4 as well; 0 + 4 is another square.
+  EXPECT_EQ(user_view(rms_box({1}), {1, 2}), user_view(rms_box({1}), {2, 1}));
+  EXPECT_EQ(user_view(rms_box({1}), {1, 2}), user_view(rms_box({1}), {3, 2}));
+  EXPECT_NE(user_view(rms_box({1}), {1, 2}), user_view(rms_box({1}), {0, 2}));
+  // Without the provider's mask the row itself shows.
+  EXPECT_NE(user_view(rms_box({1}), {1, 2}, without(Use::rms_sent)), user_view(rms_box({1}), {2, 1}, without(Use::rms_sent)));
+}
+
 // --- Scores and values ------------------------------------------------------------------------------------------------
 
 // One head of two entries, one key, ring 2^bits, no cut, position 0 (no rotation).
 HeadShape tiny_head(int bits) {
   return {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = 2, .rope_base = 10, .rope_frac = 0, .qk_cut = 0, .qk = {Ring{bits}, 0},
-          .v_cut = 0, .v = {Ring{3}, 0}, .dead_bits = 0};
+          .v_cut = 0, .v = {Ring{3}, 0}, .dead_bits = 0, .shown = {0, bits}};
 }
 
 // input: q, k, v of two entries each.
@@ -187,13 +249,13 @@ void scores_box(Enumeration& e, const Words& qkv) {
   e.run.online(
       [&](Provider& p) {
         const Words q0 = scores_send(p, s, Masked{{Ring{1}, 0}, 6, x0});
-        shares = scores(p, s, q0);
+        shares = masked_scores(p, s, q0);
       },
       [&](User& u) {
         scores_send(u, s, Mask{{Ring{1}, 0}, 6, r});
         const Words eq = scores_receive(u, s);
-        scores(u, s, eq);
-        m = u.with_helper.words(scores_at(Use::score_mask, s, 0), 1, Ring{1});
+        masked_scores(u, s, eq);
+        m = score_masks(u.with_helper, s, u.batch);
       });
   EXPECT_EQ((shares[0] + m[0]) & 1, (qkv[0] * qkv[2] + qkv[1] * qkv[3]) & 1);
 }
@@ -227,11 +289,12 @@ void values_box(Enumeration& e, const Words& input) {
   e.run.online(
       [&](Provider& p) {
         values_lift(p, s, Masked{{Ring{2}, 0}, 6, qkv(v0)});
-        values_reshared(p, s);
+        values_reshare<Word>(p, s);
         out = values(p, s, p0);
       },
       [&](User& u) {
-        values_reshare(u, s, Mask{{Ring{2}, 0}, 6, qkv(r)});
+        values_lift(u, s, Mask{{Ring{2}, 0}, 6, qkv(r)});
+        values_reshare<Word>(u, s);
         m = values(u, s, rp);
       });
   // The lift needs |v| below a quarter of its ring; here only 0 is, so only that is compared.
@@ -247,6 +310,30 @@ TEST(Leak, values_show_the_provider_nothing) {
 TEST(Leak, values_without_a_mask_fail) {
   for (const Use use : {Use::value_reshared, Use::value_share, Use::value_mask}) {
     EXPECT_FALSE(provider_learns_nothing(values_box, {{0, 0, 0}, {1, 0, 1}}, 1 << 14, without(use)));
+  }
+}
+
+// Fast attention over one key: q, k in the ring 2^1, v in 2^2, p in 2^1; the provider's own coins are fixed (zeros).
+void fast_box(Enumeration& e, const Words& qkv) {
+  AttentionShape s;
+  s.values = {.head = tiny_head(1), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
+  s.values.head.v = {k_two, 0};
+  s.fast = true;
+  const auto joined = [](Words a, const Words& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  const Words r_qk = e.mask(4, Ring{1}, 1), r_v = e.mask(2, k_two, 2), r = joined(r_qk, r_v);
+  e.run.offline([&](Helper& h) { attention(h, s, {}); });
+  const Words x0 = joined(e.provider_share({qkv.begin(), qkv.begin() + 4}, r_qk, Ring{1}), e.provider_share({qkv[4], qkv[5]}, r_v, k_two));
+  e.run.online([&](Provider& p) { attention(p, s, Masked{{k_two, 0}, 6, x0}); }, [&](User& u) { attention(u, s, Mask{{k_two, 0}, 6, r}); });
+}
+TEST(Leak, fast_attention_shows_the_provider_nothing) {
+  // Its share of q, k (4 bits), v (4); x of the scores (1), step 1 (4); x of the values (2), w (1), the user's share of p.v (2).
+  const Rewrite fixed = [](Address) { return std::nullopt; };
+  EXPECT_TRUE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 1}}, 1 << 18, nullptr, fixed));
+  for (const Use use : {Use::score_rotated, Use::score_share, Use::value_share, Use::value_answer, Use::value_mask}) {
+    EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}}, 1 << 18, without(use), fixed)) << static_cast<int>(use);
   }
 }
 

@@ -1,6 +1,7 @@
 // Coins that take every value in turn: the exhaustive check of a party's view in tiny rings.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -81,6 +82,11 @@ class EnumeratedCoins : public Coins {
     PERMLLM_ASSERT(ring.bits <= 8);
     const auto* words = pair_.at(address, out.size(), [&](std::size_t) { return 1u << ring.bits; });
     for (std::size_t i = 0; i < out.size(); ++i) out[i] = words == nullptr ? 0 : (*words)[i];
+  }
+  void fill(Address address, Ring ring, std::span<Wide> out) const override {
+    Words words(out.size());
+    fill(address, ring, std::span<Word>(words));
+    std::copy(words.begin(), words.end(), out.begin());
   }
 
  private:

@@ -15,8 +15,20 @@ inline Executor& executor() {
 }
 
 inline const OfferedModel& smollm2() {
-  static const OfferedModel model = offer_model(PERMLLM_TEST_MODEL, 256, executor());
+  static const OfferedModel model = offer_model(PERMLLM_TEST_MODEL, {.context = 256, .profile = Profile::paper, .fused = false}, executor());
   return model;
+}
+
+// Every way to serve a model.
+struct Variant {
+  Profile profile;
+  bool fused;
+  std::string name() const { return std::string(name_of(profile)) + (fused ? "_fused" : ""); }
+};
+inline constexpr Variant k_variants[] = {
+    {Profile::paper, false}, {Profile::paper, true}, {Profile::fast, false}, {Profile::fast, true}, {Profile::open, false}};
+inline Plan smollm2_plan(const Variant& v, std::size_t slots = 256) {
+  return Plan::make(smollm2().weights, smollm2().plan.ranges, slots, v.profile, v.fused);
 }
 
 inline nlohmann::json read_json(const std::string& name) {

@@ -54,7 +54,7 @@ class BoxRun {
     fibers_.run(
         [&](Link& link) {
           Channel channel(link, 7, std::chrono::seconds(5));
-          Provider provider{channel, provider_coins_, executor_, timeline_, provider_keys_, batch_, {}};
+          Provider provider{channel, provider_coins_, executor_, timeline_, provider_keys_, batch_, {}, 0};
           for (std::size_t i = 0; i < from_helper_.size(); ++i) {
             provider.packs.push_back({Reader("helper", *from_helper_[i]), Reader("user", *from_user_[i]), from_helper_[i], from_user_[i]});
           }
@@ -63,7 +63,7 @@ class BoxRun {
         },
         [&](Link& link) {
           Channel channel(link, 7, std::chrono::seconds(5));
-          User user{channel, user_coins_, timeline_, user_keys_, batch_};
+          User user{channel, user_coins_, timeline_, user_keys_, executor_, batch_, nullptr, 0};
           use(user);
         });
   }

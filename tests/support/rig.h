@@ -22,7 +22,7 @@ inline Seed seed_of(std::uint8_t number) {
   return Seed{bytes};
 }
 
-// V = W - U, as the helper holds it.
+// V = W - U, as the helper holds it; W where the weights are public.
 inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan& plan, const ReadableStream& stream) {
   Weights<RingMatrix> v;
   v.config = plan.config;
@@ -31,7 +31,7 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
   for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& m) { w.push_back(&m); });
   for_each_matrix(v, plan, [&](std::uint32_t id, const LinearShape& s, RingMatrix& m) {
     m = RingMatrix(s.rows, s.cols, s.out.ring);
-    stream.fill(id, 0, m.bytes());
+    if (!plan.open()) stream.fill(id, 0, m.bytes());
     const std::size_t size = container_bytes(s.out.ring);
     std::vector<std::int16_t> row(s.cols);
     for (std::size_t r = 0; r < s.rows; ++r) {
@@ -62,6 +62,13 @@ class LeakyCoins : public AesCoins {
       AesCoins::fill(address, ring, out);
     }
   }
+  void fill(Address address, Ring ring, std::span<Wide> out) const override {
+    if (left_out_ && left_out_(address)) {
+      std::fill(out.begin(), out.end(), Wide{0});
+    } else {
+      AesCoins::fill(address, ring, out);
+    }
+  }
 
  private:
   LeftOut left_out_;
@@ -83,7 +90,8 @@ class Rig {
     user_link_ = std::make_unique<Meter>(std::move(user_end), traffic_);
     provider_channel_ = std::make_unique<Channel>(*provider_link_, 7, patience());
     user_channel_ = std::make_unique<Channel>(*user_link_, 7, patience());
-    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_);
+    if (plan.open()) table_ = embedding_table(weights.embed);
+    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &table_);
     provider_thread_ = std::jthread([this] {
       try {
         ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience());
@@ -107,19 +115,19 @@ class Rig {
       Helper helper{helper_user_coins_, helper_provider_coins_, executor_, helper_keys_};
       UserDealer dealer{user_coins_, executor_};
       transfer(Stock::Source::helper, [&](Channel& channel) { permllm::deal(helper, plan_, v_, order, channel); });
-      transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
+      if (!plan_.open()) transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
       next += now;
       count -= now;
     }
   }
   void deal_for_pass(std::size_t tokens, bool prompt) {
-    if (prompt) deal(Part::Kind::entry, tokens);
+    if (prompt && !plan_.open()) deal(Part::Kind::entry, tokens);
     deal(Part::Kind::slot, tokens);
     deal(Part::Kind::pass, 1);
   }
   // What a request of a prompt and an answer needs, as a real user orders it.
   void deal_for_request(std::size_t prompt_tokens, std::size_t max_tokens) {
-    for (const PackOrder& order : orders_for(prompt_tokens, max_tokens)) deal(static_cast<Part::Kind>(order.kind), order.count);
+    for (const PackOrder& order : orders_for(plan_, prompt_tokens, max_tokens)) deal(static_cast<Part::Kind>(order.kind), order.count);
   }
 
   // For tests that walk the page themselves.
@@ -164,7 +172,8 @@ class Rig {
   AesCoins helper_provider_coins_, provider_coins_;
   std::vector<HelperKeys> helper_keys_;
   std::uint32_t next_[4] = {};
-  Stock stock_;
+  Stock stock_{!plan_.open()};
+  EmbeddingTable table_;
   Bytes received_[2];
   Traffic traffic_;
   std::unique_ptr<Link> provider_link_, user_link_;

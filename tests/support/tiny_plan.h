@@ -8,7 +8,9 @@
 namespace permllm::test {
 
 inline Ranges tiny_ranges(std::size_t layers = 2) {
-  return {.residual = 30, .qk = 10, .v = 5, .score = 50, .gate_up = std::vector<double>(layers, 20.0), .activation = 100, .logit = 30};
+  return {.residual = 30, .qk = 10, .v = 5, .score = 50, .activation = 100, .logit = 30, .row_squares = 32 * 15 * 15,
+          .logit_raw = 450, .gate_up = std::vector<double>(layers, 20.0), .gate_up_raw = std::vector<double>(layers, 300.0),
+          .qkv_raw = std::vector<double>(layers, 150.0)};
 }
 
 inline const IntWeights& tiny_weights() {
@@ -19,6 +21,8 @@ inline const IntWeights& tiny_weights() {
   return weights;
 }
 
-inline Plan tiny_plan() { return Plan::make(tiny_weights(), tiny_ranges(), 16); }
+inline Plan tiny_plan(Profile profile = Profile::paper, bool fused = false) {
+  return Plan::make(tiny_weights(), tiny_ranges(), 16, profile, fused);
+}
 
 }  // namespace permllm::test

@@ -82,7 +82,7 @@ TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
   spoil(PassBegin{PassBegin::prompt, 5});
   spoil(PartyReport{1.5, 2, 3, 4, 5});
   spoil(Refusal{1, "why"});
-  spoil(MapShown{block(Ring{43}, {1, 2, 3})}, MapShown{expect(Ring{43}, 3)});
+  spoil(MapShown{block<Word>(Ring{43}, {1, 2, 3})}, MapShown{expect(Ring{43}, 3)});
 }
 
 TEST(MessageTest, errors_name_the_field_and_the_expectation) {
@@ -94,7 +94,7 @@ TEST(MessageTest, errors_name_the_field_and_the_expectation) {
     }
     return "none";
   };
-  const Bytes three = written(MapShown{block(Ring{43}, {1, 2, 3})});
+  const Bytes three = written(MapShown{block<Word>(Ring{43}, {1, 2, 3})});
   EXPECT_EQ(error_of([&] { read(three, MapShown{expect(Ring{43}, 4)}); }), "MapShown.a: 18 bytes are left, the plan says 24");
   EXPECT_EQ(error_of([&] { read(three, MapShown{expect(Ring{43}, 2)}); }), "MapShown: 6 bytes more than the plan says");
   Card narrow = card();

@@ -1,0 +1,70 @@
+// Provider and helper as child processes of this one, which is the user: what `demo` and `bench` run on.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "app/links.h"
+#include "app/load.h"
+#include "app/process.h"
+#include "engine/user_client.h"
+#include "net/certificates.h"
+#include "net/meter.h"
+
+namespace permllm {
+
+// A directory of its own for the throw-away certificates; removed when dropped.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory();
+  ~TemporaryDirectory();
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct LocalOptions {
+  std::string model;
+  ServeOptions serve;
+  LinkShape shape;
+  double patience_seconds = 120;
+  bool quiet = false;  // no progress on standard error
+
+  Clock::duration patience() const {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(patience_seconds));
+  }
+};
+// model, the serve options, --rtt, --bandwidth, --patience
+void add_local_options(CLI::App& command, LocalOptions& options);
+
+// What the user's three links carried.
+struct LocalTraffic {
+  Traffic online, offline, helper;
+};
+
+class LocalParties {
+ public:
+  // Starts both, with identities made for all three, and waits until the model is registered. Errors: theirs.
+  explicit LocalParties(const LocalOptions& options);
+  // The user's links, metered.
+  UserLinks links(LocalTraffic& traffic) const;
+
+  double load_seconds() const { return load_seconds_; }
+  double registration_seconds() const { return registration_seconds_; }
+  // Of the weights that the provider's memory holds, packed.
+  double weight_bytes() const { return weight_bytes_; }
+
+ private:
+  LocalOptions options_;
+  TemporaryDirectory directory_;
+  Identity user_;
+  std::unique_ptr<Process> helper_, provider_;
+  std::string helper_address_, provider_address_;
+  double load_seconds_ = 0, registration_seconds_ = 0, weight_bytes_ = 0;
+};
+
+}  // namespace permllm

@@ -1,0 +1,136 @@
+#include "app/measure.h"
+
+#include <fmt/format.h>
+
+#include <atomic>
+
+#include "app/progress.h"
+#include "net/units.h"
+#include "wire/frame.h"
+
+namespace permllm {
+namespace {
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+
+nlohmann::json online_json(const Traffic& t, double per) {
+  return {{"provider_to_user_bytes", static_cast<double>(t.received.payload_bytes) / per},
+          {"user_to_provider_bytes", static_cast<double>(t.sent.payload_bytes) / per},
+          {"round_trips", static_cast<double>(t.round_trips) / per}};
+}
+
+}  // namespace
+
+MeasuredConversation::MeasuredConversation(const LocalParties& parties, const LocalOptions& options, Executor& executor)
+    : parties_(parties), options_(options), client_(parties.links(traffic_), executor, options.patience()) {}
+
+MeasuredConversation::Moment MeasuredConversation::now() const {
+  return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
+}
+
+void MeasuredConversation::run(const Request& request) {
+  request_ = request;
+  const std::size_t block = request.draft + 1, slots = request.ids.size() + (request.max_tokens - 1) * block;
+  if (request.draft > 0 && !plan().open()) {
+    throw Error(Code::usage, "--draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
+                                                    "would learn how many drafted tokens were kept", name_of(plan().profile)));
+  }
+  if (slots > plan().slots) {
+    throw Error(Code::usage, "--context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots", plan().slots,
+                                                      request.ids.size(), request.max_tokens,
+                                                      block > 1 ? fmt::format(", each with a draft of {},", request.draft) : "", slots));
+  }
+  ProgressBar bar("Offline material for this request", options_.quiet);
+  std::atomic<bool> answering = false;
+  client_.make_material(request.ids.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [&](const OfflineProgress& progress) {
+    if (!answering) bar.show(progress.fraction, progress.seconds);
+  });
+  client_.wait_for_material(request.ids.size() + std::min(request.max_tokens * block, request.ahead));
+  answering = true;
+  bar.finish();
+  if (request.on_ready) request.on_ready();
+
+  std::vector<TokenId> history = request.ids;
+  bool more = true;
+  const auto on_token = [&](TokenId id) {
+    if (output_.size() == request.max_tokens) return false;
+    last_ = now();
+    if (output_.empty()) first_ = last_;
+    output_.push_back(id);
+    history.push_back(id);
+    more = request.on_token(id);
+    return more && output_.size() < request.max_tokens;
+  };
+  UserSession& session = client_.session();
+  begin_ = now();
+  session.prompt(request.ids, request.choose);
+  while (more && output_.size() + 1 < request.max_tokens) {
+    if (request.draft > 0) {
+      std::vector<TokenId> known = history;
+      known.push_back(session.retrieve_last());
+      session.advance(draft_by_lookup(known, request.draft), on_token, request.choose);
+    } else {
+      session.advance(on_token, request.choose);
+    }
+    ++fed_;
+    client_.material_used();
+  }
+  if (more && output_.size() < request.max_tokens) on_token(session.retrieve_last());
+}
+
+nlohmann::json MeasuredConversation::report() {
+  const UserClient::Reports reports = client_.end();
+  const PartyReport own = report_of_this_process();
+  const PartyReport& provider = reports.provider;
+  const double tokens = output_.size() < 2 ? 1 : static_cast<double>(output_.size() - 1);
+  const double passes = provider.passes == 0 ? 1 : static_cast<double>(provider.passes);
+  const double slots = static_cast<double>(request_.ids.size()) + static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
+  const Traffic decode = last_.online - first_.online;
+  const double seconds = seconds_between(first_.time, last_.time) / tokens;
+
+  // What the declared costs say of the pass in the middle, and what the simulated network alone makes of them.
+  const std::size_t middle = request_.ids.size() + (output_.size() > 1 ? (output_.size() - 2) / 2 : 0);
+  const Cost declared = pass_cost(plan(), std::min(middle, plan().slots - request_.draft - 1), request_.draft + 1, false);
+  const double rtt = std::chrono::duration<double>(parse_duration(options_.shape.rtt, "--rtt")).count();
+  const double bandwidth = parse_bandwidth(options_.shape.bandwidth, "--bandwidth");
+  const double latency = rtt * static_cast<double>(decode.round_trips) / tokens;
+  const double bits = 8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / tokens;
+  const double transfer = bandwidth > 0 ? bits / bandwidth : 0;
+
+  return {{"event", "done"},
+          {"output_ids", output_},
+          {"prompt_tokens", request_.ids.size()},
+          {"layers", plan().config.layers},
+          {"profile", name_of(plan().profile)},
+          {"fused", plan().fused},
+          {"passes", fed_},
+          {"seconds", {{"load", parties_.load_seconds()}, {"registration", parties_.registration_seconds()},
+                       {"offline", client_.offline_seconds()}, {"offline_per_token", client_.offline_seconds() / slots},
+                       {"prefill", seconds_between(begin_.time, first_.time)},
+                       {"prefill_per_token", seconds_between(begin_.time, first_.time) / static_cast<double>(request_.ids.size())},
+                       {"decode_per_token", seconds},
+                       {"latency_per_token", latency}, {"transfer_per_token", transfer},
+                       {"compute_per_token", std::max(0.0, seconds - latency - transfer)}}},
+          {"by_party", {{"provider", {{"busy_seconds_per_token", (provider.pass_seconds - provider.pass_waited) / passes},
+                                      {"cpu_seconds_per_token", provider.pass_cpu / passes},
+                                      {"waiting_seconds_per_token", provider.pass_waited / passes}}},
+                        {"user", {{"busy_seconds_per_token", seconds - (last_.waited - first_.waited) / tokens},
+                                  {"cpu_seconds_per_token", (last_.cpu - first_.cpu) / tokens},
+                                  {"waiting_seconds_per_token", (last_.waited - first_.waited) / tokens}}},
+                        {"helper", {{"busy_seconds_per_token", 0}, {"cpu_seconds_per_token", 0}, {"waiting_seconds_per_token", 0}}}}},
+          {"online_per_token", online_json(decode, tokens)},
+          {"prefill", online_json(first_.online - begin_.online, 1)},
+          {"offline_per_token", {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / passes},
+                                 {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / passes},
+                                 {"helper_to_user_bytes", static_cast<double>(traffic_.helper.received.payload_bytes) / slots}}},
+          {"declared_per_pass", {{"provider_to_user_bytes", declared.online.provider_to_user},
+                                 {"user_to_provider_bytes", declared.online.user_to_provider},
+                                 {"round_trips", declared.rounds},
+                                 {"offline_user_to_provider_bytes", declared.offline.user_to_provider},
+                                 {"offline_helper_to_provider_bytes", declared.offline.helper_to_provider}}},
+          {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", reports.helper.cpu_seconds}}},
+          {"memory_bytes", {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", reports.helper.memory_bytes}}},
+          {"frame_overhead_bytes", traffic_.online.header_bytes() + traffic_.offline.header_bytes() + traffic_.helper.header_bytes()}};
+}
+
+}  // namespace permllm

@@ -1,0 +1,55 @@
+// One conversation with the local parties, and what it cost: the report of `demo` and `bench`.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <vector>
+
+#include "app/local_parties.h"
+#include "engine/draft.h"
+
+namespace permllm {
+
+class MeasuredConversation {
+ public:
+  MeasuredConversation(const LocalParties& parties, const LocalOptions& options, Executor& executor);
+
+  const Plan& plan() const { return client_.card().plan; }
+  const Vocabulary& vocabulary() const { return client_.card().vocabulary; }
+
+  struct Request {
+    std::vector<TokenId> ids;
+    std::size_t max_tokens = 1;
+    std::size_t ahead = 256;  // slots of material to make ahead of need
+    std::size_t draft = 0;    // drafted tokens a pass; profile open only
+    UserSession::Choose choose;
+    std::function<bool(TokenId)> on_token;  // false: no more
+    std::function<void()> on_ready = nullptr;  // material for the request is there
+  };
+  // Errors: usage when the request does not fit the chain, or drafts the profile.
+  void run(const Request& request);
+
+  // Ends the session. The report of `--json`, one object.
+  nlohmann::json report();
+  const LocalTraffic& traffic() const { return traffic_; }
+
+ private:
+  struct Moment {
+    Clock::time_point time;
+    Traffic online;
+    double waited = 0, cpu = 0;
+  };
+  Moment now() const;
+
+  const LocalParties& parties_;
+  const LocalOptions& options_;
+  LocalTraffic traffic_;
+  UserClient client_;
+  Request request_;
+  std::vector<TokenId> output_;
+  std::size_t fed_ = 0;  // passes between the first and the last token
+  Moment begin_, first_, last_;
+};
+
+}  // namespace permllm

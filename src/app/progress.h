@@ -1,0 +1,22 @@
+// Progress of long work, on standard error.
+#pragma once
+
+#include <string>
+
+namespace permllm {
+
+// One line on a terminal that fills up, with an estimate; without a terminal, a line at each quarter. Quiet: nothing.
+class ProgressBar {
+ public:
+  ProgressBar(std::string what, bool quiet);
+  // fraction done, after `seconds` of work.
+  void show(double fraction, double seconds);
+  void finish();
+
+ private:
+  std::string what_;
+  bool quiet_, terminal_, open_ = false;
+  int quarter_ = 0;
+};
+
+}  // namespace permllm

@@ -1,0 +1,64 @@
+#include "model/synthetic.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "permllm/error.h"
+
+namespace permllm {
+namespace {
+
+constexpr int k_frac = 11;  // of every matrix
+
+Config shape(const char* name, std::size_t layers, std::size_t width, std::size_t heads, std::size_t kv_heads, std::size_t ff,
+             std::size_t vocab, bool gated) {
+  Config c;
+  c.architecture = "synthetic";
+  c.name = name;
+  c.layers = layers;
+  c.width = width;
+  c.heads = heads;
+  c.kv_heads = kv_heads;
+  c.head_dim = width / heads;
+  c.ff = ff;
+  c.vocab = vocab;
+  c.context = 1 << 15;
+  c.gated = gated;
+  return c;
+}
+
+std::vector<Config> shapes() {
+  return {shape("chatglm-6b", 28, 4096, 32, 32, 16384, 130528, false),
+          shape("llama-7b", 32, 4096, 32, 32, 11008, 32000, true),
+          shape("smollm2-135m", 30, 576, 9, 3, 1536, 49152, true)};
+}
+
+}  // namespace
+
+std::vector<std::string> synthetic_names() {
+  std::vector<std::string> names;
+  for (const Config& c : shapes()) names.push_back(c.name);
+  return names;
+}
+
+Config synthetic_config(const std::string& name) {
+  for (const Config& c : shapes()) {
+    if (c.name == name) return c;
+  }
+  throw Error(Code::usage, "model", fmt::format("\"{:.60}\" is no shape that is known: {}", name, fmt::join(synthetic_names(), ", ")));
+}
+
+IntWeights synthetic_weights(const Config& c, Executor& executor) {
+  IntWeights w;
+  w.config = c;
+  std::uint64_t seed = 0;
+  const auto matrix = [&](std::size_t rows, std::size_t cols) { return IntMatrix::random(rows, cols, k_frac, ++seed, executor); };
+  for (std::size_t l = 0; l < c.stored_layers(); ++l) {
+    w.layers.push_back({matrix(c.qkv_rows(), c.width), matrix(c.width, c.q_rows()), matrix(c.up_rows(), c.width), matrix(c.width, c.ff)});
+  }
+  w.embed = matrix(c.width, c.vocab);
+  w.head = matrix(c.vocab, c.width);
+  return w;
+}
+
+}  // namespace permllm
