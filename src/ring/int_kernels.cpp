@@ -1,0 +1,340 @@
+#include "ring/int_kernels.h"
+
+#include <cstring>
+
+#include "ring/simd.h"
+
+#define HWY_WANT_AVX3_DL 1  // vpdpwssd
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ring/int_kernels.cpp"
+#include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace permllm::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+#if HWY_TARGET == HWY_SCALAR
+using scalar::int_block;
+using scalar::int_block_float;
+std::size_t int_vectors(Ring, std::size_t) { return 1; }
+#else
+
+// A strip is as many rows as a vector has 32-bit lanes; a block is a few strips.
+using D32 = hn::CappedTag<std::int32_t, 16>;
+using D64 = hn::Repartition<std::int64_t, D32>;
+using D16 = hn::Repartition<std::int16_t, D32>;
+using V32 = hn::Vec<D32>;
+using V16 = hn::Vec<D16>;
+constexpr std::size_t kLanes = HWY_MIN(hn::MaxLanes(D32()), 16), kStrips = k_block_rows / kLanes;
+static_assert(kStrips % 2 == 0);
+
+// acc[row] += w[row][0] x[0] + w[row][1] x[1], for 16-bit w and x and 32-bit accumulators that wrap around.
+HWY_INLINE V32 multiply_add_pairs(V16 weights, V32 x, V32 acc) {
+#if HWY_TARGET == HWY_AVX2
+  return V32{_mm256_add_epi32(acc.raw, _mm256_madd_epi16(weights.raw, x.raw))};
+#elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_DL
+  // Highway's option string for this target lacks avx512vnni, which its run-time test asks for: no intrinsic.
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc.raw) : "v"(weights.raw), "v"(x.raw));
+  return acc;
+#elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3
+  return V32{_mm512_add_epi32(acc.raw, _mm512_madd_epi16(weights.raw, x.raw))};
+#else
+  const auto w = hn::BitCast(D32(), weights);
+  const auto even = hn::Mul(hn::ShiftRight<16>(hn::ShiftLeft<16>(w)), hn::ShiftRight<16>(hn::ShiftLeft<16>(x)));
+  const auto odd = hn::Mul(hn::ShiftRight<16>(w), hn::ShiftRight<16>(x));
+  return hn::Add(acc, hn::Add(even, odd));
+#endif
+}
+
+// One strip of a group: four tiles as numbers of 16 bits.
+struct Tiles {
+  V16 w0, w1, w2, w3;
+};
+
+template <int kBits>
+HWY_INLINE Tiles unpack_tiles(const std::int16_t* HWY_RESTRICT group) {
+  const D16 d;
+  const auto a = hn::Load(d, group), b = hn::Load(d, group + k_plane_words);
+  if constexpr (kBits == 8) {
+    return {hn::ShiftRight<8>(a), hn::ShiftRight<8>(hn::ShiftLeft<8>(a)), hn::ShiftRight<8>(b),
+            hn::ShiftRight<8>(hn::ShiftLeft<8>(b))};
+  } else {
+    const auto c = hn::Load(d, group + 2 * k_plane_words);
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_DL
+    // Each step shifts the low nibble of the next plane in from above.
+    const V16 ba{_mm512_shrdi_epi16(_mm512_slli_epi16(a.raw, 12), b.raw, 4)};
+    const V16 nibbles{_mm512_shrdi_epi16(ba.raw, c.raw, 4)};
+#else
+    const auto low = hn::Set(d, 15);
+    const auto nibbles = hn::Or(hn::Or(hn::ShiftLeft<4>(hn::And(a, low)), hn::ShiftLeft<8>(hn::And(b, low))), hn::ShiftLeft<12>(c));
+#endif
+    return {hn::ShiftRight<4>(a), hn::ShiftRight<4>(b), hn::ShiftRight<4>(c), hn::ShiftRight<4>(nibbles)};
+  }
+}
+
+// Limb l only matters modulo 2^(bits - 16 l). Where that is at most 32 bits, 32-bit wrap-around is the arithmetic. The sums
+// of the other limbs, the wide ones, are low + 2^16 high: after every few groups all but the low 16 bits move to `high`.
+constexpr std::int64_t k_limb_bound = std::int64_t{1} << 15;
+constexpr std::int64_t k_low_bound = (std::int64_t{1} << 16) - 1;
+
+constexpr std::int64_t group_bound(int bits) {
+  return static_cast<std::int64_t>(k_group_cols) * ((std::int64_t{1} << (bits - 1)) - 1) * k_limb_bound;
+}
+constexpr std::size_t widen_every(int bits) { return bits == 12 ? 4 : 64; }  // groups
+static_assert(static_cast<std::int64_t>(widen_every(12)) * group_bound(12) + k_low_bound <= INT32_MAX);
+static_assert(static_cast<std::int64_t>(widen_every(8)) * group_bound(8) + k_low_bound <= INT32_MAX);
+
+// The sums of one vector, two strips and kLimbs limbs, the first kWide of which are wide. Sums are members of a recursive
+// structure: GCC 12 keeps those in registers, and an array of vectors on the stack.
+template <std::size_t kLimbs, std::size_t kWide>
+struct LimbSums {
+  V32 a = hn::Zero(D32()), b = hn::Zero(D32()), high_a = hn::Zero(D32()), high_b = hn::Zero(D32());
+  LimbSums<kLimbs - 1, kWide == 0 ? 0 : kWide - 1> next;
+
+  HWY_INLINE void add(V16 wa, V16 wb, const std::uint32_t* HWY_RESTRICT x) {
+    const auto pair = hn::Set(D32(), static_cast<std::int32_t>(*x));
+    a = multiply_add_pairs(wa, pair, a);
+    b = multiply_add_pairs(wb, pair, b);
+    next.add(wa, wb, x + 1);
+  }
+  HWY_INLINE void widen() {
+    if constexpr (kWide > 0) {
+      const auto low = hn::Set(D32(), k_low_bound);
+      high_a = hn::Add(high_a, hn::ShiftRight<16>(a));
+      high_b = hn::Add(high_b, hn::ShiftRight<16>(b));
+      a = hn::And(a, low);
+      b = hn::And(b, low);
+      next.widen();
+    }
+  }
+  // The sum of the limbs in place, of one half of strip a or b.
+  template <bool kUpper>
+  HWY_INLINE hn::Vec<D64> total(bool strip_b) const {
+    auto sum = extend<kUpper>(strip_b ? b : a);
+    if constexpr (kWide > 0) sum = hn::Add(sum, hn::ShiftLeft<16>(extend<kUpper>(strip_b ? high_b : high_a)));
+    if constexpr (kLimbs > 1) sum = hn::Add(sum, hn::ShiftLeft<16>(next.template total<kUpper>(strip_b)));
+    return sum;
+  }
+  template <bool kUpper>
+  static HWY_INLINE hn::Vec<D64> extend(V32 v) {
+    if constexpr (kUpper) return hn::PromoteTo(D64(), hn::UpperHalf(hn::Half<D32>(), v));
+    else return hn::PromoteTo(D64(), hn::LowerHalf(hn::Half<D32>(), v));
+  }
+};
+template <>
+struct LimbSums<0, 0> {
+  HWY_INLINE void add(V16, V16, const std::uint32_t*) {}
+};
+
+// The sums of kVectors vectors.
+template <std::size_t kVectors, std::size_t kLimbs, std::size_t kWide>
+struct Sums {
+  LimbSums<kLimbs, kWide> own;
+  Sums<kVectors - 1, kLimbs, kWide> rest;
+
+  HWY_INLINE void add(V16 wa, V16 wb, const std::uint32_t* HWY_RESTRICT x) {
+    own.add(wa, wb, x);
+    rest.add(wa, wb, x + kLimbs);
+  }
+  HWY_INLINE void widen() {
+    own.widen();
+    rest.widen();
+  }
+  HWY_INLINE void store(Word* HWY_RESTRICT y) const {
+    const D64 d;
+    auto* to = reinterpret_cast<std::int64_t*>(y);
+    hn::StoreU(own.template total<false>(false), d, to);
+    hn::StoreU(own.template total<true>(false), d, to + kLanes / 2);
+    hn::StoreU(own.template total<false>(true), d, to + kLanes);
+    hn::StoreU(own.template total<true>(true), d, to + kLanes + kLanes / 2);
+    rest.store(y + k_block_rows);
+  }
+};
+template <std::size_t kLimbs, std::size_t kWide>
+struct Sums<0, kLimbs, kWide> {
+  HWY_INLINE void add(V16, V16, const std::uint32_t*) {}
+  HWY_INLINE void widen() {}
+  HWY_INLINE void store(Word*) const {}
+};
+
+// How far ahead of the multiplications weights are fetched: further than the processor's own prefetch, which stops at
+// the end of a page.
+constexpr std::size_t k_fetch_ahead = 4096;
+
+template <int kBits, std::size_t kVectors, std::size_t kLimbs, std::size_t kWide>
+void multiply_block(const IntBlock& block, const std::uint32_t* HWY_RESTRICT x, Word* HWY_RESTRICT y) {
+  constexpr std::size_t kPairWords = kVectors * kLimbs;
+  for (std::size_t strip = 0; strip < kStrips; strip += 2) {
+    const auto* group = reinterpret_cast<const std::int16_t*>(block.packed) + strip * kLanes * 2;
+    const std::uint32_t* limbs = x;
+    Sums<kVectors, kLimbs, kWide> sums{};
+    for (std::size_t g = 0; g < block.groups;) {
+      const std::size_t end = kWide == 0 ? block.groups : HWY_MIN(block.groups, g + widen_every(kBits));
+      for (; g < end; ++g) {
+        if (kVectors == 1) {
+          for (std::size_t byte = 0; byte < group_bytes(kBits); byte += 64) {
+            hwy::Prefetch(reinterpret_cast<const std::uint8_t*>(group) + k_fetch_ahead + byte);
+          }
+        }
+        const Tiles wa = unpack_tiles<kBits>(group), wb = unpack_tiles<kBits>(group + kLanes * 2);
+        sums.add(wa.w0, wb.w0, limbs);
+        sums.add(wa.w1, wb.w1, limbs + kPairWords);
+        sums.add(wa.w2, wb.w2, limbs + 2 * kPairWords);
+        sums.add(wa.w3, wb.w3, limbs + 3 * kPairWords);
+        group += group_bytes(kBits) / 2;
+        limbs += k_group_pairs * kPairWords;
+      }
+      sums.widen();
+    }
+    sums.store(y + strip * kLanes);
+  }
+}
+
+// Vectors at once: as many as leave registers for the weights.
+constexpr std::size_t most_vectors(std::size_t limbs) { return HWY_MAX(1, (HWY_TARGET <= HWY_AVX3 ? 12 : 4) / limbs); }
+
+std::size_t int_vectors(Ring ring, std::size_t n) {
+  const std::size_t most = most_vectors(limbs_of(ring));
+  return n >= most ? most : n >= 2 ? 2 : 1;
+}
+
+template <int kBits, std::size_t kLimbs>
+void block_of(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Word* y) {
+  constexpr std::size_t kWide = kLimbs <= 2 ? 0 : kLimbs - 2, kMost = most_vectors(kLimbs);
+  if (vectors == kMost) return multiply_block<kBits, kMost, kLimbs, kWide>(block, x, y);
+  if constexpr (kMost > 2) {
+    if (vectors == 2) return multiply_block<kBits, 2, kLimbs, kWide>(block, x, y);
+  }
+  if constexpr (kMost > 1) multiply_block<kBits, 1, kLimbs, kWide>(block, x, y);
+}
+
+template <int kBits>
+void block_in(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y) {
+  switch (limbs_of(ring)) {
+    case 1: return block_of<kBits, 1>(block, x, vectors, y);
+    case 2: return block_of<kBits, 2>(block, x, vectors, y);
+    case 3: return block_of<kBits, 3>(block, x, vectors, y);
+    default: return block_of<kBits, 4>(block, x, vectors, y);
+  }
+}
+
+void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y) {
+  return block.bits == 8 ? block_in<8>(block, x, vectors, ring, y) : block_in<12>(block, x, vectors, ring, y);
+}
+
+// The sums of one strip and four real vectors.
+struct FloatSums {
+  using D = hn::Repartition<float, D32>;
+  hn::Vec<D> a = hn::Zero(D()), b = hn::Zero(D()), c = hn::Zero(D()), e = hn::Zero(D());
+
+  HWY_INLINE void add(V16 weights, const float* HWY_RESTRICT x) {
+    const D d;
+    const auto both = hn::BitCast(D32(), weights);
+    const auto even = hn::ConvertTo(d, hn::ShiftRight<16>(hn::ShiftLeft<16>(both))), odd = hn::ConvertTo(d, hn::ShiftRight<16>(both));
+    a = hn::MulAdd(odd, hn::Set(d, x[1]), hn::MulAdd(even, hn::Set(d, x[0]), a));
+    b = hn::MulAdd(odd, hn::Set(d, x[3]), hn::MulAdd(even, hn::Set(d, x[2]), b));
+    c = hn::MulAdd(odd, hn::Set(d, x[5]), hn::MulAdd(even, hn::Set(d, x[4]), c));
+    e = hn::MulAdd(odd, hn::Set(d, x[7]), hn::MulAdd(even, hn::Set(d, x[6]), e));
+  }
+};
+
+template <int kBits>
+void float_block(const IntBlock& block, const float* HWY_RESTRICT x, float* HWY_RESTRICT y) {
+  for (std::size_t strip = 0; strip < kStrips; ++strip) {
+    const auto* group = reinterpret_cast<const std::int16_t*>(block.packed) + strip * kLanes * 2;
+    FloatSums sums{};
+    for (std::size_t g = 0; g < block.groups; ++g) {
+      const Tiles w = unpack_tiles<kBits>(group + g * group_bytes(kBits) / 2);
+      const float* at = x + g * k_group_cols * 4;
+      sums.add(w.w0, at);
+      sums.add(w.w1, at + 8);
+      sums.add(w.w2, at + 16);
+      sums.add(w.w3, at + 24);
+    }
+    const FloatSums::D d;
+    hn::StoreU(sums.a, d, y + strip * kLanes);
+    hn::StoreU(sums.b, d, y + k_block_rows + strip * kLanes);
+    hn::StoreU(sums.c, d, y + 2 * k_block_rows + strip * kLanes);
+    hn::StoreU(sums.e, d, y + 3 * k_block_rows + strip * kLanes);
+  }
+}
+
+void int_block_float(const IntBlock& block, const float* x, float* y) {
+  return block.bits == 8 ? float_block<8>(block, x, y) : float_block<12>(block, x, y);
+}
+
+#endif  // HWY_SCALAR
+
+const char* int_target() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace permllm::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace permllm::kernels {
+
+HWY_EXPORT(int_vectors);
+HWY_EXPORT(int_block);
+HWY_EXPORT(int_block_float);
+HWY_EXPORT(int_target);
+
+namespace {
+
+const bool k_capped = cap_simd();
+
+}  // namespace
+
+std::size_t int_vectors(Ring ring, std::size_t n) { return HWY_DYNAMIC_DISPATCH(int_vectors)(ring, n); }
+void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y) {
+  HWY_DYNAMIC_DISPATCH(int_block)(block, x, vectors, ring, y);
+}
+void int_block_float(const IntBlock& block, const float* x, float* y) {
+  HWY_DYNAMIC_DISPATCH(int_block_float)(block, x, y);
+}
+const char* int_target() { return HWY_DYNAMIC_DISPATCH(int_target)(); }
+
+namespace scalar {
+
+int weight(const IntBlock& block, std::size_t row, std::size_t col) {
+  const std::uint8_t* at = block.packed + col / k_group_cols * group_bytes(block.bits) + (row * 2 + col % 2) * 2;
+  const auto plane = [&](std::size_t p) {
+    std::uint16_t word;
+    std::memcpy(&word, at + p * k_plane_words * 2, sizeof word);
+    return static_cast<unsigned>(word);
+  };
+  const std::size_t tile = col % k_group_cols / 2;
+  const unsigned high = block.bits == 8  ? plane(tile / 2) << (tile % 2 * 8)
+                        : tile < 3 ? plane(tile)
+                                   : (plane(0) & 15) << 4 | (plane(1) & 15) << 8 | plane(2) << 12;
+  return static_cast<std::int16_t>(high) >> (16 - block.bits);
+}
+
+void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y) {
+  const std::size_t limbs = limbs_of(ring);
+  for (std::size_t r = 0; r < k_block_rows; ++r) {
+    for (std::size_t v = 0; v < vectors; ++v) y[v * k_block_rows + r] = 0;
+    for (std::size_t c = 0; c < block.groups * k_group_cols; ++c) {
+      const std::int64_t w = weight(block, r, c);
+      for (std::size_t i = 0; i < vectors * limbs; ++i) {
+        const auto limb = static_cast<std::int16_t>(x[c / 2 * vectors * limbs + i] >> (c % 2 * 16));
+        y[i / limbs * k_block_rows + r] += static_cast<Word>(w * limb) << (i % limbs * 16);
+      }
+    }
+  }
+}
+
+void int_block_float(const IntBlock& block, const float* x, float* y) {
+  for (std::size_t r = 0; r < k_block_rows; ++r) {
+    for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] = 0;
+    for (std::size_t c = 0; c < block.groups * k_group_cols; ++c) {
+      const auto w = static_cast<float>(weight(block, r, c));
+      for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] += w * x[c / 2 * 8 + v * 2 + c % 2];
+    }
+  }
+}
+
+}  // namespace scalar
+}  // namespace permllm::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,253 @@
+#include "ring/int_matrix.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "permllm/error.h"
+#include "ring/int_kernels.h"
+#include "ring/matrix.h"
+
+namespace permllm {
+namespace {
+
+using kernels::IntBlock;
+using kernels::k_block_rows;
+using kernels::k_group_cols;
+using kernels::k_group_pairs;
+using kernels::k_plane_words;
+
+std::int32_t limit_of(int bits) { return (1 << (bits - 1)) - 1; }
+
+std::size_t blocks_of(const IntMatrix& w) { return (w.rows() + k_block_rows - 1) / k_block_rows; }
+std::size_t groups_of(const IntMatrix& w) { return (w.cols() + k_group_cols - 1) / k_group_cols; }
+
+IntBlock block_of(const IntMatrix& w, std::size_t block) {
+  const std::size_t groups = groups_of(w);
+  return {w.packed().data() + block * groups * kernels::group_bytes(w.bits()), groups, w.bits()};
+}
+
+std::size_t vectors_in(std::size_t x_words, std::size_t cols, std::size_t y_words, std::size_t rows) {
+  PERMLLM_ASSERT(cols > 0 && x_words % cols == 0);
+  const std::size_t n = x_words / cols;
+  PERMLLM_ASSERT(y_words == n * rows);
+  return n;
+}
+
+// Two weights in one number, each times 2^shift and cut to 16 bits.
+std::uint32_t two(const std::int16_t* w, int shift) {
+  const auto half = [&](std::int16_t v) { return static_cast<std::uint32_t>(v) << shift & 0xffff; };
+  return half(w[0]) | half(w[1]) << 16;
+}
+
+// Eight weights of one row, into or out of the planes of a group: `at` is the row's place in the first plane.
+constexpr std::size_t k_plane_bytes = 2 * k_plane_words;
+
+void put_group(const std::int16_t* w, int bits, std::uint8_t* at) {
+  std::uint32_t planes[3] = {};
+  if (bits == 8) {
+    for (std::size_t p = 0; p < 2; ++p) planes[p] = two(w + 4 * p, 8) | (two(w + 4 * p + 2, 0) & 0x00ff00ff);
+  } else {
+    const std::uint32_t last = two(w + 6, 0);
+    for (std::size_t p = 0; p < 3; ++p) planes[p] = two(w + 2 * p, 4) | (last >> (4 * p) & 0x000f000f);
+  }
+  for (std::size_t p = 0; p < kernels::planes_of(bits); ++p) std::memcpy(at + p * k_plane_bytes, &planes[p], 4);
+}
+
+// Two weights out of numbers that hold them in the high bits.
+void take_two(std::uint32_t both, int shift, std::int16_t* w) {
+  w[0] = static_cast<std::int16_t>(static_cast<std::int16_t>(both) >> shift);
+  w[1] = static_cast<std::int16_t>(static_cast<std::int32_t>(both) >> (16 + shift));
+}
+
+void take_group(const std::uint8_t* at, int bits, std::int16_t* w) {
+  std::uint32_t planes[3] = {};
+  for (std::size_t p = 0; p < kernels::planes_of(bits); ++p) std::memcpy(&planes[p], at + p * k_plane_bytes, 4);
+  if (bits == 8) {
+    for (std::size_t p = 0; p < 2; ++p) {
+      take_two(planes[p], 8, w + 4 * p);
+      take_two((planes[p] & 0x00ff00ff) << 8, 8, w + 4 * p + 2);
+    }
+  } else {
+    constexpr std::uint32_t k_low = 0x000f000f;
+    for (std::size_t p = 0; p < 3; ++p) take_two(planes[p], 4, w + 2 * p);
+    take_two((planes[0] & k_low) << 4 | (planes[1] & k_low) << 8 | (planes[2] & k_low) << 12, 4, w + 6);
+  }
+}
+
+}  // namespace
+
+int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
+  if (!(largest_magnitude > 0)) return 0;
+  return static_cast<int>(std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude)));
+}
+
+void IntMatrix::Free::operator()(std::uint8_t* memory) const { std::free(memory); }
+
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits)
+    : rows_(rows), cols_(cols), frac_(frac), bits_(bits) {
+  // Sums of more columns would pass the kernels' 48 bits.
+  PERMLLM_ASSERT((bits == 8 || bits == 12) && cols <= (std::size_t{1} << 20));
+  packed_bytes_ = blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits);
+  // Large pages where the system has them: weights are read in order, and a page's end stops the processor's prefetch.
+  constexpr std::size_t k_large = std::size_t{2} << 20;
+  const std::size_t alignment = packed_bytes_ >= 4 * k_large ? k_large : 64;
+  const std::size_t size = std::max(packed_bytes_ + alignment - 1, alignment) / alignment * alignment;
+  packed_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(alignment, size)));
+  PERMLLM_ASSERT(packed_ != nullptr);
+  if (alignment == k_large) madvise(packed_.get(), size, MADV_HUGEPAGE);
+}
+
+template <class RowAt>
+void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
+  const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(bits_);
+  executor.parallel(blocks_of(*this), [&](std::size_t block) {
+    std::uint8_t* to = packed_.get() + block * groups * bytes;
+    std::memset(to, 0, groups * bytes);
+    std::vector<std::int16_t> row(groups * k_group_cols);
+    for (std::size_t r = 0; r < std::min(k_block_rows, rows_ - block * k_block_rows); ++r) {
+      row_at(block * k_block_rows + r, row.data());
+      for (std::size_t g = 0; g < groups; ++g) put_group(&row[g * k_group_cols], bits_, to + g * bytes + r * 4);
+    }
+  });
+}
+
+IntMatrix::IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, int bits)
+    : IntMatrix(weights.rows(), weights.cols(), frac, bits) {
+  const float scale = std::ldexp(1.0f, frac);
+  fill(executor, [&](std::size_t r, std::int16_t* out) {
+    const float* row = weights.values.data() + r * cols_;
+    std::int32_t most = 0;
+    for (std::size_t c = 0; c < cols_; ++c) {
+      // Adding 1.5 2^23 leaves the integer nearest to a small number in the low bits, in a loop that vectorises.
+      const std::int32_t integer = std::bit_cast<std::int32_t>(row[c] * scale + 12582912.0f) - std::bit_cast<std::int32_t>(12582912.0f);
+      out[c] = static_cast<std::int16_t>(integer);
+      most = std::max(most, integer < 0 ? -integer : integer);
+    }
+    PERMLLM_ASSERT(most <= limit_of(bits));
+  });
+}
+
+IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor, int bits) {
+  IntMatrix w(rows, cols, frac, bits);
+  // The sum of eight random bytes has mean 1020 and deviation 209.
+  const auto scale = static_cast<std::int64_t>(std::ldexp(0.02 / 209, frac + 24));
+  const std::int64_t limit = limit_of(bits);
+  w.fill(executor, [&](std::size_t r, std::int16_t* out) {
+    for (std::size_t c = 0; c < cols; ++c) {
+      // Splitmix64 at counter r cols + c.
+      std::uint64_t z = seed + (r * cols + c + 1) * 0x9e3779b97f4a7c15u;
+      z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+      z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+      z ^= z >> 31;
+      const std::uint64_t sums = (z & 0x00ff00ff00ff00ffu) + (z >> 8 & 0x00ff00ff00ff00ffu);
+      const auto bell = static_cast<std::int64_t>(sums * 0x0001000100010001u >> 48) - 1020;
+      out[c] = static_cast<std::int16_t>(std::clamp((bell * scale + (1 << 23)) >> 24, -limit, limit));
+    }
+  });
+  return w;
+}
+
+int IntMatrix::at(std::size_t row, std::size_t col) const {
+  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col);
+}
+
+void IntMatrix::row(std::size_t r, std::span<std::int16_t> out) const {
+  PERMLLM_ASSERT(r < rows_ && out.size() == cols_);
+  const std::uint8_t* at = block_of(*this, r / k_block_rows).packed + r % k_block_rows * 4;
+  std::size_t c = 0;
+  for (; c + k_group_cols <= cols_; c += k_group_cols, at += kernels::group_bytes(bits_)) take_group(at, bits_, &out[c]);
+  if (c < cols_) {
+    std::int16_t last[k_group_cols];
+    take_group(at, bits_, last);
+    std::copy_n(last, cols_ - c, &out[c]);
+  }
+}
+
+namespace {
+
+// Vectors [first, first + vectors) of x in the kernel's order: [pair][vector][limb], padded with 0 to whole groups.
+void to_limbs(std::span<const Word> x, std::size_t cols, std::size_t vectors, std::size_t limbs, std::uint32_t* out) {
+  // x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
+  constexpr Word k_bias = 0x8000800080008000u;
+  for (std::size_t v = 0; v < vectors; ++v) {
+    const Word* from = x.data() + v * cols;
+    std::uint32_t* to = out + v * limbs;
+    for (std::size_t c = 0; c < cols; c += 2, to += vectors * limbs) {
+      const Word left = (from[c] + k_bias) ^ k_bias, right = c + 1 < cols ? (from[c + 1] + k_bias) ^ k_bias : 0;
+      for (std::size_t l = 0; l < limbs; ++l) {
+        to[l] = static_cast<std::uint32_t>((left >> (16 * l) & 0xffff) | (right >> (16 * l) & 0xffff) << 16);
+      }
+    }
+  }
+}
+
+// Vectors that one call of the kernel takes together.
+struct Batch {
+  std::size_t first, count;
+};
+
+std::vector<Batch> batches_of(Ring ring, std::size_t n) {
+  std::vector<Batch> batches;
+  for (std::size_t first = 0; first < n; first += batches.back().count) {
+    batches.push_back({first, kernels::int_vectors(ring, n - first)});
+  }
+  return batches;
+}
+
+}  // namespace
+
+void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor) {
+  const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows()), limbs = kernels::limbs_of(ring);
+  const std::vector<Batch> batches = batches_of(ring, n);
+  const std::size_t stride = groups_of(w) * k_group_pairs * limbs;  // of one vector
+  std::vector<std::uint32_t> cut(n * stride);
+  executor.parallel(batches.size(), [&](std::size_t i) {
+    const Batch& b = batches[i];
+    to_limbs(x.subspan(b.first * w.cols(), b.count * w.cols()), w.cols(), b.count, limbs, cut.data() + b.first * stride);
+  });
+  // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
+  const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * executor.threads()));
+  executor.parallel((blocks + step - 1) / step, [&](std::size_t task) {
+    std::vector<Word> out(k_block_rows * (batches.empty() ? 0 : batches.front().count));
+    for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
+      const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+      for (const Batch& b : batches) {
+        kernels::int_block(block_of(w, block), cut.data() + b.first * stride, b.count, ring, out.data());
+        for (std::size_t i = 0; i < b.count; ++i) {
+          Word* to = &y[(b.first + i) * w.rows() + first];
+          for (std::size_t r = 0; r < rows; ++r) to[r] = out[i * k_block_rows + r] & ring.mask();
+        }
+      }
+    }
+  });
+}
+
+void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor) {
+  const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows()), fours = (n + 3) / 4;
+  const std::size_t stride = groups_of(w) * k_group_cols * 4;
+  std::vector<float> grouped(fours * stride);  // [four][pair][4][2]
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t c = 0; c < w.cols(); ++c) {
+      grouped[i / 4 * stride + c / 2 * 8 + i % 4 * 2 + c % 2] = x[i * w.cols() + c];
+    }
+  }
+  const float unit = std::ldexp(1.0f, -w.frac());
+  executor.parallel(blocks_of(w), [&](std::size_t block) {
+    const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+    for (std::size_t i = 0; i < n; i += 4) {
+      float out[4 * k_block_rows];
+      kernels::int_block_float(block_of(w, block), grouped.data() + i / 4 * stride, out);
+      for (std::size_t k = 0; k < std::min<std::size_t>(4, n - i); ++k) {
+        for (std::size_t r = 0; r < rows; ++r) y[(i + k) * w.rows() + first + r] = out[k * k_block_rows + r] * unit;
+      }
+    }
+  });
+}
+
+}  // namespace permllm

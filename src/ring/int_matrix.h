@@ -1,0 +1,62 @@
+// The provider's weights and its online product.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "ring/executor.h"
+#include "ring/ring.h"
+
+namespace permllm {
+
+struct FloatMatrix;
+
+constexpr int k_weight_bits = 12;  // |integer| < 2^(k_weight_bits - 1)
+
+// W ~ integer 2^-frac, |integer| < 2^(bits - 1), bits 12 or 8. Made once, at load time, in the kernels' packed order
+// (ring/int_kernels.h).
+class IntMatrix {
+ public:
+  IntMatrix() = default;
+  // Largest frac such that every |w| 2^frac <= 2^(bits - 1) - 1.
+  static int fraction_bits(float largest_magnitude, int bits = k_weight_bits);
+  // Rounds each weight times 2^frac, which must be at most 2^(bits - 1) - 1 in magnitude.
+  IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, int bits = k_weight_bits);
+  // Bell-shaped weights with a deviation near 0.02, clamped to the range: for measurements without a model.
+  static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
+                          int bits = k_weight_bits);
+
+  std::size_t rows() const { return rows_; }
+  std::size_t cols() const { return cols_; }
+  int frac() const { return frac_; }
+  int bits() const { return bits_; }
+  int at(std::size_t row, std::size_t col) const;
+  // Row r as plain integers, in order.
+  void row(std::size_t r, std::span<std::int16_t> out) const;
+  // All blocks of rows, one after the other, for the kernels.
+  std::span<const std::uint8_t> packed() const { return {packed_.get(), packed_bytes_}; }
+
+ private:
+  struct Free {
+    void operator()(std::uint8_t* memory) const;
+  };
+  IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits);
+  // row_at(r, out): the integers of row r.
+  template <class RowAt>
+  void fill(Executor& executor, const RowAt& row_at);
+
+  std::size_t rows_ = 0, cols_ = 0;
+  int frac_ = 0, bits_ = k_weight_bits;
+  std::size_t packed_bytes_ = 0;
+  std::unique_ptr<std::uint8_t[], Free> packed_;
+};
+
+// y = W x in the ring (x and y: 64-bit words of which the ring's low bits count; words of x need not be reduced, y is
+// reduced). The provider's online product: one vector is bound by memory, many by arithmetic.
+void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor);
+// y = W x in real numbers, W the integers times 2^-frac: the reference engine on the provider's weights.
+void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor);
+
+}  // namespace permllm

@@ -1,0 +1,190 @@
+#include "ring/int_matrix.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "ring/int_kernels.h"
+#include "ring/matrix.h"
+
+namespace permllm {
+namespace {
+
+int limit_of(int bits) { return (1 << (bits - 1)) - 1; }
+
+FloatMatrix random_integers(std::size_t rows, std::size_t cols, int bits, std::uint64_t seed) {
+  FloatMatrix real{rows, cols, std::vector<float>(rows * cols)};
+  std::mt19937_64 random(seed);
+  const auto count = static_cast<std::uint64_t>(2 * limit_of(bits) + 1);
+  for (float& v : real.values) v = static_cast<float>(static_cast<int>(random() % count) - limit_of(bits));
+  return real;
+}
+
+Words random_words(std::size_t n, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Words words(n);
+  for (Word& word : words) word = random();
+  return words;
+}
+
+// The product by the definition, of real weights that are integers.
+Words expected(const FloatMatrix& w, Ring ring, const Words& x) {
+  const std::size_t n = x.size() / w.cols();
+  Words y(n * w.rows());
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t r = 0; r < w.rows(); ++r) {
+      Word sum = 0;
+      for (std::size_t c = 0; c < w.cols(); ++c) {
+        sum += static_cast<Word>(static_cast<std::int64_t>(w.values[r * w.cols() + c])) * x[i * w.cols() + c];
+      }
+      y[i * w.rows() + r] = sum & ring.mask();
+    }
+  }
+  return y;
+}
+
+TEST(IntMatrix, keeps_every_weight_of_every_shape) {
+  Executor executor(2);
+  std::uint64_t seed = 0;
+  for (const int bits : {8, 12}) {
+    for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {31, 7}, {33, 8}, {64, 9}, {65, 130}}) {
+      const FloatMatrix real = random_integers(rows, cols, bits, ++seed);
+      const IntMatrix w(real, 0, executor, bits);
+      for (std::size_t r = 0; r < rows; ++r) {
+        std::vector<std::int16_t> row(cols);
+        w.row(r, row);
+        for (std::size_t c = 0; c < cols; ++c) {
+          ASSERT_EQ(w.at(r, c), static_cast<int>(real.values[r * cols + c])) << bits << " bits at " << r << ", " << c;
+          ASSERT_EQ(row[c], w.at(r, c));
+        }
+      }
+    }
+  }
+}
+
+TEST(IntMatrix, fraction_bits_fill_the_weight_bits_and_no_more) {
+  for (const int bits : {8, 12}) {
+    const auto limit = static_cast<float>(limit_of(bits));
+    for (const float largest : {1e-3f, 0.1f, 0.9999f, 1.0f, 3.7f, limit}) {
+      const int frac = IntMatrix::fraction_bits(largest, bits);
+      EXPECT_LE(std::nearbyint(std::ldexp(largest, frac)), limit);
+      EXPECT_GT(std::ldexp(largest, frac + 1), limit);
+    }
+  }
+}
+
+TEST(IntMatrix, random_weights_have_the_deviation_and_the_range_that_they_promise) {
+  Executor executor(2);
+  for (const auto& [frac, bits] : {std::pair{10, 12}, {16, 12}, {11, 8}}) {
+    const IntMatrix w = IntMatrix::random(100, 300, frac, 5, executor, bits);
+    double sum = 0, squares = 0;
+    std::vector<std::int16_t> row(300);
+    for (std::size_t r = 0; r < 100; ++r) {
+      w.row(r, row);
+      for (const std::int16_t v : row) {
+        ASSERT_LE(std::abs(v), limit_of(bits));
+        sum += v;
+        squares += double{static_cast<double>(v)} * v;
+      }
+    }
+    const double deviation = std::ldexp(0.02, frac);
+    EXPECT_LT(std::abs(sum / 30000), 0.03 * deviation + 0.05);
+    // Clamping at about 1.6 deviations takes a little away.
+    if (frac < 16) {
+      EXPECT_NEAR(std::sqrt(squares / 30000) / deviation, 1, 0.03);
+    }
+  }
+}
+
+TEST(IntProduct, agrees_with_the_definition_for_every_ring_and_odd_shapes) {
+  Executor executor(2);
+  std::uint64_t seed = 1;
+  for (const int weight_bits : {8, 12}) {
+    for (const int bits : {1, 16, 17, 32, 42, 43, 48, 56, 64}) {
+      for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {15, 3}, {33, 64}, {64, 577}, {97, 1536}}) {
+        for (const std::size_t n : {1, 2, 5, 23}) {
+          const FloatMatrix real = random_integers(rows, cols, weight_bits, ++seed);
+          const IntMatrix w(real, 0, executor, weight_bits);
+          const Words x = random_words(n * cols, ++seed);
+          Words y(n * rows);
+          product(w, Ring{bits}, x, y, executor);
+          ASSERT_EQ(y, expected(real, Ring{bits}, x)) << bits << " bits, " << rows << " x " << cols << ", " << n;
+        }
+      }
+    }
+  }
+}
+
+// Every limb at an end of its range, or as near as carries allow: the first gives limbs of -2^15, the second of 2^15 - 1.
+TEST(IntProduct, does_not_overflow_at_the_largest_weights_and_limbs) {
+  Executor executor(2);
+  constexpr std::size_t k_rows = 32, k_cols = 16384, k_vectors = 13;
+  for (const int weight_bits : {8, 12}) {
+    for (const bool mixed : {false, true}) {
+      const auto largest = static_cast<float>(limit_of(weight_bits));
+      FloatMatrix extreme{k_rows, k_cols, std::vector<float>(k_rows * k_cols, -largest)};
+      for (std::size_t r = 1; mixed && r < k_rows; r += 2) std::fill_n(&extreme.values[r * k_cols], k_cols, largest);
+      const IntMatrix w(extreme, 0, executor, weight_bits);
+      for (const Word word : {Word{0x7fff7fff7fff8000u}, Word{0x7fff7fff7fff7fffu}}) {
+        for (const int bits : {16, 32, 48, 64}) {
+          const Words x(k_vectors * k_cols, word);
+          Words y(k_vectors * k_rows);
+          product(w, Ring{bits}, x, y, executor);
+          const Words want = expected(extreme, Ring{bits}, Words(k_cols, word));
+          for (std::size_t i = 0; i < y.size(); ++i) ASSERT_EQ(y[i], want[i % k_rows]) << bits << " bits, " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(FloatProduct, of_integer_weights_agrees_with_doubles) {
+  Executor executor(2);
+  for (const int bits : {8, 12}) {
+    for (const std::size_t n : {1, 3, 4, 9}) {
+      const std::size_t rows = 37, cols = 301;
+      FloatMatrix real = random_integers(rows, cols, bits, 3);
+      for (float& v : real.values) v /= 256;
+      const IntMatrix w(real, 8, executor, bits);
+      std::mt19937 random(7);
+      std::normal_distribution<float> normal;
+      std::vector<float> x(n * cols), y(n * rows);
+      for (float& v : x) v = normal(random);
+      product(w, x, y, executor);
+      for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t r = 0; r < rows; ++r) {
+          double want = 0;
+          for (std::size_t c = 0; c < cols; ++c) want += w.at(r, c) / 256.0 * static_cast<double>(x[i * cols + c]);
+          ASSERT_NEAR(y[i * rows + r], want, 1e-3);
+        }
+      }
+    }
+  }
+}
+
+TEST(IntKernels, equal_their_scalar_twins) {
+  std::mt19937_64 random(3);
+  constexpr std::size_t k_groups = 19;
+  alignas(64) std::uint8_t packed[k_groups * kernels::group_bytes(12)];
+  for (auto& v : packed) v = static_cast<std::uint8_t>(random());
+  for (const int weight_bits : {8, 12}) {
+    const kernels::IntBlock block{packed, k_groups, weight_bits};
+    for (const int bits : {16, 32, 48, 64}) {
+      for (std::size_t n = 1; n <= 12; ++n) {
+        const std::size_t vectors = kernels::int_vectors(Ring{bits}, n);
+        ASSERT_LE(vectors, n);
+        std::vector<std::uint32_t> x(k_groups * 4 * vectors * 4);
+        // Small limbs: random bytes hold -2^(bits - 1) too, which is no weight and beyond the kernels' bounds.
+        for (auto& v : x) v = static_cast<std::uint32_t>(random()) & 0x3fff3fff;
+        Words y(vectors * 32), z(vectors * 32);
+        kernels::int_block(block, x.data(), vectors, Ring{bits}, y.data());
+        kernels::scalar::int_block(block, x.data(), vectors, Ring{bits}, z.data());
+        for (std::size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i] & Ring{bits}.mask(), z[i] & Ring{bits}.mask()) << bits;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace permllm
