@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "model/chat_format.h"
 #include "model/gguf.h"
+#include "model/synthetic.h"
 #include "offline/calibrate.h"
 #include "offline/calibration_text.h"
 
@@ -27,31 +30,68 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
 
 std::vector<std::string> arguments_of(const ServeOptions& options) {
   std::vector<std::string> arguments{"--context", fmt::format("{}", options.context), "--profile", name_of(options.profile)};
+  if (options.synthetic) arguments.insert(arguments.end(), {"--synthetic", "--distinct-layers", fmt::format("{}", options.distinct_layers)});
   if (options.fused) arguments.insert(arguments.end(), {"--fused", *options.fused ? "on" : "off"});
   return arguments;
 }
 
-OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor) {
-  const std::size_t context = options.context;
-  const Gguf file = Gguf::open(path);
-  const Config config = read_config(file);
-  if (context < 1 || context > config.context) {
-    throw Error(Code::usage, "--context", fmt::format("{}, the model takes 1 to {}", context, config.context));
+namespace {
+
+// Largest magnitudes of SmolLM2-135M, attention sinks included: random weights alone would need narrower rings than a real
+// model does. Scores grow with the root of the heads' size.
+Ranges synthetic_ranges(const Config& c) {
+  const auto by_layer = [&](double range) { return std::vector<double>(c.layers, range); };
+  return {.residual = 22778, .qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64), .activation = 2843,
+          .logit = 25, .row_squares = 576.0 * 1046 * 1046, .logit_raw = 4096, .gate_up = by_layer(75.5), .gate_up_raw = by_layer(20000),
+          .qkv_raw = by_layer(4096)};
+}
+
+void set_plan(OfferedModel& model, const Ranges& ranges, const ServeOptions& options) {
+  model.plan = options.fused ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused)
+                             : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile);
+  model.mask_seed = random_seed();
+}
+
+void set_id(OfferedModel& model, const std::string& hash) {
+  const Seed salt = random_seed();
+  Bytes committed(salt.bytes().begin(), salt.bytes().end());
+  committed.insert(committed.end(), hash.begin(), hash.end());
+  model.model_id = hash_hex(domain::model_commitment, committed);
+}
+
+void check_context(const ServeOptions& options, const Config& config) {
+  if (options.context < 1 || options.context > config.context) {
+    throw Error(Code::usage, "--context", fmt::format("{}, the model takes 1 to {}", options.context, config.context));
   }
+}
+
+OfferedModel offer_synthetic(const std::string& name, const ServeOptions& options, Executor& executor) {
+  Config config = synthetic_config(name);
+  check_context(options, config);
+  if (options.distinct_layers > config.layers) {
+    throw Error(Code::usage, "--distinct-layers", fmt::format("{}, {} has {} layers", options.distinct_layers, name, config.layers));
+  }
+  config.distinct_layers = options.distinct_layers;
+  OfferedModel model;
+  model.weights = synthetic_weights(config, executor);
+  set_plan(model, synthetic_ranges(config), options);
+  set_id(model, name);
+  return model;
+}
+
+}  // namespace
+
+OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor) {
+  if (options.synthetic) return offer_synthetic(path, options, executor);
+  const Gguf file = Gguf::open(path);
+  check_context(options, read_config(file));
   OfferedModel model;
   model.vocabulary = Vocabulary::read(file);
   ChatFormat::from_template(model.vocabulary.chat_template);  // refused before the long work
   const Tokenizer tokenizer(model.vocabulary);
   model.weights = load_int_weights(file, executor);
-  const Ranges ranges = calibrate(model.weights, tokenizer.encode(k_calibration_text, false), executor);
-  model.plan = options.fused ? Plan::make(model.weights, ranges, context, options.profile, *options.fused)
-                             : Plan::make_fused_if_possible(model.weights, ranges, context, options.profile);
-  model.mask_seed = random_seed();
-  const Seed salt = random_seed();
-  Bytes committed(salt.bytes().begin(), salt.bytes().end());
-  const std::string hash = file.sha256();
-  committed.insert(committed.end(), hash.begin(), hash.end());
-  model.model_id = hash_hex(domain::model_commitment, committed);
+  set_plan(model, calibrate(model.weights, tokenizer.encode(k_calibration_text, false), executor), options);
+  set_id(model, file.sha256());
   return model;
 }
 

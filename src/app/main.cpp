@@ -1,9 +1,11 @@
+#include <malloc.h>
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "app/bench.h"
 #include "app/demo.h"
 #include "app/generate.h"
 #include "app/inspect.h"
@@ -15,12 +17,16 @@ int main(int argc, char** argv) {
   // Core files would hold prompts, seeds or weights.
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
+  // Messages of a pass are large and short-lived: their memory is kept rather than given back and faulted in again.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
 
   CLI::App app{"permllm: answers from a language model whose owner never sees the prompt, and whose weights never leave "
                "the owner"};
   app.set_version_flag("--version", std::string("permllm ") + PERMLLM_VERSION);
   app.require_subcommand(1);
   permllm::add_demo(app);
+  permllm::add_bench(app);
   permllm::add_generate(app);
   permllm::add_inspect(app);
   permllm::add_provider(app);
