@@ -44,31 +44,37 @@ void subtract(std::span<Word> to, std::span<const Word> a) {
   scalar::subtract(to.subspan(j), a.subspan(j));
 }
 
-HWY_INLINE V gather(const Word* from, const std::uint32_t* order) {
-  const hn::Rebind<std::uint32_t, D> d32;
-  return hn::GatherIndex(D(), from, hn::BitCast(DSigned(), hn::PromoteTo(D(), hn::LoadU(d32, order))));
+// v times 1 or -1: (v ^ -1) + 1 where the sign is negative, (v ^ 0) + 0 elsewhere.
+HWY_INLINE V with_sign(V v, V sign) {
+  const V negative = hn::BitCast(D(), hn::BroadcastSignBit(hn::BitCast(DSigned(), sign)));
+  return hn::Sub(hn::Xor(v, negative), negative);
 }
 
-// Negation where the sign is -1: (v ^ -1) + 1, and (v ^ 0) + 0 elsewhere.
+// Plain loads put a block in order before vectors take it on: gather instructions are no faster on one maker's
+// processors, and slow on another's.
 template <bool kSigned>
-void permute_cut_lanes(std::span<const Word> y, std::span<const Word> s0, std::span<const std::uint32_t> order,
-                       const Word* sign, Word level, int drop, std::span<Word> out) {
+void permute_cut_blocks(std::span<const Word> y, std::span<const Word> s0, std::span<const std::uint32_t> order,
+                        const Word* sign, Word level, int drop, std::span<Word> out) {
+  constexpr std::size_t kBlock = 64;
+  HWY_ALIGN Word ordered[kBlock];
   const V levels = hn::Set(D(), level);
   std::size_t j = 0;
-  for (; j + hn::Lanes(D()) <= out.size(); j += hn::Lanes(D())) {
-    V v = gather(y.data(), &order[j]);
-    if constexpr (kSigned) {
-      const V negative = hn::BitCast(D(), hn::BroadcastSignBit(hn::BitCast(DSigned(), gather(sign, &order[j]))));
-      v = hn::Sub(hn::Xor(v, negative), negative);
+  for (; j + kBlock <= out.size(); j += kBlock) {
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      const std::size_t column = order[j + i];
+      ordered[i] = kSigned ? y[column] * sign[column] : y[column];
     }
-    hn::StoreU(cut_lanes(hn::Add(hn::Add(v, levels), load(&s0[j])), drop), D(), &out[j]);
+    for (std::size_t i = 0; i < kBlock; i += hn::Lanes(D())) {
+      const V sum = hn::Add(hn::Add(hn::Load(D(), ordered + i), levels), load(&s0[j + i]));
+      hn::StoreU(cut_lanes(sum, drop), D(), &out[j + i]);
+    }
   }
   scalar::permute_cut(y, s0.subspan(j), order.subspan(j), sign, level, drop, out.subspan(j));
 }
 
 void permute_cut(std::span<const Word> y, std::span<const Word> s0, std::span<const std::uint32_t> order,
                  const Word* sign, Word level, int drop, std::span<Word> out) {
-  (sign != nullptr ? permute_cut_lanes<true> : permute_cut_lanes<false>)(y, s0, order, sign, level, drop, out);
+  (sign != nullptr ? permute_cut_blocks<true> : permute_cut_blocks<false>)(y, s0, order, sign, level, drop, out);
 }
 
 void open(std::span<const Word> a, std::span<const Word> s1, int drop, Ring sent, std::span<std::int64_t> shown) {
@@ -82,7 +88,17 @@ void open(std::span<const Word> a, std::span<const Word> s1, int drop, Ring sent
   scalar::open(a.subspan(j), s1.subspan(j), drop, sent, shown.subspan(j));
 }
 
-using scalar::unpermute_add;
+// b is scattered first: one access out of order a word, and what remains is in order.
+void unpermute_add(std::span<const Word> b, std::span<const std::uint32_t> order, const Word* sign,
+                   std::span<const Word> w, std::span<Word> y) {
+  for (std::size_t j = 0; j < b.size(); ++j) y[order[j]] = b[j];
+  if (sign == nullptr) return add(y, w);
+  std::size_t k = 0;
+  for (; k + hn::Lanes(D()) <= y.size(); k += hn::Lanes(D())) {
+    hn::StoreU(hn::Add(with_sign(load(&y[k]), load(sign + k)), load(&w[k])), D(), &y[k]);
+  }
+  for (; k < y.size(); ++k) y[k] = y[k] * sign[k] + w[k];
+}
 
 // Sums of products of words, lane by lane. They are plain members of plain variables: GCC 12 keeps those in registers,
 // and an array of vectors on the stack.

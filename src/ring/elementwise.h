@@ -24,7 +24,7 @@ void permute_cut(std::span<const Word> y, std::span<const Word> s0, std::span<co
 // shown[j] = centre(a[j] + cut(s1[j], drop), sent).
 void open(std::span<const Word> a, std::span<const Word> s1, int drop, Ring sent, std::span<std::int64_t> shown);
 
-// y[order[j]] = b[j] sign[order[j]] + w[order[j]]. sign as above. y may be w.
+// y[order[j]] = b[j] sign[order[j]] + w[order[j]]. sign as above. y is none of the others.
 void unpermute_add(std::span<const Word> b, std::span<const std::uint32_t> order, const Word* sign,
                    std::span<const Word> w, std::span<Word> y);
 

@@ -111,14 +111,14 @@ TEST(Elementwise, unpermute_add_agrees_with_the_definition) {
     const Words b = random_words(n, random), w = random_words(n, random), signs = random_signs(n, random);
     const auto order = random_order(n, random);
     for (const Word* sign : {static_cast<const Word*>(nullptr), signs.data()}) {
-      Words y(n), in_place = w;
+      Words y(n), twin(n);
       unpermute_add(b, order, sign, w, y);
-      unpermute_add(b, order, sign, in_place, in_place);
+      scalar::unpermute_add(b, order, sign, w, twin);
       for (std::size_t j = 0; j < n; ++j) {
         const Word g = sign == nullptr ? Word{1} : sign[order[j]];
         ASSERT_EQ(y[order[j]], b[j] * g + w[order[j]]);
       }
-      ASSERT_EQ(y, in_place);
+      ASSERT_EQ(y, twin);
     }
   }
 }
