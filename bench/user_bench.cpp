@@ -2,6 +2,7 @@
 // does little more than move words, a plain copy of as many bytes alternates with it; `over_copy` is the ratio of times.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <numeric>
@@ -9,7 +10,6 @@
 
 #include "ring/clear.h"
 #include "ring/elementwise.h"
-#include "ring/kernels.h"
 #include "ring/matrix.h"
 
 namespace permllm {
@@ -86,7 +86,8 @@ void permute_cut_words(benchmark::State& state) {
   const Words y = words(n), s0 = words(n), sign(n, 1);
   const auto order = shuffled(n);
   Words out(n);
-  beside_copy(state, n * (kSigned ? 36 : 28), [&] { permute_cut(y, s0, order, kSigned ? sign.data() : nullptr, 7, 4, out); });
+  const Word* signs = kSigned ? sign.data() : nullptr;
+  beside_copy(state, n * (kSigned ? 36 : 28), [&] { permute_cut(y, s0, order, signs, 7, 4, out); });
 }
 BENCHMARK(permute_cut_words<false>)->Apply(sizes);
 BENCHMARK(permute_cut_words<true>)->Apply(sizes);

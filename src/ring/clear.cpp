@@ -46,15 +46,19 @@ struct All {
   }
   HWY_INLINE V or_else(V v, V) const { return v; }
 };
-struct First {
+struct First {  // by way of a whole vector: masked loads and stores of older targets touch absent lanes
   std::size_t count;
   template <class Tag, class T>
   HWY_INLINE hn::Vec<Tag> load(Tag tag, const T* from) const {
-    return hn::MaskedLoad(hn::FirstN(tag, count), tag, from);
+    HWY_ALIGN T lanes[hn::MaxLanes(Tag())] = {};
+    std::copy_n(from, count, lanes);
+    return hn::Load(tag, lanes);
   }
   template <class Tag, class T>
   HWY_INLINE void store(Tag tag, hn::Vec<Tag> v, T* to) const {
-    hn::BlendedStore(v, hn::FirstN(tag, count), tag, to);
+    HWY_ALIGN T lanes[hn::MaxLanes(Tag())];
+    hn::Store(v, tag, lanes);
+    std::copy_n(lanes, count, to);
   }
   HWY_INLINE V or_else(V v, V absent) const { return hn::IfThenElse(hn::FirstN(D(), count), v, absent); }
 };

@@ -1,7 +1,5 @@
 #include "ring/elementwise.h"
 
-#include <type_traits>
-
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ring/elementwise.cpp"
 #include <hwy/foreach_target.h>
@@ -34,13 +32,17 @@ HWY_INLINE V cut_lanes(V v, int drop) {
 
 void add(std::span<Word> to, std::span<const Word> a) {
   std::size_t j = 0;
-  for (; j + hn::Lanes(D()) <= to.size(); j += hn::Lanes(D())) hn::StoreU(hn::Add(load(&to[j]), load(&a[j])), D(), &to[j]);
+  for (; j + hn::Lanes(D()) <= to.size(); j += hn::Lanes(D())) {
+    hn::StoreU(hn::Add(load(&to[j]), load(&a[j])), D(), &to[j]);
+  }
   scalar::add(to.subspan(j), a.subspan(j));
 }
 
 void subtract(std::span<Word> to, std::span<const Word> a) {
   std::size_t j = 0;
-  for (; j + hn::Lanes(D()) <= to.size(); j += hn::Lanes(D())) hn::StoreU(hn::Sub(load(&to[j]), load(&a[j])), D(), &to[j]);
+  for (; j + hn::Lanes(D()) <= to.size(); j += hn::Lanes(D())) {
+    hn::StoreU(hn::Sub(load(&to[j]), load(&a[j])), D(), &to[j]);
+  }
   scalar::subtract(to.subspan(j), a.subspan(j));
 }
 
@@ -128,6 +130,15 @@ struct Sum {
 };
 #endif
 
+// Not SumOfLanes: GCC's own reduction of 512 bits adds signed integers, which overflow.
+HWY_INLINE Word sum_of_lanes(V v) {
+  HWY_ALIGN Word lanes[hn::MaxLanes(D())];
+  hn::Store(v, D(), lanes);
+  Word sum = 0;
+  for (const Word lane : lanes) sum += lane;
+  return sum;
+}
+
 Word dot(const Word* a, const Word* b, std::size_t n) {
   const std::size_t lanes = hn::Lanes(D());
   Sum s0, s1;
@@ -137,7 +148,7 @@ Word dot(const Word* a, const Word* b, std::size_t n) {
     s1.add(load(a + i + lanes), load(b + i + lanes));
   }
   const V sum = hn::Add(s0.total(), s1.total());
-  return hn::GetLane(hn::SumOfLanes(D(), sum)) + scalar::dot(a + i, b + i, n - i);
+  return sum_of_lanes(sum) + scalar::dot(a + i, b + i, n - i);
 }
 
 // Four rows at a time: each vector of q serves four keys.
@@ -155,10 +166,10 @@ void dots(const Word* q, const Word* keys, std::size_t stride, std::size_t n_key
       s2.add(part, load(k2 + i));
       s3.add(part, load(k3 + i));
     }
-    out[j] += hn::GetLane(hn::SumOfLanes(D(), s0.total())) + scalar::dot(q + i, k0 + i, dim - i);
-    out[j + 1] += hn::GetLane(hn::SumOfLanes(D(), s1.total())) + scalar::dot(q + i, k1 + i, dim - i);
-    out[j + 2] += hn::GetLane(hn::SumOfLanes(D(), s2.total())) + scalar::dot(q + i, k2 + i, dim - i);
-    out[j + 3] += hn::GetLane(hn::SumOfLanes(D(), s3.total())) + scalar::dot(q + i, k3 + i, dim - i);
+    out[j] += sum_of_lanes(s0.total()) + scalar::dot(q + i, k0 + i, dim - i);
+    out[j + 1] += sum_of_lanes(s1.total()) + scalar::dot(q + i, k1 + i, dim - i);
+    out[j + 2] += sum_of_lanes(s2.total()) + scalar::dot(q + i, k2 + i, dim - i);
+    out[j + 3] += sum_of_lanes(s3.total()) + scalar::dot(q + i, k3 + i, dim - i);
   }
   for (; j < n_keys; ++j) out[j] += dot(q, keys + j * stride, dim);
 }
