@@ -1,5 +1,5 @@
 // What a party computes beside products of matrices: loops over words, and the user's functions in clear. Where a loop
-// does little more than move words, a plain copy of as many bytes alternates with it; `over_copy` is the ratio of times.
+// does little more than move words, a copy of as many bytes alternates with it; `over_copy` is the ratio of times.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -128,7 +128,7 @@ void unpack_words(benchmark::State& state) {
 }
 BENCHMARK(unpack_words)->ArgsProduct({{4096, 16384, 130528}, {2, 3, 4, 5, 6, 7, 8}})->UseManualTime();
 
-// --- Attention: arguments are keys and the size of a head; keys lie three heads apart -----------------------------------
+// --- Attention: arguments are keys and the size of a head; keys lie three heads apart ----------------------------
 
 void dots_of_keys(benchmark::State& state) {
   const std::size_t n = size(state), dim = static_cast<std::size_t>(state.range(1));
@@ -169,7 +169,7 @@ void mix_of_values(benchmark::State& state) {
 BENCHMARK(mix_of_values<mix_rows>)->ArgsProduct({{64, 512, 2048}, {64, 128}});
 BENCHMARK(mix_of_values<scalar::mix_rows>)->ArgsProduct({{64, 512, 2048}, {64, 128}});
 
-// --- Clear functions ------------------------------------------------------------------------------------------------------
+// --- Clear functions ---------------------------------------------------------------------------------------------
 
 constexpr Format k_out{Ring{32}, 12};
 

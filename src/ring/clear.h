@@ -1,8 +1,8 @@
 // The user's functions of what it opened, in clear: integers in units of 2^-k (`unit`), answers as words of a ring.
 //
 // Dispatched at run time (Highway); each has a scalar twin that tests compare with. What is opened is private: the same
-// steps are taken whatever the values are, and nothing is allocated. Integers count up to 2^52 in magnitude. Answers are
-// rounded and clamped as `encode` does, so that not-a-number never escapes. Spans of one call have equal lengths.
+// steps are taken whatever the values are, and nothing is allocated. Integers are exact up to 2^52 in magnitude. Answers
+// are rounded and clamped as `encode` does, so that not-a-number never escapes. Spans of one call have equal lengths.
 //
 //   silu(x) = x / (1 + exp(-x))
 //   gelu(x) = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is x / (1 + exp(-2 sqrt(2 / pi) (..)))

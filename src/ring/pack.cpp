@@ -132,8 +132,8 @@ void unpack(const std::uint8_t* in, Ring ring, std::span<Word> words) {
 
 namespace scalar {
 
-// All but the last few words move as whole 8-byte stores and loads, which may touch the bytes of the following words but
-// nothing outside the range.
+// All but the last few words move as whole 8-byte stores and loads, which may touch the bytes of the following words
+// but nothing outside the range.
 void pack(std::span<const Word> words, Ring ring, std::uint8_t* out) {
   const std::size_t bytes = ring.bytes();
   std::size_t i = 0;
