@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ring/clear.h"
+
 namespace permllm {
 
 EmbeddingTable embedding_table(const IntMatrix& transposed) {
@@ -76,19 +78,16 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
     const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim, live = begin_ + i + 1;
     const float* q = &queries[i * c.q_rows() + h * c.head_dim];
     std::vector<double> p(live);
-    double greatest = -1e300;
     for (std::size_t t = 0; t < live; ++t) {
       const float* k = &keys[t * kv_rows + kv];
       float sum = 0;
       for (std::size_t d = 0; d < c.head_dim; ++d) sum += q[d] * k[d];
       p[t] = double{sum} * unit;
-      greatest = std::max(greatest, p[t]);
     }
-    double total = 0;
-    for (double& weight : p) total += weight = std::exp(weight - greatest);
+    clear::softmax(p);
     std::vector<float> row(c.head_dim);
     for (std::size_t t = 0; t < live; ++t) {
-      const auto weight = static_cast<float>(p[t] / total);
+      const auto weight = static_cast<float>(p[t]);
       const float* v = &values[t * kv_rows + kv];
       for (std::size_t d = 0; d < c.head_dim; ++d) row[d] += weight * v[d];
     }
@@ -105,9 +104,11 @@ Words ClearSide::activation(std::size_t layer, const ShownPair& shown) {
   executor_.parallel(n, [&](std::size_t i) {
     const double scale = inverse_rms(shown.x.row(i));
     const auto row = shown.y.row(i);
-    for (std::size_t j = 0; j < c.ff; ++j) {
-      const double gate = row[j] * scale;
-      active[i * c.ff + j] = encode(c.gated ? silu(gate) * row[c.ff + j] * scale : gelu(gate), out);
+    const std::span<Word> out_row = std::span(active).subspan(i * c.ff, c.ff);
+    if (c.gated) {
+      clear::silu_product(row.first(c.ff), row.last(c.ff), scale, out, out_row);
+    } else {
+      clear::gelu(row, scale, out, out_row);
     }
   });
   return active;

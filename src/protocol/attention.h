@@ -19,6 +19,7 @@
 
 #include "protocol/permuted_map.h"
 #include "protocol/values.h"
+#include "ring/clear.h"
 
 namespace permllm {
 
@@ -37,23 +38,16 @@ inline constexpr Leak k_attention_leak[] = {
     {Role::provider, "nothing"},
     {Role::helper, "nothing"}};
 
-// One row: exp of differences to the greatest, so that neither level nor size matters.
+// One row of scores at an unknown level -> its probabilities.
 template <class W>
-void softmax_row(std::span<const std::int64_t> scores, double scale, Format out, std::span<W> words, Ring ring) {
-  // Differences wrap with the ring, because the level does: they are taken to the first element, then centred.
-  std::vector<double> weights(scores.size());
-  double greatest = -1e300;
-  for (std::size_t j = 0; j < scores.size(); ++j) {
-    const Word difference = static_cast<Word>(scores[j]) - static_cast<Word>(scores[0]);
-    weights[j] = static_cast<double>(centre(difference, ring)) * scale;
-    greatest = std::max(greatest, weights[j]);
+void softmax_row(std::span<const std::int64_t> scores, double unit, Format out, std::span<W> words, Ring shown) {
+  if constexpr (std::is_same_v<W, Word>) {
+    clear::softmax(scores, unit, shown, out, words);
+  } else {
+    Words narrow(scores.size());
+    clear::softmax(scores, unit, shown, {Ring{64}, out.frac}, narrow);
+    std::copy(narrow.begin(), narrow.end(), words.begin());
   }
-  double sum = 0;
-  for (double& w : weights) {
-    w = std::exp(std::max(w - greatest, -700.0));
-    sum += w;
-  }
-  for (std::size_t j = 0; j < scores.size(); ++j) words[j] = encode(weights[j] / sum, {Ring{std::min(out.ring.bits, 64)}, out.frac});
 }
 
 inline double score_scale(const AttentionShape& s) {

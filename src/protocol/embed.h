@@ -104,9 +104,9 @@ inline Embedded<Masked> embed(Provider& provider, const EmbedShape& s, const Mas
 
 inline Embedded<Mask> embed(User& user, const EmbedShape& s, const Mask&) {
   return embedded(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
-    const double unit = std::ldexp(1.0, -s.frac);
-    encode_row(row, unit, s.map.answers[0].out, answers[0]);
-    encode_row(row, unit * inverse_rms(row, s.frac, s.eps), s.map.answers[1].out, answers[1]);
+    const double unit = power_of_two(-s.frac);
+    clear::scale(row, unit, s.map.answers[0].out, answers[0]);
+    clear::scale(row, unit * inverse_rms(row, s.frac, s.eps), s.map.answers[1].out, answers[1]);
   }));
 }
 

@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "protocol/party.h"
+#include "ring/elementwise.h"
 
 namespace permllm {
 
@@ -62,7 +63,7 @@ Mask linear(Helper& helper, const LinearShape& s, const Matrix& v, const Mask& r
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const auto hidden = helper.with_user.words(linear_at(use, s, helper.batch.index(i)), s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);
-    for (std::size_t j = 0; j < s.rows; ++j) row[j] -= hidden[j];
+    subtract(row, hidden);
     helper.packs[i].words(row, s.out.ring);
   });
   return m;
@@ -79,7 +80,8 @@ Mask linear(UserDealer& user, const LinearShape& s, const Matrix& u, const Mask&
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
     const auto rho = user.with_helper.words(linear_at(Use::linear_rho, s, user.batch.index(i)), s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);
-    for (std::size_t j = 0; j < s.rows; ++j) row[j] += rho[j] - m.token(i)[j];
+    add(row, rho);
+    subtract(row, m.token(i));
     user.packs[i].words(row, s.out.ring);
   });
   return m;
@@ -92,12 +94,8 @@ Masked linear(Provider& provider, const LinearShape& s, const Matrix& w, const M
   product(w, s.out.ring, x0.words, y0.words, provider.executor);
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::span<Word> row = y0.token(i);
-    const auto add = [&](Reader& pack, const char* what) {
-      const auto words = pack.words(what, s.rows, s.out.ring);
-      for (std::size_t j = 0; j < s.rows; ++j) row[j] += words[j];
-    };
-    if (!s.public_weights) add(provider.pack(i).user, "U r + rho - m");
-    add(provider.pack(i).helper, s.public_weights ? "W r - m" : "V r - rho");
+    if (!s.public_weights) add(row, provider.pack(i).user.words("U r + rho - m", s.rows, s.out.ring));
+    add(row, provider.pack(i).helper.words(s.public_weights ? "W r - m" : "V r - rho", s.rows, s.out.ring));
   });
   return y0;
 }

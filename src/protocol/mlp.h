@@ -6,11 +6,9 @@
 //   silu(g) = g / (1 + exp(-g));  gelu by tanh (arXiv 1606.08415, section 2)
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-
 #include "protocol/permuted_map.h"
 #include "protocol/row_rms.h"
+#include "ring/clear.h"
 
 namespace permllm {
 
@@ -25,9 +23,6 @@ inline constexpr Leak k_mlp_leak[] = {{Role::user, "pairs (gate, up) of all neur
                                       {Role::helper, "nothing"}};
 
 constexpr Cost cost(const MlpShape& s, Batch batch) { return cost(s.map, batch); }
-
-inline double silu(double gate) { return gate / (1.0 + std::exp(-std::clamp(gate, -700.0, 700.0))); }
-inline double gelu(double x) { return 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 
 inline Mask mlp(Helper& helper, const MlpShape& s, const Mask& gate_up, const RowScales&) {
   return std::move(permuted_map(helper, s.map, gate_up.words)[0]);
@@ -45,10 +40,10 @@ inline Mask mlp(User& user, const MlpShape& s, const Mask& gate_up, const RowSca
   const Format out = s.map.answers[0].out;
   return std::move(permuted_map(user, s.map, [&](std::size_t i, std::size_t, auto row, auto& answers) {
     const double scale = unit * (scales.empty() ? 1.0 : scales[i]);
-    const std::size_t n = answers[0].size();
-    for (std::size_t j = 0; j < n; ++j) {
-      const double gate = static_cast<double>(row[j]) * scale;
-      answers[0][j] = encode(s.gated() ? silu(gate) * static_cast<double>(row[n + j]) * scale : gelu(gate), out);
+    if (s.gated()) {
+      clear::silu_product(row.first(row.size() / 2), row.last(row.size() / 2), scale, out, answers[0]);
+    } else {
+      clear::gelu(row, scale, out, answers[0]);
     }
   })[0]);
 }

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "protocol/permuted_map.h"
+#include "ring/clear.h"
 
 namespace permllm {
 
@@ -24,14 +25,7 @@ constexpr Cost cost(const NormShape& s, Batch batch) { return cost(s.map, batch)
 
 // 1 / rms of a row shown with `frac` fraction bits.
 inline double inverse_rms(std::span<const std::int64_t> row, int frac, double eps) {
-  const double unit = std::ldexp(1.0, -frac);
-  double sum = 0;
-  for (const std::int64_t v : row) sum += (static_cast<double>(v) * unit) * (static_cast<double>(v) * unit);
-  return 1.0 / std::sqrt(sum / static_cast<double>(row.size()) + eps);
-}
-
-inline void encode_row(std::span<const std::int64_t> row, double scale, Format out, std::span<Word> words) {
-  for (std::size_t j = 0; j < row.size(); ++j) words[j] = encode(static_cast<double>(row[j]) * scale, out);
+  return 1.0 / std::sqrt(clear::sum_of_squares(row, power_of_two(-frac)) / static_cast<double>(row.size()) + eps);
 }
 
 inline Mask norm(Helper& helper, const NormShape& s, const Mask& x) {
@@ -47,7 +41,7 @@ inline Mask norm(User& user, const NormShape& s, const Mask& x) {
   const int frac = x.format.frac - s.map.reveal.drop;
   const Format out = s.map.answers[0].out;
   return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
-    encode_row(row, std::ldexp(inverse_rms(row, frac, s.eps), -frac), out, answers[0]);
+    clear::scale(row, power_of_two(-frac) * inverse_rms(row, frac, s.eps), out, answers[0]);
   })[0]);
 }
 

@@ -19,6 +19,7 @@
 #include <algorithm>
 
 #include "protocol/party.h"
+#include "ring/elementwise.h"
 
 namespace permllm {
 
@@ -86,7 +87,6 @@ struct MapAnswer {  // step 2, user -> provider
 struct RowOrder {
   Permutation pi;
   Words sign;  // empty: all 1
-  Word sign_of(std::size_t column) const { return sign.empty() ? Word{1} : sign[column]; }
 };
 inline RowOrder row_order(const Coins& coins, const MapShape& s, std::uint32_t index, std::size_t row) {
   const auto part = static_cast<std::uint16_t>(row);
@@ -99,27 +99,23 @@ inline RowOrder row_order(const Coins& coins, const MapShape& s, std::uint32_t i
   return order;
 }
 
-// pi(g y) of one row [groups x columns], into `out`.
-inline void permute_row(const RowOrder& order, std::size_t groups, std::span<const Word> y, std::span<Word> out) {
+// cut(pi(g y) + level + shift) of one row [groups x columns], into `out`, which may be `shift`.
+inline void disguise_row(const RowOrder& order, std::size_t groups, std::span<const Word> y, std::span<const Word> shift, Word level,
+                         int drop, std::span<Word> out) {
   const std::size_t n = order.pi.size();
   for (std::size_t group = 0; group < groups; ++group) {
-    const Word* from = y.data() + group * n;
-    Word* to = out.data() + group * n;
-    if (group + 1 == groups && !order.sign.empty()) {
-      for (std::size_t j = 0; j < n; ++j) to[j] = from[order.pi[j]] * order.sign[order.pi[j]];
-    } else {
-      for (std::size_t j = 0; j < n; ++j) to[j] = from[order.pi[j]];
-    }
+    const Word* sign = group + 1 == groups && !order.sign.empty() ? order.sign.data() : nullptr;
+    permute_cut(y.subspan(group * n, n), shift.subspan(group * n, n), order.pi, sign, level, drop, out.subspan(group * n, n));
   }
 }
 
 // g pi^-1(b) + w of one row, into `out`.
-template <class W>
-void unpermute_row(const RowOrder& order, const W* b, const W* w, W* out) {
-  for (std::size_t j = 0; j < order.pi.size(); ++j) {
-    const std::size_t column = order.pi[j];
-    out[column] = b[j] * widen<W>(order.sign_of(column)) + w[column];
-  }
+inline void restore_row(const RowOrder& order, std::span<const Word> b, std::span<const Word> w, std::span<Word> out) {
+  unpermute_add(b, order.pi, order.sign.empty() ? nullptr : order.sign.data(), w, out);
+}
+inline void restore_row(const RowOrder& order, std::span<const Wide> b, std::span<const Wide> w, std::span<Wide> out) {
+  PERMLLM_ASSERT(order.sign.empty());
+  for (std::size_t j = 0; j < order.pi.size(); ++j) out[order.pi[j]] = b[j] + w[order.pi[j]];
 }
 
 inline Address map_at(Use use, const MapShape& s, Site site, std::uint32_t index) { return {use, site, s.layer, index}; }
@@ -149,13 +145,12 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Wor
     std::vector<RowOrder> orders;
     for (std::size_t row = 0; row < s.rows; ++row) orders.push_back(row_order(helper.with_provider, s, index, row));
 
-    const auto s1 = helper.with_user.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
-    Words s0(s1.size());
+    Words s0 = helper.with_user.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
+    for (Word& word : s0) word = Word{0} - word;
     for (std::size_t row = 0; row < s.rows; ++row) {
-      permute_row(orders[row], s.groups, std::span(m).subspan(at + row * width, width),
-                  std::span(s0).subspan(row * width, width));
+      const std::span<Word> shown = std::span(s0).subspan(row * width, width);
+      disguise_row(orders[row], s.groups, std::span(m).subspan(at + row * width, width), shown, 0, 0, shown);
     }
-    for (std::size_t j = 0; j < s0.size(); ++j) s0[j] -= s1[j];
     helper.packs[i].words(s0, s.in);
 
     for (std::size_t k = 0; k < s.answers.size(); ++k) {
@@ -165,7 +160,9 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Wor
       std::copy(r.begin(), r.end(), masks[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(helper.batch, i)));
       for (W& word : r) word = W{0} - word;
       std::vector<W> w(t.size());
-      for (std::size_t row = 0; row < s.rows; ++row) unpermute_row(orders[row], &t[row * n], &r[row * n], &w[row * n]);
+      for (std::size_t row = 0; row < s.rows; ++row) {
+        restore_row(orders[row], std::span(t).subspan(row * n, n), std::span(r).subspan(row * n, n), std::span(w).subspan(row * n, n));
+      }
       helper.packs[i].words(w, out.ring);
     }
   });
@@ -209,11 +206,10 @@ std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, con
     }
     for (std::size_t row = 0; row < s.rows; ++row) {
       orders[i].push_back(row_order(provider.with_helper, s, index, row));
-      const std::span<Word> shown = std::span(a).subspan(at + row * width, width);
-      permute_row(orders[i].back(), s.groups, std::span(y0).subspan(at + row * width, width), shown);
       const Address level{Use::map_level, s.site, s.layer, index, static_cast<std::uint16_t>(row)};
       const Word u = s.level ? provider.with_helper.words(level, 1, s.in)[0] : 0;
-      for (std::size_t j = 0; j < width; ++j) shown[j] = cut(shown[j] + u + s0[row * width + j], s.reveal.drop);
+      disguise_row(orders[i].back(), s.groups, std::span(y0).subspan(at + row * width, width), std::span(s0).subspan(row * width, width), u,
+                   s.reveal.drop, std::span(a).subspan(at + row * width, width));
     }
   });
   provider.user.send(MapShown{block(s.reveal.sent(), std::move(a))});
@@ -225,9 +221,10 @@ std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, con
       const std::size_t n = s.columns_at(batch.index(i));
       std::vector<W> y(n);
       for (std::size_t row = 0; row < s.rows; ++row) {
-        W* w = &result.words[s.answered_before(batch, i) + row * n];
-        unpermute_row(orders[i][row], &b[s.answered_before(batch, i) + row * n], w, y.data());
-        std::copy(y.begin(), y.end(), w);
+        const std::size_t at = s.answered_before(batch, i) + row * n;
+        const std::span<W> w = std::span(result.words).subspan(at, n);
+        restore_row(orders[i][row], std::span(b).subspan(at, n), w, y);
+        std::copy(y.begin(), y.end(), w.begin());
       }
     });
   }
@@ -254,10 +251,7 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
     std::vector<std::int64_t> shown(width);
     std::vector<std::span<W>> answers(s.answers.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
-      for (std::size_t j = 0; j < width; ++j) {
-        const Word opened = a[at + row * width + j] + cut(s1[row * width + j], s.reveal.drop);
-        shown[j] = centre(opened, s.reveal.sent());
-      }
+      open(std::span(a).subspan(at + row * width, width), std::span(s1).subspan(row * width, width), s.reveal.drop, s.reveal.sent(), shown);
       if (user.observe) user.observe({s.site, s.layer, index, row, shown});
       for (std::size_t k = 0; k < b.size(); ++k) answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, n);
       f(i, row, std::span<const std::int64_t>(shown), answers);

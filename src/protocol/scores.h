@@ -20,6 +20,7 @@
 #include <cmath>
 
 #include "protocol/party.h"
+#include "ring/elementwise.h"
 
 namespace permllm {
 
@@ -158,6 +159,14 @@ inline QueryKey query_key_masks(const Coins& coins, Use use, const HeadShape& s,
           coins.words(scores_at(use, s, slot, 1), s.kv_rows(), s.qk.ring)};
 }
 
+// out[head][key] += q[head] . keys[key][kv head], for as many keys as `out` has.
+inline void add_pairs(const HeadShape& s, std::span<const Word> q, const Words& keys, std::span<Word> out) {
+  const std::size_t n = out.size() / s.heads;
+  for (std::size_t h = 0; h < s.heads; ++h) {
+    dots(&q[h * s.head_dim], &keys[s.kv_of(h) * s.head_dim], s.kv_rows(), n, s.head_dim, &out[h * n]);
+  }
+}
+
 inline void append(Words& to, std::span<const Word> from) { to.insert(to.end(), from.begin(), from.end()); }
 
 // offline, helper -> provider: x.
@@ -176,13 +185,9 @@ inline void scores(Helper& helper, const HeadShape& s) {
     const std::uint32_t slot = helper.batch.index(i);
     const std::size_t n = std::size_t{slot} + 1;
     Words x = helper.with_user.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
-    for (std::size_t h = 0; h < s.heads; ++h) {
-      const std::size_t q = h * s.head_dim, kv = s.kv_of(h) * s.head_dim;
-      for (std::size_t j = 0; j < n; ++j) {
-        const std::size_t k = j * s.kv_rows() + kv;
-        x[h * n + j] = dot(&a[i].q[q], &keys.mask[k], s.head_dim) + dot(&b[i].q[q], &keys.sent[k], s.head_dim) - x[h * n + j];
-      }
-    }
+    for (Word& word : x) word = Word{0} - word;
+    add_pairs(s, a[i].q, keys.mask, x);
+    add_pairs(s, b[i].q, keys.sent, x);
     helper.packs[i].words(x, s.qk.ring);
   });
 }
@@ -214,14 +219,12 @@ inline Words score_shares(Provider& provider, const HeadShape& s, std::span<cons
   Words shares(s.pairs(provider.batch));
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::size_t n = std::size_t{provider.batch.index(i)} + 1;
-    std::size_t at = s.pairs_before(provider.batch, i);
     const auto x = provider.pack(i).helper.words("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
-    for (std::size_t h = 0; h < s.heads; ++h) {
-      const Word* q = &q0[i * s.q_rows() + h * s.head_dim];
-      for (std::size_t j = 0; j < n; ++j, ++at) {
-        const Word* k = &keys.key[j * s.kv_rows() + s.kv_of(h) * s.head_dim];
-        shares[at] = provider.timeline.live(j) ? dot(q, k, s.head_dim) + x[h * n + j] : 0;
-      }
+    const std::span<Word> share = std::span(shares).subspan(s.pairs_before(provider.batch, i), x.size());
+    std::copy(x.begin(), x.end(), share.begin());
+    add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), keys.key, share);
+    for (std::size_t j = 0; j < n; ++j) {
+      for (std::size_t h = 0; h < s.heads && !provider.timeline.live(j); ++h) share[h * n + j] = 0;
     }
   });
   return shares;
@@ -268,14 +271,12 @@ inline Words score_shares(User& user, const HeadShape& s, std::span<const Word> 
     Words opened = bq;  // eq + bq
     for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += eq[i * s.q_rows() + j];
     const Words rho = user.with_helper.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
-    Word* share = &shares[s.pairs_before(user.batch, i)];
-    for (std::size_t h = 0; h < s.heads; ++h) {
-      const std::size_t q = h * s.head_dim, kv = s.kv_of(h) * s.head_dim;
-      for (std::size_t j = 0; j < n; ++j) {
-        const std::size_t k = j * s.kv_rows() + kv;
-        const Word live = dot(&opened[q], &keys.mask[k], s.head_dim) + dot(&bq[q], &keys.shown[k], s.head_dim) + rho[h * n + j];
-        share[h * n + j] = user.timeline.live(j) ? live : Word{0} - (Word{1} << s.dead_bits);
-      }
+    const std::span<Word> share = std::span(shares).subspan(s.pairs_before(user.batch, i), rho.size());
+    std::copy(rho.begin(), rho.end(), share.begin());
+    add_pairs(s, opened, keys.mask, share);
+    add_pairs(s, bq, keys.shown, share);
+    for (std::size_t j = 0; j < n; ++j) {
+      for (std::size_t h = 0; h < s.heads && !user.timeline.live(j); ++h) share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
     }
   });
   return shares;
@@ -338,7 +339,7 @@ inline std::vector<std::int64_t> shown_scores(User& user, const HeadShape& s, st
   const Words shares = score_shares(user, s, eq);
   const auto a = user.provider.receive(ShownScores{expect(s.shown.sent(), shares.size())}).a.words;
   std::vector<std::int64_t> shown(shares.size());
-  for (std::size_t j = 0; j < shares.size(); ++j) shown[j] = centre(a[j] + cut(shares[j], s.shown.drop), s.shown.sent());
+  open(a, shares, s.shown.drop, s.shown.sent(), shown);
   return shown;
 }
 

@@ -96,15 +96,18 @@ constexpr Ring lift_ring(Ring v) { return Ring{v.bits - 1}; }
 template <class W, class V>
 void mix(const HeadShape& s, const W* weights, const std::vector<V>& values, std::size_t n, W* out) {
   for (std::size_t h = 0; h < s.heads; ++h) {
-    const std::size_t kv = s.kv_of(h) * s.head_dim;
-    for (std::size_t j = 0; j < n; ++j) {
-      const W weight = weights[h * n + j];
-      const V* value = &values[j * s.kv_rows() + kv];
-      for (std::size_t d = 0; d < s.head_dim; ++d) {
-        if constexpr (std::is_same_v<V, Word>) {
-          out[h * s.head_dim + d] += weight * widen<W>(value[d]);
-        } else {
-          out[h * s.head_dim + d] += weight * value[d];
+    const V* value = &values[s.kv_of(h) * s.head_dim];
+    W* sum = out + h * s.head_dim;
+    if constexpr (std::is_same_v<W, Word>) {
+      mix_rows(weights + h * n, value, s.kv_rows(), n, s.head_dim, sum);
+    } else {
+      for (std::size_t j = 0; j < n; ++j, value += s.kv_rows()) {
+        for (std::size_t d = 0; d < s.head_dim; ++d) {
+          if constexpr (std::is_same_v<V, Word>) {
+            sum[d] += weights[h * n + j] * widen<W>(value[d]);
+          } else {
+            sum[d] += weights[h * n + j] * value[d];
+          }
         }
       }
     }

@@ -79,11 +79,7 @@ inline Word encode(double x, Format format) {
   return static_cast<Word>(static_cast<std::int64_t>(std::llrint(bounded)));
 }
 
-// Dot product modulo 2^64; the caller reduces.
-inline Word dot(const Word* a, const Word* b, std::size_t n) {
-  Word sum = 0;
-  for (std::size_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
+// Dot product modulo 2^64; the caller reduces. With the other loops over words, in ring/elementwise.cpp.
+Word dot(const Word* a, const Word* b, std::size_t n);
 
 }  // namespace permllm

@@ -12,6 +12,7 @@
 #include "protocol/mlp.h"
 #include "protocol/open.h"
 #include "protocol/sample.h"
+#include "support/activations.h"
 #include "support/protocol_check.h"
 
 namespace permllm::test {
