@@ -32,14 +32,17 @@ static_assert(kStrips % 2 == 0);
 
 // acc[row] += w[row][0] x[0] + w[row][1] x[1], for 16-bit w and x and 32-bit accumulators that wrap around.
 HWY_INLINE V32 multiply_add_pairs(V16 weights, V32 x, V32 acc) {
+  // Sums are added in assembly: GCC would regroup them, which takes more registers than there are.
 #if HWY_TARGET == HWY_AVX2
-  return V32{_mm256_add_epi32(acc.raw, _mm256_madd_epi16(weights.raw, x.raw))};
+  asm("vpaddd %1, %0, %0" : "+x"(acc.raw) : "x"(_mm256_madd_epi16(weights.raw, x.raw)));
+  return acc;
 #elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_DL
   // Highway's option string for this target lacks avx512vnni, which its run-time test asks for: no intrinsic.
   asm("vpdpwssd %2, %1, %0" : "+v"(acc.raw) : "v"(weights.raw), "v"(x.raw));
   return acc;
 #elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3
-  return V32{_mm512_add_epi32(acc.raw, _mm512_madd_epi16(weights.raw, x.raw))};
+  asm("vpaddd %1, %0, %0" : "+v"(acc.raw) : "v"(_mm512_madd_epi16(weights.raw, x.raw)));
+  return acc;
 #else
   const auto w = hn::BitCast(D32(), weights);
   const auto even = hn::Mul(hn::ShiftRight<16>(hn::ShiftLeft<16>(w)), hn::ShiftRight<16>(hn::ShiftLeft<16>(x)));
