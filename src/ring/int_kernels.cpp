@@ -65,13 +65,14 @@ HWY_INLINE Tiles unpack_tiles(const std::int16_t* HWY_RESTRICT group) {
             hn::ShiftRight<8>(hn::ShiftLeft<8>(b))};
   } else {
     const auto c = hn::Load(d, group + 2 * k_plane_words);
-#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_DL
-    // Each step shifts the low nibble of the next plane in from above.
-    const V16 ba{_mm512_shrdi_epi16(_mm512_slli_epi16(a.raw, 12), b.raw, 4)};
-    const V16 nibbles{_mm512_shrdi_epi16(ba.raw, c.raw, 4)};
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+    // A selection by bits is one instruction.
+    const auto ab = hn::IfVecThenElse(hn::Set(d, 15), a, hn::ShiftLeft<4>(b));
+    const auto nibbles = hn::IfVecThenElse(hn::Set(d, 0x0fff), hn::ShiftLeft<4>(ab), hn::ShiftLeft<12>(c));
 #else
     const auto low = hn::Set(d, 15);
-    const auto nibbles = hn::Or(hn::Or(hn::ShiftLeft<4>(hn::And(a, low)), hn::ShiftLeft<8>(hn::And(b, low))), hn::ShiftLeft<12>(c));
+    const auto ab = hn::Or(hn::ShiftLeft<4>(hn::And(a, low)), hn::ShiftLeft<8>(hn::And(b, low)));
+    const auto nibbles = hn::Or(ab, hn::ShiftLeft<12>(c));
 #endif
     return {hn::ShiftRight<4>(a), hn::ShiftRight<4>(b), hn::ShiftRight<4>(c), hn::ShiftRight<4>(nibbles)};
   }
@@ -235,7 +236,8 @@ struct FloatSums {
   HWY_INLINE void add(V16 weights, const float* HWY_RESTRICT x) {
     const D d;
     const auto both = hn::BitCast(D32(), weights);
-    const auto even = hn::ConvertTo(d, hn::ShiftRight<16>(hn::ShiftLeft<16>(both))), odd = hn::ConvertTo(d, hn::ShiftRight<16>(both));
+    const auto even = hn::ConvertTo(d, hn::ShiftRight<16>(hn::ShiftLeft<16>(both)));
+    const auto odd = hn::ConvertTo(d, hn::ShiftRight<16>(both));
     a = hn::MulAdd(odd, hn::Set(d, x[1]), hn::MulAdd(even, hn::Set(d, x[0]), a));
     b = hn::MulAdd(odd, hn::Set(d, x[3]), hn::MulAdd(even, hn::Set(d, x[2]), b));
     c = hn::MulAdd(odd, hn::Set(d, x[5]), hn::MulAdd(even, hn::Set(d, x[4]), c));
