@@ -65,7 +65,11 @@ HWY_INLINE Tiles unpack_tiles(const std::int16_t* HWY_RESTRICT group) {
             hn::ShiftRight<8>(hn::ShiftLeft<8>(b))};
   } else {
     const auto c = hn::Load(d, group + 2 * k_plane_words);
-#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_DL
+    // Each step shifts the low nibble of the next plane in from above.
+    const V16 ba{_mm512_shrdi_epi16(_mm512_slli_epi16(a.raw, 12), b.raw, 4)};
+    const V16 nibbles{_mm512_shrdi_epi16(ba.raw, c.raw, 4)};
+#elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3
     // A selection by bits is one instruction.
     const auto ab = hn::IfVecThenElse(hn::Set(d, 15), a, hn::ShiftLeft<4>(b));
     const auto nibbles = hn::IfVecThenElse(hn::Set(d, 0x0fff), hn::ShiftLeft<4>(ab), hn::ShiftLeft<12>(c));
