@@ -32,14 +32,17 @@ static_assert(kStrips % 2 == 0);
 
 // acc[row] += w[row][0] x[0] + w[row][1] x[1], for 16-bit w and x and 32-bit accumulators that wrap around.
 HWY_INLINE V32 multiply_add_pairs(V16 weights, V32 x, V32 acc) {
+  // Sums are added in assembly: GCC would regroup them, which takes more registers than there are.
 #if HWY_TARGET == HWY_AVX2
-  return V32{_mm256_add_epi32(acc.raw, _mm256_madd_epi16(weights.raw, x.raw))};
+  asm("vpaddd %1, %0, %0" : "+x"(acc.raw) : "x"(_mm256_madd_epi16(weights.raw, x.raw)));
+  return acc;
 #elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_DL
   // Highway's option string for this target lacks avx512vnni, which its run-time test asks for: no intrinsic.
   asm("vpdpwssd %2, %1, %0" : "+v"(acc.raw) : "v"(weights.raw), "v"(x.raw));
   return acc;
 #elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3
-  return V32{_mm512_add_epi32(acc.raw, _mm512_madd_epi16(weights.raw, x.raw))};
+  asm("vpaddd %1, %0, %0" : "+v"(acc.raw) : "v"(_mm512_madd_epi16(weights.raw, x.raw)));
+  return acc;
 #else
   const auto w = hn::BitCast(D32(), weights);
   const auto even = hn::Mul(hn::ShiftRight<16>(hn::ShiftLeft<16>(w)), hn::ShiftRight<16>(hn::ShiftLeft<16>(x)));
@@ -66,9 +69,14 @@ HWY_INLINE Tiles unpack_tiles(const std::int16_t* HWY_RESTRICT group) {
     // Each step shifts the low nibble of the next plane in from above.
     const V16 ba{_mm512_shrdi_epi16(_mm512_slli_epi16(a.raw, 12), b.raw, 4)};
     const V16 nibbles{_mm512_shrdi_epi16(ba.raw, c.raw, 4)};
+#elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3
+    // A selection by bits is one instruction.
+    const auto ab = hn::IfVecThenElse(hn::Set(d, 15), a, hn::ShiftLeft<4>(b));
+    const auto nibbles = hn::IfVecThenElse(hn::Set(d, 0x0fff), hn::ShiftLeft<4>(ab), hn::ShiftLeft<12>(c));
 #else
     const auto low = hn::Set(d, 15);
-    const auto nibbles = hn::Or(hn::Or(hn::ShiftLeft<4>(hn::And(a, low)), hn::ShiftLeft<8>(hn::And(b, low))), hn::ShiftLeft<12>(c));
+    const auto ab = hn::Or(hn::ShiftLeft<4>(hn::And(a, low)), hn::ShiftLeft<8>(hn::And(b, low)));
+    const auto nibbles = hn::Or(ab, hn::ShiftLeft<12>(c));
 #endif
     return {hn::ShiftRight<4>(a), hn::ShiftRight<4>(b), hn::ShiftRight<4>(c), hn::ShiftRight<4>(nibbles)};
   }
@@ -232,7 +240,8 @@ struct FloatSums {
   HWY_INLINE void add(V16 weights, const float* HWY_RESTRICT x) {
     const D d;
     const auto both = hn::BitCast(D32(), weights);
-    const auto even = hn::ConvertTo(d, hn::ShiftRight<16>(hn::ShiftLeft<16>(both))), odd = hn::ConvertTo(d, hn::ShiftRight<16>(both));
+    const auto even = hn::ConvertTo(d, hn::ShiftRight<16>(hn::ShiftLeft<16>(both)));
+    const auto odd = hn::ConvertTo(d, hn::ShiftRight<16>(both));
     a = hn::MulAdd(odd, hn::Set(d, x[1]), hn::MulAdd(even, hn::Set(d, x[0]), a));
     b = hn::MulAdd(odd, hn::Set(d, x[3]), hn::MulAdd(even, hn::Set(d, x[2]), b));
     c = hn::MulAdd(odd, hn::Set(d, x[5]), hn::MulAdd(even, hn::Set(d, x[4]), c));

@@ -125,7 +125,8 @@ IntMatrix::IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, i
     std::int32_t most = 0;
     for (std::size_t c = 0; c < cols_; ++c) {
       // Adding 1.5 2^23 leaves the integer nearest to a small number in the low bits, in a loop that vectorises.
-      const std::int32_t integer = std::bit_cast<std::int32_t>(row[c] * scale + 12582912.0f) - std::bit_cast<std::int32_t>(12582912.0f);
+      constexpr float k_shift = 12582912.0f;
+      const std::int32_t integer = std::bit_cast<std::int32_t>(row[c] * scale + k_shift) - std::bit_cast<std::int32_t>(k_shift);
       out[c] = static_cast<std::int16_t>(integer);
       most = std::max(most, integer < 0 ? -integer : integer);
     }
