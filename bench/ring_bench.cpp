@@ -1,10 +1,9 @@
-// Kernels of the ring: the provider's product beside a plain read of the same memory, the offline products, packing.
+// Kernels of the ring: the provider's product beside a plain read of the same memory, packing.
 #include <benchmark/benchmark.h>
 
 #include <numeric>
 #include <random>
 
-#include "rand/coins.h"
 #include "ring/matrix.h"
 
 namespace permllm {
@@ -63,31 +62,6 @@ void plain_read(benchmark::State& state) {
   rate(state, "bytes/s", static_cast<double>(count * 8));
 }
 BENCHMARK(plain_read)->Unit(benchmark::kMillisecond)->UseRealTime();
-
-// Arguments: ring bits, vectors.
-void ring_product(benchmark::State& state) {
-  Executor executor;
-  const std::size_t rows = 1536, cols = 576, n = static_cast<std::size_t>(state.range(1));
-  const RingMatrix v(rows, cols, Ring{static_cast<int>(state.range(0))});
-  const Words x = words(n * cols);
-  Words y(n * rows);
-  for (auto _ : state) product(v, x, y, executor);
-  rate(state, "MAC/s", static_cast<double>(rows * cols * n));
-}
-BENCHMARK(ring_product)->ArgsProduct({{16, 32, 64}, {64}})->Unit(benchmark::kMillisecond)->UseRealTime();
-
-void streamed_product(benchmark::State& state) {
-  Executor executor;
-  const std::size_t rows = 1536, cols = 576, n = static_cast<std::size_t>(state.range(1));
-  const ReadableStream stream{Seed{}};
-  const StreamedMatrix u{rows, cols, Ring{static_cast<int>(state.range(0))},
-                         [&](std::uint64_t offset, std::span<std::uint8_t> out) { stream.fill(0, offset, out); }};
-  const Words x = words(n * cols);
-  Words y(n * rows);
-  for (auto _ : state) product(u, x, y, executor);
-  rate(state, "MAC/s", static_cast<double>(rows * cols * n));
-}
-BENCHMARK(streamed_product)->ArgsProduct({{16, 32, 64}, {64}})->Unit(benchmark::kMillisecond)->UseRealTime();
 
 void pack_words(benchmark::State& state) {
   const Ring ring{static_cast<int>(state.range(0))};

@@ -1,8 +1,6 @@
 #include "ring/kernels.h"
 
-#include <cstdlib>
-#include <cstring>
-#include <string>
+#include "ring/simd.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ring/kernels.cpp"
@@ -17,7 +15,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 using scalar::float_row;
 using scalar::int_block;
 using scalar::int_block_float;
-using scalar::ring_rows;
 #else
 
 // Sixteen rows fill one 512-bit vector of 32-bit lanes, or several shorter ones.
@@ -100,93 +97,6 @@ void int_block(const std::int16_t* tiles, std::size_t pairs, const std::int16_t*
   }
 }
 
-// The sum of products of one row with one vector of columns. Sums are plain members of plain variables: GCC 12 keeps those in
-// registers, and an array of vectors on the stack.
-template <class D>
-struct RowSum {
-  D d;
-  hn::Vec<D> sum = hn::Zero(D());
-  HWY_INLINE void add(hn::TFromD<D> word, hn::Vec<D> column) { sum = hn::Add(sum, hn::Mul(hn::Set(d, word), column)); }
-  HWY_INLINE hn::Vec<D> total() const { return sum; }
-};
-
-#if !(HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86)
-// Words of 8 bytes, which few processors multiply: low halves as 32 x 32 -> 64, cross products modulo 2^32.
-template <class D>
-struct WideRowSum {
-  using D32 = hn::Repartition<std::uint32_t, D>;
-  D d;
-  hn::Vec<D> low = hn::Zero(D());
-  hn::Vec<D32> cross = hn::Zero(D32());
-  HWY_INLINE void add(std::uint64_t word, hn::Vec<D> column) {
-    const auto u = hn::BitCast(D32(), hn::Set(d, word)), x = hn::BitCast(D32(), column);
-    low = hn::Add(low, hn::MulEven(u, x));
-    cross = hn::Add(cross, hn::Mul(hn::Shuffle2301(u), x));
-  }
-  HWY_INLINE hn::Vec<D> total() const {
-    const auto both = hn::BitCast(d, cross);
-    return hn::Add(low, hn::ShiftLeft<32>(hn::Add(both, hn::ShiftRight<32>(both))));
-  }
-};
-#endif
-
-// Up to four rows times one group of columns.
-template <class T>
-void four_rows(const T* HWY_RESTRICT u, std::size_t rows, std::size_t cols, const T* HWY_RESTRICT x, std::size_t batch,
-               Word* HWY_RESTRICT y) {
-  constexpr std::size_t kGroup = k_group_bytes / sizeof(T);
-  const hn::CappedTag<T, kGroup> d;
-  using D = hn::CappedTag<T, kGroup>;
-#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-  using Sum = RowSum<D>;
-#else
-  using Sum = std::conditional_t<sizeof(T) == 8, WideRowSum<D>, RowSum<D>>;
-#endif
-  constexpr std::size_t kLanes = HWY_MIN(hn::MaxLanes(D()), kGroup);
-  // Missing rows are the last one again.
-  const T* row[4];
-  for (std::size_t r = 0; r < 4; ++r) row[r] = u + HWY_MIN(r, rows - 1) * cols;
-  HWY_ALIGN T out[4][kGroup];
-  for (std::size_t v = 0; v < kGroup; v += kLanes) {
-    Sum s0{d}, s1{d}, s2{d}, s3{d};
-    for (std::size_t c = 0; c < cols; ++c) {
-      const auto column = hn::Load(d, x + c * kGroup + v);
-      s0.add(row[0][c], column);
-      s1.add(row[1][c], column);
-      s2.add(row[2][c], column);
-      s3.add(row[3][c], column);
-    }
-    hn::Store(s0.total(), d, out[0] + v);
-    hn::Store(s1.total(), d, out[1] + v);
-    hn::Store(s2.total(), d, out[2] + v);
-    hn::Store(s3.total(), d, out[3] + v);
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t b = 0; b < kGroup; ++b) y[r * batch + b] = out[r][b];
-  }
-}
-
-template <class T>
-void all_rows(const void* u, std::size_t rows, std::size_t cols, const void* x, std::size_t groups, Word* y) {
-  constexpr std::size_t kGroup = k_group_bytes / sizeof(T);
-  const std::size_t batch = groups * kGroup;
-  for (std::size_t r = 0; r < rows; r += 4) {
-    for (std::size_t g = 0; g < groups; ++g) {
-      four_rows(static_cast<const T*>(u) + r * cols, HWY_MIN(rows - r, 4), cols, static_cast<const T*>(x) + g * cols * kGroup,
-                batch, y + r * batch + g * kGroup);
-    }
-  }
-}
-
-void ring_rows(const void* u, std::size_t container, std::size_t rows, std::size_t cols, const void* x, std::size_t groups,
-               Word* y) {
-  switch (container) {
-    case 2: return all_rows<std::uint16_t>(u, rows, cols, x, groups, y);
-    case 4: return all_rows<std::uint32_t>(u, rows, cols, x, groups, y);
-    default: return all_rows<std::uint64_t>(u, rows, cols, x, groups, y);
-  }
-}
-
 void int_block_float(const std::int16_t* HWY_RESTRICT tiles, std::size_t pairs, const float* HWY_RESTRICT x,
                      float* HWY_RESTRICT y) {
   const D32 d;
@@ -249,36 +159,18 @@ HWY_AFTER_NAMESPACE();
 namespace permllm::kernels {
 
 HWY_EXPORT(int_block);
-HWY_EXPORT(ring_rows);
 HWY_EXPORT(int_block_float);
 HWY_EXPORT(float_row);
 HWY_EXPORT(target);
 
 namespace {
 
-// PERMLLM_SIMD caps the target ("scalar", "ssse3", "sse4", "avx2", "avx3"), so that tests can compare them.
-const bool k_capped = [] {
-  const char* cap = std::getenv("PERMLLM_SIMD");
-  if (cap == nullptr) return false;
-  const std::string name(cap);
-  const std::int64_t best = name == "scalar"  ? HWY_SCALAR
-                            : name == "ssse3" ? HWY_SSSE3
-                            : name == "sse4"  ? HWY_SSE4
-                            : name == "avx2"  ? HWY_AVX2
-                                              : HWY_AVX3;
-  // Targets are bits; a better one is a lower bit.
-  hwy::SetSupportedTargetsForTest(hwy::SupportedTargets() & ~(best - 1));
-  return true;
-}();
+const bool k_capped = cap_target();
 
 }  // namespace
 
 void int_block(const std::int16_t* tiles, std::size_t pairs, const std::int16_t* limbs, Ring ring, Word* y) {
   HWY_DYNAMIC_DISPATCH(int_block)(tiles, pairs, limbs, ring, y);
-}
-void ring_rows(const void* u, std::size_t container, std::size_t rows, std::size_t cols, const void* x, std::size_t groups,
-               Word* y) {
-  HWY_DYNAMIC_DISPATCH(ring_rows)(u, container, rows, cols, x, groups, y);
 }
 void int_block_float(const std::int16_t* tiles, std::size_t pairs, const float* x, float* y) {
   HWY_DYNAMIC_DISPATCH(int_block_float)(tiles, pairs, x, y);
@@ -302,29 +194,6 @@ void int_block(const std::int16_t* tiles, std::size_t pairs, const std::int16_t*
         }
       }
     }
-  }
-}
-
-template <class T>
-void rows_of(const T* u, std::size_t rows, std::size_t cols, const T* x, std::size_t groups, Word* y) {
-  constexpr std::size_t k_group = k_group_bytes / sizeof(T);
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t b = 0; b < groups * k_group; ++b) {
-      Word sum = 0;
-      for (std::size_t c = 0; c < cols; ++c) {
-        sum += Word{u[r * cols + c]} * x[((b / k_group) * cols + c) * k_group + b % k_group];
-      }
-      y[r * groups * k_group + b] = static_cast<T>(sum);
-    }
-  }
-}
-
-void ring_rows(const void* u, std::size_t container, std::size_t rows, std::size_t cols, const void* x, std::size_t groups,
-               Word* y) {
-  switch (container) {
-    case 2: return rows_of(static_cast<const std::uint16_t*>(u), rows, cols, static_cast<const std::uint16_t*>(x), groups, y);
-    case 4: return rows_of(static_cast<const std::uint32_t*>(u), rows, cols, static_cast<const std::uint32_t*>(x), groups, y);
-    default: return rows_of(static_cast<const std::uint64_t*>(u), rows, cols, static_cast<const std::uint64_t*>(x), groups, y);
   }
 }
 

@@ -18,12 +18,6 @@ constexpr std::size_t limbs_of(Ring ring) { return (static_cast<std::size_t>(rin
 // y: 16 words, modulo 2^64 of which ring.bits count.
 void int_block(const std::int16_t* tiles, std::size_t pairs, const std::int16_t* limbs, Ring ring, Word* y);
 
-// Rows of a ring matrix times a batch. u: `rows` rows of `cols` containers; x: [group][col][k_group_bytes / container];
-// y: [row][batch] words. batch: a multiple of the group's lanes; rows: any.
-constexpr std::size_t k_group_bytes = 64;
-void ring_rows(const void* u, std::size_t container, std::size_t rows, std::size_t cols, const void* x, std::size_t groups,
-               Word* y);
-
 // 16 rows of integer weights times four real vectors: x: [pair][4][2], y: [4][16].
 void int_block_float(const std::int16_t* tiles, std::size_t pairs, const float* x, float* y);
 // One real row times four real vectors of `cols` entries, `stride` apart.
@@ -34,8 +28,6 @@ const char* target();
 
 namespace scalar {
 void int_block(const std::int16_t* tiles, std::size_t pairs, const std::int16_t* limbs, Ring ring, Word* y);
-void ring_rows(const void* u, std::size_t container, std::size_t rows, std::size_t cols, const void* x, std::size_t groups,
-               Word* y);
 void int_block_float(const std::int16_t* tiles, std::size_t pairs, const float* x, float* y);
 void float_row(const float* w, const float* x, std::size_t stride, std::size_t cols, float* y);
 }  // namespace scalar

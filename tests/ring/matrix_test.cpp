@@ -71,48 +71,6 @@ TEST(IntProduct, does_not_overflow_at_the_largest_weights_and_limbs) {
   }
 }
 
-template <class T>
-void check_ring_product(int bits) {
-  Executor executor(2);
-  std::uint64_t seed = static_cast<std::uint64_t>(bits);
-  for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {7, 33}, {130, 576}}) {
-    for (const std::size_t n : {1, 3, 8, 33, 64}) {
-      RingMatrix v(rows, cols, Ring{bits});
-      const Words entries = random_words(rows * cols, ++seed);
-      for (std::size_t i = 0; i < entries.size(); ++i) {
-        const T word = static_cast<T>(entries[i]);
-        std::memcpy(v.bytes().data() + i * sizeof(T), &word, sizeof(T));
-      }
-      const StreamedMatrix u{rows, cols, Ring{bits}, [&](std::uint64_t offset, std::span<std::uint8_t> out) {
-                               std::memcpy(out.data(), v.bytes().data() + offset, out.size());
-                             }};
-      const Words x = random_words(n * cols, ++seed);
-      Words y(n * rows), streamed(n * rows), want(n * rows);
-      for (std::size_t b = 0; b < n; ++b) {
-        for (std::size_t r = 0; r < rows; ++r) {
-          Word sum = 0;
-          for (std::size_t c = 0; c < cols; ++c) sum += entries[r * cols + c] * x[b * cols + c];
-          want[b * rows + r] = sum & Ring{bits}.mask();
-        }
-      }
-      product(v, x, y, executor);
-      product(u, x, streamed, executor);
-      ASSERT_EQ(y, want) << bits << " bits, " << rows << " x " << cols << ", " << n;
-      ASSERT_EQ(streamed, want);
-    }
-  }
-}
-
-TEST(RingProduct, agrees_with_the_definition_in_two_byte_words) { check_ring_product<std::uint16_t>(16); }
-TEST(RingProduct, agrees_with_the_definition_in_four_byte_words) {
-  check_ring_product<std::uint32_t>(32);
-  check_ring_product<std::uint32_t>(24);
-}
-TEST(RingProduct, agrees_with_the_definition_in_eight_byte_words) {
-  check_ring_product<std::uint64_t>(64);
-  check_ring_product<std::uint64_t>(43);
-}
-
 TEST(FloatProduct, agrees_with_doubles_for_real_and_integer_weights) {
   Executor executor(2);
   for (const std::size_t n : {1, 3, 4, 9}) {
@@ -153,16 +111,6 @@ TEST(Kernels, equal_their_scalar_twins) {
     kernels::int_block(tiles, k_pairs, limbs, Ring{bits}, y);
     kernels::scalar::int_block(tiles, k_pairs, limbs, Ring{bits}, z);
     for (int r = 0; r < 16; ++r) EXPECT_EQ(y[r] & Ring{bits}.mask(), z[r] & Ring{bits}.mask()) << bits;
-  }
-  alignas(64) std::uint64_t x[2 * 5 * 8], u[3 * 5];
-  for (auto& v : x) v = random();
-  for (auto& v : u) v = random();
-  for (const std::size_t container : {2, 4, 8}) {
-    const std::size_t groups = 2, lanes = 64 / container;
-    Words y(3 * groups * lanes), z(y.size());
-    kernels::ring_rows(u, container, 3, 5, x, groups, y.data());
-    kernels::scalar::ring_rows(u, container, 3, 5, x, groups, z.data());
-    EXPECT_EQ(y, z) << container;
   }
 }
 
