@@ -146,6 +146,15 @@ HWY_INLINE void four_rows(const T* HWY_RESTRICT u, std::size_t stride, std::size
   f.add_to(sums + 3 * row_sums);
 }
 
+// Into the second cache: the first holds what is being multiplied.
+HWY_INLINE void fetch_ahead(const RingTile& tile, std::size_t first, std::size_t bytes) {
+  if (tile.ahead == nullptr) return;
+  for (std::size_t r = first; r < first + k_row_step; ++r) {
+    const auto* row = static_cast<const std::uint8_t*>(tile.ahead) + r * tile.ahead_stride;
+    for (std::size_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+  }
+}
+
 template <class Sum, std::size_t kCount>
 void all_rows(const RingTile& tile, std::size_t group, std::size_t lane, void* sums) {
   using T = hn::TFromD<typename Sum::Tag>;
@@ -153,6 +162,7 @@ void all_rows(const RingTile& tile, std::size_t group, std::size_t lane, void* s
   const std::size_t stride = tile.stride / sizeof(T), row_sums = tile.groups * kGroup;
   const std::size_t apart = kLanes == kGroup ? tile.steps * kGroup : kLanes;
   for (std::size_t r = 0; r < tile.rows; r += k_row_step) {
+    if (group == 0 && lane == 0) fetch_ahead(tile, r, tile.steps * sizeof(T));
     four_rows<Sum, kCount>(static_cast<const T*>(tile.u) + r * stride, stride, tile.steps,
                            static_cast<const T*>(tile.x) + group * tile.steps * kGroup + lane, apart,
                            static_cast<T*>(sums) + r * row_sums + group * kGroup + lane, row_sums);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 
 #include "permllm/error.h"
 #include "ring/ring_kernels.h"
@@ -23,14 +24,21 @@ constexpr std::size_t k_panel_stride = k_panel_bytes + k_group_bytes;
 struct alignas(k_group_bytes) Line {
   std::uint8_t bytes[k_group_bytes];
 };
-using Lines = std::vector<Line>;
+using Lines = std::unique_ptr<Line[]>;
+Lines lines(std::size_t n) { return std::make_unique_for_overwrite<Line[]>(n); }
 
 struct Batched {
   Ring ring;
   std::size_t container = 0, rows = 0, cols = 0, vectors = 0;
   std::size_t lanes() const { return group_lanes(container); }
   std::size_t groups() const { return (vectors + lanes() - 1) / lanes(); }
-  std::size_t steps() const { return (cols * container + step_bytes(container) - 1) / step_bytes(container); }
+  std::size_t steps() const { return (row_bytes() + step_bytes(container) - 1) / step_bytes(container); }
+  std::size_t row_bytes() const { return cols * container; }
+  // Of the rows of a panel: whole blocks, and panels of about one width.
+  std::size_t panel_bytes() const {
+    const std::size_t panels = (row_bytes() + k_panel_bytes - 1) / k_panel_bytes, block = k_block_steps * step_bytes(container);
+    return ((row_bytes() + panels - 1) / panels + block - 1) / block * block;
+  }
 };
 
 Batched batched(std::size_t rows, std::size_t cols, Ring ring, std::size_t x_words, std::size_t y_words) {
@@ -53,7 +61,7 @@ auto step_of(const Word* x, std::size_t s, std::size_t cols) {
   }
 }
 
-// Steps [first, first + count) of x as [group][step][lane]; vectors that the last group lacks are left as they are.
+// Steps [first, first + count) of x as [group][step][lane]; vectors that the last group lacks are 0.
 // Eight steps of one vector at a time: they share a line of x, and their places stay in the first cache for the next vector.
 template <std::size_t kContainer>
 void group_block(const Batched& p, std::span<const Word> x, std::size_t first, std::size_t count, Line* out) {
@@ -62,6 +70,7 @@ void group_block(const Batched& p, std::span<const Word> x, std::size_t first, s
   for (std::size_t g = 0; g < p.groups(); ++g) {
     T* to = reinterpret_cast<T*>(out + g * count);
     const std::size_t vectors = std::min(k_lanes, p.vectors - g * k_lanes);
+    if (vectors < k_lanes) std::memset(to, 0, count * k_group_bytes);
     for (std::size_t s = 0; s < count; s += 8) {
       for (std::size_t lane = 0; lane < vectors; ++lane) {
         const Word* from = x.data() + (g * k_lanes + lane) * p.cols;
@@ -73,10 +82,10 @@ void group_block(const Batched& p, std::span<const Word> x, std::size_t first, s
 
 // x in blocks of k_block_steps steps, each [group][step][lane], one after the other.
 Lines grouped(const Batched& p, std::span<const Word> x, Executor& executor) {
-  Lines out(p.groups() * p.steps());
+  Lines out = lines(p.groups() * p.steps());
   executor.parallel((p.steps() + k_block_steps - 1) / k_block_steps, [&](std::size_t block) {
     const std::size_t first = block * k_block_steps, count = std::min(k_block_steps, p.steps() - first);
-    Line* to = out.data() + first * p.groups();
+    Line* to = out.get() + first * p.groups();
     switch (p.container) {
       case 2: return group_block<2>(p, x, first, count, to);
       case 4: return group_block<4>(p, x, first, count, to);
@@ -97,22 +106,44 @@ void scatter(const Batched& p, const Line* sums, std::size_t first, std::size_t 
   }
 }
 
-// What one thread needs beside x and y.
+// Where the rows of a matrix come from. fill: bytes [offset, offset + out.size()) of a row. at: where `rows` rows lie in main
+// memory from that offset on, or null.
+struct Stored {
+  const RingMatrix& v;
+  std::size_t row_bytes;
+  void fill(std::size_t row, std::size_t offset, std::span<std::uint8_t> out) const {
+    std::memcpy(out.data(), v.bytes().data() + row * row_bytes + offset, out.size());
+  }
+  const std::uint8_t* at(std::size_t row, std::size_t rows, std::size_t offset) const {
+    return row + rows <= v.rows() ? v.bytes().data() + row * row_bytes + offset : nullptr;
+  }
+};
+struct Expanded {
+  const StreamedMatrix& u;
+  std::size_t row_bytes;
+  void fill(std::size_t row, std::size_t offset, std::span<std::uint8_t> out) const { u.fill(row * row_bytes + offset, out); }
+  const std::uint8_t* at(std::size_t, std::size_t, std::size_t) const { return nullptr; }
+};
+
+// What one thread needs beside x and y. The panel begins as zeros: rows that it lacks are multiplied as well.
 struct Workspace {
-  explicit Workspace(const Batched& p) : panel(k_panel_rows * k_panel_stride / sizeof(Line)), sums(k_panel_rows * p.groups()) {}
+  explicit Workspace(const Batched& p) : panel(std::make_unique<Line[]>(k_panel_rows * k_panel_stride / sizeof(Line))),
+                                         sums(lines(k_panel_rows * p.groups())) {}
   Lines panel, sums;
 };
 
-// Rows [first, first + count) of y. fill(row, offset, out) writes bytes [offset, offset + out.size()) of a row of the matrix.
-template <class Fill>
-void panel_product(const Batched& p, std::size_t first, std::size_t count, const Lines& x, std::span<Word> y, Workspace& work,
-                   const Fill& fill) {
-  const std::size_t row_bytes = p.cols * p.container, step = step_bytes(p.container);
-  auto* panel = work.panel.data()->bytes;
-  std::memset(work.sums.data(), 0, work.sums.size() * sizeof(Line));
-  for (std::size_t offset = 0; offset < row_bytes; offset += k_panel_bytes) {
-    const std::size_t bytes = std::min(k_panel_bytes, row_bytes - offset);
-    for (std::size_t r = 0; r < count; ++r) fill(first + r, offset, std::span(panel + r * k_panel_stride, bytes));
+// Rows [first, first + count) of y; `after` is the row that follows on this thread.
+template <class Source>
+void panel_product(const Batched& p, std::size_t first, std::size_t count, std::size_t after, const Lines& x,
+                   std::span<Word> y, Workspace& work, const Source& source) {
+  const std::size_t step = step_bytes(p.container), row_bytes = p.row_bytes(), width = p.panel_bytes();
+  auto* panel = work.panel[0].bytes;
+  std::memset(work.sums.get(), 0, k_panel_rows * p.groups() * sizeof(Line));
+  for (std::size_t offset = 0; offset < row_bytes; offset += width) {
+    const std::size_t bytes = std::min(width, row_bytes - offset);
+    for (std::size_t r = 0; r < count; ++r) source.fill(first + r, offset, std::span(panel + r * k_panel_stride, bytes));
+    const bool more = offset + width < row_bytes;
+    const std::uint8_t* ahead = source.at(more ? first : after, k_panel_rows, more ? offset + width : 0);
     const std::size_t steps = (bytes + step - 1) / step;
     for (std::size_t s = 0; s < steps; s += k_block_steps) {
       kernels::ring_tile({.ring = p.ring,
@@ -121,29 +152,31 @@ void panel_product(const Batched& p, std::size_t first, std::size_t count, const
                           .stride = k_panel_stride,
                           .rows = (count + kernels::k_row_step - 1) / kernels::k_row_step * kernels::k_row_step,
                           .steps = std::min(k_block_steps, steps - s),
-                          .x = x.data() + (offset / step + s) * p.groups(),
-                          .groups = p.groups()},
-                         work.sums.data());
+                          .x = x.get() + (offset / step + s) * p.groups(),
+                          .groups = p.groups(),
+                          .ahead = ahead == nullptr ? nullptr : ahead + s * step,
+                          .ahead_stride = row_bytes},
+                         work.sums.get());
     }
   }
   if (p.container == 8) {
-    scatter<std::uint64_t>(p, work.sums.data(), first, count, y);
+    scatter<std::uint64_t>(p, work.sums.get(), first, count, y);
   } else {
-    scatter<std::uint32_t>(p, work.sums.data(), first, count, y);
+    scatter<std::uint32_t>(p, work.sums.get(), first, count, y);
   }
 }
 
-template <class Fill>
-void ring_product(const Batched& p, std::span<const Word> x, std::span<Word> y, Executor& executor, const Fill& fill) {
+template <class Source>
+void ring_product(const Batched& p, std::span<const Word> x, std::span<Word> y, Executor& executor, const Source& source) {
   if (p.vectors == 0) return;
   const Lines groups = grouped(p, x, executor);
-  const std::size_t panels = (p.rows + k_panel_rows - 1) / k_panel_rows;
   std::atomic<std::size_t> next{0};
-  executor.parallel(std::min<std::size_t>(panels, executor.threads()), [&](std::size_t) {
+  const auto take = [&] { return next.fetch_add(k_panel_rows); };
+  executor.parallel(std::min<std::size_t>((p.rows + k_panel_rows - 1) / k_panel_rows, executor.threads()), [&](std::size_t) {
     Workspace work(p);
-    for (std::size_t panel = next.fetch_add(1); panel < panels; panel = next.fetch_add(1)) {
-      const std::size_t first = panel * k_panel_rows;
-      panel_product(p, first, std::min(k_panel_rows, p.rows - first), groups, y, work, fill);
+    for (std::size_t first = take(), after = 0; first < p.rows; first = after) {
+      after = take();
+      panel_product(p, first, std::min(k_panel_rows, p.rows - first), after, groups, y, work, source);
     }
   });
 }
@@ -155,16 +188,12 @@ RingMatrix::RingMatrix(std::size_t rows, std::size_t cols, Ring ring)
 
 void product(const RingMatrix& v, std::span<const Word> x, std::span<Word> y, Executor& executor) {
   const Batched p = batched(v.rows(), v.cols(), v.ring(), x.size(), y.size());
-  ring_product(p, x, y, executor, [&](std::size_t row, std::size_t offset, std::span<std::uint8_t> out) {
-    std::memcpy(out.data(), v.bytes().data() + row * p.cols * p.container + offset, out.size());
-  });
+  ring_product(p, x, y, executor, Stored{v, p.row_bytes()});
 }
 
 void product(const StreamedMatrix& u, std::span<const Word> x, std::span<Word> y, Executor& executor) {
   const Batched p = batched(u.rows(), u.cols(), u.ring(), x.size(), y.size());
-  ring_product(p, x, y, executor, [&](std::size_t row, std::size_t offset, std::span<std::uint8_t> out) {
-    u.fill(row * p.cols * p.container + offset, out);
-  });
+  ring_product(p, x, y, executor, Expanded{u, p.row_bytes()});
 }
 
 }  // namespace permllm
