@@ -146,8 +146,14 @@ HWY_INLINE void four_rows(const T* HWY_RESTRICT u, std::size_t stride, std::size
   f.add_to(sums + 3 * row_sums);
 }
 
-// Into the second cache: the first holds what is being multiplied.
+// Into the second cache, because the first holds what is being multiplied: four rows' share of what the next tile needs.
 HWY_INLINE void fetch_ahead(const RingTile& tile, std::size_t first, std::size_t bytes) {
+  // Its columns follow on these.
+  const std::size_t lines = tile.groups * tile.steps;
+  const auto* columns = static_cast<const std::uint8_t*>(tile.x) + lines * k_group_bytes;
+  for (std::size_t i = lines * first / tile.rows; i < lines * (first + k_row_step) / tile.rows; ++i) {
+    __builtin_prefetch(columns + i * k_group_bytes, 0, 2);
+  }
   if (tile.ahead == nullptr) return;
   for (std::size_t r = first; r < first + k_row_step; ++r) {
     const auto* row = static_cast<const std::uint8_t*>(tile.ahead) + r * tile.ahead_stride;
