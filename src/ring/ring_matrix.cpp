@@ -15,7 +15,7 @@ using kernels::group_lanes;
 using kernels::k_group_bytes;
 using kernels::step_bytes;
 
-// A block of columns of up to four groups stays in the first cache while the rows of a panel pass by; a panel, the rows that
+// A block of steps of up to four groups stays in the first cache while the rows of a panel pass by; a panel, the rows that
 // one task multiplies and as many of their columns as follow each other without a gap, stays in the second.
 constexpr std::size_t k_block_steps = 64, k_panel_rows = 64, k_panel_bytes = 4096;
 // Rows of a panel lie apart by more than its bytes: at a power of two they would share a few sets of the cache.
@@ -74,7 +74,9 @@ void group_block(const Batched& p, std::span<const Word> x, std::size_t first, s
     for (std::size_t s = 0; s < count; s += 8) {
       for (std::size_t lane = 0; lane < vectors; ++lane) {
         const Word* from = x.data() + (g * k_lanes + lane) * p.cols;
-        for (std::size_t i = s; i < std::min(count, s + 8); ++i) to[i * k_lanes + lane] = step_of<kContainer>(from, first + i, p.cols);
+        for (std::size_t i = s; i < std::min(count, s + 8); ++i) {
+          to[i * k_lanes + lane] = step_of<kContainer>(from, first + i, p.cols);
+        }
       }
     }
   }
@@ -127,8 +129,9 @@ struct Expanded {
 
 // What one thread needs beside x and y. The panel begins as zeros: rows that it lacks are multiplied as well.
 struct Workspace {
-  explicit Workspace(const Batched& p) : panel(std::make_unique<Line[]>(k_panel_rows * k_panel_stride / sizeof(Line))),
-                                         sums(lines(k_panel_rows * p.groups())) {}
+  explicit Workspace(const Batched& p)
+      : panel(std::make_unique<Line[]>(k_panel_rows * k_panel_stride / sizeof(Line))),
+        sums(lines(k_panel_rows * p.groups())) {}
   Lines panel, sums;
 };
 
