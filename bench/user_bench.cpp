@@ -10,7 +10,7 @@
 
 #include "ring/clear.h"
 #include "ring/elementwise.h"
-#include "ring/matrix.h"
+#include "ring/pack.h"
 
 namespace permllm {
 namespace {

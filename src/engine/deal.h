@@ -55,7 +55,7 @@ struct PackEnd {  // user -> helper and provider, helper -> provider: no more ma
 // Bounds of an order, against a peer's nonsense: kind known, count positive, inside the chain.
 void check_order(const Plan& plan, const PackOrder& order);
 
-constexpr std::size_t k_deal_batch = 64;  // pieces dealt together: one expansion of U serves them all
+constexpr std::size_t k_deal_batch = 128;  // pieces dealt together: one expansion of U serves them all
 
 // Deals one order. `Party` is Helper or UserDealer, with V or U; `provider` takes the material. on_part is told after
 // each part (a layer of a batch of slots, a batch of entries or passes).

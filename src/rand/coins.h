@@ -4,10 +4,10 @@
 
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
+#include "rand/counter_mode.h"
 #include "rand/domains.h"
 #include "rand/seed.h"
 #include "ring/ring.h"
@@ -69,7 +69,6 @@ class Coins {
 class AesCoins : public Coins {
  public:
   explicit AesCoins(const Seed& seed);
-  ~AesCoins() override;
   Permutation permutation(Address address, std::size_t n) const override;
 
  protected:
@@ -77,22 +76,18 @@ class AesCoins : public Coins {
   void fill(Address address, Ring ring, std::span<Wide> out) const override;
 
  private:
-  struct Key;
-  std::unique_ptr<Key> key_;
+  CounterMode stream_;
 };
 
 // The expansion of U: matrix `id` of the model, readable at any offset, any number of times. Thread-safe.
 class ReadableStream {
  public:
   explicit ReadableStream(const Seed& seed);
-  ~ReadableStream();
-  ReadableStream(ReadableStream&&) noexcept;
   // Bytes [offset, offset + out.size()) of matrix `id`.
   void fill(std::uint32_t id, std::uint64_t offset, std::span<std::uint8_t> out) const;
 
  private:
-  struct Key;
-  std::unique_ptr<Key> key_;
+  CounterMode stream_;
 };
 
 }  // namespace permllm

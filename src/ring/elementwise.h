@@ -46,7 +46,7 @@ void unpermute_add(std::span<const Word> b, std::span<const std::uint32_t> order
 Word dot(const Word* a, const Word* b, std::size_t n);
 void dots(const Word* q, const Word* keys, std::size_t stride, std::size_t n_keys, std::size_t dim, Word* out);
 void mix_rows(const Word* weights, const Word* values, std::size_t stride, std::size_t n, std::size_t dim, Word* out);
-// pack and unpack, of bytes on the wire, are declared in ring/matrix.h.
+// pack and unpack, of bytes on the wire, are declared in ring/pack.h.
 void pack(std::span<const Word> words, Ring ring, std::uint8_t* out);
 void unpack(const std::uint8_t* in, Ring ring, std::span<Word> words);
 }  // namespace scalar

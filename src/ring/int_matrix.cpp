@@ -11,7 +11,7 @@
 
 #include "permllm/error.h"
 #include "ring/int_kernels.h"
-#include "ring/matrix.h"
+#include "ring/float_matrix.h"
 
 namespace permllm {
 namespace {

@@ -1,7 +1,7 @@
 #include <cstring>
 
 #include "ring/elementwise.h"
-#include "ring/matrix.h"
+#include "ring/pack.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ring/pack.cpp"

@@ -21,7 +21,7 @@
 
 #include "net/link.h"
 #include "permllm/error.h"
-#include "ring/matrix.h"
+#include "ring/pack.h"
 #include "wire/tags.h"
 
 namespace permllm {

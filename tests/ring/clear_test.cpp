@@ -7,14 +7,11 @@
 #include <limits>
 #include <random>
 
-#include "ring/kernels.h"
 
 namespace permllm {
 namespace {
 
 // Run under several values of PERMLLM_SIMD, this compares every target with the definitions below.
-TEST(Clear, names_the_target) { RecordProperty("target", kernels::target()); }
-
 using Integers = std::vector<std::int64_t>;
 
 // The definitions, in more bits than a double has.

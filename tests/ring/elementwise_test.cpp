@@ -6,15 +6,12 @@
 #include <numeric>
 #include <random>
 
-#include "ring/kernels.h"
-#include "ring/matrix.h"
+#include "ring/pack.h"
 
 namespace permllm {
 namespace {
 
 // Run under several values of PERMLLM_SIMD, this compares every target with the definitions below.
-TEST(Elementwise, names_the_target) { RecordProperty("target", kernels::target()); }
-
 Words random_words(std::size_t n, std::mt19937_64& random) {
   Words words(n);
   for (Word& word : words) word = random();
