@@ -26,10 +26,15 @@ struct BenchOptions {
   bool json = false;
 };
 
+// Bytes of the cache that the cores share. The C library counts all of a chip's, of which a virtual machine may see a part.
 double last_level_cache() {
-  double most = 0;
-  for (const int level : {_SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE}) most = std::max(most, static_cast<double>(sysconf(level)));
-  return most;
+  for (const char* index : {"3", "2"}) {
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    double kilobytes = 0;
+    char unit = 0;
+    if (file >> kilobytes >> unit && unit == 'K') return kilobytes * 1024;
+  }
+  return std::max(0.0, static_cast<double>(sysconf(_SC_LEVEL3_CACHE_SIZE)));
 }
 
 // One run with parties of its own.
@@ -37,12 +42,15 @@ nlohmann::json measure(const BenchOptions& options) {
   const LocalParties parties(options.local);
   // Layers that are used in turn must come from memory each time, as those of a whole model do.
   const std::size_t distinct = options.local.serve.distinct_layers;
-  if (distinct != 0 && parties.weight_bytes() < last_level_cache()) {
-    throw Error(Code::usage, "--distinct-layers", fmt::format("{} layers and the tables are {:.0f} MB, within the last-level cache of {:.0f} MB; hold more",
-                                                              distinct, parties.weight_bytes() / 1e6, last_level_cache() / 1e6));
+  if (distinct != 0 && parties.layer_bytes() < last_level_cache()) {
+    throw Error(Code::usage, "--distinct-layers", fmt::format("{} layers are {:.0f} MB, within the last-level cache of {:.0f} MB; hold more",
+                                                              distinct, parties.layer_bytes() / 1e6, last_level_cache() / 1e6));
   }
   Executor executor;
+  const Clock::time_point begin = Clock::now();
   MeasuredConversation conversation(parties, options.local, executor);
+  const double session_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
   MeasuredConversation::Request request;
   std::minstd_rand random(1);
   const std::size_t vocab = conversation.plan().config.vocab;
@@ -65,8 +73,10 @@ nlohmann::json measure(const BenchOptions& options) {
   report["rtt"] = options.local.shape.rtt;
   report["bandwidth"] = options.local.shape.bandwidth;
   report["distinct_layers"] = distinct == 0 ? conversation.plan().config.layers : distinct;
-  report["weight_bytes"] = parties.weight_bytes();
+  report["layer_bytes"] = parties.layer_bytes();
   report["last_level_cache_bytes"] = last_level_cache();
+  report["seconds"]["session"] = session_seconds;
+  report["session_bytes"] = session_bytes;
   report["simd"] = kernels::int_target();
   report["cores"] = executor.threads();
   return report;
@@ -82,10 +92,11 @@ void print(const nlohmann::json& r) {
   fmt::print("{}{}, profile {}{}, {} round trip, {}\n", r.at("model").get<std::string>(), r.at("synthetic").get<bool>() ? " (random weights)" : "",
              r.at("profile").get<std::string>(), r.at("fused").get<bool>() ? " with fused norms" : "", r.at("rtt").get<std::string>(),
              r.at("bandwidth").get<std::string>());
-  row("weights in memory", fmt::format("{} of {} layers and the tables, {:.0f} MB; last-level cache {:.0f} MB", r.at("distinct_layers").get<int>(),
-                                       r.at("layers").get<int>(), mb(r.at("weight_bytes")), mb(r.at("last_level_cache_bytes"))));
+  row("weights in memory", fmt::format("{} of {} layers, {:.0f} MB; last-level cache {:.0f} MB", r.at("distinct_layers").get<int>(),
+                                       r.at("layers").get<int>(), mb(r.at("layer_bytes")), mb(r.at("last_level_cache_bytes"))));
   row("machine", fmt::format("{} cores for all three parties, {}", r.at("cores").get<int>(), r.at("simd").get<std::string>()));
   row("load, registration", fmt::format("{:.1f} s, {:.1f} s", seconds.at("load").get<double>(), seconds.at("registration").get<double>()));
+  row("a session's handshakes, to the user", fmt::format("{:.1f} s, {:.1f} MB", seconds.at("session").get<double>(), mb(r.at("session_bytes"))));
   row("offline, both makers, a token", fmt::format("{:.3f} s", seconds.at("offline_per_token").get<double>()));
   row(fmt::format("prefill of {} tokens, a token", r.at("prompt_tokens").get<int>()), fmt::format("{:.3f} s", seconds.at("prefill_per_token").get<double>()));
   row("decode, a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
@@ -106,7 +117,7 @@ void print(const nlohmann::json& r) {
   pair("offline MB, helper to provider", offline.at("helper_to_provider_bytes"), declared.at("offline_helper_to_provider_bytes"));
   fmt::print("  {:<40}{:>10.0f}{:>10}\n", "round trips", online.at("round_trips").get<double>(), declared.at("round_trips").get<int>());
   const auto& memory = r.at("memory_bytes");
-  row("greatest memory MB: provider, user, helper", fmt::format("{:.0f}, {:.0f}, {:.0f}", mb(memory.at("provider")), mb(memory.at("user")), mb(memory.at("helper"))));
+  row("memory MB: provider, user, helper", fmt::format("{:.0f}, {:.0f}, {:.0f}", mb(memory.at("provider")), mb(memory.at("user")), mb(memory.at("helper"))));
 }
 
 // "rtt=0,1,10": values of one dimension of a sweep.

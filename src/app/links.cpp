@@ -10,15 +10,15 @@ bool LinkShape::none() const {
 }
 
 void add_link_shape(CLI::App& command, LinkShape& shape) {
-  command.add_option("--rtt", shape.rtt, "simulated round-trip time of every link (10ms, 250us)")->capture_default_str();
-  command.add_option("--bandwidth", shape.bandwidth, "simulated bandwidth of every link (1gbit, 100mbit; 0: no limit)")
+  command.add_option("--rtt", shape.rtt, "simulated round-trip time of every link of a session (10ms, 250us)")->capture_default_str();
+  command.add_option("--bandwidth", shape.bandwidth, "simulated bandwidth of every link of a session (1gbit, 100mbit; 0: no limit)")
       ->capture_default_str();
 }
 
-std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape) {
+std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up) {
   if (shape.none()) return link;
   return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "--rtt"),
-                                  parse_bandwidth(shape.bandwidth, "--bandwidth"));
+                                  set_up ? 0.0 : parse_bandwidth(shape.bandwidth, "--bandwidth"));
 }
 
 }  // namespace permllm

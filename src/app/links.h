@@ -15,7 +15,8 @@ struct LinkShape {
   bool none() const;
 };
 void add_link_shape(CLI::App& command, LinkShape& shape);
-// The link itself when the shape is none. Errors: usage for unreadable values.
-std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape);
+// The link itself when the shape is none. set_up: what arrives is not held up by the bandwidth, because it is a model on its
+// way to the helper, which no session waits for. Errors: usage for unreadable values.
+std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up = false);
 
 }  // namespace permllm

@@ -57,7 +57,7 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   provider_address_ = address(ready);
   load_seconds_ = ready.at("load_seconds");
   registration_seconds_ = ready.at("registration_seconds");
-  weight_bytes_ = ready.at("weight_bytes");
+  layer_bytes_ = ready.at("layer_bytes");
 }
 
 UserLinks LocalParties::links(LocalTraffic& traffic) const {

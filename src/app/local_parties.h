@@ -55,8 +55,8 @@ class LocalParties {
 
   double load_seconds() const { return load_seconds_; }
   double registration_seconds() const { return registration_seconds_; }
-  // Of the weights that the provider's memory holds, packed.
-  double weight_bytes() const { return weight_bytes_; }
+  // Of the layers' weights that the provider's memory holds, packed.
+  double layer_bytes() const { return layer_bytes_; }
 
  private:
   LocalOptions options_;
@@ -64,7 +64,7 @@ class LocalParties {
   Identity user_;
   std::unique_ptr<Process> helper_, provider_;
   std::string helper_address_, provider_address_;
-  double load_seconds_ = 0, registration_seconds_ = 0, weight_bytes_ = 0;
+  double load_seconds_ = 0, registration_seconds_ = 0, layer_bytes_ = 0;
 };
 
 }  // namespace permllm

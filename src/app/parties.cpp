@@ -87,7 +87,7 @@ void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter
       connection.thread = std::jthread([&, link = std::move(link)]() mutable {
         try {
           const Role peer = link->handshake(Clock::now() + k_handshake_patience);
-          serve(shaped(std::move(link), shape), peer);
+          serve(shaped(std::move(link), shape, peer == Role::provider), peer);
         } catch (const Error& error) {
           reporter.note(fmt::format("a connection was refused: {}", error.what()));
         }
@@ -131,8 +131,10 @@ void run_provider(const ProviderOptions& options) {
   Executor executor;
   const Clock::time_point begin = Clock::now();
   OfferedModel model = offer_model(options.model, options.serve, executor);
-  double weight_bytes = 0;
-  for_each_matrix(model.weights, model.plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { weight_bytes += static_cast<double>(w.packed().size()); });
+  double layer_bytes = 0;
+  for (const LayerWeights<IntMatrix>& layer : model.weights.layers) {
+    for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());
+  }
   const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const Identity identity = load_identity(options.party.identity);
   const auto dial = [&]() -> std::unique_ptr<Link> {
@@ -144,7 +146,7 @@ void run_provider(const ProviderOptions& options) {
   const Clock::time_point registration = Clock::now();
   service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
   TlsListener listener(identity, options.party.listen);
-  reporter.ready(listener.port(), {{"load_seconds", load_seconds}, {"weight_bytes", weight_bytes},
+  reporter.ready(listener.port(), {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
                                    {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
   serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, Role role) {
     if (role != Role::user) return;
