@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +11,8 @@
 #include "app/process.h"
 #include "engine/deal.h"
 #include "model/gguf.h"
+#include "model/reference.h"
+#include "offline/calibration_text.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -18,23 +21,23 @@ namespace {
 struct Options {
   std::string path;
   ServeOptions serve;
-  bool json = false;
+  bool json = false, loss = false;
 };
 
 // Bytes that the parties keep beside the stock, by the sizes of their tables.
 struct Memory {
   std::size_t provider = 0, helper = 0, user = 0, provider_slot = 0, user_slot = 0, helper_slot = 0;
 };
-Memory memory_of(const Plan& plan) {
+Memory memory_of(const Plan& plan, int weight_bits) {
   Memory m;
   const auto matrix = [&](const LinearShape& s) {
-    m.provider += s.rows * s.cols * sizeof(std::int16_t);
+    m.provider += s.rows * s.cols * static_cast<std::size_t>(weight_bits) / 8;
     m.helper += s.rows * s.cols * container_bytes(s.out.ring);
   };
   for (std::size_t l = 0; l < plan.config.layers; ++l) {
     for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)}) matrix(s);
   }
-  matrix(embed_linear_shape(plan, Site::next_embed));
+  if (!plan.open()) matrix(embed_linear_shape(plan, Site::next_embed));
   matrix(head_shape(plan));
   const std::size_t keys = plan.config.layers * plan.config.kv_rows() * sizeof(Word);
   m.provider_slot = m.helper_slot = 4 * keys;
@@ -48,6 +51,37 @@ nlohmann::json cost_json(const Cost& c) {
           {"user_to_provider_bytes", c.online.user_to_provider},
           {"offline_user_to_provider_bytes", c.offline.user_to_provider},
           {"offline_helper_to_provider_bytes", c.offline.helper_to_provider}};
+}
+
+// What the provider's integers lose against float32, over the calibration text.
+struct Loss {
+  std::size_t positions = 0, other_choice = 0;
+  double divergence = 0;  // mean Kullback-Leibler divergence of the next token, nats
+};
+Loss loss_of(const Gguf& file, const OfferedModel& model, Executor& executor) {
+  const FloatWeights real = load_float_weights(file, executor);
+  const auto ids = Tokenizer(model.vocabulary).encode(k_calibration_text, false);
+  ReferenceCache real_cache, cache;
+  Loss loss;
+  for (const TokenId id : ids) {
+    const auto want = reference_forward(real, {&id, 1}, real_cache, executor), got = reference_forward(model.weights, {&id, 1}, cache, executor);
+    const auto best = [](const std::vector<float>& logits) { return std::max_element(logits.begin(), logits.end()) - logits.begin(); };
+    const auto log_sum = [&](const std::vector<float>& logits) {
+      double sum = 0;
+      const double most = logits[static_cast<std::size_t>(best(logits))];
+      for (const float v : logits) sum += std::exp(double{v} - most);
+      return most + std::log(sum);
+    };
+    const double want_sum = log_sum(want), got_sum = log_sum(got);
+    for (std::size_t k = 0; k < want.size(); ++k) {
+      const double p = double{want[k]} - want_sum;
+      loss.divergence += std::exp(p) * (p - (double{got[k]} - got_sum));
+    }
+    loss.other_choice += best(want) != best(got) ? 1 : 0;
+    ++loss.positions;
+  }
+  loss.divergence /= static_cast<double>(loss.positions);
+  return loss;
 }
 
 std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::Kind::slot, 0, 0).rounds; }
@@ -65,13 +99,14 @@ void run(const Options& options) {
     ++types[name != nullptr ? name : fmt::format("type {}", tensor.type)];
     parameters += tensor.elements();
   }
-  const Memory memory = memory_of(plan);
+  const Memory memory = memory_of(plan, options.serve.weight_bits);
   std::vector<std::size_t> lengths;
   for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.serve.context - 1}) {
     if (before < options.serve.context && (lengths.empty() || before > lengths.back())) lengths.push_back(before);
   }
   const std::size_t prompt = std::min<std::size_t>(40, options.serve.context);
 
+  const Loss loss = options.loss ? loss_of(file, model, executor) : Loss{};
   if (options.json) {
     nlohmann::json decode = nlohmann::json::array();
     for (const std::size_t before : lengths) {
@@ -79,13 +114,18 @@ void run(const Options& options) {
       entry["context"] = before + 1;
       decode.push_back(entry);
     }
-    print_event({{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"parameters", parameters},
+    nlohmann::json event = {{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"parameters", parameters},
                  {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
                  {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
                  {"tokenizer", model.vocabulary.pre}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
                  {"lift_slack_bits", plan.lift_slack_bits()}, {"decode", decode},
                  {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
-                 {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}}}});
+                 {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}}}};
+    if (options.loss) {
+      event["loss"] = {{"weight_bits", options.serve.weight_bits}, {"positions", loss.positions}, {"other_choice", loss.other_choice},
+                       {"divergence", loss.divergence}};
+    }
+    print_event(event);
     return;
   }
   const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
@@ -118,6 +158,10 @@ void run(const Options& options) {
   };
   line(fmt::format("prompt of {} tokens", prompt), pass_cost(plan, 0, prompt, true));
   for (const std::size_t before : lengths) line(fmt::format("a token at context {}", before + 1), pass_cost(plan, before, 1, false));
+  if (options.loss) {
+    fmt::print("\nWeights of {} bits against float32, on {} positions of the calibration text: another first choice at {}, divergence {:.4f} nats\n",
+               options.serve.weight_bits, loss.positions, loss.other_choice, loss.divergence);
+  }
   fmt::print("\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB (V); and for each token of a conversation\n"
              "provider {:.2f} MB, user {:.2f} MB, helper {:.2f} MB. The stock holds a token's offline bytes until it is used.\n",
              mb(memory.provider), mb(memory.helper), mb(memory.provider_slot), mb(memory.user_slot), mb(memory.helper_slot));
@@ -130,6 +174,7 @@ void add_inspect(CLI::App& parent) {
   CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, and what a session with it costs");
   command->add_option("model", options->path, "GGUF file")->required();
   add_serve_options(*command, options->serve);
+  command->add_flag("--loss", options->loss, "also measure what the provider's integers lose against float32 (needs memory for both)");
   command->add_flag("--json", options->json, "one JSON object, for programs");
   command->callback([options] { run(*options); });
 }

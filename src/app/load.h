@@ -15,11 +15,15 @@ struct ServeOptions {
   std::size_t context = 1024;  // slots of a chain; at most the model's own limit (usage Error with both numbers)
   Profile profile = Profile::paper;
   std::optional<bool> fused;  // unset: where the ranges allow it
+  int weight_bits = 12;       // 8: less memory to read a token, at a loss that `inspect --loss` measures
   bool synthetic = false;     // the model is the name of a published shape, with random weights
+  std::size_t layers = 0, width = 0;  // of a synthetic model, where not the shape's own
   std::size_t distinct_layers = 0;  // of a synthetic model: layers of weights to hold, used in turn; 0: all
 };
-// --context, --profile, --fused
+// --context, --profile, --fused, --weight-bits
 void add_serve_options(CLI::App& command, ServeOptions& options);
+// --synthetic, --layers, --width, --distinct-layers
+void add_synthetic_options(CLI::App& command, ServeOptions& options);
 std::vector<std::string> arguments_of(const ServeOptions& options);
 
 // Reads the file (or makes synthetic weights, with the ranges of SmolLM2-135M), makes the integer weights, calibrates the ranges on the text that ships with the project, and draws a

@@ -160,9 +160,7 @@ void add_provider(CLI::App& parent) {
   const auto options = std::make_shared<ProviderOptions>();
   CLI::App* command = parent.add_subcommand("provider", "the model owner: holds the weights, answers without seeing prompts");
   command->add_option("--model", options->model, "GGUF file")->required();
-  command->add_flag("--synthetic", options->serve.synthetic, "the model is the name of a published shape, with random weights (see bench)");
-  command->add_option("--distinct-layers", options->serve.distinct_layers, "of a synthetic model: layers of weights to hold, used in turn; 0: all")
-      ->capture_default_str();
+  add_synthetic_options(*command, options->serve);
   command->add_option("--helper", options->helper, "the helper's address and port")->required();
   add_serve_options(*command, options->serve);
   add_party_options(*command, options->party);

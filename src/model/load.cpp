@@ -175,9 +175,12 @@ Config read_config(const Gguf& file) {
   return c;
 }
 
-IntWeights load_int_weights(const Gguf& file, Executor& executor) {
+IntWeights load_int_weights(const Gguf& file, Executor& executor, int bits) {
+  const std::size_t width = read_config(file).width, vocab = read_config(file).vocab;
   return load<IntMatrix>(file, executor, [&](const Real& real) {
-    return IntMatrix(real.matrix, IntMatrix::fraction_bits(real.largest), executor);
+    const bool table = real.matrix.rows() == width && real.matrix.cols() == vocab;
+    const int own = table ? k_weight_bits : bits;
+    return IntMatrix(real.matrix, IntMatrix::fraction_bits(real.largest, own), executor, own);
   });
 }
 

@@ -8,8 +8,6 @@
 namespace permllm {
 namespace {
 
-constexpr int k_frac = 11;  // of every matrix
-
 Config shape(const char* name, std::size_t layers, std::size_t width, std::size_t heads, std::size_t kv_heads, std::size_t ff,
              std::size_t vocab, bool gated) {
   Config c;
@@ -41,18 +39,30 @@ std::vector<std::string> synthetic_names() {
   return names;
 }
 
-Config synthetic_config(const std::string& name) {
-  for (const Config& c : shapes()) {
-    if (c.name == name) return c;
+Config synthetic_config(const std::string& name, std::size_t layers, std::size_t width) {
+  for (Config c : shapes()) {
+    if (c.name != name) continue;
+    if (layers != 0) c.layers = layers;
+    if (width != 0) {
+      const std::size_t step = c.head_dim * (c.heads / c.kv_heads);
+      if (width % step != 0 || width > (1 << 17)) {
+        throw Error(Code::usage, "--width", fmt::format("{}, expected a multiple of {}, for whole heads", width, step));
+      }
+      c.ff = c.ff * width / c.width / 2 * 2;
+      c.width = width;
+      c.kv_heads = c.kv_heads * (width / c.head_dim) / c.heads;
+      c.heads = width / c.head_dim;
+    }
+    return c;
   }
   throw Error(Code::usage, "model", fmt::format("\"{:.60}\" is no shape that is known: {}", name, fmt::join(synthetic_names(), ", ")));
 }
 
-IntWeights synthetic_weights(const Config& c, Executor& executor) {
+IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
   IntWeights w;
   w.config = c;
   std::uint64_t seed = 0;
-  const auto matrix = [&](std::size_t rows, std::size_t cols) { return IntMatrix::random(rows, cols, k_frac, ++seed, executor); };
+  const auto matrix = [&](std::size_t rows, std::size_t cols) { return IntMatrix::random(rows, cols, bits - 1, ++seed, executor, bits); };
   for (std::size_t l = 0; l < c.stored_layers(); ++l) {
     w.layers.push_back({matrix(c.qkv_rows(), c.width), matrix(c.width, c.q_rows()), matrix(c.up_rows(), c.width), matrix(c.width, c.ff)});
   }

@@ -11,10 +11,11 @@ namespace permllm {
 
 // "chatglm-6b", "llama-7b", "smollm2-135m". ChatGLM-6B in pre-norm order: its sizes and its MLP without a gate.
 std::vector<std::string> synthetic_names();
-// Errors: usage, naming the shapes there are.
-Config synthetic_config(const std::string& name);
+// layers, width: in place of the shape's own, where not 0; the heads' size stays, heads and neurons grow with the width.
+// Errors: usage, naming the shapes there are, or the widths.
+Config synthetic_config(const std::string& name, std::size_t layers = 0, std::size_t width = 0);
 
-// Bell-shaped weights with 11 fraction bits, the same for the same config.
-IntWeights synthetic_weights(const Config& config, Executor& executor);
+// Bell-shaped weights of 12 bits, 11 of them fraction bits (or of 8 bits, 7), the same for the same config.
+IntWeights synthetic_weights(const Config& config, int bits, Executor& executor);
 
 }  // namespace permllm

@@ -82,8 +82,72 @@ TEST(Demo, over_a_shaped_link_takes_its_round_trips) {
   const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt", "What is 17 plus 25?", "--max-tokens", "4", "--rtt", "4ms", "--bandwidth", "1gbit", "--json"});
   ASSERT_EQ(r.status, 0) << r.error;
   const auto done = events(r.out).back();
-  EXPECT_GE(done.at("seconds").at("decode_per_token").get<double>(), 182 * 0.004);
+  EXPECT_TRUE(done.at("fused"));  // by default, because the model's ranges allow it
+  EXPECT_EQ(done.at("declared_per_pass").at("round_trips"), 5 * 30 + 2);
+  EXPECT_GE(done.at("seconds").at("decode_per_token").get<double>(), 152 * 0.004);
   EXPECT_EQ(done.at("text"), "17 + ");
+}
+
+TEST(Demo, answers_alike_in_every_profile) {
+  const GreedyCase c = greedy_cases()[4];
+  using Way = std::tuple<const char*, const char*, int>;
+  for (const auto& [profile, fused, rounds] : {Way{"paper", "on", 152}, Way{"fast", "off", 122}, Way{"fast", "on", 92}, Way{"open", "", 61}}) {
+    std::vector<std::string> arguments{"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "12", "--json", "--profile", profile};
+    if (*fused != 0) arguments.insert(arguments.end(), {"--fused", fused});
+    const Result r = run(arguments);
+    ASSERT_EQ(r.status, 0) << r.error;
+    const auto done = events(r.out).back();
+    EXPECT_EQ(done.at("profile"), profile);
+    EXPECT_EQ(done.at("online_per_token").at("round_trips"), rounds);
+    const auto ids = done.at("output_ids").get<std::vector<TokenId>>();
+    for (std::size_t i = 0; i < ids.size() && c.gaps[i] >= 0.15; ++i) EXPECT_EQ(ids[i], c.float_ids[i]) << profile << " step " << i;
+    // What was measured is what was declared.
+    EXPECT_EQ(done.at("declared_per_pass").at("round_trips"), rounds);
+    EXPECT_NEAR(done.at("online_per_token").at("user_to_provider_bytes").get<double>() /
+                    done.at("declared_per_pass").at("user_to_provider_bytes").get<double>(), 1, 0.01);
+  }
+}
+
+TEST(Demo, drafts_say_the_same_in_fewer_passes) {
+  const auto answer = [](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"demo", PERMLLM_TEST_MODEL, "--prompt", "Repeat after me, three times: one two three four five six seven eight.",
+                                       "--max-tokens", "40", "--json", "--profile", "open"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Result r = run(arguments);
+    EXPECT_EQ(r.status, 0) << r.error;
+    return events(r.out).back();
+  };
+  const auto plain = answer({}), drafted = answer({"--draft", "4"});
+  EXPECT_EQ(plain.at("output_ids"), drafted.at("output_ids"));
+  EXPECT_LT(drafted.at("passes").get<int>(), plain.at("passes").get<int>() * 3 / 4);
+}
+
+TEST(Bench, measures_a_shape_and_sweeps) {
+  const std::vector<std::string> small{"bench", "smollm2-135m", "--layers", "2", "--context", "8", "--tokens", "2", "--json"};
+  for (const char* profile : {"paper", "fast", "open"}) {
+    auto arguments = small;
+    arguments.insert(arguments.end(), {"--profile", profile});
+    const Result r = run(arguments);
+    ASSERT_EQ(r.status, 0) << r.error;
+    const auto done = nlohmann::json::parse(r.out);
+    EXPECT_EQ(done.at("layers"), 2);
+    EXPECT_EQ(done.at("prompt_tokens"), 6);
+    EXPECT_EQ(done.at("online_per_token").at("round_trips"), done.at("declared_per_pass").at("round_trips"));
+    for (const char* party : {"provider", "user"}) EXPECT_GT(done.at("by_party").at(party).at("cpu_seconds_per_token").get<double>(), 0);
+  }
+  const auto place = std::filesystem::temp_directory_path() / ("permllm-sweep-" + std::to_string(getpid()));
+  auto arguments = small;
+  arguments.insert(arguments.end(), {"--out", place.string(), "--sweep", "rtt=0,2", "profile=fast,open"});
+  const Result r = run(arguments);
+  ASSERT_EQ(r.status, 0) << r.error;
+  std::ifstream csv(place.string() + ".csv");
+  std::size_t lines = 0;
+  for (std::string line; std::getline(csv, line);) ++lines;
+  EXPECT_EQ(lines, 1 + 2 * 2u);
+  for (const char* end : {".csv", ".svg", "-bytes.svg"}) {
+    EXPECT_GT(std::filesystem::file_size(place.string() + end), 100u);
+    std::filesystem::remove(place.string() + end);
+  }
 }
 
 TEST(Demo, a_sampled_answer_is_decided_by_its_seed) {
@@ -111,7 +175,8 @@ TEST(Inspect, tells_shapes_and_costs) {
   ASSERT_EQ(r.status, 0) << r.error;
   const auto m = nlohmann::json::parse(r.out);
   EXPECT_EQ(m.at("layers"), 30);
-  EXPECT_EQ(m.at("decode").at(0).at("round_trips"), 182);
+  EXPECT_EQ(m.at("decode").at(0).at("round_trips"), 152);
+  EXPECT_EQ(m.at("round_trips_a_layer"), 5);
   EXPECT_EQ(run({"inspect", PERMLLM_TEST_MODEL}).status, 0);
 }
 
@@ -139,6 +204,13 @@ TEST(Mistakes, are_told_in_one_sentence) {
   for (int i = 0; i < 1200; ++i) long_prompt += "xyzzy ";
   expect_mistake({"demo", model, "--prompt", long_prompt}, "do not fit the context of 1024");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--rtt", "fast"}, "--rtt: \"fast\" is not understood; write it like 10ms");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "secret"}, "--profile: \"secret\", expected paper, fast or open");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"}, "--draft: needs profile open");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--fused", "on"}, "profile open has no fused norm");
+  expect_mistake({"bench", "gpt-7", "--synthetic"}, "is no shape that is known: chatglm-6b, llama-7b, smollm2-135m");
+  expect_mistake({"bench", "smollm2-135m", "--width", "100"}, "--width: 100, expected a multiple of 192");
+  expect_mistake({"bench", "smollm2-135m", "--sweep", "speed=1"}, "is no dimension; write it like rtt=0,1,10");
+  expect_mistake({"bench", "smollm2-135m", "--context", "4", "--tokens", "4"}, "--context: 4 is too short");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--context", "100000"}, "--context: 100000, the model takes 1 to 8192");
 }
 
