@@ -24,24 +24,33 @@ struct Options {
   bool json = false, loss = false;
 };
 
-// Bytes that the parties keep beside the stock, by the sizes of their tables.
+// Bytes that the parties keep beside the stock: the model, and each token of a conversation.
 struct Memory {
   std::size_t provider = 0, helper = 0, user = 0, provider_slot = 0, user_slot = 0, helper_slot = 0;
 };
 Memory memory_of(const Plan& plan, int weight_bits) {
+  const Config& c = plan.config;
   Memory m;
-  const auto matrix = [&](const LinearShape& s) {
-    m.provider += s.rows * s.cols * static_cast<std::size_t>(weight_bits) / 8;
+  const auto matrix = [&](const LinearShape& s, int bits) {
+    m.provider += s.rows * s.cols * static_cast<std::size_t>(bits) / 8;
     m.helper += s.rows * s.cols * container_bytes(s.out.ring);
   };
-  for (std::size_t l = 0; l < plan.config.layers; ++l) {
-    for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)}) matrix(s);
+  for (std::size_t l = 0; l < c.stored_layers(); ++l) {
+    for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)}) matrix(s, weight_bits);
   }
-  if (!plan.open()) matrix(embed_linear_shape(plan, Site::next_embed));
-  matrix(head_shape(plan));
-  const std::size_t keys = plan.config.layers * plan.config.kv_rows() * sizeof(Word);
-  m.provider_slot = m.helper_slot = 4 * keys;
+  matrix(head_shape(plan), weight_bits);
+  if (plan.open()) {
+    m.provider += c.width * c.vocab * k_weight_bits / 8;
+    m.user = c.width * c.vocab * sizeof(std::int16_t);
+    m.user_slot = 2 * c.layers * c.kv_rows() * sizeof(float);
+    return m;
+  }
+  matrix(embed_linear_shape(plan, Site::next_embed), k_weight_bits);
+  // Keys, alpha and what is re-shared; b, k - a and L; b, a, alpha and c.
+  const std::size_t keys = c.layers * c.kv_rows() * sizeof(Word), reshared = plan.profile == Profile::paper ? plan.mixed(0).bits > 64 ? 2 : 1 : 0;
+  m.provider_slot = (2 + reshared) * keys;
   m.user_slot = 3 * keys;
+  m.helper_slot = (3 + reshared) * keys;
   return m;
 }
 
@@ -118,9 +127,9 @@ void run(const Options& options) {
                  {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
                  {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
                  {"tokenizer", model.vocabulary.pre}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
-                 {"lift_slack_bits", plan.lift_slack_bits()}, {"decode", decode},
+                 {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())}, {"decode", decode},
                  {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
-                 {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}}}};
+                 {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}, {"user", memory.user}}}};
     if (options.loss) {
       event["loss"] = {{"weight_bits", options.serve.weight_bits}, {"positions", loss.positions}, {"other_choice", loss.other_choice},
                        {"divergence", loss.divergence}};
@@ -162,9 +171,9 @@ void run(const Options& options) {
     fmt::print("\nWeights of {} bits against float32, on {} positions of the calibration text: another first choice at {}, divergence {:.4f} nats\n",
                options.serve.weight_bits, loss.positions, loss.other_choice, loss.divergence);
   }
-  fmt::print("\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB (V); and for each token of a conversation\n"
+  fmt::print("\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB, user {:.0f} MB; and for each token of a conversation\n"
              "provider {:.2f} MB, user {:.2f} MB, helper {:.2f} MB. The stock holds a token's offline bytes until it is used.\n",
-             mb(memory.provider), mb(memory.helper), mb(memory.provider_slot), mb(memory.user_slot), mb(memory.helper_slot));
+             mb(memory.provider), mb(memory.helper), mb(memory.user), mb(memory.provider_slot), mb(memory.user_slot), mb(memory.helper_slot));
 }
 
 }  // namespace

@@ -1,6 +1,10 @@
 #include <malloc.h>
 #include <sys/resource.h>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -17,6 +21,10 @@ int main(int argc, char** argv) {
   // Core files would hold prompts, seeds or weights.
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
+#if defined(__SSE2__)
+  // Numbers too small for the usual format count as 0: their slow path would tell of values in time. Threads inherit it.
+  _mm_setcsr(_mm_getcsr() | 0x8040);
+#endif
   // Messages of a pass are large and short-lived: their memory is kept rather than given back and faulted in again.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "engine/pass.h"
 
 namespace permllm {
@@ -62,6 +64,15 @@ struct CountedMaterial {
 
 }  // namespace
 
+std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
+  std::size_t largest = 1;  // piece, in bytes: of the last layer's last slot, the one with the most keys
+  for (const std::uint32_t layer : {std::uint32_t{0}, static_cast<std::uint32_t>(kind == Part::Kind::slot ? plan.config.layers - 1 : 0)}) {
+    const Cost cost = piece_cost(plan, kind, layer, static_cast<std::uint32_t>(plan.slots - 1));
+    largest = std::max({largest, cost.offline.helper_to_provider, cost.offline.user_to_provider});
+  }
+  return std::clamp<std::size_t>(PackMaterial::k_limit / largest, 1, k_deal_batch);
+}
+
 void check_order(const Plan& plan, const PackOrder& order) {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PackOrder.") + field, why);
@@ -70,9 +81,8 @@ void check_order(const Plan& plan, const PackOrder& order) {
   if (plan.open() && order.kind == static_cast<std::uint8_t>(Part::Kind::entry)) {
     refuse("kind", "profile open has no entries: the user has the embedding table");
   }
-  if (order.count < 1 || order.count > k_deal_batch) {
-    refuse("count", fmt::format("{}, expected 1 to {}", order.count, k_deal_batch));
-  }
+  const std::size_t most = deal_batch(plan, static_cast<Part::Kind>(order.kind));
+  if (order.count < 1 || order.count > most) refuse("count", fmt::format("{}, expected 1 to {}", order.count, most));
   // A chain cannot use more entries or passes than it has slots.
   if (order.first > plan.slots || order.count > plan.slots - order.first) {
     refuse("first", fmt::format("{} and the {} after it, a chain has {} slots", order.first, order.count, plan.slots));

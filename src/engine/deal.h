@@ -55,7 +55,9 @@ struct PackEnd {  // user -> helper and provider, helper -> provider: no more ma
 // Bounds of an order, against a peer's nonsense: kind known, count positive, inside the chain.
 void check_order(const Plan& plan, const PackOrder& order);
 
-constexpr std::size_t k_deal_batch = 128;  // pieces dealt together: one expansion of U serves them all
+constexpr std::size_t k_deal_batch = 128;  // pieces dealt together at most: one expansion of U serves them all
+// The same, where so many pieces of the chain fit a message.
+std::size_t deal_batch(const Plan& plan, Part::Kind kind);
 
 // Deals one order. `Party` is Helper or UserDealer, with V or U; `provider` takes the material. on_part is told after
 // each part (a layer of a batch of slots, a batch of entries or passes).

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cstring>
 
 namespace permllm {
@@ -40,8 +41,9 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
   } catch (const Error& error) {
     on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
     if (link) channel.refuse(error);
-  } catch (const Cancelled&) {
-    on_event_("connection ends: a pass was cancelled where there are none");
+  } catch (const std::exception& error) {
+    on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
+    if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
   }
   if (link) link->close();
 }
@@ -53,14 +55,17 @@ void HelperService::store_model(Channel& provider, const Frame& offer_frame) {
   model->v.config = offer.plan.config;
   model->v.layers.resize(offer.plan.config.stored_layers());
   std::vector<RingMatrix*> matrices;
+  std::vector<LinearShape> shapes;
   for_each_matrix(model->v, model->plan, [&](std::uint32_t, const LinearShape& shape, RingMatrix& matrix) {
-    matrix = RingMatrix(shape.rows, shape.cols, shape.out.ring);
+    shapes.push_back(shape);
     matrices.push_back(&matrix);
   });
   std::size_t done = 0;  // rows of the matrix that is under way
   for (std::size_t id = 0; id < matrices.size();) {
     const auto rows = provider.receive(ModelRows{});
     RingMatrix& matrix = *matrices[id];
+    // Memory is taken when a matrix begins to arrive, whatever the offer says is to come.
+    if (matrix.rows() == 0) matrix = RingMatrix(shapes[id].rows, shapes[id].cols, shapes[id].out.ring);
     const std::size_t row_bytes = matrix.cols() * container_bytes(matrix.ring());
     const std::size_t count = rows.rows.size() / row_bytes;
     if (rows.matrix != id || rows.first != done || rows.rows.size() % row_bytes != 0 || count == 0 ||
@@ -131,6 +136,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
   AesCoins with_user(common_seed(hello.half, half, domain::user_helper, hello));
   AesCoins with_provider(provider->common);
   std::vector<HelperKeys> keys(model->plan.config.layers);
+  std::array<std::uint32_t, 4> next{};  // by kind: orders come in order, each place once
   Helper helper{with_user, with_provider, executor_, keys};
   try {
     for (;;) {
@@ -141,6 +147,10 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
       }
       const auto order = parse<PackOrder>(frame);
       check_order(model->plan, order);
+      if (order.first != next[order.kind]) {
+        throw Error(Code::malformed, "PackOrder.first", fmt::format("{}, expected {}", order.first, next[order.kind]));
+      }
+      next[order.kind] += order.count;
       deal(helper, model->plan, model->v, order, provider->channel);
       user.send(PackDealt{});
       user.flush();

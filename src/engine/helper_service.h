@@ -27,7 +27,6 @@ class HelperService {
   struct Model {
     Plan plan;
     Weights<RingMatrix> v;
-    bool whole = false;
   };
   // The provider's link of a session, parked until the user's arrives.
   struct Parked {

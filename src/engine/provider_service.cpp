@@ -92,8 +92,9 @@ void ProviderService::serve(std::unique_ptr<Link> link) {
   } catch (const Error& error) {
     on_event_(fmt::format("connection of a user ends: {}", error.what()));
     user.refuse(error);
-  } catch (const Cancelled&) {
-    on_event_("connection of a user ends: a pass was cancelled before one began");
+  } catch (const std::exception& error) {
+    on_event_(fmt::format("connection of a user ends: {}", error.what()));
+    user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
   }
   link->close();
 }
@@ -171,8 +172,9 @@ void ProviderService::take_material(Channel& from, Stock::Source source, Stock& 
   } catch (const Error&) {
     stock.fail(std::current_exception());
     from.link().close();
-  } catch (const Cancelled&) {
-    stock.fail(std::make_exception_ptr(Error(Code::malformed, "frame.tag", "a pass was cancelled on an offline link")));
+  } catch (const std::exception&) {
+    stock.fail(std::make_exception_ptr(Error(Code::resource, "memory", "the provider has too little for this material")));
+    from.link().close();
   }
 }
 

@@ -41,7 +41,9 @@ ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Ch
       provider_{user, coins, executor, timeline_, keys_} {}
 
 void ProviderSession::serve() {
+  user_.allow_cancel();
   for (;;) {
+    bool in_pass = false;
     try {
       const Frame frame = user_.receive_any("the next pass");
       if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
@@ -52,8 +54,10 @@ void ProviderSession::serve() {
       Reader reader(name_of(Tag::pass_begin), frame.payload);
       begin.visit(reader);
       reader.finish();
+      in_pass = true;
       run(begin);
     } catch (const Cancelled&) {
+      if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
       give_up();
     }
   }
@@ -102,7 +106,7 @@ void ProviderSession::run(const PassBegin& begin) {
     provider_.batch = progress_.slot;
     const Masked x = run_open_layers(provider_, plan_, weights_, hand(provider_, hand_row_shape(plan_), {}), material, none);
     run_open_pass(provider_, plan_, weights_, x.last(begin.heads), material);
-    count(begin.tokens == begin.heads);
+    count(progress_.slot.first > 0 && begin.tokens == begin.heads);
     return;
   }
   Masked rows;

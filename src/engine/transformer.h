@@ -54,7 +54,7 @@ Value run_layer(Party& party, const Plan& plan, const Weights<Matrix>& w, std::s
 
   if (!plan.fused) h = norm(party, mlp_norm_shape(plan, l), x);
   const Value gate_up = linear(party, up_shape(plan, l), w.layer(l).up, plan.fused ? x : h);
-  const RowScales scales = plan.fused ? row_rms(party, row_rms_shape(plan, l), x) : RowScales{};
+  const RowScales scales = plan.fused ? row_scales(party, mlp_scale_shape(plan, l), x) : RowScales{};
   const Value active = mlp(party, mlp_shape(plan, l), gate_up, scales);
   add_aligned(x, linear(party, down_shape(plan, l), w.layer(l).down, active));
   material.close(party, part);

@@ -16,21 +16,21 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 
 std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens) {
   struct Kind {
-    Part::Kind kind;
-    std::size_t next, end;
-    // The next batch of this kind: up to k_deal_batch.
+    Part::Kind kind{};
+    std::size_t next = 0, end = 0, most = 0;
     PackOrder batch() {
-      const std::size_t count = std::min(k_deal_batch, end - next);
+      const std::size_t count = std::min(most, end - next);
       const PackOrder order{static_cast<std::uint8_t>(kind), static_cast<std::uint32_t>(next), static_cast<std::uint32_t>(count)};
       next += count;
       return order;
     }
   };
   PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
-  Kind entries{Part::Kind::entry, 0, prompt_tokens}, slots{Part::Kind::slot, 0, prompt_tokens + max_tokens - 1},
-      passes{Part::Kind::pass, 0, max_tokens};
+  const auto of = [&](Part::Kind kind, std::size_t end) { return Kind{kind, 0, end, deal_batch(plan, kind)}; };
+  Kind entries = plan.open() ? Kind{} : of(Part::Kind::entry, prompt_tokens), slots = of(Part::Kind::slot, prompt_tokens + max_tokens - 1),
+       passes = of(Part::Kind::pass, max_tokens);
   std::vector<PackOrder> orders;
-  while (!plan.open() && entries.next < entries.end) orders.push_back(entries.batch());
+  while (entries.next < entries.end) orders.push_back(entries.batch());
   while (slots.next < slots.end || passes.next < passes.end) {
     // A pass of the answer comes when its slot does.
     if (slots.next < slots.end) orders.push_back(slots.batch());
@@ -74,15 +74,14 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
 
 void UserClient::receive_embedding() {
   const std::size_t row_bytes = card_.plan.config.width * sizeof(std::int16_t);
-  table_.resize(card_.plan.config.vocab * card_.plan.config.width);
-  auto* to = reinterpret_cast<std::uint8_t*>(table_.data());
-  for (std::size_t left = table_.size() * sizeof(std::int16_t); left > 0;) {
+  for (std::size_t left = card_.plan.config.vocab * row_bytes; left > 0;) {
     const Bytes rows = online_->receive(EmbeddingRows{}).rows;
     if (rows.empty() || rows.size() % row_bytes != 0 || rows.size() > left) {
       throw Error(Code::malformed, "EmbeddingRows.rows", fmt::format("{} bytes, expected rows of {} and at most {}", rows.size(), row_bytes, left));
     }
-    std::memcpy(to, rows.data(), rows.size());
-    to += rows.size();
+    const std::size_t begin = table_.size();
+    table_.resize(begin + rows.size() / sizeof table_[0]);
+    std::memcpy(table_.data() + begin, rows.data(), rows.size());
     left -= rows.size();
   }
 }
@@ -131,7 +130,7 @@ void UserClient::produce() {
     offline_->flush();
     helper_->send(PackEnd{});
     helper_->flush();
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     const std::lock_guard lock(mutex_);
     failure_ = std::current_exception();
   }

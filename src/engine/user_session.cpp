@@ -76,10 +76,13 @@ void UserSession::advance(std::span<const TokenId> draft, const std::function<bo
   fed.insert(fed.end(), draft.begin(), draft.end());
   const std::size_t before = clear_->length();
   const ShownPair seen = run_open(fed, fed.size());
+  // Of all rows, also of those that will be rejected.
+  std::vector<std::vector<std::int64_t>> logits;
+  for (std::size_t i = 0; i < fed.size(); ++i) logits.push_back(clear_->logits(seen, i));
   std::size_t kept = 0;
   bool go_on = true;
   do {
-    sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, kept)));
+    sampled_id_ = static_cast<TokenId>(choose(logits[kept]));
     ++kept;
     if (kept == fed.size() || sampled_id_ != fed[kept]) break;
     go_on = more(sampled_id_);

@@ -28,7 +28,7 @@ class UserSession {
   TokenId advance(const std::function<bool(TokenId)>& more, const Choose& choose);
   // As advance, with a draft of what may follow: feeds the sampled token and the draft in one pass, keeps what the model
   // would have said itself, and samples the token after that. `more` is told every token that was fed and kept; the first
-  // for which it returns false is the last. Profile open only: there the provider never learns how many were kept.
+  // for which it returns false is the last. Profile open only: a pass tells the provider nothing of how many were kept.
   void advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose);
   // The id of the token that was sampled last, without feeding it.
   TokenId retrieve_last();

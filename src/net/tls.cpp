@@ -151,8 +151,14 @@ Frame TlsLink::receive(Clock::time_point deadline, const char* awaited) {
     throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", header.step, state_->next_step));
   }
   ++state_->next_step;
-  Frame frame{header.tag, header.session, header.step, Bytes(header.length)};
-  read_exactly(frame.payload.data(), frame.payload.size(), deadline, awaited);
+  Frame frame{header.tag, header.session, header.step, {}};
+  // Memory is taken as the payload arrives, whatever the header says is to come.
+  constexpr std::size_t k_step = std::size_t{1} << 22;
+  while (frame.payload.size() < header.length) {
+    const std::size_t begin = frame.payload.size();
+    frame.payload.resize(std::min<std::size_t>(header.length, begin + std::max(k_step, begin)));
+    read_exactly(frame.payload.data() + begin, frame.payload.size() - begin, deadline, awaited);
+  }
   return frame;
 }
 

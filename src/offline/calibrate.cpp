@@ -18,18 +18,15 @@ Ranges calibrate(const IntWeights& weights, std::span<const TokenId> ids, Execut
     double squares = 0;
     for (const float v : row) squares += double{v} * double{v};
     rms[token] = std::sqrt(squares / static_cast<double>(row.size()) + weights.config.norm_eps);
-    return squares;
   };
   const auto raise_raw = [&](double& range, std::span<const float> values, std::size_t token) {
     double most = 0;
     raise(most, values);
     range = std::max(range, most * rms[token]);
   };
-  ReferenceCache cache;
-  const auto logits = reference_forward(weights, ids, cache, executor, [&](const Observation& seen) {
+  const auto observe = [&](const Observation& seen) {
     if (seen.kind == "norm.attn" || seen.kind == "norm.mlp" || seen.kind == "norm.final") raise(ranges.residual, seen.values);
-    if (seen.kind == "norm.attn" || seen.kind == "norm.final") row_rms(seen.values, seen.token);
-    if (seen.kind == "norm.mlp") ranges.row_squares = std::max(ranges.row_squares, row_rms(seen.values, seen.token));
+    if (seen.kind == "norm.attn" || seen.kind == "norm.mlp" || seen.kind == "norm.final") row_rms(seen.values, seen.token);
     if (seen.kind == "qkv") {
       raise_raw(ranges.qkv_raw[seen.layer], seen.values, seen.token);
       raise(ranges.qk, seen.values.first(weights.config.q_rows() + weights.config.kv_rows()));
@@ -41,9 +38,14 @@ Ranges calibrate(const IntWeights& weights, std::span<const TokenId> ids, Execut
       raise_raw(ranges.gate_up_raw[seen.layer], seen.values, seen.token);
     }
     if (seen.kind == "activation") raise(ranges.activation, seen.values);
-  });
-  raise(ranges.logit, logits);
-  raise_raw(ranges.logit_raw, logits, ids.size() - 1);
+  };
+  // Logits are those of a last row: also of the first token alone, which is an attention sink in many models.
+  for (const std::size_t n : {std::size_t{1}, ids.size()}) {
+    ReferenceCache cache;
+    const auto logits = reference_forward(weights, ids.first(n), cache, executor, observe);
+    raise(ranges.logit, logits);
+    raise_raw(ranges.logit_raw, logits, n - 1);
+  }
   return ranges;
 }
 

@@ -79,7 +79,8 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
   }
   if (p.open()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
   p.residual = Ring{whole_bytes(bits)};
-  p.head = Ring{whole_bytes(bits_for(p.open() ? ranges.logit_raw : ranges.logit, p.logit_frac()))};
+  // Logits at a hidden level wrap: a bit more than their range, so that differences do not.
+  p.head = Ring{whole_bytes(p.open() ? bits_for(ranges.logit_raw, p.logit_frac()) : bits_for(ranges.logit, p.logit_frac()) + 1)};
   p.check();
   return p;
 }
@@ -103,9 +104,14 @@ Ring Plan::up(std::size_t l) const {
   return Ring{whole_bytes(bits_for(raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l], up_frac(l)))};
 }
 
-// Scores leave room for a dead key's constant: two bits more than their range.
+// A skipped key's score lies this much below all others at least, so that its probability rounds to 0.
+double Plan::skipped_gap() const {
+  return std::sqrt(static_cast<double>(config.head_dim)) * (probability_frac() + 2) * std::log(2.0);
+}
+
+// Scores leave room for a skipped key's, which lies in the second quarter from below of what is shown: two bits more.
 Ring Plan::qk(std::size_t l) const {
-  return Ring{std::min(64 - qk_cut(l), whole_bytes(bits_for(ranges.score, 2 * frac::qk) + 2))};
+  return Ring{std::min(64 - qk_cut(l), whole_bytes(bits_for(ranges.score + skipped_gap() / k_range_margin, 2 * frac::qk) + 2))};
 }
 
 Reveal Plan::norm_reveal() const { return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row); }
@@ -122,32 +128,10 @@ Reveal Plan::gate_up_reveal(std::size_t l) const {
 
 Reveal Plan::qkv_reveal(std::size_t l) const { return raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l]); }
 
-// Logits are shown at a hidden level, which wraps: a bit more than their range, so that differences do not.
 Reveal Plan::logit_reveal() const {
   if (open()) return raw_reveal(head, logit_frac(), ranges.logit_raw);
   const int drop = logit_frac() - frac::logit;
   return {drop, head.bits - drop};
-}
-
-double Plan::row_limit(int scale) const {
-  return std::ldexp(1.0, residual.bits - residual_frac + scale - 1 - 2 * scale);
-}
-
-std::vector<int> Plan::row_scales() const {
-  // The coarsest holds every row; each finer one what the one before it is not exact enough for.
-  std::vector<int> scales;
-  double greatest = k_range_margin * k_range_margin * ranges.row_squares;
-  const double width = static_cast<double>(config.width);
-  while (scales.size() < 8) {
-    int scale = residual_frac;
-    while (row_limit(scale) < greatest && scale > residual_frac - residual.bits) --scale;
-    scales.push_back(scale);
-    if (scale == residual_frac || scale >= frac::norm_row) break;
-    // A row of this rms is known to half a percent.
-    const double exact = std::ldexp(256.0, -scale);
-    greatest = std::min(greatest / 4, 4 * width * exact * exact);
-  }
-  return scales;
 }
 
 void Plan::check() const {
@@ -166,9 +150,12 @@ void Plan::check() const {
       require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", l, matrix, bits));
     };
     const LayerFractions& f = layers[l];
+    for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}}) fits(bits >= 0 && bits <= 40, matrix, bits);
     fits(o_shift(l) >= 0 && o(l).bits > frac::attention, "o", f.o);
     fits(down_shift(l) >= 0 && down(l).bits > frac::activation, "down", f.down);
     fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
+    fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
+    fits(raw_up() || bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac::norm) <= up(l).bits, "up (normed rows)", f.up);
     fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
     const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
     fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
@@ -178,9 +165,10 @@ void Plan::check() const {
     }
     fits(qk_cut(l) >= 0 && qk(l).bits > 2 * frac::qk, "qkv", f.qkv);
     fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96, "qkv", f.qkv);
-    // Scores leave room for a dead key's constant; q, k and v fit before and after their cuts.
-    fits(k_range_margin * ranges.score < std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
-    fits(k_range_margin * ranges.score < std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
+    // Scores and the gap below them fit half of what a skipped key has; q, k and v fit before and after their cuts.
+    const double scores = k_range_margin * ranges.score + skipped_gap();
+    fits(scores <= std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
+    fits(scores <= std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
     fits(k_range_margin * ranges.qk < std::ldexp(1.0, 63 - qkv_frac(l) - frac::rope - 1), "qkv", f.qkv);
     fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
   }
@@ -189,11 +177,10 @@ void Plan::check() const {
     require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k), "layers that share weights differ in rings");
   }
   const double logits = open() ? ranges.logit_raw : ranges.logit;
-  require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) <= logit_reveal().keep && head.bits <= (open() ? residual.bits : 64),
+  require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) + (open() ? 0 : 1) <= logit_reveal().keep && head.bits <= (open() ? residual.bits : 64),
           "the logits' range does not fit");
-  if (fused) {
-    require(row_limit(row_scales().front()) >= k_range_margin * k_range_margin * ranges.row_squares, "the rows' squares do not fit");
-  }
+  require(open() || lift_slack_bits() >= k_least_lift_slack,
+          fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less", lift_slack_bits(), k_least_lift_slack));
 }
 
 double Plan::lift_slack_bits() const {

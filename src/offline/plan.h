@@ -51,11 +51,12 @@ struct Ranges {
   double qk = 0, v = 0;             // outputs of the qkv matrix
   double score = 0;                 // q.k, undivided
   double activation = 0, logit = 0;
-  double row_squares = 0;           // x.x before an MLP's norm
   double logit_raw = 0;
   std::vector<double> gate_up, gate_up_raw, qkv_raw;  // by layer
 };
 inline constexpr double k_range_margin = 8;
+// The least statistical slack, in bits, under which v may be lifted (Plan::lift_slack_bits).
+inline constexpr double k_least_lift_slack = 30;
 
 // Fraction bits of each layer's integer matrices.
 struct LayerFractions {
@@ -101,7 +102,8 @@ struct Plan {
   Ring o(std::size_t l) const { return Ring{residual.bits - o_shift(l)}; }
   Ring down(std::size_t l) const { return Ring{residual.bits - down_shift(l)}; }
   int qk_cut(std::size_t l) const { return frac::norm + layers[l].qkv + frac::rope - frac::qk; }
-  Ring qk(std::size_t l) const;  // q and k once cut; also scores
+  Ring qk(std::size_t l) const;  // of scores, and of q and k once cut, which need not fit it: products commute with reduction
+  double skipped_gap() const;
   int probability_frac() const { return slots >= k_long_chain ? frac::probability + 2 : frac::probability; }
   // p.v has v_frac + probability_frac() fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.
   // v keeps fewer fraction bits where that lets the ring fit a 64-bit word; where the residual is wide it is wider.
@@ -119,11 +121,6 @@ struct Plan {
   Reveal logit_reveal() const;
   Reveal qkv_reveal(std::size_t l) const;  // open
   int shown_logit_frac() const { return logit_frac() - logit_reveal().drop; }
-
-  // Scales at which the user learns a row's x.x (fused), as fraction bits from coarse to fine: one ring cannot hold both a
-  // row of rms 1,000 and one of rms 0.08. The k-th holds rows of x.x below row_limit(k).
-  std::vector<int> row_scales() const;
-  double row_limit(int scale) const;
 
   // v reaches the user under a mask that hides it up to a statistical distance of 2^-this a value (the model owner's side
   // of privacy); the least over the layers, at the calibrated range with its margin.

@@ -78,7 +78,7 @@ void visit(Io& io, Plan& p) {
   visit_flag(io, "plan.fused", p.fused);
   p.layers.resize(p.config.layers);
   for (LayerFractions& layer : p.layers) {
-    for (int* frac : {&layer.qkv, &layer.o, &layer.up, &layer.down}) visit_bits(io, "plan.layer.frac", *frac, 3, 40);
+    for (int* frac : {&layer.qkv, &layer.o, &layer.up, &layer.down}) visit_bits(io, "plan.layer.frac", *frac, 0, 40);
   }
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
@@ -92,7 +92,7 @@ void visit(Io& io, Plan& p) {
     }
   };
   for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation, &p.ranges.logit,
-                        &p.ranges.row_squares, &p.ranges.logit_raw}) {
+                        &p.ranges.logit_raw}) {
     range(*value);
   }
   for (std::vector<double>* values : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) {

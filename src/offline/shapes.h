@@ -39,9 +39,11 @@ inline NormShape attention_norm_shape(const Plan& p, std::size_t l) {
   return norm_shape(p, Site::attention_norm, l, p.qkv(l));
 }
 inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) { return norm_shape(p, Site::mlp_norm, l, p.up(l)); }
-// Fused: in place of the MLP's norm.
-inline RowRmsShape row_rms_shape(const Plan& p, std::size_t l) {
-  return {Site::mlp_norm, layer_id(l), p.config.width, {p.residual, p.residual_frac}, p.row_scales(), p.config.norm_eps, frac::norm_row};
+// Fused: the row is shown, nothing is answered.
+inline NormShape mlp_scale_shape(const Plan& p, std::size_t l) {
+  NormShape s = mlp_norm_shape(p, l);
+  s.map.answers.clear();
+  return s;
 }
 
 inline AttentionShape attention_shape(const Plan& p, std::size_t l) {

@@ -1,4 +1,4 @@
-// Attention: <q k v> -> <softmax(q.k / sqrt(d)) v>.                                        docs/protocol.md 4.4, 4.5
+// Attention: <q k v> -> <softmax(q.k / sqrt(d)) v>.                                        docs/protocol.md 4.4, 4.10
 //
 //   paper, three round trips (and two for each further block of queries)
 //   round 1   Scores and the lift of v          (its first message goes with the answer to the norm)

@@ -1,13 +1,12 @@
-// MLP activation: <gate>, <up> -> <silu(gate) up>, or <gate> -> <gelu(gate)>. One round trip.  docs/protocol.md 4.6
+// MLP activation: <gate>, <up> -> <silu(gate) up>, or <gate> -> <gelu(gate)>. One round trip.  docs/protocol.md 4.5
 //
 //   A PermutedMap whose columns are the neurons: pairs (gate, up) with a random sign of up, and so of the product; or single
 //   values where the model has no gate. Fused: the values come of a row that is not normalised yet, and the user multiplies
-//   them by the row's 1 / rms (RowRms) first.
+//   them by the row's 1 / rms (row_scales) first.
 //   silu(g) = g / (1 + exp(-g));  gelu by tanh (arXiv 1606.08415, section 2)
 #pragma once
 
-#include "protocol/permuted_map.h"
-#include "protocol/row_rms.h"
+#include "protocol/norm.h"
 #include "ring/clear.h"
 
 namespace permllm {

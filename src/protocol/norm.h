@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cmath>
+#include <vector>
 
 #include "protocol/permuted_map.h"
 #include "ring/clear.h"
@@ -48,6 +49,39 @@ inline Mask norm(User& user, const NormShape& s, const Mask& x) {
 inline Counted norm(Counter& counter, const NormShape& s, const Counted& x) {
   counter.total += cost(s, counter.batch);
   return {s.map.answers[0].out, x.size};
+}
+
+// --- Fused ------------------------------------------------------------------------------------------------------------
+// The matrix behind a norm is applied to the row as it is, and the user divides what it is shown of the product. For that
+// it sees the row as a Norm shows it, and answers nothing; shape.map has no answers.
+// (The square of the row alone would show less at first sight. But it has to be shown at several scales, each of shares whose
+// low bits are cut off, and the user knows its own: every use gives it a linear equation in the entries in their order.)
+
+// 1 / rms of each row of the batch at the user; empty at the others, and where rows are normalised already.
+using RowScales = std::vector<double>;
+
+inline RowScales row_scales(Helper& helper, const NormShape& s, const Mask& x) {
+  permuted_map(helper, s.map, x.words);
+  return {};
+}
+inline RowScales row_scales(UserDealer&, const NormShape&, const Mask&) { return {}; }
+
+inline RowScales row_scales(Provider& provider, const NormShape& s, const Masked& x) {
+  permuted_map(provider, s.map, x.words);
+  return {};
+}
+
+inline RowScales row_scales(User& user, const NormShape& s, const Mask& x) {
+  RowScales scales(user.batch.count);
+  permuted_map(user, s.map, [&](std::size_t i, std::size_t, auto row, auto&) {
+    scales[i] = inverse_rms(row, x.format.frac - s.map.reveal.drop, s.eps);
+  });
+  return scales;
+}
+
+inline RowScales row_scales(Counter& counter, const NormShape& s, const Counted&) {
+  counter.total += cost(s, counter.batch);
+  return {};
 }
 
 }  // namespace permllm

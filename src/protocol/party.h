@@ -62,6 +62,7 @@ class Timeline {
   std::size_t slots() const { return live_.size(); }
   void skip(std::size_t slot) { live_[slot] = false; }
   bool live(std::size_t slot) const { return live_[slot]; }
+  bool all_live(std::size_t slots) const { return position(slots) == slots; }
   // Number of live slots before `slot`.
   std::size_t position(std::size_t slot) const {
     std::size_t before = 0;

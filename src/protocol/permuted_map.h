@@ -11,6 +11,7 @@
 //   free hardening, known to provider and helper alone: a random sign for the last group and the answer of each column
 //   (f odd in it); one uniform word u added to a whole row (f shift-invariant).
 //   f may have several answers (an embedding row is re-encoded as the residual and as its norm): step 2 and w for each.
+//   f may have none: the user only looks, in the message of another map's step 1, without a round trip of its own.
 //   W: the type of the answers' words (Wide where their ring needs it).
 //   coins of what the provider receives: s1 for s0, r for w, t for b.
 //   bound:    |y| < 2^(bits-1); drop + keep <= bits, or a word is wrong now and then.
@@ -56,7 +57,7 @@ inline constexpr Leak k_permuted_map_leak[] = {
 
 constexpr Cost cost(const MapShape& s, Batch batch) {
   const std::size_t shown = s.shown_before(batch, batch.count), answered = s.answered_before(batch, batch.count);
-  Cost total{.rounds = 1, .online = {.provider_to_user = shown * s.reveal.sent().bytes()},
+  Cost total{.rounds = s.answers.empty() ? 0u : 1u, .online = {.provider_to_user = shown * s.reveal.sent().bytes()},
              .offline = {.helper_to_provider = shown * s.in.bytes()}};
   for (const MapShape::Answer& answer : s.answers) {
     total.online.user_to_provider += answered * answer.out.ring.bytes();

@@ -99,7 +99,11 @@ inline std::uint32_t retrieve(User& user, const Mask& one_hot) {
   const auto d = user.provider.receive(TokenDigits{expect(ring, k_digits)}).d.words;
   const Words own = digit_sums(one_hot.words);
   const Word low = (d[0] + own[0]) & ring.mask(), high = (d[1] + own[1]) & ring.mask();
-  return static_cast<std::uint32_t>(low + (high << k_digit_bits));
+  const Word id = low + (high << k_digit_bits);
+  if (id >= one_hot.words.size()) {
+    throw Error(Code::malformed, "TokenDigits.d", "the id is beyond the vocabulary");
+  }
+  return static_cast<std::uint32_t>(id);
 }
 
 inline void retrieve(Counter& counter, const Counted& one_hot) { counter.total += retrieve_cost(one_hot.format.ring); }

@@ -1,4 +1,4 @@
-// Scores: <q>, <k> -> shares of q.k for every live pair (query, key not after it).              docs/protocol.md 4.4
+// Scores: <q>, <k> -> shares of q.k for every live pair (query, key not after it).              docs/protocol.md 4.4, 4.10
 //
 //   The rotation depends on the position, which is known only when the slot is used, so P1's shares of the rotated q and k
 //   are not known to the helper: the user replaces them by masks b that the helper knows.
@@ -10,7 +10,7 @@
 //   paper, step 3       U -> P   the user's share less m, a mask that the helper knows: provider keeps q.k - m
 //   fast, with step 2   P -> U   cut(its share + u), one level u a row: the user opens its scores, keys in order
 //   Step 2 is sent once a token; keys accumulate. A key of a skipped slot takes no part: the user's share is a large
-//   negative constant, the provider's is 0.
+//   negative constant, the provider's is positive noise of half its size at most, which keeps the level hidden.
 //   Long batches meet the pairs in blocks of queries, so that memory grows with the keys, not with their square.
 //   coins of what the provider receives: b for step 1, rho for x, m for step 3.
 //   bound:    |q.k| < 2^(bits-1) / 2 in the ring of the cut shares.
@@ -34,8 +34,8 @@ struct HeadShape {
   Format qk;            // once cut
   int v_cut = 0;
   Format v;             // once cut
-  // The score of a key whose slot is skipped, as a magnitude's power of two: far below any score, inside the ring that
-  // scores are shown in.
+  // The score of a key whose slot is skipped is between -2^dead_bits and half of that: far below any score, inside the ring
+  // that scores are shown in.
   int dead_bits = 0;
   Reveal shown;  // of the scores
 
@@ -223,8 +223,11 @@ inline Words score_shares(Provider& provider, const HeadShape& s, std::span<cons
     const std::span<Word> share = std::span(shares).subspan(s.pairs_before(provider.batch, i), x.size());
     std::copy(x.begin(), x.end(), share.begin());
     add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), keys.key, share);
+    if (provider.timeline.all_live(n)) return;
+    // A skipped key's score would tell the hidden level: noise of its own stands in for it.
+    const auto noise = provider.with_helper.words(scores_at(Use::score_skipped, s, provider.batch.index(i)), s.heads * n, Ring{s.dead_bits - 1});
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !provider.timeline.live(j); ++h) share[h * n + j] = 0;
+      for (std::size_t h = 0; h < s.heads && !provider.timeline.live(j); ++h) share[h * n + j] = noise[h * n + j];
     }
   });
   return shares;

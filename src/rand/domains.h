@@ -8,7 +8,6 @@ namespace permllm {
 namespace domain {
 inline constexpr const char* user_helper = "permllm/1 coins of user and helper";
 inline constexpr const char* provider_helper = "permllm/1 coins of provider and helper";
-inline constexpr const char* model_mask = "permllm/1 expansion of U";
 inline constexpr const char* model_commitment = "permllm/1 model commitment";
 inline constexpr const char* plan = "permllm/1 plan";
 }  // namespace domain
@@ -26,7 +25,7 @@ enum class Use : std::uint8_t {
   map_shown = 6,        // s1                    U, H
   map_answer = 7,       // t                     U, H
   map_mask = 8,         // r: the user's share of f(y)   U, H
-  // scores (4.3)
+  // scores (4.4)
   score_rotated = 9,    // b of q, then k        U, H
   score_sent = 10,      // a of q, then k        P, H
   score_share = 11,     // rho                   U, H
@@ -37,19 +36,18 @@ enum class Use : std::uint8_t {
   value_weights = 15,   // a: masks p0 on its way to the user   P, H
   value_share = 16,     // rho                   U, H
   value_mask = 17,      // r: the user's share of p.v, re-masked   U, H
-  // embed and sample (4.6)
+  // embed (4.6)
   one_hot = 18,         // r of a prompt token's one-hot   U, H
   embed_row = 19,       // the mask that a slot's embedding row is moved to   U, H
   last_row = 20,        // the mask that a pass's last row is moved to   U, H
-  // fast attention (4.5)
+  // fast attention (4.10)
   value_answer = 21,    // t: masks the probabilities on their way to the provider   U, H
-  // row_rms (4.8)
-  rms_sent = 22,        // a: masks a row on its way to the user   P, H
-  rms_share = 23,       // rho of each scale     U, H
   // open (4.9)
-  handed = 24,          // r: a value that the user hands to the provider   U, H
+  handed = 22,          // r: a value that the user hands to the provider   U, H
+  // scores (4.4)
+  score_skipped = 23,   // noise on the score of a skipped key   P, H; used by P alone
 };
-inline constexpr int k_uses = 25;
+inline constexpr int k_uses = 24;
 
 // Which box of a layer an address belongs to: the second byte.
 enum class Site : std::uint8_t {

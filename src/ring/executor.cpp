@@ -1,8 +1,10 @@
 #include "ring/executor.h"
 
 #include <atomic>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace permllm {
@@ -29,8 +31,18 @@ struct Executor::State {
   std::atomic<bool> stop{false};
   std::vector<std::jthread> workers;
 
+  std::mutex failing;
+  std::exception_ptr failure;  // the first of a loop
+
   void take_part() {
-    for (std::size_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1)) (*body)(i);
+    for (std::size_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1)) {
+      try {
+        (*body)(i);
+      } catch (...) {  // thrown again by the caller of the loop
+        const std::lock_guard lock(failing);
+        if (!failure) failure = std::current_exception();
+      }
+    }
   }
 
   void work() {
@@ -75,6 +87,7 @@ void Executor::parallel(std::size_t tasks, const std::function<void(std::size_t)
   state_->take_part();
   for (int spin = 0; spin < k_spins && state_->working.load(std::memory_order_acquire) != 0; ++spin) pause();
   for (std::uint32_t left = state_->working.load(); left != 0; left = state_->working.load()) state_->working.wait(left);
+  if (state_->failure) std::rethrow_exception(std::exchange(state_->failure, nullptr));
 }
 
 }  // namespace permllm

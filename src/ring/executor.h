@@ -18,7 +18,8 @@ class Executor {
 
   unsigned threads() const;
   // Runs body(i) for every i < tasks, on the workers and the caller, and returns when all are done. Calls from several
-  // threads are served one after the other. `body` must not throw and must not call parallel.
+  // threads are served one after the other. What `body` throws is thrown here once all are done (the
+  // first, if several do); it must not call parallel.
   void parallel(std::size_t tasks, const std::function<void(std::size_t)>& body);
 
  private:

@@ -9,7 +9,9 @@
 namespace permllm {
 
 void encode_header(const Frame& frame, std::span<std::uint8_t, k_frame_header_bytes> out) {
-  PERMLLM_ASSERT(frame.payload.size() <= k_max_payload);
+  if (frame.payload.size() > k_max_payload) {
+    throw Error(Code::resource, "frame.length", fmt::format("a message of {} bytes is over the limit of {}; use a shorter prompt", frame.payload.size(), k_max_payload));
+  }
   const auto length = static_cast<std::uint32_t>(frame.payload.size());
   std::memcpy(&out[0], &k_frame_magic, 4);
   std::memcpy(&out[4], &k_wire_version, 2);

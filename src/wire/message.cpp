@@ -39,8 +39,6 @@ const char* name_of(Tag tag) {
     case Tag::party_report: return "PartyReport";
     case Tag::shown_scores: return "ShownScores";
     case Tag::probabilities: return "Probabilities";
-    case Tag::masked_row: return "MaskedRow";
-    case Tag::row_squares: return "RowSquares";
     case Tag::handed: return "Handed";
     case Tag::shown_rows: return "ShownRows";
     case Tag::embedding_rows: return "EmbeddingRows";
@@ -126,7 +124,7 @@ Frame Channel::receive_any(const char* awaited) {
     }
     throw Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
   }
-  if (frame.tag == static_cast<std::uint16_t>(Tag::pass_cancel)) throw Cancelled{};
+  if (may_be_cancelled_ && frame.tag == static_cast<std::uint16_t>(Tag::pass_cancel)) throw Cancelled{};
   return frame;
 }
 

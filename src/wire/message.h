@@ -101,8 +101,9 @@ class Reader {
   }
   template <class W = Word>
   std::vector<W> words(const char* field, std::size_t count, Ring ring) {
+    const std::uint8_t* from = need(field, count * ring.bytes());  // before anything is allocated
     std::vector<W> values(count);
-    unpack(need(field, count * ring.bytes()), ring, std::span<W>(values));
+    unpack(from, ring, std::span<W>(values));
     return values;
   }
   void raw(const char* field, Bytes& value, std::size_t limit);
@@ -160,6 +161,8 @@ class Channel {
   // Tells the peer why the session ends; never fails.
   void refuse(const Error& error) noexcept;
   Link& link() { return *link_; }
+  // The provider's online channel: PassCancel arrives as Cancelled. Elsewhere it is a message like any other.
+  void allow_cancel() { may_be_cancelled_ = true; }
   // Time spent waiting for the peer.
   double waited_seconds() const { return waited_seconds_; }
 
@@ -169,6 +172,7 @@ class Channel {
   Clock::duration patience_;
   std::uint32_t next_step_ = 0;
   double waited_seconds_ = 0;
+  bool may_be_cancelled_ = false;
 };
 
 // The user gives up the pass under way; the provider answers PassCancelled, after whatever it had sent before.
