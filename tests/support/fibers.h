@@ -44,7 +44,8 @@ class Fibers {
       if (error_[side]) std::rethrow_exception(error_[side]);
     }
   }
-  // Frames that each side received in the last run, in order.
+  // Frames that each side received in the last run, in order. Benchmarks keep none, which saves a copy of each.
+  bool keep_received = true;
   const std::vector<Frame>& received(int side) const { return received_[side]; }
   std::size_t turns() const { return turns_; }
   void clear() {
@@ -73,7 +74,7 @@ class Fibers {
       }
       Frame frame = std::move(fibers.queue_[side].front());
       fibers.queue_[side].pop_front();
-      fibers.received_[side].push_back(frame);
+      if (fibers.keep_received) fibers.received_[side].push_back(frame);
       return frame;
     }
     void close() override {}
