@@ -156,8 +156,7 @@ Plan plan_of(const std::string& model, Profile profile, bool fused) {
   p.layers = {{11, 11, 11, 11}};
   p.embed_frac = p.head_frac = 11;
   p.residual_frac = 21;
-  p.ranges = {.residual = 22778, .qk = 21, .v = 13.3, .score = 379, .activation = 2843, .logit = 25,
-              .row_squares = 576.0 * 1046 * 1046, .logit_raw = 4096, .gate_up = {75.5}, .gate_up_raw = {20000}, .qkv_raw = {4096}};
+  p.ranges = {.residual = 22778, .qk = 21, .v = 13.3, .score = 379, .activation = 2843, .logit = 25,  .logit_raw = 4096, .gate_up = {75.5}, .gate_up_raw = {20000}, .qkv_raw = {4096}};
   p.slots = k_long_chain / 2;
   p.residual = Ring{fused || p.open() ? 56 : 48};
   if (p.open()) p.head = p.residual;
@@ -202,8 +201,8 @@ void add_rows(const std::string& model) {
                      [=](auto& p, const auto& x) { mlp(p, s, x, scales); });
         });
   }
-  add(name + "row_rms", [s = row_rms_shape(fused, 0)] {
-    return box(k_one, cost(s, k_one), s.size, s.x, s.size, [=](auto& p, const auto& x) { row_rms(p, s, x); });
+  add(name + "row_scales", [s = mlp_scale_shape(fused, 0), x = Format{fused.residual, fused.residual_frac}] {
+    return box(k_one, cost(s, k_one), s.map.columns, x, s.map.columns, [=](auto& p, const auto& value) { row_scales(p, s, value); });
   });
   add(name + "prompt_one_hots", [s = one_hot_shape(plan)] {
     return box(k_one, cost(s, k_one), s.vocab, {s.ring, 0}, 1,

@@ -53,7 +53,7 @@ namespace {
 Ranges synthetic_ranges(const Config& c) {
   const auto by_layer = [&](double range) { return std::vector<double>(c.layers, range); };
   return {.residual = 22778, .qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64), .activation = 2843,
-          .logit = 25, .row_squares = 576.0 * 1046 * 1046, .logit_raw = 4096, .gate_up = by_layer(75.5), .gate_up_raw = by_layer(20000),
+          .logit = 25,  .logit_raw = 4096, .gate_up = by_layer(75.5), .gate_up_raw = by_layer(20000),
           .qkv_raw = by_layer(4096)};
 }
 

@@ -136,6 +136,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
   AesCoins with_user(common_seed(hello.half, half, domain::user_helper, hello));
   AesCoins with_provider(provider->common);
   std::vector<HelperKeys> keys(model->plan.config.layers);
+  reserve(keys, model->plan);
   std::array<std::uint32_t, 4> next{};  // by kind: orders come in order, each place once
   Helper helper{with_user, with_provider, executor_, keys};
   try {

@@ -38,7 +38,9 @@ constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::siz
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                                  Executor& executor, Clock::duration patience)
     : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), keys_(plan.config.layers),
-      provider_{user, coins, executor, timeline_, keys_} {}
+      provider_{user, coins, executor, timeline_, keys_} {
+  reserve(keys_, plan);
+}
 
 void ProviderSession::serve() {
   user_.allow_cancel();

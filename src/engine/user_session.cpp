@@ -19,6 +19,8 @@ UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Exec
   if (plan.open()) {
     PERMLLM_ASSERT(table != nullptr);
     clear_.emplace(plan, *table, executor);
+  } else {
+    reserve(keys_, plan);
   }
 }
 

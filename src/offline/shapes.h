@@ -83,6 +83,12 @@ inline ShowShape show_shape(const Plan& p, Site norm, const LinearShape& linear,
   return {norm, linear.site, linear.layer, {p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal};
 }
 
+// Room for a whole chain in the caches of a party: growing them would stall a token. Pages are taken when they are written.
+template <class Keys>
+void reserve(std::vector<Keys>& layers, const Plan& p) {
+  for (std::size_t l = 0; !p.open() && l < layers.size(); ++l) layers[l].reserve(p.slots * p.config.kv_rows(), p.mixed(l).bits > 64);
+}
+
 // --- Embedding --------------------------------------------------------------------------------------------------------
 
 inline OneHotShape one_hot_shape(const Plan& p) { return {Site::prompt_one_hot, p.config.vocab, p.embed}; }

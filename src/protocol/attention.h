@@ -250,7 +250,7 @@ inline void skip_slot(Provider& provider, const AttentionShape& shape, std::uint
   const std::size_t kv = s.head.kv_rows(), begin = slot * kv;
   const auto empty = [&](auto& words) {
     words.resize(begin);
-    words.resize(begin + kv, 0);
+    words.insert(words.end(), kv, 0);
   };
   empty(keys.key);
   if (!shape.fast) s.mixed.bits > 64 ? empty(keys.reshare.wide) : empty(keys.reshare.narrow);
@@ -264,7 +264,7 @@ inline void skip_slot(User& user, const AttentionShape& shape, std::uint32_t slo
   const std::size_t kv = s.head.kv_rows(), begin = slot * kv;
   for (Words* words : {&keys.mask, &keys.shown, &keys.lift}) {
     words->resize(begin);
-    words->resize(begin + kv, 0);
+    words->insert(words->end(), kv, 0);
   }
 }
 

@@ -58,26 +58,30 @@ void add_aligned(Share<R>& x, const Share<R>& y) {
 // no position, and its key has probability zero.
 class Timeline {
  public:
-  void append(bool live) { live_.push_back(live); }
-  std::size_t slots() const { return live_.size(); }
-  void skip(std::size_t slot) { live_[slot] = false; }
-  bool live(std::size_t slot) const { return live_[slot]; }
-  bool all_live(std::size_t slots) const { return position(slots) == slots; }
-  // Number of live slots before `slot`.
-  std::size_t position(std::size_t slot) const {
-    std::size_t before = 0;
-    for (std::size_t s = 0; s < slot; ++s) before += live_[s] ? 1 : 0;
-    return before;
+  void append(bool live) {
+    before_.push_back(slots() == 0 ? 0 : before_.back() + (live_.back() ? 1 : 0));
+    live_.push_back(live);
   }
+  std::size_t slots() const { return live_.size(); }
+  void skip(std::size_t slot) {
+    for (std::size_t s = slot + 1; s < slots() && live_[slot]; ++s) --before_[s];
+    live_[slot] = false;
+  }
+  bool live(std::size_t slot) const { return live_[slot]; }
+  bool all_live(std::size_t n) const { return n == 0 || (position(n - 1) == n - 1 && live(n - 1)); }
+  // Number of live slots before `slot`.
+  std::size_t position(std::size_t slot) const { return before_[slot]; }
 
  private:
   std::vector<bool> live_;
+  std::vector<std::size_t> before_;
 };
 
 // Words of the ring of p.v, which only some plans have wide: one of the two vectors is used.
 struct WideOrNot {
   Words narrow;
   std::vector<Wide> wide;
+  void reserve(std::size_t words, bool as_wide) { as_wide ? wide.reserve(words) : narrow.reserve(words); }
   template <class W>
   std::vector<W>& of() {
     if constexpr (std::is_same_v<W, Wide>) {
@@ -102,6 +106,10 @@ struct ProviderKeys {
   Words key;      // k0, re-masked: k - b
   Words lift;     // alpha: v - alpha is at the user
   WideOrNot reshare;  // f = (v - alpha) - c; profile paper
+  void reserve(std::size_t words, bool wide) {
+    for (Words* cache : {&key, &lift}) cache->reserve(words);
+    reshare.reserve(words, wide);
+  }
 };
 
 struct Provider {
@@ -122,6 +130,9 @@ struct UserKeys {
   Words mask;   // b: the provider holds k - b
   Words shown;  // k0 - a
   Words lift;   // v - alpha
+  void reserve(std::size_t words, bool) {
+    for (Words* cache : {&mask, &shown, &lift}) cache->reserve(words);
+  }
 };
 
 // Numbers that the user saw in the clear, in units of the reveal, in the order that it saw them in.
@@ -157,6 +168,10 @@ struct UserDealer {
 struct HelperKeys {
   Words mask, sent, lift;  // b, a, alpha
   WideOrNot reshare_mask;  // c; profile paper
+  void reserve(std::size_t words, bool wide) {
+    for (Words* cache : {&mask, &sent, &lift}) cache->reserve(words);
+    reshare_mask.reserve(words, wide);
+  }
 };
 
 struct Helper {

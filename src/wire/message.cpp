@@ -51,6 +51,18 @@ void Writer::append(const void* data, std::size_t size) {
   bytes_.insert(bytes_.end(), from, from + size);
 }
 
+void Writer::words(std::span<const Word> values, Ring ring) {
+  const std::size_t begin = bytes_.size();
+  bytes_.resize(begin + values.size() * ring.bytes());
+  pack(values, ring, bytes_.data() + begin);
+}
+
+void Writer::words(std::span<const Wide> values, Ring ring) {
+  const std::size_t begin = bytes_.size();
+  bytes_.resize(begin + values.size() * ring.bytes());
+  pack(values, ring, bytes_.data() + begin);
+}
+
 void Writer::text(const char* field, const std::string& value, std::size_t limit) {
   PERMLLM_ASSERT(value.size() <= limit);
   number(field, static_cast<std::uint32_t>(value.size()));

@@ -56,18 +56,10 @@ class Writer {
   template <class W>
   void block(const char*, const BlockOf<W>& value) {
     PERMLLM_ASSERT(value.words.size() == value.count);
-    words(value.words, value.ring);
+    words(std::span<const W>(value.words), value.ring);
   }
-  template <class W>
-  void words(const std::vector<W>& values, Ring ring) {
-    words(std::span<const W>(values), ring);
-  }
-  template <class W>
-  void words(std::span<W> values, Ring ring) {
-    const std::size_t begin = bytes_.size();
-    bytes_.resize(begin + values.size() * ring.bytes());
-    pack(std::span<const std::remove_const_t<W>>(values), ring, bytes_.data() + begin);
-  }
+  void words(std::span<const Word> values, Ring ring);
+  void words(std::span<const Wide> values, Ring ring);
   void raw(const char*, const Bytes& value, std::size_t limit);
   // A list: its length, then each element's own fields. The writer only reads `values`.
   template <class T, class Each>

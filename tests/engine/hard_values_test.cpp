@@ -95,8 +95,7 @@ TEST(HardValues, massive_entries_beside_quiet_rows_are_right_or_refused) {
         if (s.site != Site::attention_norm && s.site != Site::mlp_norm) return;
         double squares = 0;
         for (const std::int64_t value : s.values) squares += std::pow(std::ldexp(static_cast<double>(value), -frac::norm_row), 2);
-        const bool row = s.values.size() > 1;
-        seen[{static_cast<int>(s.site), s.layer}].push_back(std::sqrt(squares / static_cast<double>(s.values.size()) + (row ? weights.config.norm_eps : 0)));
+        seen[{static_cast<int>(s.site), s.layer}].push_back(std::sqrt(squares / static_cast<double>(s.values.size()) + weights.config.norm_eps));
       });
       rig.deal_for_pass(ids.size(), true);
       rig.user().prompt(ids, greedy);

@@ -228,10 +228,51 @@ TEST(Services, an_order_beyond_the_chain_is_refused) {
   }
 }
 
+// A user that orders a place twice, or out of order, ends its own session and nothing else.
+TEST(Services, orders_out_of_sequence_are_refused_by_the_helper) {
+  World world;
+  const auto good = world.answer(3);
+  for (const auto& orders : {std::vector<PackOrder>{{1, 0, 1}, {1, 0, 1}}, {{3, 0, 2}, {3, 1, 1}}, {{1, 5, 1}}}) {
+    auto provider = world.to_provider();
+    Channel online(*provider, 0, std::chrono::seconds(5));
+    online.send(Hello{});
+    const Card card = online.receive(Card{});
+    online.send(Agreement{card.plan.hash()});
+    online.receive(Accepted{});
+    auto link = world.to_helper(Role::user);
+    Channel helper(*link, 0, std::chrono::seconds(5));
+    helper.send(PairHello{card.session, card.model_id, card.plan.hash(), Seed{}});
+    helper.receive(PairAccepted{});
+    helper.set_session(card.session);
+    const std::string error = error_of([&] {
+      for (const PackOrder& order : orders) {
+        helper.send(order);
+        helper.receive(PackDealt{});
+      }
+    });
+    EXPECT_NE(error.find("PackOrder.first"), std::string::npos) << error;
+  }
+  EXPECT_EQ(world.answer(3), good);
+}
+
+TEST(Services, a_cancel_when_no_pass_is_under_way_is_refused) {
+  World world;
+  UserClient client(world.links(), world.executor(), std::chrono::seconds(5));
+  client.make_material(3, 2, 64, nullptr);
+  client.wait_for_material(5);
+  auto link = world.to_provider();
+  Channel channel(*link, 0, std::chrono::seconds(5));
+  channel.send(PassCancel{});
+  EXPECT_NE(error_of([&] { channel.receive(Card{}); }), "no error");
+  client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+}
+
 TEST(Services, orders_cover_what_a_request_needs_in_order) {
   for (const auto& [prompt, answer] : {std::pair<std::size_t, std::size_t>{1, 1}, {40, 48}, {64, 65}, {200, 300}}) {
     std::uint32_t next[4] = {};
-    for (const PackOrder& order : orders_for(tiny_plan(), prompt, answer)) {
+    Plan plan = tiny_plan();
+    plan.slots = 1000;
+    for (const PackOrder& order : orders_for(plan, prompt, answer)) {
       EXPECT_EQ(order.first, next[order.kind]);
       next[order.kind] += order.count;
       EXPECT_LE(order.count, k_deal_batch);

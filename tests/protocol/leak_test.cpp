@@ -202,33 +202,27 @@ TEST(Leak, a_handed_value_shows_the_provider_nothing) {
   EXPECT_FALSE(provider_learns_nothing(hand_box, {{0, 0}, {1, 2}}, 16, without(Use::handed)));
 }
 
-// --- Row rms ----------------------------------------------------------------------------------------------------------
+// --- A map that only shows ------------------------------------------------------------------------------------------------
 
-// Two entries in the ring 2^2, at the scales given (fraction bits of at most the one that x has).
-auto rms_box(const std::vector<int>& scales) {
-  return [=](Enumeration& e, const Words& x) {
-    const RowRmsShape s{Site::mlp_norm, 0, 2, {k_two, 1}, scales, 1.0};
-    const Words r = e.mask(2, k_two);
-    e.run.offline([&](Helper& h) { row_rms(h, s, Mask{s.x, 2, r}); });
-    const Words x0 = e.provider_share(x, r, k_two);
-    RowScales seen;
-    e.run.online([&](Provider& p) { row_rms(p, s, Masked{s.x, 2, x0}); }, [&](User& u) { seen = row_rms(u, s, Mask{s.x, 2, r}); });
-    EXPECT_EQ(seen.size(), 1u);
-  };
+// One bit is cut, so the user's own low bits are part of its view.
+void scales_box(Enumeration& e, const Words& x) {
+  const NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 2, .in = Ring{3}, .reveal = {1, 2}, .answers = {}}, 1.0};
+  const Words r = e.mask(2, Ring{3});
+  e.run.offline([&](Helper& h) { row_scales(h, s, Mask{{Ring{3}, 1}, 2, r}); });
+  const Words x0 = e.provider_share(x, r, Ring{3});
+  RowScales seen;
+  e.run.online([&](Provider& p) { row_scales(p, s, Masked{{Ring{3}, 1}, 2, x0}); }, [&](User& u) { seen = row_scales(u, s, Mask{{Ring{3}, 1}, 2, r}); });
+  EXPECT_EQ(seen.size(), 1u);
 }
-TEST(Leak, row_rms_shows_the_provider_nothing) {
-  // a and the provider's share of four bits each, and a word for each scale.
-  EXPECT_TRUE(provider_learns_nothing(rms_box({1}), {{0, 0}, {1, 2}, {3, 3}}, 1024));
-  EXPECT_TRUE(provider_learns_nothing(rms_box({0, 1}), {{0, 0}, {1, 2}, {3, 3}}, 2048));
-  EXPECT_FALSE(provider_learns_nothing(rms_box({1}), {{0, 0}, {1, 2}}, 1024, without(Use::rms_share)));
+TEST(Leak, a_row_that_is_only_shown_shows_the_provider_nothing) {
+  // pi (2), the provider's share and s0 of six bits each.
+  EXPECT_TRUE(provider_learns_nothing(scales_box, {{0, 0}, {1, 2}, {7, 3}}, 2 * 4096));
+  EXPECT_FALSE(provider_learns_nothing(scales_box, {{0, 0}, {1, 2}}, 2 * 4096, without(Use::map_shown)));
 }
-TEST(Leak, row_rms_shows_the_user_the_square_alone) {
-  // 1 + 4 = 4 + 1, and in this ring 9 + 4 as well; 0 + 4 is another square.
-  EXPECT_EQ(user_view(rms_box({1}), {1, 2}), user_view(rms_box({1}), {2, 1}));
-  EXPECT_EQ(user_view(rms_box({1}), {1, 2}), user_view(rms_box({1}), {3, 2}));
-  EXPECT_NE(user_view(rms_box({1}), {1, 2}), user_view(rms_box({1}), {0, 2}));
-  // Without the provider's mask the row itself shows.
-  EXPECT_NE(user_view(rms_box({1}), {1, 2}, without(Use::rms_sent)), user_view(rms_box({1}), {2, 1}, without(Use::rms_sent)));
+TEST(Leak, a_row_that_is_only_shown_shows_the_user_no_order) {
+  EXPECT_EQ(user_view(scales_box, {1, 6}), user_view(scales_box, {6, 1}));
+  EXPECT_NE(user_view(scales_box, {1, 6}), user_view(scales_box, {1, 1}));
+  EXPECT_NE(user_view(scales_box, {1, 6}, without(Use::map_order)), user_view(scales_box, {6, 1}, without(Use::map_order)));
 }
 
 // --- Scores and values ------------------------------------------------------------------------------------------------
