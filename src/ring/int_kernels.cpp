@@ -7,7 +7,6 @@
 #define HWY_WANT_AVX3_DL 1  // vpdpwssd
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ring/int_kernels.cpp"
-#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -167,37 +166,59 @@ struct Sums<0, kLimbs, kWide> {
   HWY_INLINE void store(Word*) const {}
 };
 
-// How far ahead of the multiplications weights are fetched: further than the processor's own prefetch, which stops at
-// the end of a page.
-constexpr std::size_t k_fetch_ahead = 4096;
+// The processor's own prefetch stops at the end of a page, so the weights of one vector are fetched ahead of the
+// multiplications. Where arithmetic is little for each byte, loads come fast enough to lead that prefetch, and it only
+// needs help across pages. Where it is much, loads come too late to lead it: weights are called from afar into the
+// second cache, which can wait for more of them than the first, and from near into the first.
+template <int kBits, std::size_t kLimbs>
+constexpr bool fetches_far() {
+  constexpr std::size_t kMuch = HWY_TARGET <= HWY_AVX3_DL ? 4 : HWY_TARGET <= HWY_AVX3 ? 3 : 2;
+  return kLimbs * 12 >= kMuch * static_cast<std::size_t>(kBits);
+}
+
+template <std::size_t kBytes, bool kFar>
+HWY_INLINE void fetch_ahead(const std::uint8_t* at) {
+  for (std::size_t byte = 0; byte < kBytes; byte += 64) {
+    if constexpr (kFar) __builtin_prefetch(at + byte + 12288, 0, 2);
+    __builtin_prefetch(at + byte + (kFar ? 1024 : 4096), 0, 3);
+  }
+}
+
+// A pass over a block multiplies two strips. Where a block is more, one vector takes the passes stretch by stretch: the later
+// ones find their weights in the first cache, and the loads from memory are spread over the arithmetic of all of them.
+constexpr std::size_t k_passes = kStrips / 2, k_stretch = 32;  // groups
 
 template <int kBits, std::size_t kVectors, std::size_t kLimbs, std::size_t kWide>
 void multiply_block(const IntBlock& block, const std::uint32_t* HWY_RESTRICT x, Word* HWY_RESTRICT y) {
-  constexpr std::size_t kPairWords = kVectors * kLimbs;
-  for (std::size_t strip = 0; strip < kStrips; strip += 2) {
-    const auto* group = reinterpret_cast<const std::int16_t*>(block.packed) + strip * kLanes * 2;
-    const std::uint32_t* limbs = x;
-    Sums<kVectors, kLimbs, kWide> sums{};
-    for (std::size_t g = 0; g < block.groups;) {
-      const std::size_t end = kWide == 0 ? block.groups : HWY_MIN(block.groups, g + widen_every(kBits));
-      for (; g < end; ++g) {
-        if (kVectors == 1) {
-          for (std::size_t byte = 0; byte < group_bytes(kBits); byte += 64) {
-            hwy::Prefetch(reinterpret_cast<const std::uint8_t*>(group) + k_fetch_ahead + byte);
-          }
+  constexpr std::size_t kPairWords = kVectors * kLimbs, kPart = group_bytes(kBits) / k_passes;
+  const std::size_t stretch = kVectors == 1 && k_passes > 1 ? k_stretch : block.groups;
+  Sums<kVectors, kLimbs, kWide> kept[k_passes]{};
+  const std::uint8_t* ahead = block.packed;
+  for (std::size_t from = 0, to; from < block.groups; from = to) {
+    to = HWY_MIN(block.groups, from + stretch);
+    for (std::size_t pass = 0; pass < k_passes; ++pass) {
+      const auto* group = reinterpret_cast<const std::int16_t*>(block.packed + from * group_bytes(kBits)) + pass * kLanes * 4;
+      const std::uint32_t* limbs = x + from * k_group_pairs * kPairWords;
+      Sums<kVectors, kLimbs, kWide> sums = kept[pass];
+      for (std::size_t g = from; g < to;) {
+        const std::size_t end = kWide == 0 ? to : HWY_MIN(to, g + widen_every(kBits));
+        for (; g < end; ++g) {
+          if constexpr (kVectors == 1) fetch_ahead<kPart, fetches_far<kBits, kLimbs>()>(ahead);
+          const Tiles wa = unpack_tiles<kBits>(group), wb = unpack_tiles<kBits>(group + kLanes * 2);
+          sums.add(wa.w0, wb.w0, limbs);
+          sums.add(wa.w1, wb.w1, limbs + kPairWords);
+          sums.add(wa.w2, wb.w2, limbs + 2 * kPairWords);
+          sums.add(wa.w3, wb.w3, limbs + 3 * kPairWords);
+          ahead += kPart;
+          group += group_bytes(kBits) / 2;
+          limbs += k_group_pairs * kPairWords;
         }
-        const Tiles wa = unpack_tiles<kBits>(group), wb = unpack_tiles<kBits>(group + kLanes * 2);
-        sums.add(wa.w0, wb.w0, limbs);
-        sums.add(wa.w1, wb.w1, limbs + kPairWords);
-        sums.add(wa.w2, wb.w2, limbs + 2 * kPairWords);
-        sums.add(wa.w3, wb.w3, limbs + 3 * kPairWords);
-        group += group_bytes(kBits) / 2;
-        limbs += k_group_pairs * kPairWords;
+        sums.widen();
       }
-      sums.widen();
+      kept[pass] = sums;
     }
-    sums.store(y + strip * kLanes);
   }
+  for (std::size_t pass = 0; pass < k_passes; ++pass) kept[pass].store(y + pass * 2 * kLanes);
 }
 
 // Vectors at once: as many as leave registers for the weights.

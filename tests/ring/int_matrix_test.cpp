@@ -165,7 +165,7 @@ TEST(FloatProduct, of_integer_weights_agrees_with_doubles) {
 
 TEST(IntKernels, equal_their_scalar_twins) {
   std::mt19937_64 random(3);
-  constexpr std::size_t k_groups = 19;
+  constexpr std::size_t k_groups = 75;
   alignas(64) std::uint8_t packed[k_groups * kernels::group_bytes(12)];
   for (auto& v : packed) v = static_cast<std::uint8_t>(random());
   for (const int weight_bits : {8, 12}) {
