@@ -1,11 +1,9 @@
 #include "ring/int_matrix.h"
 
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -87,27 +85,18 @@ int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
   return static_cast<int>(std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude)));
 }
 
-void IntMatrix::Free::operator()(std::uint8_t* memory) const { std::free(memory); }
-
 IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits)
-    : rows_(rows), cols_(cols), frac_(frac), bits_(bits) {
+    : rows_(rows), cols_(cols), frac_(frac), bits_(bits),
+      packed_(blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits)) {
   // Sums of more columns would pass the kernels' 48 bits.
   PERMLLM_ASSERT((bits == 8 || bits == 12) && cols <= (std::size_t{1} << 20));
-  packed_bytes_ = blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits);
-  // Large pages where the system has them: weights are read in order, and a page's end stops the processor's prefetch.
-  constexpr std::size_t k_large = std::size_t{2} << 20;
-  const std::size_t alignment = packed_bytes_ >= 4 * k_large ? k_large : 64;
-  const std::size_t size = std::max(packed_bytes_ + alignment - 1, alignment) / alignment * alignment;
-  packed_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(alignment, size)));
-  PERMLLM_ASSERT(packed_ != nullptr);
-  if (alignment == k_large) madvise(packed_.get(), size, MADV_HUGEPAGE);
 }
 
 template <class RowAt>
 void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
   const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(bits_);
   executor.parallel(blocks_of(*this), [&](std::size_t block) {
-    std::uint8_t* to = packed_.get() + block * groups * bytes;
+    std::uint8_t* to = packed_.data() + block * groups * bytes;
     std::memset(to, 0, groups * bytes);
     std::vector<std::int16_t> row(groups * k_group_cols);
     for (std::size_t r = 0; r < std::min(k_block_rows, rows_ - block * k_block_rows); ++r) {

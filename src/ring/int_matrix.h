@@ -3,10 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
 #include "ring/executor.h"
+#include "ring/large_bytes.h"
 #include "ring/ring.h"
 
 namespace permllm {
@@ -36,12 +36,9 @@ class IntMatrix {
   // Row r as plain integers, in order.
   void row(std::size_t r, std::span<std::int16_t> out) const;
   // All blocks of rows, one after the other, for the kernels.
-  std::span<const std::uint8_t> packed() const { return {packed_.get(), packed_bytes_}; }
+  std::span<const std::uint8_t> packed() const { return packed_; }
 
  private:
-  struct Free {
-    void operator()(std::uint8_t* memory) const;
-  };
   IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits);
   // row_at(r, out): the integers of row r.
   template <class RowAt>
@@ -49,8 +46,7 @@ class IntMatrix {
 
   std::size_t rows_ = 0, cols_ = 0;
   int frac_ = 0, bits_ = k_weight_bits;
-  std::size_t packed_bytes_ = 0;
-  std::unique_ptr<std::uint8_t[], Free> packed_;
+  LargeBytes packed_;  // read in order: a page's end would stop the processor's prefetch
 };
 
 // y = W x in the ring (x and y: 64-bit words of which the ring's low bits count; words of x need not be reduced, y is

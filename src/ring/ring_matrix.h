@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <vector>
 
 #include "ring/executor.h"
+#include "ring/large_bytes.h"
 #include "ring/ring.h"
 
 namespace permllm {
@@ -31,7 +31,7 @@ class RingMatrix {
  private:
   std::size_t rows_ = 0, cols_ = 0;
   Ring ring_;
-  std::vector<std::uint8_t> bytes_;
+  LargeBytes bytes_;
 };
 
 // U: never stored. fill(offset, out) writes bytes [offset, offset + out.size()) of its expansion, which is the matrix

@@ -23,12 +23,41 @@ std::string refusal(const std::function<void()>& action) {
 
 TEST(PlanTest, rings_grow_with_the_calibrated_ranges) {
   Ranges ranges = tiny_ranges();
-  EXPECT_EQ(Plan::make(tiny_weights(), ranges, 16).residual.bits, 48);
-  ranges.residual = 150000;  // attention sinks of some models
-  const Plan wide = Plan::make(tiny_weights(), ranges, 16);
-  EXPECT_EQ(wide.residual.bits, 48);  // 26 + 1 + 21 bits
-  ranges.residual = 300000;
-  EXPECT_EQ(Plan::make(tiny_weights(), ranges, 16).residual.bits, 56);
+  const auto residual_bits = [&](Profile profile = Profile::paper, bool fused = false) {
+    return Plan::make(tiny_weights(), ranges, 16, profile, fused).residual.bits;
+  };
+  const int frac = tiny_plan().residual_frac;
+  for (const double residual : {30.0, 22778.0, 150000.0, 4e6}) {
+    ranges.residual = residual;
+    const int needed = static_cast<int>(std::ceil(std::log2(8 * residual))) + frac + 1;
+    EXPECT_EQ(residual_bits(), (needed + 7) / 8 * 8);
+  }
+  // A row that is not normalised goes into the matrix behind the norm: its product must fit the residual's ring.
+  ranges = tiny_ranges();
+  ranges.gate_up_raw[1] = 1e6;
+  EXPECT_GT(residual_bits(Profile::fast, true), residual_bits(Profile::fast, false));
+  EXPECT_EQ(residual_bits(Profile::open), residual_bits(Profile::fast, true));
+}
+
+TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
+  Ranges ranges = tiny_ranges();
+  EXPECT_TRUE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
+  EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::open).fused);
+  ranges.gate_up_raw[0] = 1e13;
+  EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
+  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16, Profile::paper, true); }).find("with the norm fused"), std::string::npos);
+  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), tiny_ranges(), 16, Profile::open, true); }).find("profile open has no fused norm"), std::string::npos);
+}
+
+TEST(PlanTest, a_skipped_keys_probability_rounds_to_zero) {
+  for (const double score : {0.1, 4.0, 50.0, 379.0}) {
+    Ranges ranges = tiny_ranges();
+    ranges.score = score;
+    const Plan plan = Plan::make(tiny_weights(), ranges, 16);
+    // The least that lies between any score and a skipped key's.
+    const double gap = std::ldexp(1.0, plan.score_reveal(0).keep - 3 - frac::score) - 8 * score;
+    EXPECT_LT(std::exp(-gap / std::sqrt(static_cast<double>(plan.config.head_dim))), std::ldexp(0.5, -plan.probability_frac())) << score;
+  }
 }
 
 TEST(PlanTest, a_range_that_fits_no_ring_is_refused_by_name) {
@@ -38,9 +67,9 @@ TEST(PlanTest, a_range_that_fits_no_ring_is_refused_by_name) {
     return refusal([&] { Plan::make(tiny_weights(), ranges, 16); });
   };
   EXPECT_EQ(with([](Ranges&) {}), "accepted");
-  EXPECT_NE(with([](Ranges& r) { r.residual = 1e12; }).find("the residual's range (1e+12)"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.residual = 1e14; }).find("the residual's range (1e+14)"), std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.score = 1e9; }).find("scores"), std::string::npos);
-  EXPECT_NE(with([](Ranges& r) { r.v = 1e12; }).find("values"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.residual = 1e6, r.v = 1e5; }).find("values would be hidden"), std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.qk = 1e12; }).find("qkv"), std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.gate_up[1] = 1e12; }).find("layer 1: matrix up"), std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.logit = 1e15; }).find("the logits' range (1e+15)"), std::string::npos);
@@ -59,6 +88,14 @@ TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
       [](Plan& p) { ++p.embed_frac; },
       [](Plan& p) { ++p.head_frac; },
       [](Plan& p) { p.residual.bits += 8; },
+      [](Plan& p) { ++p.residual_frac; },
+      [](Plan& p) { p.profile = Profile::fast; },
+      [](Plan& p) { p.fused = true; },
+      [](Plan& p) { p.ranges.qkv_raw[0] *= 2; },
+      [](Plan& p) { p.ranges.gate_up_raw[0] *= 2; },
+      [](Plan& p) { p.ranges.logit_raw *= 2; },
+      [](Plan& p) { p.config.gated = false; },
+      [](Plan& p) { p.config.distinct_layers = 1; },
       [](Plan& p) { p.head.bits += 8; },
       [](Plan& p) { p.ranges.gate_up[1] *= 2; },
       [](Plan& p) { p.config.rope_base *= 2; },

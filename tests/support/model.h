@@ -3,6 +3,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <ostream>
 
 #include "app/load.h"
 #include "model/gguf.h"
@@ -25,6 +26,7 @@ struct Variant {
   bool fused;
   std::string name() const { return std::string(name_of(profile)) + (fused ? "_fused" : ""); }
 };
+inline std::ostream& operator<<(std::ostream& out, const Variant& v) { return out << v.name(); }
 inline constexpr Variant k_variants[] = {
     {Profile::paper, false}, {Profile::paper, true}, {Profile::fast, false}, {Profile::fast, true}, {Profile::open, false}};
 inline Plan smollm2_plan(const Variant& v, std::size_t slots = 256) {

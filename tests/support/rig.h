@@ -31,7 +31,11 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
   for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& m) { w.push_back(&m); });
   for_each_matrix(v, plan, [&](std::uint32_t id, const LinearShape& s, RingMatrix& m) {
     m = RingMatrix(s.rows, s.cols, s.out.ring);
-    if (!plan.open()) stream.fill(id, 0, m.bytes());
+    if (plan.open()) {
+      std::fill(m.bytes().begin(), m.bytes().end(), std::uint8_t{0});
+    } else {
+      stream.fill(id, 0, m.bytes());
+    }
     const std::size_t size = container_bytes(s.out.ring);
     std::vector<std::int16_t> row(s.cols);
     for (std::size_t r = 0; r < s.rows; ++r) {
