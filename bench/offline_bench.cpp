@@ -12,7 +12,7 @@
 namespace permllm {
 namespace {
 
-constexpr std::size_t k_vectors = 64;
+constexpr std::size_t k_vectors = 128;  // as many as are dealt together
 
 Words words(std::size_t n) {
   std::mt19937_64 random(1);
