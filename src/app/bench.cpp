@@ -119,7 +119,7 @@ void print(const nlohmann::json& r) {
   pair("online MB, user to provider", online.at("user_to_provider_bytes"), declared.at("user_to_provider_bytes"));
   pair("offline MB, user to provider", offline.at("user_to_provider_bytes"), declared.at("offline_user_to_provider_bytes"));
   pair("offline MB, helper to provider", offline.at("helper_to_provider_bytes"), declared.at("offline_helper_to_provider_bytes"));
-  fmt::print("  {:<40}{:>10.0f}{:>10}\n", "round trips", online.at("round_trips").get<double>(), declared.at("round_trips").get<int>());
+  fmt::print("  {:<40}{:>10.0f}{:>10.0f}\n", "round trips", online.at("round_trips").get<double>(), declared.at("round_trips").get<double>());
   const auto& memory = r.at("memory_bytes");
   row("memory MB: provider, user, helper", fmt::format("{:.0f}, {:.0f}, {:.0f}", mb(memory.at("provider")), mb(memory.at("user")), mb(memory.at("helper"))));
 }

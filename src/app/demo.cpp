@@ -36,7 +36,7 @@ void print_table(const nlohmann::json& report, const LocalTraffic& traffic, Prof
     const double rounds = report.at("declared_per_pass").at("round_trips");
     row("round trips a pass, of them a layer", fmt::format("{:.0f}, {:.0f} x {:.0f} + {:.0f}", rounds, std::floor(rounds / layers), layers, std::fmod(rounds, layers)));
     const int passes = report.at("passes");
-    if (passes + 1 < static_cast<int>(answer)) row("passes for these tokens, with drafts", fmt::format("{}", passes));
+    if (passes + 2 < static_cast<int>(answer)) row("passes for these tokens, with drafts", fmt::format("{}", passes));
   }
   fmt::print("\nWhat each party saw\n");
   row("provider", fmt::format("{:.1f} MB of uniform words, and how many tokens there were", static_cast<double>(traffic.online.sent.payload_bytes + traffic.offline.sent.payload_bytes) / 1e6));

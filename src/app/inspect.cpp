@@ -6,12 +6,14 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "app/load.h"
 #include "app/process.h"
 #include "engine/deal.h"
 #include "model/gguf.h"
 #include "model/reference.h"
+#include "model/synthetic.h"
 #include "offline/calibration_text.h"
 #include "permllm/error.h"
 
@@ -95,19 +97,27 @@ Loss loss_of(const Gguf& file, const OfferedModel& model, Executor& executor) {
 
 std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::Kind::slot, 0, 0).rounds; }
 
-void run(const Options& options) {
+void run(Options options) {
   Executor executor;
-  const Gguf file = Gguf::open(options.path);
+  const auto names = synthetic_names();
+  options.serve.synthetic = std::find(names.begin(), names.end(), options.path) != names.end();
+  options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // only its shapes are of interest
+  if (options.serve.synthetic && options.loss) throw Error(Code::usage, "--loss", "needs a file: a shape's weights are random");
+  std::optional<Gguf> file;
+  if (!options.serve.synthetic) file = Gguf::open(options.path);
   const OfferedModel model = offer_model(options.path, options.serve, executor);
   const Plan& plan = model.plan;
   const Config& c = plan.config;
   std::map<std::string, std::size_t> types;
   std::uint64_t parameters = 0;
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const GgufTensor& tensor : file ? file->tensors() : std::vector<GgufTensor>{}) {
     const char* name = ggml_type_name(tensor.type);
     ++types[name != nullptr ? name : fmt::format("type {}", tensor.type)];
     parameters += tensor.elements();
   }
+  for_each_matrix(model.weights, plan, [&](std::uint32_t id, const LinearShape& s, const IntMatrix&) {
+    if (options.serve.synthetic) parameters += s.rows * s.cols * (id < 4 ? c.layers : 1);
+  });
   const Memory memory = memory_of(plan, options.serve.weight_bits);
   std::vector<std::size_t> lengths;
   for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.serve.context - 1}) {
@@ -115,7 +125,7 @@ void run(const Options& options) {
   }
   const std::size_t prompt = std::min<std::size_t>(40, options.serve.context);
 
-  const Loss loss = options.loss ? loss_of(file, model, executor) : Loss{};
+  const Loss loss = options.loss ? loss_of(*file, model, executor) : Loss{};
   if (options.json) {
     nlohmann::json decode = nlohmann::json::array();
     for (const std::size_t before : lengths) {
@@ -143,8 +153,12 @@ void run(const Options& options) {
              c.architecture, c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab);
   fmt::print("  parameters    {:.1f} million;", static_cast<double>(parameters) / 1e6);
   for (const auto& [name, count] : types) fmt::print(" {} {}", count, name);
-  fmt::print("\n  tokenizer     {} ({}), chat format ChatML, own context limit {}\n\n", model.vocabulary.model, model.vocabulary.pre, c.context);
-  fmt::print("Largest values on the calibration text (kept with a margin of {} times)\n", k_range_margin);
+  if (options.serve.synthetic) {
+    fmt::print(" random\n\nLargest values: those of SmolLM2-135M (kept with a margin of {} times)\n", k_range_margin);
+  } else {
+    fmt::print("\n  tokenizer     {} ({}), chat format ChatML, own context limit {}\n\n", model.vocabulary.model, model.vocabulary.pre, c.context);
+    fmt::print("Largest values on the calibration text (kept with a margin of {} times)\n", k_range_margin);
+  }
   const double gate_up = *std::max_element(plan.ranges.gate_up.begin(), plan.ranges.gate_up.end());
   fmt::print("  residual {:.0f}, q and k {:.0f}, v {:.1f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits {:.0f}\n",
              plan.ranges.residual, plan.ranges.qk, plan.ranges.v, plan.ranges.score, gate_up, plan.ranges.activation, plan.ranges.logit);
@@ -181,7 +195,7 @@ void run(const Options& options) {
 void add_inspect(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, and what a session with it costs");
-  command->add_option("model", options->path, "GGUF file")->required();
+  command->add_option("model", options->path, "GGUF file, or a shape: chatglm-6b, llama-7b, smollm2-135m")->required();
   add_serve_options(*command, options->serve);
   command->add_flag("--loss", options->loss, "also measure what the provider's integers lose against float32 (needs memory for both)");
   command->add_flag("--json", options->json, "one JSON object, for programs");

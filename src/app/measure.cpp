@@ -64,6 +64,7 @@ void MeasuredConversation::run(const Request& request) {
   UserSession& session = client_.session();
   begin_ = now();
   session.prompt(request.ids, request.choose);
+  passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
     if (request.draft > 0) {
       std::vector<TokenId> known = history;
@@ -72,7 +73,11 @@ void MeasuredConversation::run(const Request& request) {
     } else {
       session.advance(on_token, request.choose);
     }
-    ++fed_;
+    if (more) {
+      ++passes_;
+      kept_ = output_.size();
+      passes_end_ = traffic_.online;
+    }
     client_.material_used();
   }
   if (more && output_.size() < request.max_tokens) on_token(session.retrieve_last());
@@ -83,19 +88,24 @@ nlohmann::json MeasuredConversation::report() {
   const PartyReport own = report_of_this_process();
   const PartyReport& provider = reports.provider;
   const double tokens = output_.size() < 2 ? 1 : static_cast<double>(output_.size() - 1);
-  const double passes = provider.passes == 0 ? 1 : static_cast<double>(provider.passes);
+  const double provider_passes = std::max(1.0, static_cast<double>(provider.passes)), kept = std::max(1.0, static_cast<double>(kept_));
+  const double passes = std::max(1.0, static_cast<double>(passes_));
   const double slots = static_cast<double>(request_.ids.size()) + static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
-  const Traffic decode = last_.online - first_.online;
+  const Traffic decode = passes_end_ - passes_begin_;
   const double seconds = seconds_between(first_.time, last_.time) / tokens;
 
-  // What the declared costs say of the pass in the middle, and what the simulated network alone makes of them.
-  const std::size_t middle = request_.ids.size() + (output_.size() > 1 ? (output_.size() - 2) / 2 : 0);
-  const Cost declared = pass_cost(plan(), std::min(middle, plan().slots - request_.draft - 1), request_.draft + 1, false);
+  // What the boxes declare for the same passes, and what the simulated network alone makes of what they sent.
+  Cost declared;
+  const std::size_t block = request_.draft + 1;
+  for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
+    declared += pass_cost(plan(), std::min(request_.ids.size() + i * block, plan().slots - block), block, false);
+  }
   const double rtt = std::chrono::duration<double>(parse_duration(options_.shape.rtt, "--rtt")).count();
   const double bandwidth = parse_bandwidth(options_.shape.bandwidth, "--bandwidth");
-  const double latency = rtt * static_cast<double>(decode.round_trips) / tokens;
-  const double bits = 8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / tokens;
+  const double latency = rtt * static_cast<double>(decode.round_trips) / kept;
+  const double bits = 8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;
   const double transfer = bandwidth > 0 ? bits / bandwidth : 0;
+  const auto a_pass = [&](std::size_t total) { return static_cast<double>(total) / passes; };
 
   return {{"event", "done"},
           {"output_ids", output_},
@@ -103,7 +113,7 @@ nlohmann::json MeasuredConversation::report() {
           {"layers", plan().config.layers},
           {"profile", name_of(plan().profile)},
           {"fused", plan().fused},
-          {"passes", fed_},
+          {"passes", passes_},
           {"seconds", {{"load", parties_.load_seconds()}, {"registration", parties_.registration_seconds()},
                        {"offline", client_.offline_seconds()}, {"offline_per_token", client_.offline_seconds() / slots},
                        {"prefill", seconds_between(begin_.time, first_.time)},
@@ -111,23 +121,23 @@ nlohmann::json MeasuredConversation::report() {
                        {"decode_per_token", seconds},
                        {"latency_per_token", latency}, {"transfer_per_token", transfer},
                        {"compute_per_token", std::max(0.0, seconds - latency - transfer)}}},
-          {"by_party", {{"provider", {{"busy_seconds_per_token", (provider.pass_seconds - provider.pass_waited) / passes},
-                                      {"cpu_seconds_per_token", provider.pass_cpu / passes},
-                                      {"waiting_seconds_per_token", provider.pass_waited / passes}}},
+          {"by_party", {{"provider", {{"busy_seconds_per_token", (provider.pass_seconds - provider.pass_waited) / provider_passes},
+                                      {"cpu_seconds_per_token", provider.pass_cpu / provider_passes},
+                                      {"waiting_seconds_per_token", provider.pass_waited / provider_passes}}},
                         {"user", {{"busy_seconds_per_token", seconds - (last_.waited - first_.waited) / tokens},
                                   {"cpu_seconds_per_token", (last_.cpu - first_.cpu) / tokens},
                                   {"waiting_seconds_per_token", (last_.waited - first_.waited) / tokens}}},
                         {"helper", {{"busy_seconds_per_token", 0}, {"cpu_seconds_per_token", 0}, {"waiting_seconds_per_token", 0}}}}},
-          {"online_per_token", online_json(decode, tokens)},
+          {"online_per_token", online_json(decode, kept)},
           {"prefill", online_json(first_.online - begin_.online, 1)},
-          {"offline_per_token", {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / passes},
-                                 {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / passes},
+          {"offline_per_token", {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / provider_passes},
+                                 {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / provider_passes},
                                  {"helper_to_user_bytes", static_cast<double>(traffic_.helper.received.payload_bytes) / slots}}},
-          {"declared_per_pass", {{"provider_to_user_bytes", declared.online.provider_to_user},
-                                 {"user_to_provider_bytes", declared.online.user_to_provider},
-                                 {"round_trips", declared.rounds},
-                                 {"offline_user_to_provider_bytes", declared.offline.user_to_provider},
-                                 {"offline_helper_to_provider_bytes", declared.offline.helper_to_provider}}},
+          {"declared_per_pass", {{"provider_to_user_bytes", a_pass(declared.online.provider_to_user)},
+                                 {"user_to_provider_bytes", a_pass(declared.online.user_to_provider)},
+                                 {"round_trips", a_pass(declared.rounds)},
+                                 {"offline_user_to_provider_bytes", a_pass(declared.offline.user_to_provider)},
+                                 {"offline_helper_to_provider_bytes", a_pass(declared.offline.helper_to_provider)}}},
           {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", reports.helper.cpu_seconds}}},
           {"memory_bytes", {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", reports.helper.memory_bytes}}},
           {"frame_overhead_bytes", traffic_.online.header_bytes() + traffic_.offline.header_bytes() + traffic_.helper.header_bytes()}};

@@ -48,8 +48,10 @@ class MeasuredConversation {
   UserClient client_;
   Request request_;
   std::vector<TokenId> output_;
-  std::size_t fed_ = 0;  // passes between the first and the last token
   Moment begin_, first_, last_;
+  // Passes after the prompt's that were completed, the tokens that they kept, and what their links carried.
+  std::size_t passes_ = 0, kept_ = 0;
+  Traffic passes_begin_, passes_end_;
 };
 
 }  // namespace permllm
