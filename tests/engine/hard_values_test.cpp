@@ -45,6 +45,7 @@ IntWeights sink_model(float massive) {
   IntWeights w;
   w.config = c;
   FloatMatrix embed = matrix(c.width, c.vocab, 0.05f);
+  for (std::size_t k = 0; k < c.vocab; ++k) embed.values[3 * c.vocab + k] = -0.2f;  // that neuron is shut for all others
   for (std::size_t d = 0; d < c.width; ++d) embed.values[d * c.vocab + k_sink] = d == 3 ? 0.4f : 0.0f;
   for (std::size_t l = 0; l < c.layers; ++l) {
     FloatMatrix up = matrix(2 * c.ff, c.width, 0.1f), down = matrix(c.width, c.ff, 0.02f);

@@ -255,16 +255,16 @@ TEST(Services, orders_out_of_sequence_are_refused_by_the_helper) {
   EXPECT_EQ(world.answer(3), good);
 }
 
-TEST(Services, a_cancel_when_no_pass_is_under_way_is_refused) {
-  World world;
-  UserClient client(world.links(), world.executor(), std::chrono::seconds(5));
-  client.make_material(3, 2, 64, nullptr);
-  client.wait_for_material(5);
-  auto link = world.to_provider();
-  Channel channel(*link, 0, std::chrono::seconds(5));
-  channel.send(PassCancel{});
-  EXPECT_NE(error_of([&] { channel.receive(Card{}); }), "no error");
-  client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+// A pass that is over cannot be given up: what the user saw of it stays what it was dealt for.
+TEST(Services, a_cancel_when_no_pass_is_under_way_ends_the_session) {
+  Executor executor(1);
+  const Plan plan = tiny_plan();
+  Rig rig(tiny_weights(), plan, executor);
+  rig.deal_for_request(3, 3);
+  rig.user().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+  rig.user_channel().send(PassCancel{});
+  EXPECT_NE(error_of([&] { rig.user().retrieve_last(); }), "no error");
+  EXPECT_NE(rig.provider_error().find("PassCancel: no pass is under way"), std::string::npos) << rig.provider_error();
 }
 
 TEST(Services, orders_cover_what_a_request_needs_in_order) {

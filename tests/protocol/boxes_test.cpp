@@ -255,7 +255,9 @@ TEST(Boxes, remask_and_one_hots_cost_what_they_declare) {
 }
 
 // A whole conversation of the attention box: a prompt of five slots, then three single ones, one of them after a skipped slot.
-void check_attention(bool fast, Ring mixed_ring, Ring out_ring) {
+// Returns what the user can tell of the last query's level: the skipped key's score less the first key's (fast, head 0).
+std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int provider_seed = 2) {
+  std::int64_t told = 0;
   constexpr std::size_t k_heads = 4, k_kv = 2, k_dim = 8, k_q = k_heads * k_dim, k_v = k_kv * k_dim, k_slots = 9, k_skipped = 6;
   AttentionShape s;
   const int qkv_frac = 10 + 10, qk_cut = 10 + 10 + 10 - 12, v_cut = 10 + 10 - 12;
@@ -294,7 +296,7 @@ void check_attention(bool fast, Ring mixed_ring, Ring out_ring) {
     return mixed;
   };
 
-  AesCoins user(Real::seed_of(1)), helper_user(Real::seed_of(1)), helper_provider(Real::seed_of(2)), provider(Real::seed_of(2));
+  AesCoins user(Real::seed_of(1)), helper_user(Real::seed_of(1)), helper_provider(Real::seed_of(provider_seed)), provider(Real::seed_of(provider_seed));
   Fibers fibers;
   std::vector<ProviderKeys> provider_keys(1);
   std::vector<UserKeys> user_keys(1);
@@ -316,6 +318,9 @@ void check_attention(bool fast, Ring mixed_ring, Ring out_ring) {
           if (batch.first == k_skipped) skip_slot(p, s, k_skipped);
         },
         [&](User& u) {
+          u.observe = [&](const Seen& seen) {
+            if (seen.row == 0 && seen.index == k_slots - 1) told = centre(static_cast<Word>(seen.values[k_skipped] - seen.values[0]), Ring{32});
+          };
           r = attention(u, s, Mask{in, rows, m});
           if (batch.first == k_skipped) skip_slot(u, s, k_skipped);
         });
@@ -329,12 +334,23 @@ void check_attention(bool fast, Ring mixed_ring, Ring out_ring) {
     user_keys = run.user_keys();
     helper_keys = run.helper_keys();
   }
+  return told;
 }
 TEST(Boxes, attention_is_softmax_of_scores_times_values) {
   for (const bool fast : {false, true}) {
     check_attention(fast, Ring{61}, Ring{43});
     check_attention(fast, Ring{74}, Ring{56});  // words of 128 bits
   }
+}
+
+// A skipped key lies below all others, but by an amount that only provider and helper know.
+TEST(Boxes, a_skipped_key_does_not_tell_the_level) {
+  const std::int64_t one = check_attention(true, Ring{61}, Ring{43}, 2), other = check_attention(true, Ring{61}, Ring{43}, 4);
+  for (const std::int64_t told : {one, other}) {
+    EXPECT_LT(told, -(std::int64_t{1} << 28));
+    EXPECT_GT(told, -(std::int64_t{1} << 31));
+  }
+  EXPECT_GT(std::abs(one - other), 1 << 20);
 }
 
 // A batch of more queries than one block: the same values and the declared cost, whatever the blocks.
