@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <stdexcept>
+
 #include <atomic>
 #include <chrono>
 #include <numeric>
@@ -60,19 +63,18 @@ TEST(ExecutorTest, workers_that_fell_asleep_take_part_again) {
 
 TEST(ExecutorTest, loops_of_several_callers_are_served_one_after_the_other) {
   Executor executor(3);
-  std::atomic<int> owner = -1;
+  std::array<std::atomic<int>, 4> inside{};  // bodies that run, by caller
   std::atomic<int> mixed = 0;
   std::atomic<int> total = 0;
   std::vector<std::thread> callers;
-  for (int caller = 0; caller < 4; ++caller) {
+  for (std::size_t caller = 0; caller < inside.size(); ++caller) {
     callers.emplace_back([&, caller] {
       for (int loop = 0; loop < 300; ++loop) {
-        std::atomic<int> inside = 0;
         executor.parallel(6, [&](std::size_t) {
-          if (inside.fetch_add(1) == 0) owner = caller;
+          ++inside[caller];
           ++total;
-          while (inside.load() < 1) std::this_thread::yield();
-          if (inside.load() == 6 && owner.load() != caller) ++mixed;
+          for (std::size_t other = 0; other < inside.size(); ++other) mixed += other != caller && inside[other].load() > 0 ? 1 : 0;
+          --inside[caller];
         });
       }
     });
@@ -80,6 +82,23 @@ TEST(ExecutorTest, loops_of_several_callers_are_served_one_after_the_other) {
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(mixed.load(), 0);
   EXPECT_EQ(total.load(), 4 * 300 * 6);
+}
+
+TEST(ExecutorTest, what_a_body_throws_reaches_the_caller_and_the_next_loop_runs) {
+  for (const unsigned threads : {1u, 3u}) {
+    Executor executor(threads);
+    std::atomic<int> done = 0;
+    const auto loop = [&](std::size_t bad) {
+      executor.parallel(20, [&](std::size_t i) {
+        if (i == bad) throw std::runtime_error("bad");
+        ++done;
+      });
+    };
+    EXPECT_THROW(loop(7), std::runtime_error);
+    done = 0;
+    EXPECT_NO_THROW(loop(99));
+    EXPECT_EQ(done.load(), 20);
+  }
 }
 
 }  // namespace
