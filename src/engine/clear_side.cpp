@@ -55,8 +55,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
     const double scale = inverse_rms(shown.x.row(i));
     const auto row = shown.y.row(i);
     for (std::size_t p = 0; p < c.head_dim / 2; ++p) {
-      const double angle = static_cast<double>(begin_ + i) *
-                           std::pow(c.rope_base, -2.0 * static_cast<double>(p) / static_cast<double>(c.head_dim));
+      const double angle = rope_angle(c.rope_base, c.head_dim, begin_ + i, p);
       rotation[2 * p] = std::cos(angle) * scale;
       rotation[2 * p + 1] = std::sin(angle) * scale;
     }

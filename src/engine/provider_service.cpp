@@ -125,22 +125,22 @@ void ProviderService::converse(Channel& user) {
   user.flush();
   on_event_("session begins");
   std::jthread reader([&] { take_material(helper, Stock::Source::helper, session->stock); });
-  const auto end = [&] {
-    helper_link->close();
-    const std::lock_guard lock(mutex_);
-    sessions_.erase(id);
+  struct End {  // however this ends: the reader stops, and the session is forgotten
+    ProviderService& service;
+    Link& helper_link;
+    std::uint64_t id;
+    ~End() {
+      helper_link.close();
+      const std::lock_guard lock(service.mutex_);
+      service.sessions_.erase(id);
+    }
   };
+  const End end{*this, *helper_link, id};
   AesCoins coins(common);
   ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_);
-  try {
-    conversation.serve();
-    user.send(conversation.report());
-    user.flush();
-  } catch (const Error&) {
-    end();
-    throw;
-  }
-  end();
+  conversation.serve();
+  user.send(conversation.report());
+  user.flush();
   on_event_("session ends");
 }
 

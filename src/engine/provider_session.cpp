@@ -94,8 +94,7 @@ void ProviderSession::run(const PassBegin& begin) {
   StockMaterial material{progress_, stock_, patience_};
   const Clock::time_point began = Clock::now();
   const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
-  const auto count = [&](bool follows_a_sampled_token) {
-    if (!follows_a_sampled_token) return;
+  const auto count = [&] {  // a pass that follows a sampled token
     ++used_.passes;
     used_.bytes_of_user += material.used.bytes_of_user;
     used_.bytes_of_helper += material.used.bytes_of_helper;
@@ -108,7 +107,7 @@ void ProviderSession::run(const PassBegin& begin) {
     provider_.batch = progress_.slot;
     const Masked x = run_open_layers(provider_, plan_, weights_, hand(provider_, hand_row_shape(plan_), {}), material, none);
     run_open_pass(provider_, plan_, weights_, x.last(begin.heads), material);
-    count(progress_.slot.first > 0 && begin.tokens == begin.heads);
+    if (progress_.slot.first > 0 && begin.tokens == begin.heads) count();
     return;
   }
   Masked rows;
@@ -124,7 +123,7 @@ void ProviderSession::run(const PassBegin& begin) {
   sampled_ = {};
   const Masked x = run_layers(provider_, plan_, weights_, rows, material);
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
-  count(begin.kind == PassBegin::sampled);
+  if (begin.kind == PassBegin::sampled) count();
 }
 
 PartyReport ProviderSession::report() const {

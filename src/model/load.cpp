@@ -93,9 +93,9 @@ FloatMatrix transposed(const FloatMatrix& matrix, Executor& executor) {
   return result;
 }
 
-// Reads every matrix as real numbers and hands it to `convert`, one at a time.
-template <class Matrix, class Convert>
-Weights<Matrix> load(const Gguf& file, Executor& executor, Convert convert) {
+// Reads every matrix as real numbers and hands it to `convert`, one at a time; the embedding table to `convert_table`.
+template <class Matrix, class Convert, class ConvertTable>
+Weights<Matrix> load(const Gguf& file, Executor& executor, Convert convert, ConvertTable convert_table) {
   Weights<Matrix> w;
   w.config = read_config(file);
   const Config& c = w.config;
@@ -107,7 +107,7 @@ Weights<Matrix> load(const Gguf& file, Executor& executor, Convert convert) {
   {
     Real table = read({{"token_embd.weight", c.vocab}}, c.width, "");
     table.matrix = transposed(table.matrix, executor);
-    w.embed = convert(std::move(table));
+    w.embed = convert_table(std::move(table));
   }
   w.head = convert(read({{c.tied_head ? "token_embd.weight" : "output.weight", c.vocab}}, c.width, "output_norm.weight"));
   for (std::size_t l = 0; l < c.layers; ++l) {
@@ -176,16 +176,17 @@ Config read_config(const Gguf& file) {
 }
 
 IntWeights load_int_weights(const Gguf& file, Executor& executor, int bits) {
-  const std::size_t width = read_config(file).width, vocab = read_config(file).vocab;
-  return load<IntMatrix>(file, executor, [&](const Real& real) {
-    const bool table = real.matrix.rows() == width && real.matrix.cols() == vocab;
-    const int own = table ? k_weight_bits : bits;
-    return IntMatrix(real.matrix, IntMatrix::fraction_bits(real.largest, own), executor, own);
-  });
+  const auto of_bits = [&executor](int own) {
+    return [&executor, own](const Real& real) {
+      return IntMatrix(real.matrix, IntMatrix::fraction_bits(real.largest, own), executor, own);
+    };
+  };
+  return load<IntMatrix>(file, executor, of_bits(bits), of_bits(k_weight_bits));
 }
 
 FloatWeights load_float_weights(const Gguf& file, Executor& executor) {
-  return load<FloatMatrix>(file, executor, [](Real real) { return std::move(real.matrix); });
+  const auto as_read = [](Real real) { return std::move(real.matrix); };
+  return load<FloatMatrix>(file, executor, as_read, as_read);
 }
 
 }  // namespace permllm

@@ -62,11 +62,14 @@ IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
   IntWeights w;
   w.config = c;
   std::uint64_t seed = 0;
-  const auto matrix = [&](std::size_t rows, std::size_t cols) { return IntMatrix::random(rows, cols, bits - 1, ++seed, executor, bits); };
+  const auto of_bits = [&](std::size_t rows, std::size_t cols, int own) {
+    return IntMatrix::random(rows, cols, own - 1, ++seed, executor, own);
+  };
+  const auto matrix = [&](std::size_t rows, std::size_t cols) { return of_bits(rows, cols, bits); };
   for (std::size_t l = 0; l < c.stored_layers(); ++l) {
     w.layers.push_back({matrix(c.qkv_rows(), c.width), matrix(c.width, c.q_rows()), matrix(c.up_rows(), c.width), matrix(c.width, c.ff)});
   }
-  w.embed = matrix(c.width, c.vocab);
+  w.embed = of_bits(c.width, c.vocab, k_weight_bits);
   w.head = matrix(c.vocab, c.width);
   return w;
 }

@@ -15,7 +15,8 @@ std::vector<std::string> synthetic_names();
 // Errors: usage, naming the shapes there are, or the widths.
 Config synthetic_config(const std::string& name, std::size_t layers = 0, std::size_t width = 0);
 
-// Bell-shaped weights of 12 bits, 11 of them fraction bits (or of 8 bits, 7), the same for the same config.
+// Bell-shaped weights of 12 bits, 11 of them fraction bits (or of 8 bits, 7; the embedding table has 12), the same for the
+// same config.
 IntWeights synthetic_weights(const Config& config, int bits, Executor& executor);
 
 }  // namespace permllm

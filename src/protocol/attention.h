@@ -167,7 +167,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
     const auto shown = shown_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
     std::vector<W> p(shown.size()), w(shown.size());
     for (std::size_t i = 0; i < count; ++i) user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
-    const auto token = [&](std::size_t i) {
+    for_each_token(user, count, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
       const std::size_t n = std::size_t{slot} + 1, at = s.head().pairs_before(user.batch, i);
       const auto t = user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
@@ -177,12 +177,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
         softmax_row(row, score_scale(s), format, std::span(p).subspan(at + h * n, n), s.head().shown.sent());
       }
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];
-    };
-    if (user.observe) {  // told in order
-      for (std::size_t i = 0; i < count; ++i) token(i);
-    } else {
-      user.executor.parallel(count, token);
-    }
+    });
     user.provider.send(Probabilities<W>{block(s.values.mixed, std::move(w))});
     append(r, send_mix(user, s.values, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);

@@ -155,6 +155,13 @@ struct User {
   std::size_t offset = 0;  // as the provider's
 };
 
+// body(i) of the first `count` tokens: by several threads, but one after the other where an observer is told what it saw.
+template <class F>
+void for_each_token(User& user, std::size_t count, F body) {
+  if (!user.observe) return user.executor.parallel(count, body);
+  for (std::size_t i = 0; i < count; ++i) body(i);
+}
+
 // The user's half of the offline phase: it expands U.
 struct UserDealer {
   Coins& with_helper;

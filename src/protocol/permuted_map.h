@@ -245,7 +245,7 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
     b.emplace_back(s.answered_before(batch, batch.count));
     for (std::size_t i = 0; i < batch.count; ++i) user.with_helper.burn(map_at(Use::map_answer, s, answer.site, batch.index(i)));
   }
-  const auto token = [&](std::size_t i) {
+  for_each_token(user, batch.count, [&](std::size_t i) {
     const std::uint32_t index = batch.index(i);
     const std::size_t n = s.columns_at(index), width = s.groups * n, at = s.shown_before(batch, i);
     const auto s1 = user.with_helper.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
@@ -263,12 +263,7 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
       W* answer = &b[k][s.answered_before(batch, i)];
       for (std::size_t j = 0; j < t.size(); ++j) answer[j] -= t[j];
     }
-  };
-  if (user.observe) {  // told in order
-    for (std::size_t i = 0; i < batch.count; ++i) token(i);
-  } else {
-    user.executor.parallel(batch.count, token);
-  }
+  });
   // step 2
   for (std::size_t k = 0; k < b.size(); ++k) {
     user.provider.send(MapAnswer<W>{block(s.answers[k].out.ring, std::move(b[k]))});

@@ -114,13 +114,16 @@ struct QueryKey {
   Words q, k;
 };
 
-// Rotates adjacent pairs of each head by position * base^(-2 i / head_dim) (RoPE, arXiv 2104.09864), with cos and sin as
-// integers that both parties compute alike, and cuts.
+// Angle of the i-th adjacent pair of a head: position * base^(-2 i / head_dim) (RoPE, arXiv 2104.09864).
+inline double rope_angle(double base, std::size_t head_dim, std::size_t position, std::size_t i) {
+  return static_cast<double>(position) * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+}
+
+// Rotates each head, with cos and sin as integers that both parties compute alike, and cuts.
 inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, std::size_t position) {
   const std::size_t pairs = s.head_dim / 2;
   for (std::size_t i = 0; i < pairs; ++i) {
-    const double angle = static_cast<double>(position) *
-                         std::pow(s.rope_base, -2.0 * static_cast<double>(i) / static_cast<double>(s.head_dim));
+    const double angle = rope_angle(s.rope_base, s.head_dim, position, i);
     const Format rope{Ring{64}, s.rope_frac};
     const Word c = encode(std::cos(angle), rope), sn = encode(std::sin(angle), rope);
     for (std::size_t at = 2 * i; at < heads.size(); at += s.head_dim) {

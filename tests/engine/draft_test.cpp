@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "support/model.h"
+#include "support/recording.h"
 #include "support/rig.h"
 
 namespace permllm::test {
@@ -31,28 +32,13 @@ struct Spoken {
   std::vector<std::size_t> sizes;  // of the frames that the provider received
 };
 
-class Sizes : public Link {
- public:
-  Sizes(std::unique_ptr<Link> link, std::vector<std::size_t>& sizes) : link_(std::move(link)), sizes_(sizes) {}
-  void send(Frame frame) override {
-    sizes_.push_back(frame.payload.size());
-    link_->send(std::move(frame));
-  }
-  void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
-  void close() override { link_->close(); }
-
- private:
-  std::unique_ptr<Link> link_;
-  std::vector<std::size_t>& sizes_;
-};
-
 Spoken speak(const std::vector<TokenId>& prompt, std::size_t tokens, const std::function<std::vector<TokenId>(const std::vector<TokenId>&)>& draft,
              std::size_t size) {
   const Plan plan = smollm2_plan({Profile::open, false}, 512);
   Spoken spoken;
+  std::vector<Frame> frames;
   Rig rig(smollm2().weights, plan, executor(), 1, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
-    return std::make_unique<Sizes>(std::move(link), spoken.sizes);
+    return std::make_unique<Recording>(std::move(link), frames);
   });
   rig.deal_for_request(prompt.size(), tokens * (size + 1));
   UserSession& session = rig.user();
@@ -68,6 +54,7 @@ Spoken speak(const std::vector<TokenId>& prompt, std::size_t tokens, const std::
     known.push_back(session.retrieve_last());
     session.advance(draft(known), more, greedy);
   }
+  for (const Frame& frame : frames) spoken.sizes.push_back(frame.payload.size());
   return spoken;
 }
 

@@ -1,4 +1,5 @@
 // Provider, helper and user as services over links: handshakes, and peers that do what they should not.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <list>
@@ -16,12 +17,12 @@
 namespace permllm::test {
 namespace {
 
-OfferedModel tiny_model(Executor& executor) {
+OfferedModel tiny_model(Executor& executor, Profile profile = Profile::paper) {
   const Gguf file = Gguf::parse(tiny_llama().finish());
   OfferedModel model;
   model.vocabulary = Vocabulary::read(file);
   model.weights = load_int_weights(file, executor);
-  model.plan = Plan::make(model.weights, tiny_ranges(), 64);
+  model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
   model.model_id = std::string(64, 'a');
   model.mask_seed = seed_of(77);
   return model;
@@ -214,6 +215,66 @@ TEST(Services, spoilt_offline_material_ends_that_session_only) {
     }
   }
   EXPECT_EQ(world.answer(3), good);
+}
+
+// A provider of public weights whose embedding table has no whole rows, none, or too many.
+TEST(Services, an_embedding_table_of_another_size_is_named_by_the_user) {
+  Executor executor(1);
+  const OfferedModel model = tiny_model(executor, Profile::open);
+  const std::size_t row = model.plan.config.width * 2, total = model.plan.config.vocab * row;
+  for (const std::size_t bytes : {std::size_t{0}, row - 1, total + row}) {
+    auto [near, far] = memory_links();
+    const std::jthread provider([&, link = far.get()] {
+      Channel user(*link, 0, std::chrono::seconds(5));
+      user.receive(Hello{});
+      user.send(Card{1, model.model_id, model.plan, model.vocabulary, Seed{}});
+      user.receive(Agreement{});
+      user.send(Accepted{});
+      user.set_session(1);
+      user.send(EmbeddingRows{Bytes(bytes)});
+      user.flush();
+    });
+    UserLinks links;
+    links.online = [&, link = &near] { return std::move(*link); };
+    EXPECT_EQ(error_of([&] { UserClient(links, executor, std::chrono::seconds(5)); }),
+              fmt::format("EmbeddingRows.rows: {} bytes, expected rows of {} and at most {}", bytes, row, total));
+  }
+}
+
+// A pass that the profile does not know, or of more heads than it allows, is refused before anything is spent on it.
+TEST(Services, a_pass_out_of_range_is_named) {
+  struct Case {
+    Profile profile;
+    PassBegin begin;
+    std::string error;
+  };
+  for (const Case& c : {Case{Profile::paper, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile paper"},
+                        Case{Profile::fast, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile fast"},
+                        Case{Profile::open, {PassBegin::prompt, 1, 1}, "PassBegin.kind: 1, expected 4 to 4 in profile open"},
+                        Case{Profile::paper, {PassBegin::prompt, 2, 2}, "PassBegin.heads: 2, expected 1"},
+                        Case{Profile::open, {PassBegin::rows, 2, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
+                        Case{Profile::open, {PassBegin::rows, 2, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
+                        Case{Profile::open, {PassBegin::rows, 17, 17}, "PassBegin.heads: the chain has no passes left"},
+                        Case{Profile::open, {PassBegin::rows, 17, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"}}) {
+    Executor executor(1);
+    const Plan plan = tiny_plan(c.profile);
+    Rig rig(tiny_weights(), plan, executor);
+    rig.user_channel().send(c.begin);
+    EXPECT_NE(error_of([&] { rig.user_channel().receive(PassCancel{}); }), "no error");
+    EXPECT_NE(rig.provider_error().find(c.error), std::string::npos) << c.error << " / " << rig.provider_error();
+  }
+}
+
+// Where the weights are public a user has no half of the material, and there are no entries.
+TEST(Services, material_that_public_weights_do_not_know_is_refused) {
+  const Plan plan = tiny_plan(Profile::open);
+  Stock stock(!plan.open());
+  PackMaterial material;
+  material.kind = static_cast<std::uint8_t>(Part::Kind::slot);
+  material.count = 1;
+  EXPECT_NE(error_of([&] { put_in_stock(stock, Stock::Source::user, plan, material); }).find("a user deals nothing"), std::string::npos);
+  EXPECT_NE(error_of([&] { check_order(plan, {static_cast<std::uint8_t>(Part::Kind::entry), 0, 1}); }).find("PackOrder.kind: profile open"),
+            std::string::npos);
 }
 
 TEST(Services, an_order_beyond_the_chain_is_refused) {

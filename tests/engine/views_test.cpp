@@ -11,28 +11,12 @@
 #include <set>
 
 #include "support/model.h"
+#include "support/recording.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
 
 namespace permllm::test {
 namespace {
-
-// Keeps a copy of what the provider's end of a link receives.
-class Recording : public Link {
- public:
-  Recording(std::unique_ptr<Link> link, std::vector<Frame>& frames) : link_(std::move(link)), frames_(frames) {}
-  void send(Frame frame) override {
-    frames_.push_back(frame);
-    link_->send(std::move(frame));
-  }
-  void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
-  void close() override { link_->close(); }
-
- private:
-  std::unique_ptr<Link> link_;
-  std::vector<Frame>& frames_;
-};
 
 // Statistics that uniform words stay within, save once in millions: in standard deviations from what uniform words give.
 struct Uniformity {
