@@ -55,7 +55,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
     const double scale = inverse_rms(shown.x.row(i));
     const auto row = shown.y.row(i);
     for (std::size_t p = 0; p < c.head_dim / 2; ++p) {
-      const double angle = rope_angle(c.rope_base, c.head_dim, begin_ + i, p);
+      const double angle = static_cast<double>(begin_ + i) * c.rope_of(layer)[p];
       rotation[2 * p] = std::cos(angle) * scale;
       rotation[2 * p + 1] = std::sin(angle) * scale;
     }
@@ -72,7 +72,6 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   }
   const Format out{plan_.o(layer), frac::attention};
   Words mixed(n * c.q_rows());
-  const double unit = 1.0 / std::sqrt(static_cast<double>(c.head_dim));
   executor_.parallel(n * c.heads, [&](std::size_t task) {
     const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim, live = begin_ + i + 1;
     const float* q = &queries[i * c.q_rows() + h * c.head_dim];
@@ -81,7 +80,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
       const float* k = &keys[t * kv_rows + kv];
       float sum = 0;
       for (std::size_t d = 0; d < c.head_dim; ++d) sum += q[d] * k[d];
-      p[t] = double{sum} * unit;
+      p[t] = double{sum} * c.score_scale;
     }
     clear::softmax(p);
     std::vector<float> row(c.head_dim);

@@ -22,7 +22,12 @@ struct Part {
 };
 
 // Weights of a party that has none.
-inline Weights<NoMatrix> no_weights(const Config& config) { return {config, std::vector<LayerWeights<NoMatrix>>(1), {}, {}}; }
+inline Weights<NoMatrix> no_weights(const Config& config) {
+  Weights<NoMatrix> none;
+  none.config = config;
+  none.layers.resize(1);
+  return none;
+}
 
 // Masked one-hots of prompt tokens -> their rows of the embedding table.
 template <class Party, class Matrix, class Value, class Material>

@@ -41,8 +41,8 @@ struct Config {
   bool gated = true;             // MLP: f(gate) up; false: f(up) (GPT-2, ChatGLM-6B)
 
   Positions positions = Positions::rotary;
-  // Radians a position, of each adjacent pair of a head that turns; further entries do not (GLM-4 turns half a head).
-  // rotary_2d: of the pairs of each half. learned: empty.
+  // Radians a position, of each of a head's head_dim / 2 adjacent pairs; 0 where a pair does not turn (half of each head in
+  // GLM-4; all with learned positions). rotary_2d: the pairs of the second half turn with the place in the answer.
   std::vector<double> rope;
   std::vector<double> rope_local;  // of layers with a window, where not the same (Gemma 3)
   std::size_t window = 0;          // keys that a query of a windowed layer sees, itself included; 0: all (Gemma 2 and 3, Mistral)
@@ -75,10 +75,10 @@ struct Config {
   const std::vector<double>& rope_of(std::size_t l) const { return windowed(l) && !rope_local.empty() ? rope_local : rope; }
 };
 
-// base^(-2 i / dims) for each of the dims / 2 pairs: the plain rotary positions.
-inline std::vector<double> rope_frequencies(double base, std::size_t dims) {
-  std::vector<double> frequencies(dims / 2);
-  for (std::size_t i = 0; i < frequencies.size(); ++i) frequencies[i] = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(dims));
+// base^(-2 i / dims) for the first dims / 2 pairs of a head, 0 for the others: plain rotary positions.
+inline std::vector<double> rope_frequencies(double base, std::size_t dims, std::size_t head_dim) {
+  std::vector<double> frequencies(head_dim / 2);
+  for (std::size_t i = 0; i < dims / 2; ++i) frequencies[i] = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(dims));
   return frequencies;
 }
 

@@ -163,9 +163,11 @@ Config read_config(const Gguf& file) {
   }
   c.ff = bounded(file, "llama.feed_forward_length", 1, 1 << 19);
   c.context = bounded(file, "llama.context_length", 1, 1 << 24);
-  c.rope_base = file.has("llama.rope.freq_base") ? file.real("llama.rope.freq_base") : 10000.0;
+  const double rope_base = file.has("llama.rope.freq_base") ? file.real("llama.rope.freq_base") : 10000.0;
   c.norm_eps = file.real("llama.attention.layer_norm_rms_epsilon");
-  if (!(c.rope_base > 1 && c.rope_base < 1e12)) throw Error(Code::file, "llama.rope.freq_base", "is out of range");
+  if (!(rope_base > 1 && rope_base < 1e12)) throw Error(Code::file, "llama.rope.freq_base", "is out of range");
+  c.rope = rope_frequencies(rope_base, c.head_dim, c.head_dim);
+  c.score_scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
   if (!(c.norm_eps >= 0 && c.norm_eps < 1)) throw Error(Code::file, "llama.attention.layer_norm_rms_epsilon", "is out of range");
   const GgufTensor* table = file.find("token_embd.weight");
   if (table == nullptr || table->shape.size() != 2) throw Error(Code::file, "tensor token_embd.weight", "is missing or no matrix");

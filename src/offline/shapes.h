@@ -50,7 +50,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   AttentionShape s;
   const Config& c = p.config;
   s.values.head = {.layer = layer_id(l), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
-                   .rope_base = c.rope_base, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
+                   .rope = c.rope_of(l), .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
                    .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)},
                    .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2, .shown = p.score_reveal(l)};
   s.values.mixed = p.mixed(l);
@@ -59,7 +59,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   s.fast = p.profile == Profile::fast;
   s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .in = p.qk(l), .reveal = p.score_reveal(l),
                .level = true, .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
-  s.score_frac = frac::score;
+  s.unit = c.score_scale * power_of_two(-frac::score);
   s.weight_frac = p.probability_frac();
   return s;
 }

@@ -1,4 +1,4 @@
-// Attention: <q k v> -> <softmax(q.k / sqrt(d)) v>.                                        docs/protocol.md 4.4, 4.10
+// Attention: <q k v> -> <softmax(q.k scale) v>.                                            docs/protocol.md 4.4, 4.10
 //
 //   paper, three round trips (and two for each further block of queries)
 //   round 1   Scores and the lift of v          (its first message goes with the answer to the norm)
@@ -27,7 +27,7 @@ struct AttentionShape {
   ValuesShape values;
   bool fast = false;
   MapShape softmax;      // paper: a row a head, columns = keys; level on; the answer in the ring of the mix
-  int score_frac = 0;    // of the scores as shown
+  double unit = 0;       // of the scores as shown, once scaled for the softmax
   int weight_frac = 0;   // of the probabilities
   constexpr const HeadShape& head() const { return values.head; }
 };
@@ -48,10 +48,6 @@ void softmax_row(std::span<const std::int64_t> scores, double unit, Format out, 
     clear::softmax(scores, unit, shown, {Ring{64}, out.frac}, narrow);
     std::copy(narrow.begin(), narrow.end(), words.begin());
   }
-}
-
-inline double score_scale(const AttentionShape& s) {
-  return power_of_two(-s.score_frac) / std::sqrt(static_cast<double>(s.head().head_dim));
 }
 
 // --- Paper ------------------------------------------------------------------------------------------------------------
@@ -90,7 +86,7 @@ Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
     const std::size_t q = s.head().q_rows();
     masked_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
     const auto rp = std::move(permuted_map<W>(user, s.softmax, [&](std::size_t, std::size_t, auto row, auto& answers) {
-      softmax_row(row, score_scale(s), out, answers[0], s.softmax.reveal.sent());
+      softmax_row(row, s.unit, out, answers[0], s.softmax.reveal.sent());
     })[0]);
     append(r, values(user, s.values, rp.words));
   });
@@ -174,7 +170,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
       for (std::size_t h = 0; h < s.head().heads; ++h) {
         const auto row = std::span(shown).subspan(at + h * n, n);
         if (user.observe) user.observe({Site::scores, s.head().layer, slot, h, row});
-        softmax_row(row, score_scale(s), format, std::span(p).subspan(at + h * n, n), s.head().shown.sent());
+        softmax_row(row, s.unit, format, std::span(p).subspan(at + h * n, n), s.head().shown.sent());
       }
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];
     });

@@ -28,7 +28,7 @@ namespace permllm {
 struct HeadShape {
   std::uint16_t layer = 0;
   std::size_t heads = 0, kv_heads = 0, head_dim = 0;
-  double rope_base = 0;
+  std::vector<double> rope;  // radians a position, of each adjacent pair of a head
   int rope_frac = 0;
   int qk_cut = 0;       // low bits cut from the rotated q and k
   Format qk;            // once cut
@@ -114,16 +114,10 @@ struct QueryKey {
   Words q, k;
 };
 
-// Angle of the i-th adjacent pair of a head: position * base^(-2 i / head_dim) (RoPE, arXiv 2104.09864).
-inline double rope_angle(double base, std::size_t head_dim, std::size_t position, std::size_t i) {
-  return static_cast<double>(position) * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
-}
-
-// Rotates each head, with cos and sin as integers that both parties compute alike, and cuts.
+// Rotates each head (RoPE, arXiv 2104.09864), with cos and sin as integers that both parties compute alike, and cuts.
 inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, std::size_t position) {
-  const std::size_t pairs = s.head_dim / 2;
-  for (std::size_t i = 0; i < pairs; ++i) {
-    const double angle = rope_angle(s.rope_base, s.head_dim, position, i);
+  for (std::size_t i = 0; i < s.rope.size(); ++i) {
+    const double angle = static_cast<double>(position) * s.rope[i];
     const Format rope{Ring{64}, s.rope_frac};
     const Word c = encode(std::cos(angle), rope), sn = encode(std::sin(angle), rope);
     for (std::size_t at = 2 * i; at < heads.size(); at += s.head_dim) {

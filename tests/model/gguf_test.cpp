@@ -50,7 +50,7 @@ TEST(Gguf, reads_the_shape_of_the_test_model) {
   EXPECT_EQ(c.head_dim, 64u);
   EXPECT_EQ(c.ff, 1536u);
   EXPECT_EQ(c.vocab, 49152u);
-  EXPECT_EQ(c.rope_base, 100000.0);
+  EXPECT_DOUBLE_EQ(c.rope[1], std::pow(100000.0, -1.0 / 32));
   EXPECT_TRUE(c.tied_head);
 }
 
