@@ -105,8 +105,8 @@ void ProviderSession::run(const PassBegin& begin) {
   if (plan_.open()) {
     NoClear none;
     provider_.batch = progress_.slot;
-    const Masked x = run_open_layers(provider_, plan_, weights_, hand(provider_, hand_row_shape(plan_), {}), material, none);
-    run_open_pass(provider_, plan_, weights_, x.last(begin.heads), material);
+    const Masked x = run_open_layers(provider_, plan_, weights_, hand_rows(provider_, plan_, {}), material, none);
+    run_open_pass(provider_, plan_, weights_, plan_.config.post_norm ? Masked{} : x.last(begin.heads), material, none);
     if (progress_.slot.first > 0 && begin.tokens == begin.heads) count();
     return;
   }

@@ -14,11 +14,11 @@ struct Indices {
 
 }  // namespace
 
-UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const EmbeddingTable* table)
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part)
     : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor} {
   if (plan.open()) {
-    PERMLLM_ASSERT(table != nullptr);
-    clear_.emplace(plan, *table, executor);
+    PERMLLM_ASSERT(part != nullptr);
+    clear_.emplace(plan, *part, executor);
   } else {
     reserve(keys_, plan);
   }
@@ -108,9 +108,9 @@ ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t hea
   begin({PassBegin::rows, static_cast<std::uint32_t>(tokens.size()), static_cast<std::uint32_t>(heads)});
   Indices material{progress_};
   user_.batch = progress_.slot;
-  const Mask rows = hand(user_, hand_row_shape(plan_), clear_->begin(tokens));
+  const Mask rows = hand_rows(user_, plan_, clear_->begin(tokens, heads));
   const Mask x = run_open_layers(user_, plan_, none_, rows, material, *clear_);
-  return run_open_pass(user_, plan_, none_, x.last(heads), material);
+  return run_open_pass(user_, plan_, none_, plan_.config.post_norm ? Mask{} : x.last(heads), material, *clear_);
 }
 
 void UserSession::give_up() {

@@ -18,8 +18,8 @@ class UserSession {
   // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
 
-  // table: of profile open, else null. All references outlive the session.
-  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const EmbeddingTable* table = nullptr);
+  // part: of profile open, else null. All references outlive the session.
+  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr);
 
   // Feeds prompt tokens in one pass; a token is sampled. Errors: usage when the chain has no room (both numbers).
   void prompt(std::span<const TokenId> tokens, const Choose& choose);

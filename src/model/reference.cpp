@@ -200,6 +200,7 @@ std::vector<float> reference_forward(const Weights<Matrix>& w, std::span<const T
   const Rows last{c.width, {x.row(n - 1).begin(), x.row(n - 1).end()}};
   if (observe) observe({"norm.final", c.layers, start + n - 1, last.values});
   std::vector<float> logits = linear(w.head, norm(last, c), w.head_bias, executor).values;
+  if (observe) observe({"logits", c.layers, start + n - 1, logits});
   for (float& v : logits) v = capped(v, c.logit_cap);
   return logits;
 }

@@ -22,7 +22,7 @@ struct ReferenceCache {
 // Sees the values of one token: kind is "norm.attn" (the row before the norm), "qkv" (before rotation), "qk" (normed, before
 // rotation; Config::qk_norm), "score" (one head's q.k with every key, neither scaled nor capped; heads in order), "attention"
 // (p.v), "o", "post.attn" (normed; Config::post_norm), "norm.mlp", "gate_up", "activation", "down", "post.mlp", "norm.final"
-// (the last token only).
+// and "logits" (not capped; the last token only).
 struct Observation {
   std::string_view kind;
   std::size_t layer = 0;

@@ -7,19 +7,10 @@
 #include <vector>
 
 #include "model/config.h"
+#include "ring/gain.h"
 #include "ring/matrix.h"
-#include "ring/ring.h"
 
 namespace permllm {
-
-// Factors of single entries: gains of norms whose output goes into no matrix. Integers of `frac` fraction bits at the
-// provider; at the others words of a ring, as the matrices are.
-struct Gain {
-  Words words;
-  int frac = 0;
-  bool empty() const { return words.empty(); }
-};
-constexpr int k_gain_bits = 16;  // |integer| < 2^(k_gain_bits - 1)
 
 // Matrix is IntMatrix (the protocol's integers) or FloatMatrix (the reference in float32), or another party's.
 template <class Matrix>

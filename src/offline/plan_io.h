@@ -110,7 +110,7 @@ void visit(Io& io, Plan& p) {
   visit_flag(io, "plan.fused", p.fused);
   p.layers.resize(p.config.layers);
   for (LayerFractions& layer : p.layers) {
-    for (int* frac : {&layer.qkv, &layer.o, &layer.up, &layer.down}) visit_bits(io, "plan.layer.frac", *frac, 0, 40);
+    for (int* frac : {&layer.qkv, &layer.o, &layer.up, &layer.down, &layer.qk_gain, &layer.attention_gain, &layer.mlp_gain}) visit_bits(io, "plan.layer.frac", *frac, 0, 40);
   }
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
@@ -124,7 +124,7 @@ void visit(Io& io, Plan& p) {
     }
   };
   for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation, &p.ranges.logit,
-                        &p.ranges.logit_raw}) {
+                        &p.ranges.logit_raw, &p.ranges.o, &p.ranges.down, &p.ranges.qk_normed}) {
     range(*value);
   }
   for (std::vector<double>* values : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) {

@@ -28,26 +28,38 @@ struct AttentionShape {
   bool fast = false;
   MapShape softmax;      // paper: a row a head, columns = keys; level on; the answer in the ring of the mix
   double unit = 0;       // of the scores as shown, once scaled for the softmax
+  double cap = 0;        // scores: cap tanh(score / cap), once scaled; 0: none. A cap is not shift-invariant: without a level
   int weight_frac = 0;   // of the probabilities
   constexpr const HeadShape& head() const { return values.head; }
 };
 
 inline constexpr Leak k_attention_leak[] = {
-    {Role::user, "rows of attention scores less a common level, keys in a fresh order for each row (paper) or as they are "
+    {Role::user, "rows of attention scores less a common level (none where they are capped), keys in a fresh order for each row (paper) or as they are "
                  "(fast); v up to a statistical distance (Values)"},
     {Role::provider, "nothing"},
     {Role::helper, "nothing"}};
 
-// One row of scores at an unknown level -> its probabilities.
+// One row of scores, at an unknown level or capped -> its probabilities.
 template <class W>
-void softmax_row(std::span<const std::int64_t> scores, double unit, Format out, std::span<W> words, Ring shown) {
+void softmax_row(const AttentionShape& s, std::span<const std::int64_t> scores, std::span<W> words) {
+  const Ring ring = std::is_same_v<W, Word> ? s.values.mixed : Ring{64};
   if constexpr (std::is_same_v<W, Word>) {
-    clear::softmax(scores, unit, shown, out, words);
-  } else {
-    Words narrow(scores.size());
-    clear::softmax(scores, unit, shown, {Ring{64}, out.frac}, narrow);
-    std::copy(narrow.begin(), narrow.end(), words.begin());
+    if (s.cap == 0) return clear::softmax(scores, s.unit, s.head().shown.sent(), {ring, s.weight_frac}, words);
   }
+  Words narrow(scores.size());
+  if (s.cap == 0) {
+    clear::softmax(scores, s.unit, s.head().shown.sent(), {ring, s.weight_frac}, narrow);
+  } else {
+    // No score that is real lies below; those of keys that are not seen do.
+    const std::int64_t least = -(std::int64_t{1} << (s.head().dead_bits - 1 - s.head().shown.drop));
+    std::vector<double> row(scores.size());
+    for (std::size_t j = 0; j < row.size(); ++j) row[j] = static_cast<double>(scores[j]) * s.unit;
+    clear::cap(row, s.cap);
+    for (std::size_t j = 0; j < row.size(); ++j) row[j] = scores[j] < least ? -1e300 : row[j];
+    clear::softmax(row);
+    for (std::size_t j = 0; j < row.size(); ++j) narrow[j] = encode(row[j], {ring, s.weight_frac});
+  }
+  std::copy(narrow.begin(), narrow.end(), words.begin());
 }
 
 // --- Paper ------------------------------------------------------------------------------------------------------------
@@ -80,13 +92,12 @@ Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   const Words eq = scores_receive(user, s.head());
   values_lift(user, s.values, qkv);
   values_reshare<W>(user, s.values);
-  const Format out{s.values.mixed, s.weight_frac};
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
     const std::size_t q = s.head().q_rows();
     masked_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
     const auto rp = std::move(permuted_map<W>(user, s.softmax, [&](std::size_t, std::size_t, auto row, auto& answers) {
-      softmax_row(row, s.unit, out, answers[0], s.softmax.reveal.sent());
+      softmax_row(s, row, answers[0]);
     })[0]);
     append(r, values(user, s.values, rp.words));
   });
@@ -156,7 +167,6 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   scores_send(user, s.head(), qkv);
   const Words eq = scores_receive(user, s.head());
   values_lift(user, s.values, qkv);
-  const Format format{s.values.mixed, s.weight_frac};
   const std::size_t q = s.head().q_rows();
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
@@ -170,7 +180,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
       for (std::size_t h = 0; h < s.head().heads; ++h) {
         const auto row = std::span(shown).subspan(at + h * n, n);
         if (user.observe) user.observe({Site::scores, s.head().layer, slot, h, row});
-        softmax_row(row, s.unit, format, std::span(p).subspan(at + h * n, n), s.head().shown.sent());
+        softmax_row(s, row, std::span(p).subspan(at + h * n, n));
       }
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];
     });

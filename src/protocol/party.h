@@ -3,6 +3,7 @@
 // <x>: the provider holds x0 = x - r, the user holds r, and r was known to user and helper before the request.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <span>
@@ -52,6 +53,27 @@ void add_aligned(Share<R>& x, const Share<R>& y) {
   const int shift = x.format.frac - y.format.frac;
   PERMLLM_ASSERT(shift >= 0 && y.format.ring.bits + shift >= x.format.ring.bits && x.words.size() == y.words.size());
   for (std::size_t i = 0; i < x.words.size(); ++i) x.words[i] += y.words[i] << shift;
+}
+
+// In a format of more fraction bits. Both parties do it alone.
+template <Role R>
+Share<R> aligned(Share<R> x, Format to) {
+  PERMLLM_ASSERT(to.frac >= x.format.frac);
+  for (Word& word : x.words) word <<= to.frac - x.format.frac;
+  x.format = to;
+  return x;
+}
+
+// The first `size` entries of each row, and those entries replaced.
+template <Role R>
+Share<R> leading(const Share<R>& x, std::size_t size) {
+  Share<R> part{x.format, size, Words(x.tokens() * size)};
+  for (std::size_t i = 0; i < x.tokens(); ++i) std::copy_n(x.token(i).begin(), size, part.token(i).begin());
+  return part;
+}
+template <Role R>
+void replace_leading(Share<R>& x, const Share<R>& part) {
+  for (std::size_t i = 0; i < x.tokens(); ++i) std::copy_n(part.token(i).begin(), part.size, x.token(i).begin());
 }
 
 // Which slots of the chain hold a token. A skipped slot is known to provider and user: it was begun and given up, takes
@@ -224,5 +246,8 @@ class Stretch {
   std::size_t offset_;
 };
 inline void add_aligned(Counted&, const Counted&) {}
+inline Counted aligned(const Counted& x, Format to) { return {to, x.size}; }
+inline Counted leading(const Counted& x, std::size_t size) { return {x.format, size}; }
+inline void replace_leading(Counted&, const Counted&) {}
 
 }  // namespace permllm

@@ -9,8 +9,9 @@
 //   sum:      (q0 + bq).(k0 + bk), because q0 = eq + aq and k0 = ek + ak
 //   paper, step 3       U -> P   the user's share less m, a mask that the helper knows: provider keeps q.k - m
 //   fast, with step 2   P -> U   cut(its share + u), one level u a row: the user opens its scores, keys in order
-//   Step 2 is sent once a token; keys accumulate. A key of a skipped slot takes no part: the user's share is a large
-//   negative constant, the provider's is positive noise of half its size at most, which keeps the level hidden.
+//   Step 2 is sent once a token; keys accumulate. A key that a query does not see (of a skipped slot, or beyond the window of
+//   a layer that has one) takes no part: the user's share is a large negative constant, the provider's is positive noise of
+//   half its size at most, which keeps the level hidden.
 //   Long batches meet the pairs in blocks of queries, so that memory grows with the keys, not with their square.
 //   coins of what the provider receives: b for step 1, rho for x, m for step 3.
 //   bound:    |q.k| < 2^(bits-1) / 2 in the ring of the cut shares.
@@ -29,15 +30,17 @@ struct HeadShape {
   std::uint16_t layer = 0;
   std::size_t heads = 0, kv_heads = 0, head_dim = 0;
   std::vector<double> rope;  // radians a position, of each adjacent pair of a head
+  std::size_t window = 0;    // positions whose keys a query sees, its own included; 0: all before
   int rope_frac = 0;
   int qk_cut = 0;       // low bits cut from the rotated q and k
   Format qk;            // once cut
   int v_cut = 0;
   Format v;             // once cut
-  // The score of a key whose slot is skipped is between -2^dead_bits and half of that: far below any score, inside the ring
+  // The score of a key that a query does not see is between -2^dead_bits and half of that: far below any score, inside the ring
   // that scores are shown in.
   int dead_bits = 0;
   Reveal shown;  // of the scores
+  bool level = true;  // fast: they are shown at a hidden level
 
   constexpr std::size_t q_rows() const { return heads * head_dim; }
   constexpr std::size_t kv_rows() const { return kv_heads * head_dim; }
@@ -47,6 +50,14 @@ struct HeadShape {
     return heads * (i * (std::size_t{batch.first} + 1) + i * (i - std::min<std::size_t>(i, 1)) / 2);
   }
   constexpr std::size_t pairs(Batch batch) const { return pairs_before(batch, batch.count); }
+
+  // Whether the query of one slot sees the key of another, not after it.
+  bool sees(const Timeline& timeline, std::size_t query, std::size_t key) const {
+    return timeline.live(key) && (window == 0 || timeline.position(query) - timeline.position(key) < window);
+  }
+  bool sees_all(const Timeline& timeline, std::size_t query) const {
+    return timeline.all_live(query + 1) && (window == 0 || timeline.position(query) < window);
+  }
 };
 
 // Queries of a batch whose pairs are computed and sent together.
@@ -220,11 +231,12 @@ inline Words score_shares(Provider& provider, const HeadShape& s, std::span<cons
     const std::span<Word> share = std::span(shares).subspan(s.pairs_before(provider.batch, i), x.size());
     std::copy(x.begin(), x.end(), share.begin());
     add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), keys.key, share);
-    if (provider.timeline.all_live(n)) return;
-    // A skipped key's score would tell the hidden level: noise of its own stands in for it.
-    const auto noise = provider.with_helper.words(scores_at(Use::score_skipped, s, provider.batch.index(i)), s.heads * n, Ring{s.dead_bits - 1});
+    const std::uint32_t slot = provider.batch.index(i);
+    if (s.sees_all(provider.timeline, slot)) return;
+    // The score of a key that is not seen would tell the hidden level: noise of its own stands in for it.
+    const auto noise = provider.with_helper.words(scores_at(Use::score_skipped, s, slot), s.heads * n, Ring{s.dead_bits - 1});
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !provider.timeline.live(j); ++h) share[h * n + j] = noise[h * n + j];
+      for (std::size_t h = 0; h < s.heads && !s.sees(provider.timeline, slot, j); ++h) share[h * n + j] = noise[h * n + j];
     }
   });
   return shares;
@@ -276,7 +288,7 @@ inline Words score_shares(User& user, const HeadShape& s, std::span<const Word> 
     add_pairs(s, opened, keys.mask, share);
     add_pairs(s, bq, keys.shown, share);
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !user.timeline.live(j); ++h) share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
+      for (std::size_t h = 0; h < s.heads && !s.sees(user.timeline, slot, j); ++h) share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
     }
   });
   return shares;
@@ -324,7 +336,7 @@ inline void shown_scores(Provider& provider, const HeadShape& s, std::span<const
   Words shares = score_shares(provider, s, q0);
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const Words level = provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring);
+    const Words level = s.level ? provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring) : Words(s.heads);
     const std::size_t n = std::size_t{slot} + 1;
     Word* share = &shares[s.pairs_before(provider.batch, i)];
     for (std::size_t h = 0; h < s.heads; ++h) {

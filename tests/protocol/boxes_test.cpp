@@ -175,7 +175,7 @@ TEST(Boxes, embed_shows_a_row_once_and_answers_twice) {
   for (const Batch batch : k_batches) {
     Real real(batch);
     EmbedShape s{{.site = Site::embed_residual, .columns = 64, .in = Ring{16}, .reveal = {0, 16},
-                  .answers = {{Site::embed_residual, {Ring{48}, 26}}, {Site::embed_norm, {Ring{64}, 10}}}}, 1e-5, 12};
+                  .answers = {{Site::embed_residual, {Ring{48}, 26}}, {Site::embed_norm, {Ring{64}, 10}}}}, 1e-5, false, 12};
     const Format in{Ring{16}, 12};
     const Words x = real.values(batch.count * 64, 0.2, in), m = real.words(x.size(), in.ring);
     Embedded<Masked> a;
