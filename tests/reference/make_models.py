@@ -4,7 +4,8 @@ make_models.py [--search] OUT_DIR: for each NAME of MODELS, OUT_DIR/NAME.gguf (c
   {"architecture", "model": file or folder,
    "prompts": [{"ids", "observations": [{"kind", "layer", "token", "head" of a score, "values"}],
                 "greedy": 8 ids, "gaps": of the best logit to the second for each, "decode": logits behind the first two}]}
---search looks for seeds to put into MODELS. The same weights each time. They are integers of at most 12 bits by a power of two, also once gains of norms are folded in."""
+--search looks for seeds to put into MODELS. The same weights each time: integers of at most 12 bits by a power of two, also
+once gains of norms are folded in."""
 import itertools
 import json
 import sys
@@ -186,7 +187,8 @@ GGUF_MODELS = {
 def write_gguf_model(name, draw, out):
     arch, make = GGUF_MODELS[name]
     own, tensors = make(draw)
-    meta = {'general.architecture': arch, 'general.type': 'model', 'general.name': 'tiny ' + name}
+    # No architecture in the name: llama.cpp wants certain tokens of models whose name has "phi3".
+    meta = {'general.architecture': arch, 'general.type': 'model', 'general.name': 'tiny'}
     meta.update({f'{arch}.{key}': value for key, value in own.items()})
     meta.update({'general.file_type': 0, 'general.quantization_version': 2})
     meta.update(tokenizer_meta())
