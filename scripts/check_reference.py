@@ -95,7 +95,8 @@ def hf_model(name, meta, t):
                  'post_attention_norm': 'post_attention_layernorm' if sandwich else 'post_self_attn_layernorm',
                  'post_ffw_norm': 'post_feedforward_layernorm' if sandwich else 'post_mlp_layernorm',
                  'attn_q': 'self_attn.q_proj', 'attn_k': 'self_attn.k_proj', 'attn_v': 'self_attn.v_proj',
-                 'attn_output': 'self_attn.o_proj', 'attn_q_norm': 'self_attn.q_norm', 'attn_k_norm': 'self_attn.k_norm', 'attn_qkv': 'self_attn.qkv_proj',
+                 'attn_output': 'self_attn.o_proj', 'attn_q_norm': 'self_attn.q_norm', 'attn_k_norm': 'self_attn.k_norm',
+                 'attn_qkv': 'self_attn.qkv_proj',
                  'ffn_gate': 'mlp.gate_proj', 'ffn_down': 'mlp.down_proj',
                  'ffn_up': 'mlp.gate_up_proj' if 'blk.0.ffn_gate.weight' not in t else 'mlp.up_proj'}
         state = {'model.embed_tokens.weight': t['token_embd.weight'], 'model.norm.weight': t['output_norm.weight'] - shift,
