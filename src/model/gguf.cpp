@@ -7,9 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cmath>
 #include <cstring>
-#include <iterator>
 
 #include "permllm/error.h"
 
@@ -114,28 +112,7 @@ Gguf::Value read_value(Cursor& in, std::uint32_t type, const std::string& field)
   }
 }
 
-// Bytes and elements of a block of a ggml type; 0 where it is not supported.
-struct BlockSize {
-  std::uint64_t bytes, elements;
-};
-BlockSize block_size(std::uint32_t type) {
-  switch (type) {
-    case 0: return {4, 1};    // F32
-    case 1: return {2, 1};    // F16
-    case 2: return {18, 32};  // Q4_0
-    case 3: return {20, 32};  // Q4_1
-    case 8: return {34, 32};  // Q8_0
-    default: return {0, 0};
-  }
-}
-
 }  // namespace
-
-std::uint64_t GgufTensor::elements() const {
-  std::uint64_t product = 1;
-  for (const std::uint64_t extent : shape) product *= extent;
-  return product;
-}
 
 struct Gguf::Impl {
   std::vector<std::uint8_t> owned;
@@ -317,78 +294,6 @@ std::string Gguf::sha256() const {
   std::string hex;
   for (const std::uint8_t byte : digest) hex += fmt::format("{:02x}", byte);
   return hex;
-}
-
-const char* ggml_type_name(std::uint32_t type) {
-  static constexpr const char* k_names[] = {
-      "F32", "F16", "Q4_0", "Q4_1", nullptr, nullptr, "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
-      "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32",
-      "I64", "F64", "IQ1_M", "BF16", nullptr, nullptr, nullptr, "TQ1_0", "TQ2_0", nullptr, nullptr, nullptr, "MXFP4"};
-  return type < std::size(k_names) ? k_names[type] : nullptr;
-}
-
-namespace {
-
-float half_to_float(const std::uint8_t* from) {
-  std::uint16_t half;
-  std::memcpy(&half, from, sizeof half);
-  const std::uint32_t sign = std::uint32_t{half} >> 15 << 31, exponent = (half >> 10) & 31, mantissa = half & 1023;
-  if (exponent == 0) {
-    const float value = std::ldexp(static_cast<float>(mantissa), -24);
-    return sign != 0 ? -value : value;
-  }
-  const std::uint32_t bits = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-}  // namespace
-
-void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out) {
-  const BlockSize block = block_size(tensor.type);
-  if (block.bytes == 0) {
-    const char* name = ggml_type_name(tensor.type);
-    throw Error(Code::unsupported, "tensor " + tensor.name,
-                fmt::format("type {} is not supported; F32, F16, Q8_0, Q4_0 and Q4_1 are",
-                            name != nullptr ? name : fmt::format("number {}", tensor.type)));
-  }
-  PERMLLM_ASSERT(out.size() == tensor.shape[0] && (row + 1) * tensor.shape[0] <= tensor.elements());
-  const std::uint64_t blocks = tensor.shape[0] / block.elements;
-  const std::uint8_t* from = tensor.data.data() + row * blocks * block.bytes;
-  float* to = out.data();
-  switch (tensor.type) {
-    case 0:
-      std::memcpy(to, from, out.size_bytes());
-      break;
-    case 1:
-      for (std::size_t i = 0; i < out.size(); ++i) to[i] = half_to_float(from + 2 * i);
-      break;
-    case 2:  // Q4_0: scale, 32 nibbles around 8; the low nibbles are the first half of the block
-      for (std::uint64_t b = 0; b < blocks; ++b, from += 18, to += 32) {
-        const float d = half_to_float(from);
-        for (int i = 0; i < 16; ++i) {
-          to[i] = d * static_cast<float>((from[2 + i] & 15) - 8);
-          to[i + 16] = d * static_cast<float>((from[2 + i] >> 4) - 8);
-        }
-      }
-      break;
-    case 3:  // Q4_1: scale, least value, 32 nibbles
-      for (std::uint64_t b = 0; b < blocks; ++b, from += 20, to += 32) {
-        const float d = half_to_float(from), m = half_to_float(from + 2);
-        for (int i = 0; i < 16; ++i) {
-          to[i] = d * static_cast<float>(from[4 + i] & 15) + m;
-          to[i + 16] = d * static_cast<float>(from[4 + i] >> 4) + m;
-        }
-      }
-      break;
-    default:  // Q8_0: scale, 32 signed bytes
-      for (std::uint64_t b = 0; b < blocks; ++b, from += 34, to += 32) {
-        const float d = half_to_float(from);
-        for (int i = 0; i < 32; ++i) to[i] = d * static_cast<float>(static_cast<std::int8_t>(from[2 + i]));
-      }
-      break;
-  }
 }
 
 }  // namespace permllm

@@ -1,4 +1,4 @@
-// GGUF files, versions 2 and 3, little-endian: metadata, tensors, dequantisation.
+// GGUF files, versions 2 and 3, little-endian: metadata and tensors.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +13,10 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/quant.h"
 #include "model/weights.h"
 
 namespace permllm {
-
-struct GgufTensor {
-  std::string name;
-  std::vector<std::uint64_t> shape;  // as in the file: the first is the fastest (a row's length)
-  std::uint32_t type = 0;            // ggml type number
-  std::span<const std::uint8_t> data;
-  std::uint64_t elements() const;
-};
 
 // A file mapped into memory. Every count, length and offset is checked against the file's size before it is used;
 // faults are Error{file, field, ...} naming the field, e.g. "tensor blk.0.attn_q.weight.offset".
@@ -61,11 +54,6 @@ class Gguf {
   explicit Gguf(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-const char* ggml_type_name(std::uint32_t type);  // "Q4_1"; "type 99" is formatted by the caller when nullptr
-// Row r of a two-dimensional (or one-dimensional, r = 0) tensor as real numbers. Types F32, F16, Q8_0, Q4_0, Q4_1.
-// Errors: unsupported, naming tensor and type.
-void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out);
 
 // Shape of the model. Errors: unsupported architecture by name; file for missing or absurd numbers (each named).
 Config read_config(const Gguf& file);
