@@ -18,12 +18,15 @@
 
 namespace permllm {
 
-// A file mapped into memory. Every count, length and offset is checked against the file's size before it is used;
-// faults are Error{file, field, ...} naming the field, e.g. "tensor blk.0.attn_q.weight.offset".
+// A file mapped into memory. Every count, length and offset is checked against the file's size before it is used, and no two
+// tensors share data. Memory is at most about ten times the size of header, metadata and tensor table. Faults are Error{file or
+// unsupported, field, ...} naming the field, e.g. "tensor blk.0.attn_q.weight.offset".
 class Gguf {
  public:
   using Value = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<std::int64_t>,
                              std::vector<std::uint64_t>, std::vector<double>, std::vector<std::string>, std::vector<bool>>;
+
+  using Metadata = std::map<std::string, Value, std::less<>>;
 
   static Gguf open(const std::filesystem::path& path);
   // From memory (tests, fuzzing); the bytes are copied.
@@ -32,13 +35,15 @@ class Gguf {
   Gguf(Gguf&&) noexcept;
   Gguf& operator=(Gguf&&) noexcept;
 
-  const std::map<std::string, Value, std::less<>>& metadata() const;
-  // Typed access. Errors: file, "KEY: missing" or "KEY: has type X, expected Y".
+  const Metadata& metadata() const;
+  // Typed access: whole numbers and real ones of any width. Errors: file, KEY missing, of another type, negative or too large.
   std::string string(std::string_view key) const;
   std::uint64_t number(std::string_view key) const;
   double real(std::string_view key) const;
+  bool boolean(std::string_view key) const;
   std::vector<std::string> strings(std::string_view key) const;
   std::vector<std::int64_t> numbers(std::string_view key) const;
+  std::vector<double> reals(std::string_view key) const;
   bool has(std::string_view key) const;
 
   const std::vector<GgufTensor>& tensors() const;

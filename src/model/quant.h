@@ -24,8 +24,8 @@ struct BlockSize {
 BlockSize block_size(std::uint32_t type);        // zeros where the type is not supported
 const char* ggml_type_name(std::uint32_t type);  // "Q4_1"; "type 99" is formatted by the caller when nullptr
 
-// Row r of a two-dimensional (or one-dimensional, r = 0) tensor as real numbers, to the bit what single precision gives when
-// each product and sum is rounded by itself. Types F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K,
+// Row r of a two-dimensional (or one-dimensional, r = 0) tensor as real numbers, the same to the bit on every processor.
+// Types F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K,
 // Q6_K, IQ4_NL, IQ4_XS. Errors: unsupported, naming tensor and type.
 void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out);
 
