@@ -16,7 +16,8 @@ void attempt(const Access& access) {
 }
 
 void walk(const Gguf& file) {
-  for (const auto& [key, value] : file.metadata()) {
+  for (const auto& entry : file.metadata()) {
+    const std::string& key = entry.first;
     attempt([&] { file.string(key); });
     attempt([&] { file.number(key); });
     attempt([&] { file.real(key); });

@@ -138,7 +138,9 @@ int main(int argc, char** argv) {
   if (seeds.empty()) seeds = permllm::test::seeds();
   for (const Bytes& seed : seeds) {
     run(seed);
-    for (std::size_t length = 0; mutate && length < seed.size(); ++length) run({seed.begin(), seed.begin() + static_cast<std::ptrdiff_t>(length)});
+    for (std::size_t length = 0; mutate && length < seed.size(); ++length) {
+      run({seed.begin(), seed.begin() + static_cast<std::ptrdiff_t>(length)});
+    }
   }
   std::mt19937_64 random(1);
   for (std::size_t i = 0; mutate && i < count; ++i) run(mutated(seeds, random));
