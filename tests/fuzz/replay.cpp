@@ -124,7 +124,8 @@ int main(int argc, char** argv) {
     } else if (argument == "--write" && i + 1 < argc) {
       std::filesystem::create_directories(argv[++i]);
       for (const Bytes& seed : permllm::test::seeds()) {
-        std::ofstream out(std::filesystem::path(argv[i]) / ("seed-" + std::to_string(count++)), std::ios::binary);
+        std::ofstream out(std::filesystem::path(argv[i]) / ("seed-" + std::to_string(seeds.size())), std::ios::binary);
+        seeds.push_back(seed);
         out.write(reinterpret_cast<const char*>(seed.data()), static_cast<std::streamsize>(seed.size()));
       }
       return 0;
