@@ -44,6 +44,7 @@ ClearSide::ClearSide(const Plan& plan, const PublicPart& part, Executor& executo
 Words ClearSide::begin(std::span<const TokenId> tokens, std::size_t heads) {
   begin_ = length_;
   length_ += tokens.size();
+  if (begin_ == 0) prefix_ = plan_.config.prefix ? tokens.size() - 1 : 0;
   heads_ = heads;
   const std::size_t width = plan_.config.width;
   rows_.assign(tokens.size() * width, 0);
@@ -89,6 +90,14 @@ void ClearSide::note_normed(const ShownPair& shown) {
   }
 }
 
+// As HeadShape::angle counts.
+double ClearSide::place_of_pair(std::size_t token, std::size_t pair) const {
+  if (plan_.config.positions != Positions::rotary_2d) return static_cast<double>(token);
+  const bool by_place = pair < plan_.config.head_dim / 4;
+  if (token < prefix_) return by_place ? static_cast<double>(token) : 0;
+  return static_cast<double>(by_place ? prefix_ - 1 : token - prefix_ + 1);
+}
+
 Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   const Config& c = plan_.config;
   const LayerWeights<NoMatrix>& vectors = part_.vectors.layer(layer);
@@ -107,7 +116,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
       for (std::size_t j = at; j < at + c.head_dim; ++j) row[j] *= of.scale * factor(vectors.qk_gain, j);
     }
     for (std::size_t p = 0; p < rope.size(); ++p) {
-      const double angle = static_cast<double>(begin_ + i) * rope[p], cos = std::cos(angle), sin = std::sin(angle);
+      const double angle = rope[p] * place_of_pair(begin_ + i, p), cos = std::cos(angle), sin = std::sin(angle);
       for (std::size_t j = 2 * p; j < c.qk_rows(); j += c.head_dim) {
         const double a = row[j], b = row[j + 1];
         row[j] = a * cos - b * sin;
@@ -125,7 +134,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   const Format out{plan_.o(layer), frac::attention};
   Words mixed(n * c.q_rows());
   executor_.parallel(n * c.heads, [&](std::size_t task) {
-    const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim, live = begin_ + i + 1;
+    const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim, live = std::max(begin_ + i + 1, prefix_);
     const std::size_t first = c.windowed(layer) && live > c.window ? live - c.window : 0;
     const float* q = &queries[i * c.q_rows() + h * c.head_dim];
     std::vector<double> p(live - first);

@@ -54,6 +54,7 @@ class ClearSide {
   // Keeps the normed rows of the residual that is shown (Config::normed_residual).
   void note_normed(const ShownPair& shown);
   Words normed(std::size_t first, Ring ring) const;
+  double place_of_pair(std::size_t token, std::size_t pair) const;
   Words joined(const Gain& gain, const std::vector<float>& shift) const;
   void add_normed(const ShownPair& shown, const Gain& gain);
 
@@ -63,6 +64,7 @@ class ClearSide {
   std::size_t length_ = 0;  // kept, with those of the pass under way
   std::size_t begin_ = 0;   // of the pass under way
   std::size_t heads_ = 1;   // of the pass under way
+  std::size_t prefix_ = 0;  // tokens of the first pass that attend both ways (Config::prefix): all but its last
   std::vector<std::vector<float>> keys_, values_;  // by layer: [token][kv_rows]
   // Of the pass under way, [token][width]: the residual (Config::post_norm), or what went into the last matrix, normed.
   std::vector<double> rows_;

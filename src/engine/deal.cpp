@@ -164,6 +164,7 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
 }
 
 Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt) {
+  if (prompt) tokens = plan.prompt_rows(tokens);
   const auto none = no_weights(plan.config);
   Counter counter;
   const auto walk = [&](Batch batch, auto page) {

@@ -26,6 +26,7 @@ std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, s
     }
   };
   PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
+  prompt_tokens = plan.prompt_rows(prompt_tokens);
   const auto of = [&](Part::Kind kind, std::size_t end) { return Kind{kind, 0, end, deal_batch(plan, kind)}; };
   Kind entries = plan.open() ? Kind{} : of(Part::Kind::entry, prompt_tokens), slots = of(Part::Kind::slot, prompt_tokens + max_tokens - 1),
        passes = of(Part::Kind::pass, max_tokens);
@@ -104,7 +105,7 @@ void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens
                                std::function<void(const OfflineProgress&)> on_progress) {
   PERMLLM_ASSERT(orders_.empty());
   orders_ = orders_for(card_.plan, prompt_tokens, max_tokens);
-  ahead_ = std::max(ahead, prompt_tokens + k_deal_batch);
+  ahead_ = std::max(ahead, card_.plan.prompt_rows(prompt_tokens) + k_deal_batch);
   on_progress_ = std::move(on_progress);
   producer_ = std::jthread([this] { produce(); });
 }

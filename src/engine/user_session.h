@@ -39,6 +39,7 @@ class UserSession {
 
  private:
   void begin(PassBegin begin);
+  std::vector<TokenId> padded(std::span<const TokenId> tokens) const;
   void run(const Mask& rows, const Choose& choose);
   ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads);
   void give_up();

@@ -61,13 +61,14 @@ Profile profile_of(const std::string& name) {
   throw Error(Code::usage, "--profile", fmt::format("\"{:.40}\", expected paper, fast or open", name));
 }
 
-Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused) {
+Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots) {
   Plan p;
   p.config = weights.config;
   p.profile = profile;
   p.fused = fused;
   p.ranges = ranges;
   p.slots = slots;
+  if (p.config.prefix && !p.open()) p.prompt_slots = prompt_slots != 0 ? prompt_slots : std::max<std::size_t>(slots / 4, 1);
   p.embed_frac = weights.embed.frac();
   p.head_frac = weights.head.frac();
   p.residual_frac = std::max(frac::norm_row, p.embed_frac);
@@ -97,15 +98,15 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
   return p;
 }
 
-Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile) {
+Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, std::size_t prompt_slots) {
   if (profile != Profile::open) {
     try {
-      return make(weights, ranges, slots, profile, true);
+      return make(weights, ranges, slots, profile, true, prompt_slots);
     } catch (const Error& error) {
       if (error.code() != Code::unsupported) throw;
     }
   }
-  return make(weights, ranges, slots, profile, false);
+  return make(weights, ranges, slots, profile, false, prompt_slots);
 }
 
 Ring Plan::qkv(std::size_t l) const {
@@ -161,6 +162,9 @@ Reveal Plan::logit_reveal() const {
 void Plan::check() const {
   require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
               ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers, "no slots or no layers");
+  require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
+          fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots, config.prefix && !open() ? "1 to all but one" : "none"));
+  require(!config.prefix || (config.window == 0 && config.positions != Positions::learned), "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
   require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
                                            raw_up() ? " with the norm fused" : ""));

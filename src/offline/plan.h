@@ -77,6 +77,9 @@ struct Plan {
   int embed_frac = 0, head_frac = 0;
   Ranges ranges;
   std::size_t slots = 0;  // of a chain: the longest conversation, in tokens
+  // Of these, those of a prompt that attends both ways (Config::prefix), all of its tokens but the last. Unused ones are dead;
+  // the prompt's pass goes through all of them.
+  std::size_t prompt_slots = 0;
   // Of the residual: what its exact sum of all contributions needs.
   int residual_frac = 0;
 
@@ -85,14 +88,18 @@ struct Plan {
   Ring embed{16}, head{32}, residual{48};
 
   // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix).
+  // prompt_slots: of models that have any (Config::prefix); 0: a quarter of the slots.
   static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile = Profile::paper,
-                   bool fused = false);
+                   bool fused = false, std::size_t prompt_slots = 0);
   // As above, fused where the ranges allow it.
-  static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile);
+  static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile,
+                                     std::size_t prompt_slots = 0);
   // The same checks, for a plan that a peer sent.
   void check() const;
 
   bool open() const { return profile == Profile::open; }
+  // Rows of the pass of a prompt.
+  std::size_t prompt_rows(std::size_t tokens) const { return prompt_slots != 0 ? prompt_slots + 1 : tokens; }
   // The norms of attention and MLP have gains of their own. In profile open they are the user's.
   bool gained() const { return config.post_norm || config.normed_residual; }
   // A row goes into the matrix behind its norm before it is normalised. With norms behind the matrices as well, the user of
@@ -116,7 +123,7 @@ struct Plan {
   Ring part(int frac) const { return Ring{residual.bits - (residual_frac - frac)}; }
   Ring o(std::size_t l) const;
   Ring down(std::size_t l) const;
-  int qk_frac(std::size_t l) const { return config.qk_norm ? frac::head + layers[l].qk_gain : qkv_frac(l); }
+  int qk_frac(std::size_t l) const { return config.qk_norm ? frac::head + layers[l].qk_gain : frac::norm + layers[l].qkv; }
   int qk_cut(std::size_t l) const { return qk_frac(l) + frac::rope - frac::qk; }
   Ring qk(std::size_t l) const;  // of scores, and of q and k once cut, which need not fit it: products commute with reduction
   double skipped_gap() const;

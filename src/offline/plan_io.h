@@ -115,6 +115,7 @@ void visit(Io& io, Plan& p) {
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
   visit_size(io, "plan.slots", p.slots, 1 << 20);
+  visit_size(io, "plan.prompt_slots", p.prompt_slots, 1 << 20);
   visit_bits(io, "plan.residual.frac", p.residual_frac, 0, 64);
   for (Ring* ring : {&p.embed, &p.head, &p.residual}) visit_bits(io, "plan.ring", ring->bits, 8, 64);
   const auto range = [&](double& value) {

@@ -87,14 +87,15 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   AttentionShape s;
   const Config& c = p.config;
   s.values.head = {.layer = layer_id(l), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
-                   .rope = c.rope_of(l), .window = c.windowed(l) ? c.window : 0, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
+                   .rope = c.rope_of(l), .two_places = c.positions == Positions::rotary_2d, .prompt = p.prompt_slots,
+                   .window = c.windowed(l) ? c.window : 0, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
                    .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)},
                    .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2, .shown = p.score_reveal(l), .level = c.score_cap == 0};
   s.values.mixed = p.mixed(l);
   s.values.cut = p.mix_cut(l);
   s.values.out = {p.o(l), frac::attention};
   s.fast = p.profile == Profile::fast;
-  s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .in = p.qk(l), .reveal = p.score_reveal(l),
+  s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .prompt = p.prompt_slots, .in = p.qk(l), .reveal = p.score_reveal(l),
                .level = c.score_cap == 0, .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
   s.unit = c.score_scale * power_of_two(-frac::score);
   s.cap = c.score_cap;

@@ -126,13 +126,11 @@ template <class W>
 void fast_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
   Words& alpha = helper.keys[s.head().layer].lift;
-  for (std::size_t i = 0; i < helper.batch.count; ++i) {
-    append(alpha, lift_alpha(helper.with_provider, s.values, helper.batch.index(i)));
-    helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
-  }
+  for_new_keys(s.head(), helper.batch, alpha, [&](std::uint32_t slot) { append(alpha, lift_alpha(helper.with_provider, s.values, slot)); });
+  for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1;
+    const std::size_t n = s.head().keys_at(slot);
     const auto t = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
     auto x = helper.with_user.words<W>(values_at(Use::value_share, s.values, slot), s.head().q_rows(), s.values.mixed);
     for (W& word : x) word = W{0} - word;
@@ -155,7 +153,7 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
     const auto d = provider.user.receive(MaskedMix{expect(s.values.out.ring, count * q)}).d.words;
     provider.executor.parallel(count, [&](std::size_t i) {
       auto share = provider.pack(i).helper.words<W>("t.alpha - rho", q, s.values.mixed);
-      mix(s.head(), &w[s.head().pairs_before(provider.batch, i)], alpha, std::size_t{provider.batch.index(i)} + 1, share.data());
+      mix(s.head(), &w[s.head().pairs_before(provider.batch, i)], alpha, s.head().keys_at(provider.batch.index(i)), share.data());
       for (std::size_t j = 0; j < q; ++j) out.words[(begin + i) * q + j] = cut(share[j], s.values.cut) + d[i * q + j];
     });
   });
@@ -175,7 +173,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
     for (std::size_t i = 0; i < count; ++i) user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
     for_each_token(user, count, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
-      const std::size_t n = std::size_t{slot} + 1, at = s.head().pairs_before(user.batch, i);
+      const std::size_t n = s.head().keys_at(slot), at = s.head().pairs_before(user.batch, i);
       const auto t = user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
       for (std::size_t h = 0; h < s.head().heads; ++h) {
         const auto row = std::span(shown).subspan(at + h * n, n);
@@ -188,7 +186,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
     append(r, send_mix(user, s.values, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
       auto share = user.with_helper.words<W>(values_at(Use::value_share, s.values, slot), q, s.values.mixed);
-      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], user.keys[s.head().layer].lift, std::size_t{slot} + 1, share.data());
+      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], user.keys[s.head().layer].lift, s.head().keys_at(slot), share.data());
       return share;
     }));
   });

@@ -76,26 +76,30 @@ void replace_leading(Share<R>& x, const Share<R>& part) {
   for (std::size_t i = 0; i < x.tokens(); ++i) std::copy_n(part.token(i).begin(), part.size, x.token(i).begin());
 }
 
-// Which slots of the chain hold a token. A skipped slot is known to provider and user: it was begun and given up, takes
-// no position, and its key has probability zero.
+// Which slots of the chain hold a token. The others are known to provider and user, take no position, and their keys have
+// probability zero: a skipped slot was begun and given up, and left nothing in the caches; a dead one went through a pass
+// with the others (unused slots of a prompt that attends both ways).
 class Timeline {
  public:
   void append(bool live) {
     before_.push_back(slots() == 0 ? 0 : before_.back() + (live_.back() ? 1 : 0));
     live_.push_back(live);
+    skipped_.push_back(false);
   }
   std::size_t slots() const { return live_.size(); }
   void skip(std::size_t slot) {
     for (std::size_t s = slot + 1; s < slots() && live_[slot]; ++s) --before_[s];
     live_[slot] = false;
+    skipped_[slot] = true;
   }
   bool live(std::size_t slot) const { return live_[slot]; }
+  bool skipped(std::size_t slot) const { return skipped_[slot]; }
   bool all_live(std::size_t n) const { return n == 0 || (position(n - 1) == n - 1 && live(n - 1)); }
   // Number of live slots before `slot`.
   std::size_t position(std::size_t slot) const { return before_[slot]; }
 
  private:
-  std::vector<bool> live_;
+  std::vector<bool> live_, skipped_;
   std::vector<std::size_t> before_;
 };
 

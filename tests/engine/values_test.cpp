@@ -306,10 +306,12 @@ class ValueCheck {
     const Config& c = plan_.config;
     const HeadShape head = attention_shape(plan_, layer).head();
     const double v_unit = std::ldexp(1.0, -plan_.v_frac(layer)), qk_unit = std::ldexp(1.0, -frac::qk);
+    Timeline timeline;
+    for (std::size_t i = 0; i < qkv.size(); ++i) timeline.append(true);
     Rows rotated;  // q and k as integers, exactly rotated and cut
     for (std::size_t i = 0; i < qkv.size(); ++i) {
       Words row(qkv[i].begin(), qkv[i].end());
-      rotate_and_cut(std::span(row).first(c.q_rows() + c.kv_rows()), head, i);
+      rotate_and_cut(std::span(row).first(c.q_rows() + c.kv_rows()), head, timeline, i);
       rotated.emplace_back(row.begin(), row.end());
     }
     for (std::size_t i = 0; i < qkv.size(); ++i) {

@@ -132,6 +132,7 @@ class Rig {
     }
   }
   void deal_for_pass(std::size_t tokens, bool prompt) {
+    if (prompt) tokens = plan_.prompt_rows(tokens);
     if (prompt && !plan_.open()) deal(Part::Kind::entry, tokens);
     deal(Part::Kind::slot, tokens);
     deal(Part::Kind::pass, 1);
