@@ -39,15 +39,21 @@ std::size_t vectors_in(std::size_t x_words, std::size_t cols, std::size_t y_word
 // Eight weights of one row, into or out of the planes of a group: `at` is the row's place in the first plane.
 constexpr std::size_t k_plane_bytes = 2 * k_plane_words;
 
-void put_group(const std::int16_t* w, int bits, std::uint8_t* at) {
-  std::uint32_t two[4], planes[3] = {};  // two weights in a number, the left one low
+template <int kBits>
+void put_group(const std::int16_t* w, std::uint8_t* at) {
+  std::uint32_t two[4], planes[3];  // two weights in a number, the left one low
   std::memcpy(two, w, sizeof two);
-  if (bits == 8) {
+  if (kBits == 8) {
     for (std::size_t p = 0; p < 2; ++p) planes[p] = (two[2 * p] & 0x00ff00ff) << 8 | (two[2 * p + 1] & 0x00ff00ff);
   } else {
     for (std::size_t p = 0; p < 3; ++p) planes[p] = (two[p] & 0x0fff0fff) << 4 | (two[3] >> (4 * p) & 0x000f000f);
   }
-  for (std::size_t p = 0; p < kernels::planes_of(bits); ++p) std::memcpy(at + p * k_plane_bytes, &planes[p], 4);
+  for (std::size_t p = 0; p < kernels::planes_of(kBits); ++p) std::memcpy(at + p * k_plane_bytes, &planes[p], 4);
+}
+
+// Groups of one row, one after the other in `w`; `at` is the row's place in the first.
+void put_groups(const std::int16_t* w, std::size_t groups, int bits, std::uint8_t* at) {
+  for (std::size_t g = 0; g < groups; ++g, w += k_group_cols, at += kernels::group_bytes(bits)) bits == 8 ? put_group<8>(w, at) : put_group<12>(w, at);
 }
 
 // The integers next to real weights times `scale`, and their largest magnitude.
@@ -104,11 +110,13 @@ void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
   const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(bits_);
   executor.parallel(blocks_of(*this), [&](std::size_t block) {
     std::uint8_t* to = packed_.data() + block * groups * bytes;
-    std::memset(to, 0, groups * bytes);
+    const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, rows_ - first);
+    if (rows < k_block_rows) std::memset(to, 0, groups * bytes);
+    std::vector<float> real(cols_);
     std::vector<std::int16_t> row(groups * k_group_cols);
-    for (std::size_t r = 0; r < std::min(k_block_rows, rows_ - block * k_block_rows); ++r) {
-      row_at(block * k_block_rows + r, row.data());
-      for (std::size_t g = 0; g < groups; ++g) put_group(&row[g * k_group_cols], bits_, to + g * bytes + r * 4);
+    for (std::size_t r = 0; r < rows; ++r) {
+      row_at(first + r, real, row.data());
+      put_groups(row.data(), groups, bits_, to + r * 4);
     }
   });
 }
@@ -116,10 +124,9 @@ void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
 IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, int frac, Executor& executor, int bits) {
   IntMatrix w(rows, cols, frac, bits);
   const float scale = std::ldexp(1.0f, frac);
-  w.fill(executor, [&](std::size_t r, std::int16_t* out) {
-    std::vector<float> row(cols);
-    row_at(r, row);
-    PERMLLM_ASSERT(round_weights(row, scale, out) <= limit_of(bits));
+  w.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
+    row_at(r, real);
+    PERMLLM_ASSERT(round_weights(real, scale, out) <= limit_of(bits));
   });
   return w;
 }
@@ -145,7 +152,7 @@ IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const Real
       for (std::size_t r = 0; r < padded; ++r) {
         std::int16_t row[k_group_cols];
         for (std::size_t c = 0; c < k_group_cols; ++c) row[c] = columns[c * padded + r];
-        put_group(row, bits, w.packed_.data() + (r / k_block_rows * groups + g) * bytes + r % k_block_rows * 4);
+        put_groups(row, 1, bits, w.packed_.data() + (r / k_block_rows * groups + g) * bytes + r % k_block_rows * 4);
       }
     }
   });
@@ -162,7 +169,7 @@ IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::u
   // The sum of eight random bytes has mean 1020 and deviation 209.
   const auto scale = static_cast<std::int64_t>(std::ldexp(0.02 / 209, frac + 24));
   const std::int64_t limit = limit_of(bits);
-  w.fill(executor, [&](std::size_t r, std::int16_t* out) {
+  w.fill(executor, [&](std::size_t r, std::span<float>, std::int16_t* out) {
     for (std::size_t c = 0; c < cols; ++c) {
       // Splitmix64 at counter r cols + c.
       std::uint64_t z = seed + (r * cols + c + 1) * 0x9e3779b97f4a7c15u;

@@ -46,7 +46,7 @@ class IntMatrix {
 
  private:
   IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits);
-  // row_at(r, out): the integers of row r.
+  // row_at(r, scratch, out): the integers of row r; scratch is cols() real numbers.
   template <class RowAt>
   void fill(Executor& executor, const RowAt& row_at);
 
