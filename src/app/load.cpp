@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "model/chat_format.h"
-#include "model/gguf.h"
+#include "model/load.h"
 #include "model/synthetic.h"
 #include "offline/calibrate.h"
 #include "offline/calibration_text.h"
@@ -92,15 +92,20 @@ OfferedModel offer_synthetic(const std::string& name, const ServeOptions& option
 
 }  // namespace
 
-OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor) {
+Vocabulary read_vocabulary(const ModelFile& file) {
+  if (file.gguf() == nullptr) throw Error(Code::file, "ice_text.model", "is missing from the folder: without it there are no tokens of a text");
+  return Vocabulary::read(*file.gguf());
+}
+
+OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor, const LoadProgress& progress) {
   if (options.synthetic) return offer_synthetic(path, options, executor);
-  const Gguf file = Gguf::open(path);
+  const ModelFile file = ModelFile::open(path);
   check_context(options, read_config(file));
   OfferedModel model;
-  model.vocabulary = Vocabulary::read(file);
+  model.vocabulary = read_vocabulary(file);
   ChatFormat::from_template(model.vocabulary.chat_template);  // refused before the long work
   const Tokenizer tokenizer(model.vocabulary);
-  model.weights = load_int_weights(file, executor, options.weight_bits);
+  model.weights = load_int_weights(file, executor, options.weight_bits, progress);
   set_plan(model, calibrate(model.weights, tokenizer.encode(k_calibration_text, false), executor), options);
   set_id(model, file.sha256());
   return model;

@@ -60,11 +60,4 @@ class Gguf {
   std::unique_ptr<Impl> impl_;
 };
 
-// Shape of the model. Errors: unsupported architecture by name; file for missing or absurd numbers (each named).
-Config read_config(const Gguf& file);
-// Weights as integers of 12 or 8 bits (provider) or as real numbers (reference). Norm gains folded in. The embedding table,
-// of which a token is one entry a row and no sum, always has 12.
-IntWeights load_int_weights(const Gguf& file, Executor& executor, int bits = k_weight_bits);
-FloatWeights load_float_weights(const Gguf& file, Executor& executor);
-
 }  // namespace permllm

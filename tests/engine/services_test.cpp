@@ -9,7 +9,7 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
-#include "model/gguf.h"
+#include "model/load.h"
 #include "net/memory.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
@@ -18,9 +18,9 @@ namespace permllm::test {
 namespace {
 
 OfferedModel tiny_model(Executor& executor, Profile profile = Profile::paper) {
-  const Gguf file = Gguf::parse(tiny_llama().finish());
+  const ModelFile file(Gguf::parse(tiny_llama().finish()));
   OfferedModel model;
-  model.vocabulary = Vocabulary::read(file);
+  model.vocabulary = Vocabulary::read(*file.gguf());
   model.weights = load_int_weights(file, executor);
   model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
   model.model_id = std::string(64, 'a');

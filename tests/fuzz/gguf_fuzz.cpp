@@ -1,6 +1,6 @@
 // GGUF files: metadata by every accessor, config, first and last row of every tensor.
 #include "fuzz/target.h"
-#include "model/gguf.h"
+#include "model/load.h"
 #include "permllm/error.h"
 #include "support/gguf_writer.h"
 
@@ -15,7 +15,8 @@ void attempt(const Access& access) {
   }
 }
 
-void walk(const Gguf& file) {
+void walk(const ModelFile& model) {
+  const Gguf& file = *model.gguf();
   for (const auto& entry : file.metadata()) {
     const std::string& key = entry.first;
     attempt([&] { file.string(key); });
@@ -26,7 +27,7 @@ void walk(const Gguf& file) {
     attempt([&] { file.numbers(key); });
     attempt([&] { file.reals(key); });
   }
-  attempt([&] { read_config(file); });
+  attempt([&] { read_config(model); });
   for (const GgufTensor& tensor : file.tensors()) {
     attempt([&] {
       file.tensor(tensor.name, tensor.shape);
