@@ -200,7 +200,7 @@ class SeenCheck {
     for (std::size_t j = 0; j < a.size(); ++j) {
       const double error = std::fabs(a[j] - b[j]) / scale;
       worst_ = std::max(worst_, error);
-      ASSERT_LT(error, 0.03) << what << " of layer " << s.layer << " token " << s.index << ": " << a[j] << " for " << b[j];
+      ASSERT_LT(error, tolerance_) << what << " of layer " << s.layer << " token " << s.index << ": " << a[j] << " for " << b[j];
     }
   }
 
@@ -209,6 +209,8 @@ class SeenCheck {
   const Config& c_;
   const TinyPrompt& oracle_;
   std::set<std::pair<Site, std::size_t>> seen_;
+  // Gemma's embeddings, times sqrt(width), are no integers of 12 bits as the other weights of the tiny models are.
+  const double tolerance_ = c_.architecture.starts_with("gemma") ? 0.06 : 0.03;
   double worst_ = 0;
 };
 
