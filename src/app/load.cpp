@@ -14,6 +14,9 @@ namespace permllm {
 
 void add_serve_options(CLI::App& command, ServeOptions& options) {
   command.add_option("--context", options.context, "longest conversation, in tokens")->capture_default_str();
+  command.add_option("--prompt-slots", options.prompt_slots, "of models whose prompt attends both ways (ChatGLM-6B): the longest prompt, in tokens; "
+                                                             "each prompt costs as much; 0: a quarter of the context")
+      ->capture_default_str();
   command.add_option_function<std::string>("--profile", [&options](const std::string& name) { options.profile = profile_of(name); },
                                            "paper: the user sees inner values in a fresh order; fast: attention scores in order, "
                                            "fewer round trips; open: for public weights, nothing is permuted")
@@ -38,7 +41,8 @@ void add_synthetic_options(CLI::App& command, ServeOptions& options) {
 }
 
 std::vector<std::string> arguments_of(const ServeOptions& options) {
-  std::vector<std::string> arguments{"--context", fmt::format("{}", options.context), "--profile", name_of(options.profile),
+  std::vector<std::string> arguments{"--context", fmt::format("{}", options.context), "--prompt-slots", fmt::format("{}", options.prompt_slots),
+                                     "--profile", name_of(options.profile),
                                      "--weight-bits", fmt::format("{}", options.weight_bits)};
   if (options.synthetic) arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width", fmt::format("{}", options.width),
                                                                  "--distinct-layers", fmt::format("{}", options.distinct_layers)});
@@ -52,14 +56,20 @@ namespace {
 // model does. Scores grow with the root of the heads' size.
 Ranges synthetic_ranges(const Config& c) {
   const auto by_layer = [&](double range) { return std::vector<double>(c.layers, range); };
+  // A residual that is a norm's output, scaled, knows no sinks: no entry of a normed row is larger than the root of their number.
+  if (c.normed_residual) {
+    const double residual = std::sqrt(2.0 * static_cast<double>(c.layers) * static_cast<double>(c.width)) * 2;
+    return {.residual = residual, .qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64), .activation = 75.5,
+            .logit = 25, .logit_raw = 25 * residual, .gate_up = by_layer(75.5), .gate_up_raw = by_layer(75.5 * residual), .qkv_raw = by_layer(21 * residual)};
+  }
   return {.residual = 22778, .qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64), .activation = 2843,
           .logit = 25,  .logit_raw = 4096, .gate_up = by_layer(75.5), .gate_up_raw = by_layer(20000),
           .qkv_raw = by_layer(4096)};
 }
 
 void set_plan(OfferedModel& model, const Ranges& ranges, const ServeOptions& options) {
-  model.plan = options.fused ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused)
-                             : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile);
+  model.plan = options.fused ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused, options.prompt_slots)
+                             : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile, options.prompt_slots);
   model.mask_seed = random_seed();
 }
 

@@ -14,6 +14,7 @@ namespace permllm {
 // How a provider serves its model.
 struct ServeOptions {
   std::size_t context = 1024;  // slots of a chain; at most the model's own limit (usage Error with both numbers)
+  std::size_t prompt_slots = 0;  // of these, of models whose prompt attends both ways: room for a prompt; 0: a quarter
   Profile profile = Profile::paper;
   std::optional<bool> fused;  // unset: where the ranges allow it
   int weight_bits = 12;       // 8: less memory to read a token, at a loss that `inspect --loss` measures
@@ -21,7 +22,7 @@ struct ServeOptions {
   std::size_t layers = 0, width = 0;  // of a synthetic model, where not the shape's own
   std::size_t distinct_layers = 0;  // of a synthetic model: layers of weights to hold, used in turn; 0: all
 };
-// --context, --profile, --fused, --weight-bits
+// --context, --prompt-slots, --profile, --fused, --weight-bits
 void add_serve_options(CLI::App& command, ServeOptions& options);
 // --synthetic, --layers, --width, --distinct-layers
 void add_synthetic_options(CLI::App& command, ServeOptions& options);

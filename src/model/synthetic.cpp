@@ -1,6 +1,9 @@
 #include "model/synthetic.h"
 
 #include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
 #include <fmt/ranges.h>
 
 #include "permllm/error.h"
@@ -9,7 +12,7 @@ namespace permllm {
 namespace {
 
 Config shape(const char* name, std::size_t layers, std::size_t width, std::size_t heads, std::size_t kv_heads, std::size_t ff,
-             std::size_t vocab, bool gated) {
+             std::size_t vocab) {
   Config c;
   c.architecture = "synthetic";
   c.name = name;
@@ -21,17 +24,26 @@ Config shape(const char* name, std::size_t layers, std::size_t width, std::size_
   c.ff = ff;
   c.vocab = vocab;
   c.context = 1 << 15;
-  c.gated = gated;
-  c.activation = gated ? Activation::silu : Activation::gelu;
   c.rope = rope_frequencies(10000, c.head_dim, c.head_dim);
   c.score_scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
   return c;
 }
 
+// THUDM/chatglm-6b, as model/chatglm_6b.cpp reads it.
+Config chatglm_6b() {
+  Config c = shape("chatglm-6b", 28, 4096, 32, 32, 16384, 130528);
+  c.norm = NormKind::layer;
+  c.gated = false;
+  c.activation = Activation::gelu;
+  c.positions = Positions::rotary_2d;
+  c.rope = rope_frequencies(10000, c.head_dim / 2, c.head_dim);
+  std::copy_n(c.rope.begin(), c.rope.size() / 2, c.rope.begin() + static_cast<std::ptrdiff_t>(c.rope.size() / 2));
+  c.prefix = c.normed_residual = c.qkv_bias = c.up_bias = c.head_bias = true;
+  return c;
+}
+
 std::vector<Config> shapes() {
-  return {shape("chatglm-6b", 28, 4096, 32, 32, 16384, 130528, false),
-          shape("llama-7b", 32, 4096, 32, 32, 11008, 32000, true),
-          shape("smollm2-135m", 30, 576, 9, 3, 1536, 49152, true)};
+  return {chatglm_6b(), shape("llama-7b", 32, 4096, 32, 32, 11008, 32000), shape("smollm2-135m", 30, 576, 9, 3, 1536, 49152)};
 }
 
 }  // namespace
@@ -69,9 +81,17 @@ IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
     return IntMatrix::random(rows, cols, own - 1, ++seed, executor, own);
   };
   const auto matrix = [&](std::size_t rows, std::size_t cols) { return of_bits(rows, cols, bits); };
+  const auto bias = [](bool has, std::size_t n) { return std::vector<float>(has ? n : 0, 0.02f); };
+  // The norms' gains of about 1, times sqrt(2 layers).
+  const double scale = std::sqrt(2.0 * static_cast<double>(c.layers));
+  Gain gain;
+  if (c.normed_residual) gain = {Words(c.width, encode(scale, {Ring{64}, 11})), 11};
   for (std::size_t l = 0; l < c.stored_layers(); ++l) {
-    w.layers.push_back({matrix(c.qkv_rows(), c.width), matrix(c.width, c.q_rows()), matrix(c.up_rows(), c.width), matrix(c.width, c.ff)});
+    w.layers.push_back({matrix(c.qkv_rows(), c.width), matrix(c.width, c.q_rows()), matrix(c.up_rows(), c.width), matrix(c.width, c.ff),
+                        bias(c.qkv_bias, c.qkv_rows()), {}, bias(c.up_bias, c.up_rows()), {}, {}, gain, gain,
+                        bias(c.normed_residual, c.width), bias(c.normed_residual, c.width)});
   }
+  w.head_bias = bias(c.head_bias, c.vocab);
   w.embed = of_bits(c.width, c.vocab, k_weight_bits);
   w.head = matrix(c.vocab, c.width);
   return w;

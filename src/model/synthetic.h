@@ -9,7 +9,7 @@
 
 namespace permllm {
 
-// "chatglm-6b", "llama-7b", "smollm2-135m". ChatGLM-6B in pre-norm order: its sizes and its MLP without a gate.
+// "chatglm-6b", "llama-7b", "smollm2-135m".
 std::vector<std::string> synthetic_names();
 // layers, width: in place of the shape's own, where not 0; the heads' size stays, heads and neurons grow with the width.
 // Errors: usage, naming the shapes there are, or the widths.
