@@ -1,5 +1,6 @@
-// The offline phase's products at sizes of ChatGLM-6B, alternated with a loop of as many multiplications that touches no
-// memory. Counter `of_limit`: the loop's time divided by the product's, medians of both.
+// The offline phase's products at sizes of ChatGLM-6B, alternated with their kernel alone, as many tiles that stay in the
+// caches, and with a loop of as many multiplications that touches no memory. Counters `of_kernel` and `of_limit`: their time
+// divided by the product's, medians of all.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -7,12 +8,13 @@
 #include <random>
 
 #include "rand/coins.h"
+#include "ring/ring_kernels.h"
 #include "ring/ring_matrix.h"
 
 namespace permllm {
 namespace {
 
-constexpr std::size_t k_vectors = 128;  // as many as are dealt together
+constexpr std::size_t k_vectors = 256;  // as many as are dealt together
 
 Words words(std::size_t n) {
   std::mt19937_64 random(1);
@@ -95,19 +97,37 @@ bool has_limit() { return false; }
 void limit(Ring, std::size_t, Executor&) {}
 #endif
 
+// `products` multiplications by the kernel, one tile of 64 rows and 64 steps, as the product has, again and again.
+void kernel_alone(Ring ring, std::size_t products, Executor& executor) {
+  const std::size_t container = container_bytes(ring), rows = 64, steps = 64, groups = k_vectors / kernels::group_lanes(container);
+  const std::size_t words = rows * steps * kernels::step_bytes(container) / container;
+  executor.parallel(executor.threads(), [&](std::size_t) {
+    const std::size_t stride = steps * kernels::step_bytes(container), lines = kernels::k_group_bytes;
+    LargeBytes u(rows * stride), x((groups * steps + 1) * lines), sums(rows * groups * lines);
+    const std::size_t tiles = products / executor.threads() / (words * k_vectors);
+    for (std::size_t i = 0; i < tiles; ++i) {
+      kernels::ring_tile({.ring = ring, .container = container, .u = u.data(), .stride = stride, .rows = rows, .steps = steps, .x = x.data(),
+                          .groups = groups, .ahead = nullptr, .ahead_stride = 0},
+                         sums.data());
+    }
+  });
+}
+
 template <class Matrix>
 void alternate(benchmark::State& state, const Matrix& matrix, Executor& executor) {
   const Words x = words(k_vectors * matrix.cols());
   Words y(k_vectors * matrix.rows());
   const std::size_t products = matrix.rows() * matrix.cols() * k_vectors;
-  std::vector<double> whole, bare;
+  std::vector<double> whole, bare, kernel;
   product(matrix, x, y, executor);
   for (auto _ : state) {
     bare.push_back(seconds([&] { if (has_limit()) limit(matrix.ring(), products, executor); }));
+    kernel.push_back(seconds([&] { kernel_alone(matrix.ring(), products, executor); }));
     whole.push_back(seconds([&] { product(matrix, x, y, executor); }));
     state.SetIterationTime(whole.back());
   }
   if (has_limit()) state.counters["of_limit"] = median(bare) / median(whole);
+  state.counters["of_kernel"] = median(kernel) / median(whole);
   state.counters["MAC/s"] = static_cast<double>(products) / median(whole);
 }
 

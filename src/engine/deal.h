@@ -55,7 +55,7 @@ struct PackEnd {  // user -> helper and provider, helper -> provider: no more ma
 // Bounds of an order, against a peer's nonsense: kind known, count positive, inside the chain.
 void check_order(const Plan& plan, const PackOrder& order);
 
-constexpr std::size_t k_deal_batch = 128;  // pieces dealt together at most: one expansion of U serves them all
+constexpr std::size_t k_deal_batch = 256;  // pieces dealt together at most: one expansion of U serves them all
 // The same, where so many pieces of the chain fit a message.
 std::size_t deal_batch(const Plan& plan, Part::Kind kind);
 
