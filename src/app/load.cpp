@@ -4,7 +4,6 @@
 
 #include <cmath>
 
-#include "model/chat_format.h"
 #include "model/gguf.h"
 #include "model/synthetic.h"
 #include "offline/calibrate.h"
@@ -98,7 +97,6 @@ OfferedModel offer_model(const std::string& path, const ServeOptions& options, E
   check_context(options, read_config(file));
   OfferedModel model;
   model.vocabulary = Vocabulary::read(file);
-  ChatFormat::from_template(model.vocabulary.chat_template);  // refused before the long work
   const Tokenizer tokenizer(model.vocabulary);
   model.weights = load_int_weights(file, executor, options.weight_bits);
   set_plan(model, calibrate(model.weights, tokenizer.encode(k_calibration_text, false), executor), options);
