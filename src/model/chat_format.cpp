@@ -134,6 +134,7 @@ std::optional<ChatFormat> ChatFormat::recognised(std::string_view chat_template)
   ChatFormat format(*kind);
   format.bos_ = has("bos_token");
   if (*kind == chatml || *kind == qwen3) format.preamble_ = default_system_of(text);
+  if (*kind == chatml) format.opens_thought_ = has("<|im_start|>assistant\n<think>\n");
   // The date that the templates of Llama 3.1 and later fall back to: the prompt shall not depend on the day.
   if (*kind == llama3 && has("Cutting Knowledge Date")) format.preamble_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
   if (*kind == glm4) format.line_end_ = std::string_view(text).substr(text.rfind("<|assistant|>")).starts_with("<|assistant|>\n");
@@ -186,6 +187,7 @@ std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::v
       prompt.mark("<|im_start|>");
       prompt.text("assistant\n");
       if (kind_ == qwen3 && !think) prompt.text("<think>\n\n</think>\n\n");  // a thought that is over
+      if (opens_thought_) prompt.text("<think>\n");
       break;
     case phi4:
       for (const ChatMessage& m : turns) {

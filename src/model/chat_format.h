@@ -41,6 +41,7 @@ class ChatFormat {
   Kind kind_;
   bool bos_ = false;        // the template begins with the vocabulary's bos, whatever the file says of prompts
   bool line_end_ = false;   // glm4: after the last mark
+  bool opens_thought_ = false;  // chatml: the answer begins within a thought (QwQ)
   std::string preamble_;    // chatml: a default system message; llama3: what stands before every system message
 };
 

@@ -27,10 +27,13 @@ std::unique_ptr<Pieces> byte_level_bpe(const Vocabulary& vocabulary, const std::
 std::unique_ptr<Pieces> sentencepiece(const Vocabulary& vocabulary, const std::vector<std::uint32_t>& types);
 bool adds_bos_by_default(std::string_view pre);  // of a byte-level vocabulary
 
-// The length of the UTF-8 character that a byte begins, as far as that byte tells.
-constexpr std::size_t utf8_length(char byte) {
-  const auto first = static_cast<unsigned char>(byte);
-  return first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc0 ? 2 : 1;
+// The length of the UTF-8 character that a text begins with; of one that is cut off, what there is of it.
+constexpr std::size_t character_length(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const std::size_t whole = byte(0) >= 0xf0 ? 4 : byte(0) >= 0xe0 ? 3 : byte(0) >= 0xc0 ? 2 : 1;
+  std::size_t length = 1;
+  while (length < whole && length < text.size() && (byte(length) & 0xc0) == 0x80) ++length;
+  return length;
 }
 
 // Which of many texts a text begins with: a sorted list, narrowed byte by byte. Holds views; memory of a trie would not be

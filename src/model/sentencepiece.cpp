@@ -56,12 +56,13 @@ class Charsmap {
       at ^= offset(units_[at]);
       if (!leaf || at >= units_.size()) continue;
       const std::size_t place = units_[at] & 0x7fffffffu;
-      if (place < texts_.size()) best = {i + 1, std::string_view(texts_.data() + place)};  // the last byte is 0
+      if (place < texts_.size()) best = {i + 1, {texts_.data() + place, strnlen(texts_.data() + place, std::min(texts_.size() - place, k_longest))}};
     }
     return best;
   }
 
  private:
+  static constexpr std::size_t k_longest = 256;  // no real replacement is longer; a prompt must not grow without bound
   static std::size_t offset(std::uint32_t unit) { return static_cast<std::size_t>(unit >> 10) << ((unit & 0x200u) >> 6); }
   std::vector<std::uint32_t> units_;
   std::string_view texts_;
@@ -174,7 +175,7 @@ class SentencePiece : public Pieces {
   std::pair<std::size_t, std::string_view> step(std::string_view text) const {
     if (const std::size_t length = plain_user_defined_.longest(text).first; length > 0) return {length, text.substr(0, length)};
     if (const auto replacement = charsmap_.longest(text); replacement.first > 0) return replacement;
-    const std::size_t length = std::min(utf8_length(text[0]), text.size());
+    const std::size_t length = character_length(text);
     return {length, text.substr(0, length)};
   }
 
@@ -223,7 +224,7 @@ class SentencePiece : public Pieces {
     for (std::size_t at = 0; at < text.size();) {
       std::size_t length = user_defined_.longest(text.substr(at)).first;
       const bool fixed = length > 0;
-      if (!fixed) length = std::min(utf8_length(text[at]), text.size() - at);
+      if (!fixed) length = character_length(text.substr(at));
       symbols.push_back({text.substr(at, length), fixed});
       at += length;
     }
@@ -267,8 +268,8 @@ class SentencePiece : public Pieces {
     const auto reach = [&](std::size_t begin, std::size_t end, float score, std::optional<TokenId> id) {
       if (ends[end].begin == std::string_view::npos || score > ends[end].score) ends[end] = {score, begin, id};
     };
-    for (std::size_t at = 0; at < text.size(); at += std::min(utf8_length(text[at]), text.size() - at)) {
-      const std::size_t character = std::min(utf8_length(text[at]), text.size() - at);
+    for (std::size_t at = 0, character = 0; at < text.size(); at += character) {
+      character = character_length(text.substr(at));
       bool single = false;
       lattice_.each(text.substr(at), [&](std::size_t length, TokenId id) {
         const float score = types_[id] == k_user_defined ? static_cast<float>(length) * most_ - 0.1f : vocabulary_.scores[id];

@@ -15,6 +15,14 @@ class GgufWriter {
   void text(const std::string& key, const std::string& value) { meta(key, 8, [&] { put_text(value); }); }
   void number(const std::string& key, std::uint32_t value) { meta(key, 4, [&] { put(value); }); }
   void real(const std::string& key, float value) { meta(key, 6, [&] { put(value); }); }
+  void flag(const std::string& key, bool value) { meta(key, 7, [&] { put(static_cast<std::uint8_t>(value)); }); }
+  void reals(const std::string& key, const std::vector<float>& values) {
+    meta(key, 9, [&] {
+      put(std::uint32_t{6});
+      put(static_cast<std::uint64_t>(values.size()));
+      for (const float value : values) put(value);
+    });
+  }
   void texts(const std::string& key, const std::vector<std::string>& values) {
     meta(key, 9, [&] {
       put(std::uint32_t{8});
