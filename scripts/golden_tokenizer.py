@@ -70,11 +70,12 @@ def byte_level(texts):
     tokens = [t for t, _ in sorted(model['vocab'].items(), key=lambda x: x[1])]
     # Whole words that no merges lead to, and added tokens.
     added = {'<|im_start|>': 3, '<|im_end|>': 3, '<think>': 4}
-    tokens += [t for t in ('ĠHello', 'world', "'s", '123', 'ĠÃ©', 'Ċ') if t not in model['vocab']] + list(added)
+    whole = ('ĠHello', 'world', "'s", '123', 'ĠÃ©', 'Ċ', 'Ġá\u0142\u0130!')  # the last: a blank, U+180E (no white space), '!'
+    tokens += [t for t in whole if t not in model['vocab']] + list(added)
     vocabulary = {'tokens': tokens, 'types': [added.get(t, 1) for t in tokens], 'merges': [' '.join(m) for m in merges]}
     cases = {}
-    for pre, (pattern, whole) in families.items():
-        tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges, ignore_merges=whole))
+    for pre, (pattern, ignore_merges) in families.items():
+        tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges, ignore_merges=ignore_merges))
         own = pattern in (None, 'digits')
         steps = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own)]
         if pattern == 'digits':
@@ -140,7 +141,7 @@ def chatglm(texts):
 
 
 def small(out):
-    texts = [t[:60] if len(set(t)) < 4 else t for t in corpus] + ['HTTPServer\'S camelCase//\n\r\n', "it'ſ '\u017f", 'a\u180eb \u180e \u0085c', 'Hello Hello world 123 é\n<think>\n\n</think>\n\n',
+    texts = [t[:60] if len(set(t)) < 4 else t for t in corpus] + ['HTTPServer\'S camelCase//\n\r\n', "it'ſ '\u017f", 'a\u180eb \u180e \u0085c \u180e!', 'Hello Hello world 123 é\n<think>\n\n</think>\n\n',
              '，！ﬁ\u200ba\u0301 \u3000 x \u3000', '<s>a</s><unk><0x41>', ' ▁▁ a', 'a\n\n\nb\n\n\n\n    c   d', '<table><td>', ' ' * 170 + '\t\n ']
     letters = alphabet + ['，', '\u3000', '/', 'in', ' of', '  ', '<think>']
     texts += nonsense(60, letters)
