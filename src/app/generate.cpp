@@ -3,9 +3,10 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "app/load.h"
 #include "app/options.h"
 #include "app/process.h"
-#include "model/gguf.h"
+#include "app/progress.h"
 #include "model/reference.h"
 #include "permllm/error.h"
 
@@ -19,11 +20,11 @@ void run(const std::string& path, PromptOptions options) {
   const auto seconds_since = [](Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); };
   const Clock::time_point load_begin = Clock::now();
   Executor executor;
-  const Gguf file = Gguf::open(path);
+  const ModelFile file = ModelFile::open(path);
   const Config config = read_config(file);
-  const Tokenizer tokenizer(Vocabulary::read(file));
+  const Tokenizer tokenizer(read_vocabulary(file));
   const auto ids = prompt_tokens(options, tokenizer, config.context);
-  const FloatWeights weights = load_float_weights(file, executor);
+  const FloatWeights weights = load_float_weights(file, executor, late_bar("Loading the model", options.json));
   const double load_seconds = seconds_since(load_begin);
 
   Sampler sampler(options.sampling);
@@ -56,7 +57,7 @@ void add_generate(CLI::App& parent) {
   const auto path = std::make_shared<std::string>();
   const auto options = std::make_shared<PromptOptions>();
   CLI::App* command = parent.add_subcommand("generate", "the clear-text reference engine, without any privacy");
-  command->add_option("model", *path, "GGUF file")->required();
+  command->add_option("model", *path, "GGUF file, or a folder with safetensors")->required();
   add_prompt_options(*command, *options);
   command->callback([path, options] { run(*path, *options); });
 }

@@ -10,12 +10,11 @@
 
 #include "app/load.h"
 #include "app/process.h"
+#include "app/progress.h"
 #include "engine/deal.h"
 #include "model/chat_format.h"
-#include "model/gguf.h"
 #include "model/reference.h"
 #include "model/synthetic.h"
-#include "offline/calibration_text.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -70,9 +69,9 @@ struct Loss {
   std::size_t positions = 0, other_choice = 0;
   double divergence = 0;  // mean Kullback-Leibler divergence of the next token, nats
 };
-Loss loss_of(const Gguf& file, const OfferedModel& model, Executor& executor) {
+Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executor) {
   const FloatWeights real = load_float_weights(file, executor);
-  const auto ids = Tokenizer(model.vocabulary).encode(k_calibration_text, false);
+  const auto ids = calibration_tokens(model.vocabulary);
   ReferenceCache real_cache, cache;
   Loss loss;
   for (const TokenId id : ids) {
@@ -104,9 +103,9 @@ void run(Options options) {
   options.serve.synthetic = std::find(names.begin(), names.end(), options.path) != names.end();
   options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // only its shapes are of interest
   if (options.serve.synthetic && options.loss) throw Error(Code::usage, "--loss", "needs a file: a shape's weights are random");
-  std::optional<Gguf> file;
-  if (!options.serve.synthetic) file = Gguf::open(options.path);
-  const OfferedModel model = offer_model(options.path, options.serve, executor);
+  std::optional<ModelFile> file;
+  if (!options.serve.synthetic) file = ModelFile::open(options.path);
+  const OfferedModel model = offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
   const Plan& plan = model.plan;
   const Config& c = plan.config;
   std::map<std::string, std::size_t> types;
@@ -200,7 +199,7 @@ void run(Options options) {
 void add_inspect(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, and what a session with it costs");
-  command->add_option("model", options->path, "GGUF file, or a shape: chatglm-6b, llama-7b, smollm2-135m")->required();
+  command->add_option("model", options->path, "GGUF file or folder, or a shape: chatglm-6b, llama-7b, smollm2-135m")->required();
   add_serve_options(*command, options->serve);
   command->add_flag("--loss", options->loss, "also measure what the provider's integers lose against float32 (needs memory for both)");
   command->add_flag("--json", options->json, "one JSON object, for programs");

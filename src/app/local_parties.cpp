@@ -48,10 +48,14 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   std::vector<std::string> serve{"--model", options.model, "--helper", helper_address_};
   for (const std::string& argument : arguments_of(options.serve)) serve.push_back(argument);
   provider_ = std::make_unique<Process>(arguments(Role::provider, serve));
-  const Clock::time_point begin = Clock::now();
+  const auto loading = late_bar("Loading the model", options.quiet);
+  Clock::time_point begin = Clock::now();  // of the registration
   ProgressBar bar(options.serve.profile == Profile::open ? "Weights to the helper" : "Masked weights to the helper", options.quiet);
   const auto ready = provider_->wait_for("ready", [&](const nlohmann::json& event) {
-    if (event.at("event") == "progress") bar.show(event.at("fraction"), std::chrono::duration<double>(Clock::now() - begin).count());
+    if (event.at("event") != "progress") return;
+    if (event.at("what") == "registration") return bar.show(event.at("fraction"), std::chrono::duration<double>(Clock::now() - begin).count());
+    loading(event.at("fraction"));
+    begin = Clock::now();
   });
   bar.finish();
   provider_address_ = address(ready);

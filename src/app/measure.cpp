@@ -98,7 +98,7 @@ nlohmann::json MeasuredConversation::report() {
   Cost declared;
   const std::size_t block = request_.draft + 1;
   for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
-    declared += pass_cost(plan(), std::min(request_.ids.size() + i * block, plan().slots - block), block, false);
+    declared += pass_cost(plan(), std::min(plan().prompt_rows(request_.ids.size()) + i * block, plan().slots - block), block, false);
   }
   const double rtt = std::chrono::duration<double>(parse_duration(options_.shape.rtt, "--rtt")).count();
   const double bandwidth = parse_bandwidth(options_.shape.bandwidth, "--bandwidth");

@@ -130,7 +130,7 @@ void run_provider(const ProviderOptions& options) {
   const Reporter reporter("provider", options.party.events);
   Executor executor;
   const Clock::time_point begin = Clock::now();
-  OfferedModel model = offer_model(options.model, options.serve, executor);
+  OfferedModel model = offer_model(options.model, options.serve, executor, [&](double fraction) { reporter.progress("load", fraction); });
   double layer_bytes = 0;
   for (const LayerWeights<IntMatrix>& layer : model.weights.layers) {
     for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
+#include <memory>
 
 namespace permllm {
 
@@ -27,6 +29,16 @@ void ProgressBar::finish() {
   show(1, 0);
   if (open_) std::fputs("\n", stderr);
   open_ = false;
+}
+
+std::function<void(double)> late_bar(std::string what, bool quiet) {
+  using Clock = std::chrono::steady_clock;
+  return [bar = std::make_shared<ProgressBar>(std::move(what), quiet), begin = Clock::now()](double fraction) {
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    if (seconds < 1) return;
+    if (fraction < 1) return bar->show(fraction, seconds);
+    bar->finish();
+  };
 }
 
 }  // namespace permllm

@@ -1,6 +1,7 @@
 // Progress of long work, on standard error.
 #pragma once
 
+#include <functional>
 #include <string>
 
 namespace permllm {
@@ -18,5 +19,8 @@ class ProgressBar {
   bool quiet_, terminal_, open_ = false;
   int quarter_ = 0;
 };
+
+// A bar for work that may be short: it shows once a second has passed. Called with the fraction that is done, 1 at the end.
+std::function<void(double)> late_bar(std::string what, bool quiet);
 
 }  // namespace permllm

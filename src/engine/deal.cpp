@@ -101,14 +101,15 @@ void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOr
     case Part::Kind::slot:
       if (plan.open()) {
         NoClear none;
-        run_open_layers(party, plan, w, hand(party, hand_row_shape(plan), {}), material, none);
+        run_open_layers(party, plan, w, hand_rows(party, plan, {}), material, none);
       } else {
         run_layers(party, plan, w, remask(party, embed_remask_shape(plan), Mask{}), material);
       }
       break;
     case Part::Kind::pass:
       if (plan.open()) {
-        run_open_pass(party, plan, w, Mask{}, material);
+        NoClear none;
+        run_open_pass(party, plan, w, Mask{}, material, none);
       } else {
         run_pass(party, plan, w, Mask{}, k_no_choice, material);
       }
@@ -153,7 +154,7 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
       break;
     case Part::Kind::pass:
       if (plan.open()) {
-        run_open_pass(counter, plan, none, Counted{}, material);
+        run_open_pass(counter, plan, none, Counted{}, material, clear);
       } else {
         run_pass(counter, plan, none, Counted{}, k_no_choice, material);
       }
@@ -163,6 +164,7 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
 }
 
 Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt) {
+  if (prompt) tokens = plan.prompt_rows(tokens);
   const auto none = no_weights(plan.config);
   Counter counter;
   const auto walk = [&](Batch batch, auto page) {
@@ -178,9 +180,9 @@ Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool pr
   Cost total{.rounds = 0, .online = {.user_to_provider = PassBegin::k_bytes}, .offline = {}};
   if (plan.open()) {
     NoClear clear;
-    total += walk(slots, [&](auto&) { hand(counter, hand_row_shape(plan), {}); });
+    total += walk(slots, [&](auto&) { hand_rows(counter, plan, {}); });
     total += walk(slots, [&](auto& m) { run_open_layers(counter, plan, none, Counted{}, m, clear); });
-    total += walk({0, prompt ? 1 : tokens}, [&](auto& m) { run_open_pass(counter, plan, none, Counted{}, m); });
+    total += walk({0, prompt ? 1 : tokens}, [&](auto& m) { run_open_pass(counter, plan, none, Counted{}, m, clear); });
     return total;
   }
   if (prompt) {

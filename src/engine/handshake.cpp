@@ -1,6 +1,9 @@
 #include "engine/handshake.h"
 
+#include <fmt/format.h>
 #include <sys/resource.h>
+
+#include <cmath>
 
 namespace permllm {
 
@@ -14,6 +17,56 @@ PartyReport report_of_this_process() {
   report.cpu_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
   report.memory_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
   return report;
+}
+
+namespace {
+
+// Writes each vector's values into `to`, or reads them from there.
+struct Flatten {
+  std::vector<float>& to;
+  void operator()(const std::vector<float>& v, std::size_t size) const {
+    to.insert(to.end(), v.begin(), v.begin() + static_cast<std::ptrdiff_t>(size));
+  }
+  void operator()(const Gain& g, std::size_t size, int) const {
+    for (std::size_t j = 0; j < size; ++j) to.push_back(static_cast<float>(decode(g.words[j], {Ring{64}, g.frac})));
+  }
+};
+struct Restore {
+  std::span<const float>& from;
+  void operator()(std::vector<float>& v, std::size_t size) const {
+    v.assign(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(size));
+    from = from.subspan(size);
+  }
+  void operator()(Gain& g, std::size_t size, int frac) const {
+    g.frac = frac;
+    for (std::size_t j = 0; j < size; ++j) g.words.push_back(encode(double{from[j]}, {Ring{64}, frac}));
+    from = from.subspan(size);
+  }
+};
+
+}  // namespace
+
+PublicVectors vectors_of(const IntWeights& weights, const Plan& plan) {
+  PublicVectors vectors;
+  for_each_vector(weights, plan, Flatten{vectors.values});
+  return vectors;
+}
+
+Weights<NoMatrix> weights_of(const PublicVectors& vectors, const Plan& plan) {
+  Weights<NoMatrix> w;
+  w.config = plan.config;
+  w.layers.resize(plan.config.stored_layers());
+  std::size_t expected = 0;
+  for_each_vector(w, plan, [&](const auto&, std::size_t size, int = 0) { expected += size; });
+  if (vectors.values.size() != expected) {
+    throw Error(Code::malformed, "PublicVectors.values", fmt::format("{} of them, expected {}", vectors.values.size(), expected));
+  }
+  for (const float value : vectors.values) {
+    if (!std::isfinite(value)) throw Error(Code::malformed, "PublicVectors.values", "one is not a finite number");
+  }
+  std::span<const float> from = vectors.values;
+  for_each_vector(w, plan, Restore{from});
+  return w;
 }
 
 Seed common_seed(const Seed& dialler, const Seed& helper, const char* domain, const PairHello& hello) {

@@ -94,6 +94,21 @@ struct EmbeddingRows {
   }
 };
 
+// provider -> user, after the embedding table: biases, gains and positions, in the order of for_each_vector.
+struct PublicVectors {
+  static constexpr Tag tag = Tag::public_vectors;
+  std::vector<float> values;
+  template <class Io>
+  void visit(Io& io) {
+    const auto bits = [](auto& out, float& value) {
+      auto word = std::bit_cast<std::uint32_t>(value);
+      out.number("value", word);
+      value = std::bit_cast<float>(word);
+    };
+    io.list("values", values, std::size_t{1} << 28, bits);
+  }
+};
+
 // user -> provider: what the user computed from the card
 struct Agreement {
   static constexpr Tag tag = Tag::agreement;
@@ -211,5 +226,42 @@ void for_each_matrix(AnyWeights& w, const Plan& plan, Each each) {
   if (!plan.open()) each(id++, embed_linear_shape(plan, Site::next_embed), w.embed);
   each(id++, head_shape(plan), w.head);
 }
+
+// Gains, whose numbers follow those of the matrices: of q and k, of attention, of the MLP. Not with public weights, where they
+// are the user's. Words of 8 bytes; a diagonal matrix as one of a single column.
+template <class AnyWeights, class Each>
+void for_each_gain(AnyWeights& w, const Plan& plan, Each each) {
+  auto id = static_cast<std::uint32_t>(4 * plan.config.stored_layers() + 2);
+  for (std::size_t l = 0; !plan.open() && l < plan.config.stored_layers(); ++l) {
+    if (plan.config.qk_norm) each(id++, qk_gain_shape(plan, l), w.layers[l].qk_gain);
+    if (plan.gained()) each(id++, attention_gain_shape(plan, l), w.layers[l].attention_gain);
+    if (plan.gained()) each(id++, mlp_gain_shape(plan, l), w.layers[l].mlp_gain);
+  }
+}
+
+// What the user of profile open gets beside the embedding table: each(vector, size), each(gain, size, fraction bits).
+template <class AnyWeights, class Each>
+void for_each_vector(AnyWeights& w, const Plan& plan, Each each) {
+  const Config& c = plan.config;
+  const auto some = [&](auto& vector, bool has, std::size_t size) {
+    if (has) each(vector, size);
+  };
+  for (std::size_t l = 0; l < c.stored_layers(); ++l) {
+    auto& layer = w.layers[l];
+    const LayerFractions& frac = plan.layers[l];
+    some(layer.qkv_bias, c.qkv_bias, c.qkv_rows());
+    some(layer.up_bias, c.up_bias, c.up_rows());
+    if (c.qk_norm) each(layer.qk_gain, c.qk_rows(), frac.qk_gain);
+    if (plan.gained()) each(layer.attention_gain, c.width, frac.attention_gain);
+    if (plan.gained()) each(layer.mlp_gain, c.width, frac.mlp_gain);
+    some(layer.attention_shift, c.normed_residual, c.width);
+    some(layer.mlp_shift, c.normed_residual, c.width);
+  }
+  some(w.head_bias, c.head_bias, c.vocab);
+  some(w.positions, c.positions == Positions::learned, plan.slots * c.width);
+}
+PublicVectors vectors_of(const IntWeights& weights, const Plan& plan);
+// Errors: malformed when their number is not the plan's.
+Weights<NoMatrix> weights_of(const PublicVectors& vectors, const Plan& plan);
 
 }  // namespace permllm

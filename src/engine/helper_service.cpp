@@ -80,6 +80,15 @@ void HelperService::store_model(Channel& provider, const Frame& offer_frame) {
       ++id;
     }
   }
+  for_each_gain(model->v, model->plan, [&](std::uint32_t id, const LinearShape& shape, Gain& gain) {
+    const auto rows = provider.receive(ModelRows{});
+    if (rows.matrix != id || rows.first != 0 || rows.rows.size() != shape.rows * sizeof(Word)) {
+      throw Error(Code::malformed, "ModelRows", fmt::format("matrix {} with {} bytes, expected {} with {}", rows.matrix, rows.rows.size(), id,
+                                                            shape.rows * sizeof(Word)));
+    }
+    gain.words.resize(shape.rows);
+    std::memcpy(gain.words.data(), rows.rows.data(), rows.rows.size());
+  });
   {
     const std::lock_guard lock(mutex_);
     models_[offer.model_id] = model;

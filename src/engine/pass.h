@@ -14,17 +14,24 @@ struct PassBegin {  // user -> provider
     retrieve = 3,  // no pass: only the id of the token that was sampled last
     rows = 4,      // profile open: rows that the user hands over follow
   };
-  static constexpr std::size_t k_bytes = 9;
+  static constexpr std::size_t k_bytes = 13;
   std::uint8_t kind = prompt;
-  std::uint32_t tokens = 1;
-  std::uint32_t heads = 1;  // the last rows of the pass whose logits are wanted; more than one in profile open only
+  std::uint32_t tokens = 1;  // rows of the pass
+  std::uint32_t dead = 0;    // of these: dead slots of a prompt that attends both ways, the last of its slots
+  std::uint32_t heads = 1;   // the last rows of the pass whose logits are wanted; more than one in profile open only
   template <class Io>
   void visit(Io& io) {
     io.number("kind", kind);
     io.number("tokens", tokens);
+    io.number("dead", dead);
     io.number("heads", heads);
   }
 };
+
+// The slots of a pass join the timeline.
+inline void append(Timeline& timeline, const PassBegin& begin, const Plan& plan) {
+  for (std::size_t i = 0; i < begin.tokens; ++i) timeline.append(begin.dead == 0 || i >= plan.prompt_slots || i < plan.prompt_slots - begin.dead);
+}
 
 // How much of the chain is used. Both sides advance it when a pass begins, so that a pass that is given up leaves no doubt
 // about what it burnt.

@@ -15,6 +15,13 @@ Weights<StreamedMatrix> expansion_of(const ReadableStream& stream, const Plan& p
     matrix = {shape.rows, shape.cols, shape.out.ring,
               [&stream, id](std::uint64_t offset, std::span<std::uint8_t> out) { stream.fill(id, offset, out); }};
   });
+  for_each_gain(u, plan, [&](std::uint32_t id, const LinearShape& shape, Gain& gain) { gain.words = gain_mask(stream, id, shape); });
+  return u;
+}
+
+Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShape& shape) {
+  Words u(shape.rows);
+  stream.fill(id, 0, {reinterpret_cast<std::uint8_t*>(u.data()), u.size() * sizeof(Word)});
   return u;
 }
 
@@ -74,6 +81,13 @@ void ProviderService::register_model(const std::function<void(double)>& progress
       if (progress) progress(done / total);
     }
   });
+  for_each_gain(model_.weights, model_.plan, [&](std::uint32_t id, const LinearShape& shape, const Gain& gain) {
+    Words v = gain_mask(stream, id, shape);
+    for (std::size_t j = 0; j < v.size(); ++j) v[j] = gain.words[j] - v[j];
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(v.data());
+    helper.send(ModelRows{id, 0, Bytes(bytes, bytes + v.size() * sizeof(Word))});
+  });
+  helper.flush();
   helper.receive(ModelStored{});
   link->close();
 }
@@ -121,7 +135,10 @@ void ProviderService::converse(Channel& user) {
   }
   user.send(Accepted{});
   user.set_session(id);
-  if (model_.plan.open()) send_embedding(user);
+  if (model_.plan.open()) {
+    send_embedding(user);
+    user.send(vectors_of(model_.weights, model_.plan));
+  }
   user.flush();
   on_event_("session begins");
   std::jthread reader([&] { take_material(helper, Stock::Source::helper, session->stock); });

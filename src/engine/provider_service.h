@@ -26,6 +26,8 @@ struct OfferedModel {
 
 // U as matrices for product(), by the numbers of for_each_matrix.
 Weights<StreamedMatrix> expansion_of(const ReadableStream& stream, const Plan& plan);
+// U of one gain, by its number of for_each_gain.
+Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShape& shape);
 
 class ProviderService {
  public:

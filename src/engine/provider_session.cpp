@@ -81,6 +81,13 @@ void ProviderSession::run(const PassBegin& begin) {
   if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
     refuse("tokens", fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
   }
+  const bool both_ways = plan_.prompt_slots != 0 && begin.kind == PassBegin::prompt;
+  if (both_ways && (timeline_.slots() != 0 || begin.tokens != plan_.prompt_slots + 1)) {
+    refuse("tokens", fmt::format("{}, expected {} of a new chain: this model takes one prompt", begin.tokens, plan_.prompt_slots + 1));
+  }
+  if (begin.dead >= (both_ways ? plan_.prompt_slots : 1)) {
+    refuse("dead", fmt::format("{}, expected less than {}", begin.dead, both_ways ? plan_.prompt_slots : 1));
+  }
   if (begin.heads < 1 || begin.heads > (plan_.open() ? begin.tokens : 1)) {
     refuse("heads", fmt::format("{}, expected 1{}", begin.heads, plan_.open() ? " to the number of tokens" : ""));
   }
@@ -90,7 +97,7 @@ void ProviderSession::run(const PassBegin& begin) {
   }
 
   progress_.begin(begin);
-  for (std::size_t i = 0; i < begin.tokens; ++i) timeline_.append(true);
+  append(timeline_, begin, plan_);
   StockMaterial material{progress_, stock_, patience_};
   const Clock::time_point began = Clock::now();
   const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
@@ -105,8 +112,8 @@ void ProviderSession::run(const PassBegin& begin) {
   if (plan_.open()) {
     NoClear none;
     provider_.batch = progress_.slot;
-    const Masked x = run_open_layers(provider_, plan_, weights_, hand(provider_, hand_row_shape(plan_), {}), material, none);
-    run_open_pass(provider_, plan_, weights_, x.last(begin.heads), material);
+    const Masked x = run_open_layers(provider_, plan_, weights_, hand_rows(provider_, plan_, {}), material, none);
+    run_open_pass(provider_, plan_, weights_, plan_.config.post_norm ? Masked{} : x.last(begin.heads), material, none);
     if (progress_.slot.first > 0 && begin.tokens == begin.heads) count();
     return;
   }

@@ -26,6 +26,7 @@ std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, s
     }
   };
   PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
+  prompt_tokens = plan.prompt_rows(prompt_tokens);
   const auto of = [&](Part::Kind kind, std::size_t end) { return Kind{kind, 0, end, deal_batch(plan, kind)}; };
   Kind entries = plan.open() ? Kind{} : of(Part::Kind::entry, prompt_tokens), slots = of(Part::Kind::slot, prompt_tokens + max_tokens - 1),
        passes = of(Part::Kind::pass, max_tokens);
@@ -51,7 +52,7 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
   online_->send(Agreement{plan_hash});
   online_->receive(Accepted{});
   online_->set_session(card_.session);
-  if (card_.plan.open()) receive_embedding();
+  if (card_.plan.open()) receive_public_part();
 
   offline_link_ = links.offline();
   offline_ = std::make_unique<Channel>(*offline_link_, 0, patience);
@@ -69,21 +70,22 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
   coins_ = std::make_unique<AesCoins>(common_seed(hello.half, half, domain::user_helper, hello));
   mask_stream_ = std::make_unique<ReadableStream>(card_.model_mask);
   u_ = expansion_of(*mask_stream_, card_.plan);
-  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &table_);
+  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_);
 }
 
-void UserClient::receive_embedding() {
+void UserClient::receive_public_part() {
   const std::size_t row_bytes = card_.plan.config.width * sizeof(std::int16_t);
   for (std::size_t left = card_.plan.config.vocab * row_bytes; left > 0;) {
     const Bytes rows = online_->receive(EmbeddingRows{}).rows;
     if (rows.empty() || rows.size() % row_bytes != 0 || rows.size() > left) {
       throw Error(Code::malformed, "EmbeddingRows.rows", fmt::format("{} bytes, expected rows of {} and at most {}", rows.size(), row_bytes, left));
     }
-    const std::size_t begin = table_.size();
-    table_.resize(begin + rows.size() / sizeof table_[0]);
-    std::memcpy(table_.data() + begin, rows.data(), rows.size());
+    const std::size_t begin = public_.table.size();
+    public_.table.resize(begin + rows.size() / sizeof(std::int16_t));
+    std::memcpy(public_.table.data() + begin, rows.data(), rows.size());
     left -= rows.size();
   }
+  public_.vectors = weights_of(online_->receive(PublicVectors{}), card_.plan);
 }
 
 UserClient::~UserClient() {
@@ -103,7 +105,7 @@ void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens
                                std::function<void(const OfflineProgress&)> on_progress) {
   PERMLLM_ASSERT(orders_.empty());
   orders_ = orders_for(card_.plan, prompt_tokens, max_tokens);
-  ahead_ = std::max(ahead, prompt_tokens + k_deal_batch);
+  ahead_ = std::max(ahead, card_.plan.prompt_rows(prompt_tokens) + k_deal_batch);
   on_progress_ = std::move(on_progress);
   producer_ = std::jthread([this] { produce(); });
 }

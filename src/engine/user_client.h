@@ -59,7 +59,7 @@ class UserClient {
 
  private:
   void produce();
-  void receive_embedding();
+  void receive_public_part();
   void deal_order(const PackOrder& order);
 
   Executor& executor_;
@@ -67,7 +67,7 @@ class UserClient {
   std::unique_ptr<Link> online_link_, offline_link_, helper_link_;
   std::unique_ptr<Channel> online_, offline_, helper_;
   Card card_;
-  EmbeddingTable table_;  // profile open
+  PublicPart public_;  // profile open
   std::unique_ptr<ReadableStream> mask_stream_;
   Weights<StreamedMatrix> u_;
   std::unique_ptr<AesCoins> coins_;

@@ -14,11 +14,11 @@ struct Indices {
 
 }  // namespace
 
-UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const EmbeddingTable* table)
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part)
     : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor} {
   if (plan.open()) {
-    PERMLLM_ASSERT(table != nullptr);
-    clear_.emplace(plan, *table, executor);
+    PERMLLM_ASSERT(part != nullptr);
+    clear_.emplace(plan, *part, executor);
   } else {
     reserve(keys_, plan);
   }
@@ -31,7 +31,7 @@ void UserSession::begin(PassBegin begin) {
   }
   user_.provider.send(begin);
   progress_.begin(begin);
-  for (std::size_t i = 0; i < begin.tokens; ++i) timeline_.append(true);
+  append(timeline_, begin, plan_);
 }
 
 void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) {
@@ -42,13 +42,26 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) 
     sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, 0)));
     return;
   }
-  begin({PassBegin::prompt, static_cast<std::uint32_t>(tokens.size())});
+  const std::vector<TokenId> rows_of = padded(tokens);
+  begin({PassBegin::prompt, static_cast<std::uint32_t>(rows_of.size()), static_cast<std::uint32_t>(rows_of.size() - tokens.size())});
   Indices material{progress_};
   user_.batch = progress_.entry;
-  Mask rows = run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), tokens), material);
+  Mask rows = run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), rows_of), material);
   user_.batch = progress_.slot;
   rows = remask(user_, embed_remask_shape(plan_), rows);
   run(rows, choose);
+}
+
+// A prompt that attends both ways fills its slots with tokens that nobody sees; its last token comes behind them.
+std::vector<TokenId> UserSession::padded(std::span<const TokenId> tokens) const {
+  std::vector<TokenId> rows(tokens.begin(), tokens.end());
+  if (plan_.prompt_slots == 0) return rows;
+  if (timeline_.slots() != 0) throw Error(Code::usage, "prompt", "this model takes one prompt a conversation: it attends both ways");
+  if (tokens.size() < 2 || tokens.size() - 1 > plan_.prompt_slots) {
+    throw Error(Code::usage, "prompt", fmt::format("{} tokens, the model takes 2 to {} (the provider's --prompt-slots)", tokens.size(), plan_.prompt_slots + 1));
+  }
+  rows.insert(rows.end() - 1, plan_.prompt_slots + 1 - tokens.size(), 0);
+  return rows;
 }
 
 TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Choose& choose) {
@@ -105,12 +118,12 @@ void UserSession::run(const Mask& rows, const Choose& choose) {
 }
 
 ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t heads) {
-  begin({PassBegin::rows, static_cast<std::uint32_t>(tokens.size()), static_cast<std::uint32_t>(heads)});
+  begin({PassBegin::rows, static_cast<std::uint32_t>(tokens.size()), 0, static_cast<std::uint32_t>(heads)});
   Indices material{progress_};
   user_.batch = progress_.slot;
-  const Mask rows = hand(user_, hand_row_shape(plan_), clear_->begin(tokens));
+  const Mask rows = hand_rows(user_, plan_, clear_->begin(tokens, heads));
   const Mask x = run_open_layers(user_, plan_, none_, rows, material, *clear_);
-  return run_open_pass(user_, plan_, none_, x.last(heads), material);
+  return run_open_pass(user_, plan_, none_, plan_.config.post_norm ? Mask{} : x.last(heads), material, *clear_);
 }
 
 void UserSession::give_up() {

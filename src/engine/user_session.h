@@ -18,8 +18,8 @@ class UserSession {
   // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
 
-  // table: of profile open, else null. All references outlive the session.
-  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const EmbeddingTable* table = nullptr);
+  // part: of profile open, else null. All references outlive the session.
+  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr);
 
   // Feeds prompt tokens in one pass; a token is sampled. Errors: usage when the chain has no room (both numbers).
   void prompt(std::span<const TokenId> tokens, const Choose& choose);
@@ -39,6 +39,7 @@ class UserSession {
 
  private:
   void begin(PassBegin begin);
+  std::vector<TokenId> padded(std::span<const TokenId> tokens) const;
   void run(const Mask& rows, const Choose& choose);
   ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads);
   void give_up();

@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cmath>
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
-#include <iterator>
 
 #include "permllm/error.h"
 
@@ -17,7 +17,10 @@ namespace permllm {
 namespace {
 
 constexpr std::uint32_t k_magic = 0x46554747;  // "GGUF"
-constexpr std::uint64_t k_name_limit = 1 << 16;
+constexpr std::uint64_t k_name_limit = 256;
+// Far above any model. A byte of the file may take 8 in memory where it is a whole number in a list.
+constexpr std::uint64_t k_entries_limit = 1 << 16;   // tensors; metadata
+constexpr std::uint64_t k_elements_limit = 1 << 24;  // all lists together
 
 // Reads fields in order and cannot pass the file's end.
 class Cursor {
@@ -30,18 +33,28 @@ class Cursor {
     std::memcpy(&value, need(field, sizeof value), sizeof value);
     return value;
   }
-  std::string text(const std::string& field, std::uint64_t limit) {
+  std::string text(const std::string& field) {
     const auto size = number<std::uint64_t>(field);
-    if (size > limit) throw Error(Code::file, field, fmt::format("a text of {} bytes, the limit is {}", size, limit));
     const std::uint8_t* from = need(field, size);
     return std::string(reinterpret_cast<const char*>(from), size);
   }
+  // Names stand in errors: short, and of printable ASCII alone.
+  std::string name(const std::string& field) {
+    const auto size = number<std::uint64_t>(field);
+    if (size > k_name_limit) throw Error(Code::file, field, fmt::format("a name of {} bytes, the limit is {}", size, k_name_limit));
+    const std::uint8_t* from = need(field, size);
+    if (!std::all_of(from, from + size, [](std::uint8_t c) { return c >= ' ' && c <= '~'; })) {
+      throw Error(Code::file, field, "holds a byte that is not printable ASCII");
+    }
+    return std::string(reinterpret_cast<const char*>(from), size);
+  }
   // A count of things of at least `least` bytes each must fit what is left of the file.
-  std::uint64_t count(const std::string& field, std::uint64_t least) {
+  std::uint64_t count(const std::string& field, std::uint64_t least, std::uint64_t limit) {
     const auto value = number<std::uint64_t>(field);
     if (value > left() / least) {
       throw Error(Code::file, field, fmt::format("{} entries cannot fit the {} bytes that are left of the file", value, left()));
     }
+    if (value > limit) throw Error(Code::unsupported, field, fmt::format("{} entries, at most {} are supported", value, limit));
     return value;
   }
   std::uint64_t at() const { return at_; }
@@ -64,84 +77,95 @@ enum ValueType : std::uint32_t {
   u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64
 };
 
-std::uint64_t least_bytes(std::uint32_t type, const std::string& field) {
+[[noreturn]] void unknown_type(std::uint32_t type, const std::string& key) {
+  throw Error(Code::file, key + ".type", fmt::format("value type {} is unknown", type));
+}
+
+std::uint64_t least_bytes(std::uint32_t type, const std::string& key) {
   switch (type) {
     case u8: case i8: case boolean: return 1;
     case u16: case i16: return 2;
     case u32: case i32: case f32: return 4;
     case u64: case i64: case f64: case string: return 8;
-    default: throw Error(Code::file, field, fmt::format("value type {} is unknown", type));
+    default: unknown_type(type, key);
   }
 }
 
-Gguf::Value read_scalar(Cursor& in, std::uint32_t type, const std::string& field) {
+bool read_boolean(Cursor& in, const std::string& key) {
+  const auto value = in.number<std::uint8_t>(key);
+  if (value > 1) throw Error(Code::file, key, fmt::format("{} is neither true (1) nor false (0)", value));
+  return value == 1;
+}
+
+Gguf::Value read_scalar(Cursor& in, std::uint32_t type, const std::string& key) {
   switch (type) {
-    case u8: return std::uint64_t{in.number<std::uint8_t>(field)};
-    case i8: return std::int64_t{in.number<std::int8_t>(field)};
-    case u16: return std::uint64_t{in.number<std::uint16_t>(field)};
-    case i16: return std::int64_t{in.number<std::int16_t>(field)};
-    case u32: return std::uint64_t{in.number<std::uint32_t>(field)};
-    case i32: return std::int64_t{in.number<std::int32_t>(field)};
-    case f32: return double{in.number<float>(field)};
-    case boolean: return in.number<std::uint8_t>(field) != 0;
-    case string: return in.text(field, in.left());
-    case u64: return in.number<std::uint64_t>(field);
-    case i64: return in.number<std::int64_t>(field);
-    case f64: return in.number<double>(field);
-    default: throw Error(Code::file, field, fmt::format("value type {} is unknown", type));
+    case u8: return std::uint64_t{in.number<std::uint8_t>(key)};
+    case i8: return std::int64_t{in.number<std::int8_t>(key)};
+    case u16: return std::uint64_t{in.number<std::uint16_t>(key)};
+    case i16: return std::int64_t{in.number<std::int16_t>(key)};
+    case u32: return std::uint64_t{in.number<std::uint32_t>(key)};
+    case i32: return std::int64_t{in.number<std::int32_t>(key)};
+    case f32: return double{in.number<float>(key)};
+    case boolean: return read_boolean(in, key);
+    case string: return in.text(key);
+    case u64: return in.number<std::uint64_t>(key);
+    case i64: return in.number<std::int64_t>(key);
+    case f64: return in.number<double>(key);
+    default: unknown_type(type, key);
   }
 }
 
 template <class T>
-Gguf::Value read_list(Cursor& in, std::uint32_t type, std::uint64_t count, const std::string& field) {
+Gguf::Value read_list(Cursor& in, std::uint32_t type, std::uint64_t count, const std::string& key) {
   std::vector<T> values;
   values.reserve(count);
-  for (std::uint64_t i = 0; i < count; ++i) values.push_back(std::get<T>(read_scalar(in, type, field)));
+  for (std::uint64_t i = 0; i < count; ++i) values.push_back(std::get<T>(read_scalar(in, type, key)));
   return values;
 }
 
-Gguf::Value read_value(Cursor& in, std::uint32_t type, const std::string& field) {
-  if (type != array) return read_scalar(in, type, field);
-  const auto element = in.number<std::uint32_t>(field + ".type");
-  if (element == array) throw Error(Code::file, field, "arrays of arrays are not supported");
-  const std::uint64_t count = in.count(field + ".length", least_bytes(element, field + ".type"));
+// `elements` is how many lists may still hold.
+Gguf::Value read_value(Cursor& in, std::uint32_t type, const std::string& key, std::uint64_t& elements) {
+  if (type != array) return read_scalar(in, type, key);
+  const auto element = in.number<std::uint32_t>(key + ".type");
+  if (element == array) throw Error(Code::unsupported, key + ".type", "lists of lists are not supported");
+  const std::uint64_t count = in.count(key + ".length", least_bytes(element, key), elements);
+  elements -= count;
   switch (element) {
-    case u8: case u16: case u32: case u64: return read_list<std::uint64_t>(in, element, count, field);
-    case i8: case i16: case i32: case i64: return read_list<std::int64_t>(in, element, count, field);
-    case f32: case f64: return read_list<double>(in, element, count, field);
-    case boolean: return read_list<bool>(in, element, count, field);
-    default: return read_list<std::string>(in, element, count, field);
+    case u8: case u16: case u32: case u64: return read_list<std::uint64_t>(in, element, count, key);
+    case i8: case i16: case i32: case i64: return read_list<std::int64_t>(in, element, count, key);
+    case f32: case f64: return read_list<double>(in, element, count, key);
+    case boolean: return read_list<bool>(in, element, count, key);
+    default: return read_list<std::string>(in, element, count, key);
   }
 }
 
-// Bytes and elements of a block of a ggml type; 0 where it is not supported.
-struct BlockSize {
-  std::uint64_t bytes, elements;
-};
-BlockSize block_size(std::uint32_t type) {
-  switch (type) {
-    case 0: return {4, 1};    // F32
-    case 1: return {2, 1};    // F16
-    case 2: return {18, 32};  // Q4_0
-    case 3: return {20, 32};  // Q4_1
-    case 8: return {34, 32};  // Q8_0
-    default: return {0, 0};
-  }
+const Gguf::Value& value_of(const Gguf::Metadata& metadata, std::string_view key) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) throw Error(Code::file, std::string(key), "is missing from the file's metadata");
+  return found->second;
+}
+
+template <class T>
+const T& typed(const Gguf::Metadata& metadata, std::string_view key, const char* type) {
+  const T* value = std::get_if<T>(&value_of(metadata, key));
+  if (value == nullptr) throw Error(Code::file, std::string(key), fmt::format("is not {}", type));
+  return *value;
+}
+
+std::uint64_t whole_number(const Gguf::Metadata& metadata, std::string_view key) {
+  const auto* integer = std::get_if<std::int64_t>(&value_of(metadata, key));
+  if (integer == nullptr) return typed<std::uint64_t>(metadata, key, "a whole number");
+  if (*integer < 0) throw Error(Code::file, std::string(key), fmt::format("{} is negative", *integer));
+  return static_cast<std::uint64_t>(*integer);
 }
 
 }  // namespace
-
-std::uint64_t GgufTensor::elements() const {
-  std::uint64_t product = 1;
-  for (const std::uint64_t extent : shape) product *= extent;
-  return product;
-}
 
 struct Gguf::Impl {
   std::vector<std::uint8_t> owned;
   void* mapped = nullptr;
   std::span<const std::uint8_t> bytes;
-  std::map<std::string, Value, std::less<>> metadata;
+  Metadata metadata;
   std::vector<GgufTensor> tensors;
   std::map<std::string, std::size_t, std::less<>> by_name;
 
@@ -157,17 +181,19 @@ void Gguf::Impl::read() {
   const auto magic = in.number<std::uint32_t>("magic");
   if (magic != k_magic) throw Error(Code::file, "magic", "this is not a GGUF file: it does not begin with \"GGUF\"");
   const auto version = in.number<std::uint32_t>("version");
+  if (version == 2u << 24 || version == 3u << 24) throw Error(Code::unsupported, "version", "big-endian files are not supported");
   if (version != 2 && version != 3) {
     throw Error(Code::unsupported, "version", fmt::format("GGUF version {} is not supported, versions 2 and 3 are", version));
   }
-  const std::uint64_t tensor_count = in.count("tensor_count", 24);
-  const std::uint64_t value_count = in.count("metadata_count", 13);
+  const std::uint64_t tensor_count = in.count("tensor_count", 32, k_entries_limit);
+  const std::uint64_t value_count = in.count("metadata_count", 13, k_entries_limit);
+  std::uint64_t elements = k_elements_limit;
   for (std::uint64_t i = 0; i < value_count; ++i) {
-    const std::string place = fmt::format("metadata[{}]", i);
-    const std::string key = in.text(place + ".key", k_name_limit);
-    const auto type = in.number<std::uint32_t>(place + ".type");
-    if (!metadata.emplace(key, read_value(in, type, place + ".value")).second) {
-      throw Error(Code::file, place + ".key", "a key stands twice");
+    const std::string place = fmt::format("metadata[{}].key", i);
+    const std::string key = in.name(place);
+    const auto type = in.number<std::uint32_t>(key + ".type");
+    if (!metadata.emplace(key, read_value(in, type, key, elements)).second) {
+      throw Error(Code::file, place, fmt::format("{} stands twice", key));
     }
   }
   read_tensors(in, tensor_count);
@@ -175,47 +201,58 @@ void Gguf::Impl::read() {
 
 void Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
   std::vector<std::uint64_t> offsets;
+  tensors.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i) {
     GgufTensor tensor;
-    tensor.name = in.text(fmt::format("tensor[{}].name", i), k_name_limit);
-    const std::string place = "tensor " + tensor.name;
-    const auto dimensions = in.number<std::uint32_t>(place + ".dimensions");
-    if (dimensions < 1 || dimensions > 4) throw Error(Code::file, place, fmt::format("{} dimensions, expected 1 to 4", dimensions));
+    const std::string place = fmt::format("tensor[{}].name", i);
+    tensor.name = in.name(place);
+    const std::string self = "tensor " + tensor.name;
+    const auto dimensions = in.number<std::uint32_t>(self + ".dimensions");
+    if (dimensions < 1 || dimensions > 4) throw Error(Code::file, self + ".dimensions", fmt::format("{}, expected 1 to 4", dimensions));
     std::uint64_t elements = 1;
     for (std::uint32_t d = 0; d < dimensions; ++d) {
-      const auto extent = in.number<std::uint64_t>(place + ".shape");
-      if (extent == 0 || extent > (std::uint64_t{1} << 40) / elements) throw Error(Code::file, place + ".shape", "absurd");
+      const auto extent = in.number<std::uint64_t>(self + ".shape");
+      if (extent == 0 || extent > (std::uint64_t{1} << 40) / elements) {
+        throw Error(Code::file, self + ".shape", fmt::format("extent {} of dimension {}: expected 1 to 2^40 numbers in all", extent, d));
+      }
       elements *= extent;
       tensor.shape.push_back(extent);
     }
-    tensor.type = in.number<std::uint32_t>(place + ".type");
-    offsets.push_back(in.number<std::uint64_t>(place + ".offset"));
-    if (!by_name.emplace(tensor.name, tensors.size()).second) throw Error(Code::file, place, "a tensor's name stands twice");
+    tensor.type = in.number<std::uint32_t>(self + ".type");
+    offsets.push_back(in.number<std::uint64_t>(self + ".offset"));
+    if (!by_name.emplace(tensor.name, tensors.size()).second) throw Error(Code::file, place, fmt::format("{} stands twice", tensor.name));
     tensors.push_back(std::move(tensor));
   }
-  std::uint64_t alignment = 32;
-  if (const auto found = metadata.find("general.alignment"); found != metadata.end()) {
-    const auto* value = std::get_if<std::uint64_t>(&found->second);
-    if (value == nullptr || *value == 0 || *value > 65536 || *value % 8 != 0) {
-      throw Error(Code::file, "general.alignment", "expected a multiple of 8 of at most 65536");
-    }
-    alignment = *value;
+  const std::uint64_t alignment = metadata.contains("general.alignment") ? whole_number(metadata, "general.alignment") : 32;
+  if (alignment == 0 || alignment > 65536 || alignment % 8 != 0) {
+    throw Error(Code::file, "general.alignment", fmt::format("{}, expected a multiple of 8 of at most 65536", alignment));
   }
-  const std::uint64_t begin = (in.at() + alignment - 1) / alignment * alignment;
+  const std::uint64_t begin = std::min<std::uint64_t>((in.at() + alignment - 1) / alignment * alignment, bytes.size());
+  std::vector<std::size_t> order;  // of the tensors whose type is supported, as their data stands in the file
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     GgufTensor& tensor = tensors[i];
-    const std::string place = "tensor " + tensor.name;
+    const std::string self = "tensor " + tensor.name;
+    if (offsets[i] % alignment != 0) throw Error(Code::file, self + ".offset", fmt::format("{} is no multiple of {}", offsets[i], alignment));
+    if (offsets[i] > bytes.size() - begin) throw Error(Code::file, self + ".offset", "lies past the end of the file (truncated?)");
     const BlockSize block = block_size(tensor.type);
     if (block.bytes == 0) continue;  // refused when it is used
     if (tensor.shape[0] % block.elements != 0) {
-      throw Error(Code::file, place + ".shape", fmt::format("a row of {} is no whole number of blocks of {}", tensor.shape[0], block.elements));
+      throw Error(Code::file, self + ".shape", fmt::format("a row of {} is no whole number of blocks of {}", tensor.shape[0], block.elements));
     }
     const std::uint64_t size = tensor.elements() / block.elements * block.bytes;
-    if (offsets[i] % alignment != 0) throw Error(Code::file, place + ".offset", fmt::format("is no multiple of {}", alignment));
-    if (begin > bytes.size() || offsets[i] > bytes.size() - begin || size > bytes.size() - begin - offsets[i]) {
-      throw Error(Code::file, place + ".offset", "its data reaches past the end of the file (truncated?)");
+    if (size > bytes.size() - begin - offsets[i]) {
+      throw Error(Code::file, self + ".offset", "its data reaches past the end of the file (truncated?)");
     }
     tensor.data = bytes.subspan(begin + offsets[i], size);
+    order.push_back(i);
+  }
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return offsets[a] < offsets[b]; });
+  for (std::size_t k = 1; k < order.size(); ++k) {
+    const std::size_t before = order[k - 1], after = order[k];
+    if (offsets[after] - offsets[before] < tensors[before].data.size()) {
+      throw Error(Code::file, "tensor " + tensors[after].name + ".offset",
+                  fmt::format("its data overlaps that of tensor {}", tensors[before].name));
+    }
   }
 }
 
@@ -225,7 +262,7 @@ Gguf::Gguf(Gguf&&) noexcept = default;
 Gguf& Gguf::operator=(Gguf&&) noexcept = default;
 
 Gguf Gguf::open(const std::filesystem::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat status {};
   const bool readable = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
   auto impl = std::make_unique<Impl>();
@@ -256,44 +293,28 @@ Gguf Gguf::parse(std::vector<std::uint8_t> bytes) {
   return Gguf(std::move(impl));
 }
 
-const std::map<std::string, Gguf::Value, std::less<>>& Gguf::metadata() const { return impl_->metadata; }
+const Gguf::Metadata& Gguf::metadata() const { return impl_->metadata; }
 const std::vector<GgufTensor>& Gguf::tensors() const { return impl_->tensors; }
 bool Gguf::has(std::string_view key) const { return impl_->metadata.find(key) != impl_->metadata.end(); }
 
-namespace {
-
-template <class T>
-const T& typed(const std::map<std::string, Gguf::Value, std::less<>>& metadata, std::string_view key, const char* type) {
-  const auto found = metadata.find(key);
-  if (found == metadata.end()) throw Error(Code::file, std::string(key), "is missing from the file's metadata");
-  const T* value = std::get_if<T>(&found->second);
-  if (value == nullptr) throw Error(Code::file, std::string(key), fmt::format("is not {}", type));
-  return *value;
-}
-
-}  // namespace
-
 std::string Gguf::string(std::string_view key) const { return typed<std::string>(impl_->metadata, key, "a text"); }
+std::uint64_t Gguf::number(std::string_view key) const { return whole_number(impl_->metadata, key); }
 double Gguf::real(std::string_view key) const { return typed<double>(impl_->metadata, key, "a real number"); }
+bool Gguf::boolean(std::string_view key) const { return typed<bool>(impl_->metadata, key, "true or false"); }
 std::vector<std::string> Gguf::strings(std::string_view key) const {
   return typed<std::vector<std::string>>(impl_->metadata, key, "a list of texts");
 }
-
-std::uint64_t Gguf::number(std::string_view key) const {
-  const auto found = impl_->metadata.find(key);
-  if (found != impl_->metadata.end()) {
-    const auto* integer = std::get_if<std::int64_t>(&found->second);
-    if (integer != nullptr && *integer >= 0) return static_cast<std::uint64_t>(*integer);
-  }
-  return typed<std::uint64_t>(impl_->metadata, key, "a whole number");
+std::vector<double> Gguf::reals(std::string_view key) const {
+  return typed<std::vector<double>>(impl_->metadata, key, "a list of real numbers");
 }
 
 std::vector<std::int64_t> Gguf::numbers(std::string_view key) const {
-  const auto found = impl_->metadata.find(key);
-  if (found != impl_->metadata.end()) {
-    if (const auto* list = std::get_if<std::vector<std::uint64_t>>(&found->second)) return {list->begin(), list->end()};
+  const auto* list = std::get_if<std::vector<std::uint64_t>>(&value_of(impl_->metadata, key));
+  if (list == nullptr) return typed<std::vector<std::int64_t>>(impl_->metadata, key, "a list of whole numbers");
+  for (const std::uint64_t element : *list) {
+    if (element > INT64_MAX) throw Error(Code::file, std::string(key), fmt::format("{} is too large", element));
   }
-  return typed<std::vector<std::int64_t>>(impl_->metadata, key, "a list of whole numbers");
+  return {list->begin(), list->end()};
 }
 
 const GgufTensor* Gguf::find(std::string_view name) const {
@@ -317,78 +338,6 @@ std::string Gguf::sha256() const {
   std::string hex;
   for (const std::uint8_t byte : digest) hex += fmt::format("{:02x}", byte);
   return hex;
-}
-
-const char* ggml_type_name(std::uint32_t type) {
-  static constexpr const char* k_names[] = {
-      "F32", "F16", "Q4_0", "Q4_1", nullptr, nullptr, "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
-      "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32",
-      "I64", "F64", "IQ1_M", "BF16", nullptr, nullptr, nullptr, "TQ1_0", "TQ2_0", nullptr, nullptr, nullptr, "MXFP4"};
-  return type < std::size(k_names) ? k_names[type] : nullptr;
-}
-
-namespace {
-
-float half_to_float(const std::uint8_t* from) {
-  std::uint16_t half;
-  std::memcpy(&half, from, sizeof half);
-  const std::uint32_t sign = std::uint32_t{half} >> 15 << 31, exponent = (half >> 10) & 31, mantissa = half & 1023;
-  if (exponent == 0) {
-    const float value = std::ldexp(static_cast<float>(mantissa), -24);
-    return sign != 0 ? -value : value;
-  }
-  const std::uint32_t bits = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-}  // namespace
-
-void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out) {
-  const BlockSize block = block_size(tensor.type);
-  if (block.bytes == 0) {
-    const char* name = ggml_type_name(tensor.type);
-    throw Error(Code::unsupported, "tensor " + tensor.name,
-                fmt::format("type {} is not supported; F32, F16, Q8_0, Q4_0 and Q4_1 are",
-                            name != nullptr ? name : fmt::format("number {}", tensor.type)));
-  }
-  PERMLLM_ASSERT(out.size() == tensor.shape[0] && (row + 1) * tensor.shape[0] <= tensor.elements());
-  const std::uint64_t blocks = tensor.shape[0] / block.elements;
-  const std::uint8_t* from = tensor.data.data() + row * blocks * block.bytes;
-  float* to = out.data();
-  switch (tensor.type) {
-    case 0:
-      std::memcpy(to, from, out.size_bytes());
-      break;
-    case 1:
-      for (std::size_t i = 0; i < out.size(); ++i) to[i] = half_to_float(from + 2 * i);
-      break;
-    case 2:  // Q4_0: scale, 32 nibbles around 8; the low nibbles are the first half of the block
-      for (std::uint64_t b = 0; b < blocks; ++b, from += 18, to += 32) {
-        const float d = half_to_float(from);
-        for (int i = 0; i < 16; ++i) {
-          to[i] = d * static_cast<float>((from[2 + i] & 15) - 8);
-          to[i + 16] = d * static_cast<float>((from[2 + i] >> 4) - 8);
-        }
-      }
-      break;
-    case 3:  // Q4_1: scale, least value, 32 nibbles
-      for (std::uint64_t b = 0; b < blocks; ++b, from += 20, to += 32) {
-        const float d = half_to_float(from), m = half_to_float(from + 2);
-        for (int i = 0; i < 16; ++i) {
-          to[i] = d * static_cast<float>(from[4 + i] & 15) + m;
-          to[i + 16] = d * static_cast<float>(from[4 + i] >> 4) + m;
-        }
-      }
-      break;
-    default:  // Q8_0: scale, 32 signed bytes
-      for (std::uint64_t b = 0; b < blocks; ++b, from += 34, to += 32) {
-        const float d = half_to_float(from);
-        for (int i = 0; i < 32; ++i) to[i] = d * static_cast<float>(static_cast<std::int8_t>(from[2 + i]));
-      }
-      break;
-  }
 }
 
 }  // namespace permllm

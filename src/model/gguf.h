@@ -1,4 +1,4 @@
-// GGUF files, versions 2 and 3, little-endian: metadata, tensors, dequantisation.
+// GGUF files, versions 2 and 3, little-endian: metadata and tensors.
 #pragma once
 
 #include <cstdint>
@@ -13,24 +13,20 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/quant.h"
 #include "model/weights.h"
 
 namespace permllm {
 
-struct GgufTensor {
-  std::string name;
-  std::vector<std::uint64_t> shape;  // as in the file: the first is the fastest (a row's length)
-  std::uint32_t type = 0;            // ggml type number
-  std::span<const std::uint8_t> data;
-  std::uint64_t elements() const;
-};
-
-// A file mapped into memory. Every count, length and offset is checked against the file's size before it is used;
-// faults are Error{file, field, ...} naming the field, e.g. "tensor blk.0.attn_q.weight.offset".
+// A file mapped into memory. Every count, length and offset is checked against the file's size before it is used, and no two
+// tensors share data. Memory is at most about ten times the size of header, metadata and tensor table. Faults are Error{file or
+// unsupported, field, ...} naming the field, e.g. "tensor blk.0.attn_q.weight.offset".
 class Gguf {
  public:
   using Value = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<std::int64_t>,
                              std::vector<std::uint64_t>, std::vector<double>, std::vector<std::string>, std::vector<bool>>;
+
+  using Metadata = std::map<std::string, Value, std::less<>>;
 
   static Gguf open(const std::filesystem::path& path);
   // From memory (tests, fuzzing); the bytes are copied.
@@ -39,13 +35,15 @@ class Gguf {
   Gguf(Gguf&&) noexcept;
   Gguf& operator=(Gguf&&) noexcept;
 
-  const std::map<std::string, Value, std::less<>>& metadata() const;
-  // Typed access. Errors: file, "KEY: missing" or "KEY: has type X, expected Y".
+  const Metadata& metadata() const;
+  // Typed access: whole numbers and real ones of any width. Errors: file, KEY missing, of another type, negative or too large.
   std::string string(std::string_view key) const;
   std::uint64_t number(std::string_view key) const;
   double real(std::string_view key) const;
+  bool boolean(std::string_view key) const;
   std::vector<std::string> strings(std::string_view key) const;
   std::vector<std::int64_t> numbers(std::string_view key) const;
+  std::vector<double> reals(std::string_view key) const;
   bool has(std::string_view key) const;
 
   const std::vector<GgufTensor>& tensors() const;
@@ -61,17 +59,5 @@ class Gguf {
   explicit Gguf(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-const char* ggml_type_name(std::uint32_t type);  // "Q4_1"; "type 99" is formatted by the caller when nullptr
-// Row r of a two-dimensional (or one-dimensional, r = 0) tensor as real numbers. Types F32, F16, Q8_0, Q4_0, Q4_1.
-// Errors: unsupported, naming tensor and type.
-void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out);
-
-// Shape of the model. Errors: unsupported architecture by name; file for missing or absurd numbers (each named).
-Config read_config(const Gguf& file);
-// Weights as integers of 12 or 8 bits (provider) or as real numbers (reference). Norm gains folded in. The embedding table,
-// of which a token is one entry a row and no sum, always has 12.
-IntWeights load_int_weights(const Gguf& file, Executor& executor, int bits = k_weight_bits);
-FloatWeights load_float_weights(const Gguf& file, Executor& executor);
 
 }  // namespace permllm

@@ -1,192 +1,143 @@
-// Config and weights out of a GGUF file.
-#include <fmt/format.h>
+#include "model/load.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 
-#include "model/gguf.h"
+#include "model/architectures.h"
 #include "permllm/error.h"
 
 namespace permllm {
 namespace {
 
-constexpr const char* k_architecture = "llama";
+constexpr std::size_t k_task_rows = 32;
 
-std::size_t bounded(const Gguf& file, const std::string& key, std::uint64_t least, std::uint64_t most) {
-  const std::uint64_t value = file.number(key);
-  if (value < least || value > most) {
-    throw Error(Code::file, key, fmt::format("{}, expected {} to {}", value, least, most));
+// Makes matrices out of sources and counts what is done.
+class Loader {
+ public:
+  Loader(std::size_t weights, Executor& executor, const LoadProgress& progress) : weights_(weights), executor_(executor), progress_(progress) {}
+
+  // A matrix, and the whole of what is added to its output.
+  IntMatrix integers(const MatrixSource& source, std::vector<float>& bias, int bits) {
+    const int frac = IntMatrix::fraction_bits(survey(source, bias), bits);
+    const auto row_at = [&](std::size_t r, std::span<float> out) { source.row(r, out); };
+    IntMatrix matrix = IntMatrix::from_rows(source.rows(), source.cols, row_at, frac, executor_, bits);
+    return count(std::move(matrix));
   }
-  return value;
-}
-
-// A matrix that is one or several tensors on top of one another, rows scaled by a gain of the columns (the norm before).
-struct Source {
-  std::vector<const GgufTensor*> parts;
-  std::vector<float> gain;
-  std::size_t rows = 0, cols = 0;
-
-  void row(std::size_t r, std::span<float> out) const {
-    for (const GgufTensor* part : parts) {
-      if (r < part->shape[1]) {
-        dequantize_row(*part, r, out);
-        for (std::size_t c = 0; c < gain.size(); ++c) out[c] *= gain[c];
-        return;
+  FloatMatrix reals(const MatrixSource& source, std::vector<float>& bias) {
+    FloatMatrix matrix{source.rows(), source.cols, std::vector<float>(source.rows() * source.cols)};
+    survey(source, bias, matrix.values.data());
+    return count(std::move(matrix));
+  }
+  // Tables, transposed.
+  IntMatrix integer_columns(const MatrixSource& table, int bits) {
+    std::vector<float> none;
+    const int frac = IntMatrix::fraction_bits(survey(table, none), bits);
+    const auto column_at = [&](std::size_t c, std::span<float> out) { table.row(c, out); };
+    return count(IntMatrix::from_columns(table.cols, table.rows(), column_at, frac, executor_, bits));
+  }
+  FloatMatrix real_columns(const MatrixSource& table) {
+    std::vector<float> none;
+    survey(table, none);
+    FloatMatrix matrix{table.cols, table.rows(), std::vector<float>(table.rows() * table.cols)};
+    executor_.parallel((table.rows() + k_task_rows - 1) / k_task_rows, [&](std::size_t task) {
+      std::vector<float> column(table.cols);
+      for (std::size_t c = task * k_task_rows; c < std::min(table.rows(), (task + 1) * k_task_rows); ++c) {
+        table.row(c, column);
+        for (std::size_t r = 0; r < table.cols; ++r) matrix.values[r * table.rows() + c] = column[r];
       }
-      r -= part->shape[1];
-    }
-    PERMLLM_ASSERT(false);
+    });
+    return count(std::move(matrix));
   }
+
+ private:
+  // The largest magnitude of a matrix; its rows into `values`, if not null; what its shift adds into `bias`. Every number of a
+  // model file is checked where it becomes a weight.
+  float survey(const MatrixSource& source, std::vector<float>& bias, float* values = nullptr) {
+    const std::size_t rows = source.rows(), cols = source.cols, tasks = (rows + k_task_rows - 1) / k_task_rows;
+    if (!source.shift.empty()) bias.resize(rows);
+    std::vector<std::int32_t> largest(tasks);
+    executor_.parallel(tasks, [&](std::size_t task) {
+      std::vector<float> own(values == nullptr ? cols : 0);
+      for (std::size_t r = task * k_task_rows; r < std::min(rows, (task + 1) * k_task_rows); ++r) {
+        const auto row = values == nullptr ? std::span(own) : std::span(values + r * cols, cols);
+        double added = 0;
+        source.row(r, row, &added);
+        // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
+        std::int32_t most = 0;
+        for (const float v : row) most = std::max(most, std::bit_cast<std::int32_t>(v) & 0x7fffffff);
+        if (!source.shift.empty()) bias[r] += static_cast<float>(added);
+        if (!std::isfinite(std::bit_cast<float>(most)) || !std::isfinite(added)) {
+          throw Error(Code::file, "tensor " + source.tensor_of(r).name, "holds a weight that is not a finite number");
+        }
+        largest[task] = std::max(largest[task], most);
+      }
+    });
+    return std::bit_cast<float>(*std::max_element(largest.begin(), largest.end()));
+  }
+
+  template <class Matrix>
+  Matrix count(Matrix matrix) {
+    done_ += matrix.rows() * matrix.cols();
+    if (progress_) progress_(static_cast<double>(done_) / static_cast<double>(weights_));
+    return matrix;
+  }
+
+  std::size_t weights_, done_ = 0;
+  Executor& executor_;
+  const LoadProgress& progress_;
 };
 
-Source stacked(const Gguf& file, const std::vector<std::pair<std::string, std::size_t>>& names, std::size_t cols,
-               const std::string& gain) {
-  Source source;
-  source.cols = cols;
-  for (const auto& [name, rows] : names) {
-    source.parts.push_back(&file.tensor(name, std::array<std::uint64_t, 2>{cols, rows}));
-    source.rows += rows;
-    std::vector<float> probe(cols);  // an unsupported type is refused here, not in a worker thread
-    dequantize_row(*source.parts.back(), 0, probe);
+// `matrix_of` makes a matrix and completes its bias, `table_of` transposes a table.
+template <class Matrix, class MatrixOf, class TableOf>
+Weights<Matrix> load(ModelSource source, Executor& executor, const LoadProgress& progress, const MatrixOf& matrix_of, const TableOf& table_of) {
+  std::size_t weights = 0;
+  const auto add = [&](const MatrixSource& matrix) { weights += matrix.rows() * matrix.cols; };
+  add(source.embed);
+  add(source.head);
+  for (const auto& layer : source.layers) {
+    for (const MatrixSource* matrix : {&layer.qkv, &layer.o, &layer.up, &layer.down}) add(*matrix);
   }
-  if (!gain.empty()) {
-    source.gain.resize(cols);
-    dequantize_row(file.tensor(gain, std::array<std::uint64_t, 1>{cols}), 0, source.gain);
-  }
-  return source;
-}
-
-// Real weights and their largest magnitude. Every number of a model file is checked where it becomes a weight.
-struct Real {
-  FloatMatrix matrix;
-  float largest = 0;
-};
-Real to_float(const Source& source, Executor& executor) {
-  Real real{{source.rows, source.cols, std::vector<float>(source.rows * source.cols)}};
-  // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
-  std::vector<std::uint32_t> largest(source.rows);
-  executor.parallel(source.rows, [&](std::size_t r) {
-    const auto row = std::span(real.matrix.values).subspan(r * source.cols, source.cols);
-    source.row(r, row);
-    std::uint32_t most = 0;
-    for (const float v : row) most = std::max(most, std::bit_cast<std::uint32_t>(v) & 0x7fffffffu);
-    largest[r] = most;
-  });
-  real.largest = std::bit_cast<float>(*std::max_element(largest.begin(), largest.end()));
-  if (!std::isfinite(real.largest)) {
-    throw Error(Code::file, "tensor " + source.parts[0]->name, "holds a weight that is not a finite number");
-  }
-  return real;
-}
-
-FloatMatrix transposed(const FloatMatrix& matrix, Executor& executor) {
-  FloatMatrix result{matrix.cols(), matrix.rows(), std::vector<float>(matrix.values.size())};
-  constexpr std::size_t k_block = 32;
-  executor.parallel((matrix.cols() + k_block - 1) / k_block, [&](std::size_t task) {
-    const std::size_t begin = task * k_block, end = std::min(matrix.cols(), begin + k_block);
-    for (std::size_t r = 0; r < matrix.rows(); ++r) {
-      for (std::size_t c = begin; c < end; ++c) result.values[c * matrix.rows() + r] = matrix.values[r * matrix.cols() + c];
-    }
-  });
-  return result;
-}
-
-// Reads every matrix as real numbers and hands it to `convert`, one at a time; the embedding table to `convert_table`.
-template <class Matrix, class Convert, class ConvertTable>
-Weights<Matrix> load(const Gguf& file, Executor& executor, Convert convert, ConvertTable convert_table) {
-  Weights<Matrix> w;
-  w.config = read_config(file);
-  const Config& c = w.config;
-  using Parts = std::vector<std::pair<std::string, std::size_t>>;
-  const auto read = [&](const Parts& names, std::size_t cols, const std::string& gain) {
-    return to_float(stacked(file, names, cols, gain), executor);
-  };
-  // The largest first: its two copies are gone before the others come.
-  {
-    Real table = read({{"token_embd.weight", c.vocab}}, c.width, "");
-    table.matrix = transposed(table.matrix, executor);
-    w.embed = convert_table(std::move(table));
-  }
-  w.head = convert(read({{c.tied_head ? "token_embd.weight" : "output.weight", c.vocab}}, c.width, "output_norm.weight"));
-  for (std::size_t l = 0; l < c.layers; ++l) {
-    const std::string p = fmt::format("blk.{}.", l);
-    LayerWeights<Matrix> layer;
-    layer.qkv = convert(read({{p + "attn_q.weight", c.q_rows()}, {p + "attn_k.weight", c.kv_rows()}, {p + "attn_v.weight", c.kv_rows()}},
-                             c.width, p + "attn_norm.weight"));
-    layer.o = convert(read({{p + "attn_output.weight", c.width}}, c.q_rows(), ""));
-    layer.up = convert(read({{p + "ffn_gate.weight", c.ff}, {p + "ffn_up.weight", c.ff}}, c.width, p + "ffn_norm.weight"));
-    layer.down = convert(read({{p + "ffn_down.weight", c.width}}, c.ff, ""));
-    w.layers.push_back(std::move(layer));
+  Loader loader(weights, executor, progress);
+  Weights<Matrix> w{std::move(source.config), {}, {}, {}, std::move(source.head_bias), std::move(source.positions)};
+  w.embed = table_of(loader, source.embed);
+  w.head = matrix_of(loader, source.head, w.head_bias);
+  for (LayerWeights<MatrixSource>& from : source.layers) {
+    w.layers.push_back({.qkv = matrix_of(loader, from.qkv, from.qkv_bias),
+                        .o = matrix_of(loader, from.o, from.o_bias),
+                        .up = matrix_of(loader, from.up, from.up_bias),
+                        .down = matrix_of(loader, from.down, from.down_bias),
+                        .qkv_bias = std::move(from.qkv_bias),
+                        .o_bias = std::move(from.o_bias),
+                        .up_bias = std::move(from.up_bias),
+                        .down_bias = std::move(from.down_bias),
+                        .qk_gain = std::move(from.qk_gain),
+                        .attention_gain = std::move(from.attention_gain),
+                        .mlp_gain = std::move(from.mlp_gain),
+                        .attention_shift = std::move(from.attention_shift),
+                        .mlp_shift = std::move(from.mlp_shift)});
   }
   return w;
 }
 
+ModelSource source_of(const ModelFile& file) { return file.gguf() != nullptr ? gguf_source(file) : chatglm_6b_source(file); }
+
 }  // namespace
 
-Config read_config(const Gguf& file) {
-  Config c;
-  c.architecture = file.string("general.architecture");
-  if (c.architecture != k_architecture) {
-    throw Error(Code::unsupported, "general.architecture",
-                fmt::format("\"{:.40}\" is not supported; \"{}\" is", c.architecture, k_architecture));
-  }
-  c.name = file.has("general.name") ? file.string("general.name").substr(0, 256) : "unnamed model";
-  c.layers = bounded(file, "llama.block_count", 1, 1000);
-  c.width = bounded(file, "llama.embedding_length", 2, 1 << 17);
-  c.heads = bounded(file, "llama.attention.head_count", 1, 1 << 10);
-  c.kv_heads = file.has("llama.attention.head_count_kv") ? bounded(file, "llama.attention.head_count_kv", 1, 1 << 10) : c.heads;
-  if (c.heads % c.kv_heads != 0) {
-    throw Error(Code::file, "llama.attention.head_count_kv", fmt::format("{} does not divide {} heads", c.kv_heads, c.heads));
-  }
-  if (!file.has("llama.attention.key_length") && c.width % c.heads != 0) {
-    throw Error(Code::file, "llama.embedding_length", fmt::format("{} is no multiple of {} heads", c.width, c.heads));
-  }
-  c.head_dim = file.has("llama.attention.key_length") ? bounded(file, "llama.attention.key_length", 2, 1 << 12) : c.width / c.heads;
-  if (c.head_dim % 2 != 0) throw Error(Code::file, "llama.attention.key_length", fmt::format("{} is odd", c.head_dim));
-  if (file.has("llama.attention.value_length") && file.number("llama.attention.value_length") != c.head_dim) {
-    throw Error(Code::unsupported, "llama.attention.value_length", "differs from key_length, which is not supported");
-  }
-  if (file.has("llama.rope.dimension_count") && file.number("llama.rope.dimension_count") != c.head_dim) {
-    throw Error(Code::unsupported, "llama.rope.dimension_count", "rotates a part of each head only, which is not supported");
-  }
-  if (file.has("llama.rope.scaling.type") && file.string("llama.rope.scaling.type") != "none") {
-    throw Error(Code::unsupported, "llama.rope.scaling.type", fmt::format("\"{:.40}\" is not supported", file.string("llama.rope.scaling.type")));
-  }
-  if (file.find("rope_freqs.weight") != nullptr) {
-    throw Error(Code::unsupported, "tensor rope_freqs.weight", "scaled rotary frequencies are not supported");
-  }
-  if (file.find("blk.0.attn_q.bias") != nullptr) throw Error(Code::unsupported, "tensor blk.0.attn_q.bias", "biases are not supported");
-  if (file.has("llama.expert_count") && file.number("llama.expert_count") != 0) {
-    throw Error(Code::unsupported, "llama.expert_count", "mixtures of experts are not supported");
-  }
-  c.ff = bounded(file, "llama.feed_forward_length", 1, 1 << 19);
-  c.context = bounded(file, "llama.context_length", 1, 1 << 24);
-  c.rope_base = file.has("llama.rope.freq_base") ? file.real("llama.rope.freq_base") : 10000.0;
-  c.norm_eps = file.real("llama.attention.layer_norm_rms_epsilon");
-  if (!(c.rope_base > 1 && c.rope_base < 1e12)) throw Error(Code::file, "llama.rope.freq_base", "is out of range");
-  if (!(c.norm_eps >= 0 && c.norm_eps < 1)) throw Error(Code::file, "llama.attention.layer_norm_rms_epsilon", "is out of range");
-  const GgufTensor* table = file.find("token_embd.weight");
-  if (table == nullptr || table->shape.size() != 2) throw Error(Code::file, "tensor token_embd.weight", "is missing or no matrix");
-  if (table->shape[1] > (1 << 20)) throw Error(Code::unsupported, "tensor token_embd.weight", "more than 2^20 tokens are not supported");
-  c.vocab = table->shape[1];
-  c.tied_head = file.find("output.weight") == nullptr;
-  return c;
+Config read_config(const ModelFile& file) { return file.gguf() != nullptr ? gguf_config(file) : chatglm_6b_config(file); }
+
+IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress) {
+  return load<IntMatrix>(
+      source_of(file), executor, progress,
+      [bits](Loader& loader, const MatrixSource& source, std::vector<float>& bias) { return loader.integers(source, bias, bits); },
+      [](Loader& loader, const MatrixSource& table) { return loader.integer_columns(table, k_weight_bits); });
 }
 
-IntWeights load_int_weights(const Gguf& file, Executor& executor, int bits) {
-  const auto of_bits = [&executor](int own) {
-    return [&executor, own](const Real& real) {
-      return IntMatrix(real.matrix, IntMatrix::fraction_bits(real.largest, own), executor, own);
-    };
-  };
-  return load<IntMatrix>(file, executor, of_bits(bits), of_bits(k_weight_bits));
-}
-
-FloatWeights load_float_weights(const Gguf& file, Executor& executor) {
-  const auto as_read = [](Real real) { return std::move(real.matrix); };
-  return load<FloatMatrix>(file, executor, as_read, as_read);
+FloatWeights load_float_weights(const ModelFile& file, Executor& executor, const LoadProgress& progress) {
+  return load<FloatMatrix>(
+      source_of(file), executor, progress,
+      [](Loader& loader, const MatrixSource& source, std::vector<float>& bias) { return loader.reals(source, bias); },
+      [](Loader& loader, const MatrixSource& table) { return loader.real_columns(table); });
 }
 
 }  // namespace permllm

@@ -15,12 +15,14 @@ namespace permllm {
 // Keys and values of one conversation, by layer: [token][kv_rows].
 struct ReferenceCache {
   std::size_t length = 0;
+  std::size_t prefix = 0;  // tokens of the first pass that attend both ways (Config::prefix): all but its last
   std::vector<std::vector<float>> keys, values;
 };
 
-// Sees the values of one token: kind is "norm.attn" (the row before the norm), "qkv" (before rotation), "score" (one head's
-// q.k with every key, undivided; heads in order), "attention" (p.v), "o", "norm.mlp", "gate_up", "activation", "down",
-// "norm.final" (the last token only).
+// Sees the values of one token: kind is "norm.attn" (the row before the norm), "qkv" (before rotation), "qk" (normed, before
+// rotation; Config::qk_norm), "score" (one head's q.k with every key, neither scaled nor capped; heads in order), "attention"
+// (p.v), "o", "post.attn" (normed; Config::post_norm), "norm.mlp", "gate_up", "activation", "down", "post.mlp", "norm.final"
+// and "logits" (not capped; the last token only).
 struct Observation {
   std::string_view kind;
   std::size_t layer = 0;

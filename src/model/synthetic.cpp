@@ -22,6 +22,9 @@ Config shape(const char* name, std::size_t layers, std::size_t width, std::size_
   c.vocab = vocab;
   c.context = 1 << 15;
   c.gated = gated;
+  c.activation = gated ? Activation::silu : Activation::gelu;
+  c.rope = rope_frequencies(10000, c.head_dim, c.head_dim);
+  c.score_scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
   return c;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "offline/plan_io.h"
 #include "rand/domains.h"
@@ -32,6 +33,12 @@ Reveal raw_reveal(Ring ring, int frac, double range) {
   return reveal_of(ring, frac, range, std::min({frac::raw, sent - bits_for(range, 0), frac}));
 }
 
+double largest_of(std::span<const float> values) {
+  double largest = 0;
+  for (const float v : values) largest = std::max(largest, double{std::fabs(v)});
+  return largest;
+}
+
 void require(bool holds, const std::string& what) {
   if (!holds) throw Error(Code::unsupported, "plan", what);
 }
@@ -54,21 +61,27 @@ Profile profile_of(const std::string& name) {
   throw Error(Code::usage, "--profile", fmt::format("\"{:.40}\", expected paper, fast or open", name));
 }
 
-Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused) {
+Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots) {
   Plan p;
   p.config = weights.config;
   p.profile = profile;
   p.fused = fused;
   p.ranges = ranges;
   p.slots = slots;
+  if (p.config.prefix && !p.open()) p.prompt_slots = prompt_slots != 0 ? prompt_slots : std::max<std::size_t>(slots / 4, 1);
   p.embed_frac = weights.embed.frac();
   p.head_frac = weights.head.frac();
   p.residual_frac = std::max(frac::norm_row, p.embed_frac);
   for (std::size_t l = 0; l < weights.config.layers; ++l) {
     const LayerWeights<IntMatrix>& layer = weights.layer(l);
-    p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac()});
-    p.residual_frac = std::max({p.residual_frac, frac::attention + layer.o.frac(), frac::activation + layer.down.frac()});
+    p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac(), layer.qk_gain.frac, layer.attention_gain.frac,
+                        layer.mlp_gain.frac});
+    if (!p.config.post_norm) p.residual_frac = std::max({p.residual_frac, p.o_frac(l), p.down_frac(l)});
+    if (p.gained()) p.residual_frac = std::max({p.residual_frac, p.attention_gain_frac(l), p.mlp_gain_frac(l)});
   }
+  const double places = largest_of(weights.positions);
+  require(std::ldexp(places, p.embed_frac) + (1 << (k_weight_bits - 1)) < (1 << (p.embed.bits - 1)),
+          fmt::format("rows of positions reach {:g}, too much beside the embedding table", places));
   require(ranges.gate_up.size() == p.layers.size() && ranges.gate_up_raw.size() == p.layers.size() &&
               ranges.qkv_raw.size() == p.layers.size(), "ranges of another number of layers");
   // The residual's ring also holds what a matrix makes of a row that is not normalised.
@@ -77,27 +90,33 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
     if (p.raw_qkv()) bits = std::max(bits, bits_for(ranges.qkv_raw[l], p.qkv_frac(l)));
     if (p.raw_up()) bits = std::max(bits, bits_for(ranges.gate_up_raw[l], p.up_frac(l)));
   }
-  if (p.open()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
+  if (p.raw_head()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
   p.residual = Ring{whole_bytes(bits)};
   // Logits at a hidden level wrap: a bit more than their range, so that differences do not.
-  p.head = Ring{whole_bytes(p.open() ? bits_for(ranges.logit_raw, p.logit_frac()) : bits_for(ranges.logit, p.logit_frac()) + 1)};
+  p.head = Ring{whole_bytes(p.raw_head() ? bits_for(ranges.logit_raw, p.logit_frac()) : bits_for(ranges.logit, p.logit_frac()) + 1)};
   p.check();
   return p;
 }
 
-Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile) {
+Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, std::size_t prompt_slots) {
   if (profile != Profile::open) {
     try {
-      return make(weights, ranges, slots, profile, true);
+      return make(weights, ranges, slots, profile, true, prompt_slots);
     } catch (const Error& error) {
       if (error.code() != Code::unsupported) throw;
     }
   }
-  return make(weights, ranges, slots, profile, false);
+  return make(weights, ranges, slots, profile, false, prompt_slots);
 }
 
 Ring Plan::qkv(std::size_t l) const {
-  return Ring{raw_qkv() ? whole_bytes(bits_for(ranges.qkv_raw[l], qkv_frac(l))) : 64};
+  if (raw_qkv()) return Ring{whole_bytes(bits_for(ranges.qkv_raw[l], qkv_frac(l)))};
+  return Ring{open() ? whole_bytes(bits_for(std::max(ranges.qk, ranges.v), qkv_frac(l))) : 64};
+}
+
+Ring Plan::o(std::size_t l) const { return config.post_norm ? Ring{whole_bytes(bits_for(ranges.o, o_frac(l)))} : part(o_frac(l)); }
+Ring Plan::down(std::size_t l) const {
+  return config.post_norm ? Ring{whole_bytes(bits_for(ranges.down, down_frac(l)))} : part(down_frac(l));
 }
 
 Ring Plan::up(std::size_t l) const {
@@ -115,6 +134,9 @@ Ring Plan::qk(std::size_t l) const {
 }
 
 Reveal Plan::norm_reveal() const { return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row); }
+Reveal Plan::head_norm_reveal(std::size_t l) const { return reveal_of(qkv(l), qkv_frac(l), ranges.qk, std::min(frac::head_row, qkv_frac(l))); }
+Reveal Plan::o_reveal(std::size_t l) const { return reveal_of(o(l), o_frac(l), ranges.o, std::min(frac::norm_row, o_frac(l))); }
+Reveal Plan::down_reveal(std::size_t l) const { return reveal_of(down(l), down_frac(l), ranges.down, std::min(frac::norm_row, down_frac(l))); }
 
 Reveal Plan::score_reveal(std::size_t l) const {
   const int drop = 2 * frac::qk - frac::score, keep = qk(l).bits - drop;
@@ -126,10 +148,13 @@ Reveal Plan::gate_up_reveal(std::size_t l) const {
                   : reveal_of(up(l), up_frac(l), ranges.gate_up[l], frac::gate_up);
 }
 
-Reveal Plan::qkv_reveal(std::size_t l) const { return raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l]); }
+Reveal Plan::qkv_reveal(std::size_t l) const {
+  return raw_qkv() ? raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l])
+                   : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.qk, ranges.v), frac::norm_row);
+}
 
 Reveal Plan::logit_reveal() const {
-  if (open()) return raw_reveal(head, logit_frac(), ranges.logit_raw);
+  if (raw_head()) return raw_reveal(head, logit_frac(), ranges.logit_raw);
   const int drop = logit_frac() - frac::logit;
   return {drop, head.bits - drop};
 }
@@ -137,6 +162,9 @@ Reveal Plan::logit_reveal() const {
 void Plan::check() const {
   require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
               ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers, "no slots or no layers");
+  require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
+          fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots, config.prefix && !open() ? "1 to all but one" : "none"));
+  require(!config.prefix || (config.window == 0 && config.positions != Positions::learned), "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
   require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
                                            raw_up() ? " with the norm fused" : ""));
@@ -144,6 +172,14 @@ void Plan::check() const {
   require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
   require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits,
           "the residual's range does not fit its ring");
+  require(!(fused && (config.up_bias || config.norm != NormKind::rms || config.normed_residual)),
+          "norms cannot be fused: gate and up have a bias, or the norm is no RMSNorm");
+  require(!(config.post_norm && config.normed_residual) && (config.gated || config.activation == Activation::gelu),
+          "an MLP or norms of this kind are not supported");
+  // No entry of a normed row is larger than the root of their number.
+  const auto fits_normed = [&](Ring ring, int frac) {
+    return bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac) <= ring.bits;
+  };
   const auto shows = [](const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; };
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto fits = [&](bool holds, const char* matrix, int bits) {
@@ -151,16 +187,24 @@ void Plan::check() const {
     };
     const LayerFractions& f = layers[l];
     for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}}) fits(bits >= 0 && bits <= 40, matrix, bits);
-    fits(o_shift(l) >= 0 && o(l).bits > frac::attention, "o", f.o);
-    fits(down_shift(l) >= 0 && down(l).bits > frac::activation, "down", f.down);
+    fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, "o", f.o);
+    fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64, "down", f.down);
+    if (config.post_norm) {
+      fits(shows(o_reveal(l), o(l)) && bits_for(ranges.o, o_frac(l)) <= o(l).bits, "o", f.o);
+      fits(shows(down_reveal(l), down(l)) && bits_for(ranges.down, down_frac(l)) <= down(l).bits, "down", f.down);
+    }
+    if (gained()) {
+      fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post), "(gain of attention)", f.attention_gain);
+      fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), "(gain of MLP)", f.mlp_gain);
+    }
     fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
     fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
-    fits(raw_up() || bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac::norm) <= up(l).bits, "up (normed rows)", f.up);
+    fits(raw_up() || fits_normed(up(l), frac::norm), "up (normed rows)", f.up);
     fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
     const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
     fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
     if (open()) {
-      fits(qkv(l).bits <= residual.bits && shows(qkv_reveal(l), qkv(l)), "qkv", f.qkv);
+      fits(qkv(l).bits <= (raw_qkv() ? residual.bits : 64) && shows(qkv_reveal(l), qkv(l)), "qkv", f.qkv);
       continue;
     }
     fits(qk_cut(l) >= 0 && qk(l).bits > 2 * frac::qk, "qkv", f.qkv);
@@ -169,15 +213,17 @@ void Plan::check() const {
     const double scores = k_range_margin * ranges.score + skipped_gap();
     fits(scores <= std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
     fits(scores <= std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
-    fits(k_range_margin * ranges.qk < std::ldexp(1.0, 63 - qkv_frac(l) - frac::rope - 1), "qkv", f.qkv);
+    const double turned = config.qk_norm ? ranges.qk_normed : ranges.qk;
+    fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "qkv", f.qkv);
+    fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(ranges.qk, qkv_frac(l)) <= qkv(l).bits), "qkv (norm of heads)", f.qkv);
     fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
   }
   for (std::size_t l = config.stored_layers(); l < layers.size(); ++l) {
     const std::size_t k = l % config.stored_layers();
     require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k), "layers that share weights differ in rings");
   }
-  const double logits = open() ? ranges.logit_raw : ranges.logit;
-  require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) + (open() ? 0 : 1) <= logit_reveal().keep && head.bits <= (open() ? residual.bits : 64),
+  const double logits = raw_head() ? ranges.logit_raw : ranges.logit;
+  require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep && head.bits <= (raw_head() ? residual.bits : 64),
           "the logits' range does not fit");
   require(open() || lift_slack_bits() >= k_least_lift_slack,
           fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less", lift_slack_bits(), k_least_lift_slack));

@@ -1,4 +1,4 @@
-// Attention: <q k v> -> <softmax(q.k / sqrt(d)) v>.                                        docs/protocol.md 4.4, 4.10
+// Attention: <q k v> -> <softmax(q.k scale) v>.                                            docs/protocol.md 4.4, 4.10
 //
 //   paper, three round trips (and two for each further block of queries)
 //   round 1   Scores and the lift of v          (its first message goes with the answer to the norm)
@@ -27,31 +27,39 @@ struct AttentionShape {
   ValuesShape values;
   bool fast = false;
   MapShape softmax;      // paper: a row a head, columns = keys; level on; the answer in the ring of the mix
-  int score_frac = 0;    // of the scores as shown
+  double unit = 0;       // of the scores as shown, once scaled for the softmax
+  double cap = 0;        // scores: cap tanh(score / cap), once scaled; 0: none. A cap is not shift-invariant: without a level
   int weight_frac = 0;   // of the probabilities
   constexpr const HeadShape& head() const { return values.head; }
 };
 
 inline constexpr Leak k_attention_leak[] = {
-    {Role::user, "rows of attention scores less a common level, keys in a fresh order for each row (paper) or as they are "
+    {Role::user, "rows of attention scores less a common level (none where they are capped), keys in a fresh order for each row (paper) or as they are "
                  "(fast); v up to a statistical distance (Values)"},
     {Role::provider, "nothing"},
     {Role::helper, "nothing"}};
 
-// One row of scores at an unknown level -> its probabilities.
+// One row of scores, at an unknown level or capped -> its probabilities.
 template <class W>
-void softmax_row(std::span<const std::int64_t> scores, double unit, Format out, std::span<W> words, Ring shown) {
+void softmax_row(const AttentionShape& s, std::span<const std::int64_t> scores, std::span<W> words) {
+  const Ring ring = std::is_same_v<W, Word> ? s.values.mixed : Ring{64};
   if constexpr (std::is_same_v<W, Word>) {
-    clear::softmax(scores, unit, shown, out, words);
-  } else {
-    Words narrow(scores.size());
-    clear::softmax(scores, unit, shown, {Ring{64}, out.frac}, narrow);
-    std::copy(narrow.begin(), narrow.end(), words.begin());
+    if (s.cap == 0) return clear::softmax(scores, s.unit, s.head().shown.sent(), {ring, s.weight_frac}, words);
   }
-}
-
-inline double score_scale(const AttentionShape& s) {
-  return power_of_two(-s.score_frac) / std::sqrt(static_cast<double>(s.head().head_dim));
+  Words narrow(scores.size());
+  if (s.cap == 0) {
+    clear::softmax(scores, s.unit, s.head().shown.sent(), {ring, s.weight_frac}, narrow);
+  } else {
+    // No score that is real lies below; those of keys that are not seen do.
+    const std::int64_t least = -(std::int64_t{1} << (s.head().dead_bits - 1 - s.head().shown.drop));
+    std::vector<double> row(scores.size());
+    for (std::size_t j = 0; j < row.size(); ++j) row[j] = static_cast<double>(scores[j]) * s.unit;
+    clear::cap(row, s.cap);
+    for (std::size_t j = 0; j < row.size(); ++j) row[j] = scores[j] < least ? -1e300 : row[j];
+    clear::softmax(row);
+    for (std::size_t j = 0; j < row.size(); ++j) narrow[j] = encode(row[j], {ring, s.weight_frac});
+  }
+  std::copy(narrow.begin(), narrow.end(), words.begin());
 }
 
 // --- Paper ------------------------------------------------------------------------------------------------------------
@@ -84,13 +92,12 @@ Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   const Words eq = scores_receive(user, s.head());
   values_lift(user, s.values, qkv);
   values_reshare<W>(user, s.values);
-  const Format out{s.values.mixed, s.weight_frac};
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
     const std::size_t q = s.head().q_rows();
     masked_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
     const auto rp = std::move(permuted_map<W>(user, s.softmax, [&](std::size_t, std::size_t, auto row, auto& answers) {
-      softmax_row(row, score_scale(s), out, answers[0], s.softmax.reveal.sent());
+      softmax_row(s, row, answers[0]);
     })[0]);
     append(r, values(user, s.values, rp.words));
   });
@@ -119,13 +126,11 @@ template <class W>
 void fast_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
   Words& alpha = helper.keys[s.head().layer].lift;
-  for (std::size_t i = 0; i < helper.batch.count; ++i) {
-    append(alpha, lift_alpha(helper.with_provider, s.values, helper.batch.index(i)));
-    helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
-  }
+  for_new_keys(s.head(), helper.batch, alpha, [&](std::uint32_t slot) { append(alpha, lift_alpha(helper.with_provider, s.values, slot)); });
+  for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1;
+    const std::size_t n = s.head().keys_at(slot);
     const auto t = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
     auto x = helper.with_user.words<W>(values_at(Use::value_share, s.values, slot), s.head().q_rows(), s.values.mixed);
     for (W& word : x) word = W{0} - word;
@@ -148,7 +153,7 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
     const auto d = provider.user.receive(MaskedMix{expect(s.values.out.ring, count * q)}).d.words;
     provider.executor.parallel(count, [&](std::size_t i) {
       auto share = provider.pack(i).helper.words<W>("t.alpha - rho", q, s.values.mixed);
-      mix(s.head(), &w[s.head().pairs_before(provider.batch, i)], alpha, std::size_t{provider.batch.index(i)} + 1, share.data());
+      mix(s.head(), &w[s.head().pairs_before(provider.batch, i)], alpha, s.head().keys_at(provider.batch.index(i)), share.data());
       for (std::size_t j = 0; j < q; ++j) out.words[(begin + i) * q + j] = cut(share[j], s.values.cut) + d[i * q + j];
     });
   });
@@ -160,7 +165,6 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   scores_send(user, s.head(), qkv);
   const Words eq = scores_receive(user, s.head());
   values_lift(user, s.values, qkv);
-  const Format format{s.values.mixed, s.weight_frac};
   const std::size_t q = s.head().q_rows();
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
@@ -169,12 +173,12 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
     for (std::size_t i = 0; i < count; ++i) user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
     for_each_token(user, count, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
-      const std::size_t n = std::size_t{slot} + 1, at = s.head().pairs_before(user.batch, i);
+      const std::size_t n = s.head().keys_at(slot), at = s.head().pairs_before(user.batch, i);
       const auto t = user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
       for (std::size_t h = 0; h < s.head().heads; ++h) {
         const auto row = std::span(shown).subspan(at + h * n, n);
         if (user.observe) user.observe({Site::scores, s.head().layer, slot, h, row});
-        softmax_row(row, score_scale(s), format, std::span(p).subspan(at + h * n, n), s.head().shown.sent());
+        softmax_row(s, row, std::span(p).subspan(at + h * n, n));
       }
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];
     });
@@ -182,7 +186,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
     append(r, send_mix(user, s.values, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
       auto share = user.with_helper.words<W>(values_at(Use::value_share, s.values, slot), q, s.values.mixed);
-      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], user.keys[s.head().layer].lift, std::size_t{slot} + 1, share.data());
+      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], user.keys[s.head().layer].lift, s.head().keys_at(slot), share.data());
       return share;
     }));
   });

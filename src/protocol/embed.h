@@ -76,6 +76,7 @@ inline Counted prompt_one_hots(Counter& counter, const OneHotShape& s) {
 struct EmbedShape {
   MapShape map;  // one row of one group; answers: the residual, the first norm's output
   double eps = 0;
+  bool centred = false;  // as in NormShape
   int frac = 0;  // of the table's integers
 };
 
@@ -91,6 +92,18 @@ Embedded<Value> embedded(std::vector<Value> answers) {
 
 constexpr Cost cost(const EmbedShape& s, Batch batch) { return cost(s.map, batch); }
 
+// Learned positions: the provider adds the row of each token's position, which it knows, to its share. Empty: none.
+inline void add_positions(Provider& provider, std::span<const float> positions, Masked& rows) {
+  if (positions.empty()) return;
+  for (std::size_t i = 0; i < rows.tokens(); ++i) {
+    const std::size_t place = provider.timeline.position(provider.batch.index(i));
+    const auto row = rows.token(i);
+    for (std::size_t j = 0; j < row.size(); ++j) row[j] += encode(double{positions[place * row.size() + j]}, rows.format);
+  }
+}
+template <class Party, class Value>
+void add_positions(Party&, std::span<const float>, Value&) {}
+
 inline Embedded<Mask> embed(Helper& helper, const EmbedShape& s, const Mask& rows) {
   return embedded(permuted_map(helper, s.map, rows.words));
 }
@@ -105,8 +118,9 @@ inline Embedded<Masked> embed(Provider& provider, const EmbedShape& s, const Mas
 inline Embedded<Mask> embed(User& user, const EmbedShape& s, const Mask&) {
   return embedded(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
     const double unit = power_of_two(-s.frac);
-    clear::scale(row, unit, s.map.answers[0].out, answers[0]);
-    clear::scale(row, unit * inverse_rms(row, s.frac, s.eps), s.map.answers[1].out, answers[1]);
+    const RowNorm of = row_norm(row, s.frac, s.eps, s.centred);
+    clear::scale(row, 0, unit, s.map.answers[0].out, answers[0]);
+    clear::scale(row, of.mean, unit * of.scale, s.map.answers[1].out, answers[1]);
   }));
 }
 

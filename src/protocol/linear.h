@@ -100,13 +100,27 @@ Masked linear(Provider& provider, const LinearShape& s, const Matrix& w, const M
   return y0;
 }
 
-inline Mask linear(User& user, const LinearShape& s, NoMatrix, const Mask&) {
+template <class Matrix>
+Mask linear(User& user, const LinearShape& s, const Matrix&, const Mask&) {
   return linear_mask(user.with_helper, s, user.batch);
 }
 
-inline Counted linear(Counter& counter, const LinearShape& s, NoMatrix, const Counted&) {
+template <class Matrix>
+Counted linear(Counter& counter, const LinearShape& s, const Matrix&, const Counted&) {
   counter.total += cost(s, counter.batch);
   return {s.out, s.rows};
 }
+
+// --- Constants --------------------------------------------------------------------------------------------------------
+// A constant that the provider alone knows is added to its share: no message, nothing new to anyone. Empty: none.
+
+inline void add_constant(Masked& x, std::span<const float> constant) {
+  for (std::size_t j = 0; j < constant.size(); ++j) {
+    const Word word = encode(double{constant[j]}, x.format);
+    for (std::size_t i = 0; i < x.tokens(); ++i) x.token(i)[j] += word;
+  }
+}
+inline void add_constant(Mask&, std::span<const float>) {}
+inline void add_constant(Counted&, std::span<const float>) {}
 
 }  // namespace permllm

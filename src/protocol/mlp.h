@@ -1,4 +1,5 @@
-// MLP activation: <gate>, <up> -> <silu(gate) up>, or <gate> -> <gelu(gate)>. One round trip.  docs/protocol.md 4.5
+// MLP activation: <gate>, <up> -> <f(gate) up>, f = silu or gelu; or <up> -> <gelu(up)>. One round trip.
+//                                                                 docs/protocol.md 4.5
 //
 //   A PermutedMap whose columns are the neurons: pairs (gate, up) with a random sign of up, and so of the product; or single
 //   values where the model has no gate. Fused: the values come of a row that is not normalised yet, and the user multiplies
@@ -13,6 +14,7 @@ namespace permllm {
 
 struct MlpShape {
   MapShape map;  // one row of two groups, signs on, or of one group without; one answer
+  bool gelu = false;  // always so without a gate
   bool gated() const { return map.groups == 2; }
 };
 
@@ -39,11 +41,9 @@ inline Mask mlp(User& user, const MlpShape& s, const Mask& gate_up, const RowSca
   const Format out = s.map.answers[0].out;
   return std::move(permuted_map(user, s.map, [&](std::size_t i, std::size_t, auto row, auto& answers) {
     const double scale = unit * (scales.empty() ? 1.0 : scales[i]);
-    if (s.gated()) {
-      clear::silu_product(row.first(row.size() / 2), row.last(row.size() / 2), scale, out, answers[0]);
-    } else {
-      clear::gelu(row, scale, out, answers[0]);
-    }
+    if (!s.gated()) return clear::gelu(row, scale, out, answers[0]);
+    const auto gate = row.first(row.size() / 2), up = row.last(row.size() / 2);
+    s.gelu ? clear::gelu_product(gate, up, scale, out, answers[0]) : clear::silu_product(gate, up, scale, out, answers[0]);
   })[0]);
 }
 

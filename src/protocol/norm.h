@@ -1,10 +1,11 @@
-// Norm: <x> -> <x / rms(x)>. One round trip.                      docs/protocol.md 4.3
+// Norm: <x> -> <x / rms(x)>, or <(x - mean(x)) / deviation(x)>. One round trip.               docs/protocol.md 4.3
 //
-//   A PermutedMap over the entries of a row: rms does not depend on their order. The gain is folded into the matrix that
-//   follows, so the output's mask r is that matrix's input mask.
-//   rms(x) = sqrt(mean(x^2) + eps)
+//   A PermutedMap over the entries of a row: neither rms nor mean depends on their order, nor rms on their signs. The gain
+//   is folded into the matrix that follows, so the output's mask r is that matrix's input mask; or a Gain follows.
+//   rms(x) = sqrt(mean(x^2) + eps); deviation(x) = sqrt(mean((x - mean(x))^2) + eps)
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -14,19 +15,27 @@
 namespace permllm {
 
 struct NormShape {
-  MapShape map;  // one row of one group; one answer
+  MapShape map;  // rows of one group; one answer. Signs on where nothing else tells a row's signs and no mean is taken away
   double eps = 0;
+  bool centred = false;  // the mean is taken away: LayerNorm
 };
 
-inline constexpr Leak k_norm_leak[] = {{Role::user, "the residual row (so its rms), its entries in a fresh order"},
+inline constexpr Leak k_norm_leak[] = {{Role::user, "each row (so its rms), its entries in a fresh order; with signs, up to their signs"},
                                        {Role::provider, "nothing"},
                                        {Role::helper, "nothing"}};
 
 constexpr Cost cost(const NormShape& s, Batch batch) { return cost(s.map, batch); }
 
-// 1 / rms of a row shown with `frac` fraction bits.
-inline double inverse_rms(std::span<const std::int64_t> row, int frac, double eps) {
-  return 1.0 / std::sqrt(clear::sum_of_squares(row, power_of_two(-frac)) / static_cast<double>(row.size()) + eps);
+// What a norm makes of a row: (x - mean) scale.
+struct RowNorm {
+  double mean = 0, scale = 1;
+};
+// Of a row shown with `frac` fraction bits; the mean in its units.
+inline RowNorm row_norm(std::span<const std::int64_t> row, int frac, double eps, bool centred) {
+  const auto n = static_cast<double>(row.size());
+  const double mean = centred ? clear::sum(row) / n : 0.0;
+  const double square = clear::sum_of_squares(row, power_of_two(-frac)) / n - mean * mean * power_of_two(-2 * frac);
+  return {mean, 1.0 / std::sqrt(std::max(square, 0.0) + eps)};
 }
 
 inline Mask norm(Helper& helper, const NormShape& s, const Mask& x) {
@@ -42,7 +51,8 @@ inline Mask norm(User& user, const NormShape& s, const Mask& x) {
   const int frac = x.format.frac - s.map.reveal.drop;
   const Format out = s.map.answers[0].out;
   return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
-    clear::scale(row, power_of_two(-frac) * inverse_rms(row, frac, s.eps), out, answers[0]);
+    const RowNorm of = row_norm(row, frac, s.eps, s.centred);
+    clear::scale(row, of.mean, power_of_two(-frac) * of.scale, out, answers[0]);
   })[0]);
 }
 
@@ -74,7 +84,7 @@ inline RowScales row_scales(Provider& provider, const NormShape& s, const Masked
 inline RowScales row_scales(User& user, const NormShape& s, const Mask& x) {
   RowScales scales(user.batch.count);
   permuted_map(user, s.map, [&](std::size_t i, std::size_t, auto row, auto&) {
-    scales[i] = inverse_rms(row, x.format.frac - s.map.reveal.drop, s.eps);
+    scales[i] = row_norm(row, x.format.frac - s.map.reveal.drop, s.eps, s.centred).scale;
   });
   return scales;
 }

@@ -134,7 +134,7 @@ inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask&
       integers[j] = centre(shown[j] + cut(mask.words[j], reveal.drop), reveal.sent());
       rows.values[j] = static_cast<double>(integers[j]) * unit;
     }
-    for (std::size_t i = 0; user.observe && i < user.batch.count; ++i) {
+    for (std::size_t i = 0; user.observe && mask.size != 0 && i < user.batch.count; ++i) {
       user.observe({site, s.layer, user.batch.index(i), 0, std::span(integers).subspan(i * mask.size, mask.size)});
     }
     return rows;

@@ -3,6 +3,7 @@
 // <x>: the provider holds x0 = x - r, the user holds r, and r was known to user and helper before the request.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <span>
@@ -54,26 +55,51 @@ void add_aligned(Share<R>& x, const Share<R>& y) {
   for (std::size_t i = 0; i < x.words.size(); ++i) x.words[i] += y.words[i] << shift;
 }
 
-// Which slots of the chain hold a token. A skipped slot is known to provider and user: it was begun and given up, takes
-// no position, and its key has probability zero.
+// In a format of more fraction bits. Both parties do it alone.
+template <Role R>
+Share<R> aligned(Share<R> x, Format to) {
+  PERMLLM_ASSERT(to.frac >= x.format.frac);
+  for (Word& word : x.words) word <<= to.frac - x.format.frac;
+  x.format = to;
+  return x;
+}
+
+// The first `size` entries of each row, and those entries replaced.
+template <Role R>
+Share<R> leading(const Share<R>& x, std::size_t size) {
+  Share<R> part{x.format, size, Words(x.tokens() * size)};
+  for (std::size_t i = 0; i < x.tokens(); ++i) std::copy_n(x.token(i).begin(), size, part.token(i).begin());
+  return part;
+}
+template <Role R>
+void replace_leading(Share<R>& x, const Share<R>& part) {
+  for (std::size_t i = 0; i < x.tokens(); ++i) std::copy_n(part.token(i).begin(), part.size, x.token(i).begin());
+}
+
+// Which slots of the chain hold a token. The others are known to provider and user, take no position, and their keys have
+// probability zero: a skipped slot was begun and given up, and left nothing in the caches; a dead one went through a pass
+// with the others (unused slots of a prompt that attends both ways).
 class Timeline {
  public:
   void append(bool live) {
     before_.push_back(slots() == 0 ? 0 : before_.back() + (live_.back() ? 1 : 0));
     live_.push_back(live);
+    skipped_.push_back(false);
   }
   std::size_t slots() const { return live_.size(); }
   void skip(std::size_t slot) {
     for (std::size_t s = slot + 1; s < slots() && live_[slot]; ++s) --before_[s];
     live_[slot] = false;
+    skipped_[slot] = true;
   }
   bool live(std::size_t slot) const { return live_[slot]; }
+  bool skipped(std::size_t slot) const { return skipped_[slot]; }
   bool all_live(std::size_t n) const { return n == 0 || (position(n - 1) == n - 1 && live(n - 1)); }
   // Number of live slots before `slot`.
   std::size_t position(std::size_t slot) const { return before_[slot]; }
 
  private:
-  std::vector<bool> live_;
+  std::vector<bool> live_, skipped_;
   std::vector<std::size_t> before_;
 };
 
@@ -224,5 +250,8 @@ class Stretch {
   std::size_t offset_;
 };
 inline void add_aligned(Counted&, const Counted&) {}
+inline Counted aligned(const Counted& x, Format to) { return {to, x.size}; }
+inline Counted leading(const Counted& x, std::size_t size) { return {x.format, size}; }
+inline void replace_leading(Counted&, const Counted&) {}
 
 }  // namespace permllm

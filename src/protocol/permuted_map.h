@@ -28,7 +28,8 @@ struct MapShape {
   Site site;
   std::uint16_t layer = 0;
   std::size_t rows = 1, groups = 1;
-  std::size_t columns = 0;  // 0: one more than the index, a key for each slot so far
+  std::size_t columns = 0;  // 0: as many as keys_at says
+  std::size_t prompt = 0;   // then: slots of a prompt that attends both ways
   Ring in;
   Reveal reveal;
   bool sign = false, level = false;
@@ -38,10 +39,10 @@ struct MapShape {
   };
   std::vector<Answer> answers;
 
-  constexpr std::size_t columns_at(std::uint32_t index) const { return columns != 0 ? columns : std::size_t{index} + 1; }
+  constexpr std::size_t columns_at(std::uint32_t index) const { return columns != 0 ? columns : keys_at(index, prompt); }
   // Columns of the first i of a batch.
   constexpr std::size_t columns_before(Batch batch, std::size_t i) const {
-    return columns != 0 ? columns * i : i * (std::size_t{batch.first} + 1) + i * (i - std::min<std::size_t>(i, 1)) / 2;
+    return columns != 0 ? columns * i : keys_before(batch, i, prompt);
   }
   constexpr std::size_t shown_before(Batch batch, std::size_t i) const { return rows * groups * columns_before(batch, i); }
   constexpr std::size_t answered_before(Batch batch, std::size_t i) const { return rows * columns_before(batch, i); }

@@ -12,15 +12,17 @@
 #include <vector>
 
 #include "protocol/permuted_map.h"
+#include "ring/clear.h"
 
 namespace permllm {
 
 struct SampleShape {
-  MapShape map;  // one row of one group, level on; the answer's ring is the one-hot's, no fraction bits
+  MapShape map;  // one row of one group; level on but where logits are capped; the answer's ring is the one-hot's, no fraction bits
+  double cap = 0;  // logits: cap tanh(logit / cap), in units of the reveal; 0: none
 };
 
 inline constexpr Leak k_sample_leak[] = {
-    {Role::user, "all logits, less a common level, in a fresh order; the id of the token at the position it chose"},
+    {Role::user, "all logits, less a common level (none where they are capped), in a fresh order; the id of the token at the position it chose"},
     {Role::provider, "nothing"},
     {Role::helper, "nothing"}};
 
@@ -39,7 +41,15 @@ Masked sample(Provider& provider, const SampleShape& s, const Masked& logits, co
   return std::move(permuted_map(provider, s.map, logits.words)[0]);
 }
 
-// choose(logits) -> position: logits in units of the reveal, in a fresh order, less the first of them. The hidden level
+// cap tanh(logit / cap), in their units; 0: as they are.
+inline void cap_logits(std::vector<std::int64_t>& logits, double cap) {
+  if (cap == 0) return;
+  std::vector<double> row(logits.begin(), logits.end());
+  clear::cap(row, cap);
+  for (std::size_t j = 0; j < row.size(); ++j) logits[j] = std::llrint(row[j]);
+}
+
+// choose(logits) -> position: logits in units of the reveal, in a fresh order, less the first of them (but where they are capped). The hidden level
 // makes what is shown wrap in its ring; differences to one element do not.
 template <class Choose>
 Mask sample(User& user, const SampleShape& s, const Mask&, const Choose& choose) {
@@ -47,8 +57,9 @@ Mask sample(User& user, const SampleShape& s, const Mask&, const Choose& choose)
     const Ring shown = s.map.reveal.sent();
     std::vector<std::int64_t> logits(row.size());
     for (std::size_t j = 0; j < row.size(); ++j) {
-      logits[j] = centre(static_cast<Word>(row[j]) - static_cast<Word>(row[0]), shown);
+      logits[j] = s.cap == 0 ? centre(static_cast<Word>(row[j]) - static_cast<Word>(row[0]), shown) : row[j];
     }
+    cap_logits(logits, s.cap);
     const std::size_t chosen = choose(std::span<const std::int64_t>(logits));
     PERMLLM_ASSERT(chosen < row.size());
     for (std::size_t j = 0; j < row.size(); ++j) answers[0][j] = Word{j == chosen};

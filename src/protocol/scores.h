@@ -9,8 +9,9 @@
 //   sum:      (q0 + bq).(k0 + bk), because q0 = eq + aq and k0 = ek + ak
 //   paper, step 3       U -> P   the user's share less m, a mask that the helper knows: provider keeps q.k - m
 //   fast, with step 2   P -> U   cut(its share + u), one level u a row: the user opens its scores, keys in order
-//   Step 2 is sent once a token; keys accumulate. A key of a skipped slot takes no part: the user's share is a large
-//   negative constant, the provider's is positive noise of half its size at most, which keeps the level hidden.
+//   Step 2 is sent once a token; keys accumulate. A key that a query does not see (of a skipped slot, or beyond the window of
+//   a layer that has one) takes no part: the user's share is a large negative constant, the provider's is positive noise of
+//   half its size at most, which keeps the level hidden.
 //   Long batches meet the pairs in blocks of queries, so that memory grows with the keys, not with their square.
 //   coins of what the provider receives: b for step 1, rho for x, m for step 3.
 //   bound:    |q.k| < 2^(bits-1) / 2 in the ring of the cut shares.
@@ -28,25 +29,46 @@ namespace permllm {
 struct HeadShape {
   std::uint16_t layer = 0;
   std::size_t heads = 0, kv_heads = 0, head_dim = 0;
-  double rope_base = 0;
+  std::vector<double> rope;  // radians a position, of each adjacent pair of a head
+  bool two_places = false;   // the second half of the pairs turns with the place in the answer (Config: rotary_2d)
+  std::size_t prompt = 0;    // slots of a prompt that attends both ways; 0: queries see earlier keys alone
+  std::size_t window = 0;    // positions whose keys a query sees, its own included; 0: all before
   int rope_frac = 0;
   int qk_cut = 0;       // low bits cut from the rotated q and k
   Format qk;            // once cut
   int v_cut = 0;
   Format v;             // once cut
-  // The score of a key whose slot is skipped is between -2^dead_bits and half of that: far below any score, inside the ring
+  // The score of a key that a query does not see is between -2^dead_bits and half of that: far below any score, inside the ring
   // that scores are shown in.
   int dead_bits = 0;
   Reveal shown;  // of the scores
+  bool level = true;  // fast: they are shown at a hidden level
 
   constexpr std::size_t q_rows() const { return heads * head_dim; }
   constexpr std::size_t kv_rows() const { return kv_heads * head_dim; }
   constexpr std::size_t kv_of(std::size_t head) const { return head / (heads / kv_heads); }
-  // Pairs (head, key) of the first i queries of a batch, each with all keys up to its own.
-  constexpr std::size_t pairs_before(Batch batch, std::size_t i) const {
-    return heads * (i * (std::size_t{batch.first} + 1) + i * (i - std::min<std::size_t>(i, 1)) / 2);
-  }
+  constexpr std::size_t keys_at(std::uint32_t slot) const { return permllm::keys_at(slot, prompt); }
+  // Pairs (head, key) of the first i queries of a batch.
+  constexpr std::size_t pairs_before(Batch batch, std::size_t i) const { return heads * keys_before(batch, i, prompt); }
   constexpr std::size_t pairs(Batch batch) const { return pairs_before(batch, batch.count); }
+
+  // Whether the query of one slot sees the key of another that it meets.
+  bool sees(const Timeline& timeline, std::size_t query, std::size_t key) const {
+    return timeline.live(key) && (window == 0 || timeline.position(query) - timeline.position(key) < window);
+  }
+  bool sees_all(const Timeline& timeline, std::uint32_t query) const {
+    return timeline.all_live(keys_at(query)) && (window == 0 || timeline.position(query) < window);
+  }
+  // Angle of the i-th pair of a head in a slot. With two places, the answer's tokens (the prompt's last is the first of
+  // them) keep the place of the last token before them.
+  double angle(const Timeline& timeline, std::size_t slot, std::size_t i) const {
+    const std::size_t place = timeline.position(slot);
+    if (!two_places) return rope[i] * static_cast<double>(place);
+    const std::size_t before = slot < prompt ? place : timeline.position(prompt);
+    const bool in_answer = slot >= prompt;
+    if (i < rope.size() / 2) return rope[i] * static_cast<double>(in_answer ? before - 1 : place);
+    return rope[i] * static_cast<double>(in_answer ? place - before + 1 : 0);
+  }
 };
 
 // Queries of a batch whose pairs are computed and sent together.
@@ -114,16 +136,10 @@ struct QueryKey {
   Words q, k;
 };
 
-// Angle of the i-th adjacent pair of a head: position * base^(-2 i / head_dim) (RoPE, arXiv 2104.09864).
-inline double rope_angle(double base, std::size_t head_dim, std::size_t position, std::size_t i) {
-  return static_cast<double>(position) * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
-}
-
-// Rotates each head, with cos and sin as integers that both parties compute alike, and cuts.
-inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, std::size_t position) {
-  const std::size_t pairs = s.head_dim / 2;
-  for (std::size_t i = 0; i < pairs; ++i) {
-    const double angle = rope_angle(s.rope_base, s.head_dim, position, i);
+// Rotates each head (RoPE, arXiv 2104.09864), with cos and sin as integers that both parties compute alike, and cuts.
+inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, const Timeline& timeline, std::size_t slot) {
+  for (std::size_t i = 0; i < s.rope.size(); ++i) {
+    const double angle = s.angle(timeline, slot, i);
     const Format rope{Ring{64}, s.rope_frac};
     const Word c = encode(std::cos(angle), rope), sn = encode(std::sin(angle), rope);
     for (std::size_t at = 2 * i; at < heads.size(); at += s.head_dim) {
@@ -140,11 +156,10 @@ QueryKey rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Tim
   QueryKey z{Words(batch.count * s.q_rows()), Words(batch.count * s.kv_rows())};
   executor.parallel(batch.count, [&](std::size_t i) {
     const auto row = qkv.token(i);
-    const std::size_t position = timeline.position(batch.index(i));
     const auto take = [&](std::size_t begin, std::size_t rows, Words& to) {
       const std::span<Word> out = std::span(to).subspan(i * rows, rows);
       std::copy_n(row.begin() + static_cast<std::ptrdiff_t>(begin), rows, out.begin());
-      rotate_and_cut(out, s, position);
+      rotate_and_cut(out, s, timeline, batch.index(i));
     };
     take(0, s.q_rows(), z.q);
     take(s.q_rows(), s.kv_rows(), z.k);
@@ -172,6 +187,13 @@ inline void add_pairs(const HeadShape& s, std::span<const Word> q, const Words& 
 
 inline void append(Words& to, std::span<const Word> from) { to.insert(to.end(), from.begin(), from.end()); }
 
+// each(slot) of the keys that queries of the batch meet and that a cache ([slot][kv_rows]) does not have yet.
+template <class Each>
+void for_new_keys(const HeadShape& s, Batch batch, const Words& cache, Each each) {
+  const std::size_t begin = cache.size() / s.kv_rows();
+  for (std::size_t slot = begin; slot < s.keys_at(batch.index(batch.count - 1)); ++slot) each(static_cast<std::uint32_t>(slot));
+}
+
 // offline, helper -> provider: x.
 inline void scores(Helper& helper, const HeadShape& s) {
   HelperKeys& keys = helper.keys[s.layer];
@@ -180,13 +202,15 @@ inline void scores(Helper& helper, const HeadShape& s) {
     const std::uint32_t slot = helper.batch.index(i);
     b.push_back(query_key_masks(helper.with_user, Use::score_rotated, s, slot));
     a.push_back(query_key_masks(helper.with_provider, Use::score_sent, s, slot));
-    append(keys.mask, b[i].k);
-    append(keys.sent, a[i].k);
     helper.with_user.burn(scores_at(Use::score_share, s, slot));
   }
+  for_new_keys(s, helper.batch, keys.mask, [&](std::uint32_t slot) {
+    append(keys.mask, query_key_masks(helper.with_user, Use::score_rotated, s, slot).k);
+    append(keys.sent, query_key_masks(helper.with_provider, Use::score_sent, s, slot).k);
+  });
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1;
+    const std::size_t n = s.keys_at(slot);
     Words x = helper.with_user.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
     for (Word& word : x) word = Word{0} - word;
     add_pairs(s, a[i].q, keys.mask, x);
@@ -221,16 +245,17 @@ inline Words score_shares(Provider& provider, const HeadShape& s, std::span<cons
   const ProviderKeys& keys = provider.keys[s.layer];
   Words shares(s.pairs(provider.batch));
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
-    const std::size_t n = std::size_t{provider.batch.index(i)} + 1;
+    const std::size_t n = s.keys_at(provider.batch.index(i));
     const auto x = provider.pack(i).helper.words("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
     const std::span<Word> share = std::span(shares).subspan(s.pairs_before(provider.batch, i), x.size());
     std::copy(x.begin(), x.end(), share.begin());
     add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), keys.key, share);
-    if (provider.timeline.all_live(n)) return;
-    // A skipped key's score would tell the hidden level: noise of its own stands in for it.
-    const auto noise = provider.with_helper.words(scores_at(Use::score_skipped, s, provider.batch.index(i)), s.heads * n, Ring{s.dead_bits - 1});
+    const std::uint32_t slot = provider.batch.index(i);
+    if (s.sees_all(provider.timeline, slot)) return;
+    // The score of a key that is not seen would tell the hidden level: noise of its own stands in for it.
+    const auto noise = provider.with_helper.words(scores_at(Use::score_skipped, s, slot), s.heads * n, Ring{s.dead_bits - 1});
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !provider.timeline.live(j); ++h) share[h * n + j] = noise[h * n + j];
+      for (std::size_t h = 0; h < s.heads && !s.sees(provider.timeline, slot, j); ++h) share[h * n + j] = noise[h * n + j];
     }
   });
   return shares;
@@ -272,7 +297,7 @@ inline Words score_shares(User& user, const HeadShape& s, std::span<const Word> 
   Words shares(s.pairs(user.batch));
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = user.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1;
+    const std::size_t n = s.keys_at(slot);
     const Words bq = query_key_masks(user.with_helper, Use::score_rotated, s, slot).q;
     Words opened = bq;  // eq + bq
     for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += eq[i * s.q_rows() + j];
@@ -282,7 +307,7 @@ inline Words score_shares(User& user, const HeadShape& s, std::span<const Word> 
     add_pairs(s, opened, keys.mask, share);
     add_pairs(s, bq, keys.shown, share);
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !user.timeline.live(j); ++h) share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
+      for (std::size_t h = 0; h < s.heads && !s.sees(user.timeline, slot, j); ++h) share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
     }
   });
   return shares;
@@ -299,7 +324,7 @@ inline Words score_masks(const Coins& coins, const HeadShape& s, Batch batch) {
   Words m;
   for (std::size_t i = 0; i < batch.count; ++i) {
     const std::uint32_t slot = batch.index(i);
-    append(m, coins.words(scores_at(Use::score_mask, s, slot), s.heads * (std::size_t{slot} + 1), s.qk.ring));
+    append(m, coins.words(scores_at(Use::score_mask, s, slot), s.heads * s.keys_at(slot), s.qk.ring));
   }
   return m;
 }
@@ -330,8 +355,8 @@ inline void shown_scores(Provider& provider, const HeadShape& s, std::span<const
   Words shares = score_shares(provider, s, q0);
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const Words level = provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring);
-    const std::size_t n = std::size_t{slot} + 1;
+    const Words level = s.level ? provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring) : Words(s.heads);
+    const std::size_t n = s.keys_at(slot);
     Word* share = &shares[s.pairs_before(provider.batch, i)];
     for (std::size_t h = 0; h < s.heads; ++h) {
       for (std::size_t j = 0; j < n; ++j) share[h * n + j] = cut(share[h * n + j] + level[h], s.shown.drop);

@@ -1,6 +1,7 @@
 // What a box costs and what it shows, as data: declared here, measured by the tests.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -48,5 +49,14 @@ struct Batch {
   std::size_t count = 0;
   constexpr std::uint32_t index(std::size_t i) const { return first + static_cast<std::uint32_t>(i); }
 };
+
+// Keys that the query of a slot meets: all up to its own, and of a prompt that attends both ways all of its `prompt` slots.
+constexpr std::size_t keys_at(std::uint32_t slot, std::size_t prompt) { return std::max(std::size_t{slot} + 1, prompt); }
+// Of the first i queries of a batch, together.
+constexpr std::size_t keys_before(Batch batch, std::size_t i, std::size_t prompt) {
+  const std::size_t first = std::size_t{batch.first} + 1, inside = prompt > first ? std::min(prompt - first, i) : 0;
+  const auto triangle = [](std::size_t n) { return n * (n - std::min<std::size_t>(n, 1)) / 2; };
+  return inside * prompt + (i - inside) * first + triangle(i) - triangle(inside);
+}
 
 }  // namespace permllm

@@ -150,16 +150,15 @@ template <class W>
 void values(Helper& helper, const ValuesShape& s, const std::vector<W>& rp) {
   HelperKeys& keys = helper.keys[s.head.layer];
   std::vector<W>& c = keys.reshare_mask.of<W>();
-  for (std::size_t i = 0; i < helper.batch.count; ++i) {
-    const std::uint32_t slot = helper.batch.index(i);
+  for_new_keys(s.head, helper.batch, keys.lift, [&](std::uint32_t slot) {
     append(keys.lift, lift_alpha(helper.with_provider, s, slot));
     const auto words = helper.with_user.words<W>(values_at(Use::value_reshared, s, slot), s.head.kv_rows(), s.mixed);
     c.insert(c.end(), words.begin(), words.end());
-    helper.with_user.burn(values_at(Use::value_share, s, slot));
-  }
+  });
+  for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s, helper.batch.index(i)));
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1;
+    const std::size_t n = s.head.keys_at(slot);
     const auto a = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * n, s.mixed);
     auto x = helper.with_user.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
     for (W& word : x) word = W{0} - word;
@@ -226,7 +225,7 @@ Masked values(Provider& provider, const ValuesShape& s, const std::vector<W>& p0
   for (std::size_t i = 0; i < provider.batch.count; ++i) provider.with_helper.burn(values_at(Use::value_weights, s, provider.batch.index(i)));
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const std::size_t n = std::size_t{slot} + 1, pairs = s.head.heads * n, at = s.head.pairs_before(provider.batch, i);
+    const std::size_t n = s.head.keys_at(slot), pairs = s.head.heads * n, at = s.head.pairs_before(provider.batch, i);
     const auto a = provider.with_helper.words<W>(values_at(Use::value_weights, s, slot), pairs, s.mixed);
     for (std::size_t j = 0; j < pairs; ++j) e[at + j] -= a[j];
     auto share = provider.pack(i).helper.words<W>("a.c + rp.alpha - rho", q, s.mixed);
@@ -260,7 +259,7 @@ Mask send_mix(User& user, const ValuesShape& s, const Shares& share) {
 template <class W>
 void add_skipped(User& user, const ValuesShape& s, const W* weights, std::size_t n, W* out) {
   for (std::size_t j = 0; j < n; ++j) {
-    if (user.timeline.live(j)) continue;
+    if (!user.timeline.skipped(j)) continue;
     const auto c = user.with_helper.words<W>(values_at(Use::value_reshared, s, static_cast<std::uint32_t>(j)), s.head.kv_rows(), s.mixed);
     for (std::size_t h = 0; h < s.head.heads; ++h) {
       for (std::size_t d = 0; d < s.head.head_dim; ++d) {
@@ -278,7 +277,7 @@ Mask values(User& user, const ValuesShape& s, const std::vector<W>& rp) {
   return send_mix(user, s, [&](std::size_t i) {
     const std::uint32_t slot = user.batch.index(i);
     auto share = user.with_helper.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
-    const std::size_t n = std::size_t{slot} + 1;
+    const std::size_t n = s.head.keys_at(slot);
     const W* weights = &opened[s.head.pairs_before(user.batch, i)];
     mix(s.head, weights, user.keys[s.head.layer].lift, n, share.data());
     add_skipped(user, s, weights, n, share.data());

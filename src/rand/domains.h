@@ -57,7 +57,9 @@ enum class Site : std::uint8_t {
   prompt_embed = 11, prompt_one_hot = 12,               // by entry
   final_norm = 13, head = 14, logits = 15, next_embed = 16,  // by pass
   hand_row = 17, hand_attention = 18, hand_activation = 19,  // open: by slot, the latter two by layer
+  head_norm = 20, post_attention = 21, post_mlp = 22,   // maps, by layer
+  qk_gain = 23, attention_gain = 24, mlp_gain = 25,     // linear, by layer
 };
-inline constexpr int k_sites = 20;
+inline constexpr int k_sites = 26;
 
 }  // namespace permllm

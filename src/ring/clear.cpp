@@ -141,11 +141,27 @@ double sum_of_squares(std::span<const std::int64_t> row, double unit) {
   return hn::GetLane(hn::SumOfLanes(D(), sum));
 }
 
-struct Identity {
-  HWY_INLINE V operator()(V x) const { return x; }
-};
-void scale(std::span<const std::int64_t> row, double factor, Format out, std::span<Word> words) {
-  values(Identity(), row, factor, out, words);
+double sum(std::span<const std::int64_t> row) {
+  V sum = hn::Zero(D());
+  each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR { sum = hn::Add(sum, reals(lanes, &row[j])); });
+  return hn::GetLane(hn::SumOfLanes(D(), sum));
+}
+
+void scale(std::span<const std::int64_t> row, double mean, double factor, Format out, std::span<Word> words) {
+  const Encoder encoder(out);
+  each(words.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
+    encoder.store(lanes, hn::Mul(hn::Sub(reals(lanes, &row[j]), hn::Set(D(), mean)), hn::Set(D(), factor)), &words[j]);
+  });
+}
+
+// tanh(x) = 1 - 2 / (1 + exp(2 x)).
+void cap(std::span<double> row, double limit) {
+  const V one = hn::Set(D(), 1.0), two = hn::Set(D(), 2.0), most = hn::Set(D(), k_exp_limit);
+  each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
+    const V x = hn::Mul(lanes.load(D(), &row[j]), hn::Set(D(), 2 / limit));
+    const V e = hn::Exp(D(), hn::Max(hn::Min(x, most), hn::Neg(most)));
+    lanes.store(D(), hn::Mul(hn::Set(D(), limit), hn::Sub(one, hn::Div(two, hn::Add(one, e)))), &row[j]);
+  });
 }
 
 HWY_INLINE V weight(V difference) {
@@ -225,7 +241,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace permllm::clear {
 
+HWY_EXPORT(sum);
 HWY_EXPORT(sum_of_squares);
+HWY_EXPORT(cap);
 HWY_EXPORT(scale);
 HWY_EXPORT(softmax);
 HWY_EXPORT(silu_product);
@@ -236,12 +254,14 @@ HWY_EXPORT(silu_product_reals);
 HWY_EXPORT(gelu_product_reals);
 HWY_EXPORT(gelu_reals);
 
+double sum(std::span<const std::int64_t> row) { return HWY_DYNAMIC_DISPATCH(sum)(row); }
+void cap(std::span<double> row, double limit) { HWY_DYNAMIC_DISPATCH(cap)(row, limit); }
 double sum_of_squares(std::span<const std::int64_t> row, double unit) {
   return HWY_DYNAMIC_DISPATCH(sum_of_squares)(row, unit);
 }
-void scale(std::span<const std::int64_t> row, double factor, Format out, std::span<Word> words) {
+void scale(std::span<const std::int64_t> row, double mean, double factor, Format out, std::span<Word> words) {
   PERMLLM_ASSERT(row.size() == words.size());
-  HWY_DYNAMIC_DISPATCH(scale)(row, factor, out, words);
+  HWY_DYNAMIC_DISPATCH(scale)(row, mean, factor, out, words);
 }
 void softmax(std::span<const std::int64_t> scores, double unit, Ring shown, Format out, std::span<Word> words) {
   PERMLLM_ASSERT(scores.size() == words.size());
@@ -309,8 +329,18 @@ double sum_of_squares(std::span<const std::int64_t> row, double unit) {
   return sum;
 }
 
-void scale(std::span<const std::int64_t> row, double factor, Format out, std::span<Word> words) {
-  for (std::size_t j = 0; j < words.size(); ++j) words[j] = encode(static_cast<double>(row[j]) * factor, out);
+double sum(std::span<const std::int64_t> row) {
+  double sum = 0;
+  for (const std::int64_t v : row) sum += static_cast<double>(v);
+  return sum;
+}
+
+void scale(std::span<const std::int64_t> row, double mean, double factor, Format out, std::span<Word> words) {
+  for (std::size_t j = 0; j < words.size(); ++j) words[j] = encode((static_cast<double>(row[j]) - mean) * factor, out);
+}
+
+void cap(std::span<double> row, double limit) {
+  for (double& x : row) x = limit * std::tanh(x / limit);
 }
 
 // The words hold the exponentials as doubles until their sum is known.

@@ -15,11 +15,12 @@
 
 namespace permllm::clear {
 
-// Sum of (row[j] unit)^2.
+// Sums of row[j], and of (row[j] unit)^2.
+double sum(std::span<const std::int64_t> row);
 double sum_of_squares(std::span<const std::int64_t> row, double unit);
 
-// encode(row[j] factor).
-void scale(std::span<const std::int64_t> row, double factor, Format out, std::span<Word> words);
+// encode((row[j] - mean) factor).
+void scale(std::span<const std::int64_t> row, double mean, double factor, Format out, std::span<Word> words);
 
 // exp(x[j]) / sum exp(x), x[j] = unit (scores[j] - scores[0]): a common level, modulo the ring `shown`, does not count.
 // unit > 0.
@@ -33,6 +34,9 @@ void gelu_product(std::span<const std::int64_t> gate, std::span<const std::int64
 // gelu(x[j] unit).
 void gelu(std::span<const std::int64_t> x, double unit, Format out, std::span<Word> words);
 
+// limit tanh(row[j] / limit), in place.
+void cap(std::span<double> row, double limit);
+
 // The same on real numbers, each first multiplied by `scale`.
 void softmax(std::span<double> row);  // in place
 void silu_product(std::span<const double> gate, std::span<const double> up, double scale, Format out,
@@ -42,8 +46,10 @@ void gelu_product(std::span<const double> gate, std::span<const double> up, doub
 void gelu(std::span<const double> x, double scale, Format out, std::span<Word> words);
 
 namespace scalar {
+double sum(std::span<const std::int64_t> row);
 double sum_of_squares(std::span<const std::int64_t> row, double unit);
-void scale(std::span<const std::int64_t> row, double factor, Format out, std::span<Word> words);
+void scale(std::span<const std::int64_t> row, double mean, double factor, Format out, std::span<Word> words);
+void cap(std::span<double> row, double limit);
 void softmax(std::span<const std::int64_t> scores, double unit, Ring shown, Format out, std::span<Word> words);
 void silu_product(std::span<const std::int64_t> gate, std::span<const std::int64_t> up, double unit, Format out,
                   std::span<Word> words);

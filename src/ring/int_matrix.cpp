@@ -1,6 +1,5 @@
 #include "ring/int_matrix.h"
 
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -37,24 +36,37 @@ std::size_t vectors_in(std::size_t x_words, std::size_t cols, std::size_t y_word
   return n;
 }
 
-// Two weights in one number, each times 2^shift and cut to 16 bits.
-std::uint32_t two(const std::int16_t* w, int shift) {
-  const auto half = [&](std::int16_t v) { return static_cast<std::uint32_t>(v) << shift & 0xffff; };
-  return half(w[0]) | half(w[1]) << 16;
-}
-
 // Eight weights of one row, into or out of the planes of a group: `at` is the row's place in the first plane.
 constexpr std::size_t k_plane_bytes = 2 * k_plane_words;
 
-void put_group(const std::int16_t* w, int bits, std::uint8_t* at) {
-  std::uint32_t planes[3] = {};
-  if (bits == 8) {
-    for (std::size_t p = 0; p < 2; ++p) planes[p] = two(w + 4 * p, 8) | (two(w + 4 * p + 2, 0) & 0x00ff00ff);
+template <int kBits>
+void put_group(const std::int16_t* w, std::uint8_t* at) {
+  std::uint32_t two[4], planes[3];  // two weights in a number, the left one low
+  std::memcpy(two, w, sizeof two);
+  if (kBits == 8) {
+    for (std::size_t p = 0; p < 2; ++p) planes[p] = (two[2 * p] & 0x00ff00ff) << 8 | (two[2 * p + 1] & 0x00ff00ff);
   } else {
-    const std::uint32_t last = two(w + 6, 0);
-    for (std::size_t p = 0; p < 3; ++p) planes[p] = two(w + 2 * p, 4) | (last >> (4 * p) & 0x000f000f);
+    for (std::size_t p = 0; p < 3; ++p) planes[p] = (two[p] & 0x0fff0fff) << 4 | (two[3] >> (4 * p) & 0x000f000f);
   }
-  for (std::size_t p = 0; p < kernels::planes_of(bits); ++p) std::memcpy(at + p * k_plane_bytes, &planes[p], 4);
+  for (std::size_t p = 0; p < kernels::planes_of(kBits); ++p) std::memcpy(at + p * k_plane_bytes, &planes[p], 4);
+}
+
+// Groups of one row, one after the other in `w`; `at` is the row's place in the first.
+void put_groups(const std::int16_t* w, std::size_t groups, int bits, std::uint8_t* at) {
+  for (std::size_t g = 0; g < groups; ++g, w += k_group_cols, at += kernels::group_bytes(bits)) bits == 8 ? put_group<8>(w, at) : put_group<12>(w, at);
+}
+
+// The integers next to real weights times `scale`, and their largest magnitude.
+std::int32_t round_weights(std::span<const float> weights, float scale, std::int16_t* out) {
+  std::int32_t most = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    // Adding 1.5 2^23 leaves the integer nearest to a small number in the low bits, in a loop that vectorises.
+    constexpr float k_shift = 12582912.0f;
+    const std::int32_t integer = std::bit_cast<std::int32_t>(weights[i] * scale + k_shift) - std::bit_cast<std::int32_t>(k_shift);
+    out[i] = static_cast<std::int16_t>(integer);
+    most = std::max(most, integer < 0 ? -integer : integer);
+  }
+  return most;
 }
 
 // Two weights out of numbers that hold them in the high bits.
@@ -82,7 +94,8 @@ void take_group(const std::uint8_t* at, int bits, std::int16_t* w) {
 
 int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
   if (!(largest_magnitude > 0)) return 0;
-  return static_cast<int>(std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude)));
+  constexpr float k_most = 120;  // 2^frac is a float, and its inverse
+  return static_cast<int>(std::min(k_most, std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude))));
 }
 
 IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits)
@@ -97,38 +110,66 @@ void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
   const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(bits_);
   executor.parallel(blocks_of(*this), [&](std::size_t block) {
     std::uint8_t* to = packed_.data() + block * groups * bytes;
-    std::memset(to, 0, groups * bytes);
+    const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, rows_ - first);
+    if (rows < k_block_rows) std::memset(to, 0, groups * bytes);
+    std::vector<float> real(cols_);
     std::vector<std::int16_t> row(groups * k_group_cols);
-    for (std::size_t r = 0; r < std::min(k_block_rows, rows_ - block * k_block_rows); ++r) {
-      row_at(block * k_block_rows + r, row.data());
-      for (std::size_t g = 0; g < groups; ++g) put_group(&row[g * k_group_cols], bits_, to + g * bytes + r * 4);
+    for (std::size_t r = 0; r < rows; ++r) {
+      row_at(first + r, real, row.data());
+      put_groups(row.data(), groups, bits_, to + r * 4);
     }
   });
 }
 
-IntMatrix::IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, int bits)
-    : IntMatrix(weights.rows(), weights.cols(), frac, bits) {
+IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, int frac, Executor& executor, int bits) {
+  IntMatrix w(rows, cols, frac, bits);
   const float scale = std::ldexp(1.0f, frac);
-  fill(executor, [&](std::size_t r, std::int16_t* out) {
-    const float* row = weights.values.data() + r * cols_;
-    std::int32_t most = 0;
-    for (std::size_t c = 0; c < cols_; ++c) {
-      // Adding 1.5 2^23 leaves the integer nearest to a small number in the low bits, in a loop that vectorises.
-      constexpr float k_shift = 12582912.0f;
-      const std::int32_t integer = std::bit_cast<std::int32_t>(row[c] * scale + k_shift) - std::bit_cast<std::int32_t>(k_shift);
-      out[c] = static_cast<std::int16_t>(integer);
-      most = std::max(most, integer < 0 ? -integer : integer);
-    }
-    PERMLLM_ASSERT(most <= limit_of(bits));
+  w.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
+    row_at(r, real);
+    PERMLLM_ASSERT(round_weights(real, scale, out) <= limit_of(bits));
   });
+  return w;
 }
+
+IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac, Executor& executor, int bits) {
+  IntMatrix w(rows, cols, frac, bits);
+  const float scale = std::ldexp(1.0f, frac);
+  const std::size_t groups = groups_of(w), bytes = kernels::group_bytes(bits), padded = blocks_of(w) * k_block_rows;
+  constexpr std::size_t k_task = 8;  // groups: what a task writes side by side
+  executor.parallel((groups + k_task - 1) / k_task, [&](std::size_t task) {
+    std::vector<float> column(rows);
+    std::vector<std::int16_t> columns(k_group_cols * padded);
+    for (std::size_t g = task * k_task; g < std::min(groups, (task + 1) * k_task); ++g) {
+      for (std::size_t c = 0; c < k_group_cols; ++c) {
+        std::int16_t* out = &columns[c * padded];
+        if (g * k_group_cols + c < cols) {
+          column_at(g * k_group_cols + c, column);
+          PERMLLM_ASSERT(round_weights(column, scale, out) <= limit_of(bits));
+        } else {
+          std::fill_n(out, rows, std::int16_t{0});
+        }
+      }
+      for (std::size_t r = 0; r < padded; ++r) {
+        std::int16_t row[k_group_cols];
+        for (std::size_t c = 0; c < k_group_cols; ++c) row[c] = columns[c * padded + r];
+        put_groups(row, 1, bits, w.packed_.data() + (r / k_block_rows * groups + g) * bytes + r % k_block_rows * 4);
+      }
+    }
+  });
+  return w;
+}
+
+IntMatrix::IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, int bits)
+    : IntMatrix(from_rows(weights.rows(), weights.cols(), [&](std::size_t r, std::span<float> out) {
+        std::copy_n(&weights.values[r * weights.cols()], weights.cols(), out.begin());
+      }, frac, executor, bits)) {}
 
 IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor, int bits) {
   IntMatrix w(rows, cols, frac, bits);
   // The sum of eight random bytes has mean 1020 and deviation 209.
   const auto scale = static_cast<std::int64_t>(std::ldexp(0.02 / 209, frac + 24));
   const std::int64_t limit = limit_of(bits);
-  w.fill(executor, [&](std::size_t r, std::int16_t* out) {
+  w.fill(executor, [&](std::size_t r, std::span<float>, std::int16_t* out) {
     for (std::size_t c = 0; c < cols; ++c) {
       // Splitmix64 at counter r cols + c.
       std::uint64_t z = seed + (r * cols + c + 1) * 0x9e3779b97f4a7c15u;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "ring/executor.h"
@@ -20,9 +21,14 @@ constexpr int k_weight_bits = 12;  // |integer| < 2^(k_weight_bits - 1)
 class IntMatrix {
  public:
   IntMatrix() = default;
-  // Largest frac such that every |w| 2^frac <= 2^(bits - 1) - 1.
+  // Largest frac such that every |w| 2^frac <= 2^(bits - 1) - 1, at most 120.
   static int fraction_bits(float largest_magnitude, int bits = k_weight_bits);
-  // Rounds each weight times 2^frac, which must be at most 2^(bits - 1) - 1 in magnitude.
+  // Writes row (or column) i of the real weights. Called from several threads.
+  using RealAt = std::function<void(std::size_t i, std::span<float> out)>;
+  // Rounds each weight times 2^frac, which must be at most 2^(bits - 1) - 1 in magnitude. The real weights are never
+  // together in memory.
+  static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, int frac, Executor& executor, int bits = k_weight_bits);
+  static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac, Executor& executor, int bits = k_weight_bits);
   IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, int bits = k_weight_bits);
   // Bell-shaped weights with a deviation near 0.02, clamped to the range: for measurements without a model.
   static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
@@ -40,7 +46,7 @@ class IntMatrix {
 
  private:
   IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits);
-  // row_at(r, out): the integers of row r.
+  // row_at(r, scratch, out): the integers of row r; scratch is cols() real numbers.
   template <class RowAt>
   void fill(Executor& executor, const RowAt& row_at);
 

@@ -42,6 +42,7 @@ const char* name_of(Tag tag) {
     case Tag::handed: return "Handed";
     case Tag::shown_rows: return "ShownRows";
     case Tag::embedding_rows: return "EmbeddingRows";
+    case Tag::public_vectors: return "PublicVectors";
   }
   return "unknown message";
 }

@@ -9,7 +9,7 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
-#include "model/gguf.h"
+#include "model/load.h"
 #include "net/memory.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
@@ -18,9 +18,9 @@ namespace permllm::test {
 namespace {
 
 OfferedModel tiny_model(Executor& executor, Profile profile = Profile::paper) {
-  const Gguf file = Gguf::parse(tiny_llama().finish());
+  const ModelFile file(Gguf::parse(tiny_llama().finish()));
   OfferedModel model;
-  model.vocabulary = Vocabulary::read(file);
+  model.vocabulary = Vocabulary::read(*file.gguf());
   model.weights = load_int_weights(file, executor);
   model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
   model.model_id = std::string(64, 'a');
@@ -251,11 +251,11 @@ TEST(Services, a_pass_out_of_range_is_named) {
   for (const Case& c : {Case{Profile::paper, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile paper"},
                         Case{Profile::fast, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile fast"},
                         Case{Profile::open, {PassBegin::prompt, 1, 1}, "PassBegin.kind: 1, expected 4 to 4 in profile open"},
-                        Case{Profile::paper, {PassBegin::prompt, 2, 2}, "PassBegin.heads: 2, expected 1"},
-                        Case{Profile::open, {PassBegin::rows, 2, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
-                        Case{Profile::open, {PassBegin::rows, 2, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
-                        Case{Profile::open, {PassBegin::rows, 17, 17}, "PassBegin.heads: the chain has no passes left"},
-                        Case{Profile::open, {PassBegin::rows, 17, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"}}) {
+                        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: 2, expected 1"},
+                        Case{Profile::open, {PassBegin::rows, 2, 0, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
+                        Case{Profile::open, {PassBegin::rows, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
+                        Case{Profile::open, {PassBegin::rows, 17, 0, 17}, "PassBegin.heads: the chain has no passes left"},
+                        Case{Profile::open, {PassBegin::rows, 17, 0, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"}}) {
     Executor executor(1);
     const Plan plan = tiny_plan(c.profile);
     Rig rig(tiny_weights(), plan, executor);

@@ -101,7 +101,7 @@ Whole walk(const std::vector<TokenId>& ids, const Plan& plan) {
       if (plan.open()) {
         NoClear nothing;
         const Masked x = run_open_layers(provider, plan, model.weights, hand(provider, hand_row_shape(plan), {}), material, nothing);
-        run_open_pass(provider, plan, model.weights, x.last(), material);
+        run_open_pass(provider, plan, model.weights, x.last(), material, nothing);
         return;
       }
       Masked rows = run_entries(provider, plan, model.weights, prompt_one_hots(provider, one_hot_shape(plan)), material);
@@ -111,10 +111,10 @@ Whole walk(const std::vector<TokenId>& ids, const Plan& plan) {
     });
     const auto none = no_weights(plan.config);
     if (plan.open()) {
-      const EmbeddingTable table = embedding_table(model.weights.embed);
-      ClearSide clear(plan, table, executor());
-      const Mask x = run_open_layers(user, plan, none, hand(user, hand_row_shape(plan), clear.begin(ids)), material, clear);
-      run_open_pass(user, plan, none, x.last(), material);
+      const PublicPart part = public_part(model.weights);
+      ClearSide clear(plan, part, executor());
+      const Mask x = run_open_layers(user, plan, none, hand(user, hand_row_shape(plan), clear.begin(ids, 1)), material, clear);
+      run_open_pass(user, plan, none, x.last(), material, clear);
     } else {
     Mask rows = run_entries(user, plan, none, prompt_one_hots(user, one_hot_shape(plan), ids), material);
     rows = remask(user, embed_remask_shape(plan), rows);
@@ -159,7 +159,7 @@ class ValueCheck {
       const Rows qkv = check_linear(weights_.layers[l].qkv, plan_.qkv(l), h);
       const Rows mixed = next("attention");
       check_attention(l, qkv, mixed);
-      add(x, check_linear(weights_.layers[l].o, plan_.o(l), mixed), plan_.o_shift(l));
+      add(x, check_linear(weights_.layers[l].o, plan_.o(l), mixed), plan_.residual_frac - plan_.o_frac(l));
       if (!plan_.fused) {
         h = next("norm");
         check_norm(x, h, l);
@@ -169,7 +169,7 @@ class ValueCheck {
       const Rows gate_up = check_linear(weights_.layers[l].up, plan_.up(l), plan_.fused ? x : h);
       const Rows active = next("mlp");
       check_mlp(l, gate_up, active, x);
-      add(x, check_linear(weights_.layers[l].down, plan_.down(l), active), plan_.down_shift(l));
+      add(x, check_linear(weights_.layers[l].down, plan_.down(l), active), plan_.residual_frac - plan_.down_frac(l));
     }
     x.erase(x.begin(), x.end() - 1);
     const Rows h = next("norm");
@@ -203,13 +203,13 @@ class ValueCheck {
       }
       const Rows mixed = next("hand");
       check_attention(l, normed, mixed);
-      add(x, check_linear(weights_.layers[l].o, plan_.o(l), mixed), plan_.o_shift(l));
+      add(x, check_linear(weights_.layers[l].o, plan_.o(l), mixed), plan_.residual_frac - plan_.o_frac(l));
       const Rows gate_up = check_linear(weights_.layers[l].up, plan_.up(l), x);
       check_shown(Site::mlp_norm, l, x, plan_.norm_reveal().drop);
       check_shown(Site::up, l, gate_up, plan_.gate_up_reveal(l).drop);
       const Rows active = next("hand");
       check_mlp(l, gate_up, active, x);
-      add(x, check_linear(weights_.layers[l].down, plan_.down(l), active), plan_.down_shift(l));
+      add(x, check_linear(weights_.layers[l].down, plan_.down(l), active), plan_.residual_frac - plan_.down_frac(l));
     }
     x.erase(x.begin(), x.end() - 1);
     const Rows logits = check_linear(weights_.head, plan_.head, x);
@@ -306,10 +306,12 @@ class ValueCheck {
     const Config& c = plan_.config;
     const HeadShape head = attention_shape(plan_, layer).head();
     const double v_unit = std::ldexp(1.0, -plan_.v_frac(layer)), qk_unit = std::ldexp(1.0, -frac::qk);
+    Timeline timeline;
+    for (std::size_t i = 0; i < qkv.size(); ++i) timeline.append(true);
     Rows rotated;  // q and k as integers, exactly rotated and cut
     for (std::size_t i = 0; i < qkv.size(); ++i) {
       Words row(qkv[i].begin(), qkv[i].end());
-      rotate_and_cut(std::span(row).first(c.q_rows() + c.kv_rows()), head, i);
+      rotate_and_cut(std::span(row).first(c.q_rows() + c.kv_rows()), head, timeline, i);
       rotated.emplace_back(row.begin(), row.end());
     }
     for (std::size_t i = 0; i < qkv.size(); ++i) {

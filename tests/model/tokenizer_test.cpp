@@ -101,7 +101,7 @@ Vocabulary table(const std::string& name) {
   w.numbers("tokenizer.ggml.token_type", data.at("types"));
   w.number("tokenizer.ggml.bos_token_id", 1);
   w.number("tokenizer.ggml.eos_token_id", 2);
-  if (!data.at("add_space_prefix").get<bool>()) w.flag("tokenizer.ggml.add_space_prefix", false);
+  if (!data.at("add_space_prefix").get<bool>()) w.boolean("tokenizer.ggml.add_space_prefix", false);
   return Vocabulary::read(Gguf::parse(w.finish()));
 }
 

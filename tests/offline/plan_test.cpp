@@ -98,7 +98,7 @@ TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
       [](Plan& p) { p.config.distinct_layers = 1; },
       [](Plan& p) { p.head.bits += 8; },
       [](Plan& p) { p.ranges.gate_up[1] *= 2; },
-      [](Plan& p) { p.config.rope_base *= 2; },
+      [](Plan& p) { p.config.rope[0] *= 2; },
       [](Plan& p) { p.config.norm_eps *= 2; },
       [](Plan& p) { p.config.vocab += 1; },
       [](Plan& p) { p.config.ff += 1; },

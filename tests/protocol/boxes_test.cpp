@@ -175,7 +175,7 @@ TEST(Boxes, embed_shows_a_row_once_and_answers_twice) {
   for (const Batch batch : k_batches) {
     Real real(batch);
     EmbedShape s{{.site = Site::embed_residual, .columns = 64, .in = Ring{16}, .reveal = {0, 16},
-                  .answers = {{Site::embed_residual, {Ring{48}, 26}}, {Site::embed_norm, {Ring{64}, 10}}}}, 1e-5, 12};
+                  .answers = {{Site::embed_residual, {Ring{48}, 26}}, {Site::embed_norm, {Ring{64}, 10}}}}, 1e-5, false, 12};
     const Format in{Ring{16}, 12};
     const Words x = real.values(batch.count * 64, 0.2, in), m = real.words(x.size(), in.ring);
     Embedded<Masked> a;
@@ -254,6 +254,13 @@ TEST(Boxes, remask_and_one_hots_cost_what_they_declare) {
   }
 }
 
+// Radians a position, of each pair of a head: base 10000 (RoPE, arXiv 2104.09864).
+std::vector<double> rope(std::size_t dim) {
+  std::vector<double> frequencies;
+  for (std::size_t i = 0; i < dim; i += 2) frequencies.push_back(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(dim)));
+  return frequencies;
+}
+
 // A whole conversation of the attention box: a prompt of five slots, then three single ones, one of them after a skipped slot.
 // Returns what the user can tell of the last query's level: the skipped key's score less the first key's (fast, head 0).
 std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int provider_seed = 2) {
@@ -261,14 +268,14 @@ std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int prov
   constexpr std::size_t k_heads = 4, k_kv = 2, k_dim = 8, k_q = k_heads * k_dim, k_v = k_kv * k_dim, k_slots = 9, k_skipped = 6;
   AttentionShape s;
   const int qkv_frac = 10 + 10, qk_cut = 10 + 10 + 10 - 12, v_cut = 10 + 10 - 12;
-  s.values.head = {.layer = 0, .heads = k_heads, .kv_heads = k_kv, .head_dim = k_dim, .rope_base = 10000, .rope_frac = 10, .qk_cut = qk_cut,
+  s.values.head = {.layer = 0, .heads = k_heads, .kv_heads = k_kv, .head_dim = k_dim, .rope = rope(k_dim), .rope_frac = 10, .qk_cut = qk_cut,
                    .qk = {Ring{64 - qk_cut}, 12}, .v_cut = v_cut, .v = {Ring{64 - v_cut}, 12}, .dead_bits = 14 + 32 - 2, .shown = {14, 32}};
   s.fast = fast;
   s.values.mixed = mixed_ring;
   s.values.cut = 18;
   s.values.out = {out_ring, 10};
   s.softmax = {.site = Site::scores, .layer = 0, .rows = k_heads, .in = Ring{64 - qk_cut}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {mixed_ring, 16}}}};
-  s.score_frac = 10;
+  s.unit = std::ldexp(1.0, -10) / std::sqrt(static_cast<double>(k_dim));
   s.weight_frac = 16;
   const Format in{Ring{64}, qkv_frac};
 
@@ -359,14 +366,14 @@ TEST(Boxes, a_long_batch_of_queries_goes_in_blocks) {
   for (const bool fast : {false, true}) {
     Real real({0, k_count});
     AttentionShape s;
-    s.values.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = k_dim, .rope_base = 10000, .rope_frac = 10, .qk_cut = 18,
+    s.values.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = k_dim, .rope = rope(k_dim), .rope_frac = 10, .qk_cut = 18,
                      .qk = {Ring{46}, 12}, .v_cut = 8, .v = {Ring{56}, 12}, .dead_bits = 44, .shown = {14, 32}};
     s.fast = fast;
     s.values.mixed = Ring{61};
     s.values.cut = 18;
     s.values.out = {Ring{43}, 10};
     s.softmax = {.site = Site::scores, .layer = 0, .rows = 1, .in = Ring{46}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {Ring{61}, 16}}}};
-    s.score_frac = 10;
+    s.unit = std::ldexp(1.0, -10) / std::sqrt(static_cast<double>(k_dim));
     s.weight_frac = 16;
     const Format in{Ring{64}, 20};
     Words qkv = real.values(k_count * k_rows, 1, in);

@@ -229,7 +229,7 @@ TEST(Leak, a_row_that_is_only_shown_shows_the_user_no_order) {
 
 // One head of two entries, one key, ring 2^bits, no cut, position 0 (no rotation).
 HeadShape tiny_head(int bits) {
-  return {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = 2, .rope_base = 10, .rope_frac = 0, .qk_cut = 0, .qk = {Ring{bits}, 0},
+  return {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = 2, .rope = {1}, .rope_frac = 0, .qk_cut = 0, .qk = {Ring{bits}, 0},
           .v_cut = 0, .v = {Ring{3}, 0}, .dead_bits = 0, .shown = {0, bits}};
 }
 

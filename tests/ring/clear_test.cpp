@@ -54,7 +54,7 @@ TEST(Clear, example) {
   Words words(3);
   clear::softmax(Integers{100, 101, 100}, std::log(2.0), Ring{32}, out, words);
   EXPECT_EQ(words, (Words{1024, 2048, 1024}));
-  clear::scale(Integers{-3, 0, 5}, 0.5, out, words);
+  clear::scale(Integers{-3, 0, 5}, 0, 0.5, out, words);
   EXPECT_EQ(decode(words[0], out), -1.5);
   EXPECT_EQ(clear::sum_of_squares(Integers{3, 4}, 0.5), 6.25);
 }
@@ -66,10 +66,10 @@ TEST(Clear, scale_is_encode_to_the_bit) {
       const Integers row = wide(n, 51, random);
       for (const double factor : {1.0, 0x1p-20, 0.3, 1e9, 1e-9, std::nan(""), 1e300}) {
         Words words(n), twin(n);
-        clear::scale(row, factor, out, words);
-        clear::scalar::scale(row, factor, out, twin);
+        clear::scale(row, 1.25, factor, out, words);
+        clear::scalar::scale(row, 1.25, factor, out, twin);
         ASSERT_EQ(words, twin);
-        for (std::size_t j = 0; j < n; ++j) ASSERT_EQ(words[j], encode(static_cast<double>(row[j]) * factor, out));
+        for (std::size_t j = 0; j < n; ++j) ASSERT_EQ(words[j], encode((static_cast<double>(row[j]) - 1.25) * factor, out));
       }
     }
   }
@@ -79,7 +79,7 @@ TEST(Clear, halves_round_to_even_and_the_largest_integers_are_exact) {
   const std::int64_t large = (std::int64_t{1} << 52) - 1;
   const Integers row{1, 3, 5, -1, -3, -5, large, -large};
   Words words(row.size());
-  clear::scale(row, 0.5, {Ring{64}, 0}, words);
+  clear::scale(row, 0, 0.5, {Ring{64}, 0}, words);
   for (std::size_t j = 0; j < row.size(); ++j) {
     EXPECT_EQ(words[j], static_cast<Word>(std::llrint(static_cast<double>(row[j]) * 0.5)));
   }

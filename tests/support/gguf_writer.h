@@ -1,10 +1,11 @@
-// Writes small GGUF files: a whole tiny llama model, and every way of spoiling one.
+// Writes small GGUF files: tensors of any type, a whole tiny llama model, and every way of spoiling one.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,87 +13,107 @@ namespace permllm::test {
 
 class GgufWriter {
  public:
-  void text(const std::string& key, const std::string& value) { meta(key, 8, [&] { put_text(value); }); }
-  void number(const std::string& key, std::uint32_t value) { meta(key, 4, [&] { put(value); }); }
-  void real(const std::string& key, float value) { meta(key, 6, [&] { put(value); }); }
-  void flag(const std::string& key, bool value) { meta(key, 7, [&] { put(static_cast<std::uint8_t>(value)); }); }
-  void reals(const std::string& key, const std::vector<float>& values) {
-    meta(key, 9, [&] {
-      put(std::uint32_t{6});
-      put(static_cast<std::uint64_t>(values.size()));
-      for (const float value : values) put(value);
-    });
+  // A number that the file's structure depends on: where it stands, of how many bytes, and what the reader's errors call it.
+  struct Field {
+    std::string name;
+    std::size_t at, bytes;
+  };
+
+  void text(const std::string& key, const std::string& value) { meta(key, 8, [&] { put_text(value, key); }); }
+  void number(const std::string& key, std::uint32_t value) { scalar(key, 4, value); }
+  void real(const std::string& key, float value) { scalar(key, 6, value); }
+  void boolean(const std::string& key, bool value) { scalar(key, 7, static_cast<std::uint8_t>(value)); }
+  // A value of any type: 0 u8, 1 i8, 2 u16, 3 i16, 4 u32, 5 i32, 6 f32, 7 bool, 10 u64, 11 i64, 12 f64.
+  template <class T>
+  void scalar(const std::string& key, std::uint32_t type, T value) {
+    meta(key, type, [&] { put(value); });
   }
   void texts(const std::string& key, const std::vector<std::string>& values) {
-    meta(key, 9, [&] {
-      put(std::uint32_t{8});
-      put(static_cast<std::uint64_t>(values.size()));
-      for (const std::string& value : values) put_text(value);
-    });
+    list(key, 8, values, [&](const std::string& value) { put_text(value, key); });
   }
-  void numbers(const std::string& key, const std::vector<std::int32_t>& values) {
-    meta(key, 9, [&] {
-      put(std::uint32_t{5});
-      put(static_cast<std::uint64_t>(values.size()));
-      for (const std::int32_t value : values) put(value);
-    });
+  void numbers(const std::string& key, const std::vector<std::int32_t>& values) { scalars(key, 5, values); }
+  void reals(const std::string& key, const std::vector<float>& values) { scalars(key, 6, values); }
+  template <class T>
+  void scalars(const std::string& key, std::uint32_t type, const std::vector<T>& values) {
+    list(key, type, values, [&](const T& value) { put(value); });
   }
-  // A tensor of F32; shape as in the file (row length first).
+  // A tensor of any type, from its bytes; shape as in the file (row length first).
+  void tensor(const std::string& name, const std::vector<std::uint64_t>& shape, std::uint32_t type, std::vector<std::uint8_t> data) {
+    tensors_.push_back({name, shape, type, std::move(data)});
+  }
+  // One of F32, whatever type it claims to be.
   void tensor(const std::string& name, const std::vector<std::uint64_t>& shape, const std::vector<float>& values, std::uint32_t type = 0) {
-    tensors_.push_back({name, shape, type, values});
+    const auto bytes = std::as_bytes(std::span(values));
+    const auto* from = reinterpret_cast<const std::uint8_t*>(bytes.data());
+    tensor(name, shape, type, std::vector<std::uint8_t>(from, from + bytes.size()));
   }
   std::vector<std::uint8_t> finish() {
     std::vector<std::uint8_t> body = std::move(bytes_);
+    std::vector<Field> body_fields = std::move(fields_);
     bytes_.clear();
-    put(std::uint32_t{0x46554747});
-    put(std::uint32_t{3});
-    put(static_cast<std::uint64_t>(tensors_.size()));
-    put(metadata_);
+    fields_.clear();
+    put(std::uint32_t{0x46554747}, "magic");
+    put(std::uint32_t{3}, "version");
+    put(static_cast<std::uint64_t>(tensors_.size()), "tensor_count");
+    put(metadata_, "metadata_count");
+    for (const Field& field : body_fields) fields_.push_back({field.name, field.at + bytes_.size(), field.bytes});
     bytes_.insert(bytes_.end(), body.begin(), body.end());
     std::uint64_t offset = 0;
-    for (const Tensor& t : tensors_) {
-      put_text(t.name);
-      put(static_cast<std::uint32_t>(t.shape.size()));
-      for (const std::uint64_t extent : t.shape) put(extent);
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      const Tensor& t = tensors_[i];
+      put_text(t.name, "tensor[" + std::to_string(i) + "].name");
+      put(static_cast<std::uint32_t>(t.shape.size()), "tensor " + t.name + ".dimensions");
+      for (const std::uint64_t extent : t.shape) put(extent, "tensor " + t.name + ".shape");
       put(t.type);
-      put(offset);
-      offset += (t.values.size() * 4 + 31) / 32 * 32;
+      put(offset, "tensor " + t.name + ".offset");
+      offset += (t.data.size() + 31) / 32 * 32;
     }
     info_end_ = bytes_.size();
     bytes_.resize((bytes_.size() + 31) / 32 * 32);
     for (const Tensor& t : tensors_) {
       const std::size_t at = bytes_.size();
-      bytes_.resize(at + (t.values.size() * 4 + 31) / 32 * 32);
-      std::memcpy(bytes_.data() + at, t.values.data(), t.values.size() * 4);
+      bytes_.resize(at + (t.data.size() + 31) / 32 * 32);
+      if (!t.data.empty()) std::memcpy(bytes_.data() + at, t.data.data(), t.data.size());
     }
     return bytes_;
   }
-  // Length of header, metadata and tensor table: what parsing depends on.
+  // After finish: length of header, metadata and tensor table (what parsing depends on), and the fields in it.
   std::size_t info_end() const { return info_end_; }
+  const std::vector<Field>& fields() const { return fields_; }
 
  private:
   struct Tensor {
     std::string name;
     std::vector<std::uint64_t> shape;
     std::uint32_t type;
-    std::vector<float> values;
+    std::vector<std::uint8_t> data;
   };
   template <class T>
-  void put(T value) {
+  void put(T value, const std::string& field = "") {
+    if (!field.empty()) fields_.push_back({field, bytes_.size(), sizeof value});
     const auto* from = reinterpret_cast<const std::uint8_t*>(&value);
     bytes_.insert(bytes_.end(), from, from + sizeof value);
   }
-  void put_text(const std::string& value) {
-    put(static_cast<std::uint64_t>(value.size()));
+  void put_text(const std::string& value, const std::string& field) {
+    put(static_cast<std::uint64_t>(value.size()), field);
     bytes_.insert(bytes_.end(), value.begin(), value.end());
   }
   void meta(const std::string& key, std::uint32_t type, const std::function<void()>& value) {
-    put_text(key);
-    put(type);
+    put_text(key, "metadata[" + std::to_string(metadata_) + "].key");
+    put(type, key + ".type");
     value();
     ++metadata_;
   }
+  template <class T, class Put>
+  void list(const std::string& key, std::uint32_t type, const std::vector<T>& values, const Put& put_value) {
+    meta(key, 9, [&] {
+      put(type, key + ".type");
+      put(static_cast<std::uint64_t>(values.size()), key + ".length");
+      for (const T& value : values) put_value(value);
+    });
+  }
   std::vector<std::uint8_t> bytes_;
+  std::vector<Field> fields_;
   std::vector<Tensor> tensors_;
   std::uint64_t metadata_ = 0;
   std::size_t info_end_ = 0;

@@ -33,7 +33,8 @@ class BoxRun {
          std::size_t skip_slot = SIZE_MAX)
       : fibers_(fibers), user_coins_(user), helper_user_(helper_user), helper_provider_(helper_provider), provider_coins_(provider),
         batch_(batch), executor_(1), provider_keys_(1), user_keys_(1), helper_keys_(1) {
-    for (std::size_t s = 0; s < batch.first + batch.count; ++s) timeline_.append(s != skip_slot);
+    for (std::size_t s = 0; s < batch.first + batch.count; ++s) timeline_.append(true);
+    if (skip_slot < timeline_.slots()) timeline_.skip(skip_slot);
     fibers_.clear();
   }
 

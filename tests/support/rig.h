@@ -28,6 +28,7 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
   v.config = plan.config;
   v.layers.resize(plan.config.stored_layers());
   std::vector<const IntMatrix*> w;
+  std::vector<const Gain*> gains;
   for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& m) { w.push_back(&m); });
   for_each_matrix(v, plan, [&](std::uint32_t id, const LinearShape& s, RingMatrix& m) {
     m = RingMatrix(s.rows, s.cols, s.out.ring);
@@ -48,6 +49,12 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
         std::memcpy(at, &word, size);
       }
     }
+  });
+  for_each_gain(weights, plan, [&](std::uint32_t, const LinearShape&, const Gain& gain) { gains.push_back(&gain); });
+  for_each_gain(v, plan, [&, next = std::size_t{0}](std::uint32_t id, const LinearShape& s, Gain& gain) mutable {
+    gain.words = gain_mask(stream, id, s);
+    for (std::size_t j = 0; j < s.rows; ++j) gain.words[j] = gains[next]->words[j] - gain.words[j];
+    ++next;
   });
   return v;
 }
@@ -94,8 +101,8 @@ class Rig {
     user_link_ = std::make_unique<Meter>(std::move(user_end), traffic_);
     provider_channel_ = std::make_unique<Channel>(*provider_link_, 7, patience());
     user_channel_ = std::make_unique<Channel>(*user_link_, 7, patience());
-    if (plan.open()) table_ = embedding_table(weights.embed);
-    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &table_);
+    if (plan.open()) public_ = public_part(weights);
+    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &public_);
     provider_thread_ = std::jthread([this] {
       try {
         ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience());
@@ -125,6 +132,7 @@ class Rig {
     }
   }
   void deal_for_pass(std::size_t tokens, bool prompt) {
+    if (prompt) tokens = plan_.prompt_rows(tokens);
     if (prompt && !plan_.open()) deal(Part::Kind::entry, tokens);
     deal(Part::Kind::slot, tokens);
     deal(Part::Kind::pass, 1);
@@ -177,7 +185,7 @@ class Rig {
   std::vector<HelperKeys> helper_keys_;
   std::uint32_t next_[4] = {};
   Stock stock_{!plan_.open()};
-  EmbeddingTable table_;
+  PublicPart public_;
   Bytes received_[2];
   Traffic traffic_;
   std::unique_ptr<Link> provider_link_, user_link_;

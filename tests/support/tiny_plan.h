@@ -1,7 +1,7 @@
 // A plan over the tiny GGUF model, for tests that need no real weights.
 #pragma once
 
-#include "model/gguf.h"
+#include "model/load.h"
 #include "offline/plan.h"
 #include "support/gguf_writer.h"
 

@@ -84,7 +84,7 @@ TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
   spoil(ModelRows{1, 2, Bytes(10, 7)});
   spoil(PackOrder{1, 0, 5});
   spoil(PackMaterial{1, 0, 0, 1, Bytes(10, 7)});
-  spoil(PassBegin{PassBegin::prompt, 5, 1});
+  spoil(PassBegin{PassBegin::prompt, 5, 2, 1});
   spoil(PartyReport{1.5, 2, 3, 4, 5, 0.1, 0.2, 0.3});
   spoil(Refusal{1, "why"});
   spoil(MapShown{block<Word>(Ring{43}, {1, 2, 3})}, MapShown{expect(Ring{43}, 3)});

@@ -1,0 +1,43 @@
+#include "base/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "permllm/error.h"
+
+namespace permllm {
+
+MappedFile::MappedFile(const std::filesystem::path& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  struct stat status {};
+  const bool readable = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
+  if (readable && status.st_size > 0) {
+    const auto size = static_cast<std::size_t>(status.st_size);
+    void* mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+    if (mapped != MAP_FAILED) {
+      data_ = static_cast<const std::uint8_t*>(mapped);
+      size_ = size;
+    }
+  }
+  if (file >= 0) close(file);
+  if (!readable) throw Error(Code::file, path.string(), "there is no such file, or it cannot be read");
+  if (data_ == nullptr) throw Error(Code::file, path.string(), "the file is empty or cannot be mapped");
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) munmap(const_cast<std::uint8_t*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace permllm

@@ -1,0 +1,32 @@
+// The tensor types of GGUF files: their names, the size of their blocks, and their values as real numbers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace permllm {
+
+struct GgufTensor {
+  std::string name;
+  std::vector<std::uint64_t> shape;  // as in the file: the first is the fastest (a row's length)
+  std::uint32_t type = 0;            // ggml type number
+  std::span<const std::uint8_t> data;
+  std::uint64_t elements() const;
+};
+
+// A row is a whole number of blocks; a block is so many bytes in the file and so many numbers.
+struct BlockSize {
+  std::size_t bytes = 0, elements = 0;
+};
+BlockSize block_size(std::uint32_t type);        // zeros where the type is not supported
+const char* ggml_type_name(std::uint32_t type);  // "Q4_1"; "type 99" is formatted by the caller when nullptr
+
+// Row r of a two-dimensional (or one-dimensional, r = 0) tensor as real numbers, the same to the bit on every processor.
+// Types F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K,
+// Q6_K, IQ4_NL, IQ4_XS. Errors: unsupported, naming tensor and type.
+void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out);
+
+}  // namespace permllm
