@@ -1,9 +1,11 @@
 #include "model/tokenizer.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <random>
 
@@ -142,6 +144,35 @@ TEST(Tokenizer, chatglm_s_tokens_may_stand_behind_image_tokens) {
   EXPECT_TRUE(tokenizer.is_end(*tokenizer.control("<eop>")));
   EXPECT_EQ(tokenizer.bytes(5), "<image_5>");
   EXPECT_EQ(tokenizer.bytes(130527), "");  // the weights have more rows than the vocabulary has tokens
+}
+
+TEST(Tokenizer, chatglm_s_folder_says_how_many_ids_are_of_images) {
+  const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "chatglm-vocabulary";
+  std::filesystem::create_directories(folder);
+  const auto write = [&](const char* name, const std::string& bytes) { std::ofstream(folder / name, std::ios::binary) << bytes; };
+  const auto bytes = file_bytes("chatglm");
+  const TokenId sop = *Vocabulary::read_sentencepiece(bytes).bos;
+  write("model.safetensors", std::string("\x02\0\0\0\0\0\0\0", 8) + "{}");
+  const auto error = [&] {
+    try {
+      read_vocabulary(ModelFile::open(folder));
+      return std::string("none");
+    } catch (const Error& e) {
+      return e.field();
+    }
+  };
+  write("config.json", fmt::format("{{\"bos_token_id\": {}}}", sop + 1000));
+  EXPECT_EQ(error(), "ice_text.model");
+  write("ice_text.model", {bytes.begin(), bytes.end()});
+  const Vocabulary v = read_vocabulary(ModelFile::open(folder));
+  EXPECT_EQ(v.bos, sop + 1000);
+  EXPECT_EQ(v.tokens[1000], "<unk>");
+  write("config.json", "{\"bos_token_id\": 3}");
+  EXPECT_EQ(error(), "config.json: bos_token_id");
+  const auto other = file_bytes("bpe, normalised");
+  write("ice_text.model", {other.begin(), other.end()});
+  EXPECT_EQ(error(), "ice_text.model");
+  std::filesystem::remove_all(folder);
 }
 
 std::string random_text(std::mt19937& random) {
