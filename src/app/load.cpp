@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "model/chat_format.h"
 #include "model/load.h"
@@ -103,8 +104,25 @@ OfferedModel offer_synthetic(const std::string& name, const ServeOptions& option
 }  // namespace
 
 Vocabulary read_vocabulary(const ModelFile& file) {
-  if (file.gguf() == nullptr) throw Error(Code::file, "ice_text.model", "is missing from the folder: without it there are no tokens of a text");
-  return Vocabulary::read(*file.gguf());
+  if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf());
+  const std::filesystem::path path = file.folder()->path() / "ice_text.model";
+  if (!std::filesystem::exists(path)) throw Error(Code::file, "ice_text.model", "is missing from the folder: without it there are no tokens of a text");
+  const MappedFile text(path);
+  const Vocabulary vocabulary = Vocabulary::read_sentencepiece(text.bytes());
+  if (vocabulary.pre != "chatglm-6b") throw Error(Code::unsupported, "ice_text.model", "is not ChatGLM-6B's: it lacks <sop>, <eop> or [gMASK]");
+  // The first release has ids of images before those of texts.
+  const nlohmann::json& config = file.folder()->config();
+  if (!config.contains("bos_token_id")) return vocabulary;
+  const nlohmann::json& bos = config.at("bos_token_id");
+  if (!bos.is_number_unsigned() || bos.get<std::uint64_t>() < *vocabulary.bos) {
+    throw Error(Code::file, "config.json: bos_token_id", fmt::format("expected {} or more, where ice_text.model has <sop>", *vocabulary.bos));
+  }
+  return Vocabulary::read_sentencepiece(text.bytes(), bos.get<std::uint64_t>() - *vocabulary.bos);
+}
+
+std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary) {
+  const ChatFormat format = ChatFormat::named(vocabulary.pre == "chatglm-6b" ? "chatglm-6b" : "none");
+  return format.encode(Tokenizer(vocabulary), {{"user", std::string(k_calibration_text)}});
 }
 
 OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor, const LoadProgress& progress) {
@@ -113,10 +131,9 @@ OfferedModel offer_model(const std::string& path, const ServeOptions& options, E
   check_context(options, read_config(file));
   OfferedModel model;
   model.vocabulary = read_vocabulary(file);
-  ChatFormat::from_template(model.vocabulary.chat_template);  // refused before the long work
-  const Tokenizer tokenizer(model.vocabulary);
+  const std::vector<TokenId> calibration = calibration_tokens(model.vocabulary);  // refused before the long work
   model.weights = load_int_weights(file, executor, options.weight_bits, progress);
-  set_plan(model, calibrate(model.weights, tokenizer.encode(k_calibration_text, false), executor), options);
+  set_plan(model, calibrate(model.weights, calibration, executor), options);
   set_id(model, file.sha256());
   return model;
 }

@@ -28,8 +28,11 @@ void add_serve_options(CLI::App& command, ServeOptions& options);
 void add_synthetic_options(CLI::App& command, ServeOptions& options);
 std::vector<std::string> arguments_of(const ServeOptions& options);
 
-// Errors: file, naming what a folder lacks.
+// Of a GGUF file, or of ChatGLM-6B's folder: its ice_text.model. Errors: file, naming what a folder lacks; unsupported.
 Vocabulary read_vocabulary(const ModelFile& file);
+
+// The text that ships with the project, as a prompt begins: with bos where the file says so, with ChatGLM-6B's marks at the end.
+std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary);
 
 // Reads the file (or makes synthetic weights, with the ranges of SmolLM2-135M), makes the integer weights, calibrates the ranges on the text that ships with the project, and draws a
 // fresh seed for U and a fresh salt.
