@@ -192,7 +192,9 @@ void Gguf::Impl::read() {
     const std::string place = fmt::format("metadata[{}].key", i);
     const std::string key = in.name(place);
     const auto type = in.number<std::uint32_t>(key + ".type");
-    if (!metadata.emplace(key, read_value(in, type, key, elements)).second) throw Error(Code::file, place, fmt::format("{} stands twice", key));
+    if (!metadata.emplace(key, read_value(in, type, key, elements)).second) {
+      throw Error(Code::file, place, fmt::format("{} stands twice", key));
+    }
   }
   read_tensors(in, tensor_count);
 }
@@ -248,7 +250,8 @@ void Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
   for (std::size_t k = 1; k < order.size(); ++k) {
     const std::size_t before = order[k - 1], after = order[k];
     if (offsets[after] - offsets[before] < tensors[before].data.size()) {
-      throw Error(Code::file, "tensor " + tensors[after].name + ".offset", fmt::format("its data overlaps that of tensor {}", tensors[before].name));
+      throw Error(Code::file, "tensor " + tensors[after].name + ".offset",
+                  fmt::format("its data overlaps that of tensor {}", tensors[before].name));
     }
   }
 }

@@ -79,9 +79,9 @@ HWY_INLINE Bytes look_up(Bytes v) {
 #if HWY_TARGET == HWY_SCALAR
   for (int i = 0; i < 16; ++i) v[i] = static_cast<Byte>(k_values[v[i]]);
 #else
-  const hn::FixedTag<Byte, 16> bytes;
-  hn::StoreU(hn::TableLookupBytes(hn::LoadU(bytes, reinterpret_cast<const Byte*>(k_values)), hn::LoadU(bytes, reinterpret_cast<Byte*>(&v))), bytes,
-             reinterpret_cast<Byte*>(&v));
+  const hn::FixedTag<std::int8_t, 16> d;
+  auto* lanes = reinterpret_cast<std::int8_t*>(&v);
+  hn::StoreU(hn::TableLookupBytes(hn::LoadU(d, k_values), hn::LoadU(d, lanes)), d, lanes);
 #endif
   return v;
 }

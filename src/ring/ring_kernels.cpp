@@ -43,7 +43,7 @@ struct PairSum {
     sum.raw = _mm512_add_epi32(sum.raw, _mm512_madd_epi16(word.raw, column.raw));
 #elif HWY_TARGET == HWY_AVX2
     sum.raw = _mm256_add_epi32(sum.raw, _mm256_madd_epi16(word.raw, column.raw));
-#elif HWY_ARCH_X86
+#elif HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
     sum.raw = _mm_add_epi32(sum.raw, _mm_madd_epi16(word.raw, column.raw));
 #else
     const auto high = hn::Mul(hn::ShiftRight<16>(word), hn::ShiftRight<16>(column));

@@ -17,7 +17,8 @@ void attempt(const Access& access) {
 
 void walk(const ModelFile& model) {
   const Gguf& file = *model.gguf();
-  for (const auto& [key, value] : file.metadata()) {
+  for (const auto& entry : file.metadata()) {
+    const std::string& key = entry.first;
     attempt([&] { file.string(key); });
     attempt([&] { file.number(key); });
     attempt([&] { file.real(key); });

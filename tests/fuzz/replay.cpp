@@ -124,7 +124,8 @@ int main(int argc, char** argv) {
     } else if (argument == "--write" && i + 1 < argc) {
       std::filesystem::create_directories(argv[++i]);
       for (const Bytes& seed : permllm::test::seeds()) {
-        std::ofstream out(std::filesystem::path(argv[i]) / ("seed-" + std::to_string(count++)), std::ios::binary);
+        std::ofstream out(std::filesystem::path(argv[i]) / ("seed-" + std::to_string(seeds.size())), std::ios::binary);
+        seeds.push_back(seed);
         out.write(reinterpret_cast<const char*>(seed.data()), static_cast<std::streamsize>(seed.size()));
       }
       return 0;
@@ -138,7 +139,9 @@ int main(int argc, char** argv) {
   if (seeds.empty()) seeds = permllm::test::seeds();
   for (const Bytes& seed : seeds) {
     run(seed);
-    for (std::size_t length = 0; mutate && length < seed.size(); ++length) run({seed.begin(), seed.begin() + static_cast<std::ptrdiff_t>(length)});
+    for (std::size_t length = 0; mutate && length < seed.size(); ++length) {
+      run({seed.begin(), seed.begin() + static_cast<std::ptrdiff_t>(length)});
+    }
   }
   std::mt19937_64 random(1);
   for (std::size_t i = 0; mutate && i < count; ++i) run(mutated(seeds, random));
