@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "app/load.h"
 #include "app/measure.h"
 #include "app/options.h"
 
@@ -54,6 +55,7 @@ void run(DemoOptions options) {
   check_prompt_options(options.prompt);
   const bool json = options.prompt.json;
   options.local.quiet = json;
+  if (!options.local.serve.synthetic) check_chat_format(options.prompt, read_vocabulary(ModelFile::open(options.local.model)));
   const LocalParties parties(options.local);
   Executor executor;
   MeasuredConversation conversation(parties, options.local, executor);

@@ -12,6 +12,7 @@
 #include "app/process.h"
 #include "app/progress.h"
 #include "engine/deal.h"
+#include "model/chat_format.h"
 #include "model/reference.h"
 #include "model/synthetic.h"
 #include "offline/calibration_text.h"
@@ -118,6 +119,9 @@ void run(Options options) {
   for_each_matrix(model.weights, plan, [&](std::uint32_t id, const LinearShape& s, const IntMatrix&) {
     if (options.serve.synthetic) parameters += s.rows * s.cols * (id < 4 ? c.layers : 1);
   });
+  const Vocabulary& vocabulary = model.vocabulary;
+  const std::optional<ChatFormat> format = ChatFormat::recognised(vocabulary.chat_template);
+  const std::string chat_format = format ? format->name() : "not known, choose one with --chat-format";
   const Memory memory = memory_of(plan, options.serve.weight_bits);
   std::vector<std::size_t> lengths;
   for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.serve.context - 1}) {
@@ -136,7 +140,7 @@ void run(Options options) {
     nlohmann::json event = {{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"parameters", parameters},
                  {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
                  {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
-                 {"tokenizer", model.vocabulary.pre}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
+                 {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre}, {"chat_format", chat_format}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
                  {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())}, {"decode", decode},
                  {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
                  {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}, {"user", memory.user}}}};
@@ -156,7 +160,8 @@ void run(Options options) {
   if (options.serve.synthetic) {
     fmt::print(" random\n\nLargest values: those of SmolLM2-135M (kept with a margin of {} times)\n", k_range_margin);
   } else {
-    fmt::print("\n  tokenizer     {} ({}), chat format ChatML, own context limit {}\n\n", model.vocabulary.model, model.vocabulary.pre, c.context);
+    fmt::print("\n  tokenizer     {}{}, chat format {}, own context limit {}\n\n", vocabulary.model,
+               vocabulary.pre.empty() ? "" : " (" + vocabulary.pre + ")", chat_format, c.context);
     fmt::print("Largest values on the calibration text (kept with a margin of {} times)\n", k_range_margin);
   }
   const double gate_up = *std::max_element(plan.ranges.gate_up.begin(), plan.ranges.gate_up.end());

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <filesystem>
 
-#include "model/chat_format.h"
 #include "model/load.h"
 #include "model/synthetic.h"
 #include "offline/calibrate.h"
@@ -34,6 +34,7 @@ void add_synthetic_options(CLI::App& command, ServeOptions& options) {
   command.add_flag("--synthetic", options.synthetic, "the model is the name of a published shape, with random weights");
   command.add_option("--layers", options.layers, "of a shape: another number of layers; 0: its own")->capture_default_str();
   command.add_option("--width", options.width, "of a shape: another width, with as many more heads and neurons; 0: its own")->capture_default_str();
+  command.add_flag("--ids-only", options.ids_only, "of a folder without its tokenizer: converse in token ids");
   command.add_option("--distinct-layers", options.distinct_layers, "of a shape: layers of weights to hold, used in turn; 0: all")->capture_default_str();
 }
 
@@ -42,6 +43,7 @@ std::vector<std::string> arguments_of(const ServeOptions& options) {
                                      "--weight-bits", fmt::format("{}", options.weight_bits)};
   if (options.synthetic) arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width", fmt::format("{}", options.width),
                                                                  "--distinct-layers", fmt::format("{}", options.distinct_layers)});
+  if (options.ids_only) arguments.push_back("--ids-only");
   if (options.fused) arguments.insert(arguments.end(), {"--fused", *options.fused ? "on" : "off"});
   return arguments;
 }
@@ -92,9 +94,30 @@ OfferedModel offer_synthetic(const std::string& name, const ServeOptions& option
 
 }  // namespace
 
-Vocabulary read_vocabulary(const ModelFile& file) {
-  if (file.gguf() == nullptr) throw Error(Code::file, "ice_text.model", "is missing from the folder: without it there are no tokens of a text");
-  return Vocabulary::read(*file.gguf());
+Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
+  if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf());
+  const auto path = file.folder()->path() / "ice_text.model";
+  const Config config = read_config(file);
+  // Ids of the marks around an answer, by config.json.
+  const auto id = [&](const char* key) -> std::size_t {
+    const nlohmann::json value = file.folder()->config().value(key, nlohmann::json());
+    if (value.is_number_unsigned() && value < config.vocab) return value.get<std::size_t>();
+    throw Error(Code::file, std::string("config.json: ") + key, fmt::format("is missing or no number below {}", config.vocab));
+  };
+  if (std::filesystem::exists(path)) {
+    const MappedFile model(path);
+    const Vocabulary vocabulary = Vocabulary::read_sentencepiece(model.bytes());
+    const std::size_t bos = id("bos_token_id"), own = vocabulary.bos.value_or(0);
+    return bos <= own ? vocabulary : Vocabulary::read_sentencepiece(model.bytes(), bos - own);  // behind ids of images
+  }
+  if (!ids_only) throw Error(Code::file, path.string(), "is missing: a text has no tokens without it (generate --prompt-ids and bench do without)");
+  Vocabulary numbers;
+  numbers.model = "gpt2";
+  numbers.pre = "default";
+  for (std::size_t i = 0; i < config.vocab; ++i) numbers.tokens.push_back(fmt::format("<{}>", i));
+  numbers.types.assign(config.vocab, k_normal);
+  numbers.eos = static_cast<TokenId>(id("eos_token_id"));
+  return numbers;
 }
 
 OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor, const LoadProgress& progress) {
@@ -102,11 +125,14 @@ OfferedModel offer_model(const std::string& path, const ServeOptions& options, E
   const ModelFile file = ModelFile::open(path);
   check_context(options, read_config(file));
   OfferedModel model;
-  model.vocabulary = read_vocabulary(file);
-  ChatFormat::from_template(model.vocabulary.chat_template);  // refused before the long work
+  model.vocabulary = read_vocabulary(file, options.ids_only);
   const Tokenizer tokenizer(model.vocabulary);
   model.weights = load_int_weights(file, executor, options.weight_bits, progress);
-  set_plan(model, calibrate(model.weights, tokenizer.encode(k_calibration_text, false), executor), options);
+  std::vector<TokenId> ids = tokenizer.encode(k_calibration_text, false);
+  if (ids.empty()) {  // a vocabulary without texts: any of its tokens
+    for (std::size_t i = 0; i < 256; ++i) ids.push_back(static_cast<TokenId>(i * model.weights.config.vocab / 256));
+  }
+  set_plan(model, calibrate(model.weights, ids, executor), options);
   set_id(model, file.sha256());
   return model;
 }

@@ -36,7 +36,9 @@ std::vector<TokenId> parse_ids(const std::string& text) {
 void add_prompt_options(CLI::App& command, PromptOptions& o) {
   auto* prompt = command.add_option("--prompt", o.prompt, "the question");
   command.add_option("--prompt-ids", o.prompt_ids, "token ids instead of text, fed as they are: 1,2,3")->excludes(prompt);
-  command.add_flag("--raw", o.raw, "feed the text without the model's chat format");
+  command.add_option("--chat-format", o.chat_format, "feed the text in this chat format (none: as it is): " + ChatFormat::names())
+      ->default_str("by the file's template");
+  command.add_flag("--think,!--no-think", o.think, "let a model that can (Qwen 3) think before it answers");
   command.add_option("--max-tokens", o.max_tokens, "longest answer, in tokens")->capture_default_str();
   command.add_option("--temperature", o.sampling.temperature, "0 is greedy")->capture_default_str();
   command.add_option("--top-k", o.sampling.top_k, "choose among the k best tokens; 0: all")->capture_default_str();
@@ -54,6 +56,19 @@ void check_prompt_options(PromptOptions& o) {
   if (o.max_tokens < 1) throw Error(Code::usage, "--max-tokens", "0, expected 1 or more");
   o.sampling.seed = o.seed ? *o.seed : random_number();
   o.sampling.check();
+  if (!o.chat_format.empty()) ChatFormat::named(o.chat_format);
+}
+
+namespace {
+
+ChatFormat chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {
+  return o.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template) : ChatFormat::named(o.chat_format);
+}
+
+}  // namespace
+
+void check_chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {
+  if (o.ids.empty()) chat_format(o, vocabulary).encode(Tokenizer(vocabulary), {{"user", o.prompt}}, o.think);
 }
 
 std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& tokenizer, std::size_t context) {
@@ -67,11 +82,8 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
       }
     }
     ids = o.ids;
-  } else if (o.raw) {
-    ids = tokenizer.encode(o.prompt, false);
-    if (vocabulary.add_bos) ids.insert(ids.begin(), vocabulary.bos);
   } else {
-    ids = ChatFormat::from_template(vocabulary.chat_template).encode(tokenizer, {{"user", o.prompt}});
+    ids = chat_format(o, vocabulary).encode(tokenizer, {{"user", o.prompt}}, o.think);
   }
   if (ids.empty()) throw Error(Code::usage, "--prompt", "has no tokens");
   if (ids.size() + o.max_tokens > context) {
@@ -83,9 +95,10 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
 }
 
 void TokenPrinter::token(TokenId id) {
-  ids_.push_back(id);
   // The end-of-turn token is no text.
-  const std::string piece = tokenizer_.is_end(id) ? "" : stream_.push(tokenizer_.decode({&id, 1}, true));
+  const bool first = ids_.empty();
+  const std::string piece = tokenizer_.is_end(id) ? "" : stream_.push(first ? tokenizer_.decode({&id, 1}, true) : tokenizer_.bytes(id));
+  ids_.push_back(id);
   text_ += piece;
   if (json_) {
     print_event({{"event", "token"}, {"id", id}, {"text", piece}});

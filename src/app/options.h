@@ -13,8 +13,9 @@ namespace permllm {
 
 struct PromptOptions {
   std::string prompt, prompt_ids;
+  std::string chat_format;  // empty: by the file's template
+  bool think = false;
   std::vector<TokenId> ids;  // of prompt_ids, once checked
-  bool raw = false;
   std::size_t max_tokens = 64;
   SamplingOptions sampling;
   std::optional<std::uint64_t> seed;
@@ -26,7 +27,10 @@ void add_prompt_options(CLI::App& command, PromptOptions& options);
 // What can be checked before a model is at hand. Draws the sampling seed when none is given.
 void check_prompt_options(PromptOptions& options);
 
-// The prompt's tokens: --prompt in the model's chat format (or as it is, with --raw), or --prompt-ids. `context`: the most
+// Refuses a chat format that is unknown or cannot be had from this vocabulary, before long work. Errors: usage, unsupported.
+void check_chat_format(const PromptOptions& options, const Vocabulary& vocabulary);
+
+// The prompt's tokens: --prompt in the chat format, or --prompt-ids. `context`: the most
 // tokens that prompt and answer may have together. Errors: usage; none quotes the prompt.
 std::vector<TokenId> prompt_tokens(const PromptOptions& options, const Tokenizer& tokenizer, std::size_t context);
 

@@ -1,6 +1,8 @@
 // Who says what before offline material flows (docs/wire.md 3): cards, agreements, seeds, and the model at the helper.
 #pragma once
 
+#include <bit>
+
 #include "model/tokenizer.h"
 #include "model/weights.h"
 #include "offline/plan_io.h"
@@ -21,19 +23,34 @@ void visit(Io& io, Seed& seed) {
 
 template <class Io>
 void visit(Io& io, Vocabulary& v) {
-  constexpr std::size_t k_many = 1 << 22;
-  const auto text = [](auto& out, std::string& token) { out.text("vocabulary.token", token, 1 << 12); };
-  io.text("vocabulary.model", v.model, 64);
-  io.text("vocabulary.pre", v.pre, 64);
-  io.list("vocabulary.tokens", v.tokens, k_many, text);
-  io.list("vocabulary.types", v.types, k_many, [](auto& out, std::uint32_t& type) { out.number("type", type); });
-  io.list("vocabulary.merges", v.merges, k_many, text);
-  io.number("vocabulary.bos", v.bos);
+  const auto text = [](auto& out, std::string& token) { out.text("vocabulary.token", token, k_token_limit); };
+  const auto flag = [&](const char* field, bool& value) {
+    auto byte = static_cast<std::uint8_t>(value);
+    io.number(field, byte);
+    value = byte != 0;
+  };
+  io.text("vocabulary.model", v.model, k_pre_limit);
+  io.text("vocabulary.pre", v.pre, k_pre_limit);
+  io.list("vocabulary.tokens", v.tokens, k_most_tokens, text);
+  io.list("vocabulary.types", v.types, k_most_tokens, [](auto& out, std::uint32_t& type) { out.number("type", type); });
+  io.list("vocabulary.scores", v.scores, k_most_tokens, [](auto& out, float& score) {
+    auto bits = std::bit_cast<std::uint32_t>(score);
+    out.number("score", bits);
+    score = std::bit_cast<float>(bits);
+  });
+  io.list("vocabulary.merges", v.merges, k_most_tokens, text);
+  bool has_bos = v.bos.has_value();
+  flag("vocabulary.has_bos", has_bos);
+  TokenId bos = v.bos.value_or(0);
+  io.number("vocabulary.bos", bos);
+  v.bos = has_bos ? std::optional(bos) : std::nullopt;
   io.number("vocabulary.eos", v.eos);
-  auto add_bos = static_cast<std::uint8_t>(v.add_bos);
-  io.number("vocabulary.add_bos", add_bos);
-  v.add_bos = add_bos != 0;
-  io.text("vocabulary.chat_template", v.chat_template, 1 << 20);
+  io.list("vocabulary.ends", v.ends, 16, [](auto& out, TokenId& id) { out.number("end", id); });
+  flag("vocabulary.add_bos", v.add_bos);
+  flag("vocabulary.add_space_prefix", v.add_space_prefix);
+  flag("vocabulary.remove_extra_whitespaces", v.remove_extra_whitespaces);
+  io.text("vocabulary.charsmap", v.charsmap, k_charsmap_limit);
+  io.text("vocabulary.chat_template", v.chat_template, k_template_limit);
 }
 
 // user -> provider, first on each of its two links

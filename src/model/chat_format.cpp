@@ -2,10 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+
 #include "permllm/error.h"
 
 namespace permllm {
 namespace {
+
+constexpr std::array k_names{"none", "chatml", "qwen3", "llama2", "llama3", "gemma", "mistral", "mistral-v7", "phi3", "phi4-mini", "phi4", "glm4", "chatglm-6b"};
 
 std::string quoted_beginning(std::string_view text) {
   std::string out;
@@ -13,54 +18,299 @@ std::string quoted_beginning(std::string_view text) {
   return valid_utf8(out);
 }
 
+// Line ends in a template's quotes may be written as "\n".
+std::string with_line_ends(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const bool escaped = text.substr(i).starts_with("\\n");
+    out += escaped ? '\n' : text[i];
+    i += escaped ? 1 : 0;
+  }
+  return out;
+}
+
 // The system message that a ChatML template adds by itself: the text between "system\n" and the end of that turn in the
 // branch for conversations without one. Empty when the template adds none.
 std::string default_system_of(std::string_view chat_template) {
-  for (const std::string_view begin_mark : {"<|im_start|>system\n", "<|im_start|>system\\n"}) {
-    const std::size_t begin = chat_template.find(begin_mark);
-    if (begin == std::string_view::npos) continue;
-    const std::string_view rest = chat_template.substr(begin + begin_mark.size());
+  constexpr std::string_view begin_mark = "<|im_start|>system\n";
+  for (std::size_t begin = chat_template.find(begin_mark); begin != std::string_view::npos; begin = chat_template.find(begin_mark, begin)) {
+    begin += begin_mark.size();
+    const std::string_view rest = chat_template.substr(begin);
     const std::size_t end = rest.find("<|im_end|>");
     const std::string_view text = rest.substr(0, end);
-    // A quote would mean that the message is put together from variables.
-    if (end != std::string_view::npos && text.find('\'') == std::string_view::npos) return std::string(text);
+    // A quote or brace would mean that the message is put together from variables.
+    if (end != std::string_view::npos && text.find_first_of("'{") == std::string_view::npos) return std::string(text);
   }
   return "";
 }
 
+constexpr std::string_view k_white = " \t\n\v\f\r";
+std::string_view without_leading_white(std::string_view text) { return text.substr(std::min(text.find_first_not_of(k_white), text.size())); }
+std::string trimmed(std::string_view text) {
+  text = without_leading_white(text);
+  return std::string(text.substr(0, text.find_last_not_of(k_white) + 1));
+}
+
+// A prompt under construction. Text between two marks is encoded as one.
+class Prompt {
+ public:
+  Prompt(const Tokenizer& tokenizer, const char* format) : tokenizer_(tokenizer), format_(format) {}
+  void bos() {
+    const std::optional<TokenId> id = tokenizer_.vocabulary().bos;
+    end_text();
+    if (id) ids_.push_back(*id);
+  }
+  void eos() {
+    end_text();
+    ids_.push_back(tokenizer_.vocabulary().eos);
+  }
+  void mark(std::string_view text) {
+    const std::optional<TokenId> id = tokenizer_.control(text);
+    if (!id) {
+      throw Error(Code::unsupported, "tokenizer.ggml.tokens", fmt::format("{} is not among them, which the chat format {} needs", text, format_));
+    }
+    end_text();
+    ids_.push_back(*id);
+  }
+  void text(std::string_view text) { text_ += text; }
+  // Text that begins anew where a sentencepiece vocabulary puts a blank before each text.
+  void end_text() {
+    const auto more = tokenizer_.encode(text_, false);
+    ids_.insert(ids_.end(), more.begin(), more.end());
+    text_.clear();
+  }
+  std::vector<TokenId> take() {
+    end_text();
+    return std::move(ids_);
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  const char* format_;
+  std::string text_;
+  std::vector<TokenId> ids_;
+};
+
+// Where marks are plain text, a person must not write them.
+void refuse_marks(const std::vector<ChatMessage>& messages, std::initializer_list<const char*> marks) {
+  for (const ChatMessage& message : messages) {
+    for (const char* mark : marks) {
+      if (message.content.find(mark) != std::string::npos) {
+        throw Error(Code::usage, "prompt", "holds a mark of the model's chat format, which no message may");
+      }
+    }
+  }
+}
+
 }  // namespace
 
-ChatFormat ChatFormat::from_template(std::string_view chat_template) {
-  const bool chat_ml = chat_template.find("<|im_start|>") != std::string_view::npos &&
-                       chat_template.find("<|im_end|>") != std::string_view::npos;
-  if (!chat_ml) {
-    throw Error(Code::unsupported, "tokenizer.chat_template",
-                chat_template.empty() ? "the file has none; ChatML is supported (use --raw for text without a chat format)"
-                                      : fmt::format("begins with \"{}\", which is not supported; ChatML is",
-                                                    quoted_beginning(chat_template)));
-  }
-  ChatFormat format;
-  format.default_system_ = default_system_of(chat_template);
+std::string ChatFormat::names() { return fmt::format("{}", fmt::join(k_names, ", ")); }
+const char* ChatFormat::name() const { return k_names[static_cast<std::size_t>(kind_)]; }
+
+ChatFormat ChatFormat::named(std::string_view name) {
+  const auto found = std::find(k_names.begin(), k_names.end(), name);
+  if (found == k_names.end()) throw Error(Code::usage, "--chat-format", fmt::format("\"{:.20}\" is unknown; known are {}", name, names()));
+  ChatFormat format(static_cast<Kind>(found - k_names.begin()));
+  format.bos_ = format.kind_ == llama2 || format.kind_ == llama3 || format.kind_ == gemma || format.kind_ == mistral || format.kind_ == mistral_v7;
   return format;
 }
 
-std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages) const {
-  std::vector<TokenId> ids;
-  const auto add = [&](std::string_view text, bool special) {
-    const auto more = tokenizer.encode(text, special);
-    ids.insert(ids.end(), more.begin(), more.end());
+std::optional<ChatFormat> ChatFormat::recognised(std::string_view chat_template) {
+  if (chat_template.empty()) return ChatFormat(none);
+  if (std::find(k_names.begin(), k_names.end(), chat_template) != k_names.end()) return named(chat_template);
+  std::string text = with_line_ends(chat_template);
+  for (std::size_t at = 0; (at = text.find("' + '", at)) != std::string::npos;) text.erase(at, 5);
+  const auto has = [&](std::string_view part) { return text.find(part) != std::string::npos; };
+  const auto kind = [&]() -> std::optional<Kind> {
+    if (has("<|im_start|>") && has("<|im_end|>")) return has("<|im_sep|>") ? phi4 : has("enable_thinking") ? qwen3 : chatml;
+    if (has("<|start_header_id|>") && has("<|end_header_id|>") && has("<|eot_id|>")) return llama3;
+    if (has("<start_of_turn>") && has("<end_of_turn>")) return gemma;
+    if (has("[gMASK]<sop>") && has("<|assistant|>")) return glm4;
+    if (has("<|assistant|>") && has("<|end|>")) return has("|>\n") ? phi3 : phi4_mini;
+    if (has("[INST]") && has("[/INST]")) return has("[SYSTEM_PROMPT]") ? mistral_v7 : has("<<SYS>>") ? llama2 : mistral;
+    return std::nullopt;
+  }();
+  if (!kind) return std::nullopt;
+  ChatFormat format(*kind);
+  format.bos_ = has("bos_token");
+  if (*kind == chatml || *kind == qwen3) format.preamble_ = default_system_of(text);
+  if (*kind == chatml) format.opens_thought_ = has("<|im_start|>assistant\n<think>\n");
+  // The date that the templates of Llama 3.1 and later fall back to: the prompt shall not depend on the day.
+  if (*kind == llama3 && has("Cutting Knowledge Date")) format.preamble_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
+  if (*kind == glm4) format.line_end_ = std::string_view(text).substr(text.rfind("<|assistant|>")).starts_with("<|assistant|>\n");
+  return format;
+}
+
+ChatFormat ChatFormat::from_template(std::string_view chat_template) {
+  const std::optional<ChatFormat> format = recognised(chat_template);
+  if (!format) {
+    throw Error(Code::unsupported, "tokenizer.chat_template",
+                fmt::format("begins with \"{}\", which is not supported; choose one with --chat-format: {}", quoted_beginning(chat_template), names()));
+  }
+  return *format;
+}
+
+std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages, bool think) const {
+  for (const ChatMessage& m : messages) {
+    if (m.role != "system" && m.role != "user" && m.role != "assistant") throw Error(Code::usage, "role", "expected system, user or assistant");
+  }
+  if (think && !can_think()) throw Error(Code::usage, "--think", fmt::format("the chat format {} has no thinking", name()));
+  Prompt prompt(tokenizer, name());
+  if (bos_ || tokenizer.vocabulary().add_bos) prompt.bos();
+  const bool pieces = tokenizer.vocabulary().model != "gpt2";
+  // Formats without a system turn: the system message stands before the first question, or before the last.
+  std::vector<ChatMessage> turns = messages;
+  const auto join_system = [&](std::string_view before, std::string_view after, bool last) {
+    if (turns.empty() || turns[0].role != "system") return;
+    const std::string text = std::string(before) + turns[0].content + std::string(after);
+    turns.erase(turns.begin());
+    const auto is_user = [](const ChatMessage& m) { return m.role == "user"; };
+    const auto first_user = std::find_if(turns.begin(), turns.end(), is_user);
+    const auto user = last ? std::find_if(turns.rbegin(), turns.rend(), is_user).base() - 1 : first_user;
+    if (first_user != turns.end()) user->content = text + user->content;
   };
-  const auto turn = [&](const std::string& role, const std::string& content) {
-    add("<|im_start|>", true);
-    add(role + "\n" + content, false);  // a person's text cannot forge a turn
-    add("<|im_end|>", true);
-    add("\n", false);
-  };
-  if (!default_system_.empty() && (messages.empty() || messages[0].role != "system")) turn("system", default_system_);
-  for (const ChatMessage& message : messages) turn(message.role, message.content);
-  add("<|im_start|>", true);
-  add("assistant\n", false);
-  return ids;
+  const auto is_system_first = [&] { return !turns.empty() && turns[0].role == "system"; };
+
+  switch (kind_) {
+    case none:
+      for (const ChatMessage& m : turns) prompt.text(m.content);
+      break;
+    case chatml:
+    case qwen3:
+      if (!preamble_.empty() && !is_system_first()) turns.insert(turns.begin(), {"system", preamble_});
+      for (const ChatMessage& m : turns) {
+        prompt.mark("<|im_start|>");
+        prompt.text(m.role + "\n" + m.content);
+        prompt.mark("<|im_end|>");
+        prompt.text("\n");
+      }
+      prompt.mark("<|im_start|>");
+      prompt.text("assistant\n");
+      if (kind_ == qwen3 && !think) prompt.text("<think>\n\n</think>\n\n");  // a thought that is over
+      if (opens_thought_) prompt.text("<think>\n");
+      break;
+    case phi4:
+      for (const ChatMessage& m : turns) {
+        prompt.mark("<|im_start|>");
+        prompt.text(m.role);
+        prompt.mark("<|im_sep|>");
+        prompt.text(m.content);
+        prompt.mark("<|im_end|>");
+      }
+      prompt.mark("<|im_start|>");
+      prompt.text("assistant");
+      prompt.mark("<|im_sep|>");
+      break;
+    case llama3: {
+      const auto header = [&](const std::string& role) {
+        prompt.mark("<|start_header_id|>");
+        prompt.text(role);
+        prompt.mark("<|end_header_id|>");
+        prompt.text("\n\n");
+      };
+      if (!preamble_.empty() && !is_system_first()) turns.insert(turns.begin(), {"system", ""});
+      for (const ChatMessage& m : turns) {
+        header(m.role);
+        if (&m == &turns[0] && m.role == "system") prompt.text(preamble_);
+        prompt.text(trimmed(m.content));
+        prompt.mark("<|eot_id|>");
+      }
+      header("assistant");
+      break;
+    }
+    case gemma:
+      join_system("", "\n\n", false);
+      for (const ChatMessage& m : turns) {
+        prompt.mark("<start_of_turn>");
+        prompt.text((m.role == "assistant" ? "model" : m.role) + "\n" + trimmed(m.content));
+        prompt.mark("<end_of_turn>");
+        prompt.text("\n");
+      }
+      prompt.mark("<start_of_turn>");
+      prompt.text("model\n");
+      break;
+    case llama2:
+      refuse_marks(turns, {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"});
+      join_system("<<SYS>>\n", "\n<</SYS>>\n\n", false);
+      for (const ChatMessage& m : turns) {
+        if (m.role == "user") {
+          prompt.text("[INST] " + trimmed(m.content) + " [/INST]");
+        } else {
+          prompt.text(" " + trimmed(m.content) + " ");
+          prompt.eos();
+          prompt.bos();
+        }
+      }
+      break;
+    case mistral:
+    case mistral_v7: {
+      // In version 1 the marks are plain text, and the system message stands before the first question.
+      const bool marks = kind_ == mistral_v7 || tokenizer.control("[INST]");
+      if (!marks) refuse_marks(turns, {"[INST]", "[/INST]"});
+      if (kind_ == mistral) join_system("", "\n\n", marks);
+      for (const ChatMessage& m : turns) {
+        if (m.role == "assistant") {
+          prompt.end_text();
+          prompt.text(m.content);
+          prompt.eos();
+        } else if (m.role == "system" && kind_ == mistral_v7) {
+          prompt.mark("[SYSTEM_PROMPT]");
+          prompt.text(m.content);
+          prompt.mark("[/SYSTEM_PROMPT]");
+        } else if (marks) {
+          prompt.mark("[INST]");
+          prompt.text(m.content);
+          prompt.mark("[/INST]");
+        } else {
+          prompt.text("[INST] " + m.content + " [/INST]");
+        }
+      }
+      break;
+    }
+    case phi3:
+    case phi4_mini: {
+      // With Phi 3's sentencepiece vocabulary, marks swallow the white space behind them.
+      const std::string_view line_end = kind_ == phi3 && !pieces ? "\n" : "";
+      for (const ChatMessage& m : turns) {
+        prompt.mark("<|" + m.role + "|>");
+        prompt.text(line_end);
+        prompt.text(kind_ == phi3 && pieces ? without_leading_white(m.content) : std::string_view(m.content));
+        prompt.mark("<|end|>");
+        prompt.text(line_end);
+      }
+      prompt.mark("<|assistant|>");
+      prompt.text(line_end);
+      break;
+    }
+    case glm4:
+      prompt.mark("[gMASK]");
+      prompt.mark("<sop>");
+      for (const ChatMessage& m : turns) {
+        prompt.mark("<|" + m.role + "|>");
+        prompt.text("\n" + m.content);
+      }
+      prompt.mark("<|assistant|>");
+      if (line_end_) prompt.text("\n");
+      break;
+    case chatglm_6b: {
+      refuse_marks(turns, {"[Round ", "\n问：", "\n答："});
+      join_system("", "\n\n", false);
+      std::size_t round = 0;
+      for (const ChatMessage& m : turns) {
+        if (turns.size() == 1) {
+          prompt.text(m.content);  // a question without history is no round
+        } else if (m.role == "user") {
+          prompt.text(fmt::format("[Round {}]\n问：{}\n答：", round++, m.content));
+        } else {
+          prompt.text(m.content + "\n");
+        }
+      }
+      prompt.mark("[gMASK]");
+      prompt.mark("<sop>");
+      break;
+    }
+  }
+  return prompt.take();
 }
 
 }  // namespace permllm

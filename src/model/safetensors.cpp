@@ -147,6 +147,7 @@ std::map<std::string, std::string> places_of(const nlohmann::json& index) {
 
 SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
   SafetensorsFolder folder;
+  folder.path_ = path;
   folder.files_.emplace_back(path / "config.json");
   folder.config_ = parse_json(folder.files_.back().bytes(), "config.json");
   if (!folder.config_.is_object()) throw Error(Code::file, "config.json", "is not a JSON object");

@@ -29,6 +29,7 @@ class SafetensorsFolder {
   // Errors: file or unsupported, naming the file and the field within it.
   static SafetensorsFolder open(const std::filesystem::path& path);
 
+  const std::filesystem::path& path() const { return path_; }
   const nlohmann::json& config() const { return config_; }  // an object
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
 
@@ -36,6 +37,7 @@ class SafetensorsFolder {
   std::string sha256() const;
 
  private:
+  std::filesystem::path path_;
   std::vector<MappedFile> files_;  // config.json first
   nlohmann::json config_;
   std::vector<GgufTensor> tensors_;

@@ -46,6 +46,11 @@ Card card() {
   card.vocabulary.model = "gpt2";
   card.vocabulary.tokens = {"a", "b"};
   card.vocabulary.types = {1, 1};
+  card.vocabulary.scores = {-1, -2.5f};
+  card.vocabulary.bos = 1;
+  card.vocabulary.ends = {0};
+  card.vocabulary.add_space_prefix = true;
+  card.vocabulary.charsmap = "map";
   return card;
 }
 
