@@ -288,6 +288,7 @@ void run(BenchOptions options) {
 void add_bench(CLI::App& parent) {
   const auto options = std::make_shared<BenchOptions>();
   options->local.serve.context = 32;
+  options->local.serve.ids_only = true;
   CLI::App* command = parent.add_subcommand("bench", "what a token costs: the whole protocol in three processes, over a simulated network");
   command->add_option("model", options->local.model, "GGUF file, or a shape with random weights: chatglm-6b, llama-7b, smollm2-135m")->required();
   add_synthetic_options(*command, options->local.serve);

@@ -22,7 +22,7 @@ void run(const std::string& path, PromptOptions options) {
   Executor executor;
   const ModelFile file = ModelFile::open(path);
   const Config config = read_config(file);
-  const Tokenizer tokenizer(read_vocabulary(file));
+  const Tokenizer tokenizer(read_vocabulary(file, !options.ids.empty()));
   const auto ids = prompt_tokens(options, tokenizer, config.context);
   const FloatWeights weights = load_float_weights(file, executor, late_bar("Loading the model", options.json));
   const double load_seconds = seconds_since(load_begin);

@@ -38,6 +38,7 @@ void add_synthetic_options(CLI::App& command, ServeOptions& options) {
   command.add_flag("--synthetic", options.synthetic, "the model is the name of a published shape, with random weights");
   command.add_option("--layers", options.layers, "of a shape: another number of layers; 0: its own")->capture_default_str();
   command.add_option("--width", options.width, "of a shape: another width, with as many more heads and neurons; 0: its own")->capture_default_str();
+  command.add_flag("--ids-only", options.ids_only, "of a folder without its tokenizer: converse in token ids");
   command.add_option("--distinct-layers", options.distinct_layers, "of a shape: layers of weights to hold, used in turn; 0: all")->capture_default_str();
 }
 
@@ -47,6 +48,7 @@ std::vector<std::string> arguments_of(const ServeOptions& options) {
                                      "--weight-bits", fmt::format("{}", options.weight_bits)};
   if (options.synthetic) arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width", fmt::format("{}", options.width),
                                                                  "--distinct-layers", fmt::format("{}", options.distinct_layers)});
+  if (options.ids_only) arguments.push_back("--ids-only");
   if (options.fused) arguments.insert(arguments.end(), {"--fused", *options.fused ? "on" : "off"});
   return arguments;
 }
@@ -103,35 +105,55 @@ OfferedModel offer_synthetic(const std::string& name, const ServeOptions& option
 
 }  // namespace
 
-Vocabulary read_vocabulary(const ModelFile& file) {
+Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
   if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf());
+  const Config config = read_config(file);
+  const nlohmann::json& settings = file.folder()->config();
+  const auto id = [&](const char* key) -> std::size_t {
+    const nlohmann::json value = settings.value(key, nlohmann::json());
+    if (value.is_number_unsigned() && value < config.vocab) return value.get<std::size_t>();
+    throw Error(Code::file, std::string("config.json: ") + key, fmt::format("is missing or no number below {}", config.vocab));
+  };
   const std::filesystem::path path = file.folder()->path() / "ice_text.model";
-  if (!std::filesystem::exists(path)) throw Error(Code::file, "ice_text.model", "is missing from the folder: without it there are no tokens of a text");
-  const MappedFile text(path);
-  const Vocabulary vocabulary = Vocabulary::read_sentencepiece(text.bytes());
-  if (vocabulary.pre != "chatglm-6b") throw Error(Code::unsupported, "ice_text.model", "is not ChatGLM-6B's: it lacks <sop>, <eop> or [gMASK]");
-  // The first release has ids of images before those of texts.
-  const nlohmann::json& config = file.folder()->config();
-  if (!config.contains("bos_token_id")) return vocabulary;
-  const nlohmann::json& bos = config.at("bos_token_id");
-  if (!bos.is_number_unsigned() || bos.get<std::uint64_t>() < *vocabulary.bos) {
-    throw Error(Code::file, "config.json: bos_token_id", fmt::format("expected {} or more, where ice_text.model has <sop>", *vocabulary.bos));
+  if (std::filesystem::exists(path)) {
+    const MappedFile text(path);
+    const Vocabulary vocabulary = Vocabulary::read_sentencepiece(text.bytes());
+    if (vocabulary.pre != "chatglm-6b") throw Error(Code::unsupported, "ice_text.model", "is not ChatGLM-6B's: it lacks <sop>, <eop> or [gMASK]");
+    // The first release has ids of images before those of texts.
+    const std::size_t bos = settings.contains("bos_token_id") ? id("bos_token_id") : *vocabulary.bos;
+    if (bos < *vocabulary.bos) {
+      throw Error(Code::file, "config.json: bos_token_id", fmt::format("expected {} or more, where ice_text.model has <sop>", *vocabulary.bos));
+    }
+    return bos == *vocabulary.bos ? vocabulary : Vocabulary::read_sentencepiece(text.bytes(), bos - *vocabulary.bos);
   }
-  return Vocabulary::read_sentencepiece(text.bytes(), bos.get<std::uint64_t>() - *vocabulary.bos);
+  if (!ids_only) throw Error(Code::file, path.string(), "is missing: a text has no tokens without it (generate --prompt-ids and bench do without)");
+  Vocabulary numbers;
+  numbers.model = "gpt2";
+  numbers.pre = "default";
+  for (std::size_t i = 0; i < config.vocab; ++i) numbers.tokens.push_back(fmt::format("<{}>", i));
+  numbers.types.assign(config.vocab, k_normal);
+  numbers.eos = static_cast<TokenId>(id("eos_token_id"));
+  return numbers;
 }
 
-std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary) {
+std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Config& config) {
   const ChatFormat format = ChatFormat::named(vocabulary.pre == "chatglm-6b" ? "chatglm-6b" : "none");
-  return format.encode(Tokenizer(vocabulary), {{"user", std::string(k_calibration_text)}});
+  std::vector<TokenId> ids = format.encode(Tokenizer(vocabulary), {{"user", std::string(k_calibration_text)}});
+  if (ids.size() < 2) {  // a vocabulary without texts: any of its tokens
+    for (std::size_t i = 0; i < 256; ++i) ids.push_back(static_cast<TokenId>(i * config.vocab / 256));
+  }
+  ids.resize(std::min(ids.size(), config.context));
+  return ids;
 }
 
 OfferedModel offer_model(const std::string& path, const ServeOptions& options, Executor& executor, const LoadProgress& progress) {
   if (options.synthetic) return offer_synthetic(path, options, executor);
   const ModelFile file = ModelFile::open(path);
-  check_context(options, read_config(file));
+  const Config config = read_config(file);
+  check_context(options, config);
   OfferedModel model;
-  model.vocabulary = read_vocabulary(file);
-  const std::vector<TokenId> calibration = calibration_tokens(model.vocabulary);  // refused before the long work
+  model.vocabulary = read_vocabulary(file, options.ids_only);
+  const std::vector<TokenId> calibration = calibration_tokens(model.vocabulary, config);  // refused before the long work
   model.weights = load_int_weights(file, executor, options.weight_bits, progress);
   set_plan(model, calibrate(model.weights, calibration, executor), options);
   set_id(model, file.sha256());

@@ -19,6 +19,7 @@ struct ServeOptions {
   std::optional<bool> fused;  // unset: where the ranges allow it
   int weight_bits = 12;       // 8: less memory to read a token, at a loss that `inspect --loss` measures
   bool synthetic = false;     // the model is the name of a published shape, with random weights
+  bool ids_only = false;      // a folder's tokenizer may be missing
   std::size_t layers = 0, width = 0;  // of a synthetic model, where not the shape's own
   std::size_t distinct_layers = 0;  // of a synthetic model: layers of weights to hold, used in turn; 0: all
 };
@@ -28,11 +29,12 @@ void add_serve_options(CLI::App& command, ServeOptions& options);
 void add_synthetic_options(CLI::App& command, ServeOptions& options);
 std::vector<std::string> arguments_of(const ServeOptions& options);
 
-// Of a GGUF file, or of ChatGLM-6B's folder: its ice_text.model. Errors: file, naming what a folder lacks; unsupported.
-Vocabulary read_vocabulary(const ModelFile& file);
+// Of a GGUF file, or of ChatGLM-6B's folder: its ice_text.model. With ids_only, a folder without one has a text like <7> for
+// each token. Errors: file, naming what is missing; unsupported; those of either kind of tokenizer.
+Vocabulary read_vocabulary(const ModelFile& file, bool ids_only = false);
 
 // The text that ships with the project, as a prompt begins: with bos where the file says so, with ChatGLM-6B's marks at the end.
-std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary);
+std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Config& config);
 
 // Reads the file (or makes synthetic weights, with the ranges of SmolLM2-135M), makes the integer weights, calibrates the ranges on the text that ships with the project, and draws a
 // fresh seed for U and a fresh salt.

@@ -1,0 +1,70 @@
+#include "app/load.h"
+
+#include <gtest/gtest.h>
+
+#include "support/small_model.h"
+
+namespace permllm::test {
+namespace {
+
+std::string error_of(const TemporaryFolder& folder, bool ids_only = false) {
+  try {
+    read_vocabulary(ModelFile::open(folder.path()), ids_only);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::file);
+    return error.what();
+  }
+  return "no error";
+}
+
+// A sentencepiece model: a ModelProto of pieces, each with a text, a score and a type.
+FileBytes sentencepiece_model(const std::vector<std::pair<std::string, char>>& pieces) {
+  std::string model;
+  for (const auto& [text, type] : pieces) {
+    std::string piece = "\x0a" + std::string(1, static_cast<char>(text.size())) + text + std::string("\x15\0\0\0\0\x18", 6) + type;
+    model += "\x0a" + std::string(1, static_cast<char>(piece.size())) + piece;
+  }
+  return bytes_of(model);
+}
+
+TEST(ReadVocabulary, a_folder_without_its_tokenizer_is_refused_but_for_ids) {
+  SmallModel model = small_chatglm_6b();
+  model.settings["eos_token_id"] = 4;
+  const TemporaryFolder folder;
+  folder.write(model);
+  EXPECT_NE(error_of(folder).find("ice_text.model: is missing"), std::string::npos);
+  const Tokenizer tokenizer(read_vocabulary(ModelFile::open(folder.path()), true));
+  const std::vector<TokenId> ids{3, 1};
+  EXPECT_EQ(tokenizer.decode(ids), "<3><1>");
+  EXPECT_TRUE(tokenizer.is_end(4));
+  EXPECT_FALSE(tokenizer.is_end(3));
+  EXPECT_TRUE(tokenizer.encode("text", false).empty());
+  for (const nlohmann::json& bad : std::vector<nlohmann::json>{nullptr, Small::vocab, -1, "4"}) {
+    model.settings["eos_token_id"] = bad;
+    folder.write(model);
+    EXPECT_EQ(error_of(folder, true).rfind("config.json: eos_token_id: ", 0), 0u) << bad;
+  }
+}
+
+// The first release of ChatGLM-6B has ids of images before those of its tokenizer: config.json says where <sop> is.
+TEST(ReadVocabulary, the_tokenizer_of_a_folder_may_stand_behind_images) {
+  SmallModel model = small_chatglm_6b();
+  const TemporaryFolder folder;
+  folder.write("ice_text.model", sentencepiece_model({{"<unk>", 2}, {"[gMASK]", 3}, {"<sop>", 3}, {"<eop>", 3}}));
+  for (const std::size_t images : {0, 2}) {
+    model.settings["vocab_size"] = 4 + images;
+    model.settings["bos_token_id"] = 2 + images;
+    folder.write(model);
+    const Vocabulary vocabulary = read_vocabulary(ModelFile::open(folder.path()));
+    EXPECT_EQ(vocabulary.bos, 2 + images);
+    EXPECT_EQ(vocabulary.eos, 3 + images);
+    EXPECT_EQ(vocabulary.tokens.size(), 4 + images);
+    EXPECT_EQ(vocabulary.chat_template, "chatglm-6b");
+  }
+  model.settings.erase("bos_token_id");
+  folder.write(model);
+  EXPECT_EQ(error_of(folder).rfind("config.json: bos_token_id: ", 0), 0u);
+}
+
+}  // namespace
+}  // namespace permllm::test
