@@ -205,7 +205,7 @@ void check_prompt(BenchOptions& options) {
   if (options.prompt == 0 || options.prompt + needed > slots) {
     throw Error(Code::usage, "--context", fmt::format("{} is too short for a prompt of {} tokens and {} more slots", slots, options.prompt, needed));
   }
-  options.local.serve.prompt_slots = options.prompt - 1;  // of a model that has them: as many as the prompt fills
+  options.local.serve.prompt_slots = std::max<std::size_t>(options.prompt - 1, 1);  // of a model that has them: as many as the prompt fills
 }
 
 void run_sweep(const BenchOptions& options) {

@@ -71,7 +71,7 @@ struct Loss {
 };
 Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executor) {
   const FloatWeights real = load_float_weights(file, executor);
-  const auto ids = calibration_tokens(model.vocabulary);
+  const auto ids = calibration_tokens(model.vocabulary, model.weights.config);
   ReferenceCache real_cache, cache;
   Loss loss;
   for (const TokenId id : ids) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "engine/deal.h"
 #include "model/chat_format.h"
 #include "model/load.h"
 #include "model/synthetic.h"
@@ -15,7 +16,7 @@ namespace permllm {
 
 void add_serve_options(CLI::App& command, ServeOptions& options) {
   command.add_option("--context", options.context, "longest conversation, in tokens")->capture_default_str();
-  command.add_option("--prompt-slots", options.prompt_slots, "of models whose prompt attends both ways (ChatGLM-6B): the longest prompt, in tokens; "
+  command.add_option("--prompt-slots", options.prompt_slots, "of models whose prompt attends both ways (ChatGLM-6B): the longest prompt, less one token; "
                                                              "each prompt costs as much; 0: a quarter of the context")
       ->capture_default_str();
   command.add_option_function<std::string>("--profile", [&options](const std::string& name) { options.profile = profile_of(name); },
@@ -73,6 +74,9 @@ Ranges synthetic_ranges(const Config& c) {
 void set_plan(OfferedModel& model, const Ranges& ranges, const ServeOptions& options) {
   model.plan = options.fused ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused, options.prompt_slots)
                              : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile, options.prompt_slots);
+  for (const Part::Kind kind : {Part::Kind::slot, Part::Kind::entry, Part::Kind::pass}) {
+    if (!model.plan.open() || kind != Part::Kind::entry) deal_batch(model.plan, kind);  // refused here, not in a session
+  }
   model.mask_seed = random_seed();
 }
 

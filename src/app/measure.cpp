@@ -30,14 +30,14 @@ MeasuredConversation::Moment MeasuredConversation::now() const {
 
 void MeasuredConversation::run(const Request& request) {
   request_ = request;
-  const std::size_t block = request.draft + 1, slots = request.ids.size() + (request.max_tokens - 1) * block;
+  const std::size_t block = request.draft + 1, rows = plan().prompt_rows(request.ids.size()), slots = rows + (request.max_tokens - 1) * block;
   if (request.draft > 0 && !plan().open()) {
     throw Error(Code::usage, "--draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
                                                     "would learn how many drafted tokens were kept", name_of(plan().profile)));
   }
   if (slots > plan().slots) {
     throw Error(Code::usage, "--context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots", plan().slots,
-                                                      request.ids.size(), request.max_tokens,
+                                                      rows, request.max_tokens,
                                                       block > 1 ? fmt::format(", each with a draft of {},", request.draft) : "", slots));
   }
   ProgressBar bar("Offline material for this request", options_.quiet);
@@ -45,7 +45,7 @@ void MeasuredConversation::run(const Request& request) {
   client_.make_material(request.ids.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [&](const OfflineProgress& progress) {
     if (!answering) bar.show(progress.fraction, progress.seconds);
   });
-  client_.wait_for_material(request.ids.size() + std::min(request.max_tokens * block, request.ahead));
+  client_.wait_for_material(rows + std::min(request.max_tokens * block, request.ahead));
   answering = true;
   bar.finish();
   if (request.on_ready) request.on_ready();
@@ -90,7 +90,7 @@ nlohmann::json MeasuredConversation::report() {
   const double tokens = output_.size() < 2 ? 1 : static_cast<double>(output_.size() - 1);
   const double provider_passes = std::max(1.0, static_cast<double>(provider.passes)), kept = std::max(1.0, static_cast<double>(kept_));
   const double passes = std::max(1.0, static_cast<double>(passes_));
-  const double slots = static_cast<double>(request_.ids.size()) + static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
+  const double slots = static_cast<double>(plan().prompt_rows(request_.ids.size())) + static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
   const Traffic decode = passes_end_ - passes_begin_;
   const double seconds = seconds_between(first_.time, last_.time) / tokens;
 

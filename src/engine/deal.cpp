@@ -70,7 +70,10 @@ std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
     const Cost cost = piece_cost(plan, kind, layer, static_cast<std::uint32_t>(plan.slots - 1));
     largest = std::max({largest, cost.offline.helper_to_provider, cost.offline.user_to_provider});
   }
-  return std::clamp<std::size_t>(PackMaterial::k_limit / largest, 1, k_deal_batch);
+  if (largest > PackMaterial::k_limit) {
+    throw Error(Code::unsupported, "plan", fmt::format("a piece of offline material would have {} bytes, the limit is {}: use a shorter context", largest, PackMaterial::k_limit));
+  }
+  return std::min(PackMaterial::k_limit / largest, k_deal_batch);
 }
 
 void check_order(const Plan& plan, const PackOrder& order) {

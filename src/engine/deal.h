@@ -56,7 +56,7 @@ struct PackEnd {  // user -> helper and provider, helper -> provider: no more ma
 void check_order(const Plan& plan, const PackOrder& order);
 
 constexpr std::size_t k_deal_batch = 256;  // pieces dealt together at most: one expansion of U serves them all
-// The same, where so many pieces of the chain fit a message.
+// The same, where so many pieces of the chain fit a message. Errors: unsupported, where not one does.
 std::size_t deal_batch(const Plan& plan, Part::Kind kind);
 
 // Deals one order. `Party` is Helper or UserDealer, with V or U; `provider` takes the material. on_part is told after

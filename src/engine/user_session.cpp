@@ -37,12 +37,12 @@ void UserSession::begin(PassBegin begin) {
 void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) {
   if (tokens.empty()) throw Error(Code::usage, "prompt", "is empty");
   for (const TokenId token : tokens) PERMLLM_ASSERT(token < plan_.config.vocab);
+  const std::vector<TokenId> rows_of = padded(tokens);
   if (plan_.open()) {
     const ShownPair seen = run_open(tokens, 1);
     sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, 0)));
     return;
   }
-  const std::vector<TokenId> rows_of = padded(tokens);
   begin({PassBegin::prompt, static_cast<std::uint32_t>(rows_of.size()), static_cast<std::uint32_t>(rows_of.size() - tokens.size())});
   Indices material{progress_};
   user_.batch = progress_.entry;
@@ -55,11 +55,13 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) 
 // A prompt that attends both ways fills its slots with tokens that nobody sees; its last token comes behind them.
 std::vector<TokenId> UserSession::padded(std::span<const TokenId> tokens) const {
   std::vector<TokenId> rows(tokens.begin(), tokens.end());
-  if (plan_.prompt_slots == 0) return rows;
+  if (!plan_.config.prefix) return rows;
+  const std::size_t most = plan_.open() ? plan_.slots : plan_.prompt_slots + 1;
   if (timeline_.slots() != 0) throw Error(Code::usage, "prompt", "this model takes one prompt a conversation: it attends both ways");
-  if (tokens.size() < 2 || tokens.size() - 1 > plan_.prompt_slots) {
-    throw Error(Code::usage, "prompt", fmt::format("{} tokens, the model takes 2 to {} (the provider's --prompt-slots)", tokens.size(), plan_.prompt_slots + 1));
+  if (tokens.size() < 2 || tokens.size() > most) {
+    throw Error(Code::usage, "prompt", fmt::format("{} tokens, the model takes 2 to {} (the provider's --prompt-slots)", tokens.size(), most));
   }
+  if (plan_.open()) return rows;
   rows.insert(rows.end() - 1, plan_.prompt_slots + 1 - tokens.size(), 0);
   return rows;
 }

@@ -9,6 +9,7 @@
 #include "offline/plan_io.h"
 #include "rand/domains.h"
 #include "rand/seed.h"
+#include "wire/frame.h"
 
 namespace permllm {
 namespace {
@@ -79,6 +80,7 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
     if (!p.config.post_norm) p.residual_frac = std::max({p.residual_frac, p.o_frac(l), p.down_frac(l)});
     if (p.gained()) p.residual_frac = std::max({p.residual_frac, p.attention_gain_frac(l), p.mlp_gain_frac(l)});
   }
+  require(p.config.positions != Positions::learned || weights.positions.size() >= slots * p.config.width, "the model has fewer positions than slots");
   const double places = largest_of(weights.positions);
   require(std::ldexp(places, p.embed_frac) + (1 << (k_weight_bits - 1)) < (1 << (p.embed.bits - 1)),
           fmt::format("rows of positions reach {:g}, too much beside the embedding table", places));
@@ -125,7 +127,7 @@ Ring Plan::up(std::size_t l) const {
 
 // A skipped key's score lies this much below all others at least, so that its probability rounds to 0.
 double Plan::skipped_gap() const {
-  return std::sqrt(static_cast<double>(config.head_dim)) * (probability_frac() + 2) * std::log(2.0);
+  return (probability_frac() + 2) * std::log(2.0) / config.score_scale;
 }
 
 // Scores leave room for a skipped key's, which lies in the second quarter from below of what is shown: two bits more.
@@ -150,7 +152,7 @@ Reveal Plan::gate_up_reveal(std::size_t l) const {
 
 Reveal Plan::qkv_reveal(std::size_t l) const {
   return raw_qkv() ? raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l])
-                   : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.qk, ranges.v), frac::norm_row);
+                   : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.qk, ranges.v), std::min(frac::norm_row, qkv_frac(l)));
 }
 
 Reveal Plan::logit_reveal() const {
@@ -164,6 +166,9 @@ void Plan::check() const {
               ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers, "no slots or no layers");
   require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
           fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots, config.prefix && !open() ? "1 to all but one" : "none"));
+  require((prompt_slots + 1) * config.vocab * embed.bytes() <= k_max_payload, fmt::format("one-hots of {} prompt slots do not fit a message", prompt_slots));
+  require((config.positions != Positions::rotary_2d || config.prefix) && (config.norm == NormKind::rms || !(config.post_norm || config.qk_norm)),
+          "two places of a token without a prompt that attends both ways, or LayerNorm behind matrices, are not supported");
   require(!config.prefix || (config.window == 0 && config.positions != Positions::learned), "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
   require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
@@ -200,6 +205,7 @@ void Plan::check() const {
     fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
     fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
     fits(raw_up() || fits_normed(up(l), frac::norm), "up (normed rows)", f.up);
+    fits(raw_qkv() || fits_normed(qkv(l), frac::norm), "qkv (normed rows)", f.qkv);
     fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
     const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
     fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
@@ -222,6 +228,7 @@ void Plan::check() const {
     const std::size_t k = l % config.stored_layers();
     require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k), "layers that share weights differ in rings");
   }
+  require(raw_head() || fits_normed(head, frac::norm), "normed rows do not fit the ring of the logits");
   const double logits = raw_head() ? ranges.logit_raw : ranges.logit;
   require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep && head.bits <= (raw_head() ? residual.bits : 64),
           "the logits' range does not fit");

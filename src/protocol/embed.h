@@ -19,7 +19,7 @@ struct OneHotShape {
   Ring ring;
 };
 
-inline constexpr Leak k_embed_leak[] = {{Role::user, "each token's embedding row, exactly, its entries in a fresh order"},
+inline constexpr Leak k_embed_leak[] = {{Role::user, "each token's embedding row (with learned positions, their sum), exactly, its entries in a fresh order"},
                                         {Role::provider, "nothing"},
                                         {Role::helper, "nothing"}};
 

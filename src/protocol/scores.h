@@ -1,4 +1,4 @@
-// Scores: <q>, <k> -> shares of q.k for every live pair (query, key not after it).              docs/protocol.md 4.4, 4.10
+// Scores: <q>, <k> -> shares of q.k for every pair (query, key that it meets).                   docs/protocol.md 4.4, 4.10
 //
 //   The rotation depends on the position, which is known only when the slot is used, so P1's shares of the rotated q and k
 //   are not known to the helper: the user replaces them by masks b that the helper knows.
@@ -11,7 +11,7 @@
 //   fast, with step 2   P -> U   cut(its share + u), one level u a row: the user opens its scores, keys in order
 //   Step 2 is sent once a token; keys accumulate. A key that a query does not see (of a skipped slot, or beyond the window of
 //   a layer that has one) takes no part: the user's share is a large negative constant, the provider's is positive noise of
-//   half its size at most, which keeps the level hidden.
+//   half its size at most, one word a row, which leaves the level that uncertain.
 //   Long batches meet the pairs in blocks of queries, so that memory grows with the keys, not with their square.
 //   coins of what the provider receives: b for step 1, rho for x, m for step 3.
 //   bound:    |q.k| < 2^(bits-1) / 2 in the ring of the cut shares.
@@ -252,10 +252,11 @@ inline Words score_shares(Provider& provider, const HeadShape& s, std::span<cons
     add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), keys.key, share);
     const std::uint32_t slot = provider.batch.index(i);
     if (s.sees_all(provider.timeline, slot)) return;
-    // The score of a key that is not seen would tell the hidden level: noise of its own stands in for it.
-    const auto noise = provider.with_helper.words(scores_at(Use::score_skipped, s, slot), s.heads * n, Ring{s.dead_bits - 1});
+    // The score of a key that is not seen would tell the hidden level: noise stands in for it, one word for all such keys of a
+    // row, because the extremes of many would close in on the level.
+    const auto noise = provider.with_helper.words(scores_at(Use::score_unseen, s, slot), s.heads, Ring{s.dead_bits - 1});
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !s.sees(provider.timeline, slot, j); ++h) share[h * n + j] = noise[h * n + j];
+      for (std::size_t h = 0; h < s.heads && !s.sees(provider.timeline, slot, j); ++h) share[h * n + j] = noise[h];
     }
   });
   return shares;

@@ -45,7 +45,7 @@ enum class Use : std::uint8_t {
   // open (4.9)
   handed = 22,          // r: a value that the user hands to the provider   U, H
   // scores (4.4)
-  score_skipped = 23,   // noise on the score of a skipped key   P, H; used by P alone
+  score_unseen = 23,    // noise on the scores of keys that a query does not see, a word a row   P, H; used by P alone
 };
 inline constexpr int k_uses = 24;
 
