@@ -111,12 +111,10 @@ OfferedModel offer_synthetic(const std::string& name, const ServeOptions& option
 
 Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
   if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf());
-  const Config config = read_config(file);
-  const nlohmann::json& settings = file.folder()->config();
-  const auto id = [&](const char* key) -> std::size_t {
-    const nlohmann::json value = settings.value(key, nlohmann::json());
-    if (value.is_number_unsigned() && value < config.vocab) return value.get<std::size_t>();
-    throw Error(Code::file, std::string("config.json: ") + key, fmt::format("is missing or no number below {}", config.vocab));
+  const auto id = [&](const char* key, std::size_t least, std::size_t most) -> std::size_t {
+    const nlohmann::json value = file.folder()->config().value(key, nlohmann::json());
+    if (value.is_number_unsigned() && value >= least && value <= most) return value.get<std::size_t>();
+    throw Error(Code::file, std::string("config.json: ") + key, fmt::format("is missing or no number from {} to {}", least, most));
   };
   const std::filesystem::path path = file.folder()->path() / "ice_text.model";
   if (std::filesystem::exists(path)) {
@@ -124,19 +122,17 @@ Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
     const Vocabulary vocabulary = Vocabulary::read_sentencepiece(text.bytes());
     if (vocabulary.pre != "chatglm-6b") throw Error(Code::unsupported, "ice_text.model", "is not ChatGLM-6B's: it lacks <sop>, <eop> or [gMASK]");
     // The first release has ids of images before those of texts.
-    const std::size_t bos = settings.contains("bos_token_id") ? id("bos_token_id") : *vocabulary.bos;
-    if (bos < *vocabulary.bos) {
-      throw Error(Code::file, "config.json: bos_token_id", fmt::format("expected {} or more, where ice_text.model has <sop>", *vocabulary.bos));
-    }
+    const std::size_t bos = id("bos_token_id", *vocabulary.bos, 1 << 20);
     return bos == *vocabulary.bos ? vocabulary : Vocabulary::read_sentencepiece(text.bytes(), bos - *vocabulary.bos);
   }
-  if (!ids_only) throw Error(Code::file, path.string(), "is missing: a text has no tokens without it (generate --prompt-ids and bench do without)");
+  if (!ids_only) throw Error(Code::file, "ice_text.model", "is missing from the folder: a text has no tokens without it (generate --prompt-ids and bench do without)");
+  const Config config = read_config(file);
   Vocabulary numbers;
   numbers.model = "gpt2";
   numbers.pre = "default";
   for (std::size_t i = 0; i < config.vocab; ++i) numbers.tokens.push_back(fmt::format("<{}>", i));
   numbers.types.assign(config.vocab, k_normal);
-  numbers.eos = static_cast<TokenId>(id("eos_token_id"));
+  numbers.eos = static_cast<TokenId>(id("eos_token_id", 0, config.vocab - 1));
   return numbers;
 }
 

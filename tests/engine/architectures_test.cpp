@@ -210,7 +210,7 @@ class SeenCheck {
   const TinyPrompt& oracle_;
   std::set<std::pair<Site, std::size_t>> seen_;
   // Gemma's embeddings, times sqrt(width), are no integers of 12 bits as the other weights of the tiny models are.
-  const double tolerance_ = c_.architecture.starts_with("gemma") ? 0.06 : 0.03;
+  const double tolerance_ = c_.architecture.starts_with("gemma") ? 0.1 : 0.03;
   double worst_ = 0;
 };
 
@@ -233,6 +233,7 @@ TEST_P(Architectures, answer_as_the_independent_forward_pass_does_and_cost_what_
   double worst = 0;
   for (const TinyPrompt& oracle : s.oracle.prompts) {
     Rig rig(s.weights, plan, executor());
+    rig.most_dealt_together = 8;  // fewer than a prompt has slots
     SeenCheck check(plan, s.weights, oracle);
     rig.user().observe([&](const Seen& seen) { check(seen); });
     const std::size_t n = oracle.ids.size();

@@ -30,6 +30,8 @@ IntWeights sink_model(float massive) {
   c.ff = 96;
   c.vocab = 40;
   c.context = 64;
+  c.rope = rope_frequencies(10000, c.head_dim, c.head_dim);
+  c.score_scale = 0.25;
   std::mt19937 random(5);
   const auto matrix = [&](std::size_t rows, std::size_t cols, float size) {
     std::normal_distribution<float> normal(0, size);

@@ -126,24 +126,29 @@ TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
   }
 }
 
+// Also once the mean is taken away, which shifts all entries by a third of their size here.
 TEST(Boxes, norm_divides_by_the_rms) {
   for (const Batch batch : k_batches) {
-    for (const double size : {0.08, 3.0, 1000.0}) {
+    for (const double size : {0.08, 3.0, -3.0, 1000.0}) {
+      const bool centred = size < 0;
       Real real(batch);
-      NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 576, .in = Ring{48}, .reveal = {10, 38}, .answers = {{Site::mlp_norm, {Ring{32}, 10}}}}, 1e-5};
+      NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 576, .in = Ring{48}, .reveal = {10, 38}, .answers = {{Site::mlp_norm, {Ring{32}, 10}}}}, 1e-5, centred};
       const Format in{Ring{48}, 26};
-      const Words x = real.values(batch.count * 576, size, in), m = real.words(x.size(), in.ring);
+      Words x = real.values(batch.count * 576, std::fabs(size), in);
+      if (centred) std::for_each(x.begin(), x.end(), [&](Word& word) { word += encode(1, in); });
+      const Words m = real.words(x.size(), in.ring);
       Masked h;
       Mask r;
       real.run.offline([&](Helper& p) { norm(p, s, Mask{in, 576, m}); });
       real.run.online([&](Provider& p) { h = norm(p, s, Masked{in, 576, minus(x, m)}); }, [&](User& u) { r = norm(u, s, Mask{in, 576, m}); });
       for (std::size_t i = 0; i < batch.count; ++i) {
-        double squares = 0;
-        for (std::size_t j = 0; j < 576; ++j) squares += std::pow(decode(x[i * 576 + j], in), 2);
+        double mean = 0, squares = 0;
+        for (std::size_t j = 0; j < 576 && centred; ++j) mean += decode(x[i * 576 + j], in) / 576;
+        for (std::size_t j = 0; j < 576; ++j) squares += std::pow(decode(x[i * 576 + j], in) - mean, 2);
         const double rms = std::sqrt(squares / 576 + 1e-5);
         for (std::size_t j = 0; j < 576; ++j) {
           const double got = decode(h.token(i)[j] + r.token(i)[j], {Ring{32}, 10});
-          EXPECT_NEAR(got, decode(x[i * 576 + j], in) / rms, 0.0006 + 2.0 / 65536 / rms);
+          EXPECT_NEAR(got, (decode(x[i * 576 + j], in) - mean) / rms, 0.0006 + 2.0 / 65536 / rms);
         }
       }
       EXPECT_EQ(real.run.measured(), cost(s, batch));
@@ -360,39 +365,61 @@ TEST(Boxes, a_skipped_key_does_not_tell_the_level) {
   EXPECT_GT(std::abs(one - other), 1 << 20);
 }
 
-// A batch of more queries than one block: the same values and the declared cost, whatever the blocks.
-TEST(Boxes, a_long_batch_of_queries_goes_in_blocks) {
+// A batch of more queries than one block: the same values and the declared cost, whatever the blocks. With a window, keys
+// beyond it take no part, and all of a row's look alike, so that many tell no more of the level than one.
+void check_long_batch(bool fast, std::size_t window) {
   constexpr std::size_t k_dim = 4, k_rows = 3 * k_dim, k_count = k_query_block + 3;
-  for (const bool fast : {false, true}) {
-    Real real({0, k_count});
-    AttentionShape s;
-    s.values.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = k_dim, .rope = rope(k_dim), .rope_frac = 10, .qk_cut = 18,
-                     .qk = {Ring{46}, 12}, .v_cut = 8, .v = {Ring{56}, 12}, .dead_bits = 44, .shown = {14, 32}};
-    s.fast = fast;
-    s.values.mixed = Ring{61};
-    s.values.cut = 18;
-    s.values.out = {Ring{43}, 10};
-    s.softmax = {.site = Site::scores, .layer = 0, .rows = 1, .in = Ring{46}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {Ring{61}, 16}}}};
-    s.unit = std::ldexp(1.0, -10) / std::sqrt(static_cast<double>(k_dim));
-    s.weight_frac = 16;
-    const Format in{Ring{64}, 20};
-    Words qkv = real.values(k_count * k_rows, 1, in);
-    // Queries of 0: each output is the mean of the values so far.
-    for (std::size_t i = 0; i < k_count; ++i) std::fill_n(qkv.begin() + static_cast<std::ptrdiff_t>(i * k_rows), k_dim, Word{0});
-    const Words m = real.words(qkv.size(), in.ring);
-    Masked out;
-    Mask r;
-    real.run.offline([&](Helper& h) { attention(h, s, Mask{in, k_rows, m}); });
-    real.run.online([&](Provider& p) { out = attention(p, s, Masked{in, k_rows, minus(qkv, m)}); }, [&](User& u) { r = attention(u, s, Mask{in, k_rows, m}); });
-    EXPECT_EQ(real.run.measured(), cost(s, {0, k_count}));
-    std::vector<double> sum(k_dim);
-    for (std::size_t i = 0; i < k_count; ++i) {
-      for (std::size_t d = 0; d < k_dim; ++d) {
-        sum[d] += decode(qkv[i * k_rows + 2 * k_dim + d], in);
-        EXPECT_NEAR(decode(out.token(i)[d] + r.token(i)[d], s.values.out), sum[d] / static_cast<double>(i + 1), 0.005) << i;
-      }
+  Real real({0, k_count});
+  AttentionShape s;
+  s.values.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = k_dim, .rope = rope(k_dim), .rope_frac = 10, .qk_cut = 18,
+                   .qk = {Ring{46}, 12}, .v_cut = 8, .v = {Ring{56}, 12}, .dead_bits = 44, .shown = {14, 32}};
+  s.fast = fast;
+  s.values.head.window = window;
+  s.values.mixed = Ring{61};
+  s.values.cut = 18;
+  s.values.out = {Ring{43}, 10};
+  s.softmax = {.site = Site::scores, .layer = 0, .rows = 1, .in = Ring{46}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {Ring{61}, 16}}}};
+  s.unit = std::ldexp(1.0, -10) / std::sqrt(static_cast<double>(k_dim));
+  s.weight_frac = 16;
+  const Format in{Ring{64}, 20};
+  Words qkv = real.values(k_count * k_rows, 1, in);
+  // Queries of 0: each output is the mean of the values so far.
+  for (std::size_t i = 0; i < k_count; ++i) std::fill_n(qkv.begin() + static_cast<std::ptrdiff_t>(i * k_rows), k_dim, Word{0});
+  const Words m = real.words(qkv.size(), in.ring);
+  Masked out;
+  Mask r;
+  real.run.offline([&](Helper& h) { attention(h, s, Mask{in, k_rows, m}); });
+  real.run.online([&](Provider& p) { out = attention(p, s, Masked{in, k_rows, minus(qkv, m)}); }, [&](User& u) {
+    u.observe = [&](const Seen& seen) {
+      std::vector<std::int64_t> row(seen.values.begin(), seen.values.end());
+      for (std::int64_t& v : row) v = centre(static_cast<Word>(v - seen.values.back()), Ring{32});
+      std::sort(row.begin(), row.end());
+      const std::int64_t greatest = row.back();
+      for (std::int64_t& v : row) v -= greatest;
+      const std::size_t unseen = window != 0 && row.size() > window ? row.size() - window : 0;
+      if (unseen == 0) return;
+      EXPECT_LE(row[unseen - 1] - row[0], 1);
+      EXPECT_LT(row[unseen - 1], -(std::int64_t{1} << 28));
+      EXPECT_GT(row[unseen], -(std::int64_t{1} << 20));
+    };
+    r = attention(u, s, Mask{in, k_rows, m});
+  });
+  EXPECT_EQ(real.run.measured(), cost(s, {0, k_count}));
+  std::vector<double> sum(k_dim);
+  for (std::size_t i = 0; i < k_count; ++i) {
+    for (std::size_t d = 0; d < k_dim; ++d) {
+      sum[d] += decode(qkv[i * k_rows + 2 * k_dim + d], in);
+      if (window != 0 && i >= window) sum[d] -= decode(qkv[(i - window) * k_rows + 2 * k_dim + d], in);
+      const std::size_t keys = window != 0 ? std::min(i + 1, window) : i + 1;
+      EXPECT_NEAR(decode(out.token(i)[d] + r.token(i)[d], s.values.out), sum[d] / static_cast<double>(keys), 0.005) << i;
     }
   }
+}
+TEST(Boxes, a_long_batch_of_queries_goes_in_blocks) {
+  for (const bool fast : {false, true}) check_long_batch(fast, 0);
+}
+TEST(Boxes, keys_beyond_a_window_take_no_part_and_do_not_tell_the_level) {
+  for (const bool fast : {false, true}) check_long_batch(fast, 16);
 }
 
 TEST(Boxes, mlp_without_a_gate_is_gelu_and_divides_fused_rows) {

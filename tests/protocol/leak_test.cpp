@@ -8,6 +8,7 @@
 #include "protocol/mlp.h"
 #include "protocol/open.h"
 #include "protocol/sample.h"
+#include "ring/gain.h"
 #include "support/protocol_check.h"
 
 namespace permllm::test {
@@ -85,6 +86,23 @@ TEST(Leak, linear_with_public_weights_shows_the_provider_nothing) {
   EXPECT_FALSE(provider_learns_nothing(public_linear_box, {{0, 0}, {1, 2}}, 64, without(Use::linear_mask)));
 }
 
+// Gains: a diagonal matrix.
+void gain_box(Enumeration& e, const Words& x) {
+  const LinearShape s{Site::qk_gain, 0, 2, 2, {k_two, 0}};
+  const Gain u{{3, 1}, 0}, v{{2, 2}, 0}, g{{1, 3}, 0};
+  const Words r = e.mask(2, k_two);
+  e.run.offline([&](Helper& h) { linear(h, s, v, Mask{{k_two, 0}, 2, r}); }, [&](UserDealer& d) { linear(d, s, u, Mask{{k_two, 0}, 2, r}); });
+  const Words x0 = e.provider_share(x, r, k_two);
+  Masked y0;
+  Mask m;
+  e.run.online([&](Provider& p) { y0 = linear(p, s, g, Masked{{k_two, 0}, 2, x0}); }, [&](User& user) { m = linear(user, s, g, Mask{{k_two, 0}, 2, r}); });
+  for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((y0.words[j] + m.words[j]) & 3, (g.words[j] * x[j]) & 3);
+}
+TEST(Leak, a_gain_shows_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(gain_box, {{0, 0}, {1, 2}, {3, 3}}, 4096));  // x0 and four words
+  for (const Use use : {Use::linear_rho, Use::linear_mask}) EXPECT_FALSE(provider_learns_nothing(gain_box, {{0, 0}, {1, 2}}, 4096, without(use)));
+}
+
 // --- PermutedMap ------------------------------------------------------------------------------------------------------
 
 // One row of `groups` x 2 in the ring 2^bits, shown whole, answered by x^2 + 1 (first group) times the last group.
@@ -125,6 +143,27 @@ TEST(Leak, permuted_map_with_signs_shows_the_provider_nothing) {
 }
 TEST(Leak, permuted_map_with_two_answers_shows_the_provider_nothing) {
   EXPECT_TRUE(provider_learns_nothing(map_box(1, 1, false, false, 2), {{0, 0}, {1, 0}, {1, 1}}, 2 * 4096));
+}
+// Rows of their own orders and signs, as the norm of heads has them: two of one column each, answered by themselves.
+void rows_box(Enumeration& e, const Words& y) {
+  const MapShape s{.site = Site::head_norm, .layer = 0, .rows = 2, .columns = 1, .in = k_two, .reveal = {0, 2}, .sign = true,
+                   .answers = {{Site::head_norm, {k_two, 0}}}};
+  const Words m = e.mask(2, k_two);
+  e.run.offline([&](Helper& h) { permuted_map(h, s, m); });
+  const Words y0 = e.provider_share(y, m, k_two);
+  std::vector<Masked> b;
+  std::vector<Mask> r;
+  e.run.online([&](Provider& p) { b = permuted_map(p, s, y0); },
+               [&](User& u) { r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) { out[0][0] = static_cast<Word>(row[0]); }); });
+  for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((b[0].words[j] + r[0].words[j]) & 3, y[j]);
+}
+TEST(Leak, permuted_map_of_several_rows_shows_the_provider_nothing) {
+  EXPECT_TRUE(provider_learns_nothing(rows_box, {{0, 0}, {1, 2}, {3, 1}}, 4 * 65536));  // two signs; share, s0, w and b of four bits
+  EXPECT_FALSE(provider_learns_nothing(rows_box, {{0, 0}, {1, 2}}, 4 * 65536, without(Use::map_answer)));
+}
+TEST(Leak, permuted_map_hides_the_signs_of_each_row) {
+  EXPECT_EQ(user_view(rows_box, {1, 2}, nullptr, shown_only), user_view(rows_box, {3, 2}, nullptr, shown_only));
+  EXPECT_NE(user_view(rows_box, {1, 2}, without(Use::map_sign), shown_only), user_view(rows_box, {3, 2}, without(Use::map_sign), shown_only));
 }
 TEST(Leak, permuted_map_without_a_mask_fails) {
   const auto box = map_box(1, 2, false, false);

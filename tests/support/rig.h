@@ -117,10 +117,11 @@ class Rig {
 
   static Clock::duration patience() { return std::chrono::seconds(60); }
 
+  std::size_t most_dealt_together = k_deal_batch;
   // Deals the next `count` pieces of a kind and puts both halves into the provider's stock.
   void deal(Part::Kind kind, std::size_t count) {
     while (count > 0) {
-      const auto now = static_cast<std::uint32_t>(std::min(count, k_deal_batch));
+      const auto now = static_cast<std::uint32_t>(std::min(count, most_dealt_together));
       std::uint32_t& next = next_[static_cast<std::size_t>(kind)];
       const PackOrder order{static_cast<std::uint8_t>(kind), next, now};
       Helper helper{helper_user_coins_, helper_provider_coins_, executor_, helper_keys_};
