@@ -92,7 +92,7 @@ void run(DemoOptions options) {
 void add_demo(CLI::App& parent) {
   const auto options = std::make_shared<DemoOptions>();
   CLI::App* command = parent.add_subcommand("demo", "all three parties on this machine: three processes, real TLS links");
-  command->add_option("model", options->local.model, "GGUF file")->required();
+  command->add_option("model", options->local.model, "GGUF file, or ChatGLM-6B's folder")->required();
   add_prompt_options(*command, options->prompt);
   add_local_options(*command, options->local);
   command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")->capture_default_str();

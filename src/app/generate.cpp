@@ -57,7 +57,7 @@ void add_generate(CLI::App& parent) {
   const auto path = std::make_shared<std::string>();
   const auto options = std::make_shared<PromptOptions>();
   CLI::App* command = parent.add_subcommand("generate", "the clear-text reference engine, without any privacy");
-  command->add_option("model", *path, "GGUF file, or a folder with safetensors")->required();
+  command->add_option("model", *path, "GGUF file, or ChatGLM-6B's folder")->required();
   add_prompt_options(*command, *options);
   command->callback([path, options] { run(*path, *options); });
 }

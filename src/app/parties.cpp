@@ -159,7 +159,7 @@ void run_provider(const ProviderOptions& options) {
 void add_provider(CLI::App& parent) {
   const auto options = std::make_shared<ProviderOptions>();
   CLI::App* command = parent.add_subcommand("provider", "the model owner: holds the weights, answers without seeing prompts");
-  command->add_option("--model", options->model, "GGUF file")->required();
+  command->add_option("--model", options->model, "GGUF file, or ChatGLM-6B's folder")->required();
   add_synthetic_options(*command, options->serve);
   command->add_option("--helper", options->helper, "the helper's address and port")->required();
   add_serve_options(*command, options->serve);
