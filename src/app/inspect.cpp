@@ -1,6 +1,7 @@
 #include "app/inspect.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -95,6 +96,26 @@ Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executo
   return loss;
 }
 
+// What sets the architecture apart, in words.
+std::string parts_of(const Config& c) {
+  std::vector<std::string> parts{c.norm == NormKind::rms ? "RMSNorm" : "LayerNorm", c.positions == Positions::learned ? "learned positions"
+                                 : c.positions == Positions::rotary_2d ? "rotary positions in prompt and answer" : "rotary positions"};
+  parts.push_back(fmt::format("an MLP {} with {}", c.gated ? "gated" : "without a gate", c.activation == Activation::silu ? "SiLU" : "GELU"));
+  const auto add = [&](bool has, const std::string& part) {
+    if (has) parts.push_back(part);
+  };
+  add(c.qk_norm, "q and k normed by head");
+  add(c.post_norm, "norms behind attention and MLP");
+  add(c.normed_residual, "the residual a norm's output");
+  add(c.window != 0, fmt::format("a window of {} keys{}", c.window, c.global_every != 0 ? fmt::format(" but in every {}th layer", c.global_every) : ""));
+  add(c.prefix, "a prompt that attends both ways");
+  add(c.score_cap != 0, fmt::format("scores capped at {:g}", c.score_cap));
+  add(c.logit_cap != 0, fmt::format("logits capped at {:g}", c.logit_cap));
+  add(c.qkv_bias || c.up_bias, "biases");
+  add(c.tied_head, "the head tied to the embedding table");
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
 std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::Kind::slot, 0, 0).rounds; }
 
 void run(Options options) {
@@ -136,7 +157,7 @@ void run(Options options) {
       entry["context"] = before + 1;
       decode.push_back(entry);
     }
-    nlohmann::json event = {{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"parameters", parameters},
+    nlohmann::json event = {{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"made_of", parts_of(c)}, {"parameters", parameters},
                  {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
                  {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
                  {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre}, {"chat_format", chat_format}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
@@ -154,6 +175,7 @@ void run(Options options) {
   fmt::print("{}\n", c.name);
   fmt::print("  architecture  {}, {} layers, width {}, {} heads ({} for keys and values) of {}, {} neurons, vocabulary {}\n",
              c.architecture, c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab);
+  fmt::print("  made of       {}\n", parts_of(c));
   fmt::print("  parameters    {:.1f} million;", static_cast<double>(parameters) / 1e6);
   for (const auto& [name, count] : types) fmt::print(" {} {}", count, name);
   if (options.serve.synthetic) {
