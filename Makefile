@@ -1,12 +1,13 @@
 # PermLLM. The first two commands, `make demo` and `make test`, do all of their own set-up.
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+TEST_MODELS := $(MODEL) models/gemma-3-270m-q4_k_m.gguf
 BINARY := build/release/permllm
 PROMPT ?= Explain in two sentences why the sky is blue.
 ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model demo test bench sanitize format clean
+.PHONY: help setup build model test-models demo test bench sanitize format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
@@ -28,10 +29,13 @@ build: setup
 model: setup
 	@scripts/fetch_model.sh $(MODEL)
 
+test-models: setup
+	@scripts/fetch_model.sh $(TEST_MODELS)
+
 demo: build model
 	@$(BINARY) demo $(MODEL) --prompt "$$PROMPT" $(ARGS)
 
-test: setup model
+test: setup test-models
 	@scripts/build.sh release all
 	@ctest --preset release
 
@@ -39,7 +43,7 @@ bench: setup model
 	@scripts/build.sh release all
 	@for program in build/release/bench/*_bench; do echo "== $$program"; $$program || exit 1; done
 
-sanitize: setup model
+sanitize: setup test-models
 	@scripts/build.sh sanitize all
 	@ctest --preset sanitize
 
