@@ -30,6 +30,7 @@ MeasuredConversation::Moment MeasuredConversation::now() const {
 
 void MeasuredConversation::run(const Request& request) {
   request_ = request;
+  plan().check_prompt(request.ids.size());
   const std::size_t block = request.draft + 1, rows = plan().prompt_rows(request.ids.size()), slots = rows + (request.max_tokens - 1) * block;
   if (request.draft > 0 && !plan().open()) {
     throw Error(Code::usage, "--draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "

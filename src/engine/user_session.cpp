@@ -35,7 +35,7 @@ void UserSession::begin(PassBegin begin) {
 }
 
 void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) {
-  if (tokens.empty()) throw Error(Code::usage, "prompt", "is empty");
+  plan_.check_prompt(tokens.size());
   for (const TokenId token : tokens) PERMLLM_ASSERT(token < plan_.config.vocab);
   const std::vector<TokenId> rows_of = padded(tokens);
   if (plan_.open()) {
@@ -56,11 +56,7 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) 
 std::vector<TokenId> UserSession::padded(std::span<const TokenId> tokens) const {
   std::vector<TokenId> rows(tokens.begin(), tokens.end());
   if (!plan_.config.prefix) return rows;
-  const std::size_t most = plan_.open() ? plan_.slots : plan_.prompt_slots + 1;
   if (timeline_.slots() != 0) throw Error(Code::usage, "prompt", "this model takes one prompt a conversation: it attends both ways");
-  if (tokens.size() < 2 || tokens.size() > most) {
-    throw Error(Code::usage, "prompt", fmt::format("{} tokens, the model takes 2 to {} (the provider's --prompt-slots)", tokens.size(), most));
-  }
   if (plan_.open()) return rows;
   rows.insert(rows.end() - 1, plan_.prompt_slots + 1 - tokens.size(), 0);
   return rows;

@@ -236,6 +236,15 @@ void Plan::check() const {
           fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less", lift_slack_bits(), k_least_lift_slack));
 }
 
+void Plan::check_prompt(std::size_t tokens) const {
+  if (tokens == 0) throw Error(Code::usage, "prompt", "is empty");
+  if (!config.prefix) return;
+  const std::size_t most = open() ? slots : prompt_slots + 1;
+  if (tokens < 2 || tokens > most) {
+    throw Error(Code::usage, "prompt", fmt::format("{} tokens, the model takes 2 to {} (the provider's --prompt-slots)", tokens, most));
+  }
+}
+
 double Plan::lift_slack_bits() const {
   double least = 64;
   for (std::size_t l = 0; l < layers.size(); ++l) {

@@ -100,6 +100,8 @@ struct Plan {
   bool open() const { return profile == Profile::open; }
   // Rows of the pass of a prompt.
   std::size_t prompt_rows(std::size_t tokens) const { return prompt_slots != 0 ? prompt_slots + 1 : tokens; }
+  // Errors: usage, where a prompt of so many tokens has no room (both numbers).
+  void check_prompt(std::size_t tokens) const;
   // The norms of attention and MLP have gains of their own. In profile open they are the user's.
   bool gained() const { return config.post_norm || config.normed_residual; }
   // A row goes into the matrix behind its norm before it is normalised. With norms behind the matrices as well, the user of

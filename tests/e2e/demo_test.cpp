@@ -59,6 +59,31 @@ void expect_answer(const std::vector<TokenId>& got, const GreedyCase& c, double 
   EXPECT_EQ(got.size(), c.float_ids.size());
 }
 
+// The paper's architecture, out of its folder with a tokenizer of its kind: text in, text out.
+TEST(Demo, answers_for_a_folder_of_chatglm_6b) {
+  const std::string folder = std::string(PERMLLM_TINY_MODELS) + "/chatglm-6b";
+  const std::vector<std::string> request{"--prompt", "Is it so?", "--max-tokens", "8", "--json"};
+  const auto with = [&](std::vector<std::string> arguments, const std::vector<std::string>& more) {
+    arguments.insert(arguments.end(), request.begin(), request.end());
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(arguments);
+  };
+  const Result clear = with({"generate", folder}, {});
+  ASSERT_EQ(clear.status, 0) << clear.error;
+  const auto want = events(clear.out).back();
+  EXPECT_EQ(want.at("prompt_tokens"), 12);  // nine characters, the blank before them, and two marks
+  for (const char* profile : {"paper", "fast", "open"}) {
+    const Result r = with({"demo", folder}, {"--profile", profile, "--context", "60", "--prompt-slots", "20"});
+    ASSERT_EQ(r.status, 0) << r.error;
+    const auto done = events(r.out).back();
+    EXPECT_EQ(done.at("output_ids"), want.at("output_ids")) << profile;
+    EXPECT_EQ(done.at("text"), want.at("text")) << profile;
+  }
+  const Result longer = with({"demo", folder}, {"--context", "60", "--prompt-slots", "10"});
+  EXPECT_EQ(longer.status, 2);
+  EXPECT_NE(longer.error.find("12 tokens, the model takes 2 to 11 (the provider's --prompt-slots)"), std::string::npos) << longer.error;
+}
+
 TEST(Demo, answers_privately_as_float32_does) {
   for (const GreedyCase& c : greedy_cases()) {
     const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json", "--fused", "off"});

@@ -8,6 +8,7 @@ make_models.py [--search] OUT_DIR: for each NAME of MODELS, OUT_DIR/NAME.gguf (c
 once gains of norms are folded in."""
 import itertools
 import json
+import struct
 import sys
 from pathlib import Path
 
@@ -202,6 +203,20 @@ def write_gguf_model(name, draw, out):
 GLM = {'mask': 256, 'gmask': 257, 'sop': 260, 'eop': 261, 'vocab': 264}
 
 
+def sentencepiece_model(count, marks):
+    """A ModelProto (sentencepiece_model.proto) that stands in for ChatGLM-6B's ice_text.model: single letters, and its marks."""
+    names = {'[gMASK]': marks['gmask'], '<sop>': marks['sop'], '<eop>': marks['eop'], '<unk>': 0, '\u2581': 1}
+    letters = iter([chr(c) for c in range(0x21, 0x7f)] + [chr(c) for c in range(0x4e00, 0x4f00)])
+    by_id = {i: name for name, i in names.items()}
+    field = lambda key, value: bytes([key, len(value)]) + value
+    model = b''
+    for i in range(count):
+        text = by_id.get(i) or next(letters)
+        kind = 2 if text == '<unk>' else 3 if i in marks.values() and i in by_id else 1
+        model += field(0x0a, field(0x0a, text.encode()) + b'\x15' + struct.pack('<f', -float(i)) + bytes([0x18, kind]))
+    return model + field(0x12, b'\x18\x02')
+
+
 def write_chatglm_6b(draw, out):
     layers, width, heads, ff, vocab = 3, 32, 2, 96, GLM['vocab']
     head_dim = width // heads
@@ -234,6 +249,7 @@ def write_chatglm_6b(draw, out):
     t['lm_head.weight'] = mean_folds(draw.matrix(vocab, width, 7), gain, 7)
     second = {k: v for k, v in t.items() if k.startswith(('transformer.layers.2', 'transformer.final', 'lm_head'))}
     write_folder(out / 'chatglm-6b', config, [{k: v for k, v in t.items() if k not in second}, second])
+    (out / 'chatglm-6b' / 'ice_text.model').write_bytes(sentencepiece_model(config['vocab_size'], GLM))
     return out / 'chatglm-6b'
 
 
