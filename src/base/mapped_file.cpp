@@ -12,7 +12,7 @@
 namespace permllm {
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat status {};
   const bool readable = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
   if (readable && status.st_size > 0) {

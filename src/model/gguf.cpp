@@ -1,16 +1,15 @@
 #include "model/gguf.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/evp.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <set>
 
+#include "base/mapped_file.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -163,15 +162,12 @@ std::uint64_t whole_number(const Gguf::Metadata& metadata, std::string_view key)
 
 struct Gguf::Impl {
   std::vector<std::uint8_t> owned;
-  void* mapped = nullptr;
+  std::optional<MappedFile> mapped;
   std::span<const std::uint8_t> bytes;
   Metadata metadata;
   std::vector<GgufTensor> tensors;
-  std::map<std::string, std::size_t, std::less<>> by_name;
+  std::set<std::string> names;
 
-  ~Impl() {
-    if (mapped != nullptr) munmap(mapped, bytes.size());
-  }
   void read();
   void read_tensors(Cursor& in, std::uint64_t count);
 };
@@ -220,7 +216,7 @@ void Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
     }
     tensor.type = in.number<std::uint32_t>(self + ".type");
     offsets.push_back(in.number<std::uint64_t>(self + ".offset"));
-    if (!by_name.emplace(tensor.name, tensors.size()).second) throw Error(Code::file, place, fmt::format("{} stands twice", tensor.name));
+    if (!names.insert(tensor.name).second) throw Error(Code::file, place, fmt::format("{} stands twice", tensor.name));
     tensors.push_back(std::move(tensor));
   }
   const std::uint64_t alignment = metadata.contains("general.alignment") ? whole_number(metadata, "general.alignment") : 32;
@@ -262,21 +258,9 @@ Gguf::Gguf(Gguf&&) noexcept = default;
 Gguf& Gguf::operator=(Gguf&&) noexcept = default;
 
 Gguf Gguf::open(const std::filesystem::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  struct stat status {};
-  const bool readable = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
   auto impl = std::make_unique<Impl>();
-  if (readable && status.st_size > 0) {
-    const auto size = static_cast<std::size_t>(status.st_size);
-    void* mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
-    if (mapped != MAP_FAILED) {
-      impl->mapped = mapped;
-      impl->bytes = {static_cast<const std::uint8_t*>(mapped), size};
-    }
-  }
-  if (file >= 0) close(file);
-  if (!readable) throw Error(Code::file, path.string(), "there is no such file, or it cannot be read");
-  if (impl->mapped == nullptr) throw Error(Code::file, path.string(), "the file is empty or cannot be mapped");
+  impl->mapped.emplace(path);
+  impl->bytes = impl->mapped->bytes();
   try {
     impl->read();
   } catch (const Error& error) {
@@ -315,21 +299,6 @@ std::vector<std::int64_t> Gguf::numbers(std::string_view key) const {
     if (element > INT64_MAX) throw Error(Code::file, std::string(key), fmt::format("{} is too large", element));
   }
   return {list->begin(), list->end()};
-}
-
-const GgufTensor* Gguf::find(std::string_view name) const {
-  const auto found = impl_->by_name.find(name);
-  return found == impl_->by_name.end() ? nullptr : &impl_->tensors[found->second];
-}
-
-const GgufTensor& Gguf::tensor(std::string_view name, std::span<const std::uint64_t> shape) const {
-  const GgufTensor* tensor = find(name);
-  const std::string place = fmt::format("tensor {}", name);
-  if (tensor == nullptr) throw Error(Code::file, place, "is missing from the file");
-  if (!std::equal(shape.begin(), shape.end(), tensor->shape.begin(), tensor->shape.end())) {
-    throw Error(Code::file, place, fmt::format("has shape {}, expected {}", fmt::join(tensor->shape, " x "), fmt::join(shape, " x ")));
-  }
-  return *tensor;
 }
 
 std::string Gguf::sha256() const {

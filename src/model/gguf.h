@@ -47,9 +47,6 @@ class Gguf {
   bool has(std::string_view key) const;
 
   const std::vector<GgufTensor>& tensors() const;
-  const GgufTensor* find(std::string_view name) const;  // nullptr when absent
-  // Errors: file when absent or of another shape (names both).
-  const GgufTensor& tensor(std::string_view name, std::span<const std::uint64_t> shape) const;
 
   // SHA-256 of the file's bytes, hex.
   std::string sha256() const;

@@ -30,7 +30,7 @@ void walk(const ModelFile& model) {
   attempt([&] { read_config(model); });
   for (const GgufTensor& tensor : file.tensors()) {
     attempt([&] {
-      file.tensor(tensor.name, tensor.shape);
+      model.tensor(tensor.name, tensor.shape);
       if (block_size(tensor.type).bytes == 0) dequantize_row(tensor, 0, {});  // refused
       std::vector<float> row(tensor.shape[0]);
       dequantize_row(tensor, 0, row);
