@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <list>
 #include <mutex>
 #include <thread>
@@ -218,6 +219,24 @@ TEST(Services, spoilt_offline_material_ends_that_session_only) {
 }
 
 // A provider of public weights whose embedding table has no whole rows, none, or too many.
+TEST(Services, public_vectors_of_another_number_or_no_numbers_are_named) {
+  Plan plan = tiny_plan(Profile::open);
+  plan.config.qkv_bias = true;
+  const std::size_t expected = plan.config.layers * plan.config.qkv_rows();
+  const auto error = [&](PublicVectors vectors) -> std::string {
+    try {
+      weights_of(vectors, plan);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "none";
+  };
+  EXPECT_EQ(error({std::vector<float>(expected)}), "none");
+  EXPECT_EQ(error({std::vector<float>(expected + 1)}), fmt::format("PublicVectors.values: {} of them, expected {}", expected + 1, expected));
+  EXPECT_EQ(error({{}}), fmt::format("PublicVectors.values: 0 of them, expected {}", expected));
+  EXPECT_EQ(error({std::vector<float>(expected, NAN)}), "PublicVectors.values: one is not a finite number");
+}
+
 TEST(Services, an_embedding_table_of_another_size_is_named_by_the_user) {
   Executor executor(1);
   const OfferedModel model = tiny_model(executor, Profile::open);
@@ -251,6 +270,7 @@ TEST(Services, a_pass_out_of_range_is_named) {
   for (const Case& c : {Case{Profile::paper, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile paper"},
                         Case{Profile::fast, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile fast"},
                         Case{Profile::open, {PassBegin::prompt, 1, 1}, "PassBegin.kind: 1, expected 4 to 4 in profile open"},
+                        Case{Profile::paper, {PassBegin::prompt, 2, 1, 1}, "PassBegin.dead: 1, expected less than 1"},
                         Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: 2, expected 1"},
                         Case{Profile::open, {PassBegin::rows, 2, 0, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
                         Case{Profile::open, {PassBegin::rows, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
