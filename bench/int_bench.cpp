@@ -184,7 +184,7 @@ BENCHMARK(random_weights)->Unit(benchmark::kMillisecond)->UseRealTime();
 void rows_of_weights(benchmark::State& state) {
   Executor executor;
   const IntMatrix w = IntMatrix::random(1024, k_cols, 9, 1, executor);
-  std::vector<std::int16_t> row(k_cols);
+  std::vector<std::int32_t> row(k_cols);
   for (auto _ : state) {
     for (std::size_t r = 0; r < w.rows(); ++r) w.row(r, row);
   }

@@ -154,10 +154,17 @@ OfferedModel offer_model(const std::string& path, const ServeOptions& options, E
   OfferedModel model;
   model.vocabulary = read_vocabulary(file, options.ids_only);
   const std::vector<TokenId> calibration = calibration_tokens(model.vocabulary, config);  // refused before the long work
-  model.weights = load_int_weights(file, executor, options.weight_bits, progress);
-  set_plan(model, calibrate(model.weights, calibration, executor), options);
   set_id(model, file.sha256());
-  return model;
+  // Where rings have no room for columns of finer steps: fewer of them, rather than no answer.
+  for (int most_shift = k_most_shift;; most_shift = most_shift == k_most_shift ? k_most_shift / 2 : 0) {
+    model.weights = load_int_weights(file, executor, options.weight_bits, progress, most_shift);
+    try {
+      set_plan(model, calibrate(model.weights, calibration, executor), options);
+      return model;
+    } catch (const Error& error) {
+      if (error.code() != Code::unsupported || most_shift == 0) throw;
+    }
+  }
 }
 
 }  // namespace permllm

@@ -10,10 +10,10 @@ namespace permllm {
 EmbeddingTable embedding_table(const IntMatrix& transposed) {
   const std::size_t width = transposed.rows(), vocab = transposed.cols();
   EmbeddingTable table(width * vocab);
-  std::vector<std::int16_t> row(vocab);
+  std::vector<std::int32_t> row(vocab);
   for (std::size_t d = 0; d < width; ++d) {
     transposed.row(d, row);
-    for (std::size_t k = 0; k < vocab; ++k) table[k * width + d] = row[k];
+    for (std::size_t k = 0; k < vocab; ++k) table[k * width + d] = static_cast<std::int16_t>(row[k]);
   }
   return table;
 }

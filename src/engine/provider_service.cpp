@@ -37,10 +37,10 @@ template <class Container>
 void subtract_from_weights(const IntMatrix& w, std::size_t first, std::size_t count, std::span<std::uint8_t> bytes,
                            Executor& executor) {
   executor.parallel(count, [&](std::size_t i) {
-    std::vector<std::int16_t> row(w.cols());
+    std::vector<std::int32_t> row(w.cols());
     w.row(first + i, row);
     std::uint8_t* at = bytes.data() + i * w.cols() * sizeof(Container);
-    for (const std::int16_t weight : row) {
+    for (const std::int32_t weight : row) {
       Container word;
       std::memcpy(&word, at, sizeof word);
       word = static_cast<Container>(static_cast<Container>(static_cast<std::int64_t>(weight)) - word);

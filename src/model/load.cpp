@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <mutex>
 
 #include "model/architectures.h"
 #include "permllm/error.h"
@@ -17,12 +19,11 @@ class Loader {
  public:
   Loader(std::size_t weights, Executor& executor, const LoadProgress& progress) : weights_(weights), executor_(executor), progress_(progress) {}
 
-  // A matrix, and the whole of what is added to its output.
-  IntMatrix integers(const MatrixSource& source, std::vector<float>& bias, int bits) {
-    const int frac = IntMatrix::fraction_bits(survey(source, bias), bits);
+  // A matrix, and the whole of what is added to its output. Gains, folded in, make columns of very different size.
+  IntMatrix integers(const MatrixSource& source, std::vector<float>& bias, int bits, int most_shift) {
+    const WeightScale scale = IntMatrix::scale_of(survey(source, bias), source.gain.empty() ? 0 : most_shift, bits);
     const auto row_at = [&](std::size_t r, std::span<float> out) { source.row(r, out); };
-    IntMatrix matrix = IntMatrix::from_rows(source.rows(), source.cols, row_at, frac, executor_, bits);
-    return count(std::move(matrix));
+    return count(IntMatrix::from_rows(source.rows(), source.cols, row_at, scale, executor_, bits));
   }
   FloatMatrix reals(const MatrixSource& source, std::vector<float>& bias) {
     FloatMatrix matrix{source.rows(), source.cols, std::vector<float>(source.rows() * source.cols)};
@@ -32,7 +33,8 @@ class Loader {
   // Tables, transposed.
   IntMatrix integer_columns(const MatrixSource& table, int bits) {
     std::vector<float> none;
-    const int frac = IntMatrix::fraction_bits(survey(table, none), bits);
+    const std::vector<float> largest = survey(table, none);
+    const int frac = IntMatrix::fraction_bits(*std::max_element(largest.begin(), largest.end()), bits);
     const auto column_at = [&](std::size_t c, std::span<float> out) { table.row(c, out); };
     return count(IntMatrix::from_columns(table.cols, table.rows(), column_at, frac, executor_, bits));
   }
@@ -51,29 +53,38 @@ class Loader {
   }
 
  private:
-  // The largest magnitude of a matrix; its rows into `values`, if not null; what its shift adds into `bias`. Every number of a
-  // model file is checked where it becomes a weight.
-  float survey(const MatrixSource& source, std::vector<float>& bias, float* values = nullptr) {
+  // The largest magnitude of each column; the rows into `values`, if not null; what the source's shift adds into `bias`. Every
+  // number of a model file is checked where it becomes a weight.
+  std::vector<float> survey(const MatrixSource& source, std::vector<float>& bias, float* values = nullptr) {
     const std::size_t rows = source.rows(), cols = source.cols, tasks = (rows + k_task_rows - 1) / k_task_rows;
     if (!source.shift.empty()) bias.resize(rows);
-    std::vector<std::int32_t> largest(tasks);
+    // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
+    std::vector<std::int32_t> largest(cols);
+    std::mutex joining;
     executor_.parallel(tasks, [&](std::size_t task) {
       std::vector<float> own(values == nullptr ? cols : 0);
+      std::vector<std::int32_t> of_task(cols);
       for (std::size_t r = task * k_task_rows; r < std::min(rows, (task + 1) * k_task_rows); ++r) {
         const auto row = values == nullptr ? std::span(own) : std::span(values + r * cols, cols);
         double added = 0;
         source.row(r, row, &added);
-        // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
         std::int32_t most = 0;
-        for (const float v : row) most = std::max(most, std::bit_cast<std::int32_t>(v) & 0x7fffffff);
+        for (std::size_t c = 0; c < cols; ++c) {
+          const std::int32_t magnitude = std::bit_cast<std::int32_t>(row[c]) & 0x7fffffff;
+          of_task[c] = std::max(of_task[c], magnitude);
+          most = std::max(most, magnitude);
+        }
         if (!source.shift.empty()) bias[r] += static_cast<float>(added);
         if (!std::isfinite(std::bit_cast<float>(most)) || !std::isfinite(added)) {
           throw Error(Code::file, "tensor " + source.tensor_of(r).name, "holds a weight that is not a finite number");
         }
-        largest[task] = std::max(largest[task], most);
       }
+      const std::lock_guard lock(joining);
+      for (std::size_t c = 0; c < cols; ++c) largest[c] = std::max(largest[c], of_task[c]);
     });
-    return std::bit_cast<float>(*std::max_element(largest.begin(), largest.end()));
+    std::vector<float> magnitudes(cols);
+    std::memcpy(magnitudes.data(), largest.data(), cols * sizeof(float));
+    return magnitudes;
   }
 
   template <class Matrix>
@@ -126,10 +137,10 @@ ModelSource source_of(const ModelFile& file) { return file.gguf() != nullptr ? g
 
 Config read_config(const ModelFile& file) { return file.gguf() != nullptr ? gguf_config(file) : chatglm_6b_config(file); }
 
-IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress) {
+IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress, int most_shift) {
   return load<IntMatrix>(
       source_of(file), executor, progress,
-      [bits](Loader& loader, const MatrixSource& source, std::vector<float>& bias) { return loader.integers(source, bias, bits); },
+      [=](Loader& loader, const MatrixSource& source, std::vector<float>& bias) { return loader.integers(source, bias, bits, most_shift); },
       [](Loader& loader, const MatrixSource& table) { return loader.integer_columns(table, k_weight_bits); });
 }
 

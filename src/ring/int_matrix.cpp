@@ -56,13 +56,13 @@ void put_groups(const std::int16_t* w, std::size_t groups, int bits, std::uint8_
   for (std::size_t g = 0; g < groups; ++g, w += k_group_cols, at += kernels::group_bytes(bits)) bits == 8 ? put_group<8>(w, at) : put_group<12>(w, at);
 }
 
-// The integers next to real weights times `scale`, and their largest magnitude.
-std::int32_t round_weights(std::span<const float> weights, float scale, std::int16_t* out) {
+// The integers next to real numbers, and their largest magnitude.
+std::int32_t round_weights(std::span<const float> weights, std::int16_t* out) {
   std::int32_t most = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     // Adding 1.5 2^23 leaves the integer nearest to a small number in the low bits, in a loop that vectorises.
     constexpr float k_shift = 12582912.0f;
-    const std::int32_t integer = std::bit_cast<std::int32_t>(weights[i] * scale + k_shift) - std::bit_cast<std::int32_t>(k_shift);
+    const std::int32_t integer = std::bit_cast<std::int32_t>(weights[i] + k_shift) - std::bit_cast<std::int32_t>(k_shift);
     out[i] = static_cast<std::int16_t>(integer);
     most = std::max(most, integer < 0 ? -integer : integer);
   }
@@ -98,11 +98,22 @@ int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
   return static_cast<int>(std::min(k_most, std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude))));
 }
 
-IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits)
-    : rows_(rows), cols_(cols), frac_(frac), bits_(bits),
+WeightScale IntMatrix::scale_of(std::span<const float> largest_by_column, int most_shift, int bits) {
+  const int least = fraction_bits(*std::max_element(largest_by_column.begin(), largest_by_column.end()), bits);
+  // A column's fraction bits; one of zeros is no reason for more.
+  const auto fraction = [&](float largest) { return largest > 0 ? std::min(fraction_bits(largest, bits), least + most_shift) : least; };
+  WeightScale scale{least, {}};
+  for (const float largest : largest_by_column) scale.frac = std::max(scale.frac, fraction(largest));
+  for (const float largest : largest_by_column) scale.shifts.push_back(static_cast<std::uint8_t>(scale.frac - fraction(largest)));
+  return scale;
+}
+
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, int bits)
+    : rows_(rows), cols_(cols), frac_(scale.frac), bits_(bits), shifts_(scale.shifts),
       packed_(blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits)) {
   // Sums of more columns would pass the kernels' 48 bits.
   PERMLLM_ASSERT((bits == 8 || bits == 12) && cols <= (std::size_t{1} << 20));
+  shifts_.resize(cols);
 }
 
 template <class RowAt>
@@ -121,18 +132,20 @@ void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
   });
 }
 
-IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, int frac, Executor& executor, int bits) {
-  IntMatrix w(rows, cols, frac, bits);
-  const float scale = std::ldexp(1.0f, frac);
+IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale, Executor& executor, int bits) {
+  IntMatrix w(rows, cols, scale, bits);
+  std::vector<float> factors(cols);
+  for (std::size_t c = 0; c < cols; ++c) factors[c] = std::ldexp(1.0f, w.frac_ - w.shifts_[c]);
   w.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
     row_at(r, real);
-    PERMLLM_ASSERT(round_weights(real, scale, out) <= limit_of(bits));
+    for (std::size_t c = 0; c < cols; ++c) real[c] *= factors[c];
+    PERMLLM_ASSERT(round_weights(real, out) <= limit_of(bits));
   });
   return w;
 }
 
 IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac, Executor& executor, int bits) {
-  IntMatrix w(rows, cols, frac, bits);
+  IntMatrix w(rows, cols, {frac}, bits);
   const float scale = std::ldexp(1.0f, frac);
   const std::size_t groups = groups_of(w), bytes = kernels::group_bytes(bits), padded = blocks_of(w) * k_block_rows;
   constexpr std::size_t k_task = 8;  // groups: what a task writes side by side
@@ -144,7 +157,8 @@ IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const Real
         std::int16_t* out = &columns[c * padded];
         if (g * k_group_cols + c < cols) {
           column_at(g * k_group_cols + c, column);
-          PERMLLM_ASSERT(round_weights(column, scale, out) <= limit_of(bits));
+          for (float& weight : column) weight *= scale;
+          PERMLLM_ASSERT(round_weights(column, out) <= limit_of(bits));
         } else {
           std::fill_n(out, rows, std::int16_t{0});
         }
@@ -159,13 +173,13 @@ IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const Real
   return w;
 }
 
-IntMatrix::IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, int bits)
+IntMatrix::IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Executor& executor, int bits)
     : IntMatrix(from_rows(weights.rows(), weights.cols(), [&](std::size_t r, std::span<float> out) {
         std::copy_n(&weights.values[r * weights.cols()], weights.cols(), out.begin());
-      }, frac, executor, bits)) {}
+      }, scale, executor, bits)) {}
 
 IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor, int bits) {
-  IntMatrix w(rows, cols, frac, bits);
+  IntMatrix w(rows, cols, {frac}, bits);
   // The sum of eight random bytes has mean 1020 and deviation 209.
   const auto scale = static_cast<std::int64_t>(std::ldexp(0.02 / 209, frac + 24));
   const std::int64_t limit = limit_of(bits);
@@ -184,33 +198,33 @@ IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::u
   return w;
 }
 
-int IntMatrix::at(std::size_t row, std::size_t col) const {
-  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col);
+std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
+  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col) * (1 << shifts_[col]);
 }
 
-void IntMatrix::row(std::size_t r, std::span<std::int16_t> out) const {
+void IntMatrix::row(std::size_t r, std::span<std::int32_t> out) const {
   PERMLLM_ASSERT(r < rows_ && out.size() == cols_);
   const std::uint8_t* at = block_of(*this, r / k_block_rows).packed + r % k_block_rows * 4;
-  std::size_t c = 0;
-  for (; c + k_group_cols <= cols_; c += k_group_cols, at += kernels::group_bytes(bits_)) take_group(at, bits_, &out[c]);
-  if (c < cols_) {
-    std::int16_t last[k_group_cols];
-    take_group(at, bits_, last);
-    std::copy_n(last, cols_ - c, &out[c]);
+  for (std::size_t c = 0; c < cols_; c += k_group_cols, at += kernels::group_bytes(bits_)) {
+    std::int16_t group[k_group_cols];
+    take_group(at, bits_, group);
+    for (std::size_t k = 0; k < std::min(k_group_cols, cols_ - c); ++k) out[c + k] = group[k] * (1 << shifts_[c + k]);
   }
 }
 
 namespace {
 
-// Vectors [first, first + vectors) of x in the kernel's order: [pair][vector][limb], padded with 0 to whole groups.
-void to_limbs(std::span<const Word> x, std::size_t cols, std::size_t vectors, std::size_t limbs, std::uint32_t* out) {
+// Vectors of x in the kernel's order: [pair][vector][limb], padded with 0 to whole groups. The columns' shifts are done here: to
+// the kernels a matrix is its integers of 12 or 8 bits.
+void to_limbs(const IntMatrix& w, std::span<const Word> x, std::size_t vectors, std::size_t limbs, std::uint32_t* out) {
   // x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
   constexpr Word k_bias = 0x8000800080008000u;
   for (std::size_t v = 0; v < vectors; ++v) {
-    const Word* from = x.data() + v * cols;
+    const Word* from = x.data() + v * w.cols();
     std::uint32_t* to = out + v * limbs;
-    for (std::size_t c = 0; c < cols; c += 2, to += vectors * limbs) {
-      const Word left = (from[c] + k_bias) ^ k_bias, right = c + 1 < cols ? (from[c + 1] + k_bias) ^ k_bias : 0;
+    for (std::size_t c = 0; c < w.cols(); c += 2, to += vectors * limbs) {
+      const Word left = ((from[c] << w.shift(c)) + k_bias) ^ k_bias;
+      const Word right = c + 1 < w.cols() ? ((from[c + 1] << w.shift(c + 1)) + k_bias) ^ k_bias : 0;
       for (std::size_t l = 0; l < limbs; ++l) {
         to[l] = static_cast<std::uint32_t>((left >> (16 * l) & 0xffff) | (right >> (16 * l) & 0xffff) << 16);
       }
@@ -240,7 +254,7 @@ void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<W
   std::vector<std::uint32_t> cut(n * stride);
   executor.parallel(batches.size(), [&](std::size_t i) {
     const Batch& b = batches[i];
-    to_limbs(x.subspan(b.first * w.cols(), b.count * w.cols()), w.cols(), b.count, limbs, cut.data() + b.first * stride);
+    to_limbs(w, x.subspan(b.first * w.cols(), b.count * w.cols()), b.count, limbs, cut.data() + b.first * stride);
   });
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
   const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * executor.threads()));
@@ -263,9 +277,11 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
   const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows()), fours = (n + 3) / 4;
   const std::size_t stride = groups_of(w) * k_group_cols * 4;
   std::vector<float> grouped(fours * stride);  // [four][pair][4][2]
+  std::vector<float> factors(w.cols());
+  for (std::size_t c = 0; c < w.cols(); ++c) factors[c] = static_cast<float>(1 << w.shift(c));
   for (std::size_t i = 0; i < n; ++i) {
     for (std::size_t c = 0; c < w.cols(); ++c) {
-      grouped[i / 4 * stride + c / 2 * 8 + i % 4 * 2 + c % 2] = x[i * w.cols() + c];
+      grouped[i / 4 * stride + c / 2 * 8 + i % 4 * 2 + c % 2] = x[i * w.cols() + c] * factors[c];
     }
   }
   const float unit = std::ldexp(1.0f, -w.frac());

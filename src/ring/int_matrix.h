@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "ring/executor.h"
 #include "ring/large_bytes.h"
@@ -16,20 +17,31 @@ struct FloatMatrix;
 
 constexpr int k_weight_bits = 12;  // |integer| < 2^(k_weight_bits - 1)
 
-// W ~ integer 2^-frac, |integer| < 2^(bits - 1), bits 12 or 8. Made once, at load time, in the kernels' packed order
+// How real weights become integers: W ~ integer 2^-frac, those of column c multiples of 2^shifts[c].
+struct WeightScale {
+  int frac = 0;
+  std::vector<std::uint8_t> shifts = {};  // by column; empty: none
+};
+// The largest shift that is asked for: each bit of it costs the product's ring one.
+constexpr int k_most_shift = 6;
+
+// W ~ integer 2^-frac; the integers of column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times 2^shift(c): norm
+// gains, folded in, make columns of very different size. Made once, at load time, in the kernels' packed order
 // (ring/int_kernels.h).
 class IntMatrix {
  public:
   IntMatrix() = default;
   // Largest frac such that every |w| 2^frac <= 2^(bits - 1) - 1, at most 120.
   static int fraction_bits(float largest_magnitude, int bits = k_weight_bits);
+  // Small columns get finer steps, up to 2^most_shift finer than the largest. Takes the largest magnitude in each column.
+  static WeightScale scale_of(std::span<const float> largest_by_column, int most_shift, int bits = k_weight_bits);
   // Writes row (or column) i of the real weights. Called from several threads.
   using RealAt = std::function<void(std::size_t i, std::span<float> out)>;
-  // Rounds each weight times 2^frac, which must be at most 2^(bits - 1) - 1 in magnitude. The real weights are never
+  // Rounds each weight times 2^(frac - shift), which must be at most 2^(bits - 1) - 1 in magnitude. The real weights are never
   // together in memory.
-  static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, int frac, Executor& executor, int bits = k_weight_bits);
+  static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale, Executor& executor, int bits = k_weight_bits);
   static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac, Executor& executor, int bits = k_weight_bits);
-  IntMatrix(const FloatMatrix& weights, int frac, Executor& executor, int bits = k_weight_bits);
+  IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Executor& executor, int bits = k_weight_bits);
   // Bell-shaped weights with a deviation near 0.02, clamped to the range: for measurements without a model.
   static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
                           int bits = k_weight_bits);
@@ -38,20 +50,22 @@ class IntMatrix {
   std::size_t cols() const { return cols_; }
   int frac() const { return frac_; }
   int bits() const { return bits_; }
-  int at(std::size_t row, std::size_t col) const;
+  int shift(std::size_t col) const { return shifts_[col]; }
+  std::int32_t at(std::size_t row, std::size_t col) const;
   // Row r as plain integers, in order.
-  void row(std::size_t r, std::span<std::int16_t> out) const;
+  void row(std::size_t r, std::span<std::int32_t> out) const;
   // All blocks of rows, one after the other, for the kernels.
   std::span<const std::uint8_t> packed() const { return packed_; }
 
  private:
-  IntMatrix(std::size_t rows, std::size_t cols, int frac, int bits);
+  IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, int bits);
   // row_at(r, scratch, out): the integers of row r; scratch is cols() real numbers.
   template <class RowAt>
   void fill(Executor& executor, const RowAt& row_at);
 
   std::size_t rows_ = 0, cols_ = 0;
   int frac_ = 0, bits_ = k_weight_bits;
+  std::vector<std::uint8_t> shifts_;
   LargeBytes packed_;  // read in order: a page's end would stop the processor's prefetch
 };
 

@@ -66,5 +66,39 @@ TEST(ReadVocabulary, the_tokenizer_of_a_folder_may_stand_behind_images) {
   EXPECT_EQ(error_of(folder).rfind("config.json: bos_token_id: ", 0), 0u);
 }
 
+// v needs room in its ring to be lifted: where it is large, columns of finer steps give way, and then the model is refused.
+TEST(OfferModel, finer_steps_of_small_columns_give_way_where_the_rings_lack_room) {
+  SmallModel model = small_chatglm_6b();
+  model.settings["eos_token_id"] = 4;
+  for (std::size_t l = 0; l < Small::layers; ++l) {
+    const std::string p = "transformer.layers." + std::to_string(l) + ".";
+    auto& gain = model.tensors[p + "input_layernorm.weight"].values;
+    std::fill(gain.begin(), gain.end(), 1.0f);
+    auto& qkv = model.tensors[p + "attention.query_key_value.weight"].values;  // rows without a mean, their last columns small
+    for (std::size_t i = 0; i < qkv.size(); ++i) qkv[i] = (i % 2 == 0 ? 1.0f : -1.0f) / (i % Small::width < 4 ? 1 : 1024);
+  }
+  Executor executor(2);
+  const auto spread_with = [&](float v) {
+    for (std::size_t l = 0; l < Small::layers; ++l) {
+      auto& bias = model.tensors["transformer.layers." + std::to_string(l) + ".attention.query_key_value.bias"].values;
+      for (std::size_t h = 0; h < Small::heads; ++h) std::fill_n(bias.begin() + static_cast<std::ptrdiff_t>((3 * h + 2) * Small::head_dim), Small::head_dim, v);
+    }
+    const TemporaryFolder folder;
+    folder.write(model);
+    ServeOptions options;
+    options.context = Small::context;
+    options.ids_only = true;
+    const OfferedModel offered = offer_model(folder.path(), options, executor);
+    EXPECT_GE(offered.plan.lift_slack_bits(), k_least_lift_slack);
+    int spread = 0;
+    for (std::size_t c = 0; c < Small::width; ++c) spread = std::max(spread, offered.weights.layers[0].qkv.shift(c));
+    return spread;
+  };
+  EXPECT_EQ(spread_with(1), k_most_shift);
+  EXPECT_EQ(spread_with(100), k_most_shift / 2);
+  EXPECT_EQ(spread_with(500), 0);
+  EXPECT_THROW(spread_with(1e6), Error);
+}
+
 }  // namespace
 }  // namespace permllm::test

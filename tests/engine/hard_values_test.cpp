@@ -42,7 +42,7 @@ IntWeights sink_model(float massive) {
   const auto integer = [](const FloatMatrix& m) {
     float largest = 0;
     for (const float v : m.values) largest = std::max(largest, std::fabs(v));
-    return IntMatrix(m, IntMatrix::fraction_bits(largest), executor());
+    return IntMatrix(m, {IntMatrix::fraction_bits(largest)}, executor());
   };
   IntWeights w;
   w.config = c;

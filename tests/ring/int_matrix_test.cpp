@@ -21,6 +21,17 @@ FloatMatrix random_integers(std::size_t rows, std::size_t cols, int bits, std::u
   return real;
 }
 
+// Columns by their shifts larger, and the scale that says so.
+WeightScale shift_columns(FloatMatrix& real, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  WeightScale scale;
+  for (std::size_t c = 0; c < real.cols(); ++c) {
+    scale.shifts.push_back(static_cast<std::uint8_t>(random() % (k_most_shift + 1)));
+    for (std::size_t r = 0; r < real.rows(); ++r) real.values[r * real.cols() + c] *= static_cast<float>(1 << scale.shifts[c]);
+  }
+  return scale;
+}
+
 Words random_words(std::size_t n, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   Words words(n);
@@ -49,10 +60,11 @@ TEST(IntMatrix, keeps_every_weight_of_every_shape) {
   std::uint64_t seed = 0;
   for (const int bits : {8, 12}) {
     for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {31, 7}, {33, 8}, {64, 9}, {65, 130}}) {
-      const FloatMatrix real = random_integers(rows, cols, bits, ++seed);
-      const IntMatrix w(real, 0, executor, bits);
+      FloatMatrix real = random_integers(rows, cols, bits, ++seed);
+      const WeightScale scale = shift_columns(real, ++seed);
+      const IntMatrix w(real, scale, executor, bits);
       for (std::size_t r = 0; r < rows; ++r) {
-        std::vector<std::int16_t> row(cols);
+        std::vector<std::int32_t> row(cols);
         w.row(r, row);
         for (std::size_t c = 0; c < cols; ++c) {
           ASSERT_EQ(w.at(r, c), static_cast<int>(real.values[r * cols + c])) << bits << " bits at " << r << ", " << c;
@@ -74,15 +86,39 @@ TEST(IntMatrix, fraction_bits_fill_the_weight_bits_and_no_more) {
   }
 }
 
+// Every column is as fine as its largest weight allows, or 2^most_shift finer than the largest column.
+TEST(IntMatrix, small_columns_get_finer_steps) {
+  const std::vector<float> largest{3.9f, 4.0f, 2.1f, 2.0f, 0.07f, 0.01f, 0.0f};
+  for (const int bits : {8, 12}) {
+    for (const int most : {0, 1, 3, k_most_shift}) {
+      const WeightScale scale = IntMatrix::scale_of(largest, most, bits);
+      EXPECT_EQ(scale.frac, IntMatrix::fraction_bits(4, bits) + most);
+      ASSERT_EQ(scale.shifts.size(), largest.size());
+      for (std::size_t c = 0; c < largest.size(); ++c) {
+        const int fraction = scale.frac - scale.shifts[c], whole = IntMatrix::fraction_bits(4, bits);
+        EXPECT_LE(scale.shifts[c], most);
+        EXPECT_LE(std::nearbyint(std::ldexp(largest[c], fraction)), limit_of(bits));
+        if (largest[c] > 0) {
+          EXPECT_TRUE(fraction == whole + most || std::ldexp(largest[c], fraction + 1) > static_cast<float>(limit_of(bits))) << c;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(IntMatrix::scale_of(std::vector<float>{0.5f, 0.26f, 0.3f}, k_most_shift).frac, IntMatrix::fraction_bits(0.26f));
+  const WeightScale zeros = IntMatrix::scale_of(std::vector<float>(3, 0.0f), k_most_shift);
+  EXPECT_EQ(zeros.frac, 0);
+  EXPECT_EQ(zeros.shifts, std::vector<std::uint8_t>(3, 0));
+}
+
 TEST(IntMatrix, random_weights_have_the_deviation_and_the_range_that_they_promise) {
   Executor executor(2);
   for (const auto& [frac, bits] : {std::pair{10, 12}, {16, 12}, {11, 8}}) {
     const IntMatrix w = IntMatrix::random(100, 300, frac, 5, executor, bits);
     double sum = 0, squares = 0;
-    std::vector<std::int16_t> row(300);
+    std::vector<std::int32_t> row(300);
     for (std::size_t r = 0; r < 100; ++r) {
       w.row(r, row);
-      for (const std::int16_t v : row) {
+      for (const std::int32_t v : row) {
         ASSERT_LE(std::abs(v), limit_of(bits));
         sum += v;
         squares += double{static_cast<double>(v)} * v;
@@ -104,8 +140,9 @@ TEST(IntProduct, agrees_with_the_definition_for_every_ring_and_odd_shapes) {
     for (const int bits : {1, 16, 17, 32, 42, 43, 48, 56, 64}) {
       for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {15, 3}, {33, 64}, {64, 577}, {97, 1536}}) {
         for (const std::size_t n : {1, 2, 5, 23}) {
-          const FloatMatrix real = random_integers(rows, cols, weight_bits, ++seed);
-          const IntMatrix w(real, 0, executor, weight_bits);
+          FloatMatrix real = random_integers(rows, cols, weight_bits, ++seed);
+          const WeightScale scale = n == 5 ? WeightScale{} : shift_columns(real, ++seed);
+          const IntMatrix w(real, scale, executor, weight_bits);
           const Words x = random_words(n * cols, ++seed);
           Words y(n * rows);
           product(w, Ring{bits}, x, y, executor);
@@ -125,7 +162,7 @@ TEST(IntProduct, does_not_overflow_at_the_largest_weights_and_limbs) {
       const auto largest = static_cast<float>(limit_of(weight_bits));
       FloatMatrix extreme{k_rows, k_cols, std::vector<float>(k_rows * k_cols, -largest)};
       for (std::size_t r = 1; mixed && r < k_rows; r += 2) std::fill_n(&extreme.values[r * k_cols], k_cols, largest);
-      const IntMatrix w(extreme, 0, executor, weight_bits);
+      const IntMatrix w(extreme, {}, executor, weight_bits);
       for (const Word word : {Word{0x7fff7fff7fff8000u}, Word{0x7fff7fff7fff7fffu}}) {
         for (const int bits : {16, 32, 48, 64}) {
           const Words x(k_vectors * k_cols, word);
@@ -145,8 +182,10 @@ TEST(FloatProduct, of_integer_weights_agrees_with_doubles) {
     for (const std::size_t n : {1, 3, 4, 9}) {
       const std::size_t rows = 37, cols = 301;
       FloatMatrix real = random_integers(rows, cols, bits, 3);
-      for (float& v : real.values) v /= 256;
-      const IntMatrix w(real, 8, executor, bits);
+      WeightScale scale = shift_columns(real, 5);
+      for (float& v : real.values) v /= 1024;
+      scale.frac = 10;
+      const IntMatrix w(real, scale, executor, bits);
       std::mt19937 random(7);
       std::normal_distribution<float> normal;
       std::vector<float> x(n * cols), y(n * rows);
@@ -155,7 +194,7 @@ TEST(FloatProduct, of_integer_weights_agrees_with_doubles) {
       for (std::size_t i = 0; i < n; ++i) {
         for (std::size_t r = 0; r < rows; ++r) {
           double want = 0;
-          for (std::size_t c = 0; c < cols; ++c) want += w.at(r, c) / 256.0 * static_cast<double>(x[i * cols + c]);
+          for (std::size_t c = 0; c < cols; ++c) want += w.at(r, c) / 1024.0 * static_cast<double>(x[i * cols + c]);
           ASSERT_NEAR(y[i * rows + r], want, 1e-3);
         }
       }

@@ -38,7 +38,7 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
       stream.fill(id, 0, m.bytes());
     }
     const std::size_t size = container_bytes(s.out.ring);
-    std::vector<std::int16_t> row(s.cols);
+    std::vector<std::int32_t> row(s.cols);
     for (std::size_t r = 0; r < s.rows; ++r) {
       w[id]->row(r, row);
       for (std::size_t c = 0; c < s.cols; ++c) {
