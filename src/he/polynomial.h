@@ -21,7 +21,6 @@ class SecretWords {
   explicit SecretWords(std::size_t count) : words_(count) {}
   ~SecretWords();
   SecretWords(SecretWords&&) noexcept = default;
-  SecretWords& operator=(SecretWords&&) = delete;
   std::span<Word> words() { return words_; }
   std::span<const Word> words() const { return words_; }
 
@@ -35,9 +34,8 @@ void residues_of(std::span<const Word> small, std::span<Word> out);
 void evaluate(std::span<Word> polynomial);
 void interpolate(std::span<Word> polynomial);
 void make_factor(std::span<Word> polynomial);
-// values *= factor; sum += values * factor.
+// values *= factor.
 void multiply(std::span<Word> values, std::span<const Word> factor);
-void multiply_add(std::span<Word> sum, std::span<const Word> values, std::span<const Word> factor);
 // sum += values, sum -= values; of residues or values.
 void add(std::span<Word> sum, std::span<const Word> values);
 void subtract(std::span<Word> sum, std::span<const Word> values);
