@@ -1,6 +1,10 @@
 // Every polynomial on the way from keys to entry, beside the integer reference of support.h.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
 #include "he/support.h"
 #include "rand/domains.h"
 
@@ -263,6 +267,54 @@ TEST(Reference, switch_rounds_to_nearest_at_the_edges) {
   for (std::size_t i = 0; i < edges.size(); ++i) {
     EXPECT_EQ(Integer(reply.words[1 + i]), (2 * whole * edges[i] + q()) / (2 * q()) % whole) << edges[i];
   }
+}
+
+// --- Another library ----------------------------------------------------------------------------------------------------
+
+// One answer's polynomials, two blocks at the largest t, for scripts/check_he_with_seal.py: a name and words on each line.
+std::string polynomials_of_an_answer() {
+  const Parameters p{2 * k_degree, k_most_plain_bits, 2};
+  const SecretKey secret(seed_of(1));
+  const PublicKey key = public_key(secret, "", seed_of(2));
+  const std::size_t index = k_degree + 5;
+  const Query query = encrypt(secret, p, index, seed_of(3));
+  std::mt19937_64 random(4);
+  std::vector<std::uint32_t> table(p.vocabulary);
+  for (auto& entry : table) entry = static_cast<std::uint32_t>(random() % k_most_vocabulary);
+  Evaluated sum = product_sum(PreparedQuery(query), table, 0);
+
+  std::ostringstream out;
+  const auto line = [&](const char* name, const auto& words) {
+    out << name;
+    for (const auto word : words) out << ' ' << word;
+    out << '\n';
+  };
+  const auto coefficients = [](Words values) {
+    interpolate(values);
+    return values;
+  };
+  line("primes", k_primes);
+  line("plain_bits_and_index", std::vector<std::size_t>{static_cast<std::size_t>(p.plain_bits), index});
+  line("secret", secret_of(seed_of(1)));
+  line("key_b", key.b);
+  line("key_a", common_polynomial(""));
+  line("query_c0", query.c0);
+  line("query_c1", query_polynomials(query));
+  line("table", table);
+  line("sum_c0", coefficients(sum.c0));
+  line("sum_c1", coefficients(sum.c1));
+  add_zero(sum, PreparedKey(key, ""), seed_of(5));
+  line("answer_c0", coefficients(sum.c0));
+  line("answer_c1", coefficients(sum.c1));
+  return out.str();
+}
+
+// The digest is that of polynomials which SEAL found right. Set PERMLLM_HE_POLYNOMIALS to write them to that file.
+TEST(Reference, polynomials_are_those_that_another_library_found_right) {
+  const std::string text = polynomials_of_an_answer();
+  if (const char* path = std::getenv("PERMLLM_HE_POLYNOMIALS")) std::ofstream(path) << text;
+  EXPECT_EQ(hash_hex("test", {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}), 
+            "3281234be2278fe73bc985bbabb8c11e0f942688e9c5835880771f138fa18751");
 }
 
 }  // namespace
