@@ -43,7 +43,8 @@ void answer_query(benchmark::State& state) {
 
 void decrypt_answer(benchmark::State& state) {
   const Setting s(state);
-  const Reply reply = answer(PreparedKey(s.key, "bench"), PreparedQuery(encrypt(s.secret, s.p, 1001, random_seed())), s.table, 1000, random_seed());
+  const PreparedQuery query(encrypt(s.secret, s.p, 1001, random_seed()));
+  const Reply reply = answer(PreparedKey(s.key, "bench"), query, s.table, 1000, random_seed());
   for (auto _ : state) benchmark::DoNotOptimize(decrypt(s.secret, s.p, reply));
 }
 

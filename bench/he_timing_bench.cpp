@@ -99,7 +99,9 @@ void decrypt_by_entry(benchmark::State& state) {
   compare(state, 20 * k_runs,
           [&](int which) {  // reads both, so that caches are left alike
             const Word mask = Word{0} - static_cast<Word>(which);
-            for (std::size_t i = 0; i < reply.words.size(); ++i) reply.words[i] = (replies[0].words[i] & ~mask) | (replies[1].words[i] & mask);
+            for (std::size_t i = 0; i < reply.words.size(); ++i) {
+              reply.words[i] = (replies[0].words[i] & ~mask) | (replies[1].words[i] & mask);
+            }
           },
           [&] { benchmark::DoNotOptimize(decrypt(secret, p, reply)); });
 }

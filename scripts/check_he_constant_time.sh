@@ -59,7 +59,9 @@ c++ -std=gnu++20 -O3 -g -Isrc -Iinclude "$work/main.cpp" src/he/*.cpp src/rand/{
   src/wire/message.cpp src/base/error.cpp -lhwy -lcrypto -lfmt -o "$work/main"
 valgrind --error-limit=no --log-file="$work/log" "$work/main"
 # The first line of this project in each error's stack, as source.
-grep -A 20 -E "uninitialised" "$work/log" | awk '/uninitialised/ {waiting = 1} waiting && match($0, /\((main|answer|query|keys|sample|polynomial|kernels|wire|seed|counter_mode)\.(cpp|h):[0-9]+\)/) {print substr($0, RSTART + 1, RLENGTH - 2); waiting = 0}' |
+own='\((main|answer|query|keys|sample|polynomial|kernels|wire|seed|counter_mode)\.(cpp|h):[0-9]+\)'
+awk -v own="${own//\\/\\\\}" '/uninitialised/ {waiting = 1}
+  waiting && match($0, own) {print substr($0, RSTART + 1, RLENGTH - 2); waiting = 0}' "$work/log" |
   sort -u | while IFS=: read -r file line; do
   source=$(ls src/he/"$file" src/rand/"$file" "$work/$file" 2>/dev/null | head -n 1) || true
   echo "$source:$line:$(sed -n "${line}p" "$source")"

@@ -22,7 +22,8 @@ Word residue(Uint128 x, Word p) {
 static_assert((Word{1} << k_prime_bits) - k_primes[1] < Word{1} << 36);
 
 // Entry k of T' for every k of a block: centred, 0 beyond the vocabulary; as words that are congruent modulo p, and below 2 p.
-void fill_block(std::span<const std::uint32_t> table, const Parameters& parameters, std::size_t delta, std::size_t block, Word p, Word* out) {
+void fill_block(std::span<const std::uint32_t> table, const Parameters& parameters, std::size_t delta, std::size_t block, Word p,
+                Word* out) {
   const Ring plain{parameters.plain_bits};
   std::size_t from = (block * k_degree + parameters.positions() - delta) % parameters.positions();
   for (std::size_t i = 0; i < k_degree;) {

@@ -39,7 +39,8 @@ HWY_INLINE V product_of_halves(V a, V b) { return hn::MulEven(hn::BitCast(DHalve
 struct Prime {
   V p, k, distance;  // p = k 2^32 + 1 = 2^53 - distance 2^32 + 1
   explicit HWY_INLINE Prime(int prime)
-      : p(hn::Set(D(), k_primes[static_cast<std::size_t>(prime)])), k(hn::ShiftRight<32>(p)), distance(hn::Sub(hn::Set(D(), Word{1} << 21), k)) {}
+      : p(hn::Set(D(), k_primes[static_cast<std::size_t>(prime)])), k(hn::ShiftRight<32>(p)),
+        distance(hn::Sub(hn::Set(D(), Word{1} << 21), k)) {}
 
   // x w / 2^64, in (-p, 2^48), for x < 2^58 and w < p.
   HWY_INLINE V product(V x, V w) const {
@@ -220,7 +221,8 @@ const bool k_capped = permllm::kernels::cap_simd();
 
 // 25 p in the transform's last layer, and what 64 products leave.
 static_assert(Uint128{25} * k_primes[0] < Uint128{1} << 58 && 64 * (Uint128{k_primes[0]} + (Uint128{1} << 48)) < Uint128{1} << 60);
-static_assert(k_primes[0] > k_primes[1] && k_primes[0] >> 53 == 0 && k_primes[0] % (Uint128{1} << 32) == 1 && k_primes[1] % (Uint128{1} << 32) == 1);
+static_assert(k_primes[0] > k_primes[1] && k_primes[0] >> 53 == 0 &&
+              k_primes[0] % (Uint128{1} << 32) == 1 && k_primes[1] % (Uint128{1} << 32) == 1);
 
 }  // namespace
 
@@ -242,7 +244,8 @@ namespace {
 // a b / 2^64 modulo p, and p.
 struct Prime {
   Word p, from_factor;
-  explicit Prime(int prime) : p(k_primes[static_cast<std::size_t>(prime)]), from_factor(k_roots[static_cast<std::size_t>(prime)].from_factor) {}
+  explicit Prime(int prime)
+      : p(k_primes[static_cast<std::size_t>(prime)]), from_factor(k_roots[static_cast<std::size_t>(prime)].from_factor) {}
   Word product(Word x, Word factor) const { return times(times(x, factor, p), from_factor, p); }
 };
 

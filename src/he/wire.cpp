@@ -13,7 +13,8 @@ Word low_bits(int bits) { return (Word{1} << bits) - 1; }
 struct Place {
   std::size_t byte;
   int shift;
-  Place(std::size_t i, int bits) : byte(i * static_cast<std::size_t>(bits) / 8), shift(static_cast<int>(i * static_cast<std::size_t>(bits) % 8)) {}
+  Place(std::size_t i, int bits)
+      : byte(i * static_cast<std::size_t>(bits) / 8), shift(static_cast<int>(i * static_cast<std::size_t>(bits) % 8)) {}
 };
 constexpr std::size_t k_slack = 8;  // bytes behind the last, so that all words are accessed in one way
 

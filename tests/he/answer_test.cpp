@@ -36,7 +36,9 @@ TEST(Retrieval, every_vocabulary_at_edges_and_at_random) {
     const PreparedKey key(public_key(secret, "", seed_of(++n)), "");
     std::vector<std::size_t> wanted{0, vocabulary - 1, vocabulary / 2};
     for (std::size_t block = 1; block < p.blocks; block += std::max<std::size_t>(1, p.blocks / 4)) {
-      for (const std::size_t i : {block * k_degree - 1, block * k_degree, block * k_degree + 1}) wanted.push_back(std::min(i, vocabulary - 1));
+      for (const std::size_t i : {block * k_degree - 1, block * k_degree, block * k_degree + 1}) {
+        wanted.push_back(std::min(i, vocabulary - 1));
+      }
     }
     for (int i = 0; i < 4; ++i) wanted.push_back(random() % vocabulary);
     // The query's index too is at edges: of blocks, and where the monomial's sign changes.

@@ -98,7 +98,9 @@ TEST(Kernels, products_and_sums_agree_with_their_twins) {
         }
       }
       Words a(k_n), b;
-      for (std::size_t i = 0; i < k_n; ++i) a[i] = i % 2 == 0 ? (Word{1} << 60) - 1 - i : i * k_primes[static_cast<std::size_t>(prime)] / 32;
+      for (std::size_t i = 0; i < k_n; ++i) {
+        a[i] = i % 2 == 0 ? (Word{1} << 60) - 1 - i : i % 128 * k_primes[static_cast<std::size_t>(prime)];
+      }
       b = a;
       kernels::reduce(a.data(), prime);
       kernels::scalar::reduce(b.data(), prime);

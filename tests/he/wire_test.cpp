@@ -102,7 +102,9 @@ TEST(Wire, packed_words_are_bits_one_behind_the_other) {
 
 TEST(Wire, every_spoilt_field_of_a_key_is_named) {
   const Objects o;
-  const auto check = [&](const char* field, const auto& change) { refused("PublicKey", o.key, PublicKey{}, std::string("PublicKey") + field, change); };
+  const auto check = [&](const char* field, const auto& change) {
+    refused("PublicKey", o.key, PublicKey{}, std::string("PublicKey") + field, change);
+  };
   check(".version", byte_set(0, 2));
   check(".version", byte_set(1, 1));
   check(".parameters", byte_set(2, 0));
@@ -124,7 +126,9 @@ TEST(Wire, every_spoilt_field_of_a_key_is_named) {
 
 TEST(Wire, every_spoilt_field_of_a_query_is_named) {
   const Objects o;
-  const auto check = [&](const char* field, const auto& change) { refused("Query", o.query, Query{o.p, {}, {}}, std::string("Query") + field, change); };
+  const auto check = [&](const char* field, const auto& change) {
+    refused("Query", o.query, Query{o.p, {}, {}}, std::string("Query") + field, change);
+  };
   check(".version", byte_set(0, 0));
   check(".parameters", byte_set(2, 2));
   check(".plain_bits", byte_set(4, 10));
@@ -139,7 +143,9 @@ TEST(Wire, every_spoilt_field_of_a_query_is_named) {
   check(".c0", [](Bytes& bytes) { bytes.pop_back(); });
   check("", [](Bytes& bytes) { bytes.push_back(0); });
   for (std::size_t size = 0; size < 48; ++size) {
-    check(size < 2 ? ".version" : size < 4 ? ".parameters" : size < 6 ? ".plain_bits" : size < 8 ? ".blocks" : size < 44 ? ".seed" : ".c0", cut_to(size));
+    const char* field = size < 2 ? ".version" : size < 4 ? ".parameters" : size < 6 ? ".plain_bits"
+                        : size < 8 ? ".blocks" : size < 44 ? ".seed" : ".c0";
+    check(field, cut_to(size));
   }
   // Whole, but of another vocabulary: of more blocks, of as many with another t.
   const auto of = [](std::size_t vocabulary) { return Query{parameters_of(vocabulary), {}, {}}; };
@@ -151,14 +157,18 @@ TEST(Wire, every_spoilt_field_of_a_query_is_named) {
 
 TEST(Wire, every_spoilt_field_of_a_reply_is_named) {
   const Objects o;
-  const auto check = [&](const char* field, const auto& change) { refused("Reply", o.reply, Reply{}, std::string("Reply") + field, change); };
+  const auto check = [&](const char* field, const auto& change) {
+    refused("Reply", o.reply, Reply{}, std::string("Reply") + field, change);
+  };
   check(".version", byte_set(0, 0xff));
   check(".parameters", byte_set(2, 0));
   check(".words", byte_set(4, 0));
   check(".words", byte_set(7, 0x80));
   // The last word ends in the middle of a byte.
   const std::size_t last = reply_bytes() - 1;
-  for (int bit = 4; bit < 8; ++bit) check(".words", [=](Bytes& bytes) { bytes.at(last) = static_cast<std::uint8_t>(bytes.at(last) | 1 << bit); });
+  for (int bit = 4; bit < 8; ++bit) {
+    check(".words", [=](Bytes& bytes) { bytes.at(last) = static_cast<std::uint8_t>(bytes.at(last) | 1 << bit); });
+  }
   check(".words", [](Bytes& bytes) { bytes.pop_back(); });
   check("", [](Bytes& bytes) { bytes.push_back(0); });
 }
