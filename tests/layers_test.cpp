@@ -9,7 +9,7 @@
 namespace {
 
 TEST(Layers, a_lower_layer_never_includes_a_higher_one) {
-  const std::map<std::string, int> rank{{"base", 0}, {"ring", 1}, {"rand", 1}, {"wire", 2}, {"net", 2}, {"protocol", 3},
+  const std::map<std::string, int> rank{{"base", 0}, {"ring", 1}, {"rand", 1}, {"wire", 2}, {"net", 2}, {"he", 3}, {"protocol", 3},
                                         {"offline", 4}, {"model", 4}, {"engine", 5}, {"app", 6}};
   const std::filesystem::path source = std::filesystem::path(PERMLLM_SOURCE_DIR) / "src";
   const std::regex include("^#include \"([a-z]+)/.*");

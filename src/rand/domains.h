@@ -10,6 +10,15 @@ inline constexpr const char* user_helper = "permllm/1 coins of user and helper";
 inline constexpr const char* provider_helper = "permllm/1 coins of provider and helper";
 inline constexpr const char* model_commitment = "permllm/1 model commitment";
 inline constexpr const char* plan = "permllm/1 plan";
+// Homomorphic encryption (src/he)
+inline constexpr const char* he_secret_key = "permllm/1 he secret key";
+inline constexpr const char* he_key_error = "permllm/1 he error of a public key";
+inline constexpr const char* he_common = "permllm/1 he public polynomial";
+inline constexpr const char* he_index = "permllm/1 he index";
+inline constexpr const char* he_query_seed = "permllm/1 he public seed of a query";
+inline constexpr const char* he_query_error = "permllm/1 he errors of a query";
+inline constexpr const char* he_zero = "permllm/1 he encryption of zero";
+inline constexpr const char* he_flood = "permllm/1 he flood";
 }  // namespace domain
 
 // What a one-time stream is used for: the first byte of its address. The number is part of the wire version.
