@@ -31,6 +31,9 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
              },
              "on or off: apply the MLP's norm after its matrix, which saves a round trip a layer")
       ->default_str("on where the model's ranges allow it");
+  command.add_option_function<std::string>("--retrieval", [&options](const std::string& name) { options.retrieval = retrieval_of(name); },
+                                           "how the user learns which token it sampled. linear: two words, exact; bfv: by homomorphic encryption, as the paper does it")
+      ->default_str("linear");
   command.add_option("--weight-bits", options.weight_bits, "12, or 8: a token reads a third less memory, at a loss that inspect --loss measures")
       ->capture_default_str()->check(CLI::IsMember({8, 12}));
 }
@@ -45,7 +48,7 @@ void add_synthetic_options(CLI::App& command, ServeOptions& options) {
 
 std::vector<std::string> arguments_of(const ServeOptions& options) {
   std::vector<std::string> arguments{"--context", fmt::format("{}", options.context), "--prompt-slots", fmt::format("{}", options.prompt_slots),
-                                     "--profile", name_of(options.profile),
+                                     "--profile", name_of(options.profile), "--retrieval", name_of(options.retrieval),
                                      "--weight-bits", fmt::format("{}", options.weight_bits)};
   if (options.synthetic) arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width", fmt::format("{}", options.width),
                                                                  "--distinct-layers", fmt::format("{}", options.distinct_layers)});
@@ -74,6 +77,8 @@ Ranges synthetic_ranges(const Config& c) {
 void set_plan(OfferedModel& model, const Ranges& ranges, const ServeOptions& options) {
   model.plan = options.fused ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused, options.prompt_slots)
                              : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile, options.prompt_slots);
+  model.plan.retrieval = options.retrieval;
+  model.plan.check();
   for (const Part::Kind kind : {Part::Kind::slot, Part::Kind::entry, Part::Kind::pass}) {
     if (!model.plan.open() || kind != Part::Kind::entry) deal_batch(model.plan, kind);  // refused here, not in a session
   }
@@ -87,15 +92,22 @@ void set_id(OfferedModel& model, const std::string& hash) {
   model.model_id = hash_hex(domain::model_commitment, committed);
 }
 
-void check_context(const ServeOptions& options, const Config& config) {
+// What no weights could change, before they are loaded.
+void check_options(const ServeOptions& options, const Config& config) {
   if (options.context < 1 || options.context > config.context) {
     throw Error(Code::usage, "--context", fmt::format("{}, the model takes 1 to {}", options.context, config.context));
+  }
+  if (options.profile == Profile::open && options.fused.value_or(false)) {
+    throw Error(Code::usage, "--fused", "on, but profile open applies every norm after its matrix: leave it out");
+  }
+  if (options.profile == Profile::open && options.retrieval == Retrieval::bfv) {
+    throw Error(Code::usage, "--retrieval", "bfv, but in profile open there is nothing to retrieve: a token's position is its id; leave it out");
   }
 }
 
 OfferedModel offer_synthetic(const std::string& name, const ServeOptions& options, Executor& executor) {
   Config config = synthetic_config(name, options.layers, options.width);
-  check_context(options, config);
+  check_options(options, config);
   if (options.distinct_layers > config.layers) {
     throw Error(Code::usage, "--distinct-layers", fmt::format("{}, {} has {} layers", options.distinct_layers, name, config.layers));
   }
@@ -150,7 +162,7 @@ OfferedModel offer_model(const std::string& path, const ServeOptions& options, E
   if (options.synthetic) return offer_synthetic(path, options, executor);
   const ModelFile file = ModelFile::open(path);
   const Config config = read_config(file);
-  check_context(options, config);
+  check_options(options, config);
   OfferedModel model;
   model.vocabulary = read_vocabulary(file, options.ids_only);
   const std::vector<TokenId> calibration = calibration_tokens(model.vocabulary, config);  // refused before the long work

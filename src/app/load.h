@@ -17,13 +17,14 @@ struct ServeOptions {
   std::size_t prompt_slots = 0;  // of these, of models whose prompt attends both ways: room for a prompt; 0: a quarter
   Profile profile = Profile::paper;
   std::optional<bool> fused;  // unset: where the ranges allow it
+  Retrieval retrieval = Retrieval::linear;
   int weight_bits = 12;       // 8: less memory to read a token, at a loss that `inspect --loss` measures
   bool synthetic = false;     // the model is the name of a published shape, with random weights
   bool ids_only = false;      // a folder's tokenizer may be missing
   std::size_t layers = 0, width = 0;  // of a synthetic model, where not the shape's own
   std::size_t distinct_layers = 0;  // of a synthetic model: layers of weights to hold, used in turn; 0: all
 };
-// --context, --prompt-slots, --profile, --fused, --weight-bits
+// --context, --prompt-slots, --profile, --fused, --retrieval, --weight-bits
 void add_serve_options(CLI::App& command, ServeOptions& options);
 // --synthetic, --layers, --width, --distinct-layers
 void add_synthetic_options(CLI::App& command, ServeOptions& options);

@@ -9,7 +9,21 @@
 namespace permllm {
 namespace {
 
-// Collects what a dealer writes for one part and sends it as one frame.
+// One frame of a batch's pieces.
+void send_packs(Channel& provider, Part part, Batch batch, std::vector<Writer>& packs) {
+  PackMaterial message{static_cast<std::uint8_t>(part.kind), part.layer, batch.first, static_cast<std::uint32_t>(batch.count), {}};
+  std::size_t total = 0;
+  for (const Writer& pack : packs) total += pack.size();
+  message.material.reserve(total);
+  for (Writer& pack : packs) {
+    const Bytes piece = pack.take();
+    message.material.insert(message.material.end(), piece.begin(), piece.end());
+  }
+  provider.send(std::move(message));
+  provider.flush();
+}
+
+// Collects what a dealer writes for one part and sends it.
 struct DealtMaterial {
   Batch batch;
   Channel& provider;
@@ -22,17 +36,7 @@ struct DealtMaterial {
   }
   template <class Party>
   void close(Party& party, Part part) {
-    PackMaterial message{static_cast<std::uint8_t>(part.kind), part.layer, batch.first,
-                         static_cast<std::uint32_t>(batch.count), {}};
-    std::size_t total = 0;
-    for (const Writer& pack : party.packs) total += pack.size();
-    message.material.reserve(total);
-    for (Writer& pack : party.packs) {
-      const Bytes piece = pack.take();
-      message.material.insert(message.material.end(), piece.begin(), piece.end());
-    }
-    provider.send(std::move(message));
-    provider.flush();
+    send_packs(provider, part, batch, party.packs);
     if (on_part) on_part();
   }
 };
@@ -73,14 +77,15 @@ std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
   if (largest > PackMaterial::k_limit) {
     throw Error(Code::unsupported, "plan", fmt::format("a piece of offline material would have {} bytes, the limit is {}: use a shorter context", largest, PackMaterial::k_limit));
   }
-  return std::min(PackMaterial::k_limit / largest, k_deal_batch);
+  return std::min(PackMaterial::k_limit / largest, kind == Part::Kind::query ? k_query_batch : k_deal_batch);
 }
 
 void check_order(const Plan& plan, const PackOrder& order) {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PackOrder.") + field, why);
   };
-  if (order.kind < 1 || order.kind > 3) refuse("kind", fmt::format("{}, expected 1 to 3", order.kind));
+  const int most_kind = plan.bfv() ? 4 : 3;
+  if (order.kind < 1 || order.kind > most_kind) refuse("kind", fmt::format("{}, expected 1 to {}", order.kind, most_kind));
   if (plan.open() && order.kind == static_cast<std::uint8_t>(Part::Kind::entry)) {
     refuse("kind", "profile open has no entries: the user has the embedding table");
   }
@@ -117,7 +122,14 @@ void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOr
         run_pass(party, plan, w, Mask{}, k_no_choice, material);
       }
       break;
+    case Part::Kind::query: throw Error(Code::malformed, "PackOrder.kind", "queries are the user's alone");
   }
+}
+
+void deal_queries(const BfvUser& user, const PackOrder& order, Channel& provider, Executor& executor) {
+  std::vector<Writer> packs(order.count);
+  executor.parallel(order.count, [&](std::size_t i) { user.query(order.batch().index(i)).visit(packs[i]); });
+  send_packs(provider, {Part::Kind::query}, order.batch(), packs);
 }
 
 template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&,
@@ -162,6 +174,7 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
         run_pass(counter, plan, none, Counted{}, k_no_choice, material);
       }
       break;
+    case Part::Kind::query: return query_cost(bfv_shape(plan));
   }
   return material.parts.at(0);
 }
@@ -191,9 +204,12 @@ Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool pr
   if (prompt) {
     total += walk(entries, [&](auto&) { prompt_one_hots(counter, one_hot_shape(plan)); });
     total += walk(entries, [&](auto& m) { run_entries(counter, plan, none, Counted{}, m); });
+  } else if (plan.bfv()) {
+    total += reply_cost(plan.config.layers == 1);
   } else {
     total += walk({0, 1}, [&](auto&) { retrieve(counter, Counted{{plan.embed, 0}, plan.config.vocab}); });
   }
+  if (plan.bfv()) total += index_cost() + query_cost(bfv_shape(plan));
   total += walk(slots, [&](auto&) { remask(counter, embed_remask_shape(plan), Counted{}); });
   total += walk(slots, [&](auto& m) { run_layers(counter, plan, none, Counted{}, m); });
   total += walk({0, 1}, [&](auto& m) { run_pass(counter, plan, none, Counted{}, k_no_choice, m); });

@@ -56,6 +56,7 @@ struct PackEnd {  // user -> helper and provider, helper -> provider: no more ma
 void check_order(const Plan& plan, const PackOrder& order);
 
 constexpr std::size_t k_deal_batch = 256;  // pieces dealt together at most: one expansion of U serves them all
+constexpr std::size_t k_query_batch = 16;  // queries, of which each is up to 3.5 MB and gains nothing by company
 // The same, where so many pieces of the chain fit a message. Errors: unsupported, where not one does.
 std::size_t deal_batch(const Plan& plan, Part::Kind kind);
 
@@ -69,6 +70,9 @@ extern template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, cons
                           const std::function<void()>&);
 extern template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&,
                           const std::function<void()>&);
+
+// Deals an order of queries, which the user makes alone.
+void deal_queries(const BfvUser& user, const PackOrder& order, Channel& provider, Executor& executor);
 
 // Where PackMaterial belongs in the provider's stock: checks it against the plan.
 void put_in_stock(Stock& stock, Stock::Source source, const Plan& plan, PackMaterial message);

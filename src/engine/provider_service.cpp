@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <optional>
 #include <thread>
 
 namespace permllm {
@@ -154,7 +155,9 @@ void ProviderService::converse(Channel& user) {
   };
   const End end{*this, *helper_link, id};
   AesCoins coins(common);
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_);
+  std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
+  if (model_.plan.bfv()) bfv.emplace(bfv_shape(model_.plan), user.receive(RetrievalKey{}), id);
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_, bfv ? &*bfv : nullptr);
   conversation.serve();
   user.send(conversation.report());
   user.flush();

@@ -25,6 +25,14 @@ struct StockMaterial {
       used.bytes_of_helper += provider.packs.back().helper.left();
     }
   }
+  // The user's query of a pass.
+  he::Query query(const BfvShape& shape, std::uint32_t pass) {
+    Pack pack = stock.take(static_cast<std::uint8_t>(Part::Kind::query), 0, pass, Clock::now() + patience);
+    used.bytes_of_user += pack.user.left();
+    he::Query query{shape.parameters, {}, {}};
+    query.visit(pack.user);
+    return query;
+  }
   void close(Provider& provider, Part) {
     for (const Pack& pack : provider.packs) PERMLLM_ASSERT(pack.helper.left() == 0 && pack.user.left() == 0);
     provider.packs.clear();
@@ -36,9 +44,10 @@ constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::siz
 }  // namespace
 
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                                 Executor& executor, Clock::duration patience)
+                                 Executor& executor, Clock::duration patience, BfvProvider* bfv)
     : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), keys_(plan.config.layers),
-      provider_{user, coins, executor, timeline_, keys_} {
+      provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv) {
+  PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   reserve(keys_, plan);
 }
 
@@ -75,7 +84,7 @@ void ProviderSession::run(const PassBegin& begin) {
   }
   if (!plan_.open() && begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
   if (begin.kind == PassBegin::retrieve) {
-    retrieve(provider_, sampled_.one_hot);
+    retrieve_sampled();
     return;
   }
   if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
@@ -117,6 +126,8 @@ void ProviderSession::run(const PassBegin& begin) {
     if (progress_.slot.first > 0 && begin.tokens == begin.heads) count();
     return;
   }
+  const std::uint32_t pass = progress_.pass.index(0);
+  if (bfv_ != nullptr) bfv_->prepare(material.query(bfv_shape(plan_), pass));
   Masked rows;
   if (begin.kind == PassBegin::prompt) {
     provider_.batch = progress_.entry;
@@ -126,11 +137,22 @@ void ProviderSession::run(const PassBegin& begin) {
   }
   provider_.batch = progress_.slot;
   rows = remask(provider_, embed_remask_shape(plan_), std::move(rows));
-  if (begin.kind == PassBegin::sampled) retrieve(provider_, sampled_.one_hot);
-  sampled_ = {};
-  const Masked x = run_layers(provider_, plan_, weights_, rows, material);
+  const bool owed = begin.kind == PassBegin::sampled;  // the id, as soon as it holds nobody up
+  if (owed && bfv_ == nullptr) retrieve_sampled();
+  const Masked x = run_layers(provider_, plan_, weights_, rows, material, [&] {
+    if (owed && bfv_ != nullptr) retrieve_sampled();
+  });
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
+  if (bfv_ != nullptr) bfv_->answer(user_.receive(RetrievalIndex{}), provider_.with_helper, pass);
   if (begin.kind == PassBegin::sampled) count();
+}
+
+void ProviderSession::retrieve_sampled() {
+  if (bfv_ != nullptr) {
+    user_.send(bfv_->reply());
+  } else {
+    retrieve(provider_, sampled_.one_hot);
+  }
 }
 
 PartyReport ProviderSession::report() const {

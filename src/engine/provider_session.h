@@ -11,9 +11,10 @@ namespace permllm {
 
 class ProviderSession {
  public:
-  // `coins` are common to provider and helper; all references outlive the session.
+  // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. All references
+  // outlive the session.
   ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                  Executor& executor, Clock::duration patience);
+                  Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr);
   // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
   void serve();
 
@@ -22,6 +23,8 @@ class ProviderSession {
 
  private:
   void run(const PassBegin& begin);
+  // The last pass's token, to the user.
+  void retrieve_sampled();
   void give_up();
 
   const Plan& plan_;
@@ -32,6 +35,7 @@ class ProviderSession {
   Timeline timeline_;
   std::vector<ProviderKeys> keys_;
   Provider provider_;
+  BfvProvider* bfv_;
   Progress progress_;
   PartyReport used_;
   Sampled<Masked> sampled_;  // by the last pass; empty before the first

@@ -7,6 +7,7 @@
 
 #include "model/weights.h"
 #include "offline/shapes.h"
+#include "offline/stock.h"
 
 namespace permllm {
 
@@ -16,6 +17,7 @@ struct Part {
     slot = 1,   // one token's way through one layer
     entry = 2,  // one prompt token's embedding
     pass = 3,   // from the last row of a pass to the next token's embedding row
+    query = k_users_kind,  // the query by which the user learns which token a pass sampled (Plan::bfv): of the user alone
   };
   Kind kind;
   std::uint32_t layer = 0;  // of a slot
@@ -94,12 +96,21 @@ Value run_layer(Party& party, const Plan& plan, const Weights<Matrix>& weights, 
   return x;
 }
 
-// Rows of the embedding table -> the residual after the last layer.
-template <class Party, class Matrix, class Value, class Material>
-Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material) {
+// What a party does between two layers: nothing.
+struct Nothing {
+  void operator()() const {}
+};
+
+// Rows of the embedding table -> the residual after the last layer. between(): behind the first layer, where the user's next step
+// is to receive; in a model of one layer it is to send.
+template <class Party, class Matrix, class Value, class Material, class Between = Nothing>
+Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material, const Between& between = {}) {
   Value x = rows;
   add_positions(party, w.positions, x);
-  for (std::size_t l = 0; l < plan.config.layers; ++l) x = run_layer(party, plan, w, l, x, material);
+  for (std::size_t l = 0; l < plan.config.layers; ++l) {
+    x = run_layer(party, plan, w, l, x, material);
+    if (l == 0) between();
+  }
   return x;
 }
 

@@ -29,7 +29,7 @@ std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, s
   prompt_tokens = plan.prompt_rows(prompt_tokens);
   const auto of = [&](Part::Kind kind, std::size_t end) { return Kind{kind, 0, end, deal_batch(plan, kind)}; };
   Kind entries = plan.open() ? Kind{} : of(Part::Kind::entry, prompt_tokens), slots = of(Part::Kind::slot, prompt_tokens + max_tokens - 1),
-       passes = of(Part::Kind::pass, max_tokens);
+       passes = of(Part::Kind::pass, max_tokens), queries = plan.bfv() ? of(Part::Kind::query, max_tokens) : Kind{};
   std::vector<PackOrder> orders;
   while (entries.next < entries.end) orders.push_back(entries.batch());
   while (slots.next < slots.end || passes.next < passes.end) {
@@ -38,6 +38,7 @@ std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, s
     while (passes.next < passes.end && (slots.next == slots.end || prompt_tokens + passes.next <= slots.next)) {
       orders.push_back(passes.batch());
     }
+    while (queries.next < std::min(queries.end, passes.next)) orders.push_back(queries.batch());
   }
   return orders;
 }
@@ -53,6 +54,11 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
   online_->receive(Accepted{});
   online_->set_session(card_.session);
   if (card_.plan.open()) receive_public_part();
+  if (card_.plan.bfv()) {
+    bfv_.emplace(bfv_shape(card_.plan), random_seed());
+    online_->send(bfv_->key(card_.session));
+    online_->flush();
+  }
 
   offline_link_ = links.offline();
   offline_ = std::make_unique<Channel>(*offline_link_, 0, patience);
@@ -70,7 +76,7 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
   coins_ = std::make_unique<AesCoins>(common_seed(hello.half, half, domain::user_helper, hello));
   mask_stream_ = std::make_unique<ReadableStream>(card_.model_mask);
   u_ = expansion_of(*mask_stream_, card_.plan);
-  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_);
+  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr);
 }
 
 void UserClient::receive_public_part() {
@@ -155,6 +161,13 @@ void UserClient::deal_order(const PackOrder& order) {
     done += own / parts;
     if (on_progress_) on_progress_({(before + done) / total, seconds_ + seconds_since(begin)});
   };
+  if (order.kind == k_users_kind) {
+    deal_queries(*bfv_, order, *offline_, executor_);
+    on_part();
+    const std::lock_guard lock(mutex_);
+    seconds_ += seconds_since(begin);
+    return;
+  }
   helper_->send(order);
   helper_->flush();
   UserDealer dealer{*coins_, executor_};
@@ -169,8 +182,9 @@ void UserClient::wait_for_material(std::size_t tokens) {
   changed_.wait(lock, [&] {
     if (failure_ || done_orders_ == orders_.size()) return true;
     for (std::size_t i = done_orders_; i < orders_.size(); ++i) {
-      if (orders_[i].kind != static_cast<std::uint8_t>(Part::Kind::pass) && orders_[i].first < tokens) return false;
-      if (orders_[i].kind == static_cast<std::uint8_t>(Part::Kind::pass) && orders_[i].first == 0) return false;
+      const auto kind = static_cast<Part::Kind>(orders_[i].kind);
+      const bool by_pass = kind == Part::Kind::pass || kind == Part::Kind::query;
+      if (orders_[i].first < (by_pass ? 1 : tokens)) return false;
     }
     return true;
   });

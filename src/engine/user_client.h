@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "engine/deal.h"
@@ -71,6 +72,7 @@ class UserClient {
   std::unique_ptr<ReadableStream> mask_stream_;
   Weights<StreamedMatrix> u_;
   std::unique_ptr<AesCoins> coins_;
+  std::optional<BfvUser> bfv_;
   std::unique_ptr<UserSession> session_;
 
   std::vector<PackOrder> orders_;

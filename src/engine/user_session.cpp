@@ -14,8 +14,9 @@ struct Indices {
 
 }  // namespace
 
-UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part)
-    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor} {
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part, BfvUser* bfv)
+    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor}, bfv_(bfv) {
+  PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   if (plan.open()) {
     PERMLLM_ASSERT(part != nullptr);
     clear_.emplace(plan, *part, executor);
@@ -72,11 +73,24 @@ TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Cho
   begin({PassBegin::sampled, 1});
   user_.batch = progress_.slot;
   const Mask rows = remask(user_, embed_remask_shape(plan_), sampled_.row);
-  const TokenId id = retrieve(user_, sampled_.one_hot);
-  sampled_ = {};
-  if (more(id)) {
-    run(rows, choose);
-  } else {
+  struct NoMore {};
+  TokenId id = 0;
+  const auto go_on = [&] {
+    if (!more(id)) throw NoMore{};
+  };
+  try {
+    if (bfv_ != nullptr) {
+      run(rows, choose, [&] {
+        id = bfv_->open(user_.provider.receive(RetrievalReply{}));
+        go_on();
+      });
+    } else {
+      id = retrieve(user_, sampled_.one_hot);
+      go_on();
+      run(rows, choose);
+    }
+  } catch (const NoMore&) {
+    sampled_ = {};
     give_up();
   }
   return id;
@@ -106,13 +120,16 @@ void UserSession::advance(std::span<const TokenId> draft, const std::function<bo
 TokenId UserSession::retrieve_last() {
   if (plan_.open()) return sampled_id_;
   user_.provider.send(PassBegin{PassBegin::retrieve, 0});
-  return retrieve(user_, sampled_.one_hot);
+  return bfv_ != nullptr ? bfv_->open(user_.provider.receive(RetrievalReply{})) : retrieve(user_, sampled_.one_hot);
 }
 
-void UserSession::run(const Mask& rows, const Choose& choose) {
+template <class Between>
+void UserSession::run(const Mask& rows, const Choose& choose, const Between& between) {
   Indices material{progress_};
-  const Mask x = run_layers(user_, plan_, none_, rows, material);
-  sampled_ = run_pass(user_, plan_, none_, x.last(), choose, material);
+  const Mask x = run_layers(user_, plan_, none_, rows, material, between);
+  std::size_t position = 0;
+  sampled_ = run_pass(user_, plan_, none_, x.last(), [&](std::span<const std::int64_t> logits) { return position = choose(logits); }, material);
+  if (bfv_ != nullptr) user_.provider.send(bfv_->choose(progress_.pass.index(0), position));
 }
 
 ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t heads) {

@@ -18,13 +18,14 @@ class UserSession {
   // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
 
-  // part: of profile open, else null. All references outlive the session.
-  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr);
+  // part: of profile open, bfv: where tokens are retrieved so (Plan::bfv), else null. All references outlive the session.
+  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr, BfvUser* bfv = nullptr);
 
   // Feeds prompt tokens in one pass; a token is sampled. Errors: usage when the chain has no room (both numbers).
   void prompt(std::span<const TokenId> tokens, const Choose& choose);
-  // Feeds the token that was sampled last. Its id is known at once and given to `more`; when that returns false the pass
-  // is given up (its slot is burnt), otherwise it is completed and the next token sampled. Returns the id.
+  // Feeds the token that was sampled last. Its id is known at once (retrieved by BFV: behind the first layer) and given to `more`;
+  // when that returns false the pass is given up (its slot is burnt), otherwise it is completed and the next token sampled.
+  // Returns the id.
   TokenId advance(const std::function<bool(TokenId)>& more, const Choose& choose);
   // As advance, with a draft of what may follow: feeds the sampled token and the draft in one pass, keeps what the model
   // would have said itself, and samples the token after that. `more` is told every token that was fed and kept; the first
@@ -40,7 +41,8 @@ class UserSession {
  private:
   void begin(PassBegin begin);
   std::vector<TokenId> padded(std::span<const TokenId> tokens) const;
-  void run(const Mask& rows, const Choose& choose);
+  template <class Between = Nothing>
+  void run(const Mask& rows, const Choose& choose, const Between& between = {});
   ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads);
   void give_up();
 
@@ -51,6 +53,7 @@ class UserSession {
   User user_;
   Progress progress_;
   Sampled<Mask> sampled_;
+  BfvUser* bfv_;
   std::optional<ClearSide> clear_;  // profile open
   TokenId sampled_id_ = 0;          // profile open
 };

@@ -47,6 +47,15 @@ const char* name_of(Profile profile);
 // Errors: usage, naming the profiles.
 Profile profile_of(const std::string& name);
 
+// How the user learns which token it sampled (docs/protocol.md 4.7, 4.11).
+enum class Retrieval : std::uint8_t {
+  linear = 1,  // two words, exact
+  bfv = 2,     // by homomorphic encryption, as the paper does it; not in profile open, where a token's position is its id
+};
+const char* name_of(Retrieval retrieval);
+// Errors: usage, naming both.
+Retrieval retrieval_of(const std::string& name);
+
 // Largest magnitudes over real text (offline/calibrate.h), before the margin. "Raw": the matrix times the row that its norm
 // would have divided, without a bias.
 struct Ranges {
@@ -72,6 +81,7 @@ struct LayerFractions {
 struct Plan {
   Config config;
   Profile profile = Profile::paper;
+  Retrieval retrieval = Retrieval::linear;
   bool fused = false;  // the MLP's norm is applied after its matrix (paper and fast); always so in `open`
   std::vector<LayerFractions> layers;
   int embed_frac = 0, head_frac = 0;
@@ -98,6 +108,7 @@ struct Plan {
   void check() const;
 
   bool open() const { return profile == Profile::open; }
+  bool bfv() const { return retrieval == Retrieval::bfv; }
   // Rows of the pass of a prompt.
   std::size_t prompt_rows(std::size_t tokens) const { return prompt_slots != 0 ? prompt_slots + 1 : tokens; }
   // Errors: usage, where a prompt of so many tokens has no room (both numbers).

@@ -107,6 +107,7 @@ template <class Io>
 void visit(Io& io, Plan& p) {
   visit(io, p.config);
   visit_choice(io, "plan.profile", p.profile, 3);
+  visit_choice(io, "plan.retrieval", p.retrieval, 2);
   visit_flag(io, "plan.fused", p.fused);
   p.layers.resize(p.config.layers);
   for (LayerFractions& layer : p.layers) {

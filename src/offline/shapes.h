@@ -6,6 +6,7 @@
 #include "protocol/embed.h"
 #include "protocol/mlp.h"
 #include "protocol/open.h"
+#include "protocol/retrieve_bfv.h"
 #include "protocol/sample.h"
 
 namespace permllm {
@@ -180,5 +181,7 @@ inline SampleShape sample_shape(const Plan& p) {
   s.cap = std::ldexp(p.config.logit_cap, p.shown_logit_frac());
   return s;
 }
+
+inline BfvShape bfv_shape(const Plan& p) { return {he::parameters_of(p.config.vocab), sample_shape(p).map}; }
 
 }  // namespace permllm

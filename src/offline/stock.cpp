@@ -11,8 +11,8 @@ namespace permllm {
 void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch batch,
                 const std::vector<std::size_t>& sizes, Bytes material) {
   PERMLLM_ASSERT(sizes.size() == batch.count);
-  if (source == Source::user && !user_deals_) {
-    throw Error(Code::malformed, "PackMaterial", "a user deals nothing where the weights are public");
+  if (!deals(source, kind)) {
+    throw Error(Code::malformed, "PackMaterial", source == Source::user ? "a user deals nothing where the weights are public" : "the helper deals no queries");
   }
   const std::size_t expected = std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
   if (material.size() != expected) {
@@ -41,16 +41,17 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
 Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   const Place place{kind, layer, index};
-  const std::size_t halves = user_deals_ ? 2 : 1;
   const auto ready = [&] {
-    return halves_[0].pieces.contains(place) && (!user_deals_ || halves_[1].pieces.contains(place));
+    return (!deals(Source::helper, kind) || halves_[0].pieces.contains(place)) && (!deals(Source::user, kind) || halves_[1].pieces.contains(place));
   };
   if (!arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; })) {
     throw Error(Code::timeout, "stock", "no offline material arrived from helper and user before the deadline");
   }
   if (!ready()) std::rethrow_exception(failure_);
   Piece pieces[2];
-  for (std::size_t h = 0; h < halves; ++h) {
+  for (const Source source : {Source::helper, Source::user}) {
+    if (!deals(source, kind)) continue;
+    const std::size_t h = source == Source::helper ? 0 : 1;
     pieces[h] = halves_[h].pieces.extract(place).mapped();
     bytes_ -= pieces[h].size;
   }

@@ -13,6 +13,9 @@
 
 namespace permllm {
 
+// A kind of pieces that only the user deals (Part::Kind::query); of others the helper deals a half.
+inline constexpr std::uint8_t k_users_kind = 4;
+
 // Filled by the threads that read from helper and user, emptied by the online thread.
 class Stock {
  public:
@@ -26,7 +29,7 @@ class Stock {
   // or when a piece of this place was delivered before (it could have been used).
   void put(Source source, std::uint8_t kind, std::uint32_t layer, Batch batch, const std::vector<std::size_t>& sizes,
            Bytes material);
-  // Both halves of a piece; waits for them until `deadline` (Error{timeout} says that the stock is empty). A piece is
+  // All halves of a piece; waits for them until `deadline` (Error{timeout} says that the stock is empty). A piece is
   // handed out once.
   Pack take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline);
   // A source is gone: takers that wait, and later ones that find nothing, get this error.
@@ -34,6 +37,9 @@ class Stock {
   std::size_t bytes() const;
 
  private:
+  // Whether pieces of a kind have a half of this source.
+  bool deals(Source source, std::uint8_t kind) const { return source == Source::user ? user_deals_ : kind != k_users_kind; }
+
   struct Piece {
     std::shared_ptr<const Bytes> material;
     std::size_t offset = 0, size = 0;

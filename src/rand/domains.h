@@ -10,7 +10,8 @@ inline constexpr const char* user_helper = "permllm/1 coins of user and helper";
 inline constexpr const char* provider_helper = "permllm/1 coins of provider and helper";
 inline constexpr const char* model_commitment = "permllm/1 model commitment";
 inline constexpr const char* plan = "permllm/1 plan";
-// Homomorphic encryption (src/he)
+// Homomorphic encryption (src/he), and the user's seeds for it
+inline constexpr const char* retrieval = "permllm/1 retrieval";
 inline constexpr const char* he_secret_key = "permllm/1 he secret key";
 inline constexpr const char* he_key_error = "permllm/1 he error of a public key";
 inline constexpr const char* he_common = "permllm/1 he public polynomial";

@@ -43,6 +43,9 @@ const char* name_of(Tag tag) {
     case Tag::shown_rows: return "ShownRows";
     case Tag::embedding_rows: return "EmbeddingRows";
     case Tag::public_vectors: return "PublicVectors";
+    case Tag::retrieval_key: return "RetrievalKey";
+    case Tag::retrieval_index: return "RetrievalIndex";
+    case Tag::retrieval_reply: return "RetrievalReply";
   }
   return "unknown message";
 }

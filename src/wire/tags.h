@@ -23,6 +23,7 @@ enum class Tag : std::uint16_t {
   reshared_values = 50, masked_weights = 51, masked_mix = 52,
   pass_cancel = 53, pass_cancelled = 54, session_end = 55, party_report = 56,
   shown_scores = 57, probabilities = 58, handed = 59, shown_rows = 60, embedding_rows = 61, public_vectors = 62,
+  retrieval_key = 63, retrieval_index = 64, retrieval_reply = 65,
 };
 
 const char* name_of(Tag tag);

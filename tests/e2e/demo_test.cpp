@@ -115,9 +115,9 @@ TEST(Demo, over_a_shaped_link_takes_its_round_trips) {
 
 TEST(Demo, answers_alike_in_every_profile) {
   const GreedyCase c = greedy_cases()[4];
-  using Way = std::tuple<const char*, const char*, int>;
-  for (const auto& [profile, fused, rounds] : {Way{"paper", "on", 152}, Way{"fast", "off", 122}, Way{"fast", "on", 92}, Way{"open", "", 61}}) {
-    std::vector<std::string> arguments{"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "12", "--json", "--profile", profile};
+  using Way = std::tuple<const char*, const char*, const char*, int>;
+  for (const auto& [profile, fused, retrieval, rounds] : {Way{"paper", "on", "bfv", 152}, Way{"fast", "off", "linear", 122}, Way{"fast", "on", "linear", 92}, Way{"open", "", "linear", 61}}) {
+    std::vector<std::string> arguments{"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "12", "--json", "--profile", profile, "--retrieval", retrieval};
     if (*fused != 0) arguments.insert(arguments.end(), {"--fused", fused});
     const Result r = run(arguments);
     ASSERT_EQ(r.status, 0) << r.error;
@@ -234,7 +234,9 @@ TEST(Mistakes, are_told_in_one_sentence) {
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--rtt", "fast"}, "--rtt: \"fast\" is not understood; write it like 10ms");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "secret"}, "--profile: \"secret\", expected paper, fast or open");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"}, "--draft: needs profile open");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--fused", "on"}, "profile open has no fused norm");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--fused", "on"}, "--fused: on, but profile open applies every norm after its matrix");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--retrieval", "bfv"}, "--retrieval: bfv, but in profile open there is nothing to retrieve");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--retrieval", "pir"}, "--retrieval: \"pir\", expected linear or bfv");
   expect_mistake({"bench", "gpt-7", "--synthetic"}, "is no shape that is known: chatglm-6b, llama-7b, smollm2-135m");
   expect_mistake({"bench", "smollm2-135m", "--width", "100"}, "--width: 100, expected a multiple of 192");
   expect_mistake({"bench", "smollm2-135m", "--sweep", "speed=1"}, "is no dimension; write it like rtt=0,1,10");

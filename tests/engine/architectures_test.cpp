@@ -24,6 +24,7 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (const std::string& name : tiny_model_names()) {
     for (const Variant& variant : k_variants) all.push_back({name, variant});
+    all.push_back({name, {Profile::paper, false, Retrieval::bfv}});
   }
   return all;
 }
@@ -229,7 +230,8 @@ TEST_P(Architectures, answer_as_the_independent_forward_pass_does_and_cost_what_
     EXPECT_THROW(Plan::make(s.weights, s.ranges, 40, variant.profile, true), Error);
     return;
   }
-  const Plan plan = Plan::make(s.weights, s.ranges, 40, variant.profile, variant.fused, c.prefix ? 21 : 0);
+  Plan plan = Plan::make(s.weights, s.ranges, 40, variant.profile, variant.fused, c.prefix ? 21 : 0);
+  plan.retrieval = variant.retrieval;
   double worst = 0;
   for (const TinyPrompt& oracle : s.oracle.prompts) {
     Rig rig(s.weights, plan, executor());

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "support/model.h"
-#include "support/recording.h"
+#include "support/links.h"
 #include "support/rig.h"
 
 namespace permllm::test {

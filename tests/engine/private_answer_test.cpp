@@ -18,6 +18,7 @@ class PrivateAnswer : public testing::TestWithParam<Variant> {
   const Plan plan = smollm2_plan(GetParam());
 };
 INSTANTIATE_TEST_SUITE_P(Variants, PrivateAnswer, testing::ValuesIn(k_variants), [](const auto& variant) { return variant.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Retrieval, PrivateAnswer, testing::Values(k_bfv_variant), [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(PrivateAnswer, top_choices_on_the_float_path_differ_rarely_and_only_where_the_gap_is_small) {
   std::size_t steps = 0, differences = 0;

@@ -12,18 +12,20 @@
 #include "engine/user_client.h"
 #include "model/load.h"
 #include "net/memory.h"
+#include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
 
 namespace permllm::test {
 namespace {
 
-OfferedModel tiny_model(Executor& executor, Profile profile = Profile::paper) {
+OfferedModel tiny_model(Executor& executor, Profile profile = Profile::paper, Retrieval retrieval = Retrieval::linear) {
   const ModelFile file(Gguf::parse(tiny_llama().finish()));
   OfferedModel model;
   model.vocabulary = Vocabulary::read(*file.gguf());
   model.weights = load_int_weights(file, executor);
   model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
+  model.plan.retrieval = retrieval;
   model.model_id = std::string(64, 'a');
   model.mask_seed = seed_of(77);
   return model;
@@ -32,9 +34,9 @@ OfferedModel tiny_model(Executor& executor, Profile profile = Profile::paper) {
 // The three parties with memory links; connections are served in threads, as the commands do it.
 class World {
  public:
-  explicit World(Clock::duration patience = std::chrono::seconds(20))
+  explicit World(Clock::duration patience = std::chrono::seconds(20), Retrieval retrieval = Retrieval::linear)
       : patience_(patience), helper_(executor_, patience, [this](const std::string& s) { note(s); }),
-        provider_(tiny_model(executor_), executor_, patience, [this] { return to_helper(Role::provider); }, [this](const std::string& s) { note(s); }) {
+        provider_(tiny_model(executor_, Profile::paper, retrieval), executor_, patience, [this] { return to_helper(Role::provider); }, [this](const std::string& s) { note(s); }) {
     provider_.register_model(nullptr);
   }
   std::unique_ptr<Link> to_helper(Role who) {
@@ -145,25 +147,21 @@ TEST(Services, a_role_may_not_do_what_is_anothers) {
 }
 
 // A link that spoils the k-th frame that its owner sends.
-class Spoiling : public Link {
+class Spoiling : public Passing {
  public:
-  Spoiling(std::unique_ptr<Link> link, std::size_t at, int how) : link_(std::move(link)), left_(at), how_(how) {}
+  Spoiling(std::unique_ptr<Link> link, std::size_t at, int how) : Passing(std::move(link)), left_(at), how_(how) {}
   void send(Frame frame) override {
     if (left_-- == 0) {
       if (how_ == 0) frame.payload.push_back(1);
       if (how_ == 1 && !frame.payload.empty()) frame.payload.pop_back();
       if (how_ == 2) frame.tag = 60;
-      if (how_ == 3) return link_->close();
+      if (how_ == 3) return close();
       if (how_ == 4) return;  // lost: the peer waits in vain
     }
-    link_->send(std::move(frame));
+    Passing::send(std::move(frame));
   }
-  void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
-  void close() override { link_->close(); }
 
  private:
-  std::unique_ptr<Link> link_;
   std::size_t left_;
   int how_;
 };
@@ -181,8 +179,11 @@ void converse(World& world, const UserLinks& links) {
 
 // Whatever a user spoils, at any frame of a short session: it ends in an Error before the deadline, and the services serve
 // the next one.
-TEST(Services, a_spoilt_frame_anywhere_ends_that_session_only) {
-  World world(std::chrono::milliseconds(400));
+class SpoiltSessions : public testing::TestWithParam<Retrieval> {};
+INSTANTIATE_TEST_SUITE_P(Retrievals, SpoiltSessions, testing::Values(Retrieval::linear, Retrieval::bfv), [](const auto& r) { return name_of(r.param); });
+
+TEST_P(SpoiltSessions, end_alone_whatever_frame_is_spoilt) {
+  World world(std::chrono::milliseconds(400), GetParam());
   const auto good = world.answer(3);
   std::size_t errors = 0, sessions = 0;
   for (int how = 0; how < 5; ++how) {
@@ -216,6 +217,66 @@ TEST(Services, spoilt_offline_material_ends_that_session_only) {
     }
   }
   EXPECT_EQ(world.answer(3), good);
+}
+
+// A query serves one token: another one of the same pass, a second position for it, or one beyond the table are refused.
+TEST(Services, a_second_query_for_a_token_is_refused) {
+  World world(std::chrono::milliseconds(400), Retrieval::bfv);
+  const auto good = world.answer(3);
+  EXPECT_EQ(world.answer(3), good);
+  Plan plan = tiny_plan();
+  plan.retrieval = Retrieval::bfv;
+  const BfvUser user(bfv_shape(plan), seed_of(1));
+  Executor executor(1);
+  Stock stock;
+  const auto deliver = [&](std::uint32_t first, std::uint32_t count) {
+    auto [to, from] = memory_links();
+    Channel sender(*to, 7, std::chrono::seconds(5)), receiver(*from, 7, std::chrono::seconds(5));
+    deal_queries(user, {k_users_kind, first, count}, sender, executor);
+    put_in_stock(stock, Stock::Source::user, plan, receiver.receive(PackMaterial{}));
+  };
+  deliver(0, 2);
+  EXPECT_EQ(error_of([&] { deliver(1, 1); }), "PackMaterial.first: 1, expected 2");
+  EXPECT_NO_THROW(stock.take(k_users_kind, 0, 1, Clock::now()));
+  EXPECT_EQ(error_of([&] { deliver(1, 1); }), "PackMaterial.first: 1, expected 2");
+  EXPECT_NE(error_of([&] { put_in_stock(stock, Stock::Source::helper, plan, {k_users_kind, 0, 2, 1, Bytes(1)}); }), "no error");
+  EXPECT_NE(error_of([&] { put_in_stock(stock, Stock::Source::user, tiny_plan(), {k_users_kind, 0, 2, 1, Bytes(1)}); }).find("PackOrder.kind: 4, expected 1 to 3"),
+            std::string::npos);
+  Plan other = plan;
+  other.retrieval = Retrieval::linear;
+  EXPECT_NE(plan.hash(), other.hash());
+}
+
+// A user that sends another place for its query, several times.
+class Displacing : public Passing {
+ public:
+  Displacing(std::unique_ptr<Link> link, std::uint32_t delta, int times) : Passing(std::move(link)), delta_(delta), times_(times) {}
+  void send(Frame frame) override {
+    if (frame.tag != static_cast<std::uint16_t>(Tag::retrieval_index)) return Passing::send(std::move(frame));
+    std::memcpy(frame.payload.data(), &delta_, sizeof delta_);
+    for (int i = 0; i < times_; ++i) Passing::send(frame);
+  }
+
+ private:
+  std::uint32_t delta_;
+  int times_;
+};
+
+TEST(Services, positions_of_a_query_that_are_none_or_come_twice_are_named) {
+  Plan plan = tiny_plan();
+  plan.retrieval = Retrieval::bfv;
+  const auto converse_with = [&](std::uint32_t delta, int times) {
+    Executor executor(1);
+    Rig rig(tiny_weights(), plan, executor, 1, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
+      return std::make_unique<Displacing>(std::move(link), delta, times);
+    });
+    rig.deal_for_request(3, 3);
+    rig.user().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+    EXPECT_NE(error_of([&] { rig.user().advance([](TokenId) { return true; }, greedy); }), "no error");
+    return rig.provider_error();
+  };
+  EXPECT_EQ(converse_with(4096, 1), "RetrievalIndex.delta: 4096, expected less than 4096");
+  EXPECT_EQ(converse_with(7, 2), "frame.tag: 64, expected PassBegin or SessionEnd");
 }
 
 // A provider of public weights whose embedding table has no whole rows, none, or too many.

@@ -11,7 +11,7 @@
 #include <set>
 
 #include "support/model.h"
-#include "support/recording.h"
+#include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
 

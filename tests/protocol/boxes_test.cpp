@@ -11,6 +11,7 @@
 #include "protocol/embed.h"
 #include "protocol/mlp.h"
 #include "protocol/open.h"
+#include "protocol/retrieve_bfv.h"
 #include "protocol/sample.h"
 #include "support/activations.h"
 #include "support/protocol_check.h"
@@ -213,6 +214,56 @@ TEST(Boxes, a_sampled_token_is_retrieved_exactly) {
     Cost declared = cost(s, {3, 1}) + retrieve_cost(Ring{16});
     declared.rounds += 1;  // here nothing else travels with the digits
     EXPECT_EQ(real.run.measured(), declared);
+  }
+}
+
+// Both ways, from one sampled token: the place of the entry in its block and in the order does not matter.
+TEST(Boxes, a_token_is_retrieved_by_bfv_as_by_the_linear_word) {
+  for (const std::size_t vocab : {257u, 4096u, 4097u, 49152u, 130528u, 151936u, 262144u}) {
+    for (const std::size_t best : {std::size_t{0}, std::min<std::size_t>(4095, vocab / 2), vocab * 2 / 3, vocab - 1}) {
+      constexpr std::uint32_t k_pass = 3;
+      Real real({k_pass, 1});
+      const Ring in{32};
+      const SampleShape s{{.site = Site::logits, .columns = vocab, .in = in, .reveal = {10, 22}, .level = true, .answers = {{Site::logits, {Ring{16}, 0}}}}};
+      const BfvShape bfv{he::parameters_of(vocab), s.map};
+      Words y(vocab), m = real.words(vocab, in);
+      y[best] = encode(60, {in, 20});
+      BfvUser user(bfv, Real::seed_of(9));
+      BfvProvider provider(bfv, user.key(7), 7);
+      std::size_t position = 0;
+      const auto greatest = [&](std::span<const std::int64_t> logits) {
+        return position = static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+      };
+      std::uint32_t linear = 0, by_bfv = 0;
+      Bytes query;
+      real.run.offline([&](Helper& p) { sample(p, s, Mask{{in, 20}, vocab, m}, greatest); }, [&](UserDealer&) {
+        Writer writer;
+        user.query(k_pass).visit(writer);
+        query = writer.take();
+      });
+      EXPECT_EQ(query.size(), query_cost(bfv).offline.user_to_provider);
+      real.run.online(
+          [&](Provider& p) {
+            he::Query received{bfv.parameters, {}, {}};
+            Reader reader("Query", query);
+            received.visit(reader);
+            provider.prepare(std::move(received));
+            const Masked one_hot = sample(p, s, Masked{{in, 20}, vocab, minus(y, m)}, greatest);
+            provider.answer(p.user.receive(RetrievalIndex{}), p.with_helper, k_pass);
+            p.user.send(provider.reply());
+            retrieve(p, one_hot);
+          },
+          [&](User& u) {
+            const Mask one_hot = sample(u, s, Mask{{in, 20}, vocab, m}, greatest);
+            u.provider.send(user.choose(k_pass, position));
+            by_bfv = user.open(u.provider.receive(RetrievalReply{}));
+            linear = retrieve(u, one_hot);
+          });
+      EXPECT_EQ(linear, best) << vocab;
+      EXPECT_EQ(by_bfv, best) << vocab;
+      Cost declared = cost(s, {k_pass, 1}) + retrieve_cost(Ring{16}) + index_cost() + reply_cost(true);
+      EXPECT_EQ(real.run.measured(), declared);
+    }
   }
 }
 

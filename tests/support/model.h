@@ -24,13 +24,17 @@ inline const OfferedModel& smollm2() {
 struct Variant {
   Profile profile;
   bool fused;
-  std::string name() const { return std::string(name_of(profile)) + (fused ? "_fused" : ""); }
+  Retrieval retrieval = Retrieval::linear;
+  std::string name() const { return std::string(name_of(profile)) + (fused ? "_fused" : "") + (retrieval == Retrieval::bfv ? "_bfv" : ""); }
 };
 inline std::ostream& operator<<(std::ostream& out, const Variant& v) { return out << v.name(); }
 inline constexpr Variant k_variants[] = {
     {Profile::paper, false}, {Profile::paper, true}, {Profile::fast, false}, {Profile::fast, true}, {Profile::open, false}};
+inline constexpr Variant k_bfv_variant{Profile::fast, true, Retrieval::bfv};
 inline Plan smollm2_plan(const Variant& v, std::size_t slots = 256) {
-  return Plan::make(smollm2().weights, smollm2().plan.ranges, slots, v.profile, v.fused);
+  Plan plan = Plan::make(smollm2().weights, smollm2().plan.ranges, slots, v.profile, v.fused);
+  plan.retrieval = v.retrieval;
+  return plan;
 }
 
 inline nlohmann::json read_json(const std::string& name) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "engine/deal.h"
@@ -102,10 +103,14 @@ class Rig {
     provider_channel_ = std::make_unique<Channel>(*provider_link_, 7, patience());
     user_channel_ = std::make_unique<Channel>(*user_link_, 7, patience());
     if (plan.open()) public_ = public_part(weights);
-    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &public_);
+    if (plan.bfv()) {
+      bfv_user_.emplace(bfv_shape(plan), seed_of(static_cast<std::uint8_t>(seed + 2)));
+      bfv_provider_.emplace(bfv_shape(plan), bfv_user_->key(7), 7);
+    }
+    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &public_, bfv_user_ ? &*bfv_user_ : nullptr);
     provider_thread_ = std::jthread([this] {
       try {
-        ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience());
+        ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience(), bfv_provider_ ? &*bfv_provider_ : nullptr);
         session.serve();
       } catch (const Error& error) {
         provider_error_ = error.what();
@@ -126,6 +131,12 @@ class Rig {
       const PackOrder order{static_cast<std::uint8_t>(kind), next, now};
       Helper helper{helper_user_coins_, helper_provider_coins_, executor_, helper_keys_};
       UserDealer dealer{user_coins_, executor_};
+      if (kind == Part::Kind::query) {
+        transfer(Stock::Source::user, [&](Channel& channel) { deal_queries(*bfv_user_, order, channel, executor_); });
+        next += now;
+        count -= now;
+        continue;
+      }
       transfer(Stock::Source::helper, [&](Channel& channel) { permllm::deal(helper, plan_, v_, order, channel); });
       if (!plan_.open()) transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
       next += now;
@@ -137,6 +148,7 @@ class Rig {
     if (prompt && !plan_.open()) deal(Part::Kind::entry, tokens);
     deal(Part::Kind::slot, tokens);
     deal(Part::Kind::pass, 1);
+    if (plan_.bfv()) deal(Part::Kind::query, 1);
   }
   // What a request of a prompt and an answer needs, as a real user orders it.
   void deal_for_request(std::size_t prompt_tokens, std::size_t max_tokens) {
@@ -184,9 +196,11 @@ class Rig {
   LeakyCoins user_coins_, helper_user_coins_;
   AesCoins helper_provider_coins_, provider_coins_;
   std::vector<HelperKeys> helper_keys_;
-  std::uint32_t next_[4] = {};
+  std::uint32_t next_[5] = {};
   Stock stock_{!plan_.open()};
   PublicPart public_;
+  std::optional<BfvUser> bfv_user_;
+  std::optional<BfvProvider> bfv_provider_;
   Bytes received_[2];
   Traffic traffic_;
   std::unique_ptr<Link> provider_link_, user_link_;
