@@ -27,7 +27,8 @@ void print_table(const nlohmann::json& report, const LocalTraffic& traffic, Prof
   const auto row = [](const std::string& name, const std::string& value) { fmt::print("  {:<44}{}\n", name, value); };
   fmt::print("\n");
   row("tokens: prompt, answer", fmt::format("{}, {}", report.at("prompt_tokens").get<int>(), answer));
-  row("profile", fmt::format("{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : ""));
+  const bool bfv = report.at("retrieval") == name_of(Retrieval::bfv);
+  row("profile", fmt::format("{}{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : "", bfv ? ", tokens retrieved by BFV" : ""));
   row("offline material made ahead", fmt::format("{:.2f} s", seconds.at("offline").get<double>()));
   row("time to first token", fmt::format("{:.2f} s", seconds.at("prefill").get<double>()));
   if (answer > 1) {
@@ -40,7 +41,8 @@ void print_table(const nlohmann::json& report, const LocalTraffic& traffic, Prof
     if (passes + 2 < static_cast<int>(answer)) row("passes for these tokens, with drafts", fmt::format("{}", passes));
   }
   fmt::print("\nWhat each party saw\n");
-  row("provider", fmt::format("{:.1f} MB of uniform words, and how many tokens there were", static_cast<double>(traffic.online.sent.payload_bytes + traffic.offline.sent.payload_bytes) / 1e6));
+  row("provider", fmt::format("{:.1f} MB of uniform words{}, and how many tokens there were",
+                              static_cast<double>(traffic.online.sent.payload_bytes + traffic.offline.sent.payload_bytes) / 1e6, bfv ? " and ciphertexts" : ""));
   row("helper", "how much material was asked for; it took no part in the request");
   if (profile == Profile::open) {
     row("user", "its own question and answer; all that the public weights make of them");

@@ -160,7 +160,7 @@ void run(Options options) {
     nlohmann::json event = {{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"made_of", parts_of(c)}, {"parameters", parameters},
                  {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
                  {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
-                 {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre}, {"chat_format", chat_format}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
+                 {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre}, {"chat_format", chat_format}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"retrieval", name_of(plan.retrieval)}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
                  {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())}, {"decode", decode},
                  {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
                  {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}, {"user", memory.user}}}};
@@ -198,8 +198,8 @@ void run(Options options) {
   if (!plan.open()) {
     fmt::print("; scores {}, p.v {} bits; v is lifted with {:.0f} bits of slack", plan.qk(0).bits, plan.mixed(0).bits, plan.lift_slack_bits());
   }
-  fmt::print("\n\nA session, profile {}{}, {} round trips a layer (MB of payload)\n", name_of(plan.profile), plan.fused ? " with fused norms" : "",
-             rounds_of_a_layer(plan));
+  fmt::print("\n\nA session, profile {}{}, retrieval {}, {} round trips a layer (MB of payload)\n", name_of(plan.profile), plan.fused ? " with fused norms" : "",
+             name_of(plan.retrieval), rounds_of_a_layer(plan));
   fmt::print("  {:<26}{:>8}{:>14}{:>14}{:>14}{:>16}\n", "", "rounds", "provider>user", "user>provider", "offline user>", "offline helper>");
   const auto line = [&](const std::string& what, const Cost& cost) {
     fmt::print("  {:<26}{:>8}{:>14.3f}{:>14.3f}{:>14.3f}{:>16.3f}\n", what, cost.rounds, mb(cost.online.provider_to_user),

@@ -114,6 +114,7 @@ nlohmann::json MeasuredConversation::report() {
           {"layers", plan().config.layers},
           {"profile", name_of(plan().profile)},
           {"fused", plan().fused},
+          {"retrieval", name_of(plan().retrieval)},
           {"passes", passes_},
           {"seconds", {{"load", parties_.load_seconds()}, {"registration", parties_.registration_seconds()},
                        {"offline", client_.offline_seconds()}, {"offline_per_token", client_.offline_seconds() / slots},
