@@ -30,12 +30,6 @@ PublicPart public_part(const IntWeights& weights) {
   return part;
 }
 
-namespace {
-
-double factor(const Gain& gain, std::size_t j) { return static_cast<double>(static_cast<std::int64_t>(gain.words[j])) * power_of_two(-gain.frac); }
-
-}  // namespace
-
 ClearSide::ClearSide(const Plan& plan, const PublicPart& part, Executor& executor)
     : plan_(plan), part_(part), executor_(executor), keys_(plan.config.layers), values_(plan.config.layers) {
   PERMLLM_ASSERT(part.table.size() == plan.config.vocab * plan.config.width);
@@ -113,7 +107,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
     std::vector<double> row = output(shown, i, vectors.qkv_bias);
     for (std::size_t at = 0; c.qk_norm && at < c.qk_rows(); at += c.head_dim) {
       const RowNorm of = norm_of(std::span(row).subspan(at, c.head_dim));
-      for (std::size_t j = at; j < at + c.head_dim; ++j) row[j] *= of.scale * factor(vectors.qk_gain, j);
+      for (std::size_t j = at; j < at + c.head_dim; ++j) row[j] *= of.scale * vectors.qk_gain.value(j);
     }
     for (std::size_t p = 0; p < rope.size(); ++p) {
       const double angle = rope[p] * place_of_pair(begin_ + i, p), cos = std::cos(angle), sin = std::sin(angle);
@@ -192,7 +186,7 @@ Words ClearSide::joined(const Gain& gain, const std::vector<float>& shift) const
   const std::size_t width = plan_.config.width;
   Words words(rows_.size());
   for (std::size_t j = 0; j < words.size(); ++j) {
-    words[j] = encode(rows_[j] * factor(gain, j % width) + double{shift[j % width]}, {plan_.residual, plan_.residual_frac});
+    words[j] = encode(rows_[j] * gain.value(j % width) + double{shift[j % width]}, {plan_.residual, plan_.residual_frac});
   }
   return words;
 }
@@ -206,7 +200,7 @@ void ClearSide::add_normed(const ShownPair& shown, const Gain& gain) {
   for (std::size_t i = 0; i < length_ - begin_; ++i) {
     const auto row = shown.y.row(i);
     const double scale = norm_of(row).scale;
-    for (std::size_t d = 0; d < width; ++d) rows_[i * width + d] += row[d] * scale * factor(gain, d);
+    for (std::size_t d = 0; d < width; ++d) rows_[i * width + d] += row[d] * scale * gain.value(d);
   }
 }
 void ClearSide::add_attention(std::size_t layer, const ShownPair& o) { add_normed(o, part_.vectors.layer(layer).attention_gain); }

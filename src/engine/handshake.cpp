@@ -28,7 +28,7 @@ struct Flatten {
     to.insert(to.end(), v.begin(), v.begin() + static_cast<std::ptrdiff_t>(size));
   }
   void operator()(const Gain& g, std::size_t size, int) const {
-    for (std::size_t j = 0; j < size; ++j) to.push_back(static_cast<float>(decode(g.words[j], {Ring{64}, g.frac})));
+    for (std::size_t j = 0; j < size; ++j) to.push_back(static_cast<float>(g.value(j)));
   }
 };
 struct Restore {

@@ -27,7 +27,7 @@ void add(std::span<float> row, std::span<const float> bias) {
   for (std::size_t j = 0; j < bias.size(); ++j) row[j] += bias[j];
 }
 void multiply(std::span<float> row, const Gain& gain) {
-  for (std::size_t j = 0; j < gain.words.size(); ++j) row[j] *= std::ldexp(static_cast<float>(static_cast<std::int64_t>(gain.words[j])), -gain.frac);
+  for (std::size_t j = 0; j < gain.words.size(); ++j) row[j] *= static_cast<float>(gain.value(j));
 }
 
 template <class Matrix>

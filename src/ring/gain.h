@@ -15,6 +15,8 @@ struct Gain {
   Words words;
   int frac = 0;
   bool empty() const { return words.empty(); }
+  // The factor itself, of the provider's integers.
+  double value(std::size_t j) const { return decode(words[j], {Ring{64}, frac}); }
 };
 constexpr int k_gain_bits = 16;  // |integer| < 2^(k_gain_bits - 1)
 

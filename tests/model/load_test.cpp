@@ -215,7 +215,7 @@ TEST(Load, gains_of_heads_are_repeated_in_their_order) {
   EXPECT_EQ(gain.frac, 14);
   const double want[] = {0.5, 1.5, 1, 1.75, 0.5, 1.5, 1, 1.75, -0.25, 1, 0, -1.5};
   ASSERT_EQ(gain.words.size(), std::size(want));
-  for (std::size_t i = 0; i < std::size(want); ++i) EXPECT_EQ(std::ldexp(static_cast<double>(static_cast<std::int64_t>(gain.words[i])), -gain.frac), want[i]) << i;
+  for (std::size_t i = 0; i < std::size(want); ++i) EXPECT_EQ(gain.value(i), want[i]) << i;
   // The largest that fits.
   model.tensors["blk.0.attn_q_norm.weight"].values[0] = 2;
   EXPECT_EQ(reals(model).layers[0].qk_gain.frac, 13);
@@ -233,7 +233,7 @@ TEST(Load, gemma_embeddings_are_scaled_and_the_head_is_not) {
   EXPECT_EQ(row_of(w.head, 2)[3], table.at(2, 3) * model.tensors.at("output_norm.weight").values[3]);
   const std::vector<float>& gain = model.tensors.at("blk.1.post_ffw_norm.weight").values;
   const Gain& mlp = w.layers[1].mlp_gain;
-  EXPECT_EQ(std::ldexp(static_cast<float>(static_cast<std::int64_t>(mlp.words[6])), -mlp.frac), gain[6]);
+  EXPECT_EQ(mlp.value(6), gain[6]);
 }
 
 // g (x - mean) / deviation + b before W is W', with rows that sum to zero, behind (x - mean) / deviation, and W b beside it.
@@ -296,7 +296,7 @@ TEST(Load, chatglm_6b_is_taken_apart) {
   }
   for (std::size_t c = 0; c < 16; ++c) {
     const Gain& kept = w.layers[1].attention_gain;
-    EXPECT_NEAR(std::ldexp(static_cast<double>(static_cast<std::int64_t>(kept.words[c])), -kept.frac), 2.0 * gain.values[c], std::ldexp(1, -kept.frac));  // sqrt(2 x 2)
+    EXPECT_NEAR(kept.value(c), 2.0 * gain.values[c], std::ldexp(1, -kept.frac));  // sqrt(2 x 2)
     EXPECT_EQ(w.layers[1].attention_shift[c], 2 * shift.values[c]);
   }
   EXPECT_EQ(w.layers[1].o_bias, model.tensors.at(p + "attention.dense.bias").values);
