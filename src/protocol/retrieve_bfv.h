@@ -82,8 +82,9 @@ class BfvUser {
   RetrievalIndex choose(std::uint32_t pass, std::size_t position) {
     PERMLLM_ASSERT(pass >= next_ && position < shape_.parameters.vocabulary);
     next_ = pass + 1;
-    const std::size_t n = shape_.parameters.positions();
-    return {static_cast<std::uint32_t>((index(pass) + n - position) % n)};
+    // Modulo n in the same steps for all: a division's time tells of its operands.
+    const std::size_t n = shape_.parameters.positions(), delta = index(pass) + n - position;
+    return {static_cast<std::uint32_t>(delta - (n & (std::size_t{0} - std::size_t{delta >= n})))};
   }
   std::uint32_t open(const RetrievalReply& message) const { return he::decrypt(secret_, shape_.parameters, message.reply); }
 
