@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "app/load.h"
+#include "app/memory.h"
 #include "app/process.h"
 #include "app/progress.h"
 #include "engine/deal.h"
@@ -26,36 +27,6 @@ struct Options {
   ServeOptions serve;
   bool json = false, loss = false;
 };
-
-// Bytes that the parties keep beside the stock: the model, and each token of a conversation.
-struct Memory {
-  std::size_t provider = 0, helper = 0, user = 0, provider_slot = 0, user_slot = 0, helper_slot = 0;
-};
-Memory memory_of(const Plan& plan, int weight_bits) {
-  const Config& c = plan.config;
-  Memory m;
-  const auto matrix = [&](const LinearShape& s, int bits) {
-    m.provider += s.rows * s.cols * static_cast<std::size_t>(bits) / 8;
-    m.helper += s.rows * s.cols * container_bytes(s.out.ring);
-  };
-  for (std::size_t l = 0; l < c.stored_layers(); ++l) {
-    for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)}) matrix(s, weight_bits);
-  }
-  matrix(head_shape(plan), weight_bits);
-  if (plan.open()) {
-    m.provider += c.width * c.vocab * k_weight_bits / 8;
-    m.user = c.width * c.vocab * sizeof(std::int16_t);
-    m.user_slot = 2 * c.layers * c.kv_rows() * sizeof(float);
-    return m;
-  }
-  matrix(embed_linear_shape(plan, Site::next_embed), k_weight_bits);
-  // Keys, alpha and what is re-shared; b, k - a and L; b, a, alpha and c.
-  const std::size_t keys = c.layers * c.kv_rows() * sizeof(Word), reshared = plan.profile == Profile::paper ? plan.mixed(0).bits > 64 ? 2 : 1 : 0;
-  m.provider_slot = (2 + reshared) * keys;
-  m.user_slot = 3 * keys;
-  m.helper_slot = (3 + reshared) * keys;
-  return m;
-}
 
 nlohmann::json cost_json(const Cost& c) {
   return {{"round_trips", c.rounds},

@@ -14,6 +14,7 @@
 #include "app/generate.h"
 #include "app/inspect.h"
 #include "app/parties.h"
+#include "app/plan.h"
 #include "app/process.h"
 #include "permllm/error.h"
 
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
   permllm::add_bench(app);
   permllm::add_generate(app);
   permllm::add_inspect(app);
+  permllm::add_plan(app);
   permllm::add_provider(app);
   permllm::add_helper(app);
   try {

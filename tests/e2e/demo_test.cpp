@@ -206,6 +206,31 @@ TEST(Inspect, tells_shapes_and_costs) {
   EXPECT_EQ(run({"inspect", PERMLLM_TEST_MODEL}).status, 0);
 }
 
+// Before anything is spent: what `inspect` says of one token, for whole requests and users at once.
+TEST(Plan, adds_up_what_users_will_take) {
+  const auto plan = [](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"plan", PERMLLM_TEST_MODEL, "--json", "--prompt", "40", "--rtt", "20ms", "--bandwidth", "0"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Result r = run(arguments);
+    EXPECT_EQ(r.status, 0) << r.error;
+    return nlohmann::json::parse(r.out);
+  };
+  const auto one = plan({"--answer", "1"}), two = plan({"--answer", "2"}), users = plan({"--answer", "2", "--users", "5"});
+  const auto inspected = nlohmann::json::parse(run({"inspect", PERMLLM_TEST_MODEL, "--json"}).out);
+  const auto& prefill = inspected.at("prefill").at("cost");
+  EXPECT_EQ(one.at("request").at("provider_to_user_bytes"), prefill.at("provider_to_user_bytes"));
+  EXPECT_EQ(one.at("request").at("offline_helper_to_provider_bytes"), prefill.at("offline_helper_to_provider_bytes"));
+  EXPECT_EQ(two.at("request").at("round_trips"), 152 * 2);
+  EXPECT_DOUBLE_EQ(two.at("seconds").at("latency"), 152 * 2 * 0.02);
+  EXPECT_EQ(two.at("seconds").at("transfer"), 0);
+  EXPECT_GT(two.at("seconds").at("token").get<double>(), 152 * 0.02);
+  const auto beside_weights = [](const nlohmann::json& p) {
+    return p.at("memory_bytes").at("provider").get<std::uint64_t>() - p.at("memory_bytes").at("provider_weights").get<std::uint64_t>();
+  };
+  EXPECT_EQ(beside_weights(users), 5 * beside_weights(two));
+  EXPECT_EQ(run({"plan", PERMLLM_TEST_MODEL, "--context", "64", "--prompt", "40", "--answer", "40"}).error, "permllm: --context: 64 is too short for a prompt of 40 tokens and an answer of 40\n");
+}
+
 // A person's mistakes: one sentence on standard error, status 2, nothing of the prompt in it.
 void expect_mistake(const std::vector<std::string>& arguments, const std::string& text) {
   const Result r = run(arguments);
