@@ -14,7 +14,7 @@
 
 namespace permllm {
 
-Process::Process(const std::vector<std::string>& arguments) {
+Process::Process(const std::vector<std::string>& arguments, const std::string& file) {
   int pipe_ends[2];
   if (pipe2(pipe_ends, O_CLOEXEC) != 0) throw Error(Code::resource, "process", "the system gave no pipe");
   std::vector<char*> argv;
@@ -38,7 +38,7 @@ Process::Process(const std::vector<std::string>& arguments) {
     dup2(pipe_ends[1], STDOUT_FILENO);
     const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
     dup2(nothing, STDIN_FILENO);
-    execve("/proc/self/exe", argv.data(), environment.data());
+    execve(file.c_str(), argv.data(), environment.data());
     _exit(127);
   }
   close(pipe_ends[1]);
