@@ -10,7 +10,7 @@ namespace {
 TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   const Scratch scratch;
   const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(), invite = (scratch / "alice.invite").string();
-  const std::string model = std::string(PERMLLM_TINY_MODELS) + "/chatglm-6b";
+  const std::string model = PERMLLM_TEST_MODEL;
   const auto permllm = [](const std::vector<std::string>& arguments, const std::string& before = "") {
     const Result r = run(arguments, before);
     EXPECT_EQ(r.status, 0) << r.error;
@@ -26,7 +26,7 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   // A party's settings come from a file here.
   const auto config = scratch / "permllm.toml";
   write_text(config, "[helper]\nidentity = \"" + helper + "\"\nevents = true\n[provider]\nidentity = \"" + provider + "\"\nmodel = \"" + model +
-                         "\"\nevents = true\ncontext = 60\nprompt-slots = 30\n");
+                         "\"\nevents = true\n");
   Process helping({"helper", "--config", config.string()}, PERMLLM_BINARY);
   const auto address = [](Process& process) { return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>()); };
   const std::string helper_address = address(helping);
@@ -37,7 +37,7 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   EXPECT_NE(permllm({"invite", "--list", "--identity", provider}).out.find("alice"), std::string::npos);
 
   const std::vector<std::string> request{"--max-tokens", "8", "--json"};
-  auto demo = std::vector<std::string>{"demo", model, "--prompt", "Is it so?", "--context", "60", "--prompt-slots", "30"};
+  auto demo = std::vector<std::string>{"demo", model, "--prompt", "Is it so?"};
   auto chat = std::vector<std::string>{"chat", "--invite", invite};
   demo.insert(demo.end(), request.begin(), request.end());
   chat.insert(chat.end(), request.begin(), request.end());

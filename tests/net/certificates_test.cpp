@@ -105,7 +105,7 @@ TEST(Trust, no_role_can_act_as_another) {
   // One whose key is trusted as another role's.
   Parties swapped;
   swapped.helper = p.provider;
-  expect_refused(meet(swapped.of(Role::helper), p.of(Role::provider), Role::provider), "its role does not fit", "its key is trusted as a helper's");
+  expect_refused(meet(swapped.of(Role::helper), p.of(Role::provider), Role::provider), "its key is trusted as a helper's", "its role does not fit");
   // A certificate that a user issues is none.
   Parties q;
   q.provider.key = q.user.key;
