@@ -11,6 +11,7 @@
 #include <random>
 #include <sstream>
 
+#include "app/local_parties.h"
 #include "app/measure.h"
 #include "app/plot.h"
 #include "model/synthetic.h"
@@ -50,7 +51,8 @@ nlohmann::json measure(const BenchOptions& options) {
   }
   Executor executor;
   const Clock::time_point begin = Clock::now();
-  MeasuredConversation conversation(parties, options.local, executor);
+  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
+                                    options.local.quiet, executor);
   const double session_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
   MeasuredConversation::Request request;
@@ -67,6 +69,7 @@ nlohmann::json measure(const BenchOptions& options) {
   request.on_token = [](TokenId) { return true; };
   conversation.run(request);
   nlohmann::json report = conversation.report();
+  parties.complete(report);
   report.erase("output_ids");
   report["model"] = options.local.model;
   report["synthetic"] = options.local.serve.synthetic;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "app/load.h"
+#include "app/local_parties.h"
 #include "app/measure.h"
 #include "app/options.h"
 
@@ -17,7 +18,7 @@ struct DemoOptions {
   std::size_t ahead = 256, draft = 0;
 };
 
-void print_table(const nlohmann::json& report, const LocalTraffic& traffic, Profile profile) {
+void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profile profile) {
   const auto mb = [](const nlohmann::json& bytes) { return bytes.get<double>() / 1e6; };
   const auto& online = report.at("online_per_token");
   const auto& offline = report.at("offline_per_token");
@@ -60,7 +61,8 @@ void run(DemoOptions options) {
   if (!options.local.serve.synthetic) check_chat_format(options.prompt, read_vocabulary(ModelFile::open(options.local.model)));
   const LocalParties parties(options.local);
   Executor executor;
-  MeasuredConversation conversation(parties, options.local, executor);
+  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
+                                    options.local.quiet, executor);
   const Tokenizer tokenizer(conversation.vocabulary());
 
   Sampler sampler(options.prompt.sampling);
@@ -80,6 +82,7 @@ void run(DemoOptions options) {
   };
   conversation.run(request);
   nlohmann::json report = conversation.report();
+  parties.complete(report);
   printer.finish();
   report["text"] = printer.text();
   if (json) {

@@ -1,6 +1,7 @@
 #include "app/links.h"
 
 #include "net/shaped.h"
+#include "net/tls.h"
 #include "net/units.h"
 
 namespace permllm {
@@ -19,6 +20,17 @@ std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape,
   if (shape.none()) return link;
   return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "--rtt"),
                                   set_up ? 0.0 : parse_bandwidth(shape.bandwidth, "--bandwidth"));
+}
+
+UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic) {
+  const auto dial = [&](const std::string& address, Role role, Traffic& counted) {
+    return [credentials = invite.credentials(), shape, patience, address, role, &counted]() -> std::unique_ptr<Link> {
+      auto link = shaped(tls_connect(credentials, address, role, Clock::now() + patience), shape);
+      return std::make_unique<Meter>(std::move(link), counted);
+    };
+  };
+  return {dial(invite.provider_address, Role::provider, traffic.online), dial(invite.provider_address, Role::provider, traffic.offline),
+          dial(invite.helper_address, Role::helper, traffic.helper)};
 }
 
 }  // namespace permllm

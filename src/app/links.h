@@ -5,7 +5,9 @@
 #include <memory>
 #include <string>
 
-#include "net/link.h"
+#include "app/invite.h"
+#include "engine/user_client.h"
+#include "net/meter.h"
 
 namespace permllm {
 
@@ -18,5 +20,12 @@ void add_link_shape(CLI::App& command, LinkShape& shape);
 // The link itself when the shape is none. set_up: what arrives is not held up by the bandwidth, because it is a model on its
 // way to the helper, which no session waits for. Errors: usage for unreadable values.
 std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up = false);
+
+// What the user's three links carried.
+struct UserTraffic {
+  Traffic online, offline, helper;
+};
+// The links of the user who holds the invite, metered. traffic outlives them.
+UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic);
 
 }  // namespace permllm

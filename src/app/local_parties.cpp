@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <limits>
+
 #include "app/progress.h"
-#include "net/tls.h"
+#include "base/small_file.h"
 
 namespace permllm {
 
@@ -28,15 +30,13 @@ void add_local_options(CLI::App& command, LocalOptions& options) {
 
 LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   options.shape.none();  // refuses unreadable values before anything starts
-  const Authority authority;
-  for (const Role role : {Role::provider, Role::helper}) {
-    const auto place = directory_.path() / name_of(role);
-    std::filesystem::create_directory(place);
-    save_identity(authority.issue(role), place);
-  }
-  user_ = authority.issue(Role::user);
+  const auto place = [&](Role role) { return directory_.path() / name_of(role); };
+  const auto helper = create_identity(place(Role::helper), Role::helper, "helper", 7).certificate;
+  const auto provider = create_identity(place(Role::provider), Role::provider, "provider", 7).certificate;
+  replace_file(place(Role::helper) / "peers" / "provider.pem", provider.pem(), 0644);
+  replace_file(place(Role::provider) / "peers" / "helper.pem", helper.pem(), 0644);
   const auto arguments = [&](Role role, const std::vector<std::string>& more) {
-    std::vector<std::string> all{name_of(role), "--events", "--identity", (directory_.path() / name_of(role)).string(), "--rtt",
+    std::vector<std::string> all{name_of(role), "--events", "--identity", place(role).string(), "--rtt",
                                  options.shape.rtt, "--bandwidth", options.shape.bandwidth, "--patience",
                                  fmt::format("{}", options.patience_seconds)};
     all.insert(all.end(), more.begin(), more.end());
@@ -44,8 +44,8 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   };
   const auto address = [](const nlohmann::json& ready) { return fmt::format("127.0.0.1:{}", ready.at("port").get<int>()); };
   helper_ = std::make_unique<Process>(arguments(Role::helper, {}));
-  helper_address_ = address(helper_->wait_for("ready"));
-  std::vector<std::string> serve{"--model", options.model, "--helper", helper_address_};
+  const std::string helper_address = address(helper_->wait_for("ready"));
+  std::vector<std::string> serve{"--model", options.model, "--helper", helper_address};
   for (const std::string& argument : arguments_of(options.serve)) serve.push_back(argument);
   provider_ = std::make_unique<Process>(arguments(Role::provider, serve));
   const auto loading = late_bar("Loading the model", options.quiet);
@@ -58,21 +58,17 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
     begin = Clock::now();
   });
   bar.finish();
-  provider_address_ = address(ready);
+  invite_ = make_invite(place(Role::provider), "user", helper, address(ready), helper_address, std::numeric_limits<std::int64_t>::max(), 7);
   load_seconds_ = ready.at("load_seconds");
   registration_seconds_ = ready.at("registration_seconds");
   layer_bytes_ = ready.at("layer_bytes");
 }
 
-UserLinks LocalParties::links(LocalTraffic& traffic) const {
-  const auto dial = [&](const std::string& address, Role role, Traffic& counted) {
-    return [&, role]() -> std::unique_ptr<Link> {
-      auto link = shaped(tls_connect(user_, address, role, Clock::now() + options_.patience()), options_.shape);
-      return std::make_unique<Meter>(std::move(link), counted);
-    };
-  };
-  return {dial(provider_address_, Role::provider, traffic.online), dial(provider_address_, Role::provider, traffic.offline),
-          dial(helper_address_, Role::helper, traffic.helper)};
+UserLinks LocalParties::links(UserTraffic& traffic) const { return links_of(invite_, options_.shape, options_.patience(), traffic); }
+
+void LocalParties::complete(nlohmann::json& report) const {
+  report["seconds"]["load"] = load_seconds_;
+  report["seconds"]["registration"] = registration_seconds_;
 }
 
 }  // namespace permllm

@@ -5,16 +5,14 @@
 #include <memory>
 #include <string>
 
+#include "app/invite.h"
 #include "app/links.h"
 #include "app/load.h"
 #include "app/process.h"
-#include "engine/user_client.h"
-#include "net/certificates.h"
-#include "net/meter.h"
 
 namespace permllm {
 
-// A directory of its own for the throw-away certificates; removed when dropped.
+// A directory of its own for the throw-away identities; removed when dropped.
 class TemporaryDirectory {
  public:
   TemporaryDirectory();
@@ -41,29 +39,23 @@ struct LocalOptions {
 // model, the serve options, --rtt, --bandwidth, --patience
 void add_local_options(CLI::App& command, LocalOptions& options);
 
-// What the user's three links carried.
-struct LocalTraffic {
-  Traffic online, offline, helper;
-};
-
 class LocalParties {
  public:
-  // Starts both, with identities made for all three, and waits until the model is registered. Errors: theirs.
+  // Starts both, with identities made for all three on the spot, and waits until the model is registered. Errors: theirs.
   explicit LocalParties(const LocalOptions& options);
   // The user's links, metered.
-  UserLinks links(LocalTraffic& traffic) const;
+  UserLinks links(UserTraffic& traffic) const;
 
-  double load_seconds() const { return load_seconds_; }
-  double registration_seconds() const { return registration_seconds_; }
+  // Adds to a conversation's report how long the parties took to be ready.
+  void complete(nlohmann::json& report) const;
   // Of the layers' weights that the provider's memory holds, packed.
   double layer_bytes() const { return layer_bytes_; }
 
  private:
   LocalOptions options_;
   TemporaryDirectory directory_;
-  Identity user_;
   std::unique_ptr<Process> helper_, provider_;
-  std::string helper_address_, provider_address_;
+  Invite invite_;
   double load_seconds_ = 0, registration_seconds_ = 0, layer_bytes_ = 0;
 };
 

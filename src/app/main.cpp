@@ -10,9 +10,12 @@
 #include <nlohmann/json.hpp>
 
 #include "app/bench.h"
+#include "app/chat.h"
 #include "app/demo.h"
 #include "app/generate.h"
+#include "app/identity.h"
 #include "app/inspect.h"
+#include "app/invite.h"
 #include "app/parties.h"
 #include "app/plan.h"
 #include "app/process.h"
@@ -41,6 +44,9 @@ int main(int argc, char** argv) {
   permllm::add_plan(app);
   permllm::add_provider(app);
   permllm::add_helper(app);
+  permllm::add_keygen(app);
+  permllm::add_invite(app);
+  permllm::add_chat(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -21,8 +21,8 @@ nlohmann::json online_json(const Traffic& t, double per) {
 
 }  // namespace
 
-MeasuredConversation::MeasuredConversation(const LocalParties& parties, const LocalOptions& options, Executor& executor)
-    : parties_(parties), options_(options), client_(parties.links(traffic_), executor, options.patience()) {}
+MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor)
+    : shape_(shape), quiet_(quiet), client_(links(traffic_), executor, patience) {}
 
 MeasuredConversation::Moment MeasuredConversation::now() const {
   return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
@@ -41,7 +41,7 @@ void MeasuredConversation::run(const Request& request) {
                                                       rows, request.max_tokens,
                                                       block > 1 ? fmt::format(", each with a draft of {},", request.draft) : "", slots));
   }
-  ProgressBar bar("Offline material for this request", options_.quiet);
+  ProgressBar bar("Offline material for this request", quiet_);
   std::atomic<bool> answering = false;
   client_.make_material(request.ids.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [&](const OfflineProgress& progress) {
     if (!answering) bar.show(progress.fraction, progress.seconds);
@@ -101,8 +101,8 @@ nlohmann::json MeasuredConversation::report() {
   for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
     declared += pass_cost(plan(), std::min(plan().prompt_rows(request_.ids.size()) + i * block, plan().slots - block), block, false);
   }
-  const double rtt = std::chrono::duration<double>(parse_duration(options_.shape.rtt, "--rtt")).count();
-  const double bandwidth = parse_bandwidth(options_.shape.bandwidth, "--bandwidth");
+  const double rtt = std::chrono::duration<double>(parse_duration(shape_.rtt, "--rtt")).count();
+  const double bandwidth = parse_bandwidth(shape_.bandwidth, "--bandwidth");
   const double latency = rtt * static_cast<double>(decode.round_trips) / kept;
   const double bits = 8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;
   const double transfer = bandwidth > 0 ? bits / bandwidth : 0;
@@ -116,8 +116,7 @@ nlohmann::json MeasuredConversation::report() {
           {"fused", plan().fused},
           {"retrieval", name_of(plan().retrieval)},
           {"passes", passes_},
-          {"seconds", {{"load", parties_.load_seconds()}, {"registration", parties_.registration_seconds()},
-                       {"offline", client_.offline_seconds()}, {"offline_per_token", client_.offline_seconds() / slots},
+          {"seconds", {{"offline", client_.offline_seconds()}, {"offline_per_token", client_.offline_seconds() / slots},
                        {"prefill", seconds_between(begin_.time, first_.time)},
                        {"prefill_per_token", seconds_between(begin_.time, first_.time) / static_cast<double>(request_.ids.size())},
                        {"decode_per_token", seconds},

@@ -1,4 +1,4 @@
-// One conversation with the local parties, and what it cost: the report of `demo` and `bench`.
+// One conversation, and what it cost: the report of `demo`, `bench` and `chat`.
 #pragma once
 
 #include <functional>
@@ -6,14 +6,16 @@
 #include <span>
 #include <vector>
 
-#include "app/local_parties.h"
+#include "app/links.h"
 #include "engine/draft.h"
 
 namespace permllm {
 
 class MeasuredConversation {
  public:
-  MeasuredConversation(const LocalParties& parties, const LocalOptions& options, Executor& executor);
+  // links: makes the user's links, metered by what it is given. quiet: no progress on standard error. Errors: those of UserClient.
+  using Links = std::function<UserLinks(UserTraffic&)>;
+  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor);
 
   const Plan& plan() const { return client_.card().plan; }
   const Vocabulary& vocabulary() const { return client_.card().vocabulary; }
@@ -32,7 +34,7 @@ class MeasuredConversation {
 
   // Ends the session. The report of `--json`, one object.
   nlohmann::json report();
-  const LocalTraffic& traffic() const { return traffic_; }
+  const UserTraffic& traffic() const { return traffic_; }
 
  private:
   struct Moment {
@@ -42,9 +44,9 @@ class MeasuredConversation {
   };
   Moment now() const;
 
-  const LocalParties& parties_;
-  const LocalOptions& options_;
-  LocalTraffic traffic_;
+  LinkShape shape_;
+  bool quiet_;
+  UserTraffic traffic_;
   UserClient client_;
   Request request_;
   std::vector<TokenId> output_;

@@ -6,7 +6,6 @@
 #include <cstdio>
 
 #include "app/process.h"
-#include "model/chat_format.h"
 #include "permllm/error.h"
 #include "rand/seed.h"
 
@@ -36,6 +35,10 @@ std::vector<TokenId> parse_ids(const std::string& text) {
 void add_prompt_options(CLI::App& command, PromptOptions& o) {
   auto* prompt = command.add_option("--prompt", o.prompt, "the question");
   command.add_option("--prompt-ids", o.prompt_ids, "token ids instead of text, fed as they are: 1,2,3")->excludes(prompt);
+  add_answer_options(command, o);
+}
+
+void add_answer_options(CLI::App& command, PromptOptions& o) {
   command.add_option("--chat-format", o.chat_format, "feed the text in this chat format (none: as it is): " + ChatFormat::names())
       ->default_str("by the file's template");
   command.add_flag("--think,!--no-think", o.think, "let a model that can (Qwen 3) think before it answers");
@@ -53,19 +56,19 @@ void check_prompt_options(PromptOptions& o) {
     throw Error(Code::usage, "--prompt", "is empty; ask something, like --prompt \"Why is the sky blue?\"");
   }
   if (!o.prompt_ids.empty()) o.ids = parse_ids(o.prompt_ids);
+  check_answer_options(o);
+}
+
+void check_answer_options(PromptOptions& o) {
   if (o.max_tokens < 1) throw Error(Code::usage, "--max-tokens", "0, expected 1 or more");
   o.sampling.seed = o.seed ? *o.seed : random_number();
   o.sampling.check();
   if (!o.chat_format.empty()) ChatFormat::named(o.chat_format);
 }
 
-namespace {
-
 ChatFormat chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {
   return o.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template) : ChatFormat::named(o.chat_format);
 }
-
-}  // namespace
 
 void check_chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {
   if (o.ids.empty()) chat_format(o, vocabulary).encode(Tokenizer(vocabulary), {{"user", o.prompt}}, o.think);

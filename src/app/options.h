@@ -1,4 +1,4 @@
-// Options that `demo` and `generate` share: what is asked, and how tokens are chosen.
+// Options that `demo`, `generate` and `chat` share: what is asked, and how tokens are chosen.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/sampler.h"
+#include "model/chat_format.h"
 #include "model/tokenizer.h"
 
 namespace permllm {
@@ -22,10 +23,15 @@ struct PromptOptions {
   bool json = false;
 };
 
+// The prompt, and how it is answered.
 void add_prompt_options(CLI::App& command, PromptOptions& options);
+// The latter alone.
+void add_answer_options(CLI::App& command, PromptOptions& options);
 
 // What can be checked before a model is at hand. Draws the sampling seed when none is given.
 void check_prompt_options(PromptOptions& options);
+void check_answer_options(PromptOptions& options);
+ChatFormat chat_format(const PromptOptions& options, const Vocabulary& vocabulary);
 
 // Refuses a chat format that is unknown or cannot be had from this vocabulary, before long work. Errors: usage, unsupported.
 void check_chat_format(const PromptOptions& options, const Vocabulary& vocabulary);

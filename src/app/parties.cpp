@@ -7,9 +7,11 @@
 #include <list>
 #include <thread>
 
+#include "app/identity.h"
 #include "app/links.h"
 #include "app/load.h"
 #include "app/process.h"
+#include "app/settings.h"
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "net/tls.h"
@@ -32,7 +34,7 @@ struct PartyOptions {
 void add_party_options(CLI::App& command, PartyOptions& options) {
   command.add_option("--listen", options.listen, "address and port to listen on; port 0 lets the system choose")
       ->capture_default_str();
-  command.add_option("--identity", options.identity, "directory with this party's certificate.pem, key.pem and ca.pem")
+  command.add_option("--identity", options.identity, "this party's directory, made by permllm keygen; read again for each connection")
       ->required();
   command.add_option("--patience", options.patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
@@ -86,17 +88,31 @@ void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter
       Connection& connection = connections.emplace_back();
       connection.thread = std::jthread([&, link = std::move(link)]() mutable {
         try {
-          const Role peer = link->handshake(Clock::now() + k_handshake_patience);
-          serve(shaped(std::move(link), shape, peer == Role::provider), peer);
+          const Peer peer = link->handshake(Clock::now() + k_handshake_patience);
+          serve(shaped(std::move(link), shape, peer.role == Role::provider), peer);
         } catch (const Error& error) {
           reporter.note(fmt::format("a connection was refused: {}", error.what()));
         }
         connection.done = true;
       });
     } catch (const Error& error) {
-      if (error.code() != Code::timeout) throw;
+      if (error.code() == Code::timeout) continue;
+      reporter.note(error.what());  // too many connections: the next ones may do better
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
   }
+}
+
+void refuse_unless(bool fits, const Peer& peer, const char* who) {
+  if (!fits) throw Error(Code::mismatch, "certificate", fmt::format("{} \"{}\": only {} connect here", name_of(peer.role), peer.name, who));
+}
+
+// Without any there is nobody to work with.
+void require_peer(const std::string& identity, Role role) {
+  for (const Certificate& peer : load_peers(identity)) {
+    if (peer.role() == role) return;
+  }
+  throw Error(Code::file, identity + "/peers", fmt::format("holds no {0}'s certificate; copy the {0}'s certificate.pem there, like {0}.pem", name_of(role)));
 }
 
 // Runs a party; with --events its error goes to the program that started it.
@@ -113,11 +129,15 @@ void run_party(const PartyOptions& options, const std::function<void()>& run) {
 void run_helper(const PartyOptions& options) {
   const Reporter reporter("helper", options.events);
   Executor executor;
-  TlsListener listener(load_identity(options.identity), options.listen);
+  TlsListener listener([&] { return load_credentials(options.identity, Role::helper); }, options.listen);
+  require_peer(options.identity, Role::provider);
   HelperService service(executor, options.patience(), [&](const std::string& text) { reporter.note(text); });
   reporter.ready(listener.port(), {});
   serve_forever(listener, options.shape, reporter,
-                [&](std::unique_ptr<Link> link, Role role) { service.serve(std::move(link), role); });
+                [&](std::unique_ptr<Link> link, const Peer& peer) {
+    refuse_unless(peer.role != Role::helper, peer, "providers and users");
+    service.serve(std::move(link), peer.role);
+  });
 }
 
 struct ProviderOptions {
@@ -129,6 +149,9 @@ struct ProviderOptions {
 void run_provider(const ProviderOptions& options) {
   const Reporter reporter("provider", options.party.events);
   Executor executor;
+  const auto credentials = [&] { return load_credentials(options.party.identity, Role::provider); };
+  credentials();  // refused before the long work
+  require_peer(options.party.identity, Role::helper);
   const Clock::time_point begin = Clock::now();
   OfferedModel model = offer_model(options.model, options.serve, executor, [&](double fraction) { reporter.progress("load", fraction); });
   double layer_bytes = 0;
@@ -136,20 +159,19 @@ void run_provider(const ProviderOptions& options) {
     for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());
   }
   const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  const Identity identity = load_identity(options.party.identity);
   const auto dial = [&]() -> std::unique_ptr<Link> {
-    return shaped(tls_connect(identity, options.helper, Role::helper, Clock::now() + options.party.patience()),
+    return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + options.party.patience()),
                   options.party.shape);
   };
   ProviderService service(std::move(model), executor, options.party.patience(), dial,
                           [&](const std::string& text) { reporter.note(text); });
   const Clock::time_point registration = Clock::now();
   service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
-  TlsListener listener(identity, options.party.listen);
+  TlsListener listener(credentials, options.party.listen);
   reporter.ready(listener.port(), {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
                                    {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
-  serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, Role role) {
-    if (role != Role::user) return;
+  serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, const Peer& peer) {
+    refuse_unless(peer.role == Role::user, peer, "users");
     service.serve(std::move(link));
   });
 }
@@ -165,6 +187,7 @@ void add_provider(CLI::App& parent) {
   add_serve_options(*command, options->serve);
   add_party_options(*command, options->party);
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
+  add_settings(*command);
 }
 
 void add_helper(CLI::App& parent) {
@@ -172,6 +195,7 @@ void add_helper(CLI::App& parent) {
   CLI::App* command = parent.add_subcommand("helper", "the neutral party: deals randomness before requests");
   add_party_options(*command, *options);
   command->callback([options] { run_party(*options, [&] { run_helper(*options); }); });
+  add_settings(*command);
 }
 
 }  // namespace permllm

@@ -7,13 +7,14 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <string_view>
 #include <utility>
 
 #include "permllm/error.h"
 
 namespace permllm {
 
-Process::Process(const std::vector<std::string>& arguments) {
+Process::Process(const std::vector<std::string>& arguments, const std::string& file) {
   int pipe_ends[2];
   if (pipe2(pipe_ends, O_CLOEXEC) != 0) throw Error(Code::resource, "process", "the system gave no pipe");
   std::vector<char*> argv;
@@ -22,6 +23,12 @@ Process::Process(const std::vector<std::string>& arguments) {
   std::vector<std::string> copies = arguments;
   for (std::string& argument : copies) argv.push_back(argument.data());
   argv.push_back(nullptr);
+  // Settings of this machine's own parties are not the child's: its arguments say all.
+  std::vector<char*> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (!std::string_view(*entry).starts_with("PERMLLM_")) environment.push_back(*entry);
+  }
+  environment.push_back(nullptr);
   const pid_t parent = getpid();
   pid_ = fork();
   if (pid_ < 0) throw Error(Code::resource, "process", "the system started no process");
@@ -31,7 +38,7 @@ Process::Process(const std::vector<std::string>& arguments) {
     dup2(pipe_ends[1], STDOUT_FILENO);
     const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
     dup2(nothing, STDIN_FILENO);
-    execv("/proc/self/exe", argv.data());
+    execve(file.c_str(), argv.data(), environment.data());
     _exit(127);
   }
   close(pipe_ends[1]);

@@ -14,8 +14,8 @@ namespace permllm {
 // and by the kernel if this process dies first.
 class Process {
  public:
-  // Starts this program with `arguments`. Errors: resource.
-  explicit Process(const std::vector<std::string>& arguments);
+  // Starts the program, this one if not told otherwise, with `arguments`. Errors: resource.
+  explicit Process(const std::vector<std::string>& arguments, const std::string& file = "/proc/self/exe");
   ~Process();
   Process(Process&& other) noexcept;
   Process& operator=(Process&&) = delete;

@@ -9,6 +9,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl.hpp>
 #include <boost/asio/write.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <optional>
@@ -24,29 +25,75 @@ using boost::system::error_code;
 
 constexpr std::size_t k_buffer = std::size_t{1} << 17;
 constexpr auto k_send_patience = std::chrono::seconds(120);
+constexpr auto k_alert_patience = std::chrono::seconds(1);
 
-asio::ssl::context make_context(const Identity& identity) {
+// The one check of a peer's certificate, in place of OpenSSL's: its chains know neither pins nor roles.
+struct Check {
+  Trust trust;
+  std::optional<Role> expected;
+  Peer peer;
+  std::string reason;  // why the peer was refused
+
+  bool judge(X509_STORE_CTX* store) {
+    const auto refuse = [&](int error, std::string why) {
+      X509_STORE_CTX_set_error(store, error);
+      reason = std::move(why);
+      return false;
+    };
+    try {
+      const Certificate certificate = Certificate::of(X509_STORE_CTX_get0_cert(store), "certificate");
+      if (expected && certificate.role() != *expected) {
+        return refuse(X509_V_ERR_CERT_REJECTED, fmt::format("says {}, expected {}", name_of(certificate.role()), name_of(*expected)));
+      }
+      Trust::Verdict verdict = trust.judge(certificate);
+      if (!verdict.reason.empty()) return refuse(verdict.x509_error, std::move(verdict.reason));
+      peer = std::move(verdict.peer);
+      return true;
+    } catch (const Error& error) {
+      return refuse(X509_V_ERR_CERT_REJECTED, error.what());
+    } catch (const std::exception&) {
+      return refuse(X509_V_ERR_OUT_OF_MEM, "no memory");
+    }
+  }
+};
+
+int judge(X509_STORE_CTX* store, void* check) { return static_cast<Check*>(check)->judge(store) ? 1 : 0; }
+
+asio::ssl::context make_context(const Identity& identity, Check& check) {
   asio::ssl::context context(asio::ssl::context::tlsv13);
-  try {
-    context.add_certificate_authority(asio::buffer(identity.authority));
-    context.use_certificate(asio::buffer(identity.certificate), asio::ssl::context::pem);
-    context.use_private_key(asio::buffer(identity.key), asio::ssl::context::pem);
-  } catch (const boost::system::system_error&) {
-    throw Error(Code::file, "identity", "the certificate, key or authority is not a PEM text that fits the others");
+  SSL_CTX* native = context.native_handle();
+  if (SSL_CTX_use_certificate(native, identity.certificate.get()) != 1 || SSL_CTX_use_PrivateKey(native, identity.key.get()) != 1) {
+    throw Error(Code::file, "identity", "OpenSSL takes the certificate and key for no pair");
   }
   context.set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
-  SSL_CTX_set_session_cache_mode(context.native_handle(), SSL_SESS_CACHE_OFF);
-  SSL_CTX_set_num_tickets(context.native_handle(), 0);
+  SSL_CTX_set_cert_verify_callback(native, judge, &check);
+  SSL_CTX_set_session_cache_mode(native, SSL_SESS_CACHE_OFF);
+  SSL_CTX_set_num_tickets(native, 0);
   return context;
+}
+
+// What a failure of the TLS layer means; a peer that refuses this side's certificate says so by an alert.
+std::string meaning(const error_code& error) {
+  switch (ERR_GET_REASON(static_cast<unsigned long>(error.value()))) {
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED: return "the peer refuses this side: its invite is revoked, replaced or unknown; ask the provider for a new one";
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED: return "the peer refuses this side: its certificate has expired; a user asks for a new invite, others run keygen --renew";
+    case SSL_R_TLSV1_ALERT_UNKNOWN_CA: return "the peer refuses this side: it does not trust its key or issuer; the peer needs the right certificate in its peers";
+    case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE: return "the peer refuses this side: its role does not fit, or its certificate is not valid yet";
+    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: return "the peer has no certificate";
+    default: return "the TLS layer refuses the peer: " + error.message();
+  }
 }
 
 struct HostPort {
   std::string host, port;
 };
-HostPort split_address(const std::string& address) {
+HostPort split_address(const std::string& address, const std::string& field = "address", Code code = Code::usage) {
   const std::size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
-    throw Error(Code::usage, "address", fmt::format("\"{}\" is not host:port, like 127.0.0.1:7000", address));
+  const bool plain = std::all_of(address.begin(), address.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-' || c == ':' || c == '[' || c == ']' || c == '_' || c == '%';
+  });
+  if (!plain || colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
+    throw Error(code, field, fmt::format("\"{:.80}\" is not host:port, like 127.0.0.1:7000", plain ? address : ""));
   }
   std::string host = address.substr(0, colon);
   if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
@@ -55,17 +102,40 @@ HostPort split_address(const std::string& address) {
 
 }  // namespace
 
+void check_address(const std::string& address, const std::string& field, Code code) { split_address(address, field, code); }
+
 // Each link has its own event loop, driven by whoever waits: asio gives deadlines, the caller sees blocking calls.
 struct TlsLink::State {
-  State(asio::ssl::context shared) : context(std::move(shared)), stream(io, context) {}
-
   asio::io_context io{1};
-  asio::ssl::context context;
-  asio::ssl::stream<tcp::socket> stream;
+  tcp::socket socket{io};
+  TlsListener::Source source;  // of a server's link, until its handshake
+  Check check;
+  std::optional<asio::ssl::context> context;
+  std::optional<asio::ssl::stream<tcp::socket&>> stream;
   Bytes out;
   Bytes in = Bytes(k_buffer);
   std::size_t in_begin = 0, in_end = 0;
   std::uint32_t next_step = 0;  // of the frames that arrive
+
+  void begin_tls(const Credentials& credentials, std::optional<Role> expected) {
+    check.trust = credentials.trust;
+    check.expected = expected;
+    context.emplace(make_context(credentials.identity, check));
+    stream.emplace(socket, *context);
+  }
+
+  // Lets the peer read the alert that tells why it was refused: closing at once would make the system drop it.
+  void let_read() {
+    error_code ignored;
+    socket.shutdown(tcp::socket::shutdown_send, ignored);
+    const Clock::time_point deadline = Clock::now() + k_alert_patience;
+    try {
+      while (Clock::now() < deadline) {
+        await(deadline, "the end", [&](auto done) { socket.async_read_some(asio::buffer(in), std::move(done)); });
+      }
+    } catch (const Error&) {
+    }
+  }
 
   // Starts one operation and drives it to its end, or cancels it at the deadline.
   template <class Start>
@@ -80,16 +150,14 @@ struct TlsLink::State {
     io.run_until(deadline);
     if (!result) {
       error_code ignored;
-      stream.next_layer().close(ignored);
+      socket.close(ignored);
       io.restart();
       io.run();
       throw Error(Code::timeout, awaited, "did not arrive before the deadline");
     }
     if (*result) {
-      const bool tls = result->category() == asio::error::get_ssl_category();
-      if (tls && *result != asio::ssl::error::stream_truncated) {
-        throw Error(Code::mismatch, awaited, "the TLS layer refuses the peer: " + result->message());
-      }
+      if (!check.reason.empty()) throw Error(Code::mismatch, awaited, check.reason);
+      if (result->category() == asio::error::get_ssl_category()) throw Error(Code::mismatch, awaited, meaning(*result));
       throw Error(Code::closed, awaited, "the peer closed the connection");
     }
     return moved;
@@ -112,7 +180,7 @@ void TlsLink::send(Frame frame) {
 void TlsLink::flush() {
   if (state_->out.empty()) return;
   state_->await(Clock::now() + k_send_patience, "the peer's reading", [&](auto done) {
-    asio::async_write(state_->stream, asio::buffer(state_->out), std::move(done));
+    asio::async_write(*state_->stream, asio::buffer(state_->out), std::move(done));
   });
   state_->out.clear();
   if (state_->out.capacity() > 8 * k_buffer) state_->out.shrink_to_fit();
@@ -123,7 +191,7 @@ void TlsLink::read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point
   while (size > 0) {
     if (s.in_begin == s.in_end && size >= k_buffer) {
       const std::size_t got = s.await(deadline, awaited, [&](auto done) {
-        s.stream.async_read_some(asio::buffer(to, size), std::move(done));
+        s.stream->async_read_some(asio::buffer(to, size), std::move(done));
       });
       to += got;
       size -= got;
@@ -132,7 +200,7 @@ void TlsLink::read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point
     if (s.in_begin == s.in_end) {
       s.in_begin = 0;
       s.in_end = s.await(deadline, awaited,
-                         [&](auto done) { s.stream.async_read_some(asio::buffer(s.in), std::move(done)); });
+                         [&](auto done) { s.stream->async_read_some(asio::buffer(s.in), std::move(done)); });
     }
     const std::size_t step = std::min(size, s.in_end - s.in_begin);
     std::memcpy(to, s.in.data() + s.in_begin, step);
@@ -164,39 +232,34 @@ Frame TlsLink::receive(Clock::time_point deadline, const char* awaited) {
 
 void TlsLink::close() {
   // Wakes a thread that waits on the socket; the descriptor itself lives as long as the link.
-  ::shutdown(state_->stream.next_layer().native_handle(), SHUT_RDWR);
+  ::shutdown(state_->socket.native_handle(), SHUT_RDWR);
 }
 
-Role TlsLink::peer_role() {
-  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
-      SSL_get1_peer_certificate(state_->stream.native_handle()), X509_free);
-  char name[64] = {};
-  if (certificate != nullptr) {
-    X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()), NID_commonName, name, sizeof name);
-  }
-  for (const Role role : {Role::provider, Role::user, Role::helper}) {
-    if (std::string_view(name) == name_of(role)) return role;
-  }
-  throw Error(Code::mismatch, "certificate", "the peer's certificate names no role");
-}
+const Peer& TlsLink::peer() const { return state_->check.peer; }
 
-Role TlsLink::handshake(Clock::time_point deadline) {
-  state_->await(deadline, "the TLS handshake", [&](auto done) {
-    state_->stream.async_handshake(asio::ssl::stream_base::server,
-                                   [done = std::move(done)](error_code error) mutable { done(error, 0); });
-  });
-  return peer_role();
+const Peer& TlsLink::handshake(Clock::time_point deadline) {
+  state_->begin_tls(state_->source(), std::nullopt);
+  try {
+    state_->await(deadline, "the TLS handshake", [&](auto done) {
+      state_->stream->async_handshake(asio::ssl::stream_base::server,
+                                      [done = std::move(done)](error_code error) mutable { done(error, 0); });
+    });
+  } catch (const Error&) {
+    if (!state_->check.reason.empty()) state_->let_read();
+    throw;
+  }
+  return peer();
 }
 
 struct TlsListener::State {
   asio::io_context io{1};
-  Identity identity;
+  Source credentials;
   tcp::acceptor acceptor{io};
 };
 
-TlsListener::TlsListener(const Identity& identity, const std::string& address) : state_(new State) {
-  state_->identity = identity;
-  make_context(identity);  // an unusable identity is refused here, not at the first connection
+TlsListener::TlsListener(Source credentials, const std::string& address) : state_(new State) {
+  state_->credentials = std::move(credentials);
+  state_->credentials();  // what is unusable is refused here, not at the first connection
   const auto [host, port] = split_address(address);
   error_code error;
   const auto ip = asio::ip::make_address(host, error);
@@ -218,9 +281,10 @@ TlsListener::~TlsListener() = default;
 std::uint16_t TlsListener::port() const { return state_->acceptor.local_endpoint().port(); }
 
 std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
-  auto link = std::make_unique<TlsLink::State>(make_context(state_->identity));
+  auto link = std::make_unique<TlsLink::State>();
+  link->source = state_->credentials;
   std::optional<error_code> result;
-  state_->acceptor.async_accept(link->stream.next_layer(), [&](error_code error) { result = error; });
+  state_->acceptor.async_accept(link->socket, [&](error_code error) { result = error; });
   state_->io.restart();
   state_->io.run_until(deadline);
   if (!result) {
@@ -230,14 +294,15 @@ std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
     throw Error(Code::timeout, "a connection", "did not arrive before the deadline");
   }
   if (*result) throw Error(Code::resource, "accept", result->message());
-  link->stream.next_layer().set_option(tcp::no_delay(true));
+  error_code ignored;
+  link->socket.set_option(tcp::no_delay(true), ignored);  // a peer that is gone again is noticed by the handshake
   return std::unique_ptr<TlsLink>(new TlsLink(std::move(link)));
 }
 
-std::unique_ptr<Link> tls_connect(const Identity& identity, const std::string& address, Role expected,
-                                  Clock::time_point deadline) {
+std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::string& address, Role expected,
+                                     Clock::time_point deadline) {
   const auto [host, port] = split_address(address);
-  auto state = std::make_unique<TlsLink::State>(make_context(identity));
+  auto state = std::make_unique<TlsLink::State>();
   error_code error;
   tcp::resolver resolver(state->io);
   const auto endpoints = resolver.resolve(host, port, error);
@@ -245,24 +310,20 @@ std::unique_ptr<Link> tls_connect(const Identity& identity, const std::string& a
   const std::string who = fmt::format("the {} at {}", name_of(expected), address);
   try {
     state->await(deadline, who.c_str(), [&](auto done) {
-      asio::async_connect(state->stream.next_layer(), endpoints,
+      asio::async_connect(state->socket, endpoints,
                           [done = std::move(done)](error_code failure, const tcp::endpoint&) mutable { done(failure, 0); });
     });
   } catch (const Error& failure) {
     if (failure.code() != Code::closed) throw;
     throw Error(Code::closed, who, "nobody listens there");
   }
-  state->stream.next_layer().set_option(tcp::no_delay(true));
+  state->socket.set_option(tcp::no_delay(true), error);
+  state->begin_tls(credentials, expected);
   state->await(deadline, who.c_str(), [&](auto done) {
-    state->stream.async_handshake(asio::ssl::stream_base::client,
-                                  [done = std::move(done)](error_code failure) mutable { done(failure, 0); });
+    state->stream->async_handshake(asio::ssl::stream_base::client,
+                                   [done = std::move(done)](error_code failure) mutable { done(failure, 0); });
   });
-  std::unique_ptr<TlsLink> link(new TlsLink(std::move(state)));
-  const Role actual = link->peer_role();
-  if (actual != expected) {
-    throw Error(Code::mismatch, who, fmt::format("its certificate says {}, expected {}", name_of(actual), name_of(expected)));
-  }
-  return link;
+  return std::unique_ptr<TlsLink>(new TlsLink(std::move(state)));
 }
 
 }  // namespace permllm

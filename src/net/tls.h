@@ -1,6 +1,7 @@
-// Links over TLS 1.3, both sides with a certificate. A party's role is its certificate's common name.
+// Links over TLS 1.3, both sides with a certificate. Who the peer is, its certificate and this side's trust decide.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -8,6 +9,9 @@
 #include "net/link.h"
 
 namespace permllm {
+
+// Errors: `code`, naming `field`, when the text is not host:port.
+void check_address(const std::string& address, const std::string& field, Code code);
 
 class TlsLink : public Link {
  public:
@@ -17,15 +21,16 @@ class TlsLink : public Link {
   Frame receive(Clock::time_point deadline, const char* awaited) override;
   void close() override;
   // The server's side of the handshake, so that a stalled peer holds up nobody but its own thread; a client's link has
-  // done it. Returns the peer's role.
-  Role handshake(Clock::time_point deadline);
+  // done it. Errors: mismatch, naming why the peer's certificate is refused; those of the listener's credentials.
+  const Peer& handshake(Clock::time_point deadline);
+  // Who is at the other end, once the handshake is done.
+  const Peer& peer() const;
 
  private:
   friend class TlsListener;
-  friend std::unique_ptr<Link> tls_connect(const Identity&, const std::string&, Role, Clock::time_point);
+  friend std::unique_ptr<TlsLink> tls_connect(const Credentials&, const std::string&, Role, Clock::time_point);
   struct State;
   explicit TlsLink(std::unique_ptr<State> state);
-  Role peer_role();
   void read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point deadline, const char* awaited);
 
   std::unique_ptr<State> state_;
@@ -33,8 +38,10 @@ class TlsLink : public Link {
 
 class TlsListener {
  public:
-  // address: "127.0.0.1:0" (the system chooses a port), "[::1]:7000". Errors: usage, resource.
-  TlsListener(const Identity& identity, const std::string& address);
+  using Source = std::function<Credentials()>;
+  // credentials: asked anew for each handshake, in the connection's own thread, and once here. address: "127.0.0.1:0" (the system
+  // chooses a port), "[::1]:7000". Errors: usage, resource; those of the source.
+  TlsListener(Source credentials, const std::string& address);
   ~TlsListener();
   std::uint16_t port() const;
   // Waits for a connection; its TLS handshake is still to be done. Errors: timeout, closed (by close()), resource.
@@ -45,9 +52,9 @@ class TlsListener {
   std::unique_ptr<State> state_;
 };
 
-// Errors: closed or timeout when nobody answers; mismatch when the peer's certificate is not of this authority or names
-// another role (both named).
-std::unique_ptr<Link> tls_connect(const Identity& identity, const std::string& address, Role expected,
-                                  Clock::time_point deadline);
+// Errors: closed or timeout when nobody answers; mismatch when the peer's certificate is not trusted or names another role
+// (both named). That the peer refuses this side's certificate is heard when its first message is awaited.
+std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::string& address, Role expected,
+                                     Clock::time_point deadline);
 
 }  // namespace permllm

@@ -1,47 +1,15 @@
 // The program as a person runs it: three processes, TLS links, exit statuses, errors.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
 #include "support/gguf_writer.h"
 #include "support/model.h"
+#include "support/program.h"
 
 namespace permllm::test {
 namespace {
-
-struct Result {
-  int status;
-  std::string out, error;
-};
-
-// Arguments are quoted for the shell: none holds a quote.
-Result run(const std::vector<std::string>& arguments) {
-  const auto errors = std::filesystem::temp_directory_path() / ("permllm-e2e-" + std::to_string(getpid()));
-  std::string command = PERMLLM_BINARY;
-  for (const std::string& argument : arguments) command += " '" + argument + "'";
-  command += " 2>" + errors.string();
-  FILE* pipe = popen(command.c_str(), "r");
-  Result result;
-  std::array<char, 4096> chunk;
-  for (std::size_t got; (got = fread(chunk.data(), 1, chunk.size(), pipe)) > 0;) result.out.append(chunk.data(), got);
-  const int status = pclose(pipe);
-  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  std::ifstream in(errors);
-  result.error.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
-  std::filesystem::remove(errors);
-  return result;
-}
-
-std::vector<nlohmann::json> events(const std::string& out) {
-  std::vector<nlohmann::json> all;
-  std::istringstream lines(out);
-  for (std::string line; std::getline(lines, line);) all.push_back(nlohmann::json::parse(line));
-  return all;
-}
 
 std::string joined(const std::vector<TokenId>& ids) {
   std::string text;

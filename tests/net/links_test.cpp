@@ -11,6 +11,7 @@
 #include "net/shaped.h"
 #include "net/tls.h"
 #include "net/units.h"
+#include "support/parties.h"
 #include "wire/frame.h"
 #include "wire/message.h"
 
@@ -19,22 +20,25 @@ namespace {
 
 Clock::time_point in(std::chrono::milliseconds time) { return Clock::now() + time; }
 using std::chrono_literals::operator""ms;
+using test::Parties;
 
 Frame frame(std::uint32_t step, std::size_t size) { return {40, 7, step, Bytes(size, static_cast<std::uint8_t>(step))}; }
 
 struct Pair {
   std::unique_ptr<Link> server, client;
-  Role seen_by_server = Role::helper;
+  Peer seen_by_server, seen_by_client;
 };
-Pair tls_pair(const Authority& authority, Role client_role = Role::user) {
-  TlsListener listener(authority.issue(Role::provider), "127.0.0.1:0");
+Pair tls_pair(const Parties& parties, Role client_role = Role::user) {
+  TlsListener listener([&] { return parties.of(Role::provider); }, "127.0.0.1:0");
   Pair pair;
   std::jthread server([&] {
     auto link = listener.accept(in(5000ms));
     pair.seen_by_server = link->handshake(in(5000ms));
     pair.server = std::move(link);
   });
-  pair.client = tls_connect(authority.issue(client_role), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms));
+  auto client = tls_connect(parties.of(client_role), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms));
+  pair.seen_by_client = client->peer();
+  pair.client = std::move(client);
   server.join();
   return pair;
 }
@@ -50,10 +54,14 @@ Error error_of(F f) {
   return Error(Code::resource, "", "");
 }
 
-TEST(Tls, carries_frames_both_ways_and_tells_roles) {
-  const Authority authority;
-  Pair pair = tls_pair(authority);
-  EXPECT_EQ(pair.seen_by_server, Role::user);
+TEST(Tls, carries_frames_both_ways_and_tells_who_is_there) {
+  const Parties parties;
+  Pair pair = tls_pair(parties);
+  EXPECT_EQ(pair.seen_by_server.role, Role::user);
+  EXPECT_EQ(pair.seen_by_server.name, "alice");
+  EXPECT_EQ(pair.seen_by_server.provider, parties.provider.certificate.pin());
+  EXPECT_EQ(pair.seen_by_client.role, Role::provider);
+  EXPECT_EQ(pair.seen_by_client.name, "acme");
   std::jthread server([&] {
     for (std::uint32_t step = 0; step < 20; ++step) pair.server->send(pair.server->receive(in(5000ms), "a frame"));
     pair.server->flush();
@@ -66,42 +74,18 @@ TEST(Tls, carries_frames_both_ways_and_tells_roles) {
   }
 }
 
-TEST(Tls, a_peer_of_another_role_or_authority_is_refused) {
-  const Authority authority, stranger;
-  TlsListener listener(authority.issue(Role::provider), "127.0.0.1:0");
-  const std::string address = "127.0.0.1:" + std::to_string(listener.port());
-  const auto serve_one = [&] {
-    return std::jthread([&] {
-      try {
-        listener.accept(in(5000ms))->handshake(in(2000ms));
-      } catch (const Error&) {
-      }
-    });
-  };
-  {
-    const auto server = serve_one();
-    const Error error = error_of([&] { tls_connect(authority.issue(Role::user), address, Role::helper, in(5000ms)); });
-    EXPECT_EQ(error.code(), Code::mismatch);
-    EXPECT_NE(std::string(error.what()).find("says provider, expected helper"), std::string::npos);
-  }
-  {
-    const auto server = serve_one();
-    EXPECT_EQ(error_of([&] { tls_connect(stranger.issue(Role::user), address, Role::provider, in(5000ms)); }).code(), Code::mismatch);
-  }
-}
-
 TEST(Tls, nobody_there_gives_an_error_at_once) {
-  const Authority authority;
+  const Parties parties;
   std::uint16_t port = 0;
-  { port = TlsListener(authority.issue(Role::provider), "127.0.0.1:0").port(); }
-  const Error error = error_of([&] { tls_connect(authority.issue(Role::user), "127.0.0.1:" + std::to_string(port), Role::provider, in(5000ms)); });
+  { port = TlsListener([&] { return parties.of(Role::provider); }, "127.0.0.1:0").port(); }
+  const Error error = error_of([&] { tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(port), Role::provider, in(5000ms)); });
   EXPECT_NE(std::string(error.what()).find("nobody listens there"), std::string::npos);
-  EXPECT_EQ(error_of([&] { tls_connect(authority.issue(Role::user), "nonsense", Role::provider, in(100ms)); }).code(), Code::usage);
+  EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "nonsense", Role::provider, in(100ms)); }).code(), Code::usage);
 }
 
 TEST(Tls, a_deadline_ends_every_wait) {
-  const Authority authority;
-  Pair pair = tls_pair(authority);
+  const Parties parties;
+  Pair pair = tls_pair(parties);
   const Clock::time_point begin = Clock::now();
   const Error error = error_of([&] { pair.client->receive(in(50ms), "PassBegin"); });
   EXPECT_EQ(error.code(), Code::timeout);
@@ -110,23 +94,23 @@ TEST(Tls, a_deadline_ends_every_wait) {
 }
 
 TEST(Tls, a_peer_that_goes_away_is_noticed) {
-  const Authority authority;
-  Pair pair = tls_pair(authority);
+  const Parties parties;
+  Pair pair = tls_pair(parties);
   pair.server.reset();
   EXPECT_EQ(error_of([&] { pair.client->receive(in(5000ms), "a frame"); }).code(), Code::closed);
 }
 
 TEST(Tls, close_wakes_a_waiting_thread) {
-  const Authority authority;
-  Pair pair = tls_pair(authority);
+  const Parties parties;
+  Pair pair = tls_pair(parties);
   std::jthread waiter([&] { EXPECT_EQ(error_of([&] { pair.client->receive(in(60000ms), "a frame"); }).code(), Code::closed); });
   std::this_thread::sleep_for(20ms);
   pair.client->close();
 }
 
 TEST(Tls, a_frame_out_of_turn_is_refused) {
-  const Authority authority;
-  Pair pair = tls_pair(authority);
+  const Parties parties;
+  Pair pair = tls_pair(parties);
   pair.server->send(frame(0, 10));
   pair.server->send(frame(0, 10));  // replayed
   pair.server->flush();
@@ -136,8 +120,8 @@ TEST(Tls, a_frame_out_of_turn_is_refused) {
 }
 
 TEST(Tls, garbage_and_silence_on_the_port_harm_nobody_else) {
-  const Authority authority;
-  TlsListener listener(authority.issue(Role::provider), "127.0.0.1:0");
+  const Parties parties;
+  TlsListener listener([&] { return parties.of(Role::provider); }, "127.0.0.1:0");
   for (const bool speaks : {true, false}) {
     const int plain = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
@@ -154,7 +138,7 @@ TEST(Tls, garbage_and_silence_on_the_port_harm_nobody_else) {
     close(plain);
   }
   std::jthread server([&] { listener.accept(in(5000ms))->handshake(in(5000ms)); });
-  EXPECT_NO_THROW(tls_connect(authority.issue(Role::user), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms)));
+  EXPECT_NO_THROW(tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms)));
 }
 
 TEST(Frame, headers_that_do_not_fit_are_refused_by_name) {

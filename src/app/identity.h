@@ -1,0 +1,40 @@
+// A party's directory: certificate.pem, key.pem, peers/*.pem (certificates of the parties that it trusts) and, of a provider,
+// users/NAME.toml (one for each invite).
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "net/certificates.h"
+
+namespace permllm {
+
+// Makes the directory with a new key. Errors: usage for a name that is none; file when there is a key already.
+Identity create_identity(const std::filesystem::path& directory, Role role, const std::string& name, int days);
+// Errors: file, naming what is missing, damaged or open to others; usage when it is the directory of another role.
+Identity load_identity(const std::filesystem::path& directory, Role role);
+// The identity and whom it trusts, as the files are now: the peers; their users, too, at a helper; at a provider, the users that it
+// invited and has not revoked. Errors: as load_identity.
+Credentials load_credentials(const std::filesystem::path& directory, Role role);
+// Errors: file.
+std::vector<Certificate> load_peers(const std::filesystem::path& directory);
+
+// What a provider remembers of an invite.
+struct UserRecord {
+  std::string name, fingerprint;  // of the certificate
+  std::uint64_t tokens = 0;       // the allowance that the invite states
+  std::string last_day;           // of the certificate, for people
+  bool revoked = false;
+};
+std::filesystem::path record_path(const std::filesystem::path& directory, const std::string& name);
+// Errors: file, naming the key.
+UserRecord load_record(const std::filesystem::path& path);
+void save_record(const std::filesystem::path& directory, const UserRecord& record);
+
+// The command `permllm keygen`.
+void add_keygen(CLI::App& parent);
+
+}  // namespace permllm

@@ -1,0 +1,68 @@
+// Strangers: keys, an invite, provider and helper as services, and a user who has the invite alone.
+#include <gtest/gtest.h>
+
+#include "app/process.h"
+#include "support/program.h"
+
+namespace permllm::test {
+namespace {
+
+TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
+  const Scratch scratch;
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(), invite = (scratch / "alice.invite").string();
+  const std::string model = PERMLLM_TEST_MODEL;
+  const auto permllm = [](const std::vector<std::string>& arguments, const std::string& before = "") {
+    const Result r = run(arguments, before);
+    EXPECT_EQ(r.status, 0) << r.error;
+    EXPECT_EQ((r.out + r.error).find("PRIVATE KEY"), std::string::npos);
+    return r;
+  };
+  permllm({"keygen", "--role", "provider", "--name", "acme", "--out", provider});
+  permllm({"keygen", "--role", "helper", "--out", helper});
+  EXPECT_EQ(run({"keygen", "--role", "helper", "--out", helper}).status, 2);
+  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
+  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
+
+  // A party's settings come from a file here.
+  const auto config = scratch / "permllm.toml";
+  write_text(config, "[helper]\nidentity = \"" + helper + "\"\nevents = true\n[provider]\nidentity = \"" + provider + "\"\nmodel = \"" + model +
+                         "\"\nevents = true\n");
+  Process helping({"helper", "--config", config.string()}, PERMLLM_BINARY);
+  const auto address = [](Process& process) { return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>()); };
+  const std::string helper_address = address(helping);
+  Process providing({"provider", "--config", config.string(), "--helper", helper_address}, PERMLLM_BINARY);
+  const std::string provider_address = address(providing);
+
+  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address", helper_address, "--tokens", "12", "--out", invite});
+  EXPECT_NE(permllm({"invite", "--list", "--identity", provider}).out.find("alice"), std::string::npos);
+
+  const std::vector<std::string> request{"--max-tokens", "8", "--json"};
+  auto demo = std::vector<std::string>{"demo", model, "--prompt", "Is it so?"};
+  auto chat = std::vector<std::string>{"chat", "--invite", invite};
+  demo.insert(demo.end(), request.begin(), request.end());
+  chat.insert(chat.end(), request.begin(), request.end());
+  const auto want = events(permllm(demo).out).back();
+  // Two turns: the second has the first in its prompt, and gets what the invite has left.
+  const auto all = events(permllm(chat, "printf \"Is it so?\\nYes\\n\" | ").out);
+  std::vector<nlohmann::json> done;
+  for (const auto& event : all) {
+    if (event.at("event") == "done") done.push_back(event);
+  }
+  ASSERT_EQ(done.size(), 2u);
+  EXPECT_EQ(done[0].at("output_ids"), want.at("output_ids"));
+  EXPECT_EQ(done[0].at("text"), want.at("text"));
+  EXPECT_GT(done[1].at("prompt_tokens"), done[0].at("prompt_tokens"));
+  EXPECT_EQ(done[1].at("tokens_left"), 12 - done[0].at("output_ids").size() - done[1].at("output_ids").size());
+
+  // Nothing is restarted.
+  permllm({"keygen", "--renew", "--out", provider});
+  permllm({"keygen", "--renew", "--out", helper});
+  EXPECT_EQ(events(permllm(chat, "echo \"Is it so?\" | ").out).back().at("output_ids"), want.at("output_ids"));
+  permllm({"invite", "--revoke", "alice", "--identity", provider});
+  const Result refused = run(chat, "echo \"Is it so?\" | ");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.error.find("its invite is revoked"), std::string::npos) << refused.error;
+}
+
+}  // namespace
+}  // namespace permllm::test
