@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "app/links.h"
@@ -63,9 +64,8 @@ struct Seconds {
 };
 
 void run(Options options) {
-  const auto names = synthetic_names();
-  options.serve.synthetic = std::find(names.begin(), names.end(), options.path) != names.end();
-  if (options.serve.synthetic && options.serve.distinct_layers == 0) options.serve.distinct_layers = 1;
+  options.serve.synthetic = is_synthetic(options.path);
+  options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // the sizes of all follow from it
   const double rtt = std::chrono::duration<double>(parse_duration(options.shape.rtt, "--rtt")).count();
   const double bandwidth = parse_bandwidth(options.shape.bandwidth, "--bandwidth");
   Executor executor;
