@@ -76,10 +76,7 @@ void run(Options options) {
   if (slots > plan.slots) {
     throw Error(Code::usage, "--context", fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt, options.answer));
   }
-  // Of shapes one layer is held: what is asked for are the sizes of all.
-  Plan whole = plan;
-  whole.config.distinct_layers = 0;
-  const Memory memory = memory_of(whole, options.serve.weight_bits);
+  const Memory memory = memory_of(plan, options.serve.weight_bits);
   const Request request = request_of(plan, options.prompt, options.answer);
   const auto seconds_of = [&](const Cost& cost, std::size_t passes, double products) {
     const double bytes = static_cast<double>(cost.online.provider_to_user + cost.online.user_to_provider);
