@@ -272,8 +272,7 @@ void run_sweep(const BenchOptions& options) {
 }
 
 void run(BenchOptions options) {
-  const auto names = synthetic_names();
-  if (std::find(names.begin(), names.end(), options.local.model) != names.end()) options.local.serve.synthetic = true;
+  if (is_synthetic(options.local.model)) options.local.serve.synthetic = true;
   if (options.local.serve.synthetic) synthetic_config(options.local.model, options.local.serve.layers, options.local.serve.width);  // refused before anything starts
   if (!options.sweep.empty()) return run_sweep(options);
   check_prompt(options);

@@ -91,8 +91,7 @@ std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::
 
 void run(Options options) {
   Executor executor;
-  const auto names = synthetic_names();
-  options.serve.synthetic = std::find(names.begin(), names.end(), options.path) != names.end();
+  options.serve.synthetic = is_synthetic(options.path);
   options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // only its shapes are of interest
   if (options.serve.synthetic && options.loss) throw Error(Code::usage, "--loss", "needs a file: a shape's weights are random");
   std::optional<ModelFile> file;

@@ -12,7 +12,7 @@ Memory memory_of(const Plan& plan, int weight_bits) {
     m.provider += s.rows * s.cols * static_cast<std::size_t>(bits) / 8;
     m.helper += s.rows * s.cols * container_bytes(s.out.ring);
   };
-  for (std::size_t l = 0; l < c.stored_layers(); ++l) {
+  for (std::size_t l = 0; l < c.layers; ++l) {
     for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)}) matrix(s, weight_bits);
   }
   matrix(head_shape(plan), weight_bits);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "app/links.h"
@@ -63,9 +64,8 @@ struct Seconds {
 };
 
 void run(Options options) {
-  const auto names = synthetic_names();
-  options.serve.synthetic = std::find(names.begin(), names.end(), options.path) != names.end();
-  if (options.serve.synthetic && options.serve.distinct_layers == 0) options.serve.distinct_layers = 1;
+  options.serve.synthetic = is_synthetic(options.path);
+  options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // the sizes of all follow from it
   const double rtt = std::chrono::duration<double>(parse_duration(options.shape.rtt, "--rtt")).count();
   const double bandwidth = parse_bandwidth(options.shape.bandwidth, "--bandwidth");
   Executor executor;
@@ -76,10 +76,7 @@ void run(Options options) {
   if (slots > plan.slots) {
     throw Error(Code::usage, "--context", fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt, options.answer));
   }
-  // Of shapes one layer is held: what is asked for are the sizes of all.
-  Plan whole = plan;
-  whole.config.distinct_layers = 0;
-  const Memory memory = memory_of(whole, options.serve.weight_bits);
+  const Memory memory = memory_of(plan, options.serve.weight_bits);
   const Request request = request_of(plan, options.prompt, options.answer);
   const auto seconds_of = [&](const Cost& cost, std::size_t passes, double products) {
     const double bytes = static_cast<double>(cost.online.provider_to_user + cost.online.user_to_provider);

@@ -80,10 +80,12 @@ std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
   return std::min(PackMaterial::k_limit / largest, kind == Part::Kind::query ? k_query_batch : k_deal_batch);
 }
 
-void check_order(const Plan& plan, const PackOrder& order) {
-  const auto refuse = [](const char* field, const std::string& why) {
-    throw Error(Code::malformed, std::string("PackOrder.") + field, why);
-  };
+namespace {
+
+[[noreturn]] void refuse(const char* field, const std::string& why) { throw Error(Code::malformed, std::string("PackOrder.") + field, why); }
+
+// What an order and a delivery have in common: delivered are also queries.
+void check_pieces(const Plan& plan, const PackOrder& order) {
   const int most_kind = plan.bfv() ? 4 : 3;
   if (order.kind < 1 || order.kind > most_kind) refuse("kind", fmt::format("{}, expected 1 to {}", order.kind, most_kind));
   if (plan.open() && order.kind == static_cast<std::uint8_t>(Part::Kind::entry)) {
@@ -95,6 +97,13 @@ void check_order(const Plan& plan, const PackOrder& order) {
   if (order.first > plan.slots || order.count > plan.slots - order.first) {
     refuse("first", fmt::format("{} and the {} after it, a chain has {} slots", order.first, order.count, plan.slots));
   }
+}
+
+}  // namespace
+
+void check_order(const Plan& plan, const PackOrder& order) {
+  check_pieces(plan, order);
+  if (order.kind == k_users_kind) refuse("kind", fmt::format("{}, expected 1 to 3: a query is the user's alone", order.kind));
 }
 
 template <class Party, class Matrix>
@@ -122,7 +131,7 @@ void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOr
         run_pass(party, plan, w, Mask{}, k_no_choice, material);
       }
       break;
-    case Part::Kind::query: throw Error(Code::malformed, "PackOrder.kind", "queries are the user's alone");
+    case Part::Kind::query: PERMLLM_ASSERT(false);  // no order: deal_queries
   }
 }
 
@@ -139,7 +148,7 @@ template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, con
 
 void put_in_stock(Stock& stock, Stock::Source source, const Plan& plan, PackMaterial message) {
   const PackOrder order{message.kind, message.first, message.count};
-  check_order(plan, order);
+  check_pieces(plan, order);
   const auto kind = static_cast<Part::Kind>(message.kind);
   const std::size_t parts = kind == Part::Kind::slot ? plan.config.layers : 1;
   if (message.layer >= parts) {

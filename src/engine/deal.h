@@ -52,7 +52,8 @@ struct PackEnd {  // user -> helper and provider, helper -> provider: no more ma
   void visit(Io&) {}
 };
 
-// Bounds of an order, against a peer's nonsense: kind known, count positive, inside the chain.
+// Bounds of an order to the helper, against a peer's nonsense: kind known and not of the user alone, count positive, inside the
+// chain.
 void check_order(const Plan& plan, const PackOrder& order);
 
 constexpr std::size_t k_deal_batch = 256;  // pieces dealt together at most: one expansion of U serves them all

@@ -164,15 +164,13 @@ void UserClient::deal_order(const PackOrder& order) {
   if (order.kind == k_users_kind) {
     deal_queries(*bfv_, order, *offline_, executor_);
     on_part();
-    const std::lock_guard lock(mutex_);
-    seconds_ += seconds_since(begin);
-    return;
+  } else {
+    helper_->send(order);
+    helper_->flush();
+    UserDealer dealer{*coins_, executor_};
+    if (!card_.plan.open()) deal(dealer, card_.plan, u_, order, *offline_, on_part);
+    helper_->receive(PackDealt{});
   }
-  helper_->send(order);
-  helper_->flush();
-  UserDealer dealer{*coins_, executor_};
-  if (!card_.plan.open()) deal(dealer, card_.plan, u_, order, *offline_, on_part);
-  helper_->receive(PackDealt{});
   const std::lock_guard lock(mutex_);
   seconds_ += seconds_since(begin);
 }

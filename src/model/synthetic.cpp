@@ -48,10 +48,8 @@ std::vector<Config> shapes() {
 
 }  // namespace
 
-std::vector<std::string> synthetic_names() {
-  std::vector<std::string> names;
-  for (const Config& c : shapes()) names.push_back(c.name);
-  return names;
+bool is_synthetic(const std::string& name) {
+  return std::ranges::any_of(shapes(), [&](const Config& c) { return c.name == name; });
 }
 
 Config synthetic_config(const std::string& name, std::size_t layers, std::size_t width) {
@@ -70,7 +68,9 @@ Config synthetic_config(const std::string& name, std::size_t layers, std::size_t
     }
     return c;
   }
-  throw Error(Code::usage, "model", fmt::format("\"{:.60}\" is no shape that is known: {}", name, fmt::join(synthetic_names(), ", ")));
+  std::vector<std::string> names;
+  for (const Config& c : shapes()) names.push_back(c.name);
+  throw Error(Code::usage, "model", fmt::format("\"{:.60}\" is no shape that is known: {}", name, fmt::join(names, ", ")));
 }
 
 IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {

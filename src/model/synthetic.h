@@ -10,7 +10,7 @@
 namespace permllm {
 
 // "chatglm-6b", "llama-7b", "smollm2-135m".
-std::vector<std::string> synthetic_names();
+bool is_synthetic(const std::string& name);
 // layers, width: in place of the shape's own, where not 0; the heads' size stays, heads and neurons grow with the width.
 // Errors: usage, naming the shapes there are, or the widths.
 Config synthetic_config(const std::string& name, std::size_t layers = 0, std::size_t width = 0);

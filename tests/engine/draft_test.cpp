@@ -4,8 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "support/model.h"
 #include "support/links.h"
+#include "support/model.h"
 #include "support/rig.h"
 
 namespace permllm::test {

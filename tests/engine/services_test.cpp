@@ -370,29 +370,44 @@ TEST(Services, an_order_beyond_the_chain_is_refused) {
   }
 }
 
+// A user's orders to the helper of a session of its own: the error that they end in.
+std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) {
+  auto provider = world.to_provider();
+  Channel online(*provider, 0, std::chrono::seconds(5));
+  online.send(Hello{});
+  const Card card = online.receive(Card{});
+  online.send(Agreement{card.plan.hash()});
+  online.receive(Accepted{});
+  auto link = world.to_helper(Role::user);
+  Channel helper(*link, 0, std::chrono::seconds(5));
+  helper.send(PairHello{card.session, card.model_id, card.plan.hash(), Seed{}});
+  helper.receive(PairAccepted{});
+  helper.set_session(card.session);
+  return error_of([&] {
+    for (const PackOrder& order : orders) {
+      helper.send(order);
+      helper.receive(PackDealt{});
+    }
+  });
+}
+
 // A user that orders a place twice, or out of order, ends its own session and nothing else.
 TEST(Services, orders_out_of_sequence_are_refused_by_the_helper) {
   World world;
   const auto good = world.answer(3);
   for (const auto& orders : {std::vector<PackOrder>{{1, 0, 1}, {1, 0, 1}}, {{3, 0, 2}, {3, 1, 1}}, {{1, 5, 1}}}) {
-    auto provider = world.to_provider();
-    Channel online(*provider, 0, std::chrono::seconds(5));
-    online.send(Hello{});
-    const Card card = online.receive(Card{});
-    online.send(Agreement{card.plan.hash()});
-    online.receive(Accepted{});
-    auto link = world.to_helper(Role::user);
-    Channel helper(*link, 0, std::chrono::seconds(5));
-    helper.send(PairHello{card.session, card.model_id, card.plan.hash(), Seed{}});
-    helper.receive(PairAccepted{});
-    helper.set_session(card.session);
-    const std::string error = error_of([&] {
-      for (const PackOrder& order : orders) {
-        helper.send(order);
-        helper.receive(PackDealt{});
-      }
-    });
+    const std::string error = error_of_orders(world, orders);
     EXPECT_NE(error.find("PackOrder.first"), std::string::npos) << error;
+  }
+  EXPECT_EQ(world.answer(3), good);
+}
+
+// Queries are the user's alone, whatever place is ordered.
+TEST(Services, an_order_of_queries_is_refused_by_the_helper) {
+  World world(std::chrono::seconds(20), Retrieval::bfv);
+  const auto good = world.answer(3);
+  for (const std::uint32_t first : {0u, 1u, 63u}) {
+    EXPECT_EQ(error_of_orders(world, {{k_users_kind, first, 1}}), "peer: PackOrder.kind: 4, expected 1 to 3: a query is the user's alone");
   }
   EXPECT_EQ(world.answer(3), good);
 }

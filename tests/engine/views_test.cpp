@@ -10,8 +10,8 @@
 #include <map>
 #include <set>
 
-#include "support/model.h"
 #include "support/links.h"
+#include "support/model.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
 

@@ -133,12 +133,10 @@ class Rig {
       UserDealer dealer{user_coins_, executor_};
       if (kind == Part::Kind::query) {
         transfer(Stock::Source::user, [&](Channel& channel) { deal_queries(*bfv_user_, order, channel, executor_); });
-        next += now;
-        count -= now;
-        continue;
+      } else {
+        transfer(Stock::Source::helper, [&](Channel& channel) { permllm::deal(helper, plan_, v_, order, channel); });
+        if (!plan_.open()) transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
       }
-      transfer(Stock::Source::helper, [&](Channel& channel) { permllm::deal(helper, plan_, v_, order, channel); });
-      if (!plan_.open()) transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
       next += now;
       count -= now;
     }
