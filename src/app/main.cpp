@@ -15,6 +15,7 @@
 #include "app/inspect.h"
 #include "app/parties.h"
 #include "app/process.h"
+#include "app/store.h"
 #include "permllm/error.h"
 
 int main(int argc, char** argv) {
@@ -39,6 +40,7 @@ int main(int argc, char** argv) {
   permllm::add_inspect(app);
   permllm::add_provider(app);
   permllm::add_helper(app);
+  permllm::add_store(app);
   try {
     app.parse(argc, argv);
     return 0;

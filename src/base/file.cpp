@@ -88,6 +88,10 @@ void File::sync() const {
   if (fsync(file_) != 0) fail(name_, "it does not reach the disk");
 }
 
+void File::start_sync(std::uint64_t offset, std::uint64_t bytes) const {
+  sync_file_range(file_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+}
+
 bool File::lock() const { return flock(file_, LOCK_EX | LOCK_NB) == 0; }
 
 void sync_folder(const std::filesystem::path& folder) {

@@ -29,6 +29,8 @@ class File {
   void write(std::uint64_t offset, std::span<const std::uint8_t> bytes) const;
   void resize(std::uint64_t size) const;
   void sync() const;  // what was written is on the disk
+  // Its writing begins, so that sync has less to wait for. Never fails.
+  void start_sync(std::uint64_t offset, std::uint64_t bytes) const;
   // Held until the file is closed. False where another process holds it.
   bool lock() const;
 

@@ -48,8 +48,7 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
 }
 
 void HelperService::store_model(Channel& provider, const Frame& frame) {
-  const auto offer = parse<ModelOffer>(frame);
-  const std::unique_ptr<ModelStore::Arrival> arrival = store_.begin(offer);
+  const std::unique_ptr<ModelStore::Arrival> arrival = store_.begin(parse<ModelOffer>(frame));
   for (std::vector<Digest> held = arrival->next_held(); !held.empty(); held = arrival->next_held()) {
     provider.send(ModelHeld{std::move(held)});
     provider.flush();
@@ -63,7 +62,6 @@ void HelperService::store_model(Channel& provider, const Frame& frame) {
     if (!is(next, Tag::model_chunk)) throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
     arrival->put(parse<ModelChunk>(next));
   }
-  on_event_(fmt::format("model {:.8} stored", offer.model_id));
   provider.send(ModelStored{});
   provider.flush();
 }

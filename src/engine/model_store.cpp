@@ -313,7 +313,9 @@ void ModelStore::Arrival::put(const ModelChunk& chunk) {
   }
   const auto lock = lock_part();
   StoredFile& stored = *part_->stored;
-  stored.file.write(stored.v_at + std::uint64_t{chunk.number} * offer.chunk, chunk.bytes);
+  const std::uint64_t at = stored.v_at + std::uint64_t{chunk.number} * offer.chunk;
+  stored.file.write(at, chunk.bytes);
+  stored.file.start_sync(at, chunk.bytes.size());
   stored.file.write(stored.table_at + sizeof(Digest) * (std::uint64_t{chunk.number} + 1), chunk.hash);
   stored.hashes[chunk.number] = chunk.hash;
 }
@@ -340,6 +342,7 @@ void ModelStore::Arrival::finish(const ModelEnd& end) {
   part_->stored.reset();
   const std::lock_guard both(store_.mutex_);
   store_.models_[id] = std::move(model);
+  store_.on_event_(fmt::format("model {:.8} stored", id));
 }
 
 std::vector<StoreEntry> list_store(const std::filesystem::path& folder) {
