@@ -35,7 +35,7 @@ void keep_record(OfferedModel& model, const std::filesystem::path& state, Execut
   visit(bound, weights);
   bound.number("chunk", model.chunk);
   const auto chunks = static_cast<std::uint32_t>((masked_model_bytes(model.plan) + model.chunk - 1) / model.chunk);
-  model.record = std::make_shared<ModelRecord>(state, hash(domain::model_record, bound.take()), chunks, model.model_id, model.mask_seed);
+  model.record = std::make_unique<ModelRecord>(state, hash(domain::model_record, bound.take()), chunks, model.model_id, model.mask_seed);
   model.model_id = model.record->model_id();
   model.mask_seed = model.record->mask_seed();
 }

@@ -26,7 +26,7 @@ struct OfferedModel {
   std::string model_id;  // SHA-256 of a fresh salt and the file's hash
   Seed mask_seed;        // expands U; fresh for every version, known to provider and users, never to the helper
   std::uint32_t chunk = 4 << 20;                  // bytes of V that are sent to the helper together
-  std::shared_ptr<ModelRecord> record = nullptr;  // null: id and seed go with the process
+  std::unique_ptr<ModelRecord> record = nullptr;  // null: id and seed go with the process
 };
 // Keeps id and seed of the model in a record of the folder `state`; where it has one of this model already, they are taken from
 // there. Errors: those of ModelRecord.
