@@ -205,7 +205,18 @@ struct ModelChunk {  // provider -> helper, in order of their numbers
   }
 };
 
-struct ModelEnd {  // provider -> helper: all has been sent
+// helper -> provider, for each chunk: so a refusal is found before more than k_window chunks have been sent in vain.
+struct ModelTaken {
+  static constexpr Tag tag = Tag::model_taken;
+  static constexpr std::size_t k_window = 16;
+  std::uint32_t number = 0;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("number", number);
+  }
+};
+
+struct ModelEnd {  // provider -> helper: all has been taken
   static constexpr Tag tag = Tag::model_end;
   Digest digest{};
   template <class Io>

@@ -18,6 +18,15 @@ Message parse(const Frame& frame) {
 
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
+// What a provider had under way: a connection that is closed before it is read takes the refusal with it.
+void pass_over_chunks(Channel& provider) {
+  try {
+    for (std::size_t i = 0; i <= ModelTaken::k_window; ++i) provider.receive_any("the end of a connection that was refused");
+  } catch (const Error&) {
+    // The provider closed it.
+  }
+}
+
 }  // namespace
 
 HelperService::HelperService(Executor& executor, Clock::duration patience,
@@ -40,6 +49,7 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
   } catch (const Error& error) {
     on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
     if (link) channel.refuse(error);
+    if (link && peer == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
   } catch (const std::exception& error) {
     on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
     if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
@@ -60,7 +70,10 @@ void HelperService::store_model(Channel& provider, const Frame& frame) {
       break;
     }
     if (!is(next, Tag::model_chunk)) throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
-    arrival->put(parse<ModelChunk>(next));
+    const auto chunk = parse<ModelChunk>(next);
+    arrival->put(chunk);
+    provider.send(ModelTaken{chunk.number});
+    provider.flush();
   }
   provider.send(ModelStored{});
   provider.flush();

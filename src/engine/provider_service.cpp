@@ -44,8 +44,8 @@ struct ProviderService::Registration {
   ModelOffer offer;
   MaskedModel v;
   std::function<void(double)> progress;
-  std::vector<Digest> sent;  // by chunk; zeros: not yet
-  bool advanced = false;     // over the connection that is open
+  std::vector<Digest> sent;  // hashes by chunk; zeros: not yet
+  bool advanced = false;  // over the connection that is open
 };
 
 void ProviderService::register_model(const std::function<void(double)>& progress) {
@@ -79,32 +79,48 @@ void ProviderService::send_model(Registration& registration) {
       ++first;
     }
   }
+  try {
+    send_chunks(registration, missing, helper);
+    helper.send(ModelEnd{model_digest(offer, registration.sent)});
+    helper.flush();
+    helper.receive(ModelStored{});
+  } catch (const Error& error) {
+    if (error.code() != Code::closed) throw;
+    for (;;) helper.receive(ModelTaken{});  // until the helper's refusal, if it made one
+  }
+  link->close();
+}
+
+void ProviderService::send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper) {
   std::vector<ModelChunk> chunks(executor_.threads());
-  for (std::size_t done = 0; done < missing.size();) {
-    const std::size_t count = std::min(chunks.size(), missing.size() - done);
+  std::size_t sent = 0, taken = 0;
+  const auto await_taken = [&](std::size_t most) {  // until at most so many are under way
+    for (; sent - taken > most; ++taken) {
+      const std::uint32_t number = helper.receive(ModelTaken{}).number;
+      if (number != missing[taken]) throw Error(Code::malformed, "ModelTaken.number", fmt::format("{}, expected {}", number, missing[taken]));
+      registration.advanced = true;
+      if (registration.progress) registration.progress(static_cast<double>(taken + 1) / static_cast<double>(missing.size()));
+    }
+  };
+  while (sent < missing.size()) {
+    const std::size_t count = std::min(chunks.size(), missing.size() - sent);
     executor_.parallel(count, [&](std::size_t i) {
       ModelChunk& chunk = chunks[i];
-      chunk.number = missing[done + i];
-      chunk.bytes.resize(offer.chunk_bytes(chunk.number));
-      registration.v.fill(std::uint64_t{chunk.number} * offer.chunk, chunk.bytes);
+      chunk.number = missing[sent + i];
+      chunk.bytes.resize(registration.offer.chunk_bytes(chunk.number));
+      registration.v.fill(std::uint64_t{chunk.number} * registration.offer.chunk, chunk.bytes);
       chunk.hash = chunk_hash(chunk.bytes);
     });
     for (std::size_t i = 0; i < count; ++i) {
-      const std::uint32_t number = chunks[i].number;
-      const Digest hash = chunks[i].hash;
+      await_taken(ModelTaken::k_window - 1);
+      registration.sent[chunks[i].number] = chunks[i].hash;
+      if (model_.record) model_.record->set_sent(chunks[i].number, chunks[i].hash);
       helper.send(std::move(chunks[i]));
       helper.flush();
-      registration.sent[number] = hash;
-      if (model_.record) model_.record->set_sent(number, hash);
-      registration.advanced = true;
-      ++done;
-      if (registration.progress) registration.progress(static_cast<double>(done) / static_cast<double>(missing.size()));
+      ++sent;
     }
   }
-  helper.send(ModelEnd{model_digest(offer, registration.sent)});
-  helper.flush();
-  helper.receive(ModelStored{});
-  link->close();
+  await_taken(0);
 }
 
 void ProviderService::serve(std::unique_ptr<Link> link) {

@@ -56,6 +56,7 @@ class ProviderService {
   };
   struct Registration;
   void send_model(Registration& registration);
+  void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
   void converse(Channel& user);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, Stock& stock);

@@ -18,6 +18,7 @@ const char* name_of(Tag tag) {
     case Tag::model_held: return "ModelHeld";
     case Tag::model_chunk: return "ModelChunk";
     case Tag::model_end: return "ModelEnd";
+    case Tag::model_taken: return "ModelTaken";
     case Tag::pack_order: return "PackOrder";
     case Tag::pack_material: return "PackMaterial";
     case Tag::pack_dealt: return "PackDealt";
