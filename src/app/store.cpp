@@ -22,7 +22,9 @@ void remove_model(const StoreOptions& options) {
   for (StoreEntry& entry : list_store(options.folder)) {
     if (entry.id.starts_with(options.remove)) matching.push_back(std::move(entry));
   }
-  if (matching.size() != 1) throw Error(Code::usage, "--remove", fmt::format("{} models of the store have ids that begin so, expected 1", matching.size()));
+  if (matching.size() != 1) {
+    throw Error(Code::usage, "--remove", fmt::format("{} models of the store have ids that begin so, expected 1", matching.size()));
+  }
   // A helper that runs on the store goes on with its sessions, and does not offer the model to another.
   if (!std::filesystem::remove(matching[0].path)) throw Error(Code::file, matching[0].path.string(), "is gone already");
   sync_folder(options.folder);
@@ -34,7 +36,8 @@ void list_models(const StoreOptions& options) {
     if (options.json) {
       print_event({{"id", entry.id}, {"name", entry.name}, {"complete", entry.complete}, {"bytes", entry.bytes}, {"used", entry.used}});
     } else {
-      fmt::print("{:.16}  {:>10.1f} MB  {}  {}  {}\n", entry.id, 1e-6 * static_cast<double>(entry.bytes), used, entry.complete ? "complete" : "in part ", entry.name);
+      fmt::print("{:.16}  {:>10.1f} MB  {}  {}  {}\n", entry.id, 1e-6 * static_cast<double>(entry.bytes), used,
+                 entry.complete ? "complete" : "in part ", entry.name);
     }
   }
 }

@@ -160,7 +160,8 @@ ModelStore::ModelStore(std::filesystem::path folder, Executor& executor, std::fu
     throw Error(Code::file, (folder_ / "store").string(), fmt::format("another version: expected \"{}\"", marker.substr(0, marker.size() - 1)));
   }
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder_)) paths.push_back(entry.path());
+  for (const auto& entry : std::filesystem::directory_iterator(folder_, failed)) paths.push_back(entry.path());
+  if (failed) throw Error(Code::file, folder_.string(), fmt::format("cannot be read: {}", failed.message()));
   std::sort(paths.begin(), paths.end());
   for (const std::filesystem::path& path : paths) {
     if (path.extension() == k_model) check(path);
@@ -169,6 +170,7 @@ ModelStore::ModelStore(std::filesystem::path folder, Executor& executor, std::fu
 
 // A damaged model becomes one that lacks chunks. One whose head is damaged is left alone: a new offer takes its place.
 void ModelStore::check(const std::filesystem::path& path) {
+  const Clock::time_point begin = Clock::now();
   try {
     StoredFile stored = StoredFile::open(path, File::Mode::write);
     std::vector<std::uint8_t> damaged(stored.hashes.size());
@@ -176,7 +178,8 @@ void ModelStore::check(const std::filesystem::path& path) {
     const auto count = std::count(damaged.begin(), damaged.end(), 1);
     const std::string id = stored.offer.model_id;
     if (count == 0 && stored.file.size() == stored.size() && stored.digest == model_digest(stored.offer, stored.hashes)) {
-      on_event_(fmt::format("model {:.8}: {} checked", id, megabytes(stored.offer.bytes)));
+      on_event_(fmt::format("model {:.8}: {} checked in {:.1f} s", id, megabytes(stored.offer.bytes),
+                            std::chrono::duration<double>(Clock::now() - begin).count()));
       models_[id] = mapped(std::move(stored));
       return;
     }
@@ -247,7 +250,8 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer) 
     return arrival;
   }
   const std::filesystem::path path = path_of(offer.model_id, k_part);
-  if (std::filesystem::exists(path)) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored)) {
     try {
       part.stored = StoredFile::open(path, File::Mode::write);
     } catch (const Error& error) {
@@ -256,7 +260,8 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer) 
   }
   if (part.stored) check_same(part.stored->offer);
   const std::uint64_t needed = part.stored ? part.stored->missing() : offer.bytes, free = room();
-  on_event_(fmt::format("model {:.8}: {}, takes {} more of {} that are free", offer.model_id, megabytes(offer.bytes), megabytes(needed), megabytes(free)));
+  on_event_(fmt::format("model {:.8}: {}, takes {} more of {} that are free", offer.model_id, megabytes(offer.bytes), megabytes(needed),
+                        megabytes(free)));
   if (needed > free) {
     throw Error(Code::resource, "ModelOffer.bytes", fmt::format("the model takes {} bytes of the helper's disk, {} are free", needed, free));
   }
@@ -324,7 +329,9 @@ void ModelStore::Arrival::finish(const ModelEnd& end) {
   const auto lock = lock_part();
   const StoredFile& stored = complete_ ? complete_->stored : *part_->stored;
   const auto missing = std::find_if(stored.hashes.begin(), stored.hashes.end(), is_none) - stored.hashes.begin();
-  if (missing != std::ssize(stored.hashes)) throw Error(Code::malformed, "ModelEnd", fmt::format("chunk {} of {} is missing", missing, stored.hashes.size()));
+  if (missing != std::ssize(stored.hashes)) {
+    throw Error(Code::malformed, "ModelEnd", fmt::format("chunk {} of {} is missing", missing, stored.hashes.size()));
+  }
   const Digest digest = model_digest(stored.offer, stored.hashes);
   if (digest != end.digest) {
     throw Error(Code::mismatch, "ModelEnd.digest", fmt::format("{:.8} here, {:.8} at the peer", hex(digest), hex(end.digest)));

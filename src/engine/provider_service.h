@@ -44,7 +44,8 @@ class ProviderService {
 
   ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event);
   // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
-  // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource where its disk has no room.
+  // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
+  // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
   // Serves one connection of a user to its end, in the caller's thread. Never throws for what a peer does.
   void serve(std::unique_ptr<Link> link);
