@@ -126,12 +126,18 @@ void run_party(const PartyOptions& options, const std::function<void()>& run) {
   }
 }
 
-void run_helper(const PartyOptions& options) {
+struct HelperOptions {
+  PartyOptions party;
+  std::string store;
+};
+
+void run_helper(const HelperOptions& helper) {
+  const PartyOptions& options = helper.party;
   const Reporter reporter("helper", options.events);
   Executor executor;
   TlsListener listener([&] { return load_credentials(options.identity, Role::helper); }, options.listen);
   require_peer(options.identity, Role::provider);
-  HelperService service(executor, options.patience(), [&](const std::string& text) { reporter.note(text); });
+  HelperService service(executor, options.patience(), [&](const std::string& text) { reporter.note(text); }, helper.store);
   reporter.ready(listener.port(), {});
   serve_forever(listener, options.shape, reporter,
                 [&](std::unique_ptr<Link> link, const Peer& peer) {
@@ -142,7 +148,7 @@ void run_helper(const PartyOptions& options) {
 
 struct ProviderOptions {
   PartyOptions party;
-  std::string model, helper;
+  std::string model, helper, state;
   ServeOptions serve;
 };
 
@@ -154,6 +160,7 @@ void run_provider(const ProviderOptions& options) {
   require_peer(options.party.identity, Role::helper);
   const Clock::time_point begin = Clock::now();
   OfferedModel model = offer_model(options.model, options.serve, executor, [&](double fraction) { reporter.progress("load", fraction); });
+  if (!options.state.empty()) keep_record(model, options.state, executor);
   double layer_bytes = 0;
   for (const LayerWeights<IntMatrix>& layer : model.weights.layers) {
     for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());
@@ -184,6 +191,7 @@ void add_provider(CLI::App& parent) {
   command->add_option("--model", options->model, "GGUF file, or ChatGLM-6B's folder")->required();
   add_synthetic_options(*command, options->serve);
   command->add_option("--helper", options->helper, "the helper's address and port")->required();
+  command->add_option("--state", options->state, "folder of what is kept between starts: with it, the helper gets a model once (holds secrets)");
   add_serve_options(*command, options->serve);
   add_party_options(*command, options->party);
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
@@ -191,10 +199,11 @@ void add_provider(CLI::App& parent) {
 }
 
 void add_helper(CLI::App& parent) {
-  const auto options = std::make_shared<PartyOptions>();
+  const auto options = std::make_shared<HelperOptions>();
   CLI::App* command = parent.add_subcommand("helper", "the neutral party: deals randomness before requests");
-  add_party_options(*command, *options);
-  command->callback([options] { run_party(*options, [&] { run_helper(*options); }); });
+  command->add_option("--store", options->store, "folder of the models, which outlast the process; without it they live in memory");
+  add_party_options(*command, options->party);
+  command->callback([options] { run_party(options->party, [&] { run_helper(*options); }); });
   add_settings(*command);
 }
 

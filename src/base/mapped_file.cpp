@@ -13,19 +13,25 @@ namespace permllm {
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  struct stat status {};
-  const bool readable = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
-  if (readable && status.st_size > 0) {
-    const auto size = static_cast<std::size_t>(status.st_size);
-    void* mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
-    if (mapped != MAP_FAILED) {
-      data_ = static_cast<const std::uint8_t*>(mapped);
-      size_ = size;
-    }
+  try {
+    map(file, path.string());
+  } catch (const Error&) {
+    if (file >= 0) close(file);
+    throw;
   }
-  if (file >= 0) close(file);
-  if (!readable) throw Error(Code::file, path.string(), "there is no such file, or it cannot be read");
-  if (data_ == nullptr) throw Error(Code::file, path.string(), "the file is empty or cannot be mapped");
+  close(file);
+}
+
+MappedFile::MappedFile(const File& file) { map(file.descriptor(), file.name()); }
+
+void MappedFile::map(int file, const std::string& name) {
+  struct stat status {};
+  if (file < 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) throw Error(Code::file, name, "there is no such file, or it cannot be read");
+  const auto size = static_cast<std::size_t>(status.st_size);
+  void* mapped = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
+  if (mapped == MAP_FAILED) throw Error(Code::file, name, "the file is empty or cannot be mapped");
+  data_ = static_cast<const std::uint8_t*>(mapped);
+  size_ = size;
 }
 
 MappedFile::~MappedFile() {

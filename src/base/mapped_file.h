@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
+
+#include "base/file.h"
 
 namespace permllm {
 
@@ -12,6 +15,7 @@ class MappedFile {
  public:
   // Errors: file, naming the path: absent, not a regular file, empty, or not to be read.
   explicit MappedFile(const std::filesystem::path& path);
+  explicit MappedFile(const File& file);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -19,6 +23,7 @@ class MappedFile {
   std::span<const std::uint8_t> bytes() const { return {data_, size_}; }
 
  private:
+  void map(int file, const std::string& name);
   const std::uint8_t* data_ = nullptr;
   std::size_t size_ = 0;
 };

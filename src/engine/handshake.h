@@ -1,6 +1,7 @@
 // Who says what before offline material flows (docs/wire.md 3): cards, agreements, seeds, and the model at the helper.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 
 #include "model/tokenizer.h"
@@ -149,27 +150,78 @@ struct PairAccepted {  // helper -> user or provider: the helper's half
   }
 };
 
-// provider -> helper: a model is about to come, as V = W - U
+template <class Io>
+void visit(Io& io, Digest& digest) {
+  Bytes bytes(digest.begin(), digest.end());
+  io.raw("digest", bytes, digest.size());
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (bytes.size() != digest.size()) io.refuse("digest", "expected 32 bytes");
+    std::copy(bytes.begin(), bytes.end(), digest.begin());
+  }
+}
+
+// provider -> helper: a model is about to come, as V = W - U (engine/masked_model.h), cut into chunks.
 struct ModelOffer {
   static constexpr Tag tag = Tag::model_offer;
+  static constexpr std::uint32_t k_least_chunk = 1 << 10, k_most_chunk = 1 << 26, k_most_chunks = 1 << 20;
   std::string model_id;
   Plan plan;
+  std::uint64_t bytes = 0;  // of V: what the plan says
+  std::uint32_t chunk = 0;  // bytes of each chunk but the last: a multiple of 64
+  std::uint32_t chunks() const { return static_cast<std::uint32_t>((bytes + chunk - 1) / chunk); }
+  // Of chunk `number`, below chunks().
+  std::size_t chunk_bytes(std::uint32_t number) const { return std::min<std::uint64_t>(chunk, bytes - std::uint64_t{number} * chunk); }
   template <class Io>
   void visit(Io& io) {
     io.text("model_id", model_id, 64);
     permllm::visit(io, plan);
+    io.number("bytes", bytes);
+    io.number("chunk", chunk);
   }
 };
 
-struct ModelRows {  // rows of one matrix of V, in its containers
-  static constexpr Tag tag = Tag::model_rows;
-  std::uint32_t matrix = 0, first = 0;
-  Bytes rows;
+// helper -> provider: what it has of some chunks, in order, from the first on until all have been named: their hashes, zeros
+// where it has none.
+struct ModelHeld {
+  static constexpr Tag tag = Tag::model_held;
+  static constexpr std::size_t k_step = 64;
+  std::vector<Digest> hashes;
   template <class Io>
   void visit(Io& io) {
-    io.number("matrix", matrix);
-    io.number("first", first);
-    io.raw("rows", rows, std::size_t{1} << 26);
+    io.list("hashes", hashes, k_step, [](auto& out, Digest& digest) { permllm::visit(out, digest); });
+  }
+};
+
+struct ModelChunk {  // provider -> helper, in order of their numbers
+  static constexpr Tag tag = Tag::model_chunk;
+  std::uint32_t number = 0;
+  Digest hash{};
+  Bytes bytes;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("number", number);
+    permllm::visit(io, hash);
+    io.raw("bytes", bytes, ModelOffer::k_most_chunk);
+  }
+};
+
+// helper -> provider, for each chunk: so a refusal is found before more than k_window chunks have been sent in vain.
+struct ModelTaken {
+  static constexpr Tag tag = Tag::model_taken;
+  static constexpr std::size_t k_window = 16;
+  std::uint32_t number = 0;
+  template <class Io>
+  void visit(Io& io) {
+    io.number("number", number);
+  }
+};
+
+struct ModelEnd {  // provider -> helper: all has been taken
+  static constexpr Tag tag = Tag::model_end;
+  Digest digest{};
+  template <class Io>
+  void visit(Io& io) {
+    permllm::visit(io, digest);
   }
 };
 
@@ -178,6 +230,10 @@ struct ModelStored {  // helper -> provider
   template <class Io>
   void visit(Io&) {}
 };
+
+Digest chunk_hash(std::span<const std::uint8_t> bytes);
+// Of a whole model: binds id, plan, sizes and the hashes of all chunks.
+Digest model_digest(const ModelOffer& offer, std::span<const Digest> hashes);
 
 // A party's report at the end of a session: what it spent. Nothing of the content.
 struct PartyReport {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <cstring>
 
 namespace permllm {
 namespace {
@@ -19,11 +18,20 @@ Message parse(const Frame& frame) {
 
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
+// What a provider had under way: a connection that is closed before it is read takes the refusal with it.
+void pass_over_chunks(Channel& provider) {
+  try {
+    for (std::size_t i = 0; i <= ModelTaken::k_window; ++i) provider.receive_any("the end of a connection that was refused");
+  } catch (const Error&) {
+    // The provider closed it.
+  }
+}
+
 }  // namespace
 
 HelperService::HelperService(Executor& executor, Clock::duration patience,
-                             std::function<void(const std::string&)> on_event)
-    : executor_(executor), patience_(patience), on_event_(std::move(on_event)) {}
+                             std::function<void(const std::string&)> on_event, std::filesystem::path store)
+    : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
 
 void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
   Channel channel(*link, 0, patience_);
@@ -41,6 +49,7 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
   } catch (const Error& error) {
     on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
     if (link) channel.refuse(error);
+    if (link && peer == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
   } catch (const std::exception& error) {
     on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
     if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
@@ -48,67 +57,36 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
   if (link) link->close();
 }
 
-void HelperService::store_model(Channel& provider, const Frame& offer_frame) {
-  const auto offer = parse<ModelOffer>(offer_frame);
-  auto model = std::make_shared<Model>();
-  model->plan = offer.plan;
-  model->v.config = offer.plan.config;
-  model->v.layers.resize(offer.plan.config.stored_layers());
-  std::vector<RingMatrix*> matrices;
-  std::vector<LinearShape> shapes;
-  for_each_matrix(model->v, model->plan, [&](std::uint32_t, const LinearShape& shape, RingMatrix& matrix) {
-    shapes.push_back(shape);
-    matrices.push_back(&matrix);
-  });
-  std::size_t done = 0;  // rows of the matrix that is under way
-  for (std::size_t id = 0; id < matrices.size();) {
-    const auto rows = provider.receive(ModelRows{});
-    RingMatrix& matrix = *matrices[id];
-    // Memory is taken when a matrix begins to arrive, whatever the offer says is to come.
-    if (matrix.rows() == 0) matrix = RingMatrix(shapes[id].rows, shapes[id].cols, shapes[id].out.ring);
-    const std::size_t row_bytes = matrix.cols() * container_bytes(matrix.ring());
-    const std::size_t count = rows.rows.size() / row_bytes;
-    if (rows.matrix != id || rows.first != done || rows.rows.size() % row_bytes != 0 || count == 0 ||
-        count > matrix.rows() - done) {
-      throw Error(Code::malformed, "ModelRows", fmt::format("matrix {} row {}, expected whole rows of matrix {} from row {}",
-                                                            rows.matrix, rows.first, id, done));
-    }
-    std::memcpy(matrix.bytes().data() + done * row_bytes, rows.rows.data(), rows.rows.size());
-    done += count;
-    if (done == matrix.rows()) {
-      done = 0;
-      ++id;
-    }
+void HelperService::store_model(Channel& provider, const Frame& frame) {
+  const std::unique_ptr<ModelStore::Arrival> arrival = store_.begin(parse<ModelOffer>(frame));
+  for (std::vector<Digest> held = arrival->next_held(); !held.empty(); held = arrival->next_held()) {
+    provider.send(ModelHeld{std::move(held)});
+    provider.flush();
   }
-  for_each_gain(model->v, model->plan, [&](std::uint32_t id, const LinearShape& shape, Gain& gain) {
-    const auto rows = provider.receive(ModelRows{});
-    if (rows.matrix != id || rows.first != 0 || rows.rows.size() != shape.rows * sizeof(Word)) {
-      throw Error(Code::malformed, "ModelRows", fmt::format("matrix {} with {} bytes, expected {} with {}", rows.matrix, rows.rows.size(), id,
-                                                            shape.rows * sizeof(Word)));
+  for (;;) {
+    const Frame next = provider.receive_any("a chunk of the model");
+    if (is(next, Tag::model_end)) {
+      arrival->finish(parse<ModelEnd>(next));
+      break;
     }
-    gain.words.resize(shape.rows);
-    std::memcpy(gain.words.data(), rows.rows.data(), rows.rows.size());
-  });
-  {
-    const std::lock_guard lock(mutex_);
-    models_[offer.model_id] = model;
+    if (!is(next, Tag::model_chunk)) throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
+    const auto chunk = parse<ModelChunk>(next);
+    arrival->put(chunk);
+    provider.send(ModelTaken{chunk.number});
+    provider.flush();
   }
-  on_event_(fmt::format("model {:.8} stored", offer.model_id));
   provider.send(ModelStored{});
   provider.flush();
 }
 
-std::shared_ptr<const HelperService::Model> HelperService::find_model(const PairHello& hello) {
-  const std::lock_guard lock(mutex_);
-  const auto found = models_.find(hello.model_id);
-  if (found == models_.end()) {
-    throw Error(Code::mismatch, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
-  }
-  const std::string own = found->second->plan.hash();
+std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& hello) {
+  auto model = store_.find(hello.model_id);
+  if (!model) throw Error(Code::mismatch, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
+  const std::string own = model->plan().hash();
   if (hello.plan_hash != own) {
     throw Error(Code::mismatch, "PairHello.plan_hash", fmt::format("{:.8} here, {:.8} at the peer", own, hello.plan_hash));
   }
-  return found->second;
+  return model;
 }
 
 void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello) {
@@ -142,10 +120,12 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
   user.set_session(hello.session);
   const std::unique_ptr<Parked> provider = unpark(hello.session);
   on_event_("session begins");
+  model->touch();
+  const Plan& plan = model->plan();
   AesCoins with_user(common_seed(hello.half, half, domain::user_helper, hello));
   AesCoins with_provider(provider->common);
-  std::vector<HelperKeys> keys(model->plan.config.layers);
-  reserve(keys, model->plan);
+  std::vector<HelperKeys> keys(plan.config.layers);
+  reserve(keys, plan);
   std::array<std::uint32_t, 4> next{};  // by kind: orders come in order, each place once
   Helper helper{with_user, with_provider, executor_, keys};
   try {
@@ -156,12 +136,12 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackOrder or PackEnd", frame.tag));
       }
       const auto order = parse<PackOrder>(frame);
-      check_order(model->plan, order);
+      check_order(plan, order);
       if (order.first != next[order.kind]) {
         throw Error(Code::malformed, "PackOrder.first", fmt::format("{}, expected {}", order.first, next[order.kind]));
       }
       next[order.kind] += order.count;
-      deal(helper, model->plan, model->v, order, provider->channel);
+      deal(helper, plan, model->v, order, provider->channel);
       user.send(PackDealt{});
       user.flush();
     }

@@ -1,7 +1,8 @@
-// The helper: keeps V = W - U of each model, and deals material for sessions of users and providers that it pairs up.
+// The helper: keeps V = W - U of each model in its store, and deals material for sessions of users and providers that it pairs up.
 #pragma once
 
 #include <condition_variable>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "engine/deal.h"
 #include "engine/handshake.h"
+#include "engine/model_store.h"
 #include "net/link.h"
 
 namespace permllm {
@@ -17,17 +19,15 @@ namespace permllm {
 class HelperService {
  public:
   // `patience`: how long a peer may keep the helper waiting within a session. `on_event` is told, in a few words without
-  // content, what happens ("model stored", "session begins").
-  HelperService(Executor& executor, Clock::duration patience, std::function<void(const std::string&)> on_event);
+  // content, what happens ("model stored", "session begins"). `store`: the folder of the models (engine/model_store.h); empty:
+  // they live in memory. Errors: the store's.
+  HelperService(Executor& executor, Clock::duration patience, std::function<void(const std::string&)> on_event,
+                std::filesystem::path store = {});
   // Serves one connection to its end, in the caller's thread. Never throws for what a peer does: the peer gets a Refusal,
   // on_event a line.
   void serve(std::unique_ptr<Link> link, Role peer);
 
  private:
-  struct Model {
-    Plan plan;
-    Weights<RingMatrix> v;
-  };
   // The provider's link of a session, parked until the user's arrives.
   struct Parked {
     std::unique_ptr<Link> link;
@@ -38,16 +38,16 @@ class HelperService {
   void store_model(Channel& provider, const Frame& offer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello);
   void deal_session(Channel& user, const PairHello& hello);
-  std::shared_ptr<const Model> find_model(const PairHello& hello);
+  std::shared_ptr<const StoredModel> find_model(const PairHello& hello);
   std::unique_ptr<Parked> unpark(std::uint64_t session);
 
   Executor& executor_;
   Clock::duration patience_;
   std::function<void(const std::string&)> on_event_;
+  ModelStore store_;
   std::mutex mutex_;
   std::condition_variable parked_changed_;
-  std::map<std::string, std::shared_ptr<const Model>> models_;  // by model id
-  std::map<std::uint64_t, std::unique_ptr<Parked>> parked_;     // by session
+  std::map<std::uint64_t, std::unique_ptr<Parked>> parked_;  // by session
 };
 
 }  // namespace permllm

@@ -31,66 +31,98 @@ ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::
     : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience),
       dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)) {}
 
-namespace {
-
-// V's words of `count` rows: in place of U's, W - U.
-template <class Container>
-void subtract_from_weights(const IntMatrix& w, std::size_t first, std::size_t count, std::span<std::uint8_t> bytes,
-                           Executor& executor) {
-  executor.parallel(count, [&](std::size_t i) {
-    std::vector<std::int32_t> row(w.cols());
-    w.row(first + i, row);
-    std::uint8_t* at = bytes.data() + i * w.cols() * sizeof(Container);
-    for (const std::int32_t weight : row) {
-      Container word;
-      std::memcpy(&word, at, sizeof word);
-      word = static_cast<Container>(static_cast<Container>(static_cast<std::int64_t>(weight)) - word);
-      std::memcpy(at, &word, sizeof word);
-      at += sizeof word;
-    }
-  });
+void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {
+  Writer bound;  // chunks of another size have other hashes
+  Digest weights = weights_digest(model.weights, model.plan, executor);
+  visit(bound, weights);
+  bound.number("chunk", model.chunk);
+  const auto chunks = static_cast<std::uint32_t>((masked_model_bytes(model.plan) + model.chunk - 1) / model.chunk);
+  model.record = std::make_unique<ModelRecord>(state, hash(domain::model_record, bound.take()), chunks, model.model_id, model.mask_seed);
+  model.model_id = model.record->model_id();
+  model.mask_seed = model.record->mask_seed();
 }
 
-}  // namespace
+struct ProviderService::Registration {
+  ModelOffer offer;
+  MaskedModel v;
+  std::function<void(double)> progress;
+  std::vector<Digest> sent;  // hashes by chunk; zeros: not yet
+  bool advanced = false;  // over the connection that is open
+};
 
 void ProviderService::register_model(const std::function<void(double)>& progress) {
+  Registration registration{{model_.model_id, model_.plan, masked_model_bytes(model_.plan), model_.chunk},
+                            MaskedModel(model_.weights, model_.plan, model_.mask_seed), progress, {}};
+  registration.sent = model_.record ? model_.record->sent() : std::vector<Digest>(registration.offer.chunks());
+  for (;;) {
+    registration.advanced = false;
+    try {
+      return send_model(registration);
+    } catch (const Error& error) {
+      if (!registration.advanced || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
+      on_event_(fmt::format("the connection to the helper was lost, registration goes on: {}", error.what()));
+    }
+  }
+}
+
+void ProviderService::send_model(Registration& registration) {
+  const ModelOffer& offer = registration.offer;
   const std::unique_ptr<Link> link = dial_helper_();
   Channel helper(*link, 0, patience_);
-  helper.send(ModelOffer{model_.model_id, model_.plan});
-  const ReadableStream stream(model_.mask_seed);
-  double total = 0, done = 0;
-  for_each_matrix(model_.weights, model_.plan,
-                  [&](std::uint32_t, const LinearShape& s, const IntMatrix&) { total += static_cast<double>(s.rows * s.cols); });
-  for_each_matrix(model_.weights, model_.plan, [&](std::uint32_t id, const LinearShape& shape, const IntMatrix& w) {
-    const std::size_t container = container_bytes(shape.out.ring), row_bytes = shape.cols * container;
-    const std::size_t step = std::max<std::size_t>(1, (std::size_t{4} << 20) / row_bytes);
-    for (std::size_t first = 0; first < shape.rows; first += step) {
-      const std::size_t count = std::min(step, shape.rows - first);
-      ModelRows message{id, static_cast<std::uint32_t>(first), Bytes(count * row_bytes)};
-      // With public weights U is 0.
-      if (!model_.plan.open()) executor_.parallel(count, [&](std::size_t i) {
-        stream.fill(id, (first + i) * row_bytes, std::span(message.rows).subspan(i * row_bytes, row_bytes));
-      });
-      switch (container) {
-        case 2: subtract_from_weights<std::uint16_t>(w, first, count, message.rows, executor_); break;
-        case 4: subtract_from_weights<std::uint32_t>(w, first, count, message.rows, executor_); break;
-        default: subtract_from_weights<std::uint64_t>(w, first, count, message.rows, executor_); break;
-      }
-      helper.send(std::move(message));
-      helper.flush();
-      done += static_cast<double>(count * shape.cols);
-      if (progress) progress(done / total);
-    }
-  });
-  for_each_gain(model_.weights, model_.plan, [&](std::uint32_t id, const LinearShape& shape, const Gain& gain) {
-    Words v = gain_mask(stream, id, shape);
-    for (std::size_t j = 0; j < v.size(); ++j) v[j] = gain.words[j] - v[j];
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(v.data());
-    helper.send(ModelRows{id, 0, Bytes(bytes, bytes + v.size() * sizeof(Word))});
-  });
+  helper.send(offer);
   helper.flush();
-  helper.receive(ModelStored{});
+  std::vector<std::uint32_t> missing;
+  for (std::uint32_t first = 0; first < offer.chunks();) {
+    const auto held = helper.receive(ModelHeld{}).hashes;
+    const std::size_t expected = std::min<std::size_t>(ModelHeld::k_step, offer.chunks() - first);
+    if (held.size() != expected) throw Error(Code::malformed, "ModelHeld.hashes", fmt::format("{} of them, expected {}", held.size(), expected));
+    for (const Digest& hash : held) {
+      if (hash == Digest{} || hash != registration.sent[first]) missing.push_back(first);
+      ++first;
+    }
+  }
+  try {
+    send_chunks(registration, missing, helper);
+    helper.send(ModelEnd{model_digest(offer, registration.sent)});
+    helper.flush();
+    helper.receive(ModelStored{});
+  } catch (const Error& error) {
+    if (error.code() != Code::closed) throw;
+    for (;;) helper.receive(ModelTaken{});  // until the helper's refusal, if it made one
+  }
   link->close();
+}
+
+void ProviderService::send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper) {
+  std::vector<ModelChunk> chunks(executor_.threads());
+  std::size_t sent = 0, taken = 0;
+  const auto await_taken = [&](std::size_t most) {  // until at most so many are under way
+    for (; sent - taken > most; ++taken) {
+      const std::uint32_t number = helper.receive(ModelTaken{}).number;
+      if (number != missing[taken]) throw Error(Code::malformed, "ModelTaken.number", fmt::format("{}, expected {}", number, missing[taken]));
+      registration.advanced = true;
+      if (registration.progress) registration.progress(static_cast<double>(taken + 1) / static_cast<double>(missing.size()));
+    }
+  };
+  while (sent < missing.size()) {
+    const std::size_t count = std::min(chunks.size(), missing.size() - sent);
+    executor_.parallel(count, [&](std::size_t i) {
+      ModelChunk& chunk = chunks[i];
+      chunk.number = missing[sent + i];
+      chunk.bytes.resize(registration.offer.chunk_bytes(chunk.number));
+      registration.v.fill(std::uint64_t{chunk.number} * registration.offer.chunk, chunk.bytes);
+      chunk.hash = chunk_hash(chunk.bytes);
+    });
+    for (std::size_t i = 0; i < count; ++i) {
+      await_taken(ModelTaken::k_window - 1);
+      registration.sent[chunks[i].number] = chunks[i].hash;
+      if (model_.record) model_.record->set_sent(chunks[i].number, chunks[i].hash);
+      helper.send(std::move(chunks[i]));
+      helper.flush();
+      ++sent;
+    }
+  }
+  await_taken(0);
 }
 
 void ProviderService::serve(std::unique_ptr<Link> link) {

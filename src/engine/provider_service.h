@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -11,6 +12,8 @@
 #include "engine/clear_side.h"
 #include "engine/deal.h"
 #include "engine/handshake.h"
+#include "engine/masked_model.h"
+#include "engine/model_record.h"
 #include "engine/provider_session.h"
 
 namespace permllm {
@@ -22,7 +25,12 @@ struct OfferedModel {
   Vocabulary vocabulary;
   std::string model_id;  // SHA-256 of a fresh salt and the file's hash
   Seed mask_seed;        // expands U; fresh for every version, known to provider and users, never to the helper
+  std::uint32_t chunk = 4 << 20;                  // bytes of V that are sent to the helper together
+  std::unique_ptr<ModelRecord> record = nullptr;  // null: id and seed go with the process
 };
+// Keeps id and seed of the model in a record of the folder `state`; where it has one of this model already, they are taken from
+// there. Errors: those of ModelRecord.
+void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor);
 
 // U as matrices for product(), by the numbers of for_each_matrix.
 Weights<StreamedMatrix> expansion_of(const ReadableStream& stream, const Plan& plan);
@@ -35,7 +43,9 @@ class ProviderService {
   using OnEvent = std::function<void(const std::string&)>;
 
   ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event);
-  // Sends V to the helper. progress: fraction done.
+  // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
+  // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
+  // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
   // Serves one connection of a user to its end, in the caller's thread. Never throws for what a peer does.
   void serve(std::unique_ptr<Link> link);
@@ -45,6 +55,9 @@ class ProviderService {
     explicit Session(bool user_deals) : stock(user_deals) {}
     Stock stock;
   };
+  struct Registration;
+  void send_model(Registration& registration);
+  void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
   void converse(Channel& user);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, Stock& stock);

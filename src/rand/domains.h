@@ -10,8 +10,14 @@ inline constexpr const char* user_helper = "permllm/1 coins of user and helper";
 inline constexpr const char* provider_helper = "permllm/1 coins of provider and helper";
 inline constexpr const char* model_commitment = "permllm/1 model commitment";
 inline constexpr const char* plan = "permllm/1 plan";
-// Homomorphic encryption (src/he), and the user's seeds for it
 inline constexpr const char* retrieval = "permllm/1 retrieval";
+// V at the helper (src/engine/model_store.h), and what the provider keeps of it
+inline constexpr const char* chunk = "permllm/1 chunk of a stored model";
+inline constexpr const char* stored_model = "permllm/1 stored model";
+inline constexpr const char* stored_head = "permllm/1 head of a stored model";
+inline constexpr const char* weights = "permllm/1 integer weights";
+inline constexpr const char* model_record = "permllm/1 record of a model";
+// Homomorphic encryption (src/he)
 inline constexpr const char* he_secret_key = "permllm/1 he secret key";
 inline constexpr const char* he_key_error = "permllm/1 he error of a public key";
 inline constexpr const char* he_common = "permllm/1 he public polynomial";

@@ -55,21 +55,27 @@ Seed derive(const Seed& seed, std::string_view domain, std::string_view binding)
   return derived;
 }
 
-std::string hash_hex(std::string_view domain, std::span<const std::uint8_t> data) {
+Digest hash(std::string_view domain, std::span<const std::uint8_t> data) {
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   const std::uint64_t length = domain.size();
-  std::array<std::uint8_t, 32> digest;
+  Digest digest;
   PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
   EVP_DigestUpdate(context.get(), &length, sizeof length);
   EVP_DigestUpdate(context.get(), domain.data(), domain.size());
   EVP_DigestUpdate(context.get(), data.data(), data.size());
   EVP_DigestFinal_ex(context.get(), digest.data(), nullptr);
-  std::string hex;
-  for (const std::uint8_t byte : digest) {
-    hex += "0123456789abcdef"[byte >> 4];
-    hex += "0123456789abcdef"[byte & 15];
-  }
-  return hex;
+  return digest;
 }
+
+std::string hex(std::span<const std::uint8_t> bytes) {
+  std::string digits;
+  for (const std::uint8_t byte : bytes) {
+    digits += "0123456789abcdef"[byte >> 4];
+    digits += "0123456789abcdef"[byte & 15];
+  }
+  return digits;
+}
+
+std::string hash_hex(std::string_view domain, std::span<const std::uint8_t> data) { return hex(hash(domain, data)); }
 
 }  // namespace permllm

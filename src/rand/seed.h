@@ -32,7 +32,11 @@ std::uint64_t random_number();
 // HKDF-SHA256 of `seed`: `domain` names the purpose (rand/domains.h), `binding` what the result is bound to.
 Seed derive(const Seed& seed, std::string_view domain, std::string_view binding);
 
-// SHA-256 of domain, length-prefixed, and the data; 64 hex digits.
+// SHA-256 of domain, length-prefixed, and the data.
+using Digest = std::array<std::uint8_t, 32>;
+Digest hash(std::string_view domain, std::span<const std::uint8_t> data);
+std::string hex(std::span<const std::uint8_t> bytes);
+// The hash in 64 hex digits.
 std::string hash_hex(std::string_view domain, std::span<const std::uint8_t> data);
 
 }  // namespace permllm

@@ -187,7 +187,12 @@ void ring_product(const Batched& p, std::span<const Word> x, std::span<Word> y, 
 }  // namespace
 
 RingMatrix::RingMatrix(std::size_t rows, std::size_t cols, Ring ring)
-    : rows_(rows), cols_(cols), ring_(ring), bytes_(rows * cols * container_bytes(ring)) {}
+    : rows_(rows), cols_(cols), ring_(ring), owned_(rows * cols * container_bytes(ring)) {}
+
+RingMatrix::RingMatrix(std::size_t rows, std::size_t cols, Ring ring, std::span<const std::uint8_t> bytes)
+    : rows_(rows), cols_(cols), ring_(ring), viewed_(bytes) {
+  PERMLLM_ASSERT(bytes.size() == rows * cols * container_bytes(ring));
+}
 
 void product(const RingMatrix& v, std::span<const Word> x, std::span<Word> y, Executor& executor) {
   const Batched p = batched(v.rows(), v.cols(), v.ring(), x.size(), y.size());

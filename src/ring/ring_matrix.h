@@ -17,21 +17,24 @@ namespace permllm {
 // The unsigned type that holds one word of a ring in bulk data (U and V): 2, 4 or 8 bytes.
 constexpr std::size_t container_bytes(Ring ring) { return ring.bits <= 16 ? 2 : ring.bits <= 32 ? 4 : 8; }
 
-// V at the helper: words of one ring, row-major, each in its container, little-endian.
+// V at the helper: words of one ring, row-major, each in its container, little-endian. It owns them, or views bytes that
+// outlive it.
 class RingMatrix {
  public:
   RingMatrix() = default;
   RingMatrix(std::size_t rows, std::size_t cols, Ring ring);
+  RingMatrix(std::size_t rows, std::size_t cols, Ring ring, std::span<const std::uint8_t> bytes);
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
   Ring ring() const { return ring_; }
-  std::span<std::uint8_t> bytes() { return bytes_; }
-  std::span<const std::uint8_t> bytes() const { return bytes_; }
+  std::span<std::uint8_t> bytes() { return owned_; }  // empty of a view
+  std::span<const std::uint8_t> bytes() const { return viewed_.empty() ? std::span<const std::uint8_t>(owned_) : viewed_; }
 
  private:
   std::size_t rows_ = 0, cols_ = 0;
   Ring ring_;
-  LargeBytes bytes_;
+  LargeBytes owned_;
+  std::span<const std::uint8_t> viewed_;
 };
 
 // U: never stored. fill(offset, out) writes bytes [offset, offset + out.size()) of its expansion, which is the matrix

@@ -14,8 +14,11 @@ const char* name_of(Tag tag) {
     case Tag::pair_hello: return "PairHello";
     case Tag::pair_accepted: return "PairAccepted";
     case Tag::model_offer: return "ModelOffer";
-    case Tag::model_rows: return "ModelRows";
     case Tag::model_stored: return "ModelStored";
+    case Tag::model_held: return "ModelHeld";
+    case Tag::model_chunk: return "ModelChunk";
+    case Tag::model_end: return "ModelEnd";
+    case Tag::model_taken: return "ModelTaken";
     case Tag::pack_order: return "PackOrder";
     case Tag::pack_material: return "PackMaterial";
     case Tag::pack_dealt: return "PackDealt";

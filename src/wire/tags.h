@@ -12,7 +12,7 @@ enum class Tag : std::uint16_t {
   hello = 10, card = 11, agreement = 12, accepted = 13,
   pair_hello = 14, pair_accepted = 15,
   // model at the helper
-  model_offer = 20, model_rows = 21, model_stored = 22,
+  model_offer = 20, model_stored = 22, model_held = 23, model_chunk = 24, model_end = 25, model_taken = 26,  // 21: until version 2
   // offline material
   pack_order = 30, pack_material = 31, pack_dealt = 32, pack_end = 33,
   // online

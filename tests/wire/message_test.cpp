@@ -80,8 +80,11 @@ TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
   spoil(Agreement{"hash"});
   spoil(PairHello{42, "model", "hash", Seed{}});
   spoil(PairAccepted{Seed{}});
-  spoil(ModelOffer{"model", tiny_plan()});
-  spoil(ModelRows{1, 2, Bytes(10, 7)});
+  spoil(ModelOffer{"model", tiny_plan(), 1000, 64});
+  spoil(ModelHeld{{Digest{}, Digest{1, 2}}});
+  spoil(ModelChunk{1, Digest{3}, Bytes(10, 7)});
+  spoil(ModelTaken{7});
+  spoil(ModelEnd{Digest{4}});
   spoil(PackOrder{1, 0, 5});
   spoil(PackMaterial{1, 0, 0, 1, Bytes(10, 7)});
   spoil(PassBegin{PassBegin::prompt, 5, 2, 1});

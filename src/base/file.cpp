@@ -1,0 +1,114 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "permllm/error.h"
+
+namespace permllm {
+namespace {
+
+[[noreturn]] void fail(const std::string& name, const std::string& what) {
+  throw Error(Code::resource, name, fmt::format("{}: {}", what, std::strerror(errno)));
+}
+
+}  // namespace
+
+File::File(const std::filesystem::path& path, Mode mode) : name_(path.filename().string()) {
+  const int flags = mode == Mode::read ? O_RDONLY : mode == Mode::write ? O_RDWR : O_RDWR | O_CREAT;
+  file_ = ::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+  struct stat status {};
+  if (file_ < 0 || fstat(file_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    const std::string why = file_ < 0 ? std::strerror(errno) : "is no regular file";
+    if (file_ >= 0) close(file_);
+    throw Error(Code::file, path.string(), fmt::format("cannot be opened: {}", why));
+  }
+}
+
+File File::in_memory(const std::string& name) {
+  File file;
+  file.name_ = name;
+  file.file_ = memfd_create(name.c_str(), MFD_CLOEXEC);
+  if (file.file_ < 0) fail(name, "the system gave no memory for it");
+  return file;
+}
+
+File::~File() {
+  if (file_ >= 0) close(file_);
+}
+
+File::File(File&& other) noexcept : file_(std::exchange(other.file_, -1)), name_(std::move(other.name_)) {}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(file_, other.file_);
+  std::swap(name_, other.name_);
+  return *this;
+}
+
+std::uint64_t File::size() const {
+  struct stat status {};
+  if (fstat(file_, &status) != 0) fail(name_, "its size cannot be read");
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+bool File::read(std::uint64_t offset, std::span<std::uint8_t> out) const {
+  while (!out.empty()) {
+    const ssize_t got = pread(file_, out.data(), out.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    offset += static_cast<std::uint64_t>(got);
+    out = out.subspan(static_cast<std::size_t>(got));
+  }
+  return true;
+}
+
+void File::write(std::uint64_t offset, std::span<const std::uint8_t> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t put = pwrite(file_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) fail(name_, fmt::format("{} bytes at {} cannot be written", bytes.size(), offset));
+    offset += static_cast<std::uint64_t>(put);
+    bytes = bytes.subspan(static_cast<std::size_t>(put));
+  }
+}
+
+void File::resize(std::uint64_t size) const {
+  if (ftruncate(file_, static_cast<off_t>(size)) != 0) fail(name_, fmt::format("it cannot have {} bytes", size));
+}
+
+void File::sync() const {
+  if (fsync(file_) != 0) fail(name_, "it does not reach the disk");
+}
+
+void File::start_sync(std::uint64_t offset, std::uint64_t bytes) const {
+  sync_file_range(file_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+}
+
+bool File::lock() const { return flock(file_, LOCK_EX | LOCK_NB) == 0; }
+
+void sync_folder(const std::filesystem::path& folder) {
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool done = descriptor >= 0 && fsync(descriptor) == 0;
+  if (!done) {
+    const int why = errno;
+    if (descriptor >= 0) close(descriptor);
+    errno = why;
+    fail(folder.filename().string(), "the folder does not reach the disk");
+  }
+  close(descriptor);
+}
+
+void rename_file(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) fail(from.filename().string(), "it cannot be renamed");
+  sync_folder(to.parent_path());
+}
+
+}  // namespace permllm

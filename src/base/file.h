@@ -1,0 +1,48 @@
+// An open file, read and written at offsets.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace permllm {
+
+// Errors name the file (without its folder: a peer may read them) and what was to happen.
+class File {
+ public:
+  enum class Mode { read, write, create };
+  // create: for reading and writing, made with mode 0600 where it is absent. Errors: file.
+  File(const std::filesystem::path& path, Mode mode);
+  // Without a path: its bytes live in memory and go with the last reference. Errors: resource.
+  static File in_memory(const std::string& name);
+  ~File();
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+
+  const std::string& name() const { return name_; }
+  int descriptor() const { return file_; }
+  std::uint64_t size() const;
+  // Errors: resource, from here on. False where the file ends before `out` does, or cannot be read there.
+  bool read(std::uint64_t offset, std::span<std::uint8_t> out) const;
+  void write(std::uint64_t offset, std::span<const std::uint8_t> bytes) const;
+  void resize(std::uint64_t size) const;
+  void sync() const;  // what was written is on the disk
+  // Its writing begins, so that sync has less to wait for. Never fails.
+  void start_sync(std::uint64_t offset, std::uint64_t bytes) const;
+  // Held until the file is closed. False where another process holds it.
+  bool lock() const;
+
+ private:
+  File() = default;
+  int file_ = -1;
+  std::string name_;
+};
+
+// Makes what was created, renamed or removed in a folder last. Errors: resource.
+void sync_folder(const std::filesystem::path& folder);
+// A new name in the same folder, in one step, for good. Errors: resource.
+void rename_file(const std::filesystem::path& from, const std::filesystem::path& to);
+
+}  // namespace permllm
