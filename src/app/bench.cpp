@@ -51,8 +51,9 @@ nlohmann::json measure(const BenchOptions& options) {
   }
   Executor executor;
   const Clock::time_point begin = Clock::now();
+  Ledger ledger;  // in memory: the chain goes with the session
   MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
-                                    options.local.quiet, executor);
+                                    options.local.quiet, executor, ledger);
   const double session_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
   MeasuredConversation::Request request;
@@ -68,7 +69,7 @@ nlohmann::json measure(const BenchOptions& options) {
   };
   request.on_token = [](TokenId) { return true; };
   conversation.run(request);
-  nlohmann::json report = conversation.report();
+  nlohmann::json report = conversation.end();
   parties.complete(report);
   report.erase("output_ids");
   report["model"] = options.local.model;

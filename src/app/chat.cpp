@@ -10,12 +10,13 @@
 #include "app/options.h"
 #include "app/process.h"
 #include "app/settings.h"
+#include "app/user_state.h"
 
 namespace permllm {
 namespace {
 
 struct ChatOptions {
-  std::string invite;
+  std::string invite, state;
   PromptOptions prompt;
   std::size_t ahead = 256, draft = 0;
   double patience_seconds = 120;
@@ -39,12 +40,14 @@ class Interruptible {
   struct sigaction before_ {};
 };
 
-// A link that gives up once the person has interrupted.
+// A link that gives up once the person has interrupted, while there is no answer yet that could be ended in order.
+volatile sig_atomic_t answering = 0;
+
 class Stoppable : public Link {
  public:
   explicit Stoppable(std::unique_ptr<Link> link) : link_(std::move(link)) {}
   void send(Frame frame) override {
-    if (interrupted != 0) throw Error(Code::closed, "answer", "stopped");
+    if (interrupted != 0 && answering == 0) throw Error(Code::closed, "answer", "stopped");
     link_->send(std::move(frame));
   }
   void flush() override { link_->flush(); }
@@ -57,7 +60,8 @@ class Stoppable : public Link {
 
 class Chat {
  public:
-  Chat(ChatOptions options, Invite invite) : options_(std::move(options)), invite_(std::move(invite)), sampler_(options_.prompt.sampling) {}
+  Chat(ChatOptions options, Invite invite)
+      : options_(std::move(options)), invite_(std::move(invite)), ledger_(user_ledger(options_.state)), sampler_(options_.prompt.sampling) {}
 
   void run() {
     tell(fmt::format("provider at {}, key sha256:{}\nhelper at {}, key sha256:{}\n", invite_.provider_address, invite_.provider_pin,
@@ -69,6 +73,7 @@ class Chat {
         fmt::print("{}\n", report_.is_null() ? "there is no answer yet" : statistics());
       } else if (line == "/new") {
         messages_.clear();
+        conversation_ = nullptr;
       } else {
         try {
           ask(line);
@@ -93,27 +98,26 @@ class Chat {
     return static_cast<bool>(std::getline(std::cin, line));
   }
 
-  // One turn: a session of its own, whose prompt is the whole conversation.
+  // One turn: its prompt is the whole conversation, of which the session holds what it was fed before.
   void ask(const std::string& question) {
     if (used_ >= invite_.tokens) throw Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", invite_.tokens));
     const Interruptible interruptible;
-    const auto patience = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.patience_seconds));
-    const auto links = [&](UserTraffic& traffic) {
-      const auto stoppable = [](std::function<std::unique_ptr<Link>()> dial) {
-        return [dial = std::move(dial)]() -> std::unique_ptr<Link> { return std::make_unique<Stoppable>(dial()); };
-      };
-      const UserLinks all = links_of(invite_, {}, patience, traffic);
-      return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper)};
-    };
     std::vector<ChatMessage> messages = messages_;
     messages.push_back({"user", question});
     std::string answer;
+    partial_.clear();
+    const bool went_on = conversation_ != nullptr;
     try {
-      MeasuredConversation conversation(links, {}, patience, json(), executor_);
-      answer = converse(conversation, messages);
-    } catch (const Error&) {
-      if (interrupted == 0) throw;
+      answer = converse(messages);
+    } catch (const Error& error) {
+      conversation_ = nullptr;  // what its last pass left is not known
+      if (interrupted == 0) {
+        // A session that the provider ended while nobody asked is begun again.
+        if (!went_on || !partial_.empty() || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
+        answer = converse(messages);
+      }
     }
+    answering = 0;
     if (interrupted != 0) {
       tell("\n(stopped)\n");
       answer = partial_;
@@ -124,26 +128,42 @@ class Chat {
     messages_ = std::move(messages);
   }
 
-  std::string converse(MeasuredConversation& conversation, const std::vector<ChatMessage>& messages) {
-    partial_.clear();
-    const Tokenizer tokenizer(conversation.vocabulary());
+  void begin() {
+    const auto patience = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.patience_seconds));
+    const auto links = [&](UserTraffic& traffic) {
+      const auto stoppable = [](std::function<std::unique_ptr<Link>()> dial) {
+        return [dial = std::move(dial)]() -> std::unique_ptr<Link> { return std::make_unique<Stoppable>(dial()); };
+      };
+      const UserLinks all = links_of(invite_, {}, patience, traffic);
+      return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper)};
+    };
+    conversation_ = nullptr;
+    conversation_ = std::make_unique<MeasuredConversation>(links, LinkShape{}, patience, json(), executor_, ledger_);
+  }
+
+  std::string converse(const std::vector<ChatMessage>& messages) {
+    answering = 0;
+    if (!conversation_) begin();
+    const Tokenizer tokenizer(conversation_->vocabulary());
     MeasuredConversation::Request request;
-    request.ids = chat_format(options_.prompt, conversation.vocabulary()).encode(tokenizer, messages, options_.prompt.think);
-    request.max_tokens = most_tokens(conversation.plan(), request.ids.size());
+    request.ids = chat_format(options_.prompt, conversation_->vocabulary()).encode(tokenizer, messages, options_.prompt.think);
+    request.max_tokens = most_tokens(conversation_->plan(), request.ids.size());
     request.ahead = options_.ahead;
     request.draft = options_.draft;
     request.choose = [&](std::span<const std::int64_t> logits) { return sampler_.choose(logits, frac::logit); };
     TokenPrinter printer(tokenizer, json());
     request.on_token = [&](TokenId id) {
+      answering = 1;
       if (interrupted != 0) return false;
       printer.token(id);
       partial_ = printer.text();
       ++used_;
       return !tokenizer.is_end(id);
     };
-    conversation.run(request);
+    if (!conversation_->fits(request)) begin();  // another chain
+    conversation_->run(request);
     printer.finish();
-    report_ = conversation.report();
+    report_ = conversation_->report();
     report_["text"] = printer.text();
     report_["tokens_left"] = invite_.tokens - used_;
     if (json()) print_event(report_);
@@ -175,8 +195,10 @@ class Chat {
 
   ChatOptions options_;
   Invite invite_;
+  Ledger ledger_;
   Sampler sampler_;
   Executor executor_;
+  std::unique_ptr<MeasuredConversation> conversation_;
   std::vector<ChatMessage> messages_;
   std::uint64_t used_ = 0;  // tokens of answers in this run
   std::string partial_;     // what was printed of the answer under way
@@ -196,6 +218,7 @@ void add_chat(CLI::App& parent) {
   options->prompt.max_tokens = 256;
   CLI::App* command = parent.add_subcommand("chat", "the user: asks a provider that sent an invite, a line a question");
   command->add_option("--invite", options->invite, "the file that the provider sent")->required();
+  add_user_state(*command, options->state);
   add_answer_options(*command, options->prompt);
   command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")->capture_default_str();
   command->add_option("--draft", options->draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")

@@ -61,8 +61,9 @@ void run(DemoOptions options) {
   if (!options.local.serve.synthetic) check_chat_format(options.prompt, read_vocabulary(ModelFile::open(options.local.model)));
   const LocalParties parties(options.local);
   Executor executor;
+  Ledger ledger;  // in memory: the chain goes with the session
   MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
-                                    options.local.quiet, executor);
+                                    options.local.quiet, executor, ledger);
   const Tokenizer tokenizer(conversation.vocabulary());
 
   Sampler sampler(options.prompt.sampling);
@@ -81,7 +82,7 @@ void run(DemoOptions options) {
     if (!json && !options.prompt.prompt.empty()) fmt::print("\n> {}\n\n", valid_utf8(options.prompt.prompt));
   };
   conversation.run(request);
-  nlohmann::json report = conversation.report();
+  nlohmann::json report = conversation.end();
   parties.complete(report);
   printer.finish();
   report["text"] = printer.text();

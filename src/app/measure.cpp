@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "app/progress.h"
@@ -21,34 +22,61 @@ nlohmann::json online_json(const Traffic& t, double per) {
 
 }  // namespace
 
-MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor)
-    : shape_(shape), quiet_(quiet), client_(links(traffic_), executor, patience) {}
+MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor,
+                                           Ledger& ledger)
+    : shape_(shape), quiet_(quiet), client_(links(traffic_), ledger, executor, patience) {}
 
 MeasuredConversation::Moment MeasuredConversation::now() const {
   return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
 }
 
+std::size_t MeasuredConversation::in_common(std::span<const TokenId> ids) const {
+  if (plan().config.prefix) return 0;
+  const std::size_t most = std::min(fed_.size(), ids.size() - 1);  // the last is fed: its pass samples the first of the answer
+  return static_cast<std::size_t>(std::mismatch(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(most), fed_.begin()).first - ids.begin());
+}
+
+std::size_t MeasuredConversation::slots_of(const Request& request) const {
+  return plan().prompt_rows(request.ids.size() - in_common(request.ids)) + (request.max_tokens - 1) * (request.draft + 1);
+}
+
+bool MeasuredConversation::fits(const Request& request) const {
+  return slots_of(request) <= client_.room() && (fed_.empty() || !plan().config.prefix);
+}
+
 void MeasuredConversation::run(const Request& request) {
   request_ = request;
   plan().check_prompt(request.ids.size());
-  const std::size_t block = request.draft + 1, rows = plan().prompt_rows(request.ids.size()), slots = rows + (request.max_tokens - 1) * block;
+  const std::size_t block = request.draft + 1, common = in_common(request.ids), slots = slots_of(request);
+  const std::vector<TokenId> fresh(request.ids.begin() + static_cast<std::ptrdiff_t>(common), request.ids.end());
+  const std::size_t rows = plan().prompt_rows(fresh.size());
   if (request.draft > 0 && !plan().open()) {
     throw Error(Code::usage, "--draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
                                                     "would learn how many drafted tokens were kept", name_of(plan().profile)));
   }
-  if (slots > plan().slots) {
-    throw Error(Code::usage, "--context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots", plan().slots,
+  if (slots > client_.room()) {
+    throw Error(Code::usage, "--context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
                                                       rows, request.max_tokens,
-                                                      block > 1 ? fmt::format(", each with a draft of {},", request.draft) : "", slots));
+                                                      block > 1 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,
+                                                      client_.session().slots() > 0 ? fmt::format(", {} are used", client_.session().slots()) : ""));
   }
-  ProgressBar bar("Offline material for this request", quiet_);
-  std::atomic<bool> answering = false;
-  client_.make_material(request.ids.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [&](const OfflineProgress& progress) {
-    if (!answering) bar.show(progress.fraction, progress.seconds);
+  UserSession& session = client_.session();
+  before_ = session.slots();
+  prompted_ = fresh.size();
+  offline_before_ = client_.filler().seconds();
+  output_.clear();
+  passes_ = kept_ = 0;
+  struct Making {
+    ProgressBar bar;
+    std::atomic<bool> shown = true;
+  };
+  const auto making = std::make_shared<Making>(ProgressBar("Offline material for this request", quiet_));
+  client_.make_material(fresh.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [making](const OfflineProgress& progress) {
+    if (making->shown) making->bar.show(progress.fraction, progress.seconds);
   });
-  client_.wait_for_material(rows + std::min(request.max_tokens * block, request.ahead));
-  answering = true;
-  bar.finish();
+  client_.wait_for_material(fresh.size(), std::min(1 + (request.max_tokens - 1) * block, std::max<std::size_t>(request.ahead, 1)));
+  making->shown = false;
+  making->bar.finish();
   if (request.on_ready) request.on_ready();
 
   std::vector<TokenId> history = request.ids;
@@ -62,11 +90,12 @@ void MeasuredConversation::run(const Request& request) {
     more = request.on_token(id);
     return more && output_.size() < request.max_tokens;
   };
-  UserSession& session = client_.session();
-  begin_ = now();
-  session.prompt(request.ids, request.choose);
+  begin_ = first_ = last_ = now();
+  if (common < session.length()) session.rewind(common);
+  session.prompt(fresh, request.choose);
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
+    client_.wait_for_pass(block, request.draft > 0 ? block : 1);
     if (request.draft > 0) {
       std::vector<TokenId> known = history;
       known.push_back(session.retrieve_last());
@@ -79,19 +108,27 @@ void MeasuredConversation::run(const Request& request) {
       kept_ = output_.size();
       passes_end_ = traffic_.online;
     }
-    client_.material_used();
   }
   if (more && output_.size() < request.max_tokens) on_token(session.retrieve_last());
+  fed_ = std::move(history);
+  fed_.resize(std::min(fed_.size(), session.length()));
 }
 
-nlohmann::json MeasuredConversation::report() {
+nlohmann::json MeasuredConversation::end() {
   const UserClient::Reports reports = client_.end();
+  return report(&reports);
+}
+
+nlohmann::json MeasuredConversation::report(const UserClient::Reports* reports) const {
   const PartyReport own = report_of_this_process();
-  const PartyReport& provider = reports.provider;
+  const PartyReport provider = reports != nullptr ? reports->provider : PartyReport{};
+  const PartyReport helper = reports != nullptr ? reports->helper.value_or(PartyReport{}) : PartyReport{};
   const double tokens = output_.size() < 2 ? 1 : static_cast<double>(output_.size() - 1);
   const double provider_passes = std::max(1.0, static_cast<double>(provider.passes)), kept = std::max(1.0, static_cast<double>(kept_));
   const double passes = std::max(1.0, static_cast<double>(passes_));
-  const double slots = static_cast<double>(plan().prompt_rows(request_.ids.size())) + static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
+  const std::size_t rows = plan().prompt_rows(prompted_);
+  const double slots = static_cast<double>(rows) + static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
+  const double offline = client_.filler().seconds() - offline_before_;
   const Traffic decode = passes_end_ - passes_begin_;
   const double seconds = seconds_between(first_.time, last_.time) / tokens;
 
@@ -99,7 +136,7 @@ nlohmann::json MeasuredConversation::report() {
   Cost declared;
   const std::size_t block = request_.draft + 1;
   for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
-    declared += pass_cost(plan(), std::min(plan().prompt_rows(request_.ids.size()) + i * block, plan().slots - block), block, false);
+    declared += pass_cost(plan(), std::min(before_ + rows + i * block, plan().slots - block), block, false);
   }
   const double rtt = std::chrono::duration<double>(parse_duration(shape_.rtt, "--rtt")).count();
   const double bandwidth = parse_bandwidth(shape_.bandwidth, "--bandwidth");
@@ -108,17 +145,18 @@ nlohmann::json MeasuredConversation::report() {
   const double transfer = bandwidth > 0 ? bits / bandwidth : 0;
   const auto a_pass = [&](std::size_t total) { return static_cast<double>(total) / passes; };
 
-  return {{"event", "done"},
+  nlohmann::json done{{"event", "done"},
           {"output_ids", output_},
           {"prompt_tokens", request_.ids.size()},
+          {"prompt_tokens_fed", prompted_},
           {"layers", plan().config.layers},
           {"profile", name_of(plan().profile)},
           {"fused", plan().fused},
           {"retrieval", name_of(plan().retrieval)},
           {"passes", passes_},
-          {"seconds", {{"offline", client_.offline_seconds()}, {"offline_per_token", client_.offline_seconds() / slots},
+          {"seconds", {{"offline", offline}, {"offline_per_token", offline / slots},
                        {"prefill", seconds_between(begin_.time, first_.time)},
-                       {"prefill_per_token", seconds_between(begin_.time, first_.time) / static_cast<double>(request_.ids.size())},
+                       {"prefill_per_token", seconds_between(begin_.time, first_.time) / static_cast<double>(prompted_)},
                        {"decode_per_token", seconds},
                        {"latency_per_token", latency}, {"transfer_per_token", transfer},
                        {"compute_per_token", std::max(0.0, seconds - latency - transfer)}}},
@@ -139,9 +177,13 @@ nlohmann::json MeasuredConversation::report() {
                                  {"round_trips", a_pass(declared.rounds)},
                                  {"offline_user_to_provider_bytes", a_pass(declared.offline.user_to_provider)},
                                  {"offline_helper_to_provider_bytes", a_pass(declared.offline.helper_to_provider)}}},
-          {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", reports.helper.cpu_seconds}}},
-          {"memory_bytes", {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", reports.helper.memory_bytes}}},
+          {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", helper.cpu_seconds}}},
+          {"memory_bytes", {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", helper.memory_bytes}}},
           {"frame_overhead_bytes", traffic_.online.header_bytes() + traffic_.offline.header_bytes() + traffic_.helper.header_bytes()}};
+  if (reports == nullptr) {
+    for (const char* key : {"by_party", "offline_per_token", "cpu_seconds", "memory_bytes"}) done.erase(key);
+  }
+  return done;
 }
 
 }  // namespace permllm

@@ -1,4 +1,4 @@
-// One conversation, and what it cost: the report of `demo`, `bench` and `chat`.
+// One conversation of one or several turns, and what each answer cost: the report of `demo`, `bench` and `chat`.
 #pragma once
 
 #include <functional>
@@ -13,15 +13,16 @@ namespace permllm {
 
 class MeasuredConversation {
  public:
-  // links: makes the user's links, metered by what it is given. quiet: no progress on standard error. Errors: those of UserClient.
+  // links: makes the user's links, metered by what it is given. quiet: no progress on standard error. The ledger outlives it. Errors: those of
+  // UserClient.
   using Links = std::function<UserLinks(UserTraffic&)>;
-  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor);
+  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor, Ledger& ledger);
 
   const Plan& plan() const { return client_.card().plan; }
   const Vocabulary& vocabulary() const { return client_.card().vocabulary; }
 
   struct Request {
-    std::vector<TokenId> ids;
+    std::vector<TokenId> ids;  // of the whole conversation: what it has in common with the turns before is not fed again
     std::size_t max_tokens = 1;
     std::size_t ahead = 256;  // slots of material to make ahead of need
     std::size_t draft = 0;    // drafted tokens a pass; profile open only
@@ -29,11 +30,17 @@ class MeasuredConversation {
     std::function<bool(TokenId)> on_token;  // false: no more
     std::function<void()> on_ready = nullptr;  // material for the request is there
   };
-  // Errors: usage when the request does not fit the chain, or drafts the profile.
+  // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
   void run(const Request& request);
+  // Whether a request has room behind what the conversation has used; else it needs a new one.
+  bool fits(const Request& request) const;
+  // Tokens of a prompt that were fed before.
+  std::size_t in_common(std::span<const TokenId> ids) const;
 
   // Ends the session. The report of `--json`, one object.
-  nlohmann::json report();
+  nlohmann::json end();
+  // The same of the last answer, without what the parties tell at the end.
+  nlohmann::json report() const { return report(nullptr); }
   const UserTraffic& traffic() const { return traffic_; }
 
  private:
@@ -43,12 +50,17 @@ class MeasuredConversation {
     double waited = 0, cpu = 0;
   };
   Moment now() const;
+  nlohmann::json report(const UserClient::Reports* reports) const;
+  std::size_t slots_of(const Request& request) const;
 
   LinkShape shape_;
   bool quiet_;
   UserTraffic traffic_;
   UserClient client_;
   Request request_;
+  std::vector<TokenId> fed_;   // tokens that the session holds
+  std::size_t prompted_ = 0, before_ = 0;  // prompt tokens that were fed for the last answer; slots used before it
+  double offline_before_ = 0;
   std::vector<TokenId> output_;
   Moment begin_, first_, last_;
   // Passes after the prompt's that were completed, the tokens that they kept, and what their links carried.

@@ -146,10 +146,18 @@ void run_helper(const HelperOptions& helper) {
   });
 }
 
+// Of answers, by the record of the user's invite.
+std::uint64_t allowance_of(const std::string& identity, const Peer& peer) {
+  const UserRecord record = load_record(record_path(identity, peer.name));
+  if (record.fingerprint != peer.fingerprint) throw Error(Code::mismatch, "certificate", fmt::format("\"{}\" is not the one of the invite in force", peer.name));
+  return record.tokens;
+}
+
 struct ProviderOptions {
   PartyOptions party;
   std::string model, helper, state;
   ServeOptions serve;
+  UserLimits limits;
 };
 
 void run_provider(const ProviderOptions& options) {
@@ -171,7 +179,7 @@ void run_provider(const ProviderOptions& options) {
                   options.party.shape);
   };
   ProviderService service(std::move(model), executor, options.party.patience(), dial,
-                          [&](const std::string& text) { reporter.note(text); });
+                          [&](const std::string& text) { reporter.note(text); }, options.state);
   const Clock::time_point registration = Clock::now();
   service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
   TlsListener listener(credentials, options.party.listen);
@@ -179,7 +187,9 @@ void run_provider(const ProviderOptions& options) {
                                    {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
   serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, const Peer& peer) {
     refuse_unless(peer.role == Role::user, peer, "users");
-    service.serve(std::move(link));
+    UserLimits limits = options.limits;
+    limits.tokens = allowance_of(options.party.identity, peer);
+    service.serve(std::move(link), peer.fingerprint, limits);
   });
 }
 
@@ -192,6 +202,9 @@ void add_provider(CLI::App& parent) {
   add_synthetic_options(*command, options->serve);
   command->add_option("--helper", options->helper, "the helper's address and port")->required();
   command->add_option("--state", options->state, "folder of what is kept between starts: with it, the helper gets a model once (holds secrets)");
+  command->add_option("--user-sessions", options->limits.sessions, "sessions that a user may have at once")->capture_default_str();
+  command->add_option("--user-stock", options->limits.stock, "bytes of offline material that are kept for a user")
+      ->capture_default_str()->transform(CLI::AsSizeValue(false));
   add_serve_options(*command, options->serve);
   add_party_options(*command, options->party);
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });

@@ -6,6 +6,7 @@
 
 #include "model/tokenizer.h"
 #include "model/weights.h"
+#include "offline/marks.h"
 #include "offline/plan_io.h"
 #include "offline/shapes.h"
 #include "rand/seed.h"
@@ -19,6 +20,16 @@ void visit(Io& io, Seed& seed) {
   if constexpr (std::is_same_v<Io, Reader>) {
     if (bytes.size() != Seed::k_bytes) io.refuse("seed", "expected 32 bytes");
     seed = Seed(std::span<const std::uint8_t, Seed::k_bytes>(bytes.data(), Seed::k_bytes));
+  }
+}
+
+template <class Io>
+void visit(Io& io, Digest& digest) {
+  Bytes bytes(digest.begin(), digest.end());
+  io.raw("digest", bytes, digest.size());
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (bytes.size() != digest.size()) io.refuse("digest", "expected 32 bytes");
+    std::copy(bytes.begin(), bytes.end(), digest.begin());
   }
 }
 
@@ -67,6 +78,22 @@ struct Hello {
   }
 };
 
+// What a provider has of a chain of its user's.
+struct ChainState {
+  std::uint64_t chain = 0;
+  Marks made, burnt;
+  bool busy = false;  // another session uses it
+  template <class Io>
+  void visit(Io& io) {
+    io.number("chain", chain);
+    made.visit(io);
+    burnt.visit(io);
+    auto flag = static_cast<std::uint8_t>(busy);
+    io.number("busy", flag);
+    busy = flag != 0;
+  }
+};
+
 // provider -> user: what the user needs to take part, all of it public but U's seed
 struct Card {
   static constexpr Tag tag = Tag::card;
@@ -75,6 +102,8 @@ struct Card {
   Plan plan;
   Vocabulary vocabulary;
   Seed model_mask;  // expands U
+  std::vector<ChainState> chains = {};  // of this user and this model
+  static constexpr std::size_t k_most_chains = 1000;
   template <class Io>
   void visit(Io& io) {
     io.number("session", session);
@@ -82,6 +111,7 @@ struct Card {
     permllm::visit(io, plan);
     permllm::visit(io, vocabulary);
     permllm::visit(io, model_mask);
+    io.list("chains", chains, k_most_chains, [](auto& out, ChainState& chain) { chain.visit(out); });
   }
 };
 
@@ -110,38 +140,79 @@ struct PublicVectors {
   }
 };
 
-// user -> provider: what the user computed from the card
+// user -> provider: what the user computed from the card, and the chain of the session: one of the card's, or a new one of a number that
+// the user drew
 struct Agreement {
   static constexpr Tag tag = Tag::agreement;
   std::string plan_hash;
+  std::uint64_t chain = 0;
+  bool keep = false;    // the chain outlives the session, as far as the provider keeps chains
+  bool paired = false;  // the user has the seed of this chain that it agreed on with the helper
+  Marks burnt = {};     // by the user's ledger
   template <class Io>
   void visit(Io& io) {
     io.text("plan_hash", plan_hash, 64);
+    io.number("chain", chain);
+    auto flag = static_cast<std::uint8_t>(keep);
+    io.number("keep", flag);
+    keep = flag != 0;
+    flag = static_cast<std::uint8_t>(paired);
+    io.number("paired", flag);
+    paired = flag != 0;
+    burnt.visit(io);
   }
 };
 
-struct Accepted {  // provider -> user
+// provider -> user: the session, or a filling of its chain, begins.
+struct Accepted {
   static constexpr Tag tag = Tag::accepted;
+  bool paired = false;  // both have their seeds with the helper and go on with them; else they agree new ones, and nothing is made yet
+  Marks made = {}, burnt = {};  // burnt: by the later of both ledgers
   template <class Io>
-  void visit(Io&) {}
+  void visit(Io& io) {
+    auto flag = static_cast<std::uint8_t>(paired);
+    io.number("paired", flag);
+    paired = flag != 0;
+    made.visit(io);
+    burnt.visit(io);
+  }
 };
 
-// user or provider -> helper: which session and model, and this side's half of their common seed
+// user or provider -> helper: which session, chain and model, and this side's half of their common seed; of a chain that has one, the
+// seed itself: the helper keeps none
 struct PairHello {
   static constexpr Tag tag = Tag::pair_hello;
   std::uint64_t session = 0;
   std::string model_id, plan_hash;
-  Seed half;
+  std::uint64_t chain = 0;
+  bool whole = false;  // seed is the common seed, not a half
+  Seed seed;
   template <class Io>
   void visit(Io& io) {
     io.number("session", session);
     io.text("model_id", model_id, 64);
     io.text("plan_hash", plan_hash, 64);
-    permllm::visit(io, half);
+    io.number("chain", chain);
+    auto flag = static_cast<std::uint8_t>(whole);
+    io.number("whole", flag);
+    whole = flag != 0;
+    permllm::visit(io, seed);
   }
 };
 
-struct PairAccepted {  // helper -> user or provider: the helper's half
+// helper -> user and provider, once both are there: a digest of the seed that it has with the other. In all fillings of a chain it is the
+// same: two chains of one seed at one side and different ones at the other would tell of masks.
+struct Paired {
+  static constexpr Tag tag = Tag::paired;
+  Digest other{};
+  template <class Io>
+  void visit(Io& io) {
+    permllm::visit(io, other);
+  }
+};
+Digest seed_digest(const Seed& seed, std::uint64_t chain);
+
+struct PairAccepted {  // helper -> user or provider: the helper's half; of no use where the seed was whole
   static constexpr Tag tag = Tag::pair_accepted;
   Seed half;
   template <class Io>
@@ -149,16 +220,6 @@ struct PairAccepted {  // helper -> user or provider: the helper's half
     permllm::visit(io, half);
   }
 };
-
-template <class Io>
-void visit(Io& io, Digest& digest) {
-  Bytes bytes(digest.begin(), digest.end());
-  io.raw("digest", bytes, digest.size());
-  if constexpr (std::is_same_v<Io, Reader>) {
-    if (bytes.size() != digest.size()) io.refuse("digest", "expected 32 bytes");
-    std::copy(bytes.begin(), bytes.end(), digest.begin());
-  }
-}
 
 // provider -> helper: a model is about to come, as V = W - U (engine/masked_model.h), cut into chunks.
 struct ModelOffer {
@@ -264,8 +325,8 @@ struct SessionEnd {  // user -> provider: answered by a PartyReport
   void visit(Io&) {}
 };
 
-// The seed of two parties from their halves, bound to session, model and plan.
-Seed common_seed(const Seed& dialler, const Seed& helper, const char* domain, const PairHello& hello);
+// The seed of two parties: from their halves, bound to session, chain, model and plan; or the one that the hello has whole.
+Seed common_seed(const Seed& helper, const char* domain, const PairHello& hello);
 
 // Matrices of the model in the order of their numbers on the wire, which is also U's order: qkv, o, up, down of each layer,
 // then embed (not with public weights, which send it to the user as it is), head. each(id, shape, matrix).

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <optional>
 
 namespace permllm {
 namespace {
@@ -96,7 +97,7 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
   channel.flush();
   channel.set_session(hello.session);
   auto parked = std::make_unique<Parked>(
-      Parked{std::move(link), channel, common_seed(hello.half, half, domain::provider_helper, hello)});
+      Parked{std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello.chain});
   {
     const std::lock_guard lock(mutex_);
     parked_[hello.session] = std::move(parked);
@@ -119,16 +120,23 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
   user.flush();
   user.set_session(hello.session);
   const std::unique_ptr<Parked> provider = unpark(hello.session);
-  on_event_("session begins");
+  const Seed common = common_seed(half, domain::user_helper, hello);
+  on_event_("filling begins");
   model->touch();
   const Plan& plan = model->plan();
-  AesCoins with_user(common_seed(hello.half, half, domain::user_helper, hello));
+  AesCoins with_user(common);
   AesCoins with_provider(provider->common);
   std::vector<HelperKeys> keys(plan.config.layers);
   reserve(keys, plan);
-  std::array<std::uint32_t, 4> next{};  // by kind: orders come in order, each place once
+  std::array<std::optional<std::uint32_t>, 4> next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
+  if (!hello.whole) next.fill(0);
   Helper helper{with_user, with_provider, executor_, keys};
   try {
+    if (hello.chain != provider->chain) throw Error(Code::mismatch, "PairHello.chain", "another here than at the provider");
+    user.send(Paired{seed_digest(provider->common, hello.chain)});
+    user.flush();
+    provider->channel.send(Paired{seed_digest(common, hello.chain)});
+    provider->channel.flush();
     for (;;) {
       const Frame frame = user.receive_any("an order for material");
       if (is(frame, Tag::pack_end)) break;
@@ -137,10 +145,11 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
       }
       const auto order = parse<PackOrder>(frame);
       check_order(plan, order);
-      if (order.first != next[order.kind]) {
-        throw Error(Code::malformed, "PackOrder.first", fmt::format("{}, expected {}", order.first, next[order.kind]));
+      std::optional<std::uint32_t>& expected = next[order.kind];
+      if (expected && order.first != *expected) {
+        throw Error(Code::malformed, "PackOrder.first", fmt::format("{}, expected {}", order.first, *expected));
       }
-      next[order.kind] += order.count;
+      expected = order.first + order.count;
       deal(helper, plan, model->v, order, provider->channel);
       user.send(PackDealt{});
       user.flush();
@@ -149,7 +158,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
     provider->channel.flush();
     user.send(report_of_this_process());
     user.flush();
-    on_event_("session ends");
+    on_event_("filling ends");
   } catch (const Error& error) {
     provider->channel.refuse(error);
     provider->link->close();

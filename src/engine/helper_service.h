@@ -33,6 +33,7 @@ class HelperService {
     std::unique_ptr<Link> link;
     Channel channel;
     Seed common;
+    std::uint64_t chain = 0;
   };
 
   void store_model(Channel& provider, const Frame& offer);

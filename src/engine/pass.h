@@ -1,7 +1,10 @@
 // One pass over new tokens, as provider and user agree on it.
 #pragma once
 
+#include <functional>
+
 #include "engine/transformer.h"
+#include "offline/marks.h"
 #include "wire/message.h"
 
 namespace permllm {
@@ -13,6 +16,7 @@ struct PassBegin {  // user -> provider
     sampled = 2,   // the token that was sampled last
     retrieve = 3,  // no pass: only the id of the token that was sampled last
     rows = 4,      // profile open: rows that the user hands over follow
+    rewind = 5,    // no pass: the first `tokens` live slots stay, the others become dead
   };
   static constexpr std::size_t k_bytes = 13;
   std::uint8_t kind = prompt;
@@ -43,9 +47,19 @@ struct Progress {
     slot = {slot.index(slot.count), begin.tokens};
     pass = {pass.index(pass.count), begin.heads};
   }
+  // From a chain that is burnt so far.
+  explicit Progress(const Marks& burnt = {}) : entry{burnt[k_entry_kind], 0}, slot{burnt[k_slot_kind], 0}, pass{burnt[k_pass_kind], 0} {}
+  Marks marks(const Plan& plan) const {
+    const auto end = [](const Batch& batch) { return batch.index(batch.count); };
+    return {{end(slot), end(entry), end(pass), plan.bfv() ? end(pass) : 0}};
+  }
   Batch of(Part::Kind kind) const {
     return kind == Part::Kind::entry ? entry : kind == Part::Kind::slot ? slot : pass;
   }
 };
+
+// Told before anything is made of the pieces in front of the marks: they are burnt when it returns. What it throws ends the pass before it
+// begins.
+using Burn = std::function<void(const Marks&)>;
 
 }  // namespace permllm

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
+#include <algorithm>
 #include <optional>
 #include <thread>
 
@@ -27,9 +27,10 @@ Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShap
 }
 
 ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper,
-                                 OnEvent on_event)
+                                 OnEvent on_event, const std::filesystem::path& state)
     : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience),
-      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)) {}
+      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)),
+      chains_(state.empty() ? state : state / "stock", model_.model_id, model_.plan, on_event_) {}
 
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {
   Writer bound;  // chunks of another size have other hashes
@@ -125,14 +126,14 @@ void ProviderService::send_chunks(Registration& registration, std::span<const st
   await_taken(0);
 }
 
-void ProviderService::serve(std::unique_ptr<Link> link) {
+void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer, const UserLimits& limits) {
   Channel user(*link, 0, patience_);
   try {
     const auto hello = user.receive(Hello{});
     if (hello.purpose == Hello::online) {
-      converse(user);
+      converse(user, peer, limits);
     } else if (hello.purpose == Hello::offline) {
-      serve_offline(user, hello.session);
+      fill(user, hello.session, peer, limits);
     } else {
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
@@ -146,27 +147,35 @@ void ProviderService::serve(std::unique_ptr<Link> link) {
   link->close();
 }
 
-void ProviderService::converse(Channel& user) {
+void ProviderService::converse(Channel& user, const std::string& peer, const UserLimits& limits) {
   const std::uint64_t id = random_number();
-  user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed});
+  user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed, chains_.of(peer)});
   const auto agreement = user.receive(Agreement{});
   if (agreement.plan_hash != plan_hash_) {
     throw Error(Code::mismatch, "Agreement.plan_hash",
                 fmt::format("{:.8} here, {:.8} at the user", plan_hash_, agreement.plan_hash));
   }
-  const std::unique_ptr<Link> helper_link = dial_helper_();
-  Channel helper(*helper_link, 0, patience_);
-  const PairHello hello{id, model_.model_id, plan_hash_, random_seed()};
-  helper.send(hello);
-  const Seed common = common_seed(hello.half, helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
-  helper.set_session(id);
-
-  const auto session = std::make_shared<Session>(!model_.plan.open());
+  struct End {  // however this ends, the session is forgotten
+    ProviderService& service;
+    std::uint64_t session;
+    ~End() {
+      const std::lock_guard lock(service.mutex_);
+      service.sessions_.erase(session);
+    }
+  };
+  std::optional<End> end;
+  std::shared_ptr<ProviderChains::Chain> chain;
   {
     const std::lock_guard lock(mutex_);
-    sessions_[id] = session;
+    const auto own = static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
+    if (own >= limits.sessions) {
+      throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
+    }
+    chain = chains_.open(peer, agreement);
+    sessions_[id] = {peer, chain};
+    end.emplace(*this, id);
   }
-  user.send(Accepted{});
+  user.send(chain->state());
   user.set_session(id);
   if (model_.plan.open()) {
     send_embedding(user);
@@ -174,22 +183,20 @@ void ProviderService::converse(Channel& user) {
   }
   user.flush();
   on_event_("session begins");
-  std::jthread reader([&] { take_material(helper, Stock::Source::helper, session->stock); });
-  struct End {  // however this ends: the reader stops, and the session is forgotten
-    ProviderService& service;
-    Link& helper_link;
-    std::uint64_t id;
-    ~End() {
-      helper_link.close();
-      const std::lock_guard lock(service.mutex_);
-      service.sessions_.erase(id);
-    }
-  };
-  const End end{*this, *helper_link, id};
-  AesCoins coins(common);
+  std::optional<RetrievalKey> key;
+  if (model_.plan.bfv()) key = user.receive(RetrievalKey{});
+  AesCoins coins(chain->seed(Clock::now() + patience_));
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
-  if (model_.plan.bfv()) bfv.emplace(bfv_shape(model_.plan), user.receive(RetrievalKey{}), id);
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_, bfv ? &*bfv : nullptr);
+  if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain->number());
+  const std::unique_ptr<Burning> burning = chain->burning();
+  const Marks begin = burning->used();
+  const std::uint64_t before = chains_.tokens(peer);
+  const auto burn = [&](const Marks& to) {
+    const std::uint64_t used = before + to[k_pass_kind] - begin[k_pass_kind];
+    if (used > limits.tokens) throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", limits.tokens));
+    burning->reach(to);
+  };
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor_, patience_, bfv ? &*bfv : nullptr, begin, burn);
   conversation.serve();
   user.send(conversation.report());
   user.flush();
@@ -207,11 +214,11 @@ void ProviderService::send_embedding(Channel& user) {
   }
 }
 
-void ProviderService::take_material(Channel& from, Stock::Source source, Stock& stock) {
+bool ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain) {
   try {
     for (;;) {
       const Frame frame = from.receive_any("offline material");
-      if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return;
+      if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return true;
       if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
       }
@@ -219,29 +226,51 @@ void ProviderService::take_material(Channel& from, Stock::Source source, Stock& 
       Reader reader(name_of(Tag::pack_material), frame.payload);
       material.visit(reader);
       reader.finish();
-      put_in_stock(stock, source, model_.plan, std::move(material));
+      put_in_stock(chain.stock(), source, model_.plan, std::move(material));
+      chain.commit();
     }
-  } catch (const Error&) {
-    stock.fail(std::current_exception());
+  } catch (const Error& error) {
+    chain.stock().fail(std::current_exception());
+    from.refuse(error);
     from.link().close();
   } catch (const std::exception&) {
-    stock.fail(std::make_exception_ptr(Error(Code::resource, "memory", "the provider has too little for this material")));
+    chain.stock().fail(std::make_exception_ptr(Error(Code::resource, "memory", "the provider has too little for this material")));
     from.link().close();
   }
+  return false;
 }
 
-void ProviderService::serve_offline(Channel& user, std::uint64_t id) {
-  std::shared_ptr<Session> session;
+void ProviderService::fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits) {
+  std::shared_ptr<ProviderChains::Chain> chain;
   {
     const std::lock_guard lock(mutex_);
-    const auto found = sessions_.find(id);
-    if (found == sessions_.end()) throw Error(Code::malformed, "Hello.session", "no such session");
-    session = found->second;
+    const auto found = sessions_.find(session);
+    if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::malformed, "Hello.session", "no such session");
+    chain = found->second.chain;
   }
-  user.send(Accepted{});
+  chain->begin_filling(limits, Clock::now() + patience_);
+  struct End {
+    ProviderChains::Chain& chain;
+    ~End() { chain.end_filling(); }
+  };
+  const End end{*chain};
+  const std::unique_ptr<Link> helper_link = dial_helper_();
+  Channel helper(*helper_link, 0, patience_);
+  const std::optional<Seed> standing = chain->standing();
+  const PairHello hello{session, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
+  helper.send(hello);
+  const Seed common = common_seed(helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
+  helper.set_session(session);
+  user.send(chain->state());
   user.flush();
-  user.set_session(id);
-  take_material(user, Stock::Source::user, session->stock);
+  user.set_session(session);
+  chain->paired(common, helper.receive(Paired{}).other);
+  std::jthread reader([&] {
+    take_material(helper, Stock::Source::helper, *chain);
+  });
+  if (!take_material(user, Stock::Source::user, *chain)) helper_link->close();
+  reader.join();
+  helper_link->close();
 }
 
 }  // namespace permllm

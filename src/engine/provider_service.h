@@ -14,6 +14,7 @@
 #include "engine/handshake.h"
 #include "engine/masked_model.h"
 #include "engine/model_record.h"
+#include "engine/provider_chains.h"
 #include "engine/provider_session.h"
 
 namespace permllm {
@@ -42,26 +43,29 @@ class ProviderService {
   using Dial = std::function<std::unique_ptr<Link>()>;
   using OnEvent = std::function<void(const std::string&)>;
 
-  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event);
+  // state: the folder of chains and packs; empty: in memory. Errors: those of ProviderChains.
+  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event,
+                  const std::filesystem::path& state = {});
   // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
-  // Serves one connection of a user to its end, in the caller's thread. Never throws for what a peer does.
-  void serve(std::unique_ptr<Link> link);
+  // Serves one connection of a user to its end, in the caller's thread. peer: the user's fingerprint. Never throws for what a peer does.
+  void serve(std::unique_ptr<Link> link, const std::string& peer = {}, const UserLimits& limits = {});
 
  private:
   struct Session {
-    explicit Session(bool user_deals) : stock(user_deals) {}
-    Stock stock;
+    std::string peer;
+    std::shared_ptr<ProviderChains::Chain> chain;
   };
   struct Registration;
   void send_model(Registration& registration);
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user);
+  void converse(Channel& user, const std::string& peer, const UserLimits& limits);
   void send_embedding(Channel& user);
-  void take_material(Channel& from, Stock::Source source, Stock& stock);
-  void serve_offline(Channel& user, std::uint64_t session);
+  // False: it ended early, and the stock knows why.
+  bool take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
+  void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
 
   OfferedModel model_;
   std::string plan_hash_;
@@ -70,7 +74,8 @@ class ProviderService {
   Dial dial_helper_;
   OnEvent on_event_;
   std::mutex mutex_;
-  std::map<std::uint64_t, std::shared_ptr<Session>> sessions_;
+  std::map<std::uint64_t, Session> sessions_;
+  ProviderChains chains_;
 };
 
 }  // namespace permllm

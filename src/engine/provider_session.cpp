@@ -44,11 +44,15 @@ constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::siz
 }  // namespace
 
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                                 Executor& executor, Clock::duration patience, BfvProvider* bfv)
+                                 Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn)
     : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), keys_(plan.config.layers),
-      provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv) {
+      provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), progress_(burnt) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   reserve(keys_, plan);
+  for (std::uint32_t slot = 0; slot < burnt[k_slot_kind]; ++slot) {  // of earlier sessions
+    timeline_.append(true);
+    skip(slot);
+  }
 }
 
 void ProviderSession::serve() {
@@ -78,6 +82,7 @@ void ProviderSession::run(const PassBegin& begin) {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PassBegin.") + field, why);
   };
+  if (begin.kind == PassBegin::rewind && !plan_.open()) return rewind(begin.tokens);
   const int least = plan_.open() ? PassBegin::rows : PassBegin::prompt, most = plan_.open() ? PassBegin::rows : PassBegin::retrieve;
   if (begin.kind < least || begin.kind > most) {
     refuse("kind", fmt::format("{}, expected {} to {} in profile {}", begin.kind, least, most, name_of(plan_.profile)));
@@ -105,7 +110,10 @@ void ProviderSession::run(const PassBegin& begin) {
     refuse("tokens", fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
   }
 
-  progress_.begin(begin);
+  Progress next = progress_;
+  next.begin(begin);
+  if (burn_) burn_(next.marks(plan_));
+  progress_ = next;
   append(timeline_, begin, plan_);
   StockMaterial material{progress_, stock_, patience_};
   const Clock::time_point began = Clock::now();
@@ -163,12 +171,22 @@ PartyReport ProviderSession::report() const {
   return report;
 }
 
-void ProviderSession::give_up() {
-  for (std::size_t i = 0; i < progress_.slot.count; ++i) {
-    const std::uint32_t slot = progress_.slot.index(i);
-    timeline_.skip(slot);
-    for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(provider_, attention_shape(plan_, l), slot);
+void ProviderSession::rewind(std::size_t tokens) {
+  if (plan_.prompt_slots != 0 || tokens > timeline_.length()) {
+    throw Error(Code::malformed, "PassBegin.tokens", fmt::format("{} to be kept, {}", tokens, plan_.prompt_slots != 0 ? "this model takes one prompt a chain"
+                                                                 : fmt::format("there are {}", timeline_.length())));
   }
+  timeline_.rewind(tokens);
+  sampled_ = {};
+}
+
+void ProviderSession::skip(std::uint32_t slot) {
+  timeline_.skip(slot);
+  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(provider_, attention_shape(plan_, l), slot);
+}
+
+void ProviderSession::give_up() {
+  for (std::size_t i = 0; i < progress_.slot.count; ++i) skip(progress_.slot.index(i));
   sampled_ = {};
   user_.send(PassCancelled{});
   user_.flush();

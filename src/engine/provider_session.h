@@ -12,9 +12,9 @@ namespace permllm {
 class ProviderSession {
  public:
   // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. All references
-  // outlive the session.
+  // outlive the session. The chain is burnt up to `burnt`; each pass burns more of it by `burn`.
   ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                  Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr);
+                  Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr);
   // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
   void serve();
 
@@ -25,7 +25,9 @@ class ProviderSession {
   void run(const PassBegin& begin);
   // The last pass's token, to the user.
   void retrieve_sampled();
+  void rewind(std::size_t tokens);
   void give_up();
+  void skip(std::uint32_t slot);
 
   const Plan& plan_;
   const IntWeights& weights_;
@@ -36,6 +38,7 @@ class ProviderSession {
   std::vector<ProviderKeys> keys_;
   Provider provider_;
   BfvProvider* bfv_;
+  Burn burn_;
   Progress progress_;
   PartyReport used_;
   Sampled<Masked> sampled_;  // by the last pass; empty before the first

@@ -8,75 +8,74 @@
 #include "engine/provider_service.h"
 
 namespace permllm {
-namespace {
-
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-}  // namespace
 
 std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens) {
-  struct Kind {
-    Part::Kind kind{};
-    std::size_t next = 0, end = 0, most = 0;
-    PackOrder batch() {
-      const std::size_t count = std::min(most, end - next);
-      const PackOrder order{static_cast<std::uint8_t>(kind), static_cast<std::uint32_t>(next), static_cast<std::uint32_t>(count)};
-      next += count;
-      return order;
-    }
-  };
-  PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
-  prompt_tokens = plan.prompt_rows(prompt_tokens);
-  const auto of = [&](Part::Kind kind, std::size_t end) { return Kind{kind, 0, end, deal_batch(plan, kind)}; };
-  Kind entries = plan.open() ? Kind{} : of(Part::Kind::entry, prompt_tokens), slots = of(Part::Kind::slot, prompt_tokens + max_tokens - 1),
-       passes = of(Part::Kind::pass, max_tokens), queries = plan.bfv() ? of(Part::Kind::query, max_tokens) : Kind{};
-  std::vector<PackOrder> orders;
-  while (entries.next < entries.end) orders.push_back(entries.batch());
-  while (slots.next < slots.end || passes.next < passes.end) {
-    // A pass of the answer comes when its slot does.
-    if (slots.next < slots.end) orders.push_back(slots.batch());
-    while (passes.next < passes.end && (slots.next == slots.end || prompt_tokens + passes.next <= slots.next)) {
-      orders.push_back(passes.batch());
-    }
-    while (queries.next < std::min(queries.end, passes.next)) orders.push_back(queries.batch());
-  }
-  return orders;
+  return orders_between(plan, {}, target_of(plan, {}, prompt_tokens, max_tokens));
 }
 
-UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::duration patience)
-    : executor_(executor), patience_(patience) {
+const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) {
+  const auto best = std::min_element(chains.begin(), chains.end(), [](const ChainChoice& a, const ChainChoice& b) {
+    return std::pair(a.burnt[k_slot_kind], b.ready()) < std::pair(b.burnt[k_slot_kind], a.ready());
+  });
+  return best == chains.end() ? nullptr : &*best;
+}
+
+UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose)
+    : ledger_(ledger), executor_(executor) {
   online_link_ = links.online();
   online_ = std::make_unique<Channel>(*online_link_, 0, patience);
   online_->send(Hello{Hello::online, 0});
   card_ = online_->receive(Card{});
-  const std::string plan_hash = card_.plan.hash();
-  online_->send(Agreement{plan_hash});
-  online_->receive(Accepted{});
+  take_chain(choose);
   online_->set_session(card_.session);
   if (card_.plan.open()) receive_public_part();
   if (card_.plan.bfv()) {
-    bfv_.emplace(bfv_shape(card_.plan), random_seed());
-    online_->send(bfv_->key(card_.session));
+    bfv_.emplace(bfv_shape(card_.plan), record_.own);
+    online_->send(bfv_->key(record_.chain));
     online_->flush();
   }
-
-  offline_link_ = links.offline();
-  offline_ = std::make_unique<Channel>(*offline_link_, 0, patience);
-  offline_->send(Hello{Hello::offline, card_.session});
-  offline_->receive(Accepted{});
-  offline_->set_session(card_.session);
-
-  helper_link_ = links.helper();
-  helper_ = std::make_unique<Channel>(*helper_link_, 0, patience);
-  const PairHello hello{card_.session, card_.model_id, plan_hash, random_seed()};
-  helper_->send(hello);
-  const Seed half = helper_->receive(PairAccepted{}).half;
-  helper_->set_session(card_.session);
-
-  coins_ = std::make_unique<AesCoins>(common_seed(hello.half, half, domain::user_helper, hello));
   mask_stream_ = std::make_unique<ReadableStream>(card_.model_mask);
   u_ = expansion_of(*mask_stream_, card_.plan);
-  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr);
+  filler_ = std::make_unique<Filler>(Filler::Links{links.offline, links.helper}, card_.session, card_, u_, record_, ledger_, bfv_ ? &*bfv_ : nullptr,
+                                     accepted_.made, executor, patience);
+  if (!record_.paired) filler_->pair();
+  coins_ = std::make_unique<AesCoins>(record_.seed);
+  burning_.emplace(ledger_, record_.peer, record_.chain, record_.burnt);
+  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr, record_.burnt,
+                                           [this](const Marks& marks) { burning_->reach(marks); });
+  filler_->used(session_->marks());
+}
+
+void UserClient::take_chain(const Choose& choose) {
+  const std::string plan_hash = card_.plan.hash();
+  std::vector<ChainRecord> records = ledger_.chains({}, card_.model_id);
+  std::vector<ChainChoice> choices;
+  for (const ChainRecord& own : records) {
+    if (own.plan_hash != plan_hash) continue;
+    const auto there = std::find_if(card_.chains.begin(), card_.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
+    if (there == card_.chains.end()) {  // the provider has lost or dropped it
+      ledger_.drop({}, own.chain);
+      continue;
+    }
+    const ChainChoice choice{own.chain, there->made, later_of(own.burnt, there->burnt)};
+    // A model that takes one prompt a chain needs a fresh one.
+    const std::uint32_t least_room = card_.plan.prompt_slots != 0 ? static_cast<std::uint32_t>(card_.plan.slots) : 1;
+    if (!there->busy && own.paired && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots) choices.push_back(choice);
+  }
+  const ChainChoice* chosen = choose(choices);
+  if (chosen != nullptr) {
+    record_ = *std::find_if(records.begin(), records.end(), [&](const ChainRecord& r) { return r.chain == chosen->chain; });
+  } else {
+    record_.chain = random_number();
+    record_.model_id = card_.model_id;
+    record_.plan_hash = plan_hash;
+    record_.own = random_seed();
+  }
+  online_->send(Agreement{plan_hash, record_.chain, ledger_.durable(), record_.paired, record_.burnt});
+  accepted_ = online_->receive(Accepted{});
+  record_.burnt = later_of(record_.burnt, accepted_.burnt);
+  record_.paired = record_.paired && accepted_.paired;
+  ledger_.put(record_);
 }
 
 void UserClient::receive_public_part() {
@@ -94,126 +93,36 @@ void UserClient::receive_public_part() {
   public_.vectors = weights_of(online_->receive(PublicVectors{}), card_.plan);
 }
 
-UserClient::~UserClient() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  changed_.notify_all();
-  // Unblocks the producer, whatever it waits for.
-  if (producer_.joinable()) {
-    if (offline_link_) offline_link_->close();
-    if (helper_link_) helper_link_->close();
-  }
-}
+UserClient::~UserClient() = default;
 
 void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
                                std::function<void(const OfflineProgress&)> on_progress) {
-  PERMLLM_ASSERT(orders_.empty());
-  orders_ = orders_for(card_.plan, prompt_tokens, max_tokens);
-  ahead_ = std::max(ahead, card_.plan.prompt_rows(prompt_tokens) + k_deal_batch);
-  on_progress_ = std::move(on_progress);
-  producer_ = std::jthread([this] { produce(); });
+  filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens),
+                card_.plan.prompt_rows(prompt_tokens) + std::max(ahead, k_deal_batch), std::move(on_progress));
 }
 
-void UserClient::produce() {
-  try {
-    for (const PackOrder& order : orders_) {
-      {
-        std::unique_lock lock(mutex_);
-        // Back-pressure: the stock never grows beyond `ahead`.
-        changed_.wait(lock, [&] {
-          return stopping_ || order.first + std::size_t{order.count} <= used_slots_ + ahead_;
-        });
-        if (stopping_) return;
-      }
-      deal_order(order);
-      {
-        const std::lock_guard lock(mutex_);
-        ++done_orders_;
-      }
-      changed_.notify_all();
-    }
-    offline_->send(PackEnd{});
-    offline_->flush();
-    helper_->send(PackEnd{});
-    helper_->flush();
-  } catch (const std::exception&) {
-    const std::lock_guard lock(mutex_);
-    failure_ = std::current_exception();
-  }
-  changed_.notify_all();
+void UserClient::fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress) {
+  filler_->want(target, card_.plan.slots, std::move(on_progress));
+  filler_->wait_for(target);
 }
 
-void UserClient::deal_order(const PackOrder& order) {
-  const Clock::time_point begin = Clock::now();
-  double total = 0, before = 0;
-  for (std::size_t i = 0; i < orders_.size(); ++i) {
-    // By cost: a slot is worth one, an entry or pass about a fifth.
-    const double worth = static_cast<double>(orders_[i].count) * (orders_[i].kind == 1 ? 1.0 : 0.2);
-    total += worth;
-    if (i < done_orders_) before += worth;
-  }
-  const double own = static_cast<double>(order.count) * (order.kind == 1 ? 1.0 : 0.2);
-  const double parts = order.kind == 1 ? static_cast<double>(card_.plan.config.layers) : 1.0;
-  double done = 0;
-  const auto on_part = [&] {
-    done += own / parts;
-    if (on_progress_) on_progress_({(before + done) / total, seconds_ + seconds_since(begin)});
-  };
-  if (order.kind == k_users_kind) {
-    deal_queries(*bfv_, order, *offline_, executor_);
-    on_part();
-  } else {
-    helper_->send(order);
-    helper_->flush();
-    UserDealer dealer{*coins_, executor_};
-    if (!card_.plan.open()) deal(dealer, card_.plan, u_, order, *offline_, on_part);
-    helper_->receive(PackDealt{});
-  }
-  const std::lock_guard lock(mutex_);
-  seconds_ += seconds_since(begin);
+void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens) {
+  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens));
 }
 
-void UserClient::wait_for_material(std::size_t tokens) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] {
-    if (failure_ || done_orders_ == orders_.size()) return true;
-    for (std::size_t i = done_orders_; i < orders_.size(); ++i) {
-      const auto kind = static_cast<Part::Kind>(orders_[i].kind);
-      const bool by_pass = kind == Part::Kind::pass || kind == Part::Kind::query;
-      if (orders_[i].first < (by_pass ? 1 : tokens)) return false;
-    }
-    return true;
-  });
-  if (failure_) std::rethrow_exception(failure_);
-}
-
-void UserClient::material_used() {
-  {
-    const std::lock_guard lock(mutex_);
-    used_slots_ = session_->slots();
-    if (failure_) std::rethrow_exception(failure_);
-  }
-  changed_.notify_all();
-}
-
-double UserClient::offline_seconds() const {
-  const std::lock_guard lock(mutex_);
-  return seconds_;
+void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads) {
+  Marks next = session_->marks();
+  filler_->used(next);
+  const auto add = [&](std::uint8_t kind, std::size_t count) { next[kind] += static_cast<std::uint32_t>(count); };
+  add(k_slot_kind, tokens);
+  add(k_pass_kind, heads);
+  if (card_.plan.bfv()) add(k_users_kind, heads);
+  filler_->wait_for(next);
 }
 
 UserClient::Reports UserClient::end() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;  // orders that were not begun are not needed any more
-  }
-  changed_.notify_all();
-  if (producer_.joinable()) producer_.join();
-  if (failure_) std::rethrow_exception(failure_);
   Reports reports;
-  if (done_orders_ < orders_.size() || orders_.empty()) helper_->send(PackEnd{});
-  reports.helper = helper_->receive(PartyReport{});
+  reports.helper = filler_->end();
   online_->send(SessionEnd{});
   reports.provider = online_->receive(PartyReport{});
   return reports;

@@ -1,95 +1,96 @@
-// The user: joins a session with provider and helper, has its offline material made, and asks.
+// The user: joins a session with the provider on one of its chains, has its offline material made, and asks.
 #pragma once
 
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <thread>
 
-#include "engine/deal.h"
+#include "engine/filler.h"
 #include "engine/handshake.h"
+#include "engine/ledger.h"
 #include "engine/user_session.h"
 #include "model/chat_format.h"
 #include "model/tokenizer.h"
 
 namespace permllm {
 
-// The user's three links. The online link carries the conversation; the other two offline material.
+// The user's three links. The online link carries the conversation; the other two offline material, and are made when there is some to make.
 struct UserLinks {
   std::function<std::unique_ptr<Link>()> online, offline, helper;
 };
 
-// How far offline production is: pieces made of pieces ordered, in slots' worth.
-struct OfflineProgress {
-  double fraction = 0;
-  double seconds = 0;  // since it began
+// A chain that a session could take, as both ledgers see it.
+struct ChainChoice {
+  std::uint64_t chain = 0;
+  Marks made, burnt;
+  // Slots that are made and not burnt.
+  std::uint32_t ready() const { return between(burnt, made)[k_slot_kind]; }
+  bool fresh() const { return burnt == Marks{}; }
 };
 
 class UserClient {
  public:
-  // Handshakes with both. Errors: mismatch (names both values), closed, timeout.
-  UserClient(const UserLinks& links, Executor& executor, Clock::duration patience);
+  // Which of the chains a session takes; null: a new one.
+  using Choose = std::function<const ChainChoice*(std::span<const ChainChoice>)>;
+  // The one with the least burnt; among those that are fresh, the one with the most ready: burnt slots cost memory and bytes.
+  static const ChainChoice* least_burnt(std::span<const ChainChoice> chains);
+
+  // Handshakes with the provider; of a new chain also with the helper. The ledger outlives the client; where it is a file, so does the chain.
+  // Errors: mismatch (names both values), closed, timeout.
+  UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose = least_burnt);
   ~UserClient();
   UserClient(const UserClient&) = delete;
   UserClient& operator=(const UserClient&) = delete;
 
   const Card& card() const { return card_; }
   UserSession& session() { return *session_; }
+  // Slots of the chain that this session may still use.
+  std::size_t room() const { return card_.plan.slots - session_->slots(); }
 
-  // Begins to make the material for a prompt and an answer of at most max_tokens, in a thread of its own, never more than
-  // `ahead` slots ahead of what the session has used. Once a client. on_progress is called from that thread.
+  // Has the material made for a prompt and an answer of at most max_tokens, from what the session has used on, never more than `ahead` slots
+  // ahead of need. on_progress is called from another thread.
   void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
                      std::function<void(const OfflineProgress&)> on_progress);
-  // Waits until the material for the prompt and `tokens` more is at the provider's door, or all that was ordered.
-  void wait_for_material(std::size_t tokens);
-  // Tells the producer how much the session has used.
-  void material_used();
-  // Wall seconds that production took so far.
-  double offline_seconds() const;
+  // For nobody's prompt: up to the marks.
+  void fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress);
+  // Waits until the provider has material for a prompt and an answer of `tokens`. Errors: those of Filler::wait_for.
+  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens);
+  // Before a pass over so many tokens behind the prompt: waits for its material. Errors: as above; nothing is burnt.
+  void wait_for_pass(std::size_t tokens, std::size_t heads = 1);
+  const Filler& filler() const { return *filler_; }
 
   // Time spent waiting for the provider online.
   double waited_seconds() const { return online_->waited_seconds(); }
 
-  // Ends the session and asks provider and helper for their reports.
+  // Ends the session and asks the provider, and the helper where it took part, for their reports.
   struct Reports {
-    PartyReport provider, helper;
+    PartyReport provider;
+    std::optional<PartyReport> helper;
   };
   Reports end();
 
  private:
-  void produce();
   void receive_public_part();
-  void deal_order(const PackOrder& order);
+  void take_chain(const Choose& choose);
 
+  Ledger& ledger_;
   Executor& executor_;
-  Clock::duration patience_;
-  std::unique_ptr<Link> online_link_, offline_link_, helper_link_;
-  std::unique_ptr<Channel> online_, offline_, helper_;
+  std::unique_ptr<Link> online_link_;
+  std::unique_ptr<Channel> online_;
   Card card_;
+  ChainRecord record_;
+  Accepted accepted_;
   PublicPart public_;  // profile open
   std::unique_ptr<ReadableStream> mask_stream_;
   Weights<StreamedMatrix> u_;
-  std::unique_ptr<AesCoins> coins_;
   std::optional<BfvUser> bfv_;
+  std::unique_ptr<AesCoins> coins_;
+  std::optional<Burning> burning_;
+  std::unique_ptr<Filler> filler_;
   std::unique_ptr<UserSession> session_;
-
-  std::vector<PackOrder> orders_;
-  std::size_t ahead_ = 0;
-  std::function<void(const OfflineProgress&)> on_progress_;
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::size_t used_slots_ = 0;  // by the online session
-  std::size_t done_orders_ = 0;
-  bool stopping_ = false;
-  double seconds_ = 0;
-  std::exception_ptr failure_;
-  std::jthread producer_;
 };
 
-// The orders for a prompt of n tokens and an answer of at most m, in the order of need: a list of batches of at most
-// k_deal_batch pieces. The answer's first token costs no slot; its last is never fed.
+// The orders for a prompt of n tokens and an answer of at most m on a new chain.
 std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens);
 
 }  // namespace permllm

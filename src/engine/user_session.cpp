@@ -14,14 +14,20 @@ struct Indices {
 
 }  // namespace
 
-UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part, BfvUser* bfv)
-    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor}, bfv_(bfv) {
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part, BfvUser* bfv,
+                         const Marks& burnt, Burn burn)
+    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor}, progress_(burnt),
+      bfv_(bfv), burn_(std::move(burn)) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   if (plan.open()) {
     PERMLLM_ASSERT(part != nullptr);
     clear_.emplace(plan, *part, executor);
   } else {
     reserve(keys_, plan);
+  }
+  for (std::uint32_t slot = 0; slot < burnt[k_slot_kind]; ++slot) {  // of earlier sessions
+    timeline_.append(true);
+    skip(slot);
   }
 }
 
@@ -30,8 +36,11 @@ void UserSession::begin(PassBegin begin) {
     throw Error(Code::usage, "context", fmt::format("{} tokens are used and {} more do not fit: the context is {}",
                                                     timeline_.slots(), begin.tokens, plan_.slots));
   }
+  Progress next = progress_;
+  next.begin(begin);
+  if (burn_) burn_(next.marks(plan_));
+  progress_ = next;
   user_.provider.send(begin);
-  progress_.begin(begin);
   append(timeline_, begin, plan_);
 }
 
@@ -147,11 +156,24 @@ void UserSession::give_up() {
   while (user_.provider.receive_any("the end of a pass that was given up").tag !=
          static_cast<std::uint16_t>(Tag::pass_cancelled)) {
   }
-  for (std::size_t i = 0; i < progress_.slot.count; ++i) {
-    const std::uint32_t slot = progress_.slot.index(i);
-    timeline_.skip(slot);
-    for (std::size_t l = 0; l < plan_.config.layers; ++l) skip_slot(user_, attention_shape(plan_, l), slot);
+  for (std::size_t i = 0; i < progress_.slot.count; ++i) skip(progress_.slot.index(i));
+}
+
+void UserSession::skip(std::uint32_t slot) {
+  timeline_.skip(slot);
+  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(user_, attention_shape(plan_, l), slot);
+}
+
+void UserSession::rewind(std::size_t n) {
+  PERMLLM_ASSERT(n <= length() && !plan_.config.prefix);
+  if (clear_) {
+    clear_->keep(n);
+    return;
   }
+  if (n == length()) return;
+  user_.provider.send(PassBegin{PassBegin::rewind, static_cast<std::uint32_t>(n)});
+  timeline_.rewind(n);
+  sampled_ = {};
 }
 
 }  // namespace permllm

@@ -18,8 +18,10 @@ class UserSession {
   // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
 
-  // part: of profile open, bfv: where tokens are retrieved so (Plan::bfv), else null. All references outlive the session.
-  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr, BfvUser* bfv = nullptr);
+  // part: of profile open, bfv: where tokens are retrieved so (Plan::bfv), else null. All references outlive the session. The chain is burnt up
+  // to `burnt`; each pass burns more of it by `burn`.
+  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr, BfvUser* bfv = nullptr,
+              const Marks& burnt = {}, Burn burn = nullptr);
 
   // Feeds prompt tokens in one pass; a token is sampled. Errors: usage when the chain has no room (both numbers).
   void prompt(std::span<const TokenId> tokens, const Choose& choose);
@@ -34,8 +36,15 @@ class UserSession {
   // The id of the token that was sampled last, without feeding it.
   TokenId retrieve_last();
 
-  // Slots used so far.
+  // Forgets all but the first n tokens that were fed; a prompt comes next. The slots of the others stay dead. Not in models that take one prompt
+  // a conversation (Config::prefix). The provider learns n, but not in profile open.
+  void rewind(std::size_t n);
+
+  // Slots used so far, and how much of the chain.
   std::size_t slots() const { return timeline_.slots(); }
+  Marks marks() const { return progress_.marks(plan_); }
+  // Tokens that were fed and are kept.
+  std::size_t length() const { return clear_ ? clear_->length() : timeline_.length(); }
   void observe(std::function<void(const Seen&)> observer) { user_.observe = std::move(observer); }
 
  private:
@@ -45,6 +54,7 @@ class UserSession {
   void run(const Mask& rows, const Choose& choose, const Between& between = {});
   ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads);
   void give_up();
+  void skip(std::uint32_t slot);
 
   const Plan& plan_;
   Weights<NoMatrix> none_;
@@ -54,6 +64,7 @@ class UserSession {
   Progress progress_;
   Sampled<Mask> sampled_;
   BfvUser* bfv_;
+  Burn burn_;
   std::optional<ClearSide> clear_;  // profile open
   TokenId sampled_id_ = 0;          // profile open
 };

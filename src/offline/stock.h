@@ -1,39 +1,53 @@
-// The provider's stock of offline material: what helper and user sent, kept until the one time that it is used.
+// The provider's stock of a chain's offline material: what helper and user sent, kept until the one time that it is used.
 #pragma once
 
 #include <condition_variable>
 #include <exception>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <tuple>
+#include <optional>
+#include <vector>
 
 #include "net/link.h"
+#include "offline/marks.h"
+#include "offline/pack_file.h"
 #include "protocol/party.h"
 
 namespace permllm {
 
-// A kind of pieces that only the user deals (Part::Kind::query); of others the helper deals a half.
-inline constexpr std::uint8_t k_users_kind = 4;
-
 // Filled by the threads that read from helper and user, emptied by the online thread.
 class Stock {
  public:
-  enum class Source { helper, user };
-  // user_deals: whether pieces have a half of the user's (not so with public weights).
-  explicit Stock(bool user_deals = true) : user_deals_(user_deals) {}
-  // What a piece belongs to: kind and layer of a Part (engine/transformer.h), and the index of slot, entry or pass.
-  using Place = std::tuple<std::uint8_t, std::uint32_t, std::uint32_t>;
+  enum class Source : std::uint8_t { helper = 0, user = 1 };
+  // In memory. user_deals: whether pieces have a half of the user's (not so with public weights). layers: parts of a slot.
+  explicit Stock(std::size_t layers, bool user_deals = true) : layers_(layers), user_deals_(user_deals) {}
 
-  // Cuts `material` into one piece for each of the batch; sizes from the plan. Errors: malformed when the sum differs,
-  // or when a piece of this place was delivered before (it could have been used).
+  // Lengths of the two files, by source.
+  using Lengths = std::array<std::uint64_t, 2>;
+  // From now on in two files: FOLDER/NAME.helper and FOLDER/NAME.user, of which `lengths` bytes count. Errors: those of PackFile.
+  void keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain, const std::string& plan_hash, Lengths lengths);
+
+  // One thread a source. Cuts `material` into one piece for each of the batch; sizes from the plan. Errors: malformed when the sum differs,
+  // or when the piece is not the next of its kind and layer (it could have been used); resource, when the disk is full.
   void put(Source source, std::uint8_t kind, std::uint32_t layer, Batch batch, const std::vector<std::size_t>& sizes,
            Bytes material);
   // All halves of a piece; waits for them until `deadline` (Error{timeout} says that the stock is empty). A piece is
   // handed out once.
   Pack take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline);
-  // A source is gone: takers that wait, and later ones that find nothing, get this error.
+  // A source is gone: takers that wait, and later ones that find nothing, get this error, until a filling begins.
   void fail(std::exception_ptr error);
+
+  // Pieces of which all halves and layers are here.
+  Marks made() const;
+  // What lies behind `made` came from a filling that ended early, and is forgotten; a new one begins there.
+  void begin_filling(const Marks& made);
+  // Forgets all.
+  void clear();
+  // What was put is on the disk; lengths of the files by then.
+  Lengths sync();
+  // Of pieces that were not taken.
   std::size_t bytes() const;
 
  private:
@@ -41,14 +55,21 @@ class Stock {
   bool deals(Source source, std::uint8_t kind) const { return source == Source::user ? user_deals_ : kind != k_users_kind; }
 
   struct Piece {
-    std::shared_ptr<const Bytes> material;
-    std::size_t offset = 0, size = 0;
+    std::shared_ptr<const Bytes> memory;  // null: in the file, or taken
+    PackFile::Place place;                // of memory: the offset in it
+    bool taken = false;
   };
+  using Row = std::vector<Piece>;  // by index
   struct Half {
-    std::map<Place, Piece> pieces;
-    // First index that was not delivered yet, by kind and layer: deliveries come in order.
-    std::map<std::pair<std::uint8_t, std::uint32_t>, std::uint32_t> next;
+    std::map<std::pair<std::uint8_t, std::uint32_t>, Row> rows;  // by kind and layer
+    std::unique_ptr<PackFile> file;
+    std::uint64_t length = 0;  // of the file, as far as rows say
   };
+  Half& half(Source source) { return halves_[static_cast<std::size_t>(source)]; }
+  const Half& half(Source source) const { return halves_[static_cast<std::size_t>(source)]; }
+  Piece* find(Source source, std::uint8_t kind, std::uint32_t layer, std::uint32_t index);
+
+  const std::size_t layers_;
   const bool user_deals_;
   mutable std::mutex mutex_;
   std::condition_variable arrived_;

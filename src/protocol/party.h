@@ -78,7 +78,7 @@ void replace_leading(Share<R>& x, const Share<R>& part) {
 
 // Which slots of the chain hold a token. The others are known to provider and user, take no position, and their keys have
 // probability zero: a skipped slot was begun and given up, and left nothing in the caches; a dead one went through a pass
-// with the others (unused slots of a prompt that attends both ways).
+// with the others (unused slots of a prompt that attends both ways, tokens that were taken back).
 class Timeline {
  public:
   void append(bool live) {
@@ -92,6 +92,15 @@ class Timeline {
     live_[slot] = false;
     skipped_[slot] = true;
   }
+  // Keeps the first n live slots; those behind them become dead.
+  void rewind(std::size_t n) {
+    for (std::size_t s = 0; s < slots(); ++s) {
+      live_[s] = live_[s] && before_[s] < n;
+      before_[s] = std::min(before_[s], n);
+    }
+  }
+  // Live slots.
+  std::size_t length() const { return slots() == 0 ? 0 : before_.back() + (live_.back() ? 1 : 0); }
   bool live(std::size_t slot) const { return live_[slot]; }
   bool skipped(std::size_t slot) const { return skipped_[slot]; }
   bool all_live(std::size_t n) const { return n == 0 || (position(n - 1) == n - 1 && live(n - 1)); }

@@ -66,16 +66,16 @@ inline Cost index_cost() { return {.rounds = 0, .online = {.user_to_provider = R
 // own_round: where nothing else is on its way to the user at that time.
 inline Cost reply_cost(bool own_round) { return {.rounds = own_round ? std::size_t{1} : 0, .online = {.provider_to_user = he::reply_bytes()}, .offline = {}}; }
 
-// What both take for `a`: the number that the provider drew for the session.
-inline std::string key_context(std::uint64_t session) { return "session " + std::to_string(session); }
+// What both take for `a`: the chain's number.
+inline std::string key_context(std::uint64_t chain) { return "chain " + std::to_string(chain); }
 
-// The user's secrets of one session. Queries may be made ahead of time by another thread, and again.
+// The user's secrets of one chain. Queries may be made ahead of time by another thread, and again.
 class BfvUser {
  public:
   BfvUser(const BfvShape& shape, const Seed& seed) : shape_(shape), seed_(seed), secret_(derive(seed, domain::retrieval, "secret key")) {}
 
-  RetrievalKey key(std::uint64_t session) const {
-    return {he::public_key(secret_, key_context(session), derive(seed_, domain::retrieval, "public key"))};
+  RetrievalKey key(std::uint64_t chain) const {
+    return {he::public_key(secret_, key_context(chain), derive(seed_, domain::retrieval, "public key"))};
   }
   he::Query query(std::uint32_t pass) const { return he::encrypt(secret_, shape_.parameters, index(pass), of_pass(pass)); }
   // Passes in rising order, each once.
@@ -101,7 +101,7 @@ class BfvUser {
 // The provider's part of one session. What takes time runs beside the pass.
 class BfvProvider {
  public:
-  BfvProvider(const BfvShape& shape, RetrievalKey message, std::uint64_t session) : shape_(shape), key_(message.key, key_context(session)) {}
+  BfvProvider(const BfvShape& shape, RetrievalKey message, std::uint64_t chain) : shape_(shape), key_(message.key, key_context(chain)) {}
 
   // At the begin of a pass: its query, out of the stock.
   void prepare(he::Query query) {

@@ -8,6 +8,7 @@ namespace permllm {
 namespace domain {
 inline constexpr const char* user_helper = "permllm/1 coins of user and helper";
 inline constexpr const char* provider_helper = "permllm/1 coins of provider and helper";
+inline constexpr const char* chain_seed = "permllm/1 digest of a chain's seed";
 inline constexpr const char* model_commitment = "permllm/1 model commitment";
 inline constexpr const char* plan = "permllm/1 plan";
 inline constexpr const char* retrieval = "permllm/1 retrieval";

@@ -13,6 +13,7 @@ const char* name_of(Tag tag) {
     case Tag::accepted: return "Accepted";
     case Tag::pair_hello: return "PairHello";
     case Tag::pair_accepted: return "PairAccepted";
+    case Tag::paired: return "Paired";
     case Tag::model_offer: return "ModelOffer";
     case Tag::model_stored: return "ModelStored";
     case Tag::model_held: return "ModelHeld";

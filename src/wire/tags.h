@@ -10,7 +10,7 @@ enum class Tag : std::uint16_t {
   refusal = 1,
   // handshakes (docs/wire.md 3)
   hello = 10, card = 11, agreement = 12, accepted = 13,
-  pair_hello = 14, pair_accepted = 15,
+  pair_hello = 14, pair_accepted = 15, paired = 16,
   // model at the helper
   model_offer = 20, model_stored = 22, model_held = 23, model_chunk = 24, model_end = 25, model_taken = 26,  // 21: until version 2
   // offline material

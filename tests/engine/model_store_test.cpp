@@ -127,9 +127,10 @@ class TestProvider {
       threads_.emplace_back([this, link = std::move(far)]() mutable { service_.serve(std::move(link)); });
       return std::move(near);
     };
-    UserClient client({to_provider, to_provider, [this] { return helper_.dial(Role::user); }}, executor_, k_patience);
+    Ledger ledger;
+    UserClient client({to_provider, to_provider, [this] { return helper_.dial(Role::user); }}, ledger, executor_, k_patience);
     client.make_material(3, 4, 16, nullptr);
-    client.wait_for_material(7);
+    client.wait_for_material(3, 4);
     client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
     std::vector<TokenId> ids;
     for (int i = 0; i < 3; ++i) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
@@ -406,7 +407,7 @@ TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
     EXPECT_NE(helper.notes().find(again == chunks ? "is not used" : "is damaged"), std::string::npos) << at << " " << helper.notes();
     auto link = helper.dial(Role::user);
     Channel user(*link, 0, k_patience);
-    user.send(PairHello{1, model.model_id, model.plan.hash(), Seed{}});
+    user.send(PairHello{1, model.model_id, model.plan.hash(), 1, false, Seed{}});
     EXPECT_NE(error_of([&] { user.receive(PairAccepted{}); }).find("does not hold model"), std::string::npos) << at;
     TestProvider provider(helper, recorded(tiny_offer(2), folder.path() / "state"));
     provider.register_model();

@@ -53,9 +53,10 @@ class World {
     return {[this] { return to_provider(); }, [this] { return to_provider(); }, [this] { return to_helper(Role::user); }};
   }
   std::vector<TokenId> answer(std::size_t tokens) {
-    UserClient client(links(), executor_, patience_);
+    Ledger ledger;
+    UserClient client(links(), ledger, executor_, patience_);
     client.make_material(3, tokens, 64, nullptr);
-    client.wait_for_material(3 + tokens);
+    client.wait_for_material(3, tokens);
     client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
     std::vector<TokenId> ids;
     while (ids.size() + 1 < tokens) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
@@ -116,7 +117,7 @@ TEST(Services, a_model_that_the_helper_lacks_is_named) {
   World world;
   auto link = world.to_helper(Role::user);
   Channel channel(*link, 0, std::chrono::seconds(5));
-  channel.send(PairHello{1, std::string(64, 'b'), "x", Seed{}});
+  channel.send(PairHello{1, std::string(64, 'b'), "x", 1, false, Seed{}});
   EXPECT_EQ(error_of([&] { channel.receive(PairAccepted{}); }), "peer: PairHello.model_id: the helper does not hold model bbbbbbbb");
 }
 
@@ -125,7 +126,7 @@ TEST(Services, another_plan_is_refused_with_both_values) {
   {
     auto link = world.to_helper(Role::user);
     Channel channel(*link, 0, std::chrono::seconds(5));
-    channel.send(PairHello{1, std::string(64, 'a'), std::string(64, 'f'), Seed{}});
+    channel.send(PairHello{1, std::string(64, 'a'), std::string(64, 'f'), 1, false, Seed{}});
     const std::string error = error_of([&] { channel.receive(PairAccepted{}); });
     EXPECT_NE(error.find("PairHello.plan_hash"), std::string::npos);
     EXPECT_NE(error.find("here, ffffffff at the peer"), std::string::npos);
@@ -168,9 +169,10 @@ class Spoiling : public Passing {
 
 // A short conversation over the given links.
 void converse(World& world, const UserLinks& links) {
-  UserClient client(links, world.executor(), std::chrono::milliseconds(400));
+  Ledger ledger;
+  UserClient client(links, ledger, world.executor(), std::chrono::milliseconds(400));
   client.make_material(3, 3, 64, nullptr);
-  client.wait_for_material(6);
+  client.wait_for_material(3, 3);
   client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
   client.session().advance([](TokenId) { return true; }, greedy);
   client.session().retrieve_last();
@@ -228,7 +230,7 @@ TEST(Services, a_second_query_for_a_token_is_refused) {
   plan.retrieval = Retrieval::bfv;
   const BfvUser user(bfv_shape(plan), seed_of(1));
   Executor executor(1);
-  Stock stock;
+  Stock stock(plan.config.layers);
   const auto deliver = [&](std::uint32_t first, std::uint32_t count) {
     auto [to, from] = memory_links();
     Channel sender(*to, 7, std::chrono::seconds(5)), receiver(*from, 7, std::chrono::seconds(5));
@@ -316,7 +318,8 @@ TEST(Services, an_embedding_table_of_another_size_is_named_by_the_user) {
     });
     UserLinks links;
     links.online = [&, link = &near] { return std::move(*link); };
-    EXPECT_EQ(error_of([&] { UserClient(links, executor, std::chrono::seconds(5)); }),
+    Ledger ledger;
+    EXPECT_EQ(error_of([&] { UserClient(links, ledger, executor, std::chrono::seconds(5)); }),
               fmt::format("EmbeddingRows.rows: {} bytes, expected rows of {} and at most {}", bytes, row, total));
   }
 }
@@ -349,7 +352,7 @@ TEST(Services, a_pass_out_of_range_is_named) {
 // Where the weights are public a user has no half of the material, and there are no entries.
 TEST(Services, material_that_public_weights_do_not_know_is_refused) {
   const Plan plan = tiny_plan(Profile::open);
-  Stock stock(!plan.open());
+  Stock stock(plan.config.layers, !plan.open());
   PackMaterial material;
   material.kind = static_cast<std::uint8_t>(Part::Kind::slot);
   material.count = 1;
@@ -376,13 +379,18 @@ std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) 
   Channel online(*provider, 0, std::chrono::seconds(5));
   online.send(Hello{});
   const Card card = online.receive(Card{});
-  online.send(Agreement{card.plan.hash()});
+  online.send(Agreement{card.plan.hash(), 1});
   online.receive(Accepted{});
+  auto offline_link = world.to_provider();
+  Channel offline(*offline_link, 0, std::chrono::seconds(5));
+  offline.send(Hello{Hello::offline, card.session});
+  offline.flush();
   auto link = world.to_helper(Role::user);
   Channel helper(*link, 0, std::chrono::seconds(5));
-  helper.send(PairHello{card.session, card.model_id, card.plan.hash(), Seed{}});
+  helper.send(PairHello{card.session, card.model_id, card.plan.hash(), 1, false, Seed{}});
   helper.receive(PairAccepted{});
   helper.set_session(card.session);
+  helper.receive(Paired{});
   return error_of([&] {
     for (const PackOrder& order : orders) {
       helper.send(order);

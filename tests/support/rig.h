@@ -195,7 +195,7 @@ class Rig {
   AesCoins helper_provider_coins_, provider_coins_;
   std::vector<HelperKeys> helper_keys_;
   std::uint32_t next_[5] = {};
-  Stock stock_{!plan_.open()};
+  Stock stock_{plan_.config.layers, !plan_.open()};
   PublicPart public_;
   std::optional<BfvUser> bfv_user_;
   std::optional<BfvProvider> bfv_provider_;

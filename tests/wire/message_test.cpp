@@ -77,8 +77,10 @@ void spoil(Message message, Message expected = {}) {
 TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
   spoil(Hello{Hello::offline, 42});
   spoil(card());
-  spoil(Agreement{"hash"});
-  spoil(PairHello{42, "model", "hash", Seed{}});
+  spoil(Agreement{"hash", 9, true, true, {{1, 2, 3, 4}}});
+  spoil(PairHello{42, "model", "hash", 7, true, Seed{}});
+  spoil(Accepted{true, {{1, 2, 3, 4}}, {{5, 6, 7, 8}}});
+  spoil(Paired{});
   spoil(PairAccepted{Seed{}});
   spoil(ModelOffer{"model", tiny_plan(), 1000, 64});
   spoil(ModelHeld{{Digest{}, Digest{1, 2}}});

@@ -1,0 +1,39 @@
+#include "app/user_state.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "permllm/error.h"
+
+namespace permllm {
+namespace {
+
+std::filesystem::path usual_folder() {
+  const auto variable = [](const char* name) -> std::string {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+  };
+  if (const std::string state = variable("XDG_STATE_HOME"); !state.empty()) return std::filesystem::path(state) / "permllm";
+  if (const std::string home = variable("HOME"); !home.empty()) return std::filesystem::path(home) / ".local/state/permllm";
+  throw Error(Code::usage, "--state", "name a folder: there is no HOME");
+}
+
+}  // namespace
+
+void add_user_state(CLI::App& command, std::string& state) {
+  command.add_option("--state", state, "folder of what is kept between conversations: which offline material is there and which is used (holds secrets; "
+                                       "by default permllm in the user's folder for state)");
+}
+
+Ledger user_ledger(const std::string& state) {
+  const std::filesystem::path folder = state.empty() ? usual_folder() : std::filesystem::path(state);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw Error(Code::file, folder.string(), fmt::format("cannot be made: {}", error.message()));
+  std::filesystem::permissions(folder, std::filesystem::perms::owner_all, error);
+  return Ledger(folder / "ledger.sqlite");
+}
+
+}  // namespace permllm

@@ -1,0 +1,17 @@
+// What a user keeps between conversations: the ledger of its chains, with their seeds.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "engine/ledger.h"
+
+namespace permllm {
+
+// --state
+void add_user_state(CLI::App& command, std::string& state);
+// The ledger in the folder, which is made for its owner alone; empty: permllm in the user's folder for state (XDG base directories).
+// Errors: file.
+Ledger user_ledger(const std::string& state);
+
+}  // namespace permllm

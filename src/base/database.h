@@ -1,0 +1,55 @@
+// A SQLite database whose commits are on the disk when they return.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace permllm {
+
+class Database {
+ public:
+  // Opens or makes it, for its owner alone; without a path it lives in memory. Errors of all: file where it is damaged or cannot be opened;
+  // resource, when the disk is full. They name the file, never what it holds.
+  explicit Database(const std::filesystem::path& path);
+  ~Database();
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+
+  // One statement, its parameters and its rows.
+  class Query {
+   public:
+    Query& bind(std::uint64_t value);
+    Query& bind(const std::string& text);
+    Query& bind(std::span<const std::uint8_t> bytes);
+    bool step();  // false: no more rows
+    std::uint64_t number(int column) const;
+    std::string text(int column) const;
+    std::vector<std::uint8_t> bytes(int column) const;
+
+   private:
+    friend class Database;
+    Query(Database& database, const char* sql);
+    Database& database_;
+    std::unique_ptr<sqlite3_stmt, void (*)(sqlite3_stmt*)> statement_;
+    int bound_ = 0;
+  };
+  Query query(const char* sql) { return Query(*this, sql); }
+  void run(const char* sql);
+  // Everything that `body` does, or nothing.
+  void transaction(const std::function<void()>& body);
+
+ private:
+  [[noreturn]] void fail() const;
+  std::string name_;
+  sqlite3* database_ = nullptr;
+};
+
+}  // namespace permllm

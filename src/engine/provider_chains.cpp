@@ -1,0 +1,188 @@
+#include "engine/provider_chains.h"
+
+#include <fmt/format.h>
+
+namespace permllm {
+namespace {
+
+std::filesystem::path prepared(const std::filesystem::path& folder) {
+  if (folder.empty()) return {};
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw Error(Code::file, folder.string(), fmt::format("cannot be made: {}", error.message()));
+  std::filesystem::permissions(folder, std::filesystem::perms::owner_all, error);
+  return folder / "ledger.sqlite";
+}
+
+File locked(const std::filesystem::path& folder) {
+  File file(folder / "lock", File::Mode::create);
+  if (!file.lock()) throw Error(Code::file, folder.string(), "another provider runs on it");
+  return file;
+}
+
+}  // namespace
+
+ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan,
+                               std::function<void(const std::string&)> on_event)
+    : folder_(folder), model_id_(std::move(model_id)), plan_hash_(plan.hash()), plan_(plan), on_event_(std::move(on_event)),
+      ledger_(prepared(folder)) {
+  if (folder_.empty()) return;
+  lock_.emplace(locked(folder_));
+  for (const ChainRecord& record : ledger_.all()) {
+    if (record.model_id != model_id_) continue;
+    try {
+      Stock stock(plan_.config.layers, !plan_.open());
+      stock.keep_in(folder_, name_of_chain(record), record.chain, plan_hash_, record.lengths);
+      if (!within(record.made, stock.made())) throw Error(Code::file, name_of_chain(record), "packs are missing");
+      if (record.burnt[k_slot_kind] < plan_.slots) continue;
+    } catch (const Error& error) {
+      on_event_(fmt::format("a chain of offline material is lost: {}", error.what()));
+    }
+    forget(record);
+  }
+}
+
+std::string ProviderChains::name_of_chain(const ChainRecord& record) const {
+  return fmt::format("{:.16}-{:016x}", record.peer.empty() ? "user" : record.peer, record.chain);
+}
+
+void ProviderChains::forget(const ChainRecord& record) {
+  ledger_.drop(record.peer, record.chain);
+  if (folder_.empty()) return;
+  std::error_code ignored;
+  for (const char* half : {".helper", ".user"}) std::filesystem::remove(folder_ / (name_of_chain(record) + half), ignored);
+}
+
+std::vector<ChainState> ProviderChains::of(const std::string& peer) {
+  std::vector<ChainState> states;
+  const std::lock_guard lock(mutex_);
+  for (const ChainRecord& record : ledger_.chains(peer, model_id_)) {
+    const auto found = open_.find({peer, record.chain});
+    states.push_back({record.chain, record.made, record.burnt, found != open_.end() && !found->second.expired()});
+    if (states.size() == Card::k_most_chains) break;
+  }
+  return states;
+}
+
+std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& peer, const Agreement& agreement) {
+  const std::uint64_t number = agreement.chain;
+  const std::lock_guard lock(mutex_);
+  std::erase_if(open_, [](const auto& entry) { return entry.second.expired(); });
+  auto& place = open_[{peer, number}];
+  if (!place.expired()) throw Error(Code::mismatch, "Agreement.chain", "another session uses it");
+  std::optional<ChainRecord> record = ledger_.find(peer, number);
+  if (record && record->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
+  if (!record) {
+    record = ChainRecord{};
+    record->chain = number;
+    record->peer = peer;
+    record->model_id = model_id_;
+    record->plan_hash = plan_hash_;
+  }
+  record->burnt = later_of(record->burnt, agreement.burnt);
+  if (!record->paired || !agreement.paired) {  // one of the two has lost its seed, or there was none yet
+    record->paired = false;
+    record->made = {};
+    record->lengths = {};
+  }
+  ledger_.put(*record);
+  auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
+  chain->keep_ = agreement.keep && !folder_.empty();
+  if (chain->keep_) chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
+  place = chain;
+  return chain;
+}
+
+std::uint64_t ProviderChains::bytes(const std::string& peer) {
+  std::uint64_t sum = 0;
+  for (const ChainRecord& record : ledger_.chains(peer, model_id_)) sum += record.lengths[0] + record.lengths[1];
+  return sum;
+}
+
+ProviderChains::Chain::Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals)
+    : chains_(chains), record_(std::move(record)), stock_(layers, user_deals) {}
+
+ProviderChains::Chain::~Chain() {
+  try {
+    const auto record = chains_.ledger_.find(record_.peer, record_.chain);
+    if (!record) return;
+    // One that has no slots left, or of which nothing was made, is of no use to anybody.
+    if (!keep_ || record->burnt[k_slot_kind] >= chains_.plan_.slots || record->made == Marks{}) chains_.forget(record_);
+  } catch (const std::exception&) {
+    // It stays in the ledger until the next start.
+  }
+}
+
+Accepted ProviderChains::Chain::state() const {
+  const std::lock_guard lock(mutex_);
+  return {record_.paired, record_.made, record_.burnt};
+}
+
+std::optional<Seed> ProviderChains::Chain::standing() const {
+  const std::lock_guard lock(mutex_);
+  return record_.paired ? std::optional(record_.seed) : std::nullopt;
+}
+
+Seed ProviderChains::Chain::seed(Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [&] { return record_.paired; })) {
+    throw Error(Code::timeout, "stock", "no offline material was begun before the deadline");
+  }
+  return record_.seed;
+}
+
+std::unique_ptr<Burning> ProviderChains::Chain::burning() {
+  return std::make_unique<Burning>(chains_.ledger_, record_.peer, record_.chain, state().burnt);
+}
+
+void ProviderChains::Chain::begin_filling(const UserLimits& limits, Clock::time_point deadline) {
+  const std::uint64_t bytes = chains_.bytes(record_.peer);
+  if (bytes >= limits.stock) {
+    throw Error(Code::resource, "stock", fmt::format("the user's packs take {} bytes of the provider's disk, the limit is {}", bytes, limits.stock));
+  }
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [&] { return !filling_; })) throw Error(Code::mismatch, "Hello.session", "another filling of this chain is under way");
+  filling_ = true;
+  record_.paired ? stock_.begin_filling(record_.made) : stock_.clear();
+}
+
+void ProviderChains::Chain::paired(const Seed& seed, const Digest& other) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (record_.paired && other != record_.other) {
+      throw Error(Code::mismatch, "Paired.other", "the user's seed of this chain is another than when it was begun; begin another chain");
+    }
+    if (record_.paired) return;
+    record_.seed = seed;
+    record_.other = other;
+    ChainRecord now = record_;
+    now.paired = true;
+    chains_.ledger_.put(now);
+    record_.paired = true;
+  }
+  changed_.notify_all();
+}
+
+void ProviderChains::Chain::commit() {
+  const std::lock_guard one(commit_);
+  const Marks now = stock_.made();
+  {
+    const std::lock_guard lock(mutex_);
+    if (now == record_.made) return;
+  }
+  const Stock::Lengths lengths = stock_.sync();
+  chains_.ledger_.set_made(record_.peer, record_.chain, now, lengths);
+  const std::lock_guard lock(mutex_);
+  record_.made = now;
+  record_.lengths = lengths;
+}
+
+void ProviderChains::Chain::end_filling() {
+  {
+    const std::lock_guard lock(mutex_);
+    filling_ = false;
+  }
+  changed_.notify_all();
+}
+
+}  // namespace permllm

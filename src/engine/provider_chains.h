@@ -1,0 +1,89 @@
+// The provider's chains of one model: the stock of each, in memory or on the disk, and who uses it.
+#pragma once
+
+#include <condition_variable>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "engine/handshake.h"
+#include "engine/ledger.h"
+
+namespace permllm {
+
+// What a user may have at a provider.
+struct UserLimits {
+  std::size_t sessions = 16;           // at once
+  std::uint64_t stock = 32ull << 30;   // bytes of packs
+  std::uint64_t tokens = UINT64_MAX;   // of answers, ever: the invite's allowance
+};
+
+class ProviderChains {
+ public:
+  // folder: for the ledger and the packs, which outlast the process; empty: in memory, and each chain goes with its session. Chains whose files
+  // are lost or damaged are dropped, and told to on_event. Errors: file, also where another provider runs on the folder.
+  ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan, std::function<void(const std::string&)> on_event);
+
+  // One chain, while a session uses it.
+  class Chain {
+   public:
+    ~Chain();
+    std::uint64_t number() const { return record_.chain; }
+    Stock& stock() { return stock_; }
+    // What a session or a filling begins with.
+    Accepted state() const;
+    // The seed with the helper. Waits for a filling to agree on it. Errors: timeout.
+    Seed seed(Clock::time_point deadline);
+    // Burns ahead of use; counts tokens.
+    std::unique_ptr<Burning> burning();
+
+    // A filling begins; whatever an earlier one left unfinished is forgotten. One at a time: waits until `deadline` for the one before.
+    // Errors: resource, where the user's stock is full.
+    void begin_filling(const UserLimits& limits, Clock::time_point deadline);
+    // The seed that stands, or none: a new one is to be agreed on.
+    std::optional<Seed> standing() const;
+    // The helper's digest of the user's seed, and the seed that was agreed on. Errors: mismatch, where it is another than in earlier fillings.
+    void paired(const Seed& seed, const Digest& other);
+    // Something was put into the stock: what is complete by now becomes made, on the disk too. Errors: resource.
+    void commit();
+    void end_filling();
+
+   private:
+    friend class ProviderChains;
+    Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals);
+    ProviderChains& chains_;
+    ChainRecord record_;
+    Stock stock_;
+    mutable std::mutex mutex_;
+    std::mutex commit_;
+    std::condition_variable changed_;
+    bool keep_ = false, filling_ = false;
+  };
+
+  // For the card.
+  std::vector<ChainState> of(const std::string& peer);
+  // Takes a chain for a session, or makes it. Errors: mismatch, where it is in use.
+  std::shared_ptr<Chain> open(const std::string& peer, const Agreement& agreement);
+  std::uint64_t tokens(const std::string& peer) { return ledger_.tokens(peer); }
+  // Bytes of packs of a user, on the disk or in open chains.
+  std::uint64_t bytes(const std::string& peer);
+  Ledger& ledger() { return ledger_; }
+
+ private:
+  using Key = std::pair<std::string, std::uint64_t>;
+  std::string name_of_chain(const ChainRecord& record) const;
+  void forget(const ChainRecord& record);
+
+  std::filesystem::path folder_;  // empty: none
+  std::string model_id_, plan_hash_;
+  const Plan& plan_;
+  std::function<void(const std::string&)> on_event_;
+  std::optional<File> lock_;
+  Ledger ledger_;
+  std::mutex mutex_;
+  std::map<Key, std::weak_ptr<Chain>> open_;
+};
+
+}  // namespace permllm

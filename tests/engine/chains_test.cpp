@@ -1,0 +1,477 @@
+// Chains that outlive their sessions and processes: what is made stays, what is burnt stays burnt.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <filesystem>
+#include <fstream>
+#include <list>
+#include <set>
+#include <thread>
+
+#include "app/local_parties.h"
+#include "engine/helper_service.h"
+#include "engine/provider_service.h"
+#include "engine/user_client.h"
+#include "model/load.h"
+#include "net/memory.h"
+#include "support/links.h"
+#include "support/rig.h"
+#include "support/tiny_plan.h"
+
+namespace permllm::test {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+const std::vector<TokenId> k_prompt{5, 6, 7};
+
+OfferedModel tiny_model(Executor& executor, Profile profile, Retrieval retrieval) {
+  const ModelFile file(Gguf::parse(tiny_llama().finish()));
+  OfferedModel model;
+  model.vocabulary = Vocabulary::read(*file.gguf());
+  model.weights = load_int_weights(file, executor);
+  model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
+  model.plan.retrieval = retrieval;
+  model.model_id = std::string(64, 'a');
+  model.mask_seed = seed_of(77);
+  return model;
+}
+
+struct Variety {
+  Profile profile = Profile::paper;
+  Retrieval retrieval = Retrieval::linear;
+};
+
+// The processes of provider and helper, on a folder of the provider's. When it goes, they are gone.
+class Machines {
+ public:
+  explicit Machines(const fs::path& provider_state, Variety variety = {})
+      : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
+        provider_(tiny_model(executor_, variety.profile, variety.retrieval), executor_, 5s, [this] { return to_helper(Role::provider); },
+                  [this](const std::string& s) { note(s); }, provider_state) {
+    provider_.register_model(nullptr);
+  }
+  ~Machines() {
+    for (const auto& end : ends_) end->close();
+    threads_.clear();
+  }
+
+  UserLinks links(const std::string& user = "user", const UserLimits& limits = {}) {
+    const auto to_provider = [this, user, limits]() -> std::unique_ptr<Link> {
+      auto [near, far] = memory_links();
+      return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) { provider_.serve(std::move(link), user, limits); });
+    };
+    return {to_provider, to_provider, [this] { return to_helper(Role::user); }};
+  }
+  Executor& executor() { return executor_; }
+  bool helper_works = true;
+  std::string notes() {
+    const std::lock_guard lock(mutex_);
+    return notes_;
+  }
+
+ private:
+  // A link whose other end is closed when the machines go.
+  class End : public Passing {
+   public:
+    End(std::unique_ptr<Link> link, std::shared_ptr<Link> shared) : Passing(std::move(link)), shared_(std::move(shared)) {}
+
+   private:
+    std::shared_ptr<Link> shared_;
+  };
+  template <class Serve>
+  std::unique_ptr<Link> start(std::unique_ptr<Link> near, std::unique_ptr<Link> far, Serve serve) {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<Link> shared = std::move(far);
+    ends_.push_back(shared);
+    struct Shared : Link {
+      std::shared_ptr<Link> link;
+      void send(Frame frame) override { link->send(std::move(frame)); }
+      void flush() override { link->flush(); }
+      Frame receive(Clock::time_point deadline, const char* awaited) override { return link->receive(deadline, awaited); }
+      void close() override { link->close(); }
+    };
+    auto own = std::make_unique<Shared>();
+    own->link = shared;
+    threads_.emplace_back([serve, link = std::move(own)]() mutable { serve(std::move(link)); });
+    return near;
+  }
+  std::unique_ptr<Link> to_helper(Role who) {
+    if (!helper_works) throw Error(Code::closed, "helper", "no connection");
+    auto [near, far] = memory_links();
+    return start(std::move(near), std::move(far), [this, who](std::unique_ptr<Link> link) { helper_.serve(std::move(link), who); });
+  }
+  void note(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    notes_ += text + "\n";
+  }
+  std::mutex mutex_;
+  std::string notes_;
+  Executor executor_{1};
+  HelperService helper_;
+  ProviderService provider_;
+  std::list<std::shared_ptr<Link>> ends_;
+  std::list<std::jthread> threads_;
+};
+
+// Two folders: the provider's and the user's.
+struct Places {
+  TemporaryDirectory folder;
+  fs::path provider = folder.path() / "provider", user = folder.path() / "user";
+  Places() { fs::create_directories(user); }
+  fs::path ledger() const { return user / "ledger.sqlite"; }
+};
+void copy(const fs::path& from, const fs::path& to) {
+  fs::remove_all(to);
+  fs::create_directories(to);
+  if (fs::exists(from)) fs::copy(from, to, fs::copy_options::recursive);
+}
+
+template <class F>
+std::string error_of(F f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// An answer of n tokens behind a prompt, with what is made.
+std::vector<TokenId> ask(UserClient& client, const std::vector<TokenId>& prompt, std::size_t n) {
+  client.session().prompt(prompt, greedy);
+  std::vector<TokenId> ids;
+  while (ids.size() + 1 < n) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
+  ids.push_back(client.session().retrieve_last());
+  return ids;
+}
+std::vector<TokenId> answer(Machines& machines, Ledger& ledger, std::size_t n, Marks* begin = nullptr, Marks* used = nullptr) {
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  if (begin != nullptr) *begin = client.session().marks();
+  client.make_material(k_prompt.size(), n, 64, nullptr);
+  client.wait_for_material(k_prompt.size(), n);
+  const auto ids = ask(client, k_prompt, n);
+  if (used != nullptr) *used = client.session().marks();
+  client.end();
+  return ids;
+}
+void fill(Machines& machines, Ledger& ledger, std::size_t slots) {
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  client.fill(target_of(client.card().plan, client.session().marks(), slots / 2, slots - slots / 2), nullptr);
+  client.end();
+}
+
+class Chains : public testing::TestWithParam<Variety> {};
+INSTANTIATE_TEST_SUITE_P(Varieties, Chains,
+                         testing::Values(Variety{}, Variety{Profile::fast}, Variety{Profile::open}, Variety{Profile::paper, Retrieval::bfv}),
+                         [](const auto& i) { return std::string(name_of(i.param.profile)) + "_" + name_of(i.param.retrieval); });
+
+// Packs made in one session answer in the next, and the one after, of other processes, while the helper is away.
+TEST_P(Chains, what_is_made_answers_later_without_the_helper) {
+  Places places;
+  std::vector<TokenId> expected;
+  {
+    Machines machines(places.provider, GetParam());
+    Ledger memory;
+    expected = answer(machines, memory, 5);
+    Ledger ledger(places.ledger());
+    fill(machines, ledger, 40);
+  }
+  for (int i = 0; i < 2; ++i) {
+    Machines machines(places.provider, GetParam());
+    Ledger ledger(places.ledger());
+    machines.helper_works = false;
+    Marks begin;
+    EXPECT_EQ(answer(machines, ledger, 5, &begin), expected);
+    EXPECT_EQ(begin[k_slot_kind], i * 7u);  // three of the prompt, four of the answer; the stretch ahead is given back
+  }
+}
+
+// More is wanted than was made: with the helper the chain grows; without it the error says how much there is.
+TEST(Chain, grows_where_it_ended) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  fill(machines, ledger, 10);
+  const auto first = answer(machines, ledger, 6);
+  EXPECT_EQ(answer(machines, ledger, 6), first);
+  machines.helper_works = false;
+  const std::string error = error_of([&] { answer(machines, ledger, 6); });
+  EXPECT_NE(error.find("slots and"), std::string::npos) << error;
+  EXPECT_NE(error.find("no more can be made: helper: no connection"), std::string::npos) << error;
+  machines.helper_works = true;
+  EXPECT_EQ(answer(machines, ledger, 6), first);
+}
+
+// The cache serves the next turn; a turn that is edited keeps what is before it.
+TEST_P(Chains, turns_go_on_and_are_taken_back) {
+  Places places;
+  Machines machines(places.provider, GetParam());
+  const auto whole = [&](const std::vector<TokenId>& prompt) {
+    Ledger memory;
+    UserClient client(machines.links(), memory, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, {}, prompt.size(), 4), nullptr);
+    return ask(client, prompt, 4);
+  };
+  Ledger ledger;
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  client.fill(target_of(client.card().plan, {}, 20, 12), nullptr);
+  const auto first = ask(client, k_prompt, 4);
+  EXPECT_EQ(first, whole(k_prompt));
+  // The next turn: what was said, and two tokens more. Of the answer the last token was not fed.
+  std::vector<TokenId> talk = k_prompt;
+  talk.insert(talk.end(), first.begin(), first.end());
+  talk.insert(talk.end(), {9, 4});
+  ASSERT_EQ(client.session().length(), 6u);
+  EXPECT_EQ(ask(client, {talk.begin() + 6, talk.end()}, 4), whole(talk));
+  // The second question was another one.
+  client.session().rewind(6);
+  EXPECT_EQ(client.session().length(), 6u);
+  talk.back() = 11;
+  EXPECT_EQ(ask(client, {talk.begin() + 6, talk.end()}, 4), whole(talk));
+  // Everything was.
+  client.session().rewind(0);
+  EXPECT_EQ(ask(client, k_prompt, 4), first);
+}
+
+// A link that makes a copy of all folders before its k-th frame, as a power cut would leave them.
+class Copying : public Passing {
+ public:
+  Copying(std::unique_ptr<Link> link, std::size_t& count, std::size_t at, std::function<void()> make) : Passing(std::move(link)), count_(count), at_(at), make_(std::move(make)) {}
+  void send(Frame frame) override {
+    flush();
+    if (count_++ == at_) make_();
+    Passing::send(std::move(frame));
+  }
+
+ private:
+  std::size_t& count_;
+  std::size_t at_;
+  std::function<void()> make_;
+};
+
+// At each frame of a short session, provider and user die (one or both), or find themselves with an older copy of their folder. What was used
+// up to then is not used again, and there is an answer.
+TEST(Chain, nothing_is_used_twice_whatever_dies_when) {
+  std::size_t frames = 0, runs = 0;
+  std::vector<TokenId> expected;
+  for (std::size_t at = 0; at == 0 || at < frames; at += 1) {
+    Places places, now, before;
+    Machines machines(places.provider);
+    Ledger ledger(places.ledger());
+    fill(machines, ledger, 30);
+    if (expected.empty()) expected = answer(machines, ledger, 3);
+    copy(places.provider, before.provider);
+    copy(places.user, before.user);
+    Marks used;  // when the copy was made
+    UserClient* client_now = nullptr;
+    std::size_t count = 0;
+    const auto make = [&] {
+      copy(places.provider, now.provider);
+      copy(places.user, now.user);
+      if (client_now != nullptr) used = client_now->session().marks();
+    };
+    UserLinks links = machines.links();
+    links.online = [&, dial = links.online] { return std::make_unique<Copying>(dial(), count, at, make); };
+    {
+      UserClient client(links, ledger, machines.executor(), 5s);
+      client_now = &client;
+      ask(client, k_prompt, 3);
+      client.end();
+    }
+    frames = count;
+    const std::pair<const Places*, const Places*> cases[] = {{&now, &now}, {&before, &now}, {&now, &before}};
+    for (const auto& [provider, user] : cases) {
+      Places again;
+      copy(provider->provider, again.provider);
+      copy(user->user, again.user);
+      Machines others(again.provider);
+      Ledger other(again.ledger());
+      Marks begin;
+      EXPECT_EQ(answer(others, other, 3, &begin), expected) << at;
+      EXPECT_TRUE(within(used, begin)) << "frame " << at << ": " << begin[k_slot_kind] << " slots, used were " << used[k_slot_kind];
+      ++runs;
+    }
+  }
+  EXPECT_GT(frames, 40u);
+  EXPECT_EQ(runs, 3 * frames);
+}
+
+// The same while packs are made: what was not complete is made again, word for word.
+TEST(Chain, a_filling_that_dies_goes_on_where_it_was_complete) {
+  std::size_t frames = 0;
+  std::vector<TokenId> expected;
+  for (std::size_t at = 0; at == 0 || at < frames; ++at) {
+    Places places, now;
+    Machines machines(places.provider);
+    if (expected.empty()) {
+      Ledger memory;
+      expected = answer(machines, memory, 5);
+    }
+    std::size_t count = 0;
+    UserLinks links = machines.links();
+    links.offline = [&, dial = links.offline] {
+      return std::make_unique<Copying>(dial(), count, at, [&] {
+        copy(places.provider, now.provider);
+        copy(places.user, now.user);
+      });
+    };
+    {
+      Ledger ledger(places.ledger());
+      UserClient client(links, ledger, machines.executor(), 5s);
+      for (std::size_t n = 4; n <= 12; n += 4) client.fill(target_of(client.card().plan, {}, n, n), nullptr);
+      client.end();
+    }
+    frames = count;
+    Machines others(now.provider);
+    Ledger ledger(now.ledger());
+    EXPECT_EQ(answer(others, ledger, 5), expected) << at;
+    EXPECT_EQ(answer(others, ledger, 5), expected) << at;
+  }
+  EXPECT_GT(frames, 10u);
+}
+
+// A user whose seeds are gone begins anew; the provider's packs of that chain are of no use.
+TEST(Chain, lost_seeds_cost_the_packs_and_nothing_else) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger memory;
+  const auto expected = answer(machines, memory, 5);
+  {
+    Ledger ledger(places.ledger());
+    fill(machines, ledger, 20);
+  }
+  {
+    Ledger fresh;
+    EXPECT_EQ(answer(machines, fresh, 5), expected);
+  }
+  fs::remove_all(places.provider / "stock");
+  Machines others(places.folder.path() / "other");
+  Ledger ledger(places.ledger());
+  EXPECT_EQ(answer(others, ledger, 5), expected);
+}
+
+TEST(Chain, another_seed_at_the_other_side_is_refused) {
+  Places places;
+  Ledger ledger(places.ledger());
+  {
+    Machines machines(places.provider);
+    fill(machines, ledger, 10);
+  }
+  {  // as if two providers had one chain
+    Ledger provider(places.provider / "stock" / "ledger.sqlite");
+    ChainRecord record = provider.all().at(0);
+    record.seed = seed_of(9);
+    provider.put(record);
+  }
+  Machines machines(places.provider);
+  const std::string error = error_of([&] { answer(machines, ledger, 30); });
+  EXPECT_NE(error.find("the provider's seed of this chain is another than when it was begun"), std::string::npos) << error;
+}
+
+TEST(Chain, damaged_packs_are_named_and_passed_over) {
+  Places places;
+  std::vector<TokenId> expected;
+  {
+    Machines machines(places.provider);
+    Ledger memory, ledger(places.ledger());
+    expected = answer(machines, memory, 5);
+    fill(machines, ledger, 20);
+  }
+  for (const auto& entry : fs::directory_iterator(places.provider / "stock")) {
+    if (entry.path().extension() != ".helper") continue;
+    // In the first slots' pieces, behind the entries.
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(fs::file_size(entry.path()) / 3));
+    file.put('x');
+    file.put('y');
+  }
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  std::size_t errors = 0;
+  std::vector<TokenId> got;
+  for (int i = 0; i < 20 && got.empty(); ++i) {
+    try {
+      got = answer(machines, ledger, 5);
+    } catch (const Error& error) {
+      ++errors;
+      EXPECT_NE(std::string(error.what()).find("are damaged"), std::string::npos) << error.what();
+    }
+  }
+  EXPECT_EQ(got, expected);
+  EXPECT_LE(errors, 1u);
+}
+
+TEST(Chain, a_full_disk_ends_the_filling_and_nothing_else) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger()), memory;
+  const auto expected = answer(machines, memory, 5);
+  fill(machines, ledger, 16);
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  rlimit small{200'000, old.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  const std::string error = error_of([&] { fill(machines, ledger, 60); });
+  setrlimit(RLIMIT_FSIZE, &old);
+  EXPECT_NE(error.find("cannot be written"), std::string::npos) << error;
+  EXPECT_EQ(answer(machines, ledger, 5), expected);
+}
+
+TEST(Chain, the_allowance_is_kept_by_the_provider) {
+  Places places;
+  Machines machines(places.provider);
+  const auto ask_for = [&](Ledger& ledger, std::size_t n, const std::string& user) {
+    UserLimits limits;
+    limits.tokens = 7;
+    UserClient client(machines.links(user, limits), ledger, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, client.session().marks(), 3, n), nullptr);
+    ask(client, k_prompt, n);
+    client.end();
+  };
+  Ledger ledger(places.ledger()), other;
+  EXPECT_EQ(error_of([&] { ask_for(ledger, 4, "one"); }), "no error");
+  EXPECT_EQ(error_of([&] { ask_for(other, 3, "one"); }), "no error");
+  EXPECT_NE(error_of([&] { ask_for(ledger, 1, "one"); }).find("all 7 tokens of the invite are used"), std::string::npos);
+  EXPECT_EQ(error_of([&] { ask_for(other, 7, "two"); }), "no error");
+}
+
+TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  limits.sessions = 2;
+  Ledger a, b, c;
+  UserClient one(machines.links("u", limits), a, machines.executor(), 5s), two(machines.links("u", limits), b, machines.executor(), 5s);
+  EXPECT_NE(error_of([&] { UserClient(machines.links("u", limits), c, machines.executor(), 5s); }).find("2 of this user are open, the limit is 2"),
+            std::string::npos);
+  EXPECT_EQ(error_of([&] { UserClient(machines.links("v", limits), c, machines.executor(), 5s); }), "no error");
+  limits.stock = 1000;
+  Ledger ledger(places.ledger());
+  const auto more = [&](std::size_t slots) {
+    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, {}, slots, slots), nullptr);
+    client.end();
+  };
+  EXPECT_EQ(error_of([&] { more(8); }), "no error");
+  EXPECT_NE(error_of([&] { more(16); }).find("bytes of the provider's disk, the limit is 1000"), std::string::npos);
+}
+
+TEST(Chain, two_sessions_take_two_chains) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  fill(machines, ledger, 10);
+  UserClient one(machines.links(), ledger, machines.executor(), 5s), two(machines.links(), ledger, machines.executor(), 5s);
+  one.fill(target_of(one.card().plan, {}, 3, 4), nullptr);
+  two.fill(target_of(two.card().plan, {}, 3, 4), nullptr);
+  EXPECT_EQ(ask(one, k_prompt, 4), ask(two, k_prompt, 4));
+  EXPECT_EQ(ledger.all().size(), 2u);
+}
+
+}  // namespace
+}  // namespace permllm::test
