@@ -17,6 +17,24 @@ double worth(const Marks& from, const Marks& to) {
   return sum;
 }
 
+// Where a connection was lost, the provider may know why.
+template <class Filling>
+std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
+  try {
+    filling.offline->send(PackEnd{});
+    filling.offline->flush();
+  } catch (const std::exception&) {
+    // What it said before it closed can still be read.
+  }
+  try {
+    for (;;) filling.offline->receive(Accepted{});
+  } catch (const Error& error) {
+    if (error.field() == "peer") return std::current_exception();
+  } catch (const std::exception&) {
+  }
+  return failure;
+}
+
 // Pieces that are worth an order of their own.
 constexpr std::uint32_t k_least_order = 64;
 // How long the connections of a filling stay open when nothing is wanted.
@@ -116,7 +134,9 @@ void Filler::finish(Filling& filling) {
   filling.offline->flush();
   filling.helper->send(PackEnd{});
   const auto report = filling.helper->receive(PartyReport{});
+  const auto accepted = filling.offline->receive(Accepted{});  // it is all on the provider's disk
   const std::lock_guard lock(mutex_);
+  made_ = accepted.made;
   report_ = report;
   filling_ = nullptr;
 }
@@ -175,9 +195,12 @@ void Filler::produce() {
         seconds_ += seconds_since(start);
       }
       lock.lock();
-    } catch (const std::exception&) {
+    } catch (const std::exception& error) {
+      const auto* known = dynamic_cast<const Error*>(&error);
+      std::exception_ptr failure = std::current_exception();
+      if (known != nullptr && known->code() == Code::closed && filling) failure = cause_of(failure, *filling);
       lock.lock();
-      failure_ = std::current_exception();
+      failure_ = failure;
       if (filling_) {
         filling_->offline_link->close();
         filling_->helper_link->close();

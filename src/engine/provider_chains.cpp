@@ -57,8 +57,7 @@ std::vector<ChainState> ProviderChains::of(const std::string& peer) {
   std::vector<ChainState> states;
   const std::lock_guard lock(mutex_);
   for (const ChainRecord& record : ledger_.chains(peer, model_id_)) {
-    const auto found = open_.find({peer, record.chain});
-    states.push_back({record.chain, record.made, record.burnt, found != open_.end() && !found->second.expired()});
+    states.push_back({record.chain, record.made, record.burnt, open_.contains({peer, record.chain})});
     if (states.size() == Card::k_most_chains) break;
   }
   return states;
@@ -67,9 +66,7 @@ std::vector<ChainState> ProviderChains::of(const std::string& peer) {
 std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& peer, const Agreement& agreement) {
   const std::uint64_t number = agreement.chain;
   const std::lock_guard lock(mutex_);
-  std::erase_if(open_, [](const auto& entry) { return entry.second.expired(); });
-  auto& place = open_[{peer, number}];
-  if (!place.expired()) throw Error(Code::mismatch, "Agreement.chain", "another session uses it");
+  if (open_.contains({peer, number})) throw Error(Code::mismatch, "Agreement.chain", "another session uses it");
   std::optional<ChainRecord> record = ledger_.find(peer, number);
   if (record && record->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
   if (!record) {
@@ -86,10 +83,10 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
     record->lengths = {};
   }
   ledger_.put(*record);
-  auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
+  const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
   chain->keep_ = agreement.keep && !folder_.empty();
   if (chain->keep_) chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
-  place = chain;
+  open_.insert({peer, number});
   return chain;
 }
 
@@ -103,14 +100,17 @@ ProviderChains::Chain::Chain(ProviderChains& chains, ChainRecord record, std::si
     : chains_(chains), record_(std::move(record)), stock_(layers, user_deals) {}
 
 ProviderChains::Chain::~Chain() {
+  const std::lock_guard lock(chains_.mutex_);
+  const Key key{record_.peer, record_.chain};
+  if (!chains_.open_.contains(key)) return;
   try {
     const auto record = chains_.ledger_.find(record_.peer, record_.chain);
-    if (!record) return;
     // One that has no slots left, or of which nothing was made, is of no use to anybody.
-    if (!keep_ || record->burnt[k_slot_kind] >= chains_.plan_.slots || record->made == Marks{}) chains_.forget(record_);
+    if (record && (!keep_ || record->burnt[k_slot_kind] >= chains_.plan_.slots || record->made == Marks{})) chains_.forget(record_);
   } catch (const std::exception&) {
     // It stays in the ledger until the next start.
   }
+  chains_.open_.erase(key);
 }
 
 Accepted ProviderChains::Chain::state() const {

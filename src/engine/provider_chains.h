@@ -4,9 +4,9 @@
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 
 #include "engine/handshake.h"
 #include "engine/ledger.h"
@@ -83,7 +83,7 @@ class ProviderChains {
   std::optional<File> lock_;
   Ledger ledger_;
   std::mutex mutex_;
-  std::map<Key, std::weak_ptr<Chain>> open_;
+  std::set<Key> open_;
 };
 
 }  // namespace permllm

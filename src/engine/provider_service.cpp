@@ -164,17 +164,18 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
     }
   };
   std::optional<End> end;
-  std::shared_ptr<ProviderChains::Chain> chain;
+  std::shared_ptr<ProviderChains::Chain> held;
   {
     const std::lock_guard lock(mutex_);
     const auto own = static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
     if (own >= limits.sessions) {
       throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
     }
-    chain = chains_.open(peer, agreement);
-    sessions_[id] = {peer, chain};
+    held = chains_.open(peer, agreement);
+    sessions_[id] = {peer, held};
     end.emplace(*this, id);
   }
+  ProviderChains::Chain* const chain = held.get();
   user.send(chain->state());
   user.set_session(id);
   if (model_.plan.open()) {
@@ -188,7 +189,7 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
   AesCoins coins(chain->seed(Clock::now() + patience_));
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain->number());
-  const std::unique_ptr<Burning> burning = chain->burning();
+  std::unique_ptr<Burning> burning = chain->burning();
   const Marks begin = burning->used();
   const std::uint64_t before = chains_.tokens(peer);
   const auto burn = [&](const Marks& to) {
@@ -198,7 +199,11 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
   };
   ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor_, patience_, bfv ? &*bfv : nullptr, begin, burn);
   conversation.serve();
-  user.send(conversation.report());
+  const PartyReport report = conversation.report();
+  burning.reset();  // before the user may begin another session on it
+  end.reset();
+  held.reset();
+  user.send(report);
   user.flush();
   on_event_("session ends");
 }
@@ -214,30 +219,20 @@ void ProviderService::send_embedding(Channel& user) {
   }
 }
 
-bool ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain) {
-  try {
-    for (;;) {
-      const Frame frame = from.receive_any("offline material");
-      if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return true;
-      if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
-        throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
-      }
-      PackMaterial material;
-      Reader reader(name_of(Tag::pack_material), frame.payload);
-      material.visit(reader);
-      reader.finish();
-      put_in_stock(chain.stock(), source, model_.plan, std::move(material));
-      chain.commit();
+void ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain) {
+  for (;;) {
+    const Frame frame = from.receive_any("offline material");
+    if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return;
+    if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
+      throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
     }
-  } catch (const Error& error) {
-    chain.stock().fail(std::current_exception());
-    from.refuse(error);
-    from.link().close();
-  } catch (const std::exception&) {
-    chain.stock().fail(std::make_exception_ptr(Error(Code::resource, "memory", "the provider has too little for this material")));
-    from.link().close();
+    PackMaterial material;
+    Reader reader(name_of(Tag::pack_material), frame.payload);
+    material.visit(reader);
+    reader.finish();
+    put_in_stock(chain.stock(), source, model_.plan, std::move(material));
+    chain.commit();
   }
-  return false;
 }
 
 void ProviderService::fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits) {
@@ -249,28 +244,50 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     chain = found->second.chain;
   }
   chain->begin_filling(limits, Clock::now() + patience_);
-  struct End {
-    ProviderChains::Chain& chain;
-    ~End() { chain.end_filling(); }
-  };
-  const End end{*chain};
-  const std::unique_ptr<Link> helper_link = dial_helper_();
-  Channel helper(*helper_link, 0, patience_);
-  const std::optional<Seed> standing = chain->standing();
-  const PairHello hello{session, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
-  helper.send(hello);
-  const Seed common = common_seed(helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
-  helper.set_session(session);
-  user.send(chain->state());
+  Accepted done;
+  {
+    struct End {
+      ProviderChains::Chain& chain;
+      ~End() { chain.end_filling(); }
+    };
+    const End end{*chain};
+    const std::unique_ptr<Link> helper_link = dial_helper_();
+    Channel helper(*helper_link, 0, patience_);
+    const std::optional<Seed> standing = chain->standing();
+    const PairHello hello{session, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
+    helper.send(hello);
+    const Seed common = common_seed(helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
+    helper.set_session(session);
+    user.send(chain->state());
+    user.flush();
+    user.set_session(session);
+    chain->paired(common, helper.receive(Paired{}).other);
+    std::exception_ptr failure;  // of the helper's half, or of ours with it
+    const auto take = [&](Channel& from, Stock::Source source) {
+      try {
+        take_material(from, source, *chain);
+      } catch (...) {
+        chain->stock().fail(std::current_exception());
+        helper_link->close();
+        throw;
+      }
+    };
+    std::jthread reader([&] {
+      try {
+        take(helper, Stock::Source::helper);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    });
+    take(user, Stock::Source::user);
+    reader.join();
+    helper_link->close();
+    if (failure) std::rethrow_exception(failure);
+    done = chain->state();
+  }
+  chain.reset();  // before the user may begin another session on it
+  user.send(done);
   user.flush();
-  user.set_session(session);
-  chain->paired(common, helper.receive(Paired{}).other);
-  std::jthread reader([&] {
-    take_material(helper, Stock::Source::helper, *chain);
-  });
-  if (!take_material(user, Stock::Source::user, *chain)) helper_link->close();
-  reader.join();
-  helper_link->close();
 }
 
 }  // namespace permllm

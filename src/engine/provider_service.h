@@ -63,8 +63,7 @@ class ProviderService {
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
   void converse(Channel& user, const std::string& peer, const UserLimits& limits);
   void send_embedding(Channel& user);
-  // False: it ended early, and the stock knows why.
-  bool take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
+  void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
 
   OfferedModel model_;

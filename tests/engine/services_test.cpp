@@ -379,7 +379,8 @@ std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) 
   Channel online(*provider, 0, std::chrono::seconds(5));
   online.send(Hello{});
   const Card card = online.receive(Card{});
-  online.send(Agreement{card.plan.hash(), 1});
+  const std::uint64_t chain = random_number();
+  online.send(Agreement{card.plan.hash(), chain});
   online.receive(Accepted{});
   auto offline_link = world.to_provider();
   Channel offline(*offline_link, 0, std::chrono::seconds(5));
@@ -387,7 +388,7 @@ std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) 
   offline.flush();
   auto link = world.to_helper(Role::user);
   Channel helper(*link, 0, std::chrono::seconds(5));
-  helper.send(PairHello{card.session, card.model_id, card.plan.hash(), 1, false, Seed{}});
+  helper.send(PairHello{card.session, card.model_id, card.plan.hash(), chain, false, Seed{}});
   helper.receive(PairAccepted{});
   helper.set_session(card.session);
   helper.receive(Paired{});
