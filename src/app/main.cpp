@@ -19,6 +19,7 @@
 #include "app/parties.h"
 #include "app/plan.h"
 #include "app/process.h"
+#include "app/stock.h"
 #include "app/store.h"
 #include "permllm/error.h"
 
@@ -48,6 +49,7 @@ int main(int argc, char** argv) {
   permllm::add_keygen(app);
   permllm::add_invite(app);
   permllm::add_chat(app);
+  permllm::add_stock(app);
   permllm::add_store(app);
   try {
     app.parse(argc, argv);

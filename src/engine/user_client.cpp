@@ -13,6 +13,15 @@ std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, s
   return orders_between(plan, {}, target_of(plan, {}, prompt_tokens, max_tokens));
 }
 
+Card read_card(const UserLinks& links, Clock::duration patience) {
+  const std::unique_ptr<Link> link = links.online();
+  Channel provider(*link, 0, patience);
+  provider.send(Hello{Hello::online, 0});
+  Card card = provider.receive(Card{});
+  link->close();
+  return card;
+}
+
 const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) {
   const auto best = std::min_element(chains.begin(), chains.end(), [](const ChainChoice& a, const ChainChoice& b) {
     return std::pair(a.burnt[k_slot_kind], b.ready()) < std::pair(b.burnt[k_slot_kind], a.ready());

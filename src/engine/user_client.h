@@ -90,6 +90,9 @@ class UserClient {
   std::unique_ptr<UserSession> session_;
 };
 
+// What the provider says of itself and of the user's chains, without a session. Errors: closed, timeout.
+Card read_card(const UserLinks& links, Clock::duration patience);
+
 // The orders for a prompt of n tokens and an answer of at most m on a new chain.
 std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens);
 
