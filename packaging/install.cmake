@@ -19,6 +19,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/examples DESTINATION ${CMAKE_INSTALL_DOC
 install(EXPORT permllm NAMESPACE permllm:: FILE permllmTargets.cmake DESTINATION ${package_dir} COMPONENT dev)
 configure_package_config_file(packaging/permllmConfig.cmake.in permllmConfig.cmake INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(permllmConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+file(RELATIVE_PATH to_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(packaging/permllm.pc.in permllm.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/permllmConfig.cmake ${PROJECT_BINARY_DIR}/permllmConfigVersion.cmake DESTINATION ${package_dir} COMPONENT dev)
 install(FILES ${PROJECT_BINARY_DIR}/permllm.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)
@@ -57,11 +58,13 @@ set(CPACK_DEBIAN_PERMLLM_PACKAGE_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PERMLLM_PACKAGE_PACKAGE_DEPENDS adduser)
 set(CPACK_DEBIAN_PERMLLM_PACKAGE_PACKAGE_CONTROL_EXTRA ${PROJECT_SOURCE_DIR}/packaging/debian/postinst ${PROJECT_SOURCE_DIR}/packaging/debian/postrm)
 set(CPACK_DEBIAN_PERMLLM_PACKAGE_DESCRIPTION "private answers from a language model that another party owns
-A provider owns the weights, a user the prompt; a helper deals randomness beforehand. The provider never sees prompt or answer, the user never \
-receives the weights. This is the program for all three.")
+A provider owns the weights, a user the prompt; a helper deals randomness
+beforehand. The provider never sees prompt or answer, the user never receives
+the weights. This is the program for all three.")
 # The static library leaves to its user what it is linked with.
 set(CPACK_DEBIAN_DEV_PACKAGE_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEV_PACKAGE_PACKAGE_DEPENDS "libssl-dev, libfmt-dev, libhwy-dev, libpcre2-dev, libtomlplusplus-dev")
 set(CPACK_DEBIAN_DEV_PACKAGE_DESCRIPTION "library for programs that ask a PermLLM provider
-The user's side of PermLLM as a static library, with headers, examples, and files for CMake and pkg-config.")
+The user's side of PermLLM as a static library, with headers, examples, and
+files for CMake and pkg-config.")
 include(CPack)

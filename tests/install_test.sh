@@ -21,6 +21,7 @@ tokens = 10
 address = "127.0.0.1:1"
 key = "sha256:00"
 [helper]
+[user]
 END
 chmod 600 "$place/broken.invite"
 
