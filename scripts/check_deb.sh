@@ -12,26 +12,28 @@ mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Pack
 
 make deb
 root=$(mktemp -d)
+log=$root.log
+chmod 755 "$root"  # apt downloads as a user of its own
 running=()
 finish() {
   [ ${#running[@]} -eq 0 ] || kill "${running[@]}" 2>/dev/null || true
   wait
   umount "$root/proc" 2>/dev/null || true
-  rm -rf --one-file-system "$root"
+  rm -rf --one-file-system "$root" "$log"
 }
 trap finish EXIT
+quiet() { "$@" >"$log" 2>&1 || { tail -n 20 "$log" >&2; return 1; }; }
 inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"; }
 
 echo "== a clean system"
-debootstrap --variant=minbase bookworm "$root" "$mirror" >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
-rm -f "$root.log"
+quiet debootstrap --variant=minbase bookworm "$root" "$mirror"
 mount -t proc proc "$root/proc"
 cp build/release/{permllm,libpermllm-dev}_*.deb "$root/tmp/"
 cp "$model" "$root/tmp/model.gguf"
 
 echo "== permllm"
 inside sh -c 'dpkg -i /tmp/permllm_*.deb' >/dev/null 2>&1 || true  # leaves what it depends on to the next command
-inside sh -c 'apt-get update && apt-get install -y -f --no-install-recommends' >/dev/null
+quiet inside sh -c 'apt-get update && apt-get install -y -f --no-install-recommends'
 inside permllm --version
 inside getent passwd permllm
 inside ls -ld /etc/permllm /var/lib/permllm
@@ -65,11 +67,11 @@ echo "$answer"
 
 echo "== libpermllm-dev"
 inside sh -c 'dpkg -i /tmp/libpermllm-dev_*.deb' >/dev/null 2>&1 || true
-inside sh -c 'apt-get install -y -f --no-install-recommends && apt-get install -y --no-install-recommends g++ pkg-config' >/dev/null
+quiet inside sh -c 'apt-get install -y -f --no-install-recommends && apt-get install -y --no-install-recommends g++ pkg-config'
 inside sh -c 'c++ -std=c++20 /usr/share/doc/permllm/examples/03-cost.cpp $(pkg-config --cflags --libs --static permllm) -o /tmp/03-cost'
 inside /tmp/03-cost /root/alice.invite "What is the capital of France?"
 
 echo "== removal"
-inside dpkg --purge permllm >/dev/null 2>&1
+quiet inside dpkg --purge permllm
 inside test -f /etc/permllm/provider/key.pem
 echo "keys are still there; all is well"
