@@ -7,7 +7,7 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models demo test bench sanitize format clean
+.PHONY: help setup build model test-models demo test bench deb sanitize format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
@@ -15,6 +15,7 @@ help:
 	@echo "make test     build everything and run all tests"
 	@echo "make build    $(BINARY)"
 	@echo "make model    $(MODEL)"
+	@echo "make deb      the packages permllm and libpermllm-dev, in build/release"
 	@echo "make bench    build and run the benchmarks"
 	@echo "make sanitize the tests under the address and undefined-behaviour sanitizers"
 	@echo "make setup    install the packages that all of this needs (Debian 12)"
@@ -42,6 +43,10 @@ test: setup test-models
 bench: setup model
 	@scripts/build.sh release all
 	@for program in build/release/bench/*_bench; do echo "== $$program"; $$program || exit 1; done
+
+deb: setup
+	@scripts/build.sh release permllm
+	@cd build/release && cpack --config CPackConfig.cmake
 
 sanitize: setup test-models
 	@scripts/build.sh sanitize all

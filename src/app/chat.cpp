@@ -100,7 +100,6 @@ class Chat {
 
   // One turn: its prompt is the whole conversation, of which the session holds what it was fed before.
   void ask(const std::string& question) {
-    if (used_ >= invite_.tokens) throw Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", invite_.tokens));
     const Interruptible interruptible;
     std::vector<ChatMessage> messages = messages_;
     messages.push_back({"user", question});
@@ -139,6 +138,7 @@ class Chat {
     };
     conversation_ = nullptr;
     conversation_ = std::make_unique<MeasuredConversation>(links, LinkShape{}, patience, json(), executor_, ledger_);
+    tokens_left_ = conversation_->card().tokens_left;
   }
 
   std::string converse(const std::vector<ChatMessage>& messages) {
@@ -157,7 +157,7 @@ class Chat {
       if (interrupted != 0) return false;
       printer.token(id);
       partial_ = printer.text();
-      ++used_;
+      if (tokens_left_ > 0) --tokens_left_;
       return !tokenizer.is_end(id);
     };
     if (!conversation_->fits(request)) begin();  // another chain
@@ -165,7 +165,7 @@ class Chat {
     printer.finish();
     report_ = conversation_->report();
     report_["text"] = printer.text();
-    report_["tokens_left"] = invite_.tokens - used_;
+    report_["tokens_left"] = tokens_left_;
     if (json()) print_event(report_);
     return printer.text();
   }
@@ -174,20 +174,21 @@ class Chat {
   std::size_t most_tokens(const Plan& plan, std::size_t prompt) const {
     plan.check_prompt(prompt);
     const std::size_t rows = plan.prompt_rows(prompt);
+    if (tokens_left_ == 0) throw Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", invite_.tokens));
     if (rows >= plan.slots) {
       throw Error(Code::usage, "conversation", fmt::format("{} tokens do not fit the context of {}; /new begins another", prompt, plan.slots));
     }
     const std::size_t room = 1 + (plan.slots - rows) / (options_.draft + 1);
-    return std::min<std::uint64_t>({options_.prompt.max_tokens, room, invite_.tokens - used_});
+    return std::min<std::uint64_t>({options_.prompt.max_tokens, room, tokens_left_});
   }
 
   std::string statistics() const {
     const auto mb = [](const nlohmann::json& bytes) { return bytes.get<double>() / 1e6; };
     const auto& seconds = report_.at("seconds");
     const auto& online = report_.at("online_per_token");
-    return fmt::format("tokens: prompt {}, answer {}, left of the invite in this run {}\nprofile {}; offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s\n"
+    return fmt::format("tokens: prompt {}, answer {}, left of the invite {}\nprofile {}; offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s\n"
                        "a token, online: {:.3f} MB to the user, {:.3f} MB to the provider, {:.0f} round trips",
-                       report_.at("prompt_tokens").get<int>(), report_.at("output_ids").size(), invite_.tokens - used_,
+                       report_.at("prompt_tokens").get<int>(), report_.at("output_ids").size(), tokens_left_,
                        report_.at("profile").get<std::string>(), seconds.at("offline").get<double>(), seconds.at("prefill").get<double>(),
                        seconds.at("decode_per_token").get<double>(), mb(online.at("provider_to_user_bytes")), mb(online.at("user_to_provider_bytes")),
                        online.at("round_trips").get<double>());
@@ -200,7 +201,7 @@ class Chat {
   Executor executor_;
   std::unique_ptr<MeasuredConversation> conversation_;
   std::vector<ChatMessage> messages_;
-  std::uint64_t used_ = 0;  // tokens of answers in this run
+  std::uint64_t tokens_left_ = 0;  // of the allowance, as the provider counts
   std::string partial_;     // what was printed of the answer under way
   nlohmann::json report_;   // of the last answer
 };

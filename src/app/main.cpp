@@ -22,6 +22,7 @@
 #include "app/stock.h"
 #include "app/store.h"
 #include "permllm/error.h"
+#include "permllm/version.h"
 
 int main(int argc, char** argv) {
   // Core files would hold prompts, seeds or weights.
@@ -37,7 +38,7 @@ int main(int argc, char** argv) {
 
   CLI::App app{"permllm: answers from a language model whose owner never sees the prompt, and whose weights never leave "
                "the owner"};
-  app.set_version_flag("--version", std::string("permllm ") + PERMLLM_VERSION);
+  app.set_version_flag("--version", std::string("permllm ") + permllm::version());
   app.require_subcommand(1);
   permllm::add_demo(app);
   permllm::add_bench(app);

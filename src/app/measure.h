@@ -18,6 +18,7 @@ class MeasuredConversation {
   using Links = std::function<UserLinks(UserTraffic&)>;
   MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor, Ledger& ledger);
 
+  const Card& card() const { return client_.card(); }
   const Plan& plan() const { return client_.card().plan; }
   const Vocabulary& vocabulary() const { return client_.card().vocabulary; }
 
@@ -34,6 +35,9 @@ class MeasuredConversation {
   void run(const Request& request);
   // Whether a request has room behind what the conversation has used; else it needs a new one.
   bool fits(const Request& request) const;
+  // Whether there was an answer before; prompt tokens that were fed for the last one.
+  bool used() const { return !fed_.empty(); }
+  std::size_t prompted() const { return prompted_; }
   // Tokens of a prompt that were fed before.
   std::size_t in_common(std::span<const TokenId> ids) const;
 

@@ -102,6 +102,7 @@ struct Card {
   Plan plan;
   Vocabulary vocabulary;
   Seed model_mask;  // expands U
+  std::uint64_t tokens_left = 0;        // of the user's allowance
   std::vector<ChainState> chains = {};  // of this user and this model
   static constexpr std::size_t k_most_chains = 1000;
   template <class Io>
@@ -111,6 +112,7 @@ struct Card {
     permllm::visit(io, plan);
     permllm::visit(io, vocabulary);
     permllm::visit(io, model_mask);
+    io.number("tokens_left", tokens_left);
     io.list("chains", chains, k_most_chains, [](auto& out, ChainState& chain) { chain.visit(out); });
   }
 };

@@ -149,7 +149,9 @@ void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer,
 
 void ProviderService::converse(Channel& user, const std::string& peer, const UserLimits& limits) {
   const std::uint64_t id = random_number();
-  user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed, chains_.of(peer)});
+  const std::uint64_t used_tokens = chains_.tokens(peer);
+  user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed,
+                 limits.tokens - std::min(limits.tokens, used_tokens), chains_.of(peer)});
   const auto agreement = user.receive(Agreement{});
   if (agreement.plan_hash != plan_hash_) {
     throw Error(Code::mismatch, "Agreement.plan_hash",

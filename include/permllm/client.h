@@ -1,0 +1,154 @@
+// A program as the user of the service: it holds an invite and asks the provider that sent it.
+//
+//   permllm::Client client("alice.invite");
+//   permllm::Conversation conversation = client.conversation();
+//   conversation.ask("Why is the sky blue?", {}, [](std::string_view piece) { std::cout << piece << std::flush; });
+//
+// Faults are permllm::Error. Texts are UTF-8.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "permllm/error.h"
+#include "permllm/version.h"
+
+namespace permllm {
+
+struct ClientOptions {
+  // Where it is kept which offline material there is and which is used, with the seeds of its masks; empty: permllm in the user's folder for
+  // state (XDG base directories).
+  std::filesystem::path state = {};
+  std::chrono::milliseconds patience{120'000};  // how long to wait for a peer before giving up
+  unsigned threads = 0;                         // for this user's share of the arithmetic; 0: one for each core
+};
+
+struct ConversationOptions {
+  std::string system = {};       // the system message; empty: as the model's template has it
+  std::string chat_format = {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
+  bool think = false;            // let a model that can think before it answers
+  std::size_t draft = 0;         // profile open: tokens to guess from the text so far and verify in one pass, at most 63
+};
+
+// How one answer is chosen: greedily, unless a temperature is given.
+struct AnswerOptions {
+  std::size_t max_tokens = 256;       // ends sooner where the model's context or the invite's allowance does
+  double temperature = 0;             // 0 is greedy
+  std::size_t top_k = 0;              // choose among the k best tokens; 0: all
+  double top_p = 1;                   // among the best tokens that hold this share
+  double min_p = 0;                   // leave out tokens less likely than this part of the best
+  std::optional<std::uint64_t> seed = {};  // of the choice; drawn afresh without it
+  std::vector<std::string> stop = {};      // the answer ends before the first of these texts
+};
+
+struct Answer {
+  enum class End {
+    model,      // the model ended it
+    length,     // max_tokens, the context or the allowance
+    stop,       // one of AnswerOptions::stop
+    cancelled,  // Conversation::cancel()
+  };
+  struct Bytes {
+    std::uint64_t sent = 0, received = 0;  // by this user: payload, without headers of frames and TLS
+  };
+  struct Cost {
+    std::size_t prompt_tokens = 0;  // of the whole conversation
+    std::size_t fed_tokens = 0;     // of these, fed to the model for this answer: what it was fed before it still holds
+    std::size_t answer_tokens = 0;  // chosen by the model, the one that ends an answer included
+    Bytes set_up;                   // with the provider: handshakes, the model's public card; not where a session goes on
+    Bytes online;                   // with the provider, while it answered
+    Bytes offline_provider;         // material for the answer, before and beside it
+    Bytes offline_helper;
+    std::uint64_t round_trips = 0;   // online
+    double offline_seconds = 0;      // from the question to the first message online
+    double first_token_seconds = 0;  // from then to the first token
+    double token_seconds = 0;        // a token after the first
+    double seconds = 0;              // all of it
+    std::uint64_t tokens_left = 0;   // Client::tokens_left() after the answer
+  };
+
+  std::string text;
+  End end = End::model;
+  Cost cost;
+};
+
+class Conversation;
+
+// One invite in use. Its members may be called from several threads, and conversations of one client run side by side.
+class Client {
+ public:
+  // Reads the invite, connects to provider and helper, whose keys must be the invite's, and hears which model there is.
+  // Errors: file (missing, damaged, open to others, expired; naming the file's key), unsupported (an invite of another release),
+  // closed, timeout, mismatch (another key, another wire version, an invite that was revoked), malformed.
+  explicit Client(const std::filesystem::path& invite, const ClientOptions& options = {});
+  ~Client();
+  Client(Client&&) noexcept;
+  Client& operator=(Client&&) noexcept;
+
+  struct Party {
+    std::string address;  // host:port
+    std::string key;      // SHA-256 of its public key, 64 hex digits: compare the helper's with what the helper itself publishes
+  };
+  const Party& provider() const;
+  const Party& helper() const;
+
+  struct Model {
+    std::string name, architecture;
+    std::string profile;      // paper, fast or open (README.md)
+    std::string retrieval;    // linear or bfv
+    std::size_t context = 0;  // most tokens of a conversation
+    std::size_t layers = 0;
+  };
+  const Model& model() const;
+
+  // What each party gets to see of a conversation, as sentences. SECURITY.md has what they rest on.
+  struct Views {
+    std::string provider, helper, user;
+  };
+  const Views& views() const;
+
+  // Of the invite's allowance of answer tokens, as the provider counts them.
+  std::uint64_t tokens_left() const;
+
+  // Begins a conversation, which may outlive the client. Errors: usage, for a chat format that is none, or a draft in a profile other than open.
+  Conversation conversation(const ConversationOptions& options = {}) const;
+
+ private:
+  friend class Conversation;
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+// Questions and answers, each with those before it as its context. One thread asks at a time; cancel() may come from any.
+class Conversation {
+ public:
+  ~Conversation();
+  Conversation(Conversation&&) noexcept;
+  Conversation& operator=(Conversation&&) noexcept;
+
+  using OnText = std::function<void(std::string_view piece)>;
+  // Waits for the answer. on_text gets it piece by piece, in whole characters, in the caller's thread; what it throws ends the answer and
+  // is thrown here. After an error the conversation is as before the question. Errors: usage (an option out of its range, a conversation
+  // that does not fit the context, an allowance used up), and those of a peer as in Client.
+  Answer ask(const std::string& text, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
+  // Ends the answer under way, soon; ask() returns what there is of it. Without one, nothing. A question that got no text is forgotten.
+  void cancel() noexcept;
+  // Forgets all questions and answers.
+  void reset();
+
+ private:
+  friend class Client;
+  struct State;
+  explicit Conversation(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace permllm

@@ -1,0 +1,7 @@
+#include "permllm/version.h"
+
+namespace permllm {
+
+const char* version() noexcept { return PERMLLM_VERSION; }
+
+}  // namespace permllm

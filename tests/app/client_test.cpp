@@ -1,0 +1,249 @@
+// The public API against a provider and a helper of their own processes. Like any program that uses it, this one includes nothing else of the project.
+#include <gtest/gtest.h>
+#include <permllm/client.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <future>
+#include <regex>
+#include <thread>
+
+namespace {
+
+using permllm::Answer;
+
+std::string run(const std::string& arguments) {
+  FILE* output = popen(("exec " PERMLLM_BINARY " " + arguments + " 2>&1").c_str(), "r");
+  std::string text;
+  for (std::array<char, 256> line; std::fgets(line.data(), static_cast<int>(line.size()), output) != nullptr;) text += line.data();
+  EXPECT_EQ(pclose(output), 0) << text;
+  return text;
+}
+
+// A party in a process of its own, ready to be dialled.
+class Service {
+ public:
+  explicit Service(const std::string& arguments) : output_(popen(("echo $$; exec " PERMLLM_BINARY " " + arguments).c_str(), "r")) {
+    std::array<char, 4096> line;
+    if (std::fgets(line.data(), static_cast<int>(line.size()), output_) != nullptr) pid_ = std::stoi(line.data());
+    while (std::fgets(line.data(), static_cast<int>(line.size()), output_) != nullptr) {
+      const std::string event = line.data();
+      std::smatch port;
+      if (event.find("\"ready\"") == std::string::npos || !std::regex_search(event, port, std::regex("\"port\":(\\d+)"))) continue;
+      address_ = "127.0.0.1:" + port[1].str();
+      break;
+    }
+    EXPECT_FALSE(address_.empty());
+    drain_ = std::jthread([this] {
+      for (std::array<char, 4096> rest; std::fgets(rest.data(), static_cast<int>(rest.size()), output_) != nullptr;) {}
+    });
+  }
+  ~Service() {
+    if (pid_ > 0) kill(pid_, SIGTERM);
+    drain_.join();
+    pclose(output_);
+  }
+  const std::string& address() const { return address_; }
+
+ private:
+  FILE* output_;
+  pid_t pid_ = -1;
+  std::string address_;
+  std::jthread drain_;
+};
+
+class PublicApi : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder = std::filesystem::temp_directory_path() / ("permllm-api-" + std::to_string(getpid()));
+    std::filesystem::create_directory(folder);
+    for (const char* role : {"helper", "provider"}) run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
+    std::filesystem::copy(folder / "provider" / "certificate.pem", folder / "helper" / "peers" / "provider.pem");
+    std::filesystem::copy(folder / "helper" / "certificate.pem", folder / "provider" / "peers" / "helper.pem");
+    helper = std::make_unique<Service>("helper --events --listen 127.0.0.1:0 --identity " + (folder / "helper").string());
+    provider = std::make_unique<Service>("provider --events --listen 127.0.0.1:0 --context 64 --identity " + (folder / "provider").string() + " --helper " +
+                                         helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf");
+  }
+  static void TearDownTestSuite() {
+    provider.reset();
+    helper.reset();
+    std::filesystem::remove_all(folder);
+  }
+  static std::filesystem::path invite(const std::string& name, int tokens) {
+    const auto path = folder / (name + ".invite");
+    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " + provider->address() + " --helper-address " +
+        helper->address() + " --tokens " + std::to_string(tokens) + " --out " + path.string());
+    return path;
+  }
+  static std::size_t helpers_key_in(const std::filesystem::path& path, const std::string& key) {
+    std::ifstream in(path);
+    return std::string(std::istreambuf_iterator<char>(in), {}).find(key);
+  }
+
+  static inline std::filesystem::path folder;
+  static inline std::unique_ptr<Service> helper, provider;
+};
+
+template <class F>
+permllm::Error error_of(F f) {
+  try {
+    f();
+  } catch (const permllm::Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return {permllm::Code::usage, "", ""};
+}
+
+TEST_F(PublicApi, answers_a_question_and_says_what_it_cost) {
+  const auto path = invite("alice", 100);
+  const permllm::Client client(path);
+  EXPECT_EQ(client.model().architecture, "llama");
+  EXPECT_EQ(client.model().profile, "paper");
+  EXPECT_EQ(client.model().context, 64u);
+  EXPECT_EQ(client.provider().address, provider->address());
+  EXPECT_NE(helpers_key_in(path, client.helper().key), std::string::npos);
+  EXPECT_NE(client.views().provider.find("uniform words"), std::string::npos);
+  EXPECT_EQ(client.tokens_left(), 100u);
+
+  permllm::Conversation conversation = client.conversation();
+  permllm::AnswerOptions options;
+  options.max_tokens = 2;  // two turns fit the tiny model's context
+  std::string streamed;
+  const Answer first = conversation.ask("Is it so?", options, [&](std::string_view piece) { streamed += piece; });
+  EXPECT_EQ(streamed, first.text);
+  EXPECT_FALSE(first.text.empty());
+  ASSERT_GT(first.cost.answer_tokens, 1u);
+  EXPECT_EQ(first.cost.tokens_left, 100 - first.cost.answer_tokens);
+  EXPECT_GE(first.cost.round_trips, first.cost.answer_tokens * client.model().layers);
+  for (const Answer::Bytes& bytes : {first.cost.set_up, first.cost.online, first.cost.offline_provider, first.cost.offline_helper}) {
+    EXPECT_GT(bytes.sent, 0u);
+  }
+  EXPECT_GT(first.cost.set_up.received, 0u);
+  EXPECT_GT(first.cost.online.received, 0u);
+  EXPECT_GT(first.cost.seconds, first.cost.offline_seconds + first.cost.first_token_seconds);
+
+  // A second question has the first in its prompt; another conversation, or one that was reset, does not.
+  const Answer second = conversation.ask("Y", options);
+  EXPECT_GT(second.cost.prompt_tokens, first.cost.prompt_tokens);
+  conversation.reset();
+  const Answer again = conversation.ask("Is it so?", options);
+  EXPECT_EQ(again.text, first.text);
+  EXPECT_EQ(again.cost.prompt_tokens, first.cost.prompt_tokens);
+  EXPECT_EQ(client.conversation().ask("Is it so?", options).text, first.text);
+}
+
+TEST_F(PublicApi, options_choose_and_end_an_answer) {
+  const permllm::Client client(invite("bob", 1000));
+  permllm::AnswerOptions options;
+  options.max_tokens = 12;
+  const Answer greedy = client.conversation().ask("Is it so?", options);
+  // A raw prompt has no marks of turns around it, and goes on where it ended.
+  permllm::Conversation raw = client.conversation({.chat_format = "none"});
+  const Answer text = raw.ask("Is it so?", options);
+  EXPECT_LT(text.cost.prompt_tokens, greedy.cost.prompt_tokens);
+  EXPECT_GE(raw.ask(" And", options).cost.prompt_tokens, text.cost.prompt_tokens + 1);
+
+  // Of the two best tokens each, whose order does not hang on the last bits.
+  options.max_tokens = 8;
+  options.temperature = 2;
+  options.top_k = 2;
+  options.seed = 1;
+  const std::string one = client.conversation().ask("Is it so?", options).text;
+  EXPECT_EQ(client.conversation().ask("Is it so?", options).text, one);
+  options.seed = 2;
+  EXPECT_NE(client.conversation().ask("Is it so?", options).text, one);
+  options = {};
+  options.max_tokens = 12;
+
+  ASSERT_GT(greedy.text.size(), 4u);
+  std::size_t from = greedy.text.size() / 2;
+  while (from < greedy.text.size() && (greedy.text[from] & 0xC0) == 0x80) ++from;
+  const std::string stop = greedy.text.substr(from);
+  options.stop = {"nowhere to be found", stop};
+  std::string streamed;
+  const Answer stopped = client.conversation().ask("Is it so?", options, [&](std::string_view piece) { streamed += piece; });
+  EXPECT_EQ(stopped.end, Answer::End::stop);
+  EXPECT_EQ(stopped.text, greedy.text.substr(0, greedy.text.find(stop)));
+  EXPECT_EQ(streamed, stopped.text);
+
+  options = {};
+  options.top_p = 2;
+  EXPECT_EQ(error_of([&] { client.conversation().ask("Is it so?", options); }).code(), permllm::Code::usage);
+  EXPECT_EQ(error_of([&] { client.conversation({.chat_format = "no such"}); }).code(), permllm::Code::usage);
+  EXPECT_EQ(error_of([&] { client.conversation({.draft = 4}); }).field(), "draft");
+  EXPECT_EQ(error_of([&] { client.conversation().ask(std::string(4000, '!')); }).code(), permllm::Code::usage);
+}
+
+TEST_F(PublicApi, an_answer_can_be_cancelled_from_inside_and_from_another_thread) {
+  const permllm::Client client(invite("carol", 1000));
+  permllm::Conversation conversation = client.conversation();
+  permllm::AnswerOptions options;
+  options.max_tokens = 100;
+  std::size_t pieces = 0;
+  const Answer inside = conversation.ask("Is it so?", options, [&](std::string_view) {
+    if (++pieces == 3) conversation.cancel();
+  });
+  EXPECT_EQ(inside.end, Answer::End::cancelled);
+  EXPECT_FALSE(inside.text.empty());
+  EXPECT_LT(inside.cost.answer_tokens, 20u);
+
+  conversation.reset();
+  std::atomic<bool> begun = false;
+  const std::jthread canceller([&](const std::stop_token& given_up) {
+    while (!begun && !given_up.stop_requested()) std::this_thread::yield();
+    conversation.cancel();
+  });
+  const Answer outside = conversation.ask("And now?", options, [&](std::string_view) { begun = true; });
+  EXPECT_EQ(outside.end, Answer::End::cancelled);
+  conversation.reset();
+
+  // What a callback throws comes out, and the conversation goes on.
+  EXPECT_THROW(conversation.ask("And now?", options, [](std::string_view) { throw std::out_of_range("enough"); }), std::out_of_range);
+  options.max_tokens = 2;
+  EXPECT_EQ(conversation.ask("Once more", options).cost.answer_tokens, 2u);
+}
+
+TEST_F(PublicApi, conversations_run_side_by_side_within_one_allowance) {
+  const permllm::Client client(invite("dave", 20));
+  permllm::AnswerOptions options;
+  options.max_tokens = 6;
+  const std::string want = client.conversation().ask("Is it so?", options).text;
+  std::vector<std::future<Answer>> answers;
+  for (int i = 0; i < 2; ++i) answers.push_back(std::async(std::launch::async, [&] { return client.conversation().ask("Is it so?", options); }));
+  for (auto& answer : answers) EXPECT_EQ(answer.get().text, want);
+  options.max_tokens = 100;
+  while (client.tokens_left() > 0) client.conversation().ask("Is it so?", options);
+  EXPECT_EQ(error_of([&] { client.conversation().ask("Is it so?"); }).field(), "tokens");
+}
+
+TEST_F(PublicApi, an_invite_that_is_no_good_is_refused_by_name) {
+  EXPECT_EQ(error_of([] { permllm::Client(folder / "none.invite"); }).code(), permllm::Code::file);
+  const auto path = invite("erin", 10);
+  std::ifstream in(path);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  const auto with = [&](const std::string& from, const std::string& to) {
+    const auto other = folder / "other.invite";
+    std::ofstream(other) << std::regex_replace(text, std::regex(from), to);
+    chmod(other.c_str(), 0600);
+    return error_of([&] { permllm::Client(other, {.patience = std::chrono::seconds(5)}); });
+  };
+  EXPECT_EQ(with("version = 1", "version = 99").code(), permllm::Code::unsupported);
+  EXPECT_TRUE(with("tokens = 10", "tokens = 0").field().ends_with("tokens"));
+  EXPECT_EQ(with("key = \"sha256:....", "key = \"sha256:0000").code(), permllm::Code::mismatch);
+  run("invite --revoke erin --identity " + (folder / "provider").string());
+  EXPECT_NE(std::string(error_of([&] { permllm::Client{path}; }).what()).find("revoked"), std::string::npos);
+}
+
+TEST(Version, of_library_and_headers_are_one) {
+  EXPECT_STREQ(permllm::version(), PERMLLM_VERSION);
+  const auto dotted = std::to_string(PERMLLM_VERSION_MAJOR) + "." + std::to_string(PERMLLM_VERSION_MINOR) + "." + std::to_string(PERMLLM_VERSION_PATCH);
+  EXPECT_EQ(dotted, PERMLLM_VERSION);
+}
+
+}  // namespace
