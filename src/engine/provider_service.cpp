@@ -125,12 +125,13 @@ void ProviderService::send_chunks(Registration& registration, std::span<const st
   await_taken(0);
 }
 
-void ProviderService::serve(std::unique_ptr<Link> link) {
+void ProviderService::serve(std::unique_ptr<Link> link, std::uint64_t user_number) {
   Channel user(*link, 0, patience_);
   try {
     const auto hello = user.receive(Hello{});
     if (hello.purpose == Hello::online) {
-      converse(user);
+      Executor executor(executor_, user_number);
+      converse(user, executor);
     } else if (hello.purpose == Hello::offline) {
       serve_offline(user, hello.session);
     } else {
@@ -146,7 +147,7 @@ void ProviderService::serve(std::unique_ptr<Link> link) {
   link->close();
 }
 
-void ProviderService::converse(Channel& user) {
+void ProviderService::converse(Channel& user, Executor& executor) {
   const std::uint64_t id = random_number();
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed});
   const auto agreement = user.receive(Agreement{});
@@ -189,7 +190,7 @@ void ProviderService::converse(Channel& user) {
   AesCoins coins(common);
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
   if (model_.plan.bfv()) bfv.emplace(bfv_shape(model_.plan), user.receive(RetrievalKey{}), id);
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_, bfv ? &*bfv : nullptr);
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor, patience_, bfv ? &*bfv : nullptr);
   conversation.serve();
   user.send(conversation.report());
   user.flush();

@@ -47,8 +47,9 @@ class ProviderService {
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
-  // Serves one connection of a user to its end, in the caller's thread. Never throws for what a peer does.
-  void serve(std::unique_ptr<Link> link);
+  // Serves one connection of a user to its end, in the caller's thread. Never throws for what a peer does. The processor goes round
+  // by user, however many sessions each has: connections with the same number `user` are one user's.
+  void serve(std::unique_ptr<Link> link, std::uint64_t user = 0);
 
  private:
   struct Session {
@@ -58,7 +59,7 @@ class ProviderService {
   struct Registration;
   void send_model(Registration& registration);
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user);
+  void converse(Channel& user, Executor& executor);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, Stock& stock);
   void serve_offline(Channel& user, std::uint64_t session);
