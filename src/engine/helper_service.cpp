@@ -34,7 +34,7 @@ HelperService::HelperService(Executor& executor, Clock::duration patience,
                              std::function<void(const std::string&)> on_event, std::filesystem::path store)
     : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
 
-void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
+void HelperService::serve(std::unique_ptr<Link> link, Role peer, std::uint64_t user) {
   Channel channel(*link, 0, patience_);
   try {
     const Frame first = channel.receive_any("the first message of a connection");
@@ -43,7 +43,8 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
     } else if (is(first, Tag::pair_hello) && peer == Role::provider) {
       park(link, channel, parse<PairHello>(first));
     } else if (is(first, Tag::pair_hello) && peer == Role::user) {
-      deal_session(channel, parse<PairHello>(first));
+      Executor executor(executor_, user);
+      deal_session(channel, parse<PairHello>(first), executor);
     } else {
       throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer), first.tag));
     }
@@ -113,7 +114,7 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(std::uint64_t sessi
   return std::move(parked_.extract(session).mapped());
 }
 
-void HelperService::deal_session(Channel& user, const PairHello& hello) {
+void HelperService::deal_session(Channel& user, const PairHello& hello, Executor& executor) {
   const auto model = find_model(hello);
   const Seed half = random_seed();
   user.send(PairAccepted{half});
@@ -130,7 +131,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
   reserve(keys, plan);
   std::array<std::optional<std::uint32_t>, 4> next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
   if (!hello.whole) next.fill(0);
-  Helper helper{with_user, with_provider, executor_, keys};
+  Helper helper{with_user, with_provider, executor, keys};
   try {
     if (hello.chain != provider->chain) throw Error(Code::mismatch, "PairHello.chain", "another here than at the provider");
     user.send(Paired{seed_digest(provider->common, hello.chain)});

@@ -24,8 +24,8 @@ class HelperService {
   HelperService(Executor& executor, Clock::duration patience, std::function<void(const std::string&)> on_event,
                 std::filesystem::path store = {});
   // Serves one connection to its end, in the caller's thread. Never throws for what a peer does: the peer gets a Refusal,
-  // on_event a line.
-  void serve(std::unique_ptr<Link> link, Role peer);
+  // on_event a line. The processor goes round by user: connections with the same number `user` are one user's.
+  void serve(std::unique_ptr<Link> link, Role peer, std::uint64_t user = 0);
 
  private:
   // The provider's link of a session, parked until the user's arrives.
@@ -38,7 +38,7 @@ class HelperService {
 
   void store_model(Channel& provider, const Frame& offer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello);
-  void deal_session(Channel& user, const PairHello& hello);
+  void deal_session(Channel& user, const PairHello& hello, Executor& executor);
   std::shared_ptr<const StoredModel> find_model(const PairHello& hello);
   std::unique_ptr<Parked> unpark(std::uint64_t session);
 

@@ -131,7 +131,8 @@ void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer,
   try {
     const auto hello = user.receive(Hello{});
     if (hello.purpose == Hello::online) {
-      converse(user, peer, limits);
+      Executor executor(executor_, std::hash<std::string>()(peer));
+      converse(user, peer, limits, executor);
     } else if (hello.purpose == Hello::offline) {
       fill(user, hello.session, peer, limits);
     } else {
@@ -147,7 +148,7 @@ void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer,
   link->close();
 }
 
-void ProviderService::converse(Channel& user, const std::string& peer, const UserLimits& limits) {
+void ProviderService::converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor) {
   const std::uint64_t id = random_number();
   const std::uint64_t used_tokens = chains_.tokens(peer);
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed,
@@ -199,7 +200,7 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
     if (used > limits.tokens) throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", limits.tokens));
     burning->reach(to);
   };
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor_, patience_, bfv ? &*bfv : nullptr, begin, burn);
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn);
   conversation.serve();
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it

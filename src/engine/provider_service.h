@@ -50,7 +50,8 @@ class ProviderService {
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
-  // Serves one connection of a user to its end, in the caller's thread. peer: the user's fingerprint. Never throws for what a peer does.
+  // Serves one connection of a user to its end, in the caller's thread. peer: the user's fingerprint; the processor goes round by user, however
+  // many sessions each has. Never throws for what a peer does.
   void serve(std::unique_ptr<Link> link, const std::string& peer = {}, const UserLimits& limits = {});
 
  private:
@@ -61,7 +62,7 @@ class ProviderService {
   struct Registration;
   void send_model(Registration& registration);
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user, const std::string& peer, const UserLimits& limits);
+  void converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);

@@ -1,8 +1,11 @@
 #include "ring/executor.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -10,8 +13,12 @@
 namespace permllm {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // A few microseconds: long enough for the next matrix of a token, short enough to leave the core to another party.
 constexpr int k_spins = 400;
+// Of a loop, where others wait: short beside a round trip, long beside the passing on of a turn.
+constexpr auto k_turn = std::chrono::milliseconds(1);
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -22,26 +29,38 @@ inline void pause() {
 }  // namespace
 
 struct Executor::State {
-  std::mutex callers;
-  const std::function<void(std::size_t)>* body = nullptr;
+  Turns turns;
+  const Body* body = nullptr;
   std::size_t tasks = 0;
+  std::optional<Clock::time_point> until;  // when the loop under way makes room for those who wait
   std::atomic<std::size_t> next{0};
+  std::atomic<bool> left{false};          // it has made room
   std::atomic<std::uint32_t> round{0};    // a new loop begins
   std::atomic<std::uint32_t> working{0};  // workers that have not finished the loop
   std::atomic<bool> stop{false};
-  std::vector<std::jthread> workers;
+  std::atomic<std::uint64_t> shares{0}, runs{0};
 
   std::mutex failing;
   std::exception_ptr failure;  // the first of a loop
+  std::vector<std::jthread> workers;
+
+  ~State() {
+    stop = true;
+    ++round;
+    round.notify_all();
+  }
 
   void take_part() {
-    for (std::size_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1)) {
+    while (!left.load(std::memory_order_relaxed)) {
+      const std::size_t i = next.fetch_add(1);
+      if (i >= tasks) return;
       try {
         (*body)(i);
       } catch (...) {  // thrown again by the caller of the loop
         const std::lock_guard lock(failing);
         if (!failure) failure = std::current_exception();
       }
+      if (until && turns.waiting() != 0 && Clock::now() >= *until) left.store(true, std::memory_order_relaxed);
     }
   }
 
@@ -56,38 +75,83 @@ struct Executor::State {
       if (working.fetch_sub(1) == 1) working.notify_one();
     }
   }
+
+  // In a turn: the tasks from `first` on, all of them or until it is time to make room. The first that is left to do.
+  std::size_t loop(std::size_t first, std::size_t count, const Body& each, std::optional<Clock::time_point> end) {
+    body = &each;
+    tasks = count;
+    until = end;
+    next = first;
+    left = false;
+    if (count - first == 1 || workers.empty()) {
+      take_part();
+    } else {
+      working = static_cast<std::uint32_t>(workers.size());
+      round.fetch_add(1, std::memory_order_release);
+      round.notify_all();
+      take_part();
+      for (int spin = 0; spin < k_spins && working.load(std::memory_order_acquire) != 0; ++spin) pause();
+      for (std::uint32_t busy = working.load(); busy != 0; busy = working.load()) working.wait(busy);
+    }
+    return std::min(next.load(), count);
+  }
 };
 
-Executor::Executor(unsigned threads) : state_(new State) {
+Executor::Executor(unsigned threads) : state_(std::make_shared<State>()) {
   if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
   for (unsigned i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->work(); });
 }
 
-Executor::~Executor() {
-  state_->stop = true;
-  ++state_->round;
-  state_->round.notify_all();
-}
+Executor::Executor(const Executor& shared, std::uint64_t user) : state_(shared.state_), user_(user) {}
 
 unsigned Executor::threads() const { return static_cast<unsigned>(state_->workers.size()) + 1; }
 
-void Executor::parallel(std::size_t tasks, const std::function<void(std::size_t)>& body) {
+std::size_t Executor::waiting() const { return state_->turns.waiting(); }
+
+Executor::Sharing Executor::sharing() const { return {state_->shares, state_->runs}; }
+
+void Executor::parallel(std::size_t tasks, const Body& body) {
   if (tasks == 0) return;
-  const std::lock_guard lock(state_->callers);
-  if (tasks == 1 || state_->workers.empty()) {
-    for (std::size_t i = 0; i < tasks; ++i) body(i);
-    return;
+  if (tasks == 1) return body(0);
+  std::exception_ptr failure;
+  for (std::size_t first = 0; first < tasks;) {
+    TurnRequest request{.user = user_};
+    state_->turns.begin(request);
+    first = state_->loop(first, tasks, body, Clock::now() + k_turn);
+    std::exception_ptr now = std::exchange(state_->failure, nullptr);
+    state_->turns.end();
+    if (!failure) failure = std::move(now);
   }
-  state_->body = &body;
-  state_->tasks = tasks;
-  state_->next = 0;
-  state_->working = static_cast<std::uint32_t>(state_->workers.size());
-  state_->round.fetch_add(1, std::memory_order_release);
-  state_->round.notify_all();
-  state_->take_part();
-  for (int spin = 0; spin < k_spins && state_->working.load(std::memory_order_acquire) != 0; ++spin) pause();
-  for (std::uint32_t left = state_->working.load(); left != 0; left = state_->working.load()) state_->working.wait(left);
-  if (state_->failure) std::rethrow_exception(std::exchange(state_->failure, nullptr));
+  if (failure) std::rethrow_exception(failure);
+}
+
+void Executor::together(TurnRequest::Work work, std::size_t size, std::size_t most, void* share, const Run& run) {
+  const Parallel in_turn = [&](std::size_t tasks, const Body& body) {
+    if (tasks == 0) return;
+    state_->loop(0, tasks, body, std::nullopt);
+    if (state_->failure) std::rethrow_exception(std::exchange(state_->failure, nullptr));
+  };
+  TurnRequest own{.user = user_, .work = work, .size = size, .share = share};
+  ++state_->shares;
+  if (!state_->turns.begin(own)) return;
+  struct End {  // however this ends
+    Turns& turns;
+    std::vector<TurnRequest*> company;
+    ~End() { turns.end(company); }
+  } turn{state_->turns, state_->turns.company(own, most)};
+  if (!turn.company.empty()) {
+    std::vector<void*> shares{share};
+    for (const TurnRequest* request : turn.company) shares.push_back(request->share);
+    try {
+      run(in_turn, shares);
+      ++state_->runs;
+      return;
+    } catch (...) {  // of all of them: nobody is told of what another's share did
+      state_->turns.send_back(std::exchange(turn.company, {}));
+    }
+  }
+  ++state_->runs;
+  run(in_turn, std::span(&share, 1));
 }
 
 }  // namespace permllm

@@ -214,13 +214,14 @@ void IntMatrix::row(std::size_t r, std::span<std::int32_t> out) const {
 
 namespace {
 
-// Vectors of x in the kernel's order: [pair][vector][limb], padded with 0 to whole groups. The columns' shifts are done here: to
+// Vectors in the kernel's order: [pair][vector][limb], padded with 0 to whole groups. The columns' shifts are done here: to
 // the kernels a matrix is its integers of 12 or 8 bits.
-void to_limbs(const IntMatrix& w, std::span<const Word> x, std::size_t vectors, std::size_t limbs, std::uint32_t* out) {
+void to_limbs(const IntMatrix& w, std::span<const Word* const> x, std::size_t limbs, std::uint32_t* out) {
+  const std::size_t vectors = x.size();
   // x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
   constexpr Word k_bias = 0x8000800080008000u;
   for (std::size_t v = 0; v < vectors; ++v) {
-    const Word* from = x.data() + v * w.cols();
+    const Word* from = x[v];
     std::uint32_t* to = out + v * limbs;
     for (std::size_t c = 0; c < w.cols(); c += 2, to += vectors * limbs) {
       const Word left = ((from[c] << w.shift(c)) + k_bias) ^ k_bias;
@@ -247,30 +248,59 @@ std::vector<Batch> batches_of(Ring ring, std::size_t n) {
 
 }  // namespace
 
-void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor) {
-  const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows()), limbs = kernels::limbs_of(ring);
-  const std::vector<Batch> batches = batches_of(ring, n);
-  const std::size_t stride = groups_of(w) * k_group_pairs * limbs;  // of one vector
-  std::vector<std::uint32_t> cut(n * stride);
-  executor.parallel(batches.size(), [&](std::size_t i) {
-    const Batch& b = batches[i];
-    to_limbs(w, x.subspan(b.first * w.cols(), b.count * w.cols()), b.count, limbs, cut.data() + b.first * stride);
-  });
+namespace {
+
+// Vectors that are multiplied in one turn: beyond it a vector gains next to nothing by company, and others wait.
+constexpr std::size_t k_together = 16;
+
+// One caller's vectors, one after the other.
+struct Vectors {
+  std::span<const Word> x;
+  std::span<Word> y;
+};
+
+void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::span<Word* const> y, unsigned threads, const Executor::Parallel& parallel) {
+  const std::vector<Batch> batches = batches_of(ring, x.size());
+  const std::size_t limbs = kernels::limbs_of(ring), stride = groups_of(w) * k_group_pairs * limbs;  // of one vector
+  std::vector<std::uint32_t> cut(x.size() * stride);
+  parallel(batches.size(), [&](std::size_t i) { to_limbs(w, x.subspan(batches[i].first, batches[i].count), limbs, cut.data() + batches[i].first * stride); });
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
-  const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * executor.threads()));
-  executor.parallel((blocks + step - 1) / step, [&](std::size_t task) {
-    std::vector<Word> out(k_block_rows * (batches.empty() ? 0 : batches.front().count));
+  const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * threads));
+  parallel((blocks + step - 1) / step, [&](std::size_t task) {
+    std::vector<Word> out(k_block_rows * batches.front().count);
     for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
       const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
       for (const Batch& b : batches) {
         kernels::int_block(block_of(w, block), cut.data() + b.first * stride, b.count, ring, out.data());
         for (std::size_t i = 0; i < b.count; ++i) {
-          Word* to = &y[(b.first + i) * w.rows() + first];
+          Word* to = y[b.first + i] + first;
           for (std::size_t r = 0; r < rows; ++r) to[r] = out[i * k_block_rows + r] & ring.mask();
         }
       }
     }
   });
+}
+
+}  // namespace
+
+void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor) {
+  const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows());
+  for (std::size_t first = 0; first < n; first += k_together) {
+    const std::size_t count = std::min(k_together, n - first);
+    Vectors own{x.subspan(first * w.cols(), count * w.cols()), y.subspan(first * w.rows(), count * w.rows())};
+    executor.together({&w, ring.bits}, count, k_together, &own, [&](const Executor::Parallel& parallel, std::span<void* const> shares) {
+      std::vector<const Word*> from;
+      std::vector<Word*> to;
+      for (void* share : shares) {
+        const auto& vectors = *static_cast<const Vectors*>(share);
+        for (std::size_t i = 0; i < vectors.x.size() / w.cols(); ++i) {
+          from.push_back(&vectors.x[i * w.cols()]);
+          to.push_back(&vectors.y[i * w.rows()]);
+        }
+      }
+      multiply(w, ring, from, to, executor.threads(), parallel);
+    });
+  }
 }
 
 void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor) {

@@ -70,7 +70,8 @@ class IntMatrix {
 };
 
 // y = W x in the ring (x and y: 64-bit words of which the ring's low bits count; words of x need not be reduced, y is
-// reduced). The provider's online product: one vector is bound by memory, many by arithmetic.
+// reduced). The provider's online product: one vector is bound by memory, many by arithmetic. Callers who come with the same
+// matrix share one read of it; many vectors are multiplied in several turns of the executor, others' in between.
 void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor);
 // y = W x in real numbers, W the integers times 2^-frac: the reference engine on the provider's weights.
 void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor);

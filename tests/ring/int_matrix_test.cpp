@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <list>
 #include <random>
+#include <thread>
 
 #include "ring/int_kernels.h"
 #include "ring/matrix.h"
@@ -73,6 +75,37 @@ TEST(IntMatrix, keeps_every_weight_of_every_shape) {
       }
     }
   }
+}
+
+// Sessions that wait with the same matrix share a product: the words are those of products by themselves.
+TEST(IntMatrix, products_of_many_callers_at_once_are_those_of_each_alone) {
+  Executor executor(2), alone(1);
+  std::vector<IntMatrix> matrices;
+  for (std::uint64_t seed = 1; seed <= 2; ++seed) matrices.push_back(IntMatrix::random(100, 70, 9, seed, executor));
+  constexpr std::size_t k_callers = 12;
+  std::vector<Words> x, y, expected;
+  const auto ring_of = [](std::size_t i) { return Ring{i % 4 == 0 ? 48 : 64}; };
+  const auto matrix_of = [&](std::size_t i) -> const IntMatrix& { return matrices[i / 2 % 2]; };
+  for (std::size_t i = 0; i < k_callers; ++i) {
+    const std::size_t n = i == 5 ? 50 : 1 + i % 3;  // one of many vectors, which takes several turns
+    x.push_back(random_words(n * 70, i));
+    y.emplace_back(n * 100);
+    expected.emplace_back(n * 100);
+    product(matrix_of(i), ring_of(i), x[i], expected[i], alone);
+  }
+  std::list<std::jthread> callers;
+  executor.parallel(2, [&](std::size_t task) {  // a turn behind which all of them wait
+    for (std::size_t i = 0; task == 0 && i < k_callers; ++i) {
+      callers.emplace_back([&, i] {
+        Executor own(executor, i);
+        product(matrix_of(i), ring_of(i), x[i], y[i], own);
+      });
+    }
+    while (task == 0 && executor.waiting() < k_callers) std::this_thread::yield();
+  });
+  callers.clear();
+  EXPECT_EQ(y, expected);
+  EXPECT_LT(executor.sharing().runs, executor.sharing().shares);
 }
 
 TEST(IntMatrix, fraction_bits_fill_the_weight_bits_and_no_more) {
