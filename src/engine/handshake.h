@@ -25,11 +25,7 @@ void visit(Io& io, Seed& seed) {
 template <class Io>
 void visit(Io& io, Vocabulary& v) {
   const auto text = [](auto& out, std::string& token) { out.text("vocabulary.token", token, k_token_limit); };
-  const auto flag = [&](const char* field, bool& value) {
-    auto byte = static_cast<std::uint8_t>(value);
-    io.number(field, byte);
-    value = byte != 0;
-  };
+  const auto flag = [&](const char* field, bool& value) { visit_flag(io, field, value); };
   io.text("vocabulary.model", v.model, k_pre_limit);
   io.text("vocabulary.pre", v.pre, k_pre_limit);
   io.list("vocabulary.tokens", v.tokens, k_most_tokens, text);
@@ -44,6 +40,9 @@ void visit(Io& io, Vocabulary& v) {
   flag("vocabulary.has_bos", has_bos);
   TokenId bos = v.bos.value_or(0);
   io.number("vocabulary.bos", bos);
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (!has_bos && bos != 0) io.refuse("vocabulary.bos", "expected 0 where there is none");
+  }
   v.bos = has_bos ? std::optional(bos) : std::nullopt;
   io.number("vocabulary.eos", v.eos);
   io.list("vocabulary.ends", v.ends, 16, [](auto& out, TokenId& id) { out.number("end", id); });
