@@ -48,9 +48,9 @@ class World {
         provider_(std::move(model), executor_, k_patience, [this] { return to_helper(Role::provider); }, [](const std::string&) {}) {
     provider_.register_model(nullptr);
   }
-  UserLinks links(std::uint64_t user) {
+  UserLinks links(const std::string& user) {
     return {[this, user] { return shaped(to_provider(user, true)); }, [this, user] { return to_provider(user, false); },
-            [this, user] { return to_helper(Role::user, user); }};
+            [this, user] { return to_helper(Role::user, std::hash<std::string>()(user)); }};
   }
   Executor& executor() { return executor_; }
 
@@ -65,7 +65,7 @@ class World {
     threads_.emplace_back([this, who, user, link = std::move(far)]() mutable { helper_.serve(std::move(link), who, user); });
     return std::move(near);
   }
-  std::unique_ptr<Link> to_provider(std::uint64_t user, bool online) {
+  std::unique_ptr<Link> to_provider(const std::string& user, bool online) {
     auto [near, far] = memory_links();
     if (online) far = shaped(std::move(far));
     const std::lock_guard lock(mutex_);
@@ -85,13 +85,14 @@ void run(const Options& options, Profile profile, std::size_t users) {
   const std::size_t slots = std::max(options.prompt, options.long_prompt) + options.tokens + 1;
   World world(offer_model(model_path(), {.context = slots, .profile = profile, .fused = std::nullopt}, loader), parse_duration(options.rtt, "--rtt"));
   std::list<Executor> executors;
+  std::list<Ledger> ledgers;
   std::list<UserClient> clients;
   std::vector<UserClient*> all;
   const auto prompt_of = [&](std::size_t user) { return user == 0 && options.long_prompt > 0 ? options.long_prompt : options.prompt; };
   for (std::size_t i = 0; i < users; ++i) {
-    UserClient& client = clients.emplace_back(world.links(i + 1), executors.emplace_back(1), k_patience);
+    UserClient& client = clients.emplace_back(world.links(std::to_string(i)), ledgers.emplace_back(), executors.emplace_back(1), k_patience);
     client.make_material(prompt_of(i), options.tokens + 1, slots, nullptr);
-    client.wait_for_material(slots);
+    client.wait_for_material(prompt_of(i), options.tokens + 1);
     all.push_back(&client);
   }
   // With a long prompt the first user's answer begins with it while the others decode; its tokens are not counted.

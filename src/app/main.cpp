@@ -60,5 +60,8 @@ int main(int argc, char** argv) {
   } catch (const permllm::Error& error) {
     std::fprintf(stderr, "permllm: %s\n", error.what());
     return error.exit_status();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "permllm: %s\n", error.what());
+    return 1;
   }
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <list>
@@ -50,7 +51,9 @@ class Reporter {
     if (events_) {
       print_event({{"event", "note"}, {"text", text}});
     } else {
-      std::fputs(fmt::format("{}: {}\n", party_, text).c_str(), stderr);
+      std::string plain = text;  // it may quote a peer
+      std::replace_if(plain.begin(), plain.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
+      std::fputs(fmt::format("{}: {}\n", party_, plain).c_str(), stderr);
     }
   }
   void progress(const char* what, double fraction) const {
@@ -82,7 +85,7 @@ void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter
   };
   std::list<Connection> connections;
   for (;;) {
-    std::erase_if(connections, [](const Connection& connection) { return connection.done.load(); });
+    std::erase_if(connections, [](const Connection& connection) { return connection.done.load() || !connection.thread.joinable(); });
     try {
       std::unique_ptr<TlsLink> link = listener.accept(Clock::now() + std::chrono::hours(24));
       Connection& connection = connections.emplace_back();
@@ -90,14 +93,16 @@ void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter
         try {
           const Peer peer = link->handshake(Clock::now() + k_handshake_patience);
           serve(shaped(std::move(link), shape, peer.role == Role::provider), peer);
-        } catch (const Error& error) {
+        } catch (const std::exception& error) {
           reporter.note(fmt::format("a connection was refused: {}", error.what()));
         }
         connection.done = true;
       });
-    } catch (const Error& error) {
-      if (error.code() == Code::timeout) continue;
-      reporter.note(error.what());  // too many connections: the next ones may do better
+    } catch (const std::exception& error) {
+      const auto* known = dynamic_cast<const Error*>(&error);
+      if (known != nullptr && known->code() == Code::timeout) continue;
+      // Too many connections: no descriptor, thread or memory for this one. The next ones may do better.
+      reporter.note(error.what());
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
   }

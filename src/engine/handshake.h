@@ -13,6 +13,17 @@
 
 namespace permllm {
 
+// A flag has one encoding: 0 or 1.
+template <class Io>
+void visit_flag(Io& io, const char* field, bool& value) {
+  auto byte = static_cast<std::uint8_t>(value);
+  io.number(field, byte);
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (byte > 1) io.refuse(field, "expected 0 or 1");
+    value = byte != 0;
+  }
+}
+
 template <class Io>
 void visit(Io& io, Seed& seed) {
   Bytes bytes(seed.bytes().begin(), seed.bytes().end());
@@ -36,11 +47,7 @@ void visit(Io& io, Digest& digest) {
 template <class Io>
 void visit(Io& io, Vocabulary& v) {
   const auto text = [](auto& out, std::string& token) { out.text("vocabulary.token", token, k_token_limit); };
-  const auto flag = [&](const char* field, bool& value) {
-    auto byte = static_cast<std::uint8_t>(value);
-    io.number(field, byte);
-    value = byte != 0;
-  };
+  const auto flag = [&](const char* field, bool& value) { visit_flag(io, field, value); };
   io.text("vocabulary.model", v.model, k_pre_limit);
   io.text("vocabulary.pre", v.pre, k_pre_limit);
   io.list("vocabulary.tokens", v.tokens, k_most_tokens, text);
@@ -55,6 +62,9 @@ void visit(Io& io, Vocabulary& v) {
   flag("vocabulary.has_bos", has_bos);
   TokenId bos = v.bos.value_or(0);
   io.number("vocabulary.bos", bos);
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (!has_bos && bos != 0) io.refuse("vocabulary.bos", "expected 0 where there is none");
+  }
   v.bos = has_bos ? std::optional(bos) : std::nullopt;
   io.number("vocabulary.eos", v.eos);
   io.list("vocabulary.ends", v.ends, 16, [](auto& out, TokenId& id) { out.number("end", id); });
@@ -88,9 +98,7 @@ struct ChainState {
     io.number("chain", chain);
     made.visit(io);
     burnt.visit(io);
-    auto flag = static_cast<std::uint8_t>(busy);
-    io.number("busy", flag);
-    busy = flag != 0;
+    visit_flag(io, "busy", busy);
   }
 };
 
@@ -155,12 +163,8 @@ struct Agreement {
   void visit(Io& io) {
     io.text("plan_hash", plan_hash, 64);
     io.number("chain", chain);
-    auto flag = static_cast<std::uint8_t>(keep);
-    io.number("keep", flag);
-    keep = flag != 0;
-    flag = static_cast<std::uint8_t>(paired);
-    io.number("paired", flag);
-    paired = flag != 0;
+    visit_flag(io, "keep", keep);
+    visit_flag(io, "paired", paired);
     burnt.visit(io);
   }
 };
@@ -172,9 +176,7 @@ struct Accepted {
   Marks made = {}, burnt = {};  // burnt: by the later of both ledgers
   template <class Io>
   void visit(Io& io) {
-    auto flag = static_cast<std::uint8_t>(paired);
-    io.number("paired", flag);
-    paired = flag != 0;
+    visit_flag(io, "paired", paired);
     made.visit(io);
     burnt.visit(io);
   }
@@ -195,9 +197,7 @@ struct PairHello {
     io.text("model_id", model_id, 64);
     io.text("plan_hash", plan_hash, 64);
     io.number("chain", chain);
-    auto flag = static_cast<std::uint8_t>(whole);
-    io.number("whole", flag);
-    whole = flag != 0;
+    visit_flag(io, "whole", whole);
     permllm::visit(io, seed);
   }
 };

@@ -23,7 +23,7 @@ struct Frame {
 };
 
 // Blocking. One thread uses a link at a time. Errors: closed (the peer went away), timeout (names what was awaited),
-// malformed (bad magic, length over the limit, unexpected step), mismatch (another wire version; names both).
+// malformed (bad magic, length over the limit), mismatch (another wire version; names both).
 class Link {
  public:
   virtual ~Link() = default;

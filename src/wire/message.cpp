@@ -130,6 +130,8 @@ Frame Channel::receive_any(const char* awaited) {
   const Clock::time_point begin = Clock::now();
   Frame frame = link_->receive(begin + patience_, awaited);
   waited_seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
+  if (frame.step != next_arrival_) throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", frame.step, next_arrival_));
+  ++next_arrival_;
   if (frame.session != session_) {
     throw Error(Code::malformed, "frame.session", "the frame belongs to another session");
   }

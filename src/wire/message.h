@@ -162,7 +162,7 @@ class Channel {
   Link* link_;
   std::uint64_t session_;
   Clock::duration patience_;
-  std::uint32_t next_step_ = 0;
+  std::uint32_t next_step_ = 0, next_arrival_ = 0;  // steps of the frames to send and to receive
   double waited_seconds_ = 0;
   bool may_be_cancelled_ = false;
 };

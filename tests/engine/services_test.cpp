@@ -256,7 +256,7 @@ class Displacing : public Passing {
   void send(Frame frame) override {
     if (frame.tag != static_cast<std::uint16_t>(Tag::retrieval_index)) return Passing::send(std::move(frame));
     std::memcpy(frame.payload.data(), &delta_, sizeof delta_);
-    for (int i = 0; i < times_; ++i) Passing::send(frame);
+    for (int i = 0; i < times_; ++i, ++frame.step) Passing::send(frame);
   }
 
  private:

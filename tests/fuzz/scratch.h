@@ -1,0 +1,38 @@
+// A file for parsers that read files, in memory where the system has a place for that.
+#pragma once
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace permllm::test {
+
+class ScratchFolder {
+ public:
+  ScratchFolder() {
+    std::string name = std::filesystem::exists("/dev/shm") ? "/dev/shm/permllm-fuzz-XXXXXX" : (std::filesystem::temp_directory_path() / "permllm-fuzz-XXXXXX").string();
+    path_ = mkdtemp(name.data());
+  }
+  ~ScratchFolder() { std::filesystem::remove_all(path_); }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+
+  // Of mode 0600, with these bytes.
+  std::filesystem::path file(const std::string& name, std::span<const std::uint8_t> bytes) const {
+    std::filesystem::path path = path_ / name;
+    const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (file < 0 || write(file, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) std::abort();
+    close(file);
+    return path;
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace permllm::test
