@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build pkg-config ca-certificates
   libboost1.81-dev libssl-dev libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libtomlplusplus-dev
-  libgtest-dev libbenchmark-dev python3 python3-numpy python3-pip unzip
+  libgtest-dev libbenchmark-dev python3 python3-numpy python3-pip unzip iproute2
 )
 
 if ! command -v dpkg-query >/dev/null; then

@@ -12,6 +12,7 @@
 #include "engine/deal.h"
 #include "engine/handshake.h"
 #include "engine/model_store.h"
+#include "engine/probe.h"
 #include "net/link.h"
 
 namespace permllm {
@@ -35,6 +36,7 @@ class HelperService {
     Seed common;
   };
 
+  ProbeFacts facts(const std::vector<std::string>& ids);
   void store_model(Channel& provider, const Frame& offer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello);
   void deal_session(Channel& user, const PairHello& hello);
