@@ -12,6 +12,7 @@
 #include "app/bench.h"
 #include "app/chat.h"
 #include "app/demo.h"
+#include "app/doctor.h"
 #include "app/generate.h"
 #include "app/identity.h"
 #include "app/inspect.h"
@@ -51,6 +52,7 @@ int main(int argc, char** argv) {
   permllm::add_invite(app);
   permllm::add_chat(app);
   permllm::add_stock(app);
+  permllm::add_doctor(app);
   permllm::add_store(app);
   try {
     app.parse(argc, argv);

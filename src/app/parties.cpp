@@ -8,6 +8,7 @@
 #include <list>
 #include <thread>
 
+#include "app/doctor.h"
 #include "app/identity.h"
 #include "app/links.h"
 #include "app/load.h"
@@ -182,12 +183,13 @@ void run_provider(const ProviderOptions& options) {
     for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());
   }
   const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  const auto dial = [&]() -> std::unique_ptr<Link> {
-    return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + options.party.patience()),
-                  options.party.shape);
+  const auto dial_within = [&](Clock::duration patience) {
+    return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + patience), options.party.shape);
   };
+  const auto dial = [&] { return dial_within(options.party.patience()); };
   ProviderService service(std::move(model), executor, options.party.patience(), dial,
                           [&](const std::string& text) { reporter.note(text); }, options.state);
+  service.watch_helper([&] { return dial_within(k_handshake_patience / 2); });
   const Clock::time_point registration = Clock::now();
   service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
   TlsListener listener(credentials, options.party.listen);
@@ -201,31 +203,65 @@ void run_provider(const ProviderOptions& options) {
   });
 }
 
-}  // namespace
-
-void add_provider(CLI::App& parent) {
-  const auto options = std::make_shared<ProviderOptions>();
-  CLI::App* command = parent.add_subcommand("provider", "the model owner: holds the weights, answers without seeing prompts");
-  command->add_option("--model", options->model, "GGUF file, or ChatGLM-6B's folder")->required();
+CLI::App* provider_command(CLI::App& parent, const char* description, const std::shared_ptr<ProviderOptions>& options) {
+  CLI::App* command = parent.add_subcommand("provider", description);
+  command->add_option("--model", options->model, "GGUF file, or ChatGLM-6B's folder");
   add_synthetic_options(*command, options->serve);
-  command->add_option("--helper", options->helper, "the helper's address and port")->required();
-  command->add_option("--state", options->state, "folder of what is kept between starts: with it, the helper gets a model once (holds secrets)");
+  command->add_option("--helper", options->helper, "the helper's address and port");
+  command->add_option("--state", options->state, "folder of what is kept between starts: the helper gets a model once, offline material lasts (holds secrets)");
   command->add_option("--user-sessions", options->limits.sessions, "sessions that a user may have at once")->capture_default_str();
   command->add_option("--user-stock", options->limits.stock, "bytes of offline material that are kept for a user")
       ->capture_default_str()->transform(CLI::AsSizeValue(false));
   add_serve_options(*command, options->serve);
   add_party_options(*command, options->party);
+  return command;
+}
+
+CLI::App* helper_command(CLI::App& parent, const char* description, const std::shared_ptr<HelperOptions>& options) {
+  CLI::App* command = parent.add_subcommand("helper", description);
+  command->add_option("--store", options->store, "folder of the models, which outlast the process; without it they live in memory");
+  add_party_options(*command, options->party);
+  return command;
+}
+
+}  // namespace
+
+void add_provider(CLI::App& parent) {
+  const auto options = std::make_shared<ProviderOptions>();
+  CLI::App* command = provider_command(parent, "the model owner: holds the weights, answers without seeing prompts", options);
+  for (const char* needed : {"--model", "--helper"}) command->get_option(needed)->required();
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
   add_settings(*command);
 }
 
 void add_helper(CLI::App& parent) {
   const auto options = std::make_shared<HelperOptions>();
-  CLI::App* command = parent.add_subcommand("helper", "the neutral party: deals randomness before requests");
-  command->add_option("--store", options->store, "folder of the models, which outlast the process; without it they live in memory");
-  add_party_options(*command, options->party);
+  CLI::App* command = helper_command(parent, "the neutral party: deals randomness before requests", options);
   command->callback([options] { run_party(options->party, [&] { run_helper(*options); }); });
   add_settings(*command);
+}
+
+void add_provider_doctor(CLI::App& doctor) {
+  const auto options = std::make_shared<ProviderOptions>();
+  const auto json = std::make_shared<bool>(false);
+  CLI::App* command = provider_command(doctor, "a provider's check of its machine and of the link to its helper, with the settings of its service", options);
+  command->callback([options, json] {
+    const ProviderOptions& o = *options;
+    diagnose([&](const OnFinding& tell) { examine_provider({o.party.identity, o.party.listen, o.helper, o.model, o.state, o.party.shape, o.serve.synthetic}, tell); }, *json);
+  });
+  add_settings(*command);
+  add_json(*command, *json);
+}
+
+void add_helper_doctor(CLI::App& doctor) {
+  const auto options = std::make_shared<HelperOptions>();
+  const auto json = std::make_shared<bool>(false);
+  CLI::App* command = helper_command(doctor, "a helper's check of its machine and store, with the settings of its service", options);
+  command->callback([options, json] {
+    diagnose([&](const OnFinding& tell) { examine_helper({options->party.identity, options->party.listen, options->store}, tell); }, *json);
+  });
+  add_settings(*command);
+  add_json(*command, *json);
 }
 
 }  // namespace permllm

@@ -79,8 +79,8 @@ void run(Options options) {
   const Memory memory = memory_of(plan, options.serve.weight_bits);
   const Request request = request_of(plan, options.prompt, options.answer);
   const auto seconds_of = [&](const Cost& cost, std::size_t passes, double products) {
-    const double bytes = static_cast<double>(cost.online.provider_to_user + cost.online.user_to_provider);
-    return Seconds{static_cast<double>(cost.rounds) * rtt, bandwidth == 0 ? 0 : bytes * 8 / bandwidth, static_cast<double>(passes) * products};
+    const NetworkSeconds network = network_seconds(cost, rtt, bandwidth, bandwidth);
+    return Seconds{network.latency, network.transfer, static_cast<double>(passes) * products};
   };
   const std::size_t passes = options.answer - 1;
   const Seconds prefill = seconds_of(request.prefill, 1, product_seconds(model, plan.prompt_rows(options.prompt), executor));
@@ -128,6 +128,12 @@ void run(Options options) {
 }
 
 }  // namespace
+
+NetworkSeconds network_seconds(const Cost& cost, double round_trip, double to_user, double to_provider) {
+  const auto transfer = [](std::size_t bytes, double bandwidth) { return bandwidth == 0 ? 0 : 8 * static_cast<double>(bytes) / bandwidth; };
+  return {static_cast<double>(cost.rounds) * round_trip,
+          transfer(cost.online.provider_to_user, to_user) + transfer(cost.online.user_to_provider, to_provider)};
+}
 
 void add_plan(CLI::App& parent) {
   const auto options = std::make_shared<Options>();

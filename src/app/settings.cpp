@@ -39,14 +39,16 @@ std::string text_of(const toml::node& node, const std::string& field) {
 // Fills what neither a flag nor a variable has set. Tables of other commands are checked alike, so that a mistake shows early.
 void apply_file(CLI::App& command, const std::string& path) {
   const toml::table file = parse_toml(read_small_file(path), path);
+  CLI::App* program = &command;
+  while (program->get_parent() != nullptr) program = program->get_parent();
   for (const auto& [name, content] : file) {
     const std::string table_field = fmt::format("{}: {}", path, std::string_view(name));
     const std::vector<CLI::App*> owners =
-        command.get_parent()->get_subcommands([&](CLI::App* app) { return app->get_name() == name.str() && takes_settings(*app); });
+        program->get_subcommands([&](CLI::App* app) { return app->get_name() == name.str() && takes_settings(*app); });
     if (owners.empty() || !content.is_table()) {
       throw Error(Code::file, table_field, "is not known; settings stand in the table of a command, like [provider]");
     }
-    CLI::App* owner = owners.front();
+    CLI::App* owner = name.str() == command.get_name() ? &command : owners.front();  // `doctor provider` has the settings of `provider`
     const std::vector<CLI::Option*> known = settings_of(*owner);
     for (const auto& [key, value] : *content.as_table()) {
       const std::string field = fmt::format("{}.{}", table_field, std::string_view(key));

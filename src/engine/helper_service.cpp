@@ -38,7 +38,9 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer, std::uint64_t u
   Channel channel(*link, 0, patience_);
   try {
     const Frame first = channel.receive_any("the first message of a connection");
-    if (is(first, Tag::model_offer) && peer == Role::provider) {
+    if (is_probe(first)) {
+      serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids); });
+    } else if (is(first, Tag::model_offer) && peer == Role::provider) {
       store_model(channel, first);
     } else if (is(first, Tag::pair_hello) && peer == Role::provider) {
       park(link, channel, parse<PairHello>(first));
@@ -57,6 +59,15 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer, std::uint64_t u
     if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
   }
   if (link) link->close();
+}
+
+// Whoever does not know a model's id does not learn of it: a helper may serve several providers.
+ProbeFacts HelperService::facts(const std::vector<std::string>& ids) {
+  ProbeFacts facts;
+  for (const std::string& id : ids) {
+    if (const auto model = store_.find(id)) facts.models.push_back({id, model->plan()});
+  }
+  return facts;
 }
 
 void HelperService::store_model(Channel& provider, const Frame& frame) {

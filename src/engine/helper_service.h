@@ -12,6 +12,7 @@
 #include "engine/deal.h"
 #include "engine/handshake.h"
 #include "engine/model_store.h"
+#include "engine/probe.h"
 #include "net/link.h"
 
 namespace permllm {
@@ -37,6 +38,7 @@ class HelperService {
     Clock::time_point until;
   };
 
+  ProbeFacts facts(const std::vector<std::string>& ids);
   void store_model(Channel& provider, const Frame& offer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello);
   void deal_session(Channel& user, const PairHello& hello, Executor& executor);

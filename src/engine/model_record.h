@@ -33,4 +33,12 @@ class ModelRecord {
   std::vector<Digest> sent_;
 };
 
+// What STATE/models holds, the one that was written last first. Errors: file, where the folder cannot be read.
+struct RecordEntry {
+  std::filesystem::path path;
+  std::string model_id;
+  std::string trouble;  // why the record is refused; empty when it is in order
+};
+std::vector<RecordEntry> list_records(const std::filesystem::path& state);
+
 }  // namespace permllm

@@ -84,6 +84,18 @@ bool StoredFile::holds(std::uint32_t number) const {
   return file.read(v_at + std::uint64_t{number} * offer.chunk, chunk) && chunk_hash(chunk) == hashes[number];
 }
 
+std::vector<std::uint32_t> StoredFile::damaged(Executor& executor) const {
+  std::vector<std::uint8_t> held(hashes.size());
+  executor.parallel(held.size(), [&](std::size_t i) { held[i] = holds(static_cast<std::uint32_t>(i)) ? 1 : 0; });
+  std::vector<std::uint32_t> numbers;
+  for (std::uint32_t i = 0; i < held.size(); ++i) {
+    if (held[i] == 0) numbers.push_back(i);
+  }
+  return numbers;
+}
+
+bool StoredFile::whole() const { return file.size() == size() && digest == model_digest(offer, hashes); }
+
 StoredFile StoredFile::begin(File file, const ModelOffer& offer) {
   Writer head;
   head.number("magic", k_magic);
@@ -173,11 +185,9 @@ void ModelStore::check(const std::filesystem::path& path) {
   const Clock::time_point begin = Clock::now();
   try {
     StoredFile stored = StoredFile::open(path, File::Mode::write);
-    std::vector<std::uint8_t> damaged(stored.hashes.size());
-    executor_.parallel(damaged.size(), [&](std::size_t i) { damaged[i] = stored.holds(static_cast<std::uint32_t>(i)) ? 0 : 1; });
-    const auto count = std::count(damaged.begin(), damaged.end(), 1);
+    const std::vector<std::uint32_t> damaged = stored.damaged(executor_);
     const std::string id = stored.offer.model_id;
-    if (count == 0 && stored.file.size() == stored.size() && stored.digest == model_digest(stored.offer, stored.hashes)) {
+    if (damaged.empty() && stored.whole()) {
       on_event_(fmt::format("model {:.8}: {} checked in {:.1f} s", id, megabytes(stored.offer.bytes),
                             std::chrono::duration<double>(Clock::now() - begin).count()));
       models_[id] = mapped(std::move(stored));
@@ -185,9 +195,8 @@ void ModelStore::check(const std::filesystem::path& path) {
     }
     if (stored.file.size() > stored.size()) stored.file.resize(stored.size());
     rename_file(path, path_of(id, k_part));
-    const auto first = std::find(damaged.begin(), damaged.end(), 1) - damaged.begin();
-    on_event_(count != 0 ? fmt::format("{} is damaged: {} of {} chunks, the first of them {}; it is not used until its provider has sent them again",
-                                       path.string(), count, damaged.size(), first)
+    on_event_(!damaged.empty() ? fmt::format("{} is damaged: {} of {} chunks, the first of them {}; it is not used until its provider has sent them again",
+                                       path.string(), damaged.size(), stored.hashes.size(), damaged[0])
                          : fmt::format("{} is damaged: its digest or size; it is not used until its provider has confirmed it", path.string()));
   } catch (const Error& error) {
     on_event_(fmt::format("{} is not used: {}", path.string(), error.what()));

@@ -37,6 +37,9 @@ struct StoredFile {
   std::uint64_t size() const { return v_at + offer.bytes; }
   // Bytes of chunks that the table does not name.
   std::uint64_t missing() const;
+  // Of a complete one: chunks whose bytes have not their hash, in order; and whether size and digest are what they should be.
+  std::vector<std::uint32_t> damaged(Executor& executor) const;
+  bool whole() const;
   // Whether the bytes of a chunk have their hash.
   bool holds(std::uint32_t number) const;
 };

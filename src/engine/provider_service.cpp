@@ -126,10 +126,18 @@ void ProviderService::send_chunks(Registration& registration, std::span<const st
   await_taken(0);
 }
 
+void ProviderService::watch_helper(Dial dial) { watch_ = std::make_unique<HelperWatch>(std::move(dial), ProbedModel{model_.model_id, model_.plan}); }
+
 void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer, const UserLimits& limits) {
   Channel user(*link, 0, patience_);
   try {
-    const auto hello = user.receive(Hello{});
+    const Frame first = user.receive_any("the first message of a connection");
+    if (is_probe(first)) {
+      return serve_probe(*link, first, [&](const auto&) {
+        return ProbeFacts{{{model_.model_id, model_.plan}}, watch_ ? std::optional(watch_->look()) : std::nullopt};
+      });
+    }
+    const auto hello = message_of<Hello>(first);
     if (hello.purpose == Hello::online) {
       Executor executor(executor_, std::hash<std::string>()(peer));
       converse(user, peer, limits, executor);

@@ -14,6 +14,7 @@
 #include "engine/handshake.h"
 #include "engine/masked_model.h"
 #include "engine/model_record.h"
+#include "engine/probe.h"
 #include "engine/provider_chains.h"
 #include "engine/provider_session.h"
 
@@ -50,6 +51,8 @@ class ProviderService {
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
+  // Users who probe this service are told how its own link to the helper is. dial: as dial_helper, with little patience.
+  void watch_helper(Dial dial);
   // Serves one connection of a user to its end, in the caller's thread. peer: the user's fingerprint; the processor goes round by user, however
   // many sessions each has. Never throws for what a peer does.
   void serve(std::unique_ptr<Link> link, const std::string& peer = {}, const UserLimits& limits = {});
@@ -73,6 +76,7 @@ class ProviderService {
   Clock::duration patience_;
   Dial dial_helper_;
   OnEvent on_event_;
+  std::unique_ptr<HelperWatch> watch_;
   std::mutex mutex_;
   std::map<std::uint64_t, Session> sessions_;
   ProviderChains chains_;

@@ -137,6 +137,12 @@ std::string Certificate::last_day() const {
   return fmt::format("{:04}-{:02}-{:02}", time.tm_year + 1900, time.tm_mon + 1, time.tm_mday);
 }
 
+int Certificate::days_left() const {
+  int days = 0, seconds = 0;
+  PERMLLM_ASSERT(ASN1_TIME_diff(&days, &seconds, nullptr, X509_get0_notAfter(x509_.get())) == 1);
+  return days - (seconds < 0 ? 1 : 0);
+}
+
 bool Certificate::begun() const { return X509_cmp_current_time(X509_get0_notBefore(x509_.get())) < 0; }
 
 bool Certificate::ended() const { return X509_cmp_current_time(X509_get0_notAfter(x509_.get())) <= 0; }

@@ -30,6 +30,7 @@ class Certificate {
   std::string fingerprint() const;  // SHA-256 of the whole certificate, 64 hex digits
   std::string pem() const;
   std::string last_day() const;  // 2027-01-31
+  int days_left() const;         // whole ones until it ends; negative once it has
   bool begun() const;
   bool ended() const;
   // Its signature is of that certificate's key.

@@ -33,6 +33,7 @@ struct Check {
   std::optional<Role> expected;
   Peer peer;
   std::string reason;  // why the peer was refused
+  std::optional<Certificate> shown = std::nullopt;
 
   bool judge(X509_STORE_CTX* store) {
     const auto refuse = [&](int error, std::string why) {
@@ -42,6 +43,7 @@ struct Check {
     };
     try {
       const Certificate certificate = Certificate::of(X509_STORE_CTX_get0_cert(store), "certificate");
+      shown = certificate;
       if (expected && certificate.role() != *expected) {
         return refuse(X509_V_ERR_CERT_REJECTED, fmt::format("says {}, expected {}", name_of(certificate.role()), name_of(*expected)));
       }
@@ -295,29 +297,47 @@ std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
 }
 
 std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::string& address, Role expected,
-                                     Clock::time_point deadline) {
+                                     Clock::time_point deadline, Attempt* attempt) {
+  Attempt unasked;
+  Attempt& a = attempt == nullptr ? unasked : *attempt;
+  a = {};
   const auto [host, port] = split_address(address);
   auto state = std::make_unique<TlsLink::State>();
   error_code error;
   tcp::resolver resolver(state->io);
   const auto endpoints = resolver.resolve(host, port, error);
   if (error) throw Error(Code::usage, "address", fmt::format("{}: {}", address, error.message()));
+  a.step = Attempt::Step::port;
+  for (const auto& entry : endpoints) a.ip = entry.endpoint().address().to_string();
   const std::string who = fmt::format("the {} at {}", name_of(expected), address);
+  error_code unreached;
   try {
     state->await(deadline, who.c_str(), [&](auto done) {
-      asio::async_connect(state->socket, endpoints,
-                          [done = std::move(done)](error_code failure, const tcp::endpoint&) mutable { done(failure, 0); });
+      asio::async_connect(state->socket, endpoints, [&, done = std::move(done)](error_code failure, const tcp::endpoint& reached) mutable {
+        unreached = failure;
+        if (!failure) a.ip = reached.address().to_string();
+        done(failure, 0);
+      });
     });
   } catch (const Error& failure) {
     if (failure.code() != Code::closed) throw;
-    throw Error(Code::closed, who, "nobody listens there");
+    a.port_error = unreached.value();
+    throw Error(Code::closed, who, unreached == asio::error::connection_refused ? "nobody listens there" : unreached.message());
   }
+  a.step = Attempt::Step::handshake;
   state->socket.set_option(tcp::no_delay(true), error);
   state->begin_tls(credentials, expected);
-  state->await(deadline, who.c_str(), [&](auto done) {
-    state->stream->async_handshake(asio::ssl::stream_base::client,
-                                   [done = std::move(done)](error_code failure) mutable { done(failure, 0); });
-  });
+  try {
+    state->await(deadline, who.c_str(), [&](auto done) {
+      state->stream->async_handshake(asio::ssl::stream_base::client,
+                                     [done = std::move(done)](error_code failure) mutable { done(failure, 0); });
+    });
+  } catch (const Error&) {
+    a.shown = state->check.shown;
+    throw;
+  }
+  a.shown = state->check.shown;
+  a.step = Attempt::Step::done;
   return std::unique_ptr<TlsLink>(new TlsLink(std::move(state)));
 }
 

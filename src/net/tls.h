@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "net/certificates.h"
@@ -12,6 +13,14 @@ namespace permllm {
 
 // Errors: `code`, naming `field`, when the text is not host:port.
 void check_address(const std::string& address, const std::string& field, Code code);
+
+// How far an attempt to connect came.
+struct Attempt {
+  enum class Step { name, port, handshake, done } step = Step::name;  // the one under way, in which it failed
+  std::string ip;                    // that the name stands for: the one that answered, or the last
+  int port_error = 0;                // errno where the port was not reached; 0 also when nobody answered in time
+  std::optional<Certificate> shown;  // by the peer, whether it is trusted or not
+};
 
 class TlsLink : public Link {
  public:
@@ -28,7 +37,7 @@ class TlsLink : public Link {
 
  private:
   friend class TlsListener;
-  friend std::unique_ptr<TlsLink> tls_connect(const Credentials&, const std::string&, Role, Clock::time_point);
+  friend std::unique_ptr<TlsLink> tls_connect(const Credentials&, const std::string&, Role, Clock::time_point, Attempt*);
   struct State;
   explicit TlsLink(std::unique_ptr<State> state);
   void read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point deadline, const char* awaited);
@@ -52,9 +61,9 @@ class TlsListener {
   std::unique_ptr<State> state_;
 };
 
-// Errors: closed or timeout when nobody answers; mismatch when the peer's certificate is not trusted or names another role
+// attempt: filled as it goes. Errors: closed or timeout when nobody answers; mismatch when the peer's certificate is not trusted or names another role
 // (both named). That the peer refuses this side's certificate is heard when its first message is awaited.
 std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::string& address, Role expected,
-                                     Clock::time_point deadline);
+                                     Clock::time_point deadline, Attempt* attempt = nullptr);
 
 }  // namespace permllm

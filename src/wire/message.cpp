@@ -7,6 +7,10 @@ namespace permllm {
 const char* name_of(Tag tag) {
   switch (tag) {
     case Tag::refusal: return "Refusal";
+    case Tag::probe: return "Probe";
+    case Tag::probed: return "Probed";
+    case Tag::ping: return "Ping";
+    case Tag::pong: return "Pong";
     case Tag::hello: return "Hello";
     case Tag::card: return "Card";
     case Tag::agreement: return "Agreement";
@@ -122,6 +126,11 @@ void Reader::finish() const {
   }
 }
 
+void check_tag(const Frame& frame, Tag expected) {
+  if (frame.tag == static_cast<std::uint16_t>(expected)) return;
+  throw Error(Code::malformed, "frame.tag", fmt::format("{} ({}), expected {}", frame.tag, name_of(static_cast<Tag>(frame.tag)), name_of(expected)));
+}
+
 void Channel::send_payload(Tag tag, Bytes payload) {
   link_->send({static_cast<std::uint16_t>(tag), session_, next_step_++, std::move(payload)});
 }
@@ -152,10 +161,7 @@ Frame Channel::receive_any(const char* awaited) {
 
 Frame Channel::receive_payload(Tag tag) {
   Frame frame = receive_any(name_of(tag));
-  if (frame.tag != static_cast<std::uint16_t>(tag)) {
-    throw Error(Code::malformed, "frame.tag",
-                fmt::format("{} ({}), expected {}", frame.tag, name_of(static_cast<Tag>(frame.tag)), name_of(tag)));
-  }
+  check_tag(frame, tag);
   return frame;
 }
 

@@ -119,6 +119,18 @@ class Reader {
   std::span<const std::uint8_t> rest_;
 };
 
+// Errors: malformed, when the frame is of another message.
+void check_tag(const Frame& frame, Tag expected);
+// Reads a frame into `message`, whose blocks state what is expected. Errors: malformed.
+template <class Message>
+Message message_of(const Frame& frame, Message message = {}) {
+  check_tag(frame, Message::tag);
+  Reader reader(name_of(Message::tag), frame.payload);
+  message.visit(reader);
+  reader.finish();
+  return message;
+}
+
 // The user gave up the pass that is under way (its next message says so); caught by the provider's session.
 struct Cancelled {};
 
@@ -137,11 +149,7 @@ class Channel {
   // Reads into `message`, whose blocks state what is expected. A peer's `Refusal` arrives as the Error it names.
   template <class Message>
   Message receive(Message message = {}) {
-    const Frame frame = receive_payload(Message::tag);
-    Reader reader(name_of(Message::tag), frame.payload);
-    message.visit(reader);
-    reader.finish();
-    return message;
+    return message_of(receive_any(name_of(Message::tag)), std::move(message));
   }
   // Whatever comes next, for the places where the peer chooses.
   Frame receive_any(const char* awaited);

@@ -8,6 +8,8 @@ namespace permllm {
 enum class Tag : std::uint16_t {
   // any party
   refusal = 1,
+  // looking at a link (docs/wire.md 3.1)
+  probe = 2, probed = 3, ping = 4, pong = 5,
   // handshakes (docs/wire.md 3)
   hello = 10, card = 11, agreement = 12, accepted = 13,
   pair_hello = 14, pair_accepted = 15, paired = 16,
