@@ -174,7 +174,7 @@ struct Conversation::State {
     }
     return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
   }
-  void begin();
+  void open_session();
   Answer ask(const std::vector<ChatMessage>& prompt, const AnswerOptions& how, const OnText& on_text);
 
   std::shared_ptr<Client::State> client;
@@ -185,7 +185,7 @@ struct Conversation::State {
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
-void Conversation::State::begin() {
+void Conversation::State::open_session() {
   session = nullptr;
   const auto links = [&](UserTraffic&) {
     const UserLinks all = links_of(client->invite, {}, client->patience, traffic);
@@ -217,7 +217,7 @@ Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const An
     if (on_text && !text.empty()) on_text(text);
   };
   try {
-    if (!session) begin();
+    if (!session) open_session();
     const Tokenizer tokenizer(session->vocabulary());
     const ChatFormat format = options.chat_format.empty() ? ChatFormat::from_template(session->vocabulary().chat_template) : ChatFormat::named(options.chat_format);
     MeasuredConversation::Request request;
@@ -247,13 +247,13 @@ Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const An
       return !stops.stopped() && client->tokens_left > 0;
     };
     // A session that has no room left, or that the provider ended while nobody asked, is begun again.
-    if (!session->fits(request)) begin();
+    if (!session->fits(request)) open_session();
     const bool went_on = session->used();
     try {
       session->run(request);
     } catch (const Error& error) {
       if (!went_on || answering || cancelled || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
-      begin();
+      open_session();
       session->run(request);
     }
     emit(stops.push(characters.finish()));

@@ -7,6 +7,7 @@
 
 #include "net/tls.h"
 #include "wire/frame.h"
+#include "permllm/version.h"
 
 namespace permllm {
 namespace {

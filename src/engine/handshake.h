@@ -13,17 +13,6 @@
 
 namespace permllm {
 
-// A flag has one encoding: 0 or 1.
-template <class Io>
-void visit_flag(Io& io, const char* field, bool& value) {
-  auto byte = static_cast<std::uint8_t>(value);
-  io.number(field, byte);
-  if constexpr (std::is_same_v<Io, Reader>) {
-    if (byte > 1) io.refuse(field, "expected 0 or 1");
-    value = byte != 0;
-  }
-}
-
 template <class Io>
 void visit(Io& io, Seed& seed) {
   Bytes bytes(seed.bytes().begin(), seed.bytes().end());

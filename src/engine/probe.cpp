@@ -1,4 +1,5 @@
 #include "engine/probe.h"
+#include "permllm/version.h"
 
 #include <fmt/format.h>
 
