@@ -29,29 +29,30 @@ void pass_over_chunks(Channel& provider) {
 
 }  // namespace
 
-HelperService::HelperService(Executor& executor, Clock::duration patience,
-                             std::function<void(const std::string&)> on_event, std::filesystem::path store)
+HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event, std::filesystem::path store)
     : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
 
 void HelperService::serve(std::unique_ptr<Link> link, Role peer) {
   Channel channel(*link, 0, patience_);
+  SessionEvents events(on_event_);
   try {
     const Frame first = channel.receive_any("the first message of a connection");
+    if (peer == Role::provider) admit_();
     if (is(first, Tag::model_offer) && peer == Role::provider) {
       store_model(channel, first);
     } else if (is(first, Tag::pair_hello) && peer == Role::provider) {
       park(link, channel, parse<PairHello>(first));
     } else if (is(first, Tag::pair_hello) && peer == Role::user) {
-      deal_session(channel, parse<PairHello>(first));
+      deal_session(channel, parse<PairHello>(first), events);
     } else {
       throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer), first.tag));
     }
   } catch (const Error& error) {
-    on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
+    events.fail(error.what(), error.code(), channel.session());
     if (link) channel.refuse(error);
     if (link && peer == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
   } catch (const std::exception& error) {
-    on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
+    events.fail(error.what(), Code::resource, channel.session());
     if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
   }
   if (link) link->close();
@@ -99,6 +100,8 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
       Parked{std::move(link), channel, common_seed(hello.half, half, domain::provider_helper, hello)});
   {
     const std::lock_guard lock(mutex_);
+    // Users who did not come: their providers have given up by now.
+    std::erase_if(parked_, [&](const auto& entry) { return entry.second->since + patience_ < Clock::now(); });
     parked_[hello.session] = std::move(parked);
   }
   parked_changed_.notify_all();
@@ -112,14 +115,14 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(std::uint64_t sessi
   return std::move(parked_.extract(session).mapped());
 }
 
-void HelperService::deal_session(Channel& user, const PairHello& hello) {
+void HelperService::deal_session(Channel& user, const PairHello& hello, SessionEvents& events) {
   const auto model = find_model(hello);
   const Seed half = random_seed();
   user.send(PairAccepted{half});
   user.flush();
   user.set_session(hello.session);
   const std::unique_ptr<Parked> provider = unpark(hello.session);
-  on_event_("session begins");
+  events.begin(hello.session);
   model->touch();
   const Plan& plan = model->plan();
   AesCoins with_user(common_seed(hello.half, half, domain::user_helper, hello));
@@ -149,7 +152,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
     provider->channel.flush();
     user.send(report_of_this_process());
     user.flush();
-    on_event_("session ends");
+    events.end();
   } catch (const Error& error) {
     provider->channel.refuse(error);
     provider->link->close();

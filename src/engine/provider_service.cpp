@@ -127,26 +127,28 @@ void ProviderService::send_chunks(Registration& registration, std::span<const st
 
 void ProviderService::serve(std::unique_ptr<Link> link) {
   Channel user(*link, 0, patience_);
+  SessionEvents events(on_event_);
   try {
     const auto hello = user.receive(Hello{});
     if (hello.purpose == Hello::online) {
-      converse(user);
+      admit_();
+      converse(user, events);
     } else if (hello.purpose == Hello::offline) {
       serve_offline(user, hello.session);
     } else {
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
   } catch (const Error& error) {
-    on_event_(fmt::format("connection of a user ends: {}", error.what()));
+    events.fail(error.what(), error.code(), user.session());
     user.refuse(error);
   } catch (const std::exception& error) {
-    on_event_(fmt::format("connection of a user ends: {}", error.what()));
+    events.fail(error.what(), Code::resource, user.session());
     user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
   }
   link->close();
 }
 
-void ProviderService::converse(Channel& user) {
+void ProviderService::converse(Channel& user, SessionEvents& events) {
   const std::uint64_t id = random_number();
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed});
   const auto agreement = user.receive(Agreement{});
@@ -173,7 +175,7 @@ void ProviderService::converse(Channel& user) {
     user.send(vectors_of(model_.weights, model_.plan));
   }
   user.flush();
-  on_event_("session begins");
+  events.begin(id);
   std::jthread reader([&] { take_material(helper, Stock::Source::helper, session->stock); });
   struct End {  // however this ends: the reader stops, and the session is forgotten
     ProviderService& service;
@@ -189,11 +191,12 @@ void ProviderService::converse(Channel& user) {
   AesCoins coins(common);
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
   if (model_.plan.bfv()) bfv.emplace(bfv_shape(model_.plan), user.receive(RetrievalKey{}), id);
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_, bfv ? &*bfv : nullptr);
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, session->stock, executor_, patience_, bfv ? &*bfv : nullptr,
+                               [&](double seconds) { on_event_(pass_event(id, seconds)); });
   conversation.serve();
   user.send(conversation.report());
   user.flush();
-  on_event_("session ends");
+  events.end();
 }
 
 void ProviderService::send_embedding(Channel& user) {
@@ -215,6 +218,7 @@ void ProviderService::take_material(Channel& from, Stock::Source source, Stock& 
       if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
       }
+      on_event_(material_event(from.session(), source == Stock::Source::user ? Role::user : Role::helper, frame.payload.size()));
       PackMaterial material;
       Reader reader(name_of(Tag::pack_material), frame.payload);
       material.visit(reader);

@@ -11,6 +11,7 @@
 
 #include "engine/clear_side.h"
 #include "engine/deal.h"
+#include "engine/event.h"
 #include "engine/handshake.h"
 #include "engine/masked_model.h"
 #include "engine/model_record.h"
@@ -40,13 +41,14 @@ Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShap
 class ProviderService {
  public:
   using Dial = std::function<std::unique_ptr<Link>()>;
-  using OnEvent = std::function<void(const std::string&)>;
 
   ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event);
   // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
+  // Asked before each session; its Error is the user's. Sessions under way go on whatever it says. To be set before serve.
+  void set_admission(std::function<void()> admit) { admit_ = std::move(admit); }
   // Serves one connection of a user to its end, in the caller's thread. Never throws for what a peer does.
   void serve(std::unique_ptr<Link> link);
 
@@ -58,7 +60,7 @@ class ProviderService {
   struct Registration;
   void send_model(Registration& registration);
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user);
+  void converse(Channel& user, SessionEvents& events);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, Stock& stock);
   void serve_offline(Channel& user, std::uint64_t session);
@@ -69,6 +71,7 @@ class ProviderService {
   Clock::duration patience_;
   Dial dial_helper_;
   OnEvent on_event_;
+  std::function<void()> admit_ = [] {};
   std::mutex mutex_;
   std::map<std::uint64_t, std::shared_ptr<Session>> sessions_;
 };

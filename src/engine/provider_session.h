@@ -1,6 +1,7 @@
 // The provider's side of one conversation.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "engine/handshake.h"
@@ -11,10 +12,11 @@ namespace permllm {
 
 class ProviderSession {
  public:
-  // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. All references
-  // outlive the session.
+  // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null; on_pass: told the seconds
+  // that each pass took. All references outlive the session.
   ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                  Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr);
+                  Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr,
+                  std::function<void(double)> on_pass = nullptr);
   // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
   void serve();
 
@@ -36,6 +38,7 @@ class ProviderSession {
   std::vector<ProviderKeys> keys_;
   Provider provider_;
   BfvProvider* bfv_;
+  std::function<void(double)> on_pass_;
   Progress progress_;
   PartyReport used_;
   Sampled<Masked> sampled_;  // by the last pass; empty before the first
