@@ -70,7 +70,7 @@ void Metrics::count(const Event& event) {
   switch (event.kind) {
     case Event::Kind::note: break;
     case Event::Kind::connection_failed:
-      if (event.session == 0) ended("refused");
+      if (event.session == 0 && event.error != Code::closed) ended("refused");
       break;
     case Event::Kind::session_begins:
       s.begun.Increment();

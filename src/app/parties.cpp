@@ -67,7 +67,8 @@ class Party {
     if (options.status.empty()) return;
     metrics_.set_source([this] { return now(); });
     status_.emplace(options.status, [this] { return why_not_ready(); }, [this] { return metrics_.text(); });
-    note("status_begins", fmt::format("status on port {}", status_->port()));
+    note("status", fmt::format("status on port {}", status_->port()));
+    if (options.events) print_event({{"event", "status"}, {"port", status_->port()}});
   }
 
   Log& log() { return log_; }
@@ -102,7 +103,6 @@ class Party {
     if (options_.events) {
       facts["event"] = "ready";
       facts["port"] = listener.port();
-      if (status_) facts["status_port"] = status_->port();
       print_event(facts);
     }
     notify_manager("READY=1\nSTATUS=serving");
@@ -167,8 +167,8 @@ class Party {
     switch (event.kind) {
       case Event::Kind::note: return note("note", event.text);
       case Event::Kind::connection_failed:
-        // Of a session's further connections the session tells itself.
-        return log_.write(event.session == 0 ? Log::Level::warn : Log::Level::debug, "connection_fails", event.text, fields);
+        // A peer that leaves before a session is no refusal; of a session's further connections the session tells itself.
+        return log_.write(event.session == 0 && event.error != Code::closed ? Log::Level::warn : Log::Level::debug, "connection_fails", event.text, fields);
       case Event::Kind::session_begins: return log_.write(Log::Level::info, "session_begins", event.text, fields);
       case Event::Kind::session_ends:
         fields["seconds"] = event.seconds;
