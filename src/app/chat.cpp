@@ -9,6 +9,7 @@
 #include "app/measure.h"
 #include "app/options.h"
 #include "app/process.h"
+#include "app/process_limits.h"
 #include "app/settings.h"
 #include "app/user_state.h"
 
@@ -226,7 +227,10 @@ void add_chat(CLI::App& parent) {
       ->capture_default_str()->check(CLI::Range(0, 63));
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
-  command->callback([options] { run(*options); });
+  command->callback([options] {
+    keep_to_itself();
+    run(*options);
+  });
   add_settings(*command);
 }
 

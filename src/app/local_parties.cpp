@@ -36,7 +36,7 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   replace_file(place(Role::helper) / "peers" / "provider.pem", provider.pem(), 0644);
   replace_file(place(Role::provider) / "peers" / "helper.pem", helper.pem(), 0644);
   const auto arguments = [&](Role role, const std::vector<std::string>& more) {
-    std::vector<std::string> all{name_of(role), "--events", "--identity", place(role).string(), "--rtt",
+    std::vector<std::string> all{name_of(role), "--events", "--log-level", "off", "--drain", "0", "--identity", place(role).string(), "--rtt",
                                  options.shape.rtt, "--bandwidth", options.shape.bandwidth, "--patience",
                                  fmt::format("{}", options.patience_seconds)};
     all.insert(all.end(), more.begin(), more.end());

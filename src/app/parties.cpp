@@ -4,16 +4,23 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
-#include <list>
-#include <thread>
+#include <csignal>
+#include <cstdlib>
+#include <mutex>
+#include <optional>
 
 #include "app/doctor.h"
 #include "app/identity.h"
 #include "app/links.h"
 #include "app/load.h"
+#include "app/log.h"
+#include "app/metrics.h"
 #include "app/process.h"
+#include "app/process_limits.h"
+#include "app/server.h"
 #include "app/settings.h"
+#include "app/signals.h"
+#include "app/status.h"
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "net/tls.h"
@@ -23,91 +30,208 @@ namespace {
 
 // What both commands share.
 struct PartyOptions {
-  std::string listen = "127.0.0.1:0", identity;
+  std::string listen = "127.0.0.1:0", identity, status;
   LinkShape shape;
   double patience_seconds = 120;
+  Limits limits;
+  LogOptions log;
   bool events = false;  // one JSON object a line on standard output, for the program that started this one
+  std::shared_ptr<Settings> settings;
 
   Clock::duration patience() const {
     return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(patience_seconds));
   }
 };
 
-void add_party_options(CLI::App& command, PartyOptions& options) {
+const std::vector<std::string> k_reloadable{"log-level", "max-connections", "max-handshakes", "max-per-user", "max-memory", "drain"};
+
+void add_party_options(CLI::App& command, PartyOptions& options, const std::string& status_example) {
   command.add_option("--listen", options.listen, "address and port to listen on; port 0 lets the system choose")
       ->capture_default_str();
   command.add_option("--identity", options.identity, "this party's directory, made by permllm keygen; read again for each connection")
       ->required();
   command.add_option("--patience", options.patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
+  add_limits(command, options.limits);
+  command.add_option("--status", options.status, "loopback address for /healthz, /readyz and /metrics, like " + status_example + "; off without it");
+  add_log_options(command, options.log);
   add_link_shape(command, options.shape);
   command.add_flag("--events", options.events, "print events as JSON lines on standard output");
 }
 
-// Reports what happens: as events for a program, as lines for a person. Neither ever holds content.
-class Reporter {
+// A party's process: signals, log, counters, status, and the server once it is there. Made before any other thread.
+class Party {
  public:
-  Reporter(const char* party, bool events) : party_(party), events_(events) {}
-  void note(const std::string& text) const {
-    if (events_) {
-      print_event({{"event", "note"}, {"text", text}});
-    } else {
-      std::string plain = text;  // it may quote a peer
-      std::replace_if(plain.begin(), plain.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
-      std::fputs(fmt::format("{}: {}\n", party_, plain).c_str(), stderr);
+  // ready: asked by /readyz once the party serves: why it is not ready; may take seconds.
+  Party(Role role, PartyOptions& options, std::function<std::string()> ready)
+      : role_(role), options_(options), log_(name_of(role), options.log), metrics_(role), ready_(std::move(ready)),
+        files_(raise_file_limit()), signals_([this](int number) { handle(number); }) {
+    if (options.status.empty()) return;
+    metrics_.set_source([this] { return now(); });
+    status_.emplace(options.status, [this] { return why_not_ready(); }, [this] { return metrics_.text(); });
+    note("status", fmt::format("status on port {}", status_->port()));
+    if (options.events) print_event({{"event", "status"}, {"port", status_->port()}});
+  }
+
+  Log& log() { return log_; }
+  Metrics& metrics() { return metrics_; }
+  void note(const char* event, const std::string& text) { log_.write(Log::Level::info, event, text); }
+  OnEvent on_event() {
+    return [this](const Event& event) {
+      metrics_.count(event);
+      write(event);
+    };
+  }
+  // What the party is at before it serves.
+  void progress(const char* what, double fraction) {
+    set_state(fmt::format("{}: {:.0f} %", what, fraction * 100));
+    if (options_.events) print_event({{"event", "progress"}, {"what", what}, {"fraction", fraction}});
+  }
+  // Of new sessions. Errors: resource.
+  void admit() const {
+    if (draining_) throw Error(Code::resource, name_of(role_), "is shutting down; try again in a moment");
+    const std::string reason = short_of_memory();
+    if (!reason.empty()) throw Error(Code::resource, name_of(role_), reason + "; try again later");
+  }
+  // Serves until a signal ends it. facts: of the ready event.
+  void serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts) {
+    Server server(listener, std::move(handler), limits(), log_, metrics_);
+    {
+      const std::lock_guard lock(mutex_);
+      server_ = &server;
+      state_.clear();
     }
-  }
-  void progress(const char* what, double fraction) const {
-    if (events_) print_event({{"event", "progress"}, {"what", what}, {"fraction", fraction}});
-  }
-  void ready(std::uint16_t port, nlohmann::json facts) const {
-    if (events_) {
+    log_.write(Log::Level::info, "ready", fmt::format("listening on port {}", listener.port()));
+    if (options_.events) {
       facts["event"] = "ready";
-      facts["port"] = port;
+      facts["port"] = listener.port();
       print_event(facts);
-    } else {
-      std::fputs(fmt::format("{}: listening on port {}\n", party_, port).c_str(), stderr);
     }
+    notify_manager("READY=1\nSTATUS=serving");
+    const bool all_ended = server.run();
+    {
+      const std::lock_guard lock(mutex_);
+      server_ = nullptr;
+    }
+    note("end", "ends");
+    if (!all_ended) std::_Exit(0);  // a thread that computes cannot be hurried
   }
 
  private:
-  const char* party_;
-  bool events_;
-};
+  void set_state(const std::string& state) {
+    const std::lock_guard lock(mutex_);
+    if (state == state_) return;
+    state_ = state;
+    notify_manager("STATUS=" + state);
+  }
+  Limits limits() {  // as asked for, as far as the system has files for it
+    const std::lock_guard lock(mutex_);
+    Limits limits = options_.limits;
+    // A link takes four descriptors; a provider's session has another link, to the helper.
+    const std::size_t most = (files_ - std::min<std::size_t>(files_, 64)) / 8;
+    if (limits.connections > most) {
+      log_.write(Log::Level::warn, "few_files", fmt::format("{} open files are allowed, enough for {} connections, not {}", files_, most, limits.connections));
+      limits.connections = std::max<std::size_t>(most, 4);
+    }
+    memory_limit_ = limits.memory;
+    return limits;
+  }
+  std::string short_of_memory() const { return exceeds_memory(memory_limit_) ? "the process has as much memory as it may"  : ""; }
 
-constexpr auto k_handshake_patience = std::chrono::seconds(10);
+  // Why not, as far as this process knows without asking others.
+  std::string own_state() {
+    if (draining_) return "shutting down";
+    const std::lock_guard lock(mutex_);
+    return server_ == nullptr ? (state_.empty() ? "starting" : state_) : short_of_memory();
+  }
+  std::string why_not_ready() {
+    const std::string state = own_state();
+    return state.empty() ? ready_() : state;
+  }
+  Metrics::Now now() {
+    Metrics::Now now;
+    now.ready = own_state().empty();
+    now.draining = draining_;
+    const std::lock_guard lock(mutex_);
+    if (server_ != nullptr) {
+      const Server::Count count = server_->count();
+      now.handshakes = count.handshakes;
+      now.connections = count.served;
+    }
+    return now;
+  }
 
-// Accepts connections until the process is ended; each is served in its own thread.
-template <class Serve>
-void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter& reporter, Serve serve) {
-  struct Connection {
-    std::atomic<bool> done = false;
-    std::jthread thread;
-  };
-  std::list<Connection> connections;
-  for (;;) {
-    std::erase_if(connections, [](const Connection& connection) { return connection.done.load() || !connection.thread.joinable(); });
-    try {
-      std::unique_ptr<TlsLink> link = listener.accept(Clock::now() + std::chrono::hours(24));
-      Connection& connection = connections.emplace_back();
-      connection.thread = std::jthread([&, link = std::move(link)]() mutable {
-        try {
-          const Peer peer = link->handshake(Clock::now() + k_handshake_patience);
-          serve(shaped(std::move(link), shape, peer.role == Role::provider), peer);
-        } catch (const std::exception& error) {
-          reporter.note(fmt::format("a connection was refused: {}", error.what()));
-        }
-        connection.done = true;
-      });
-    } catch (const std::exception& error) {
-      const auto* known = dynamic_cast<const Error*>(&error);
-      if (known != nullptr && known->code() == Code::timeout) continue;
-      // Too many connections: no descriptor, thread or memory for this one. The next ones may do better.
-      reporter.note(error.what());
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  void write(const Event& event) {
+    nlohmann::ordered_json fields = nlohmann::ordered_json::object();
+    // The first half alone: enough to find a session at the other parties, not enough to join it.
+    if (event.session != 0) fields["session"] = fmt::format("{:08x}", event.session >> 32);
+    if (event.error) fields["code"] = name_of(*event.error);
+    switch (event.kind) {
+      case Event::Kind::note: return note("note", event.text);
+      case Event::Kind::connection_failed:
+        // A peer that leaves before a session is no refusal; of a session's further connections the session tells itself.
+        return log_.write(event.session == 0 && event.error != Code::closed ? Log::Level::warn : Log::Level::debug, "connection_fails", event.text, fields);
+      case Event::Kind::session_begins: return log_.write(Log::Level::info, "session_begins", event.text, fields);
+      case Event::Kind::session_ends:
+        fields["seconds"] = event.seconds;
+        return log_.write(event.error ? Log::Level::warn : Log::Level::info, event.error ? "session_fails" : "session_ends", event.text, fields);
+      case Event::Kind::pass:
+      case Event::Kind::material: return;  // counted alone: lines would tell a prompt's length
     }
   }
-}
+
+  void handle(int number) {
+    if (number == SIGHUP) return reload();
+    const std::lock_guard lock(mutex_);
+    if (draining_.exchange(true) || server_ == nullptr) {
+      log_.write(Log::Level::info, "end", "ends at once");
+      std::_Exit(0);
+    }
+    notify_manager("STOPPING=1\nSTATUS=waiting for sessions to end");
+    log_.write(Log::Level::info, "drain", fmt::format("no new sessions; those under way have {} s to end", options_.limits.drain_seconds));
+    server_->drain();
+  }
+  void reload() {
+    notify_reloading();
+    try {
+      Settings::Reloaded reloaded;
+      {
+        const std::lock_guard lock(mutex_);
+        reloaded = options_.settings->reload(k_reloadable);
+      }
+      log_.set_level(options_.log.level);
+      const Limits now = limits();
+      const Credentials credentials = load_credentials(options_.identity, role_);
+      {
+        const std::lock_guard lock(mutex_);
+        if (server_ != nullptr) server_->set_limits(now);
+      }
+      std::string text = fmt::format("reloaded: {}; certificate until {}, {} trusted keys",
+                                     reloaded.changed.empty() ? "no setting is new" : fmt::format("{}", fmt::join(reloaded.changed, ", ")),
+                                     credentials.identity.certificate.last_day(), credentials.trust.pins.size());
+      if (!reloaded.need_a_restart.empty()) text += fmt::format("; a restart is needed for {}", fmt::join(reloaded.need_a_restart, ", "));
+      note("reload", text);
+    } catch (const Error& error) {
+      log_.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()), {{"code", name_of(error.code())}});
+    }
+    const std::lock_guard lock(mutex_);
+    if (server_ != nullptr && !draining_) notify_manager("READY=1");
+  }
+
+  const Role role_;
+  PartyOptions& options_;
+  Log log_;
+  Metrics metrics_;
+  const std::function<std::string()> ready_;
+  const std::size_t files_;
+  std::atomic<bool> draining_ = false;
+  std::atomic<std::size_t> memory_limit_ = 0;
+  std::mutex mutex_;  // of the options that are reloaded and of what follows
+  std::string state_;          // before the server is there
+  Server* server_ = nullptr;
+  Signals signals_;
+  std::optional<StatusServer> status_;
+};
 
 void refuse_unless(bool fits, const Peer& peer, const char* who) {
   if (!fits) throw Error(Code::mismatch, "certificate", fmt::format("{} \"{}\": only {} connect here", name_of(peer.role), peer.name, who));
@@ -126,6 +250,7 @@ void require_peer(const std::string& identity, Role role) {
 
 // Runs a party; with --events its error goes to the program that started it.
 void run_party(const PartyOptions& options, const std::function<void()>& run) {
+  keep_to_itself();
   try {
     run();
   } catch (const Error& error) {
@@ -140,19 +265,18 @@ struct HelperOptions {
   std::string store;
 };
 
-void run_helper(const HelperOptions& helper) {
-  const PartyOptions& options = helper.party;
-  const Reporter reporter("helper", options.events);
+void run_helper(HelperOptions& helper) {
+  PartyOptions& options = helper.party;
+  Party party(Role::helper, options, [] { return ""; });
   Executor executor;
   TlsListener listener([&] { return load_credentials(options.identity, Role::helper); }, options.listen);
   require_peer(options.identity, Role::provider);
-  HelperService service(executor, options.patience(), [&](const std::string& text) { reporter.note(text); }, helper.store);
-  reporter.ready(listener.port(), {});
-  serve_forever(listener, options.shape, reporter,
-                [&](std::unique_ptr<Link> link, const Peer& peer) {
-    refuse_unless(peer.role != Role::helper, peer, "providers and users");
-    service.serve(std::move(link), peer.role, number_of(peer));
-  });
+  HelperService service(executor, options.patience(), party.on_event(), helper.store);
+  service.set_admission([&] { party.admit(); });
+  party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
+                         [&](std::unique_ptr<Link> link, const Peer& peer) {
+    service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer.role, number_of(peer));
+  }}, {});
 }
 
 // Of answers, by the record of the user's invite.
@@ -169,38 +293,41 @@ struct ProviderOptions {
   UserLimits limits;
 };
 
-void run_provider(const ProviderOptions& options) {
-  const Reporter reporter("provider", options.party.events);
-  Executor executor;
+void run_provider(ProviderOptions& options) {
   const auto credentials = [&] { return load_credentials(options.party.identity, Role::provider); };
+  ProviderService* serving = nullptr;  // asked once it serves
+  Party party(Role::provider, options.party, [&] { return serving->helper_trouble(); });
+  Executor executor;
   credentials();  // refused before the long work
   require_peer(options.party.identity, Role::helper);
   const Clock::time_point begin = Clock::now();
-  OfferedModel model = offer_model(options.model, options.serve, executor, [&](double fraction) { reporter.progress("load", fraction); });
+  OfferedModel model = offer_model(options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); });
   if (!options.state.empty()) keep_record(model, options.state, executor);
   double layer_bytes = 0;
   for (const LayerWeights<IntMatrix>& layer : model.weights.layers) {
     for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());
   }
+  party.metrics().set_model_bytes(layer_bytes);
   const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const auto dial_within = [&](Clock::duration patience) {
     return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + patience), options.party.shape);
   };
-  const auto dial = [&] { return dial_within(options.party.patience()); };
-  ProviderService service(std::move(model), executor, options.party.patience(), dial,
-                          [&](const std::string& text) { reporter.note(text); }, options.state);
-  service.watch_helper([&] { return dial_within(k_handshake_patience / 2); });
+  ProviderService service(std::move(model), executor, options.party.patience(), [&] { return dial_within(options.party.patience()); },
+                          party.on_event(), options.state);
+  serving = &service;
+  service.set_admission([&] { party.admit(); });
+  service.watch_helper([&] { return dial_within(std::chrono::seconds(3)); });
   const Clock::time_point registration = Clock::now();
-  service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
+  party.progress("registration", 0);
+  service.register_model([&](double fraction) { party.progress("registration", fraction); });
   TlsListener listener(credentials, options.party.listen);
-  reporter.ready(listener.port(), {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
-                                   {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
-  serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, const Peer& peer) {
-    refuse_unless(peer.role == Role::user, peer, "users");
+  party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role == Role::user, peer, "users"); },
+                         [&](std::unique_ptr<Link> link, const Peer& peer) {
     UserLimits limits = options.limits;
     limits.tokens = allowance_of(options.party.identity, peer);
-    service.serve(std::move(link), peer.fingerprint, limits);
-  });
+    service.serve(shaped(std::move(link), options.party.shape), peer.fingerprint, limits);
+  }}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
+       {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
 }
 
 CLI::App* provider_command(CLI::App& parent, const char* description, const std::shared_ptr<ProviderOptions>& options) {
@@ -213,14 +340,14 @@ CLI::App* provider_command(CLI::App& parent, const char* description, const std:
   command->add_option("--user-stock", options->limits.stock, "bytes of offline material that are kept for a user")
       ->capture_default_str()->transform(CLI::AsSizeValue(false));
   add_serve_options(*command, options->serve);
-  add_party_options(*command, options->party);
+  add_party_options(*command, options->party, "127.0.0.1:9464");
   return command;
 }
 
 CLI::App* helper_command(CLI::App& parent, const char* description, const std::shared_ptr<HelperOptions>& options) {
   CLI::App* command = parent.add_subcommand("helper", description);
   command->add_option("--store", options->store, "folder of the models, which outlast the process; without it they live in memory");
-  add_party_options(*command, options->party);
+  add_party_options(*command, options->party, "127.0.0.1:9465");
   return command;
 }
 
@@ -231,14 +358,14 @@ void add_provider(CLI::App& parent) {
   CLI::App* command = provider_command(parent, "the model owner: holds the weights, answers without seeing prompts", options);
   for (const char* needed : {"--model", "--helper"}) command->get_option(needed)->required();
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
-  add_settings(*command);
+  options->party.settings = add_settings(*command);
 }
 
 void add_helper(CLI::App& parent) {
   const auto options = std::make_shared<HelperOptions>();
   CLI::App* command = helper_command(parent, "the neutral party: deals randomness before requests", options);
   command->callback([options] { run_party(options->party, [&] { run_helper(*options); }); });
-  add_settings(*command);
+  options->party.settings = add_settings(*command);
 }
 
 void add_provider_doctor(CLI::App& doctor) {

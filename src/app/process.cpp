@@ -56,6 +56,12 @@ Process::~Process() {
   }
 }
 
+int Process::wait() {
+  int status = 0;
+  waitpid(std::exchange(pid_, -1), &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
 bool Process::read_line(std::string& line) {
   for (;;) {
     const std::size_t end = buffer_.find('\n');

@@ -36,8 +36,9 @@ std::string text_of(const toml::node& node, const std::string& field) {
   throw Error(Code::file, field, "expected a text, a number, true or false");
 }
 
-// Fills what neither a flag nor a variable has set. Tables of other commands are checked alike, so that a mistake shows early.
-void apply_file(CLI::App& command, const std::string& path) {
+// The texts of this command's settings in a file, by option. Tables of other commands are checked alike, so that a mistake shows early.
+Settings::Texts read_file(CLI::App& command, const std::string& path) {
+  Settings::Texts all;
   const toml::table file = parse_toml(read_small_file(path), path);
   CLI::App* program = &command;
   while (program->get_parent() != nullptr) program = program->get_parent();
@@ -55,14 +56,21 @@ void apply_file(CLI::App& command, const std::string& path) {
       const auto found = std::find_if(known.begin(), known.end(), [&](const CLI::Option* o) { return o->check_lname(std::string(key.str())); });
       if (found == known.end()) throw Error(Code::file, field, fmt::format("is not known; permllm {} --help shows the flags", owner->get_name()));
       const std::string text = text_of(value, field);
-      if (owner != &command || !(*found)->empty()) continue;
-      try {
-        (*found)->add_result((*found)->get_expected_min() == 0 ? (*found)->get_flag_value(std::string(key.str()), text) : text);
-        (*found)->run_callback();
-      } catch (const CLI::ParseError& error) {
-        throw Error(Code::file, field, error.what());
-      }
+      if (owner == &command) all[*found] = (*found)->get_expected_min() == 0 ? (*found)->get_flag_value(std::string(key.str()), text) : text;
     }
+  }
+  return all;
+}
+
+std::string name_of(const CLI::Option& option) { return option.get_lnames().front(); }
+
+void set(const CLI::App& command, const std::string& path, CLI::Option& option, const std::string& text) {
+  option.clear();
+  try {
+    option.add_result(text);
+    option.run_callback();
+  } catch (const CLI::ParseError& error) {
+    throw Error(Code::file, fmt::format("{}: {}.{}", path, command.get_name(), name_of(option)), error.what());
   }
 }
 
@@ -87,15 +95,56 @@ void print(CLI::App& command) {
 
 }  // namespace
 
-void add_settings(CLI::App& command) {
+void Settings::apply(const std::string& path) {
+  path_ = path;
+  for (CLI::Option* option : settings_of(command_)) {
+    if (!option->empty()) given_.insert(option);
+  }
+  file_ = read_file(command_, path);
+  for (const auto& [option, text] : file_) {
+    if (!given_.contains(option)) set(command_, path, *option, text);
+  }
+}
+
+Settings::Reloaded Settings::reload(const std::vector<std::string>& names) {
+  Reloaded reloaded;
+  if (path_.empty()) return reloaded;
+  const Texts file = read_file(command_, path_);
+  const auto text_in = [](const Texts& texts, CLI::Option* option) {
+    const auto found = texts.find(option);
+    return found == texts.end() ? option->get_default_str() : found->second;
+  };
+  std::vector<CLI::Option*> changed;
+  for (CLI::Option* option : settings_of(command_)) {
+    if (given_.contains(option) || text_in(file, option) == text_in(file_, option)) continue;
+    const std::string name = name_of(*option);
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      reloaded.need_a_restart.push_back(name);
+    } else {
+      changed.push_back(option);
+      reloaded.changed.push_back(fmt::format("{} = {}", name, text_in(file, option)));
+    }
+  }
+  try {
+    for (CLI::Option* option : changed) set(command_, path_, *option, text_in(file, option));
+  } catch (const Error&) {
+    for (CLI::Option* option : changed) set(command_, path_, *option, text_in(file_, option));
+    throw;
+  }
+  for (CLI::Option* option : changed) file_[option] = text_in(file, option);
+  return reloaded;
+}
+
+std::shared_ptr<Settings> add_settings(CLI::App& command) {
+  const auto all = std::make_shared<Settings>(command);
   const std::vector<CLI::Option*> options = command.get_options([](CLI::Option*) { return true; });
   for (CLI::Option* option : options) {
     if (option->get_lnames().empty() || option->check_lname("help")) continue;
     option->envname(variable_name(command.get_name(), option->get_lnames().front()));
   }
   // Options are handled in the order in which they were added, after all flags and variables were read.
-  command.add_option_function<std::string>(k_config, [&command](const std::string& path) {
-    if (command.parsed()) apply_file(command, path);
+  command.add_option_function<std::string>(k_config, [&command, all](const std::string& path) {
+    if (command.parsed()) all->apply(path);
   }, fmt::format("TOML file with any of these settings, in a table [{}]", command.get_name()))->envname(variable_name(command.get_name(), "config"));
   command.add_flag_callback("--print-config", [&command] {
     print(command);
@@ -104,6 +153,7 @@ void add_settings(CLI::App& command) {
   const std::string last = settings_of(command).back()->get_lnames().front();
   command.footer(fmt::format("Each flag may be set by a variable, too, like --{} by {}. A flag outweighs the variable, that the file.", last,
                              variable_name(command.get_name(), last)));
+  return all;
 }
 
 }  // namespace permllm

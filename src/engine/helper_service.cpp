@@ -30,32 +30,36 @@ void pass_over_chunks(Channel& provider) {
 
 }  // namespace
 
-HelperService::HelperService(Executor& executor, Clock::duration patience,
-                             std::function<void(const std::string&)> on_event, std::filesystem::path store)
+HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event, std::filesystem::path store)
     : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
 
 void HelperService::serve(std::unique_ptr<Link> link, Role peer, std::uint64_t user) {
   Channel channel(*link, 0, patience_);
+  SessionEvents events(on_event_);
   try {
     const Frame first = channel.receive_any("the first message of a connection");
     if (is_probe(first)) {
       serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids); });
-    } else if (is(first, Tag::model_offer) && peer == Role::provider) {
+      link->close();
+      return;
+    }
+    if (peer == Role::provider) admit_();
+    if (is(first, Tag::model_offer) && peer == Role::provider) {
       store_model(channel, first);
     } else if (is(first, Tag::pair_hello) && peer == Role::provider) {
       park(link, channel, parse<PairHello>(first));
     } else if (is(first, Tag::pair_hello) && peer == Role::user) {
       Executor executor(executor_, user);
-      deal_session(channel, parse<PairHello>(first), executor);
+      deal_session(channel, parse<PairHello>(first), executor, events);
     } else {
       throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer), first.tag));
     }
   } catch (const Error& error) {
-    on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
+    events.fail(error.what(), error.code(), channel.session());
     if (link) channel.refuse(error);
     if (link && peer == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
   } catch (const std::exception& error) {
-    on_event_(fmt::format("connection of a {} ends: {}", name_of(peer), error.what()));
+    events.fail(error.what(), Code::resource, channel.session());
     if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
   }
   if (link) link->close();
@@ -132,7 +136,7 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& he
   return provider;
 }
 
-void HelperService::deal_session(Channel& user, const PairHello& hello, Executor& executor) {
+void HelperService::deal_session(Channel& user, const PairHello& hello, Executor& executor, SessionEvents& events) {
   const auto model = find_model(hello);
   const Seed half = random_seed();
   user.send(PairAccepted{half});
@@ -140,7 +144,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, Executor
   user.set_session(hello.session);
   const std::unique_ptr<Parked> provider = unpark(hello);
   const Seed common = common_seed(half, domain::user_helper, hello);
-  on_event_("filling begins");
+  events.begin(hello.session);
   model->touch();
   const Plan& plan = model->plan();
   AesCoins with_user(common);
@@ -176,7 +180,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, Executor
     provider->channel.flush();
     user.send(report_of_this_process());
     user.flush();
-    on_event_("filling ends");
+    events.end();
   } catch (const Error& error) {
     provider->channel.refuse(error);
     provider->link->close();

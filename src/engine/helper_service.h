@@ -10,6 +10,7 @@
 #include <string>
 
 #include "engine/deal.h"
+#include "engine/event.h"
 #include "engine/handshake.h"
 #include "engine/model_store.h"
 #include "engine/probe.h"
@@ -22,8 +23,10 @@ class HelperService {
   // `patience`: how long a peer may keep the helper waiting within a session. `on_event` is told, in a few words without
   // content, what happens ("model stored", "session begins"). `store`: the folder of the models (engine/model_store.h); empty:
   // they live in memory. Errors: the store's.
-  HelperService(Executor& executor, Clock::duration patience, std::function<void(const std::string&)> on_event,
-                std::filesystem::path store = {});
+  HelperService(Executor& executor, Clock::duration patience, OnEvent on_event, std::filesystem::path store = {});
+  // Asked before a provider opens a session or offers a model; its Error is the provider's. Sessions under way go on whatever it
+  // says. To be set before serve.
+  void set_admission(std::function<void()> admit) { admit_ = std::move(admit); }
   // Serves one connection to its end, in the caller's thread. Never throws for what a peer does: the peer gets a Refusal,
   // on_event a line. The processor goes round by user: connections with the same number `user` are one user's.
   void serve(std::unique_ptr<Link> link, Role peer, std::uint64_t user = 0);
@@ -41,13 +44,14 @@ class HelperService {
   ProbeFacts facts(const std::vector<std::string>& ids);
   void store_model(Channel& provider, const Frame& offer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello);
-  void deal_session(Channel& user, const PairHello& hello, Executor& executor);
+  void deal_session(Channel& user, const PairHello& hello, Executor& executor, SessionEvents& events);
   std::shared_ptr<const StoredModel> find_model(const PairHello& hello);
   std::unique_ptr<Parked> unpark(const PairHello& hello);
 
   Executor& executor_;
   Clock::duration patience_;
-  std::function<void(const std::string&)> on_event_;
+  OnEvent on_event_;
+  std::function<void()> admit_ = [] {};
   ModelStore store_;
   std::mutex mutex_;
   std::condition_variable parked_changed_;

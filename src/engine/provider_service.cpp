@@ -130,6 +130,7 @@ void ProviderService::watch_helper(Dial dial) { watch_ = std::make_unique<Helper
 
 void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer, const UserLimits& limits) {
   Channel user(*link, 0, patience_);
+  SessionEvents events(on_event_);
   try {
     const Frame first = user.receive_any("the first message of a connection");
     if (is_probe(first)) {
@@ -139,24 +140,25 @@ void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer,
     }
     const auto hello = message_of<Hello>(first);
     if (hello.purpose == Hello::online) {
+      admit_();
       Executor executor(executor_, std::hash<std::string>()(peer));
-      converse(user, peer, limits, executor);
+      converse(user, peer, limits, executor, events);
     } else if (hello.purpose == Hello::offline) {
       fill(user, hello.session, peer, limits);
     } else {
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
   } catch (const Error& error) {
-    on_event_(fmt::format("connection of a user ends: {}", error.what()));
+    events.fail(error.what(), error.code(), user.session());
     user.refuse(error);
   } catch (const std::exception& error) {
-    on_event_(fmt::format("connection of a user ends: {}", error.what()));
+    events.fail(error.what(), Code::resource, user.session());
     user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
   }
   link->close();
 }
 
-void ProviderService::converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor) {
+void ProviderService::converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor, SessionEvents& events) {
   const std::uint64_t id = random_number();
   const std::uint64_t used_tokens = chains_.tokens(peer);
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed,
@@ -194,7 +196,7 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
     user.send(vectors_of(model_.weights, model_.plan));
   }
   user.flush();
-  on_event_("session begins");
+  events.begin(id);
   std::optional<RetrievalKey> key;
   if (model_.plan.bfv()) key = user.receive(RetrievalKey{});
   AesCoins coins(chain->seed(Clock::now() + patience_));
@@ -208,7 +210,8 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
     if (used > limits.tokens) throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", limits.tokens));
     burning->reach(to);
   };
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn);
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn,
+                               [&](double seconds) { on_event_(pass_event(id, seconds)); });
   conversation.serve();
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it
@@ -216,7 +219,7 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
   held.reset();
   user.send(report);
   user.flush();
-  on_event_("session ends");
+  events.end();
 }
 
 void ProviderService::send_embedding(Channel& user) {
@@ -236,6 +239,8 @@ void ProviderService::take_material(Channel& from, Stock::Source source, Provide
     if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return;
     if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
       throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
+    }
+    on_event_(material_event(from.session(), source == Stock::Source::user ? Role::user : Role::helper, frame.payload.size()));
     }
     PackMaterial material;
     Reader reader(name_of(Tag::pack_material), frame.payload);

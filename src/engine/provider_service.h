@@ -11,6 +11,7 @@
 
 #include "engine/clear_side.h"
 #include "engine/deal.h"
+#include "engine/event.h"
 #include "engine/handshake.h"
 #include "engine/masked_model.h"
 #include "engine/model_record.h"
@@ -42,7 +43,6 @@ Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShap
 class ProviderService {
  public:
   using Dial = std::function<std::unique_ptr<Link>()>;
-  using OnEvent = std::function<void(const std::string&)>;
 
   // state: the folder of chains and packs; empty: in memory. Errors: those of ProviderChains.
   ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event,
@@ -51,8 +51,12 @@ class ProviderService {
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
-  // Users who probe this service are told how its own link to the helper is. dial: as dial_helper, with little patience.
+  // Asked before each session; its Error is the user's. Sessions under way go on whatever it says. To be set before serve.
+  void set_admission(std::function<void()> admit) { admit_ = std::move(admit); }
+  // Users who probe this service are told how its own link to the helper is, and so is whoever asks helper_trouble (empty: none). dial: as
+  // dial_helper, with little patience.
   void watch_helper(Dial dial);
+  std::string helper_trouble() { return watch_ ? watch_->look().trouble : std::string(); }
   // Serves one connection of a user to its end, in the caller's thread. peer: the user's fingerprint; the processor goes round by user, however
   // many sessions each has. Never throws for what a peer does.
   void serve(std::unique_ptr<Link> link, const std::string& peer = {}, const UserLimits& limits = {});
@@ -65,7 +69,7 @@ class ProviderService {
   struct Registration;
   void send_model(Registration& registration);
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor);
+  void converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor, SessionEvents& events);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
@@ -77,6 +81,7 @@ class ProviderService {
   Dial dial_helper_;
   OnEvent on_event_;
   std::unique_ptr<HelperWatch> watch_;
+  std::function<void()> admit_ = [] {};
   std::mutex mutex_;
   std::map<std::uint64_t, Session> sessions_;
   ProviderChains chains_;

@@ -44,9 +44,10 @@ constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::siz
 }  // namespace
 
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                                 Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn)
+                                 Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn,
+                                 std::function<void(double)> on_pass)
     : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), keys_(plan.config.layers),
-      provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), progress_(burnt) {
+      provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), on_pass_(std::move(on_pass)), progress_(burnt) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   reserve(keys_, plan);
   for (std::uint32_t slot = 0; slot < burnt[k_slot_kind]; ++slot) {  // of earlier sessions
@@ -70,7 +71,9 @@ void ProviderSession::serve() {
       begin.visit(reader);
       reader.finish();
       in_pass = true;
+      const Clock::time_point began = Clock::now();
       run(begin);
+      if (on_pass_ && begin.kind != PassBegin::retrieve) on_pass_(std::chrono::duration<double>(Clock::now() - began).count());
     } catch (const Cancelled&) {
       if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
       give_up();

@@ -1,6 +1,7 @@
 // The provider's side of one conversation.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "engine/handshake.h"
@@ -11,10 +12,10 @@ namespace permllm {
 
 class ProviderSession {
  public:
-  // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. All references
-  // outlive the session. The chain is burnt up to `burnt`; each pass burns more of it by `burn`.
-  ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                  Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr);
+  // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. The chain is burnt up to `burnt`; each
+  // pass burns more of it by `burn`. on_pass: told the seconds that each pass took. All references outlive the session.
+  ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock, Executor& executor, Clock::duration patience,
+                  BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr, std::function<void(double)> on_pass = nullptr);
   // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
   void serve();
 
@@ -39,6 +40,7 @@ class ProviderSession {
   Provider provider_;
   BfvProvider* bfv_;
   Burn burn_;
+  std::function<void(double)> on_pass_;
   Progress progress_;
   PartyReport used_;
   Sampled<Masked> sampled_;  // by the last pass; empty before the first

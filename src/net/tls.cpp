@@ -7,6 +7,7 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/ssl.hpp>
 #include <boost/asio/write.hpp>
 #include <algorithm>
@@ -151,7 +152,12 @@ struct TlsLink::State {
     io.run_until(deadline);
     if (!result) {
       error_code ignored;
-      socket.close(ignored);
+      if (stream) {  // another thread may be about to close it: the descriptor stays
+        socket.cancel(ignored);
+        socket.shutdown(tcp::socket::shutdown_both, ignored);
+      } else {
+        socket.close(ignored);
+      }
       io.restart();
       io.run();
       throw Error(Code::timeout, awaited, "did not arrive before the deadline");
@@ -234,6 +240,12 @@ void TlsLink::close() {
 
 const Peer& TlsLink::peer() const { return state_->check.peer; }
 
+std::string TlsLink::address() const {
+  error_code error;
+  const tcp::endpoint peer = state_->socket.remote_endpoint(error);
+  return error ? "" : peer.address().to_string();
+}
+
 const Peer& TlsLink::handshake(Clock::time_point deadline) {
   state_->begin_tls(state_->source(), std::nullopt);
   try {
@@ -290,10 +302,18 @@ std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
     state_->io.run();
     throw Error(Code::timeout, "a connection", "did not arrive before the deadline");
   }
+  if (*result == asio::error::operation_aborted) throw Error(Code::closed, "a connection", "the wait was interrupted");
   if (*result) throw Error(Code::resource, "accept", result->message());
   error_code ignored;
   link->socket.set_option(tcp::no_delay(true), ignored);  // a peer that is gone again is noticed by the handshake
   return std::unique_ptr<TlsLink>(new TlsLink(std::move(link)));
+}
+
+void TlsListener::interrupt() {
+  asio::post(state_->io, [acceptor = &state_->acceptor] {
+    error_code ignored;
+    acceptor->cancel(ignored);
+  });
 }
 
 std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::string& address, Role expected,

@@ -34,6 +34,8 @@ class TlsLink : public Link {
   const Peer& handshake(Clock::time_point deadline);
   // Who is at the other end, once the handshake is done.
   const Peer& peer() const;
+  // The other end's IP address; empty when it is gone.
+  std::string address() const;
 
  private:
   friend class TlsListener;
@@ -53,8 +55,10 @@ class TlsListener {
   TlsListener(Source credentials, const std::string& address);
   ~TlsListener();
   std::uint16_t port() const;
-  // Waits for a connection; its TLS handshake is still to be done. Errors: timeout, closed (by close()), resource.
+  // Waits for a connection; its TLS handshake is still to be done. Errors: timeout, closed (by interrupt), resource.
   std::unique_ptr<TlsLink> accept(Clock::time_point deadline);
+  // Ends the wait of another thread in accept, or the next one's.
+  void interrupt();
 
  private:
   struct State;

@@ -158,6 +158,7 @@ class Channel {
   void flush() { link_->flush(); }
   // From the handshake on, frames carry the session's number.
   void set_session(std::uint64_t session) { session_ = session; }
+  std::uint64_t session() const { return session_; }
   // Tells the peer why the session ends; never fails.
   void refuse(const Error& error) noexcept;
   Link& link() { return *link_; }

@@ -1,0 +1,71 @@
+#include "app/log.h"
+
+#include <spdlog/logger.h>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/stdout_sinks.h>
+
+namespace permllm {
+namespace {
+
+spdlog::level::level_enum level_of(Log::Level level) {
+  switch (level) {
+    case Log::Level::debug: return spdlog::level::debug;
+    case Log::Level::info: return spdlog::level::info;
+    case Log::Level::warn: return spdlog::level::warn;
+    case Log::Level::error: return spdlog::level::err;
+  }
+  return spdlog::level::err;
+}
+
+std::string json_text(const nlohmann::ordered_json& value) { return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }
+
+// A line stays a line, whatever a peer's words hold.
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return text;
+}
+
+}  // namespace
+
+void add_log_options(CLI::App& command, LogOptions& options) {
+  command.add_option("--log", options.format, "text, or json: an object a line")->capture_default_str()->check(CLI::IsMember({"text", "json"}));
+  command.add_option("--log-level", options.level, "debug, info, warn, error or off; read again on SIGHUP")
+      ->capture_default_str()->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}));
+}
+
+Log::Log(const std::string& party, const LogOptions& options)
+    : party_(party), json_(options.format == "json"),
+      logger_(std::make_unique<spdlog::logger>(party, std::make_shared<spdlog::sinks::stderr_sink_mt>())) {
+  const char* pattern = json_ ? R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l",%v})" : "%Y-%m-%dT%H:%M:%S.%eZ %l %n: %v";
+  logger_->set_formatter(std::make_unique<spdlog::pattern_formatter>(pattern, spdlog::pattern_time_type::utc));
+  logger_->flush_on(spdlog::level::trace);
+  set_level(options.level);
+}
+
+Log::~Log() = default;
+
+void Log::set_level(const std::string& level) { logger_->set_level(spdlog::level::from_str(level)); }
+
+void Log::write(Level level, const char* event, const std::string& text, const nlohmann::ordered_json& fields) {
+  if (!logger_->should_log(level_of(level))) return;
+  std::string line;
+  if (json_) {
+    nlohmann::ordered_json all{{"party", party_}, {"event", event}, {"text", text}};
+    all.update(fields);
+    line = json_text(all).substr(1);
+    line.pop_back();
+  } else {
+    line = text;
+    for (const auto& [key, value] : fields.items()) {
+      line += line.size() == text.size() ? " (" : ", ";
+      line += key + ' ' + (value.is_string() ? value.get<std::string>() : json_text(value));
+    }
+    if (line.size() != text.size()) line += ')';
+    line = one_line(std::move(line));
+  }
+  logger_->log(level_of(level), spdlog::string_view_t(line));
+}
+
+}  // namespace permllm

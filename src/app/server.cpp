@@ -1,0 +1,313 @@
+#include "app/server.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <list>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "wire/message.h"
+
+namespace permllm {
+namespace {
+
+constexpr auto k_handshake_patience = std::chrono::seconds(10);
+constexpr auto k_first_message_patience = std::chrono::seconds(5);  // of a peer that is to be refused
+constexpr auto k_closing_patience = std::chrono::seconds(5);        // for threads whose links are closed
+constexpr std::size_t k_lines_a_minute = 60;                        // of refused handshakes, in the log
+
+// Addresses that one owner is likely to have.
+std::string group_of(const std::string& address) {
+  in6_addr v6;
+  if (inet_pton(AF_INET6, address.c_str(), &v6) != 1 || IN6_IS_ADDR_V4MAPPED(&v6)) return address;
+  return fmt::format("{:02x}", fmt::join(v6.s6_addr, v6.s6_addr + 8, ""));
+}
+
+// One connection, for as long as its link lives.
+struct Open {
+  std::shared_ptr<TlsLink> link;
+  std::string group;
+  std::uint64_t number = 0;  // they rise
+  bool served = false, gave_way = false;
+  std::string user;  // a served user's fingerprint
+};
+
+}  // namespace
+
+struct Server::State {
+  State(TlsListener& l, Handler h, const Limits& most, Log& o, Metrics& m)
+      : listener(l), handler(std::move(h)), log(o), metrics(m), limits(most) {}
+  TlsListener& listener;
+  const Handler handler;
+  Log& log;
+  Metrics& metrics;
+
+  struct Worker {
+    std::atomic<bool> done = false;
+    std::jthread thread;
+  };
+  std::list<Worker> workers;  // of the thread in run alone
+
+  mutable std::mutex mutex;  // of what follows
+  Limits limits;
+  std::map<std::uint64_t, std::shared_ptr<Open>> open;
+  std::uint64_t next = 1;
+  bool running = true, draining = false;
+  Clock::time_point deadline;  // of draining
+  Clock::time_point minute;    // of the lines that were logged
+  std::size_t lines = 0, kept_back = 0;
+
+  Count count() const {
+    Count count;
+    for (const auto& [number, entry] : open) {
+      if (entry->served) ++count.served;
+      else if (!entry->gave_way) ++count.handshakes;
+    }
+    return count;
+  }
+  void give_way(Open& entry) {
+    entry.gave_way = true;
+    entry.link->close();
+  }
+  // The oldest handshake of the group, or of the group that has most of them. Null: there is none.
+  Open* oldest_handshake(const std::string* of_group) const {
+    std::map<std::string, std::size_t> sizes;
+    for (const auto& [number, entry] : open) sizes[entry->group] += !entry->served && !entry->gave_way;
+    Open* oldest = nullptr;
+    for (const auto& [number, entry] : open) {
+      if (entry->served || entry->gave_way || (of_group != nullptr && entry->group != *of_group)) continue;
+      if (oldest == nullptr || sizes[entry->group] > sizes[oldest->group]) oldest = entry.get();
+    }
+    return oldest;
+  }
+  void leave(std::uint64_t number) {
+    const std::lock_guard lock(mutex);
+    open.erase(number);
+    if (running && draining) listener.interrupt();
+  }
+  // Refusals before a handshake cost a peer nothing, so it cannot be let to fill the log.
+  void log_refused(const std::string& address, const std::string& why) {
+    std::size_t more = 0;
+    {
+      const std::lock_guard lock(mutex);
+      if (Clock::now() - minute > std::chrono::minutes(1)) {
+        minute = Clock::now();
+        more = std::exchange(kept_back, 0);
+        lines = 0;
+      }
+      if (++lines > k_lines_a_minute) {
+        ++kept_back;
+        return;
+      }
+    }
+    nlohmann::ordered_json fields{{"address", address}};
+    if (more != 0) fields["not_logged_before"] = more;
+    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", why), fields);
+  }
+};
+
+namespace {
+
+// A link that its server knows of and can close.
+class Known : public Link {
+ public:
+  Known(std::shared_ptr<Link> link, std::shared_ptr<void> ticket) : link_(std::move(link)), ticket_(std::move(ticket)) {}
+  void send(Frame frame) override { link_->send(std::move(frame)); }
+  void flush() override { link_->flush(); }
+  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
+  void close() override { link_->close(); }
+
+ private:
+  std::shared_ptr<Link> link_;
+  std::shared_ptr<void> ticket_;
+};
+
+// The peer reads the refusal once its own first message was taken: a connection closed over unread bytes would lose it.
+void tell(Link& link, const Error& error) {
+  Channel channel(link, 0, k_first_message_patience);
+  try {
+    channel.receive_any("the first message of a connection");
+  } catch (const Error&) {
+    return;
+  }
+  channel.refuse(error);
+  link.close();
+}
+
+nlohmann::ordered_json fields_of(const Peer& peer) { return {{"role", name_of(peer.role)}, {"peer", peer.name}}; }
+
+}  // namespace
+
+void add_limits(CLI::App& command, Limits& limits) {
+  command.add_option("--max-connections", limits.connections, "connections at once; read again on SIGHUP, like the other limits")
+      ->capture_default_str()->check(CLI::Range(4, 1000000));
+  command.add_option("--max-handshakes", limits.handshakes, "handshakes under way from one address; the oldest gives way to a newcomer")
+      ->capture_default_str()->check(CLI::Range(1, 1000000));
+  command.add_option("--max-per-user", limits.per_user, "connections of one user at once")->capture_default_str()->check(CLI::Range(1, 1000000));
+  command.add_option("--max-memory", limits.memory, "refuse new sessions when the process has more memory of its own (8GB; mapped files do not count); 0: no limit")
+      ->capture_default_str()->transform(CLI::AsSizeValue(false));
+  command.add_option("--drain", limits.drain_seconds, "seconds that sessions under way have to end, after SIGTERM or SIGINT")->capture_default_str();
+}
+
+Server::Server(TlsListener& listener, Handler handler, const Limits& limits, Log& log, Metrics& metrics)
+    : state_(std::make_shared<State>(listener, std::move(handler), limits, log, metrics)) {}
+
+Server::~Server() = default;
+
+void Server::welcome(std::unique_ptr<TlsLink> accepted) {
+  const auto entry = std::make_shared<Open>();
+  const std::string address = accepted->address();
+  if (address.empty()) return;  // gone already
+  entry->link = std::move(accepted);
+  entry->group = group_of(address);
+  State& s = *state_;
+  bool room = true;
+  {
+    const std::lock_guard lock(s.mutex);
+    std::size_t of_group = 0;
+    for (const auto& [number, other] : s.open) of_group += !other->served && !other->gave_way && other->group == entry->group;
+    if (of_group >= s.limits.handshakes) s.give_way(*s.oldest_handshake(&entry->group));
+    const Count count = s.count();
+    if (count.handshakes + count.served >= s.limits.connections) {
+      Open* oldest = s.oldest_handshake(nullptr);
+      room = oldest != nullptr;
+      if (room) s.give_way(*oldest);
+    }
+    if (room) {
+      entry->number = s.next++;
+      s.open[entry->number] = entry;
+    }
+  }
+  if (!room) {
+    s.metrics.count_refused_handshake("full");
+    s.log_refused(address, "as many are open as may be");
+    return;
+  }
+  // Erased when the last of thread and link lets go of it.
+  std::shared_ptr<void> ticket(nullptr, [state = state_, number = entry->number](void*) { state->leave(number); });
+  State::Worker& worker = s.workers.emplace_back();
+  try {
+    worker.thread = std::jthread([&s, &worker, entry, address, ticket = std::move(ticket)]() mutable {
+      const Clock::time_point begin = Clock::now();
+      try {
+        Peer peer;
+        try {
+          peer = entry->link->handshake(begin + k_handshake_patience);
+        } catch (const Error& error) {
+          bool gave_way = false;
+          {
+            const std::lock_guard lock(s.mutex);
+            gave_way = entry->gave_way;
+          }
+          s.metrics.count_refused_handshake(gave_way ? "crowded" : name_of(error.code()));
+          s.log_refused(address, gave_way ? "its handshake was not done when there was no more room" : error.what());
+          throw;
+        }
+        std::string full;
+        {
+          const std::lock_guard lock(s.mutex);
+          const std::size_t kept = std::min<std::size_t>(16, s.limits.connections / 4);
+          std::size_t of_user = 0;
+          for (const auto& [number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.fingerprint;
+          if (s.count().served >= s.limits.connections - kept) full = "as many are open as may be; try again in a moment";
+          else if (of_user >= s.limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
+          if (full.empty()) {
+            entry->served = true;
+            entry->user = peer.fingerprint;
+          }
+        }
+        s.metrics.count_connection();
+        try {
+          if (!full.empty()) {
+            s.metrics.count_refused_connection();
+            throw Error(Code::resource, "connections", full);
+          }
+          s.handler.admit(peer);
+        } catch (const Error& error) {
+          s.log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer));
+          tell(*entry->link, error);
+          throw;
+        }
+        s.log.write(Log::Level::debug, "connection_begins", "a connection begins", fields_of(peer));
+        auto link = std::make_unique<Known>(entry->link, std::move(ticket));
+        s.handler.serve(std::move(link), peer);
+        nlohmann::ordered_json fields = fields_of(peer);
+        fields["seconds"] = std::chrono::duration<double>(Clock::now() - begin).count();
+        s.log.write(Log::Level::debug, "connection_ends", "a connection was served", fields);
+      } catch (const Error&) {
+        // Told where it was found.
+      } catch (const std::exception& error) {
+        s.log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()));
+      }
+      worker.done = true;
+    });
+  } catch (const std::system_error& error) {
+    s.workers.pop_back();
+    s.metrics.count_refused_handshake("resource");
+    s.log_refused(address, error.what());
+  }
+}
+
+bool Server::run() {
+  State& s = *state_;
+  const auto reap = [&] { std::erase_if(s.workers, [](const State::Worker& worker) { return worker.done.load(); }); };
+  for (;;) {
+    reap();
+    Clock::time_point deadline = Clock::now() + std::chrono::hours(24);
+    std::size_t most = 0;
+    {
+      const std::lock_guard lock(s.mutex);
+      if (s.draining) {
+        deadline = s.deadline;
+        if (s.count().served == 0 || deadline <= Clock::now()) break;
+      }
+      most = 2 * s.limits.connections;
+    }
+    if (s.workers.size() >= most) {  // those that gave way are on their way out
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      continue;
+    }
+    try {
+      welcome(s.listener.accept(deadline));
+    } catch (const Error& error) {
+      if (error.code() != Code::resource) continue;
+      s.log_refused("", error.what());  // too many open files: the next ones may do better
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+  }
+  {
+    const std::lock_guard lock(s.mutex);
+    s.running = false;
+    const Count left = s.count();
+    if (left.served != 0) s.log.write(Log::Level::warn, "drain_ends", "connections that were not done in time are closed", {{"connections", left.served}});
+    for (const auto& [number, entry] : s.open) entry->link->close();
+  }
+  for (const Clock::time_point deadline = Clock::now() + k_closing_patience; !s.workers.empty() && Clock::now() < deadline; reap()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return s.workers.empty();
+}
+
+void Server::drain() {
+  const std::lock_guard lock(state_->mutex);
+  state_->draining = true;
+  state_->deadline = Clock::now() + std::chrono::seconds(state_->limits.drain_seconds);
+  state_->listener.interrupt();
+}
+
+void Server::set_limits(const Limits& limits) {
+  const std::lock_guard lock(state_->mutex);
+  state_->limits = limits;
+}
+
+Server::Count Server::count() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->count();
+}
+
+}  // namespace permllm

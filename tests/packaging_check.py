@@ -1,0 +1,81 @@
+"""Checks what is under packaging as far as that goes without a service manager or a container engine.
+
+packaging_check.py SOURCE PROGRAM
+"""
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import yaml
+
+source, program = pathlib.Path(sys.argv[1]), sys.argv[2]
+packaging = source / "packaging"
+failures = []
+
+
+def expect(truth, words):
+    if not truth:
+        failures.append(words)
+
+
+def options_of(command):
+    text = subprocess.run([program, command, "--help"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"--[a-z][a-z-]*", text))
+
+
+def check_units():
+    for role, port in (("provider", 9464), ("helper", 9465)):
+        unit = (packaging / f"systemd/permllm-{role}.service").read_text()
+        for line in ("Type=notify", "LimitCORE=0", "ProtectSystem=strict", f"StateDirectory=permllm/{role}"):
+            expect(f"\n{line}\n" in unit, f"{role}: no {line}")
+        # The example of its settings is read by the program.
+        example = packaging / f"systemd/{role}.toml"
+        shown = subprocess.run([program, role, "--config", str(example), "--print-config"], capture_output=True, text=True)
+        expect(shown.returncode == 0, f"{example.name}: {shown.stderr}")
+        expect(f"status = '127.0.0.1:{port}'" in shown.stdout, f"{example.name}: {shown.stdout}")
+        drain = int(re.search(r"^drain = (\d+)$", shown.stdout, re.M).group(1))
+        stop = int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M).group(1))
+        expect(drain < stop, f"{role}: the manager waits {stop} s, the drain takes {drain} s")
+        if shutil.which("systemd-analyze") is None:
+            print("systemd-analyze is not there: the units are not verified")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            copy = pathlib.Path(folder) / f"permllm-{role}.service"
+            copy.write_text(unit.replace("/usr/bin/permllm", program))
+            verified = subprocess.run(["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True)
+            said = [line for line in verified.stderr.splitlines() if f"permllm-{role}" in line]
+            expect(verified.returncode == 0 and not said, f"{role}: {verified.stderr}")
+
+
+def check_container():
+    compose = yaml.safe_load((packaging / "container/compose.yaml").read_text())
+    expect(set(compose["services"]) == {"helper", "provider", "user"}, f"services: {list(compose['services'])}")
+    expect(set(compose["volumes"]) == {"helper-store", "provider-state", "user-state"}, f"volumes: {list(compose['volumes'])}")
+    for name, service in compose["services"].items():
+        expect(service["read_only"] and service["cap_drop"] == ["ALL"], f"{name} may write or has capabilities")
+        command, *arguments = service["command"]
+        unknown = {a for a in arguments if a.startswith("--")} - options_of(command)
+        expect(not unknown, f"{name}: {unknown}")
+        for mount in service["volumes"]:
+            outside = mount.split(":")[0]
+            expect(outside.startswith("./") or outside in compose["volumes"], f"{name}: {mount}")
+    # Each library that the program needs comes with a package that the image has.
+    image = (packaging / "container/Containerfile").read_text()
+    run_stage = image[image.rindex("FROM "):]
+    expect("USER 10001" in run_stage, "the image runs as root")
+    for path in re.findall(r"=> (/\S+)", subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout):
+        names = {path, str(pathlib.Path(path).resolve()), path.removeprefix("/usr"), str(pathlib.Path(path).resolve()).removeprefix("/usr")}
+        owner = subprocess.run(["dpkg-query", "-S", *names], capture_output=True, text=True).stdout.split(":")[0]
+        if owner in ("", "libc6") or "san" in owner:
+            continue
+        expect(re.search(rf"\s{re.escape(owner)}\s", run_stage), f"the image lacks {owner}, of {path}")
+
+
+check_units()
+check_container()
+for failure in failures:
+    print(f"packaging: {failure}")
+sys.exit(bool(failures))
