@@ -18,7 +18,7 @@ struct ChatOptions {
   std::string invite;
   PromptOptions prompt;
   std::size_t ahead = 256, draft = 0;
-  double patience_seconds = 120;
+  double patience_seconds = 120, grace_seconds = std::chrono::duration<double>(k_default_grace).count();
 };
 
 volatile sig_atomic_t interrupted = 0;  // a signal handler has no other place to write to
@@ -42,9 +42,9 @@ class Interruptible {
 // A link that gives up once the person has interrupted.
 class Stoppable : public Link {
  public:
-  explicit Stoppable(std::unique_ptr<Link> link) : link_(std::move(link)) {}
+  explicit Stoppable(std::unique_ptr<Link> link) : link_(std::move(link)) { stop_if_interrupted(); }
   void send(Frame frame) override {
-    if (interrupted != 0) throw Error(Code::closed, "answer", "stopped");
+    if (!is_of_link(frame.tag)) stop_if_interrupted();
     link_->send(std::move(frame));
   }
   void flush() override { link_->flush(); }
@@ -52,6 +52,10 @@ class Stoppable : public Link {
   void close() override { link_->close(); }
 
  private:
+  // Not as closed: what the person ended is not resumed.
+  static void stop_if_interrupted() {
+    if (interrupted != 0) throw Error(Code::usage, "answer", "stopped");
+  }
   std::unique_ptr<Link> link_;
 };
 
@@ -103,7 +107,8 @@ class Chat {
         return [dial = std::move(dial)]() -> std::unique_ptr<Link> { return std::make_unique<Stoppable>(dial()); };
       };
       const UserLinks all = links_of(invite_, {}, patience, traffic);
-      return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper)};
+      return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper),
+                       std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.grace_seconds))};
     };
     std::vector<ChatMessage> messages = messages_;
     messages.push_back({"user", question});
@@ -202,6 +207,8 @@ void add_chat(CLI::App& parent) {
       ->capture_default_str()->check(CLI::Range(0, 63));
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
+      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
   command->callback([options] { run(*options); });
   add_settings(*command);
 }

@@ -149,6 +149,7 @@ void run_helper(const HelperOptions& helper) {
 struct ProviderOptions {
   PartyOptions party;
   std::string model, helper, state;
+  double grace_seconds = std::chrono::duration<double>(k_default_grace).count();
   ServeOptions serve;
 };
 
@@ -171,7 +172,8 @@ void run_provider(const ProviderOptions& options) {
                   options.party.shape);
   };
   ProviderService service(std::move(model), executor, options.party.patience(), dial,
-                          [&](const std::string& text) { reporter.note(text); });
+                          [&](const std::string& text) { reporter.note(text); },
+                          std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.grace_seconds)));
   const Clock::time_point registration = Clock::now();
   service.register_model([&](double fraction) { reporter.progress("registration", fraction); });
   TlsListener listener(credentials, options.party.listen);
@@ -179,7 +181,7 @@ void run_provider(const ProviderOptions& options) {
                                    {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
   serve_forever(listener, options.party.shape, reporter, [&](std::unique_ptr<Link> link, const Peer& peer) {
     refuse_unless(peer.role == Role::user, peer, "users");
-    service.serve(std::move(link));
+    service.serve(std::move(link), peer);
   });
 }
 
@@ -192,6 +194,8 @@ void add_provider(CLI::App& parent) {
   add_synthetic_options(*command, options->serve);
   command->add_option("--helper", options->helper, "the helper's address and port")->required();
   command->add_option("--state", options->state, "folder of what is kept between starts: with it, the helper gets a model once (holds secrets)");
+  command->add_option("--grace", options->grace_seconds, "seconds that a conversation waits for its user whose connection was lost; 0: it ends")
+      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
   add_serve_options(*command, options->serve);
   add_party_options(*command, options->party);
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });

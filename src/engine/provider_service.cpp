@@ -27,9 +27,9 @@ Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShap
 }
 
 ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper,
-                                 OnEvent on_event)
+                                 OnEvent on_event, Clock::duration grace)
     : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience),
-      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)) {}
+      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)), resume_limits_{.grace = grace, .patience = patience} {}
 
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {
   Writer bound;  // chunks of another size have other hashes
@@ -125,12 +125,14 @@ void ProviderService::send_chunks(Registration& registration, std::span<const st
   await_taken(0);
 }
 
-void ProviderService::serve(std::unique_ptr<Link> link) {
+void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer) {
+  const auto link = std::make_shared<ResumableLink>(std::move(connection), resume_limits_);
   Channel user(*link, 0, patience_);
   try {
+    if (resumable_.resumed(*link, peer, Clock::now() + patience_)) return on_event_("a session is resumed");
     const auto hello = user.receive(Hello{});
     if (hello.purpose == Hello::online) {
-      converse(user);
+      converse(user, link, peer);
     } else if (hello.purpose == Hello::offline) {
       serve_offline(user, hello.session);
     } else {
@@ -143,10 +145,10 @@ void ProviderService::serve(std::unique_ptr<Link> link) {
     on_event_(fmt::format("connection of a user ends: {}", error.what()));
     user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
   }
-  link->close();
+  link->leave();
 }
 
-void ProviderService::converse(Channel& user) {
+void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& peer) {
   const std::uint64_t id = random_number();
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed});
   const auto agreement = user.receive(Agreement{});
@@ -166,6 +168,7 @@ void ProviderService::converse(Channel& user) {
     const std::lock_guard lock(mutex_);
     sessions_[id] = session;
   }
+  const ResumableSessions::Kept kept = resumable_.keep(link, id, peer);
   user.send(Accepted{});
   user.set_session(id);
   if (model_.plan.open()) {
@@ -193,6 +196,7 @@ void ProviderService::converse(Channel& user) {
   conversation.serve();
   user.send(conversation.report());
   user.flush();
+  link->settle();
   on_event_("session ends");
 }
 

@@ -15,6 +15,7 @@
 #include "engine/masked_model.h"
 #include "engine/model_record.h"
 #include "engine/provider_session.h"
+#include "net/resumable.h"
 
 namespace permllm {
 
@@ -42,13 +43,15 @@ class ProviderService {
   using Dial = std::function<std::unique_ptr<Link>()>;
   using OnEvent = std::function<void(const std::string&)>;
 
-  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event);
+  // grace: how long a conversation waits for its user's next connection when one was lost.
+  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event, Clock::duration grace = {});
   // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
-  // Serves one connection of a user to its end, in the caller's thread. Never throws for what a peer does.
-  void serve(std::unique_ptr<Link> link);
+  // Serves one connection of a user to its end, or a conversation over this connection and those that follow it, in the
+  // caller's thread. Never throws for what a peer does.
+  void serve(std::unique_ptr<Link> connection, const Peer& peer);
 
  private:
   struct Session {
@@ -58,7 +61,7 @@ class ProviderService {
   struct Registration;
   void send_model(Registration& registration);
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user);
+  void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& peer);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, Stock& stock);
   void serve_offline(Channel& user, std::uint64_t session);
@@ -69,6 +72,8 @@ class ProviderService {
   Clock::duration patience_;
   Dial dial_helper_;
   OnEvent on_event_;
+  ResumeLimits resume_limits_;
+  ResumableSessions resumable_;
   std::mutex mutex_;
   std::map<std::uint64_t, std::shared_ptr<Session>> sessions_;
 };

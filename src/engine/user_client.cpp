@@ -45,7 +45,7 @@ std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, s
 
 UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::duration patience)
     : executor_(executor), patience_(patience) {
-  online_link_ = links.online();
+  online_link_ = std::make_unique<ResumableLink>(links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
   online_ = std::make_unique<Channel>(*online_link_, 0, patience);
   online_->send(Hello{Hello::online, 0});
   card_ = online_->receive(Card{});
@@ -53,6 +53,7 @@ UserClient::UserClient(const UserLinks& links, Executor& executor, Clock::durati
   online_->send(Agreement{plan_hash});
   online_->receive(Accepted{});
   online_->set_session(card_.session);
+  online_link_->begin(card_.session);
   if (card_.plan.open()) receive_public_part();
   if (card_.plan.bfv()) {
     bfv_.emplace(bfv_shape(card_.plan), random_seed());
@@ -216,6 +217,7 @@ UserClient::Reports UserClient::end() {
   reports.helper = helper_->receive(PartyReport{});
   online_->send(SessionEnd{});
   reports.provider = online_->receive(PartyReport{});
+  online_link_->leave();
   return reports;
 }
 

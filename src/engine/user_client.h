@@ -13,12 +13,14 @@
 #include "engine/user_session.h"
 #include "model/chat_format.h"
 #include "model/tokenizer.h"
+#include "net/resumable.h"
 
 namespace permllm {
 
 // The user's three links. The online link carries the conversation; the other two offline material.
 struct UserLinks {
   std::function<std::unique_ptr<Link>()> online, offline, helper;
+  Clock::duration grace{};  // how long the online link waits for its next connection when one was lost (net/resumable.h)
 };
 
 // How far offline production is: pieces made of pieces ordered, in slots' worth.
@@ -65,7 +67,8 @@ class UserClient {
 
   Executor& executor_;
   Clock::duration patience_;
-  std::unique_ptr<Link> online_link_, offline_link_, helper_link_;
+  std::unique_ptr<ResumableLink> online_link_;
+  std::unique_ptr<Link> offline_link_, helper_link_;
   std::unique_ptr<Channel> online_, offline_, helper_;
   Card card_;
   PublicPart public_;  // profile open

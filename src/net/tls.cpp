@@ -1,6 +1,8 @@
 #include "net/tls.h"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <boost/asio/buffer.hpp>
@@ -15,6 +17,7 @@
 #include <optional>
 
 #include "wire/frame.h"
+#include "wire/tags.h"
 
 namespace permllm {
 namespace {
@@ -26,6 +29,19 @@ using boost::system::error_code;
 constexpr std::size_t k_buffer = std::size_t{1} << 17;
 constexpr auto k_send_patience = std::chrono::seconds(120);
 constexpr auto k_alert_patience = std::chrono::seconds(1);
+// A peer whose machine or network is gone is noticed by the system, whatever the parties are doing: seconds of silence before it
+// asks, between its questions, how many it asks; and milliseconds that what was sent may stay unacknowledged.
+constexpr int k_idle = 10, k_interval = 5, k_questions = 3, k_unacknowledged = 25'000;
+
+void keep_alive(tcp::socket& socket) {
+  const int fd = socket.native_handle(), on = 1;
+  const auto set = [&](int level, int option, int value) { setsockopt(fd, level, option, &value, sizeof value); };
+  set(SOL_SOCKET, SO_KEEPALIVE, on);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, k_idle);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, k_interval);
+  set(IPPROTO_TCP, TCP_KEEPCNT, k_questions);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, k_unacknowledged);
+}
 
 // The one check of a peer's certificate, in place of OpenSSL's: its chains know neither pins nor roles.
 struct Check {
@@ -115,7 +131,7 @@ struct TlsLink::State {
   Bytes out;
   Bytes in = Bytes(k_buffer);
   std::size_t in_begin = 0, in_end = 0;
-  std::uint32_t next_step = 0;  // of the frames that arrive
+  std::optional<std::uint32_t> next_step = 0;  // of the frames that arrive; none: any, as a session is about to be resumed
 
   void begin_tls(const Credentials& credentials, std::optional<Role> expected) {
     check.trust = credentials.trust;
@@ -215,10 +231,13 @@ Frame TlsLink::receive(Clock::time_point deadline, const char* awaited) {
   std::array<std::uint8_t, k_frame_header_bytes> bytes;
   read_exactly(bytes.data(), bytes.size(), deadline, awaited);
   const FrameHeader header = decode_header(bytes);
-  if (header.step != state_->next_step) {
-    throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", header.step, state_->next_step));
+  std::optional<std::uint32_t>& next = state_->next_step;
+  if (is_of_link(header.tag)) {
+    if (next == 0) next.reset();
+  } else {
+    if (next && header.step != *next) throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", header.step, *next));
+    next = header.step + 1;
   }
-  ++state_->next_step;
   Frame frame{header.tag, header.session, header.step, {}};
   // Memory is taken as the payload arrives, whatever the header says is to come.
   constexpr std::size_t k_step = std::size_t{1} << 22;
@@ -296,6 +315,7 @@ std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
   if (*result) throw Error(Code::resource, "accept", result->message());
   error_code ignored;
   link->socket.set_option(tcp::no_delay(true), ignored);  // a peer that is gone again is noticed by the handshake
+  keep_alive(link->socket);
   return std::unique_ptr<TlsLink>(new TlsLink(std::move(link)));
 }
 
@@ -306,7 +326,9 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   error_code error;
   tcp::resolver resolver(state->io);
   const auto endpoints = resolver.resolve(host, port, error);
-  if (error) throw Error(Code::usage, "address", fmt::format("{}: {}", address, error.message()));
+  // Without a network no name is found, and it may come back.
+  const Code code = error == asio::error::host_not_found_try_again ? Code::closed : Code::usage;
+  if (error) throw Error(code, "address", fmt::format("{}: {}", address, error.message()));
   const std::string who = fmt::format("the {} at {}", name_of(expected), address);
   try {
     state->await(deadline, who.c_str(), [&](auto done) {
@@ -318,6 +340,7 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
     throw Error(Code::closed, who, "nobody listens there");
   }
   state->socket.set_option(tcp::no_delay(true), error);
+  keep_alive(state->socket);
   state->begin_tls(credentials, expected);
   state->await(deadline, who.c_str(), [&](auto done) {
     state->stream->async_handshake(asio::ssl::stream_base::client,

@@ -7,6 +7,9 @@ namespace permllm {
 const char* name_of(Tag tag) {
   switch (tag) {
     case Tag::refusal: return "Refusal";
+    case Tag::ack: return "Ack";
+    case Tag::resume: return "Resume";
+    case Tag::leave: return "Leave";
     case Tag::hello: return "Hello";
     case Tag::card: return "Card";
     case Tag::agreement: return "Agreement";
@@ -121,6 +124,18 @@ void Reader::finish() const {
   }
 }
 
+Error refusal_of(const Frame& frame) {
+  Refusal refusal;
+  Reader reader(name_of(Tag::refusal), frame.payload);
+  refusal.visit(reader);
+  const bool known = refusal.code <= static_cast<std::uint16_t>(Code::resource);
+  // The peer's words are shown to a person: nothing but printable characters passes.
+  for (char& c : refusal.text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
+}
+
 void Channel::send_payload(Tag tag, Bytes payload) {
   link_->send({static_cast<std::uint16_t>(tag), session_, next_step_++, std::move(payload)});
 }
@@ -132,17 +147,7 @@ Frame Channel::receive_any(const char* awaited) {
   if (frame.session != session_) {
     throw Error(Code::malformed, "frame.session", "the frame belongs to another session");
   }
-  if (frame.tag == static_cast<std::uint16_t>(Tag::refusal)) {
-    Refusal refusal;
-    Reader reader(name_of(Tag::refusal), frame.payload);
-    refusal.visit(reader);
-    const bool known = refusal.code <= static_cast<std::uint16_t>(Code::resource);
-    // The peer's words are shown to a person: nothing but printable characters passes.
-    for (char& c : refusal.text) {
-      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-    }
-    throw Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
-  }
+  if (frame.tag == static_cast<std::uint16_t>(Tag::refusal)) throw refusal_of(frame);
   if (may_be_cancelled_ && frame.tag == static_cast<std::uint16_t>(Tag::pass_cancel)) throw Cancelled{};
   return frame;
 }

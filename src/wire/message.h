@@ -190,5 +190,7 @@ struct Refusal {
     io.text("text", text, 1000);
   }
 };
+// The Error that a frame of this tag names. Errors: malformed.
+Error refusal_of(const Frame& frame);
 
 }  // namespace permllm

@@ -8,6 +8,8 @@ namespace permllm {
 enum class Tag : std::uint16_t {
   // any party
   refusal = 1,
+  // a resumable link's own, of a header alone (docs/wire.md 2.1)
+  ack = 2, resume = 3, leave = 4,
   // handshakes (docs/wire.md 3)
   hello = 10, card = 11, agreement = 12, accepted = 13,
   pair_hello = 14, pair_accepted = 15,
@@ -27,5 +29,7 @@ enum class Tag : std::uint16_t {
 };
 
 const char* name_of(Tag tag);
+// Whose frames are not counted: their step is a statement about the others.
+constexpr bool is_of_link(std::uint16_t tag) { return tag >= static_cast<std::uint16_t>(Tag::ack) && tag <= static_cast<std::uint16_t>(Tag::leave); }
 
 }  // namespace permllm
