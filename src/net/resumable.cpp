@@ -74,7 +74,9 @@ void ResumableLink::give_up(const char* awaited) {
 
 // The peer has all steps before the frame's.
 void ResumableLink::confirm(const Frame& frame) {
-  if (!frame.payload.empty()) fail(Error(Code::malformed, name_of(static_cast<Tag>(frame.tag)), "expected a header alone"));
+  if (!frame.payload.empty() || frame.session != session_) {
+    fail(Error(Code::malformed, name_of(static_cast<Tag>(frame.tag)), "expected a header alone, of this session"));
+  }
   if (!keeps()) return;
   const auto least = next_send_ - static_cast<std::uint32_t>(kept_.size());
   if (frame.step < least || frame.step > next_send_) {
@@ -157,10 +159,10 @@ void ResumableLink::absorb(Frame frame) {
   {
     const std::lock_guard lock(mutex_);
     if (pending_ != nullptr) return;  // the peer sends it again over that
-    const bool left = has_tag(frame, Tag::leave);
-    if (begun_ && (left || has_tag(frame, Tag::ack))) {
+    if (begun_ && is_of_link(frame.tag)) {
       confirm(frame);
-      if (left) fail(Error(Code::closed, "session", "the peer has left"));
+      if (has_tag(frame, Tag::resume)) fail(Error(Code::malformed, "frame.tag", "Resume begins a connection"));
+      if (has_tag(frame, Tag::leave)) fail(Error(Code::closed, "session", "the peer has left"));
       return;
     }
     if (frame.step != next_expected_) {
@@ -235,7 +237,7 @@ void ResumableLink::redial(Clock::time_point deadline, const char* awaited) {
       connection->send(own(Tag::resume));
       answer = connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume");
       if (has_tag(answer, Tag::refusal)) throw refusal_of(answer);
-      if (!has_tag(answer, Tag::ack) || answer.session != session_) throw Error(Code::malformed, "frame.tag", "expected the answer to Resume");
+      if (!has_tag(answer, Tag::ack)) throw Error(Code::malformed, "frame.tag", "expected the answer to Resume");
     } catch (const Error& error) {
       const bool refused = has_tag(answer, Tag::refusal);
       if (!refused && (error.code() == Code::closed || error.code() == Code::timeout)) continue;
