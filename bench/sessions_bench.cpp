@@ -69,7 +69,7 @@ class World {
     auto [near, far] = memory_links();
     if (online) far = shaped(std::move(far));
     const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, user, link = std::move(far)]() mutable { provider_.serve(std::move(link), user); });
+    threads_.emplace_back([this, user, link = std::move(far)]() mutable { provider_.serve(std::move(link), Peer{Role::user, user, user, {}}); });
     return std::move(near);
   }
   Clock::duration rtt_;

@@ -20,7 +20,7 @@ struct ChatOptions {
   std::string invite, state;
   PromptOptions prompt;
   std::size_t ahead = 256, draft = 0;
-  double patience_seconds = 120;
+  double patience_seconds = 120, grace_seconds = std::chrono::duration<double>(k_default_grace).count();
 };
 
 volatile sig_atomic_t interrupted = 0;  // a signal handler has no other place to write to
@@ -46,9 +46,9 @@ volatile sig_atomic_t answering = 0;
 
 class Stoppable : public Link {
  public:
-  explicit Stoppable(std::unique_ptr<Link> link) : link_(std::move(link)) {}
+  explicit Stoppable(std::unique_ptr<Link> link) : link_(std::move(link)) { stop_if_interrupted(); }
   void send(Frame frame) override {
-    if (interrupted != 0 && answering == 0) throw Error(Code::closed, "answer", "stopped");
+    if (!is_of_link(frame.tag) && answering == 0) stop_if_interrupted();
     link_->send(std::move(frame));
   }
   void flush() override { link_->flush(); }
@@ -56,6 +56,10 @@ class Stoppable : public Link {
   void close() override { link_->close(); }
 
  private:
+  // Not as closed: what the person ended is not resumed.
+  static void stop_if_interrupted() {
+    if (interrupted != 0) throw Error(Code::usage, "answer", "stopped");
+  }
   std::unique_ptr<Link> link_;
 };
 
@@ -135,7 +139,8 @@ class Chat {
         return [dial = std::move(dial)]() -> std::unique_ptr<Link> { return std::make_unique<Stoppable>(dial()); };
       };
       const UserLinks all = links_of(invite_, {}, patience, traffic);
-      return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper)};
+      return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper),
+                       std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.grace_seconds))};
     };
     conversation_ = nullptr;
     conversation_ = std::make_unique<MeasuredConversation>(links, LinkShape{}, patience, json(), executor_, ledger_);
@@ -227,6 +232,8 @@ void add_chat(CLI::App& parent) {
       ->capture_default_str()->check(CLI::Range(0, 63));
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
+      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
   command->callback([options] {
     keep_to_itself();
     run(*options);

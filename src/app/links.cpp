@@ -1,5 +1,7 @@
 #include "app/links.h"
 
+#include <algorithm>
+
 #include "net/shaped.h"
 #include "net/tls.h"
 #include "net/units.h"
@@ -22,15 +24,22 @@ std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape,
                                   set_up ? 0.0 : parse_bandwidth(shape.bandwidth, "--bandwidth"));
 }
 
+namespace {
+
+// Once a peer's machine answers, the rest of a connection takes no longer.
+constexpr auto k_connect_patience = std::chrono::seconds(10);
+
+}  // namespace
+
 UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic) {
   const auto dial = [&](const std::string& address, Role role, Traffic& counted) {
     return [credentials = invite.credentials(), shape, patience, address, role, &counted]() -> std::unique_ptr<Link> {
-      auto link = shaped(tls_connect(credentials, address, role, Clock::now() + patience), shape);
+      auto link = shaped(tls_connect(credentials, address, role, Clock::now() + std::min<Clock::duration>(patience, k_connect_patience)), shape);
       return std::make_unique<Meter>(std::move(link), counted);
     };
   };
   return {dial(invite.provider_address, Role::provider, traffic.online), dial(invite.provider_address, Role::provider, traffic.offline),
-          dial(invite.helper_address, Role::helper, traffic.helper)};
+          dial(invite.helper_address, Role::helper, traffic.helper), k_default_grace};
 }
 
 }  // namespace permllm

@@ -286,9 +286,12 @@ std::uint64_t allowance_of(const std::string& identity, const Peer& peer) {
   return record.tokens;
 }
 
+Clock::duration seconds(double number) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(number)); }
+
 struct ProviderOptions {
   PartyOptions party;
   std::string model, helper, state;
+  double grace_seconds = std::chrono::duration<double>(k_default_grace).count(), idle_seconds = 600;
   ServeOptions serve;
   UserLimits limits;
 };
@@ -313,7 +316,7 @@ void run_provider(ProviderOptions& options) {
     return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + patience), options.party.shape);
   };
   ProviderService service(std::move(model), executor, options.party.patience(), [&] { return dial_within(options.party.patience()); },
-                          party.on_event(), options.state);
+                          party.on_event(), options.state, seconds(options.grace_seconds), seconds(options.idle_seconds));
   serving = &service;
   service.set_admission([&] { party.admit(); });
   service.watch_helper([&] { return dial_within(std::chrono::seconds(3)); });
@@ -325,7 +328,7 @@ void run_provider(ProviderOptions& options) {
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
     UserLimits limits = options.limits;
     limits.tokens = allowance_of(options.party.identity, peer);
-    service.serve(shaped(std::move(link), options.party.shape), peer.fingerprint, limits);
+    service.serve(shaped(std::move(link), options.party.shape), peer, limits);
   }}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
        {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
 }
@@ -336,6 +339,10 @@ CLI::App* provider_command(CLI::App& parent, const char* description, const std:
   add_synthetic_options(*command, options->serve);
   command->add_option("--helper", options->helper, "the helper's address and port");
   command->add_option("--state", options->state, "folder of what is kept between starts: the helper gets a model once, offline material lasts (holds secrets)");
+  command->add_option("--grace", options->grace_seconds, "seconds that a conversation waits for its user whose connection was lost; 0: it ends")
+      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
+  command->add_option("--idle", options->idle_seconds, "seconds that a conversation keeps its cache for the user's next turn")
+      ->capture_default_str()->check(CLI::Range(1.0, 86400.0));
   command->add_option("--user-sessions", options->limits.sessions, "sessions that a user may have at once")->capture_default_str();
   command->add_option("--user-stock", options->limits.stock, "bytes of offline material that are kept for a user")
       ->capture_default_str()->transform(CLI::AsSizeValue(false));

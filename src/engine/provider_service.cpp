@@ -27,9 +27,9 @@ Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShap
 }
 
 ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper,
-                                 OnEvent on_event, const std::filesystem::path& state)
-    : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience),
-      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)),
+                                 OnEvent on_event, const std::filesystem::path& state, Clock::duration grace, Clock::duration idle)
+    : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience), idle_(std::max(idle, patience)),
+      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)), resume_limits_{.grace = grace, .patience = patience},
       chains_(state.empty() ? state : state / "stock", model_.model_id, model_.plan, on_event_) {}
 
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {
@@ -128,10 +128,12 @@ void ProviderService::send_chunks(Registration& registration, std::span<const st
 
 void ProviderService::watch_helper(Dial dial) { watch_ = std::make_unique<HelperWatch>(std::move(dial), ProbedModel{model_.model_id, model_.plan}); }
 
-void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer, const UserLimits& limits) {
+void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, const UserLimits& limits) {
+  const auto link = std::make_shared<ResumableLink>(std::move(connection), resume_limits_);
   Channel user(*link, 0, patience_);
   SessionEvents events(on_event_);
   try {
+    if (resumable_.resumed(*link, peer, Clock::now() + patience_)) return on_event_("a session is resumed");
     const Frame first = user.receive_any("the first message of a connection");
     if (is_probe(first)) {
       return serve_probe(*link, first, [&](const auto&) {
@@ -141,10 +143,10 @@ void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer,
     const auto hello = message_of<Hello>(first);
     if (hello.purpose == Hello::online) {
       admit_();
-      Executor executor(executor_, std::hash<std::string>()(peer));
-      converse(user, peer, limits, executor, events);
+      Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
+      converse(user, link, peer, limits, executor, events);
     } else if (hello.purpose == Hello::offline) {
-      fill(user, hello.session, peer, limits);
+      fill(user, hello.session, peer.fingerprint, limits);
     } else {
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
@@ -155,10 +157,12 @@ void ProviderService::serve(std::unique_ptr<Link> link, const std::string& peer,
     events.fail(error.what(), Code::resource, user.session());
     user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
   }
-  link->close();
+  link->leave();
 }
 
-void ProviderService::converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor, SessionEvents& events) {
+void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& whose, const UserLimits& limits,
+                               Executor& executor, SessionEvents& events) {
+  const std::string& peer = whose.fingerprint;
   const std::uint64_t id = random_number();
   const std::uint64_t used_tokens = chains_.tokens(peer);
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed,
@@ -188,6 +192,7 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
     sessions_[id] = {peer, held};
     end.emplace(*this, id);
   }
+  const ResumableSessions::Kept kept = resumable_.keep(link, id, whose);
   ProviderChains::Chain* const chain = held.get();
   user.send(chain->state());
   user.set_session(id);
@@ -211,7 +216,7 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
     burning->reach(to);
   };
   ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn,
-                               [&](double seconds) { on_event_(pass_event(id, seconds)); });
+                               [&](double seconds) { on_event_(pass_event(id, seconds)); }, idle_);
   conversation.serve();
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it
@@ -219,6 +224,7 @@ void ProviderService::converse(Channel& user, const std::string& peer, const Use
   held.reset();
   user.send(report);
   user.flush();
+  link->settle();
   events.end();
 }
 

@@ -18,6 +18,7 @@
 #include "engine/probe.h"
 #include "engine/provider_chains.h"
 #include "engine/provider_session.h"
+#include "net/resumable.h"
 
 namespace permllm {
 
@@ -44,9 +45,10 @@ class ProviderService {
  public:
   using Dial = std::function<std::unique_ptr<Link>()>;
 
-  // state: the folder of chains and packs; empty: in memory. Errors: those of ProviderChains.
+  // state: the folder of chains and packs; empty: in memory. grace: how long a conversation waits for its user's next connection when one was
+  // lost; idle: how long it keeps its cache for the next turn, at least the patience. Errors: those of ProviderChains.
   ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event,
-                  const std::filesystem::path& state = {});
+                  const std::filesystem::path& state = {}, Clock::duration grace = {}, Clock::duration idle = {});
   // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
@@ -57,9 +59,9 @@ class ProviderService {
   // dial_helper, with little patience.
   void watch_helper(Dial dial);
   std::string helper_trouble() { return watch_ ? watch_->look().trouble : std::string(); }
-  // Serves one connection of a user to its end, in the caller's thread. peer: the user's fingerprint; the processor goes round by user, however
-  // many sessions each has. Never throws for what a peer does.
-  void serve(std::unique_ptr<Link> link, const std::string& peer = {}, const UserLimits& limits = {});
+  // Serves one connection of a user to its end, or a conversation over this connection and those that follow it, in the caller's thread. The
+  // processor goes round by user, however many sessions each has. Never throws for what a peer does.
+  void serve(std::unique_ptr<Link> connection, const Peer& peer = {}, const UserLimits& limits = {});
 
  private:
   struct Session {
@@ -69,7 +71,8 @@ class ProviderService {
   struct Registration;
   void send_model(Registration& registration);
   void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user, const std::string& peer, const UserLimits& limits, Executor& executor, SessionEvents& events);
+  void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& whose, const UserLimits& limits, Executor& executor,
+                SessionEvents& events);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
@@ -77,11 +80,13 @@ class ProviderService {
   OfferedModel model_;
   std::string plan_hash_;
   Executor& executor_;
-  Clock::duration patience_;
+  Clock::duration patience_, idle_;
   Dial dial_helper_;
   OnEvent on_event_;
   std::unique_ptr<HelperWatch> watch_;
   std::function<void()> admit_ = [] {};
+  ResumeLimits resume_limits_;
+  ResumableSessions resumable_;
   std::mutex mutex_;
   std::map<std::uint64_t, Session> sessions_;
   ProviderChains chains_;

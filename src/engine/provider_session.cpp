@@ -45,8 +45,8 @@ constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::siz
 
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                                  Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn,
-                                 std::function<void(double)> on_pass)
-    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), keys_(plan.config.layers),
+                                 std::function<void(double)> on_pass, Clock::duration idle)
+    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), idle_(std::max(idle, patience)), keys_(plan.config.layers),
       provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), on_pass_(std::move(on_pass)), progress_(burnt) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   reserve(keys_, plan);
@@ -61,7 +61,7 @@ void ProviderSession::serve() {
   for (;;) {
     bool in_pass = false;
     try {
-      const Frame frame = user_.receive_any("the next pass");
+      const Frame frame = user_.receive_any("the next pass", idle_);
       if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
       if (frame.tag != static_cast<std::uint16_t>(Tag::pass_begin)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PassBegin or SessionEnd", frame.tag));

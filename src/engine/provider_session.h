@@ -13,9 +13,10 @@ namespace permllm {
 class ProviderSession {
  public:
   // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. The chain is burnt up to `burnt`; each
-  // pass burns more of it by `burn`. on_pass: told the seconds that each pass took. All references outlive the session.
+  // pass burns more of it by `burn`. on_pass: told the seconds that each pass took. idle: how long the user may take for the next pass, at least the patience. All references outlive the session.
   ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock, Executor& executor, Clock::duration patience,
-                  BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr, std::function<void(double)> on_pass = nullptr);
+                  BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr, std::function<void(double)> on_pass = nullptr,
+                  Clock::duration idle = {});
   // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
   void serve();
 
@@ -34,7 +35,7 @@ class ProviderSession {
   const IntWeights& weights_;
   Channel& user_;
   Stock& stock_;
-  Clock::duration patience_;
+  Clock::duration patience_, idle_;
   Timeline timeline_;
   std::vector<ProviderKeys> keys_;
   Provider provider_;

@@ -31,12 +31,13 @@ const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) 
 
 UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose)
     : ledger_(ledger), executor_(executor) {
-  online_link_ = links.online();
+  online_link_ = std::make_unique<ResumableLink>(links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
   online_ = std::make_unique<Channel>(*online_link_, 0, patience);
   online_->send(Hello{Hello::online, 0});
   card_ = online_->receive(Card{});
   take_chain(choose);
   online_->set_session(card_.session);
+  online_link_->begin(card_.session);
   if (card_.plan.open()) receive_public_part();
   if (card_.plan.bfv()) {
     bfv_.emplace(bfv_shape(card_.plan), record_.own);
@@ -134,6 +135,7 @@ UserClient::Reports UserClient::end() {
   reports.helper = filler_->end();
   online_->send(SessionEnd{});
   reports.provider = online_->receive(PartyReport{});
+  online_link_->leave();
   return reports;
 }
 

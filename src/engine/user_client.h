@@ -11,12 +11,14 @@
 #include "engine/user_session.h"
 #include "model/chat_format.h"
 #include "model/tokenizer.h"
+#include "net/resumable.h"
 
 namespace permllm {
 
 // The user's three links. The online link carries the conversation; the other two offline material, and are made when there is some to make.
 struct UserLinks {
   std::function<std::unique_ptr<Link>()> online, offline, helper;
+  Clock::duration grace{};  // how long the online link waits for its next connection when one was lost (net/resumable.h)
 };
 
 // A chain that a session could take, as both ledgers see it.
@@ -75,7 +77,7 @@ class UserClient {
 
   Ledger& ledger_;
   Executor& executor_;
-  std::unique_ptr<Link> online_link_;
+  std::unique_ptr<ResumableLink> online_link_;
   std::unique_ptr<Channel> online_;
   Card card_;
   ChainRecord record_;

@@ -18,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 struct Frame {
   std::uint16_t tag = 0;   // which message (wire/tags.h)
   std::uint64_t session = 0;
-  std::uint32_t step = 0;  // counts the frames of one direction of one link from 0
+  std::uint32_t step = 0;  // counts the frames of one direction of one link from 0, over all its connections
   Bytes payload;
 };
 

@@ -1,6 +1,7 @@
 #include "net/meter.h"
 
 #include "wire/frame.h"
+#include "wire/tags.h"
 
 namespace permllm {
 
@@ -16,7 +17,7 @@ Traffic Traffic::operator-(const Traffic& earlier) const {
 void Meter::send(Frame frame) {
   traffic_.sent.payload_bytes += frame.payload.size();
   ++traffic_.sent.frames;
-  sent_since_receive_ = true;
+  if (!is_of_link(frame.tag)) sent_since_receive_ = true;  // nothing answers the others
   link_->send(std::move(frame));
 }
 

@@ -1,6 +1,8 @@
 #include "net/tls.h"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <boost/asio/buffer.hpp>
@@ -16,6 +18,7 @@
 #include <optional>
 
 #include "wire/frame.h"
+#include "wire/tags.h"
 
 namespace permllm {
 namespace {
@@ -27,6 +30,19 @@ using boost::system::error_code;
 constexpr std::size_t k_buffer = std::size_t{1} << 17;
 constexpr auto k_send_patience = std::chrono::seconds(120);
 constexpr auto k_alert_patience = std::chrono::seconds(1);
+// A peer whose machine or network is gone is noticed by the system, whatever the parties are doing: seconds of silence before it
+// asks, between its questions, how many it asks; and milliseconds that what was sent may stay unacknowledged.
+constexpr int k_idle = 10, k_interval = 5, k_questions = 3, k_unacknowledged = 25'000;
+
+void keep_alive(tcp::socket& socket) {
+  const int fd = socket.native_handle(), on = 1;
+  const auto set = [&](int level, int option, int value) { setsockopt(fd, level, option, &value, sizeof value); };
+  set(SOL_SOCKET, SO_KEEPALIVE, on);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, k_idle);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, k_interval);
+  set(IPPROTO_TCP, TCP_KEEPCNT, k_questions);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, k_unacknowledged);
+}
 
 // The one check of a peer's certificate, in place of OpenSSL's: its chains know neither pins nor roles.
 struct Check {
@@ -306,6 +322,7 @@ std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
   if (*result) throw Error(Code::resource, "accept", result->message());
   error_code ignored;
   link->socket.set_option(tcp::no_delay(true), ignored);  // a peer that is gone again is noticed by the handshake
+  keep_alive(link->socket);
   return std::unique_ptr<TlsLink>(new TlsLink(std::move(link)));
 }
 
@@ -326,7 +343,9 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   error_code error;
   tcp::resolver resolver(state->io);
   const auto endpoints = resolver.resolve(host, port, error);
-  if (error) throw Error(Code::usage, "address", fmt::format("{}: {}", address, error.message()));
+  // Without a network no name is found, and it may come back.
+  const Code code = error == asio::error::host_not_found_try_again ? Code::closed : Code::usage;
+  if (error) throw Error(code, "address", fmt::format("{}: {}", address, error.message()));
   a.step = Attempt::Step::port;
   for (const auto& entry : endpoints) a.ip = entry.endpoint().address().to_string();
   const std::string who = fmt::format("the {} at {}", name_of(expected), address);
@@ -346,6 +365,7 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   }
   a.step = Attempt::Step::handshake;
   state->socket.set_option(tcp::no_delay(true), error);
+  keep_alive(state->socket);
   state->begin_tls(credentials, expected);
   try {
     state->await(deadline, who.c_str(), [&](auto done) {

@@ -11,6 +11,9 @@ const char* name_of(Tag tag) {
     case Tag::probed: return "Probed";
     case Tag::ping: return "Ping";
     case Tag::pong: return "Pong";
+    case Tag::ack: return "Ack";
+    case Tag::resume: return "Resume";
+    case Tag::leave: return "Leave";
     case Tag::hello: return "Hello";
     case Tag::card: return "Card";
     case Tag::agreement: return "Agreement";
@@ -131,30 +134,32 @@ void check_tag(const Frame& frame, Tag expected) {
   throw Error(Code::malformed, "frame.tag", fmt::format("{} ({}), expected {}", frame.tag, name_of(static_cast<Tag>(frame.tag)), name_of(expected)));
 }
 
+Error refusal_of(const Frame& frame) {
+  Refusal refusal;
+  Reader reader(name_of(Tag::refusal), frame.payload);
+  refusal.visit(reader);
+  const bool known = refusal.code <= static_cast<std::uint16_t>(Code::resource);
+  // The peer's words are shown to a person: nothing but printable characters passes.
+  for (char& c : refusal.text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
+}
+
 void Channel::send_payload(Tag tag, Bytes payload) {
   link_->send({static_cast<std::uint16_t>(tag), session_, next_step_++, std::move(payload)});
 }
 
-Frame Channel::receive_any(const char* awaited) {
+Frame Channel::receive_any(const char* awaited, Clock::duration patience) {
   const Clock::time_point begin = Clock::now();
-  Frame frame = link_->receive(begin + patience_, awaited);
+  Frame frame = link_->receive(begin + std::max(patience, patience_), awaited);
   waited_seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
   if (frame.step != next_arrival_) throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", frame.step, next_arrival_));
   ++next_arrival_;
   if (frame.session != session_) {
     throw Error(Code::malformed, "frame.session", "the frame belongs to another session");
   }
-  if (frame.tag == static_cast<std::uint16_t>(Tag::refusal)) {
-    Refusal refusal;
-    Reader reader(name_of(Tag::refusal), frame.payload);
-    refusal.visit(reader);
-    const bool known = refusal.code <= static_cast<std::uint16_t>(Code::resource);
-    // The peer's words are shown to a person: nothing but printable characters passes.
-    for (char& c : refusal.text) {
-      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-    }
-    throw Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
-  }
+  if (frame.tag == static_cast<std::uint16_t>(Tag::refusal)) throw refusal_of(frame);
   if (may_be_cancelled_ && frame.tag == static_cast<std::uint16_t>(Tag::pass_cancel)) throw Cancelled{};
   return frame;
 }

@@ -152,7 +152,8 @@ class Channel {
     return message_of(receive_any(name_of(Message::tag)), std::move(message));
   }
   // Whatever comes next, for the places where the peer chooses.
-  Frame receive_any(const char* awaited);
+  // patience: of this wait, where it is longer than the channel's.
+  Frame receive_any(const char* awaited, Clock::duration patience = {});
   void send_payload(Tag tag, Bytes payload);
   Frame receive_payload(Tag tag);
   void flush() { link_->flush(); }
@@ -199,5 +200,7 @@ struct Refusal {
     io.text("text", text, 1000);
   }
 };
+// The Error that a frame of this tag names. Errors: malformed.
+Error refusal_of(const Frame& frame);
 
 }  // namespace permllm

@@ -10,6 +10,8 @@ enum class Tag : std::uint16_t {
   refusal = 1,
   // looking at a link (docs/wire.md 3.1)
   probe = 2, probed = 3, ping = 4, pong = 5,
+  // a resumable link's own, of a header alone (docs/wire.md 2.1)
+  ack = 6, resume = 7, leave = 8,
   // handshakes (docs/wire.md 3)
   hello = 10, card = 11, agreement = 12, accepted = 13,
   pair_hello = 14, pair_accepted = 15, paired = 16,
@@ -29,5 +31,7 @@ enum class Tag : std::uint16_t {
 };
 
 const char* name_of(Tag tag);
+// Whose frames are not counted: their step is a statement about the others.
+constexpr bool is_of_link(std::uint16_t tag) { return tag >= static_cast<std::uint16_t>(Tag::ack) && tag <= static_cast<std::uint16_t>(Tag::leave); }
 
 }  // namespace permllm

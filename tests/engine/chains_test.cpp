@@ -62,7 +62,7 @@ class Machines {
   UserLinks links(const std::string& user = "user", const UserLimits& limits = {}) {
     const auto to_provider = [this, user, limits]() -> std::unique_ptr<Link> {
       auto [near, far] = memory_links();
-      return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) { provider_.serve(std::move(link), user, limits); });
+      return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) { provider_.serve(std::move(link), Peer{Role::user, user, user, {}}, limits); });
     };
     return {to_provider, to_provider, [this] { return to_helper(Role::user); }};
   }

@@ -124,7 +124,7 @@ class TestProvider {
   std::vector<TokenId> answer() {
     const auto to_provider = [this]() -> std::unique_ptr<Link> {
       auto [near, far] = memory_links();
-      threads_.emplace_back([this, link = std::move(far)]() mutable { service_.serve(std::move(link)); });
+      threads_.emplace_back([this, link = std::move(far)]() mutable { service_.serve(std::move(link), {}); });
       return std::move(near);
     };
     Ledger ledger;

@@ -46,7 +46,7 @@ class World {
   }
   std::unique_ptr<Link> to_provider() {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, link = std::move(far)]() mutable { provider_.serve(std::move(link)); });
+    threads_.emplace_back([this, link = std::move(far)]() mutable { provider_.serve(std::move(link), {}); });
     return std::move(near);
   }
   UserLinks links() {

@@ -1,0 +1,341 @@
+#include "net/resumable.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "wire/frame.h"
+#include "wire/message.h"
+
+namespace permllm {
+namespace {
+
+constexpr auto k_first_pause = std::chrono::milliseconds(100);
+constexpr auto k_longest_pause = std::chrono::seconds(5);
+constexpr auto k_answer_patience = std::chrono::seconds(10);
+constexpr std::size_t k_flush_bytes = std::size_t{1} << 20;  // re-sent together
+constexpr std::size_t k_goodbye_bytes = std::size_t{64} << 10;
+
+std::size_t size_of(const Frame& frame) { return k_frame_header_bytes + frame.payload.size(); }
+bool has_tag(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
+
+}  // namespace
+
+ResumableLink::ResumableLink(std::unique_ptr<Link> connection, ResumeLimits limits, Dial dial)
+    : limits_(limits), dial_(std::move(dial)), connection_(std::move(connection)) {
+  PERMLLM_ASSERT(limits.kept_bytes >= k_ack_bytes);
+}
+
+ResumableLink::~ResumableLink() { leave(); }
+
+void ResumableLink::begin(std::uint64_t session) {
+  begun_ = true;
+  session_ = session;
+  unacknowledged_frames_ = unacknowledged_bytes_ = 0;
+}
+
+std::size_t ResumableLink::kept_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return kept_bytes_;
+}
+
+// False: the connection is lost, and the session waits for another.
+template <class Operation>
+bool ResumableLink::attempt(Operation operation) {
+  if (connection_ == nullptr) return false;
+  try {
+    operation(*connection_);
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != Code::closed || !keeps()) throw;
+  }
+  const std::lock_guard lock(mutex_);
+  connection_.reset();
+  lost_since_ = Clock::now();
+  return false;
+}
+
+void ResumableLink::check() const {
+  if (failure_) std::rethrow_exception(failure_);
+  if (closed_) throw Error(Code::closed, "link", "this side closed it");
+}
+
+void ResumableLink::fail(const Error& error) {
+  failure_ = std::make_exception_ptr(error);
+  throw error;
+}
+
+void ResumableLink::give_up(const char* awaited) {
+  const Clock::duration lost = Clock::now() - lost_since_;
+  const std::string why = fmt::format("the connection was lost and did not come back for {:.1f} s", std::chrono::duration<double>(lost).count());
+  fail(Error(lost < limits_.grace ? Code::timeout : Code::closed, awaited, why));
+}
+
+// The peer has all steps before the frame's.
+void ResumableLink::confirm(const Frame& frame) {
+  if (!frame.payload.empty() || frame.session != session_) {
+    fail(Error(Code::malformed, name_of(static_cast<Tag>(frame.tag)), "expected a header alone, of this session"));
+  }
+  if (!keeps()) return;
+  const auto least = next_send_ - static_cast<std::uint32_t>(kept_.size());
+  if (frame.step < least || frame.step > next_send_) {
+    fail(Error(Code::malformed, std::string(name_of(static_cast<Tag>(frame.tag))) + ".step",
+               fmt::format("{}, expected {} to {}", frame.step, least, next_send_)));
+  }
+  for (; !kept_.empty() && kept_.front().step != frame.step; kept_.pop_front()) kept_bytes_ -= size_of(kept_.front());
+}
+
+void ResumableLink::send(Frame frame) {
+  if (keeps()) await_room();
+  {
+    const std::lock_guard lock(mutex_);
+    check();
+    PERMLLM_ASSERT(frame.step == next_send_);
+    ++next_send_;
+    if (keeps()) {
+      kept_bytes_ += size_of(frame);
+      kept_.push_back(frame);
+    }
+  }
+  if (adopt()) return;  // which sent this frame, too
+  attempt([&](Link& link) {
+    unflushed_bytes_ += size_of(frame);
+    link.send(std::move(frame));
+  });
+}
+
+void ResumableLink::flush() {
+  adopt();
+  attempt([&](Link& link) {
+    link.flush();
+    unflushed_bytes_ = 0;
+  });
+}
+
+Frame ResumableLink::receive(Clock::time_point deadline, const char* awaited) {
+  while (arrived_.empty()) step_on(deadline, awaited);
+  Frame frame = std::move(arrived_.front());
+  arrived_.pop_front();
+  arrived_bytes_ -= size_of(frame);
+  return frame;
+}
+
+void ResumableLink::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    for (Link* link : {connection_.get(), pending_.get()}) {
+      if (link != nullptr) link->close();
+    }
+  }
+  changed_.notify_all();
+}
+
+void ResumableLink::await_room() {
+  const Clock::time_point deadline = Clock::now() + limits_.patience;
+  try {
+    while (kept_bytes() > limits_.kept_bytes) {
+      if (arrived_bytes_ > limits_.kept_bytes) throw Error(Code::resource, "link", "both sides send and neither receives");
+      step_on(deadline, "an acknowledgement");
+    }
+  } catch (const Error& error) {  // a frame that was not sent would leave a gap
+    const std::lock_guard lock(mutex_);
+    fail(error);
+  }
+}
+
+// One frame further, or one connection.
+void ResumableLink::step_on(Clock::time_point deadline, const char* awaited) {
+  adopt();
+  if (connection_ == nullptr) return dial_ ? redial(deadline, awaited) : await_connection(deadline, awaited);
+  std::optional<Frame> frame;
+  attempt([&](Link& link) { frame = link.receive(deadline, awaited); });
+  unflushed_bytes_ = 0;
+  if (frame) absorb(std::move(*frame));
+}
+
+void ResumableLink::absorb(Frame frame) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (pending_ != nullptr) return;  // the peer sends it again over that
+    if (begun_ && is_of_link(frame.tag)) {
+      confirm(frame);
+      if (has_tag(frame, Tag::resume)) fail(Error(Code::malformed, "frame.tag", "Resume begins a connection"));
+      if (has_tag(frame, Tag::leave)) fail(Error(Code::closed, "session", "the peer has left"));
+      return;
+    }
+    if (frame.step != next_expected_) {
+      throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", frame.step, next_expected_));
+    }
+    ++next_expected_;
+    ++unacknowledged_frames_;
+    unacknowledged_bytes_ += size_of(frame);
+  }
+  pause_ = {};
+  arrived_bytes_ += size_of(frame);
+  arrived_.push_back(std::move(frame));
+  if (!begun_ || (unacknowledged_frames_ < k_ack_frames && unacknowledged_bytes_ < k_ack_bytes)) return;
+  unacknowledged_frames_ = unacknowledged_bytes_ = 0;
+  attempt([&](Link& link) { link.send(own(Tag::ack)); });  // goes out with the answer, or when the owner waits again
+}
+
+// Changes to a connection that was handed over, if there is one.
+bool ResumableLink::adopt() {
+  {
+    const std::lock_guard lock(mutex_);
+    check();
+    if (pending_ == nullptr) return false;
+    connection_ = std::move(pending_);
+    unacknowledged_frames_ = unacknowledged_bytes_ = 0;
+  }
+  resend();
+  return true;
+}
+
+void ResumableLink::resend() {
+  unflushed_bytes_ = 0;
+  for (std::size_t i = 0;; ++i) {
+    std::optional<Frame> frame;
+    {
+      const std::lock_guard lock(mutex_);
+      if (pending_ != nullptr || i == kept_.size()) return;
+      frame = kept_[i];
+    }
+    const bool sent = attempt([&](Link& link) {
+      unflushed_bytes_ += size_of(*frame);
+      link.send(std::move(*frame));
+      if (unflushed_bytes_ < k_flush_bytes) return;
+      link.flush();
+      unflushed_bytes_ = 0;
+    });
+    if (!sent) return;
+  }
+}
+
+void ResumableLink::await_connection(Clock::time_point deadline, const char* awaited) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_until(lock, std::min(deadline, lost_since_ + limits_.grace), [&] { return pending_ != nullptr || closed_ || failure_; });
+  check();
+  if (pending_ == nullptr) give_up(awaited);
+}
+
+void ResumableLink::redial(Clock::time_point deadline, const char* awaited) {
+  const Clock::time_point end = std::min(deadline, lost_since_ + limits_.grace);
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait_until(lock, std::min(end, Clock::now() + pause_), [&] { return closed_; });
+      check();
+      if (Clock::now() >= end) give_up(awaited);
+    }
+    pause_ = std::clamp<Clock::duration>(2 * pause_, k_first_pause, k_longest_pause);
+    std::unique_ptr<Link> connection;
+    Frame answer;
+    try {
+      connection = dial_();
+      connection->send(own(Tag::resume));
+      answer = connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume");
+      if (has_tag(answer, Tag::refusal)) throw refusal_of(answer);
+      if (!has_tag(answer, Tag::ack)) throw Error(Code::malformed, "frame.tag", "expected the answer to Resume");
+    } catch (const Error& error) {
+      const bool refused = has_tag(answer, Tag::refusal);
+      if (!refused && (error.code() == Code::closed || error.code() == Code::timeout)) continue;
+      const std::lock_guard lock(mutex_);
+      fail(error);
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      check();
+      confirm(answer);
+      connection_ = std::move(connection);
+      unacknowledged_frames_ = unacknowledged_bytes_ = 0;
+    }
+    return resend();
+  }
+}
+
+void ResumableLink::take_over(std::unique_ptr<Link>& connection, const Frame& resume) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || failure_ || !keeps()) throw Error(Code::closed, "Resume.session", "no such session");
+    // The one before may seem alive: its peer does not use it any more.
+    if (connection_ != nullptr) connection_->close();
+    pending_.reset();
+    try {
+      confirm(resume);
+    } catch (const Error&) {
+      changed_.notify_all();
+      throw;
+    }
+    // By this thread, because the owner may be at work and not at the link. A header fits into any new connection's buffer.
+    connection->send(own(Tag::ack));
+    connection->flush();
+    pending_ = std::move(connection);
+  }
+  changed_.notify_all();
+}
+
+void ResumableLink::settle() noexcept {
+  try {
+    const Clock::time_point deadline = Clock::now() + limits_.grace;
+    while (kept_bytes() > 0 && arrived_.empty()) step_on(deadline, "the end");
+  } catch (const std::exception&) {
+    // It has left, or is gone.
+  }
+}
+
+void ResumableLink::leave() noexcept {
+  try {
+    bool over = false;
+    {
+      const std::lock_guard lock(mutex_);
+      over = closed_ || failure_ || !begun_;
+      if (pending_ != nullptr) connection_ = std::move(pending_);
+    }
+    // Where much lies unsent the end would take as long as that: the peer waits for its time of grace instead.
+    if (!over && unflushed_bytes_ <= k_goodbye_bytes) {
+      attempt([&](Link& link) {
+        link.send(own(Tag::leave));
+        link.flush();
+      });
+    }
+  } catch (const std::exception&) {
+    // The peer finds out by itself.
+  }
+  close();
+}
+
+ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer) {
+  link->begin(session);
+  {
+    const std::lock_guard lock(mutex_);
+    const bool fresh = sessions_.emplace(session, Entry{std::move(link), peer.fingerprint}).second;
+    PERMLLM_ASSERT(fresh);
+  }
+  return Kept(*this, session);
+}
+
+ResumableSessions::Kept::~Kept() {
+  const std::lock_guard lock(sessions_.mutex_);
+  sessions_.sessions_.erase(session_);
+}
+
+bool ResumableSessions::resumed(ResumableLink& link, const Peer& peer, Clock::time_point deadline) {
+  Frame first = link.connection_->receive(deadline, "Hello");
+  if (!has_tag(first, Tag::resume)) {
+    link.absorb(std::move(first));
+    return false;
+  }
+  std::shared_ptr<ResumableLink> session;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(first.session);
+    if (found != sessions_.end() && found->second.fingerprint == peer.fingerprint) session = found->second.link;
+  }
+  if (session == nullptr) throw Error(Code::closed, "Resume.session", "no such session");
+  session->take_over(link.connection_, first);
+  return true;
+}
+
+}  // namespace permllm

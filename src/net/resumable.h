@@ -1,0 +1,140 @@
+// A session that outlives its connections (docs/wire.md 2.1). Frames are kept as bytes until the peer is known to have them, and
+// after a cut those that it lacks are sent again over the next connection: the same bytes, never made anew, because a mask
+// protects one message.
+//
+//   Ack, Resume, Leave    frames of the link's own, a header alone: session, and in `step` the next step that their sender expects
+//   each side             sends Ack at the latest after k_ack_frames frames or k_ack_bytes bytes; keeps what is not acknowledged
+//   after a cut           dialler: Resume;  the other: Ack;  then each sends again from the step that the other expects
+//   an orderly end        Leave: nobody waits for the one who left
+//
+// Memory: what one side keeps is at most ResumeLimits::kept_bytes and one frame more. In a conversation it is less than k_ack_bytes
+// and what goes one way before a reply. The largest of that is a prompt's one-hots: vocabulary x bytes of its ring for each token,
+// 0.25 MB a token and 10 MB for the 40 tokens of README's question to SmolLM2, kept until the provider's next message.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "net/certificates.h"
+#include "net/link.h"
+#include "wire/tags.h"
+
+namespace permllm {
+
+inline constexpr std::size_t k_ack_frames = 64, k_ack_bytes = std::size_t{256} << 10;  // headers count
+
+struct ResumeLimits {
+  Clock::duration grace{};  // how long a session waits for its next connection; 0: it ends with its first, and nothing is kept
+  std::size_t kept_bytes = std::size_t{16} << 20;  // beyond it send waits for an acknowledgement; at least k_ack_bytes
+  Clock::duration patience = std::chrono::seconds(120);  // of that wait
+};
+inline constexpr auto k_default_grace = std::chrono::seconds(60);
+
+// A link over one connection after the other. Until begin() it is its first connection; from then on a connection that is lost
+// (Code::closed) is no error before the time of grace has passed. Errors beside those of a link: closed, or timeout where the
+// deadline came first, naming for how long there was no connection; malformed for a peer that acknowledges or expects what was
+// never sent or what it had acknowledged; mismatch where the peer's certificate is not accepted any more; the peer's refusal. All are
+// final. One thread uses it; close() is for any.
+class ResumableLink : public Link {
+ public:
+  using Dial = std::function<std::unique_ptr<Link>()>;
+  // dial: makes the next connection; null on the accepting side, whose connections come from ResumableSessions.
+  ResumableLink(std::unique_ptr<Link> connection, ResumeLimits limits, Dial dial = nullptr);
+  ~ResumableLink() override;  // leaves
+
+  // Both sides agree on the session: the accepting side calls this before it sends what tells the other, the other when it has that.
+  void begin(std::uint64_t session);
+
+  void send(Frame frame) override;
+  void flush() override;  // what has no connection goes over the next
+  Frame receive(Clock::time_point deadline, const char* awaited) override;
+  void close() override;
+
+  // Waits until the peer has all that was sent, or is gone for good.
+  void settle() noexcept;
+  // The orderly end of this side; whatever it has not received it does not want. The owner's thread.
+  void leave() noexcept;
+
+  std::size_t kept_bytes() const;
+
+ private:
+  friend class ResumableSessions;
+  bool keeps() const { return begun_ && limits_.grace > Clock::duration::zero(); }
+  // The owner's thread:
+  template <class Operation>
+  bool attempt(Operation operation);
+  void await_room();
+  void step_on(Clock::time_point deadline, const char* awaited);
+  void absorb(Frame frame);
+  bool adopt();
+  void resend();
+  void await_connection(Clock::time_point deadline, const char* awaited);
+  void redial(Clock::time_point deadline, const char* awaited);
+  // With the lock:
+  void check() const;
+  void confirm(const Frame& frame);
+  [[noreturn]] void fail(const Error& error);
+  [[noreturn]] void give_up(const char* awaited);
+  Frame own(Tag tag) const { return {static_cast<std::uint16_t>(tag), session_, next_expected_, {}}; }
+  // Another thread hands over the connection on which the peer sent `resume`. Errors: closed, when the session is over; malformed.
+  void take_over(std::unique_ptr<Link>& connection, const Frame& resume);
+
+  const ResumeLimits limits_;
+  const Dial dial_;
+  bool begun_ = false;
+  std::uint64_t session_ = 0;
+  std::deque<Frame> arrived_;  // and not yet received
+  std::size_t arrived_bytes_ = 0, unflushed_bytes_ = 0;
+  std::size_t unacknowledged_frames_ = 0, unacknowledged_bytes_ = 0;  // of the peer's
+  Clock::duration pause_{};  // before the next attempt; grows until a frame arrives
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::unique_ptr<Link> connection_;  // null: lost. Replaced by the owner's thread alone
+  std::unique_ptr<Link> pending_;     // taken over from the one above, whose frames do not count any more
+  Clock::time_point lost_since_{};
+  std::deque<Frame> kept_;  // the last of next_send_, in order
+  std::size_t kept_bytes_ = 0;
+  std::uint32_t next_send_ = 0, next_expected_ = 0;
+  bool closed_ = false;
+  std::exception_ptr failure_;
+};
+
+// The sessions that an accepting side has under way, by number. A session is resumed by the peer who began it alone, known by its
+// certificate. Thread-safe.
+class ResumableSessions {
+ public:
+  // For as long as it lives, the session can be resumed.
+  class Kept {
+   public:
+    Kept(ResumableSessions& sessions, std::uint64_t session) : sessions_(sessions), session_(session) {}
+    ~Kept();
+    Kept(const Kept&) = delete;
+    Kept& operator=(const Kept&) = delete;
+
+   private:
+    ResumableSessions& sessions_;
+    std::uint64_t session_;
+  };
+  // Begins the session on its link.
+  [[nodiscard]] Kept keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer);
+
+  // Waits for the first frame of a new connection. Where that asks to resume a session, the session goes on over this connection
+  // and `link` has none left: true. Errors: closed, when there is no such session or it is another peer's; those of receive.
+  bool resumed(ResumableLink& link, const Peer& peer, Clock::time_point deadline);
+
+ private:
+  struct Entry {
+    std::shared_ptr<ResumableLink> link;
+    std::string fingerprint;
+  };
+  std::mutex mutex_;
+  std::map<std::uint64_t, Entry> sessions_;
+};
+
+}  // namespace permllm

@@ -1,0 +1,114 @@
+// Conversations of a real session whose connection to the provider is cut at every frame: the same answer, the same frames.
+#include <gtest/gtest.h>
+
+#include <list>
+#include <thread>
+
+#include "engine/helper_service.h"
+#include "engine/provider_service.h"
+#include "engine/user_client.h"
+#include "model/load.h"
+#include "support/cuts.h"
+#include "support/rig.h"
+#include "support/tiny_plan.h"
+
+namespace permllm::test {
+namespace {
+
+using std::chrono_literals::operator""s;
+
+OfferedModel tiny_model(Executor& executor, Profile profile, Retrieval retrieval) {
+  const ModelFile file(Gguf::parse(tiny_llama().finish()));
+  OfferedModel model;
+  model.vocabulary = Vocabulary::read(*file.gguf());
+  model.weights = load_int_weights(file, executor);
+  model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
+  model.plan.retrieval = retrieval;
+  model.model_id = std::string(64, 'a');
+  model.mask_seed = seed_of(77);
+  return model;
+}
+
+// Provider and helper, and a user of whom the online connections are cut. A coin that is spent twice aborts.
+class World {
+ public:
+  World(Profile profile, Retrieval retrieval)
+      : helper_(executor_, 20s, [](const std::string&) {}),
+        provider_(tiny_model(executor_, profile, retrieval), executor_, 20s, [this] { return to_helper(Role::provider); }, [](const std::string&) {}, 20s) {
+    provider_.register_model(nullptr);
+  }
+  std::unique_ptr<Link> to_helper(Role who) {
+    auto [near, far] = memory_links();
+    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who); });
+    return std::move(near);
+  }
+  std::unique_ptr<Link> serve(std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> ends) {
+    threads_.emplace_back([this, link = std::move(ends.second)]() mutable { provider_.serve(std::move(link), {Role::user, "alice", "a1", "p"}); });
+    return std::move(ends.first);
+  }
+  struct Answer {
+    std::vector<TokenId> ids;
+    std::uint64_t passes;
+    bool operator==(const Answer&) const = default;
+  };
+  // The last pass is given up where give_up says so.
+  Answer answer(Cuts& cuts, bool give_up) {
+    const UserLinks links{[&] { return serve(cuts.connect()); }, [&] { return serve(memory_links()); }, [this] { return to_helper(Role::user); }, 20s};
+    UserClient client(links, executor_, 20s);
+    client.make_material(3, 3, 64, nullptr);
+    client.wait_for_material(6);
+    client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
+    std::vector<TokenId> ids{client.session().advance([](TokenId) { return true; }, greedy)};
+    if (give_up) {
+      ids.push_back(client.session().advance([](TokenId) { return false; }, greedy));
+    } else {
+      ids.push_back(client.session().retrieve_last());
+    }
+    return {ids, client.end().provider.passes};
+  }
+
+ private:
+  Executor executor_{1};
+  HelperService helper_;
+  ProviderService provider_;
+  std::list<std::jthread> threads_;
+};
+
+struct Case {
+  Profile profile;
+  Retrieval retrieval;
+  bool give_up;
+};
+class ResumedSessions : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(Cases, ResumedSessions,
+                         testing::Values(Case{Profile::paper, Retrieval::linear, false}, Case{Profile::paper, Retrieval::linear, true},
+                                         Case{Profile::fast, Retrieval::bfv, false}, Case{Profile::open, Retrieval::linear, false}),
+                         [](const auto& c) {
+                           return std::string(name_of(c.param.profile)) + "_" + name_of(c.param.retrieval) + (c.param.give_up ? "_given_up" : "");
+                         });
+
+TEST_P(ResumedSessions, answer_the_same_wherever_the_connection_is_cut) {
+  World world(GetParam().profile, GetParam().retrieval);
+  const auto answer = [&](Cuts& cuts) { return world.answer(cuts, GetParam().give_up); };
+  const auto whole = Cuts::make();
+  const auto good = answer(*whole);
+  constexpr std::size_t k_handshake = 2;  // frames of each side before the session
+  std::size_t cut = 0;
+  for (const auto direction : {Cuts::up, Cuts::down}) {
+    const std::size_t end = whole->frames(direction) - (direction == Cuts::up ? 1 : 0);  // Leave is the end anyway
+    for (std::size_t at = k_handshake; at < end; ++at) {
+      // Every third time also where it resumes.
+      std::vector<Cuts::Cut> where{{direction, at, at % 2 == 0}};
+      if (at % 3 == 0) where.push_back({direction, at + 1, true});
+      const auto cuts = Cuts::make(where);
+      EXPECT_EQ(answer(*cuts), good) << "direction " << direction << " frame " << at;
+      EXPECT_EQ(cuts->made(), where.size());
+      EXPECT_EQ(cuts->fault(), "") << "direction " << direction << " frame " << at;
+      ++cut;
+    }
+  }
+  EXPECT_GT(cut, 20u);
+}
+
+}  // namespace
+}  // namespace permllm::test
