@@ -34,7 +34,7 @@ class World {
  public:
   World(Profile profile, Retrieval retrieval)
       : helper_(executor_, 20s, [](const std::string&) {}),
-        provider_(tiny_model(executor_, profile, retrieval), executor_, 20s, [this] { return to_helper(Role::provider); }, [](const std::string&) {}, 20s) {
+        provider_(tiny_model(executor_, profile, retrieval), executor_, 20s, [this] { return to_helper(Role::provider); }, [](const std::string&) {}, {}, 20s) {
     provider_.register_model(nullptr);
   }
   std::unique_ptr<Link> to_helper(Role who) {
@@ -54,9 +54,10 @@ class World {
   // The last pass is given up where give_up says so.
   Answer answer(Cuts& cuts, bool give_up) {
     const UserLinks links{[&] { return serve(cuts.connect()); }, [&] { return serve(memory_links()); }, [this] { return to_helper(Role::user); }, 20s};
-    UserClient client(links, executor_, 20s);
+    Ledger ledger;
+    UserClient client(links, ledger, executor_, 20s);
     client.make_material(3, 3, 64, nullptr);
-    client.wait_for_material(6);
+    client.wait_for_material(3, 3);
     client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
     std::vector<TokenId> ids{client.session().advance([](TokenId) { return true; }, greedy)};
     if (give_up) {
