@@ -55,7 +55,10 @@ void notify_manager(const std::string& state) {
   if (path[0] == '@') address.sun_path[0] = 0;  // a name of the abstract kind
   const int socket_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (socket_fd < 0) return;
-  sendto(socket_fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<const sockaddr*>(&address),
+  // A manager that does not read holds nobody up: not at all for a mere status.
+  const timeval patience{5, 0};
+  setsockopt(socket_fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  sendto(socket_fd, state.data(), state.size(), MSG_NOSIGNAL | (state.starts_with("STATUS=") ? MSG_DONTWAIT : 0), reinterpret_cast<const sockaddr*>(&address),
          static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length));
   close(socket_fd);
 }

@@ -100,6 +100,42 @@ TEST(Settings, what_is_not_known_is_named) {
   expect("[serve]\nlisten = x\n", "line 2: is not TOML");
 }
 
+TEST(Settings, reload_takes_what_it_may_from_the_file) {
+  const Scratch scratch;
+  const std::string file = (scratch / "c.toml").string();
+  write_text(file, "[serve]\nlisten = \"here\"\na-count = 1\nseconds = 2\n");
+  Values values;
+  CLI::App app;
+  CLI::App* command = app.add_subcommand("serve", "");
+  command->add_option("--listen", values.listen, "")->capture_default_str();
+  command->add_option("--a-count", values.count, "")->capture_default_str()->check(CLI::Range(0, 99));
+  command->add_option("--seconds", values.seconds, "")->capture_default_str();
+  const auto settings = add_settings(*command);
+  std::vector<std::string> arguments{"--seconds", "5", file, "--config", "serve"};
+  std::swap(arguments[0], arguments[1]);
+  app.parse(arguments);
+  const std::vector<std::string> names{"a-count", "seconds"};
+  EXPECT_TRUE(settings->reload(names).changed.empty());
+
+  // A flag outweighs the file still.
+  write_text(file, "[serve]\nlisten = \"there\"\na-count = 3\nseconds = 9\n");
+  for (int i = 0; i < 2; ++i) {
+    const auto reloaded = settings->reload(names);
+    EXPECT_EQ(reloaded.changed, i == 0 ? std::vector<std::string>{"a-count = 3"} : std::vector<std::string>{});
+    EXPECT_EQ(reloaded.need_a_restart, std::vector<std::string>{"listen"});
+  }
+  EXPECT_EQ(values.listen, "here");
+  EXPECT_EQ(values.count, 3);
+  EXPECT_EQ(values.seconds, 5);
+
+  write_text(file, "[serve]\na-count = 100\n");
+  EXPECT_THROW(settings->reload(names), Error);
+  EXPECT_EQ(values.count, 3);
+  write_text(file, "[serve]\n");
+  EXPECT_EQ(settings->reload(names).changed, std::vector<std::string>{"a-count = 7"});
+  EXPECT_EQ(values.count, 7);
+}
+
 std::string printed(const std::vector<std::string>& arguments, const std::string& before = "") {
   const Result r = run(arguments, before);
   EXPECT_EQ(r.status, 0) << r.error;

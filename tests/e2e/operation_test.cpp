@@ -1,0 +1,246 @@
+// Provider and helper as services: signals, status, limits and logs while a user asks.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <httplib.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <mutex>
+#include <regex>
+#include <thread>
+
+#include "app/identity.h"
+#include "app/process.h"
+#include "net/tls.h"
+#include "support/program.h"
+
+namespace permllm::test {
+namespace {
+
+using std::chrono_literals::operator""ms;
+
+// A service whose standard error goes to a file; before: words of the shell ahead of the program, like "NAME=value ".
+Process start(const std::vector<std::string>& arguments, const std::filesystem::path& log, const std::string& before = "") {
+  std::string command = before + "exec " + PERMLLM_BINARY;
+  for (const std::string& argument : arguments) command += " '" + argument + "'";
+  return Process({"-c", command + " 2>" + log.string()}, "/bin/sh");
+}
+
+httplib::Result get(int port, const char* path) {
+  httplib::Client client("127.0.0.1", port);
+  client.set_read_timeout(10);
+  return client.Get(path);
+}
+double value_of(const std::string& text, const std::string& name) {
+  std::smatch match;
+  const std::regex line("(^|\n)" + std::regex_replace(name, std::regex(R"([{}"])"), R"(\$&)") + " ([0-9.e+]+)\n");
+  return std::regex_search(text, match, line) ? std::stod(match[2]) : -1;
+}
+
+// Waits until a file holds a text.
+testing::AssertionResult comes(const std::filesystem::path& path, const std::string& text) {
+  for (int i = 0; i < 500; ++i) {
+    if (read_text(path).find(text) != std::string::npos) return testing::AssertionSuccess();
+    std::this_thread::sleep_for(20ms);
+  }
+  return testing::AssertionFailure() << text << " is not in:\n" << read_text(path);
+}
+
+int silent_connection(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<std::uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  return fd;
+}
+
+// What a service manager hears.
+class Manager {
+ public:
+  explicit Manager(const std::filesystem::path& path) : fd_(socket(AF_UNIX, SOCK_DGRAM, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.string().copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    thread_ = std::jthread([this] {
+      char text[500];
+      for (ssize_t got; (got = recv(fd_, text, sizeof text, 0)) > 0;) {
+        const std::lock_guard lock(mutex_);
+        all_ += std::string(text, static_cast<std::size_t>(got)) + "\n";
+      }
+    });
+  }
+  ~Manager() {
+    shutdown(fd_, SHUT_RD);
+    thread_.join();
+    close(fd_);
+  }
+  bool heard(const std::string& words) {
+    const std::lock_guard lock(mutex_);
+    return all_.find(words) != std::string::npos;
+  }
+  bool hears(const std::string& words) {
+    for (int i = 0; i < 500 && !heard(words); ++i) std::this_thread::sleep_for(20ms);
+    return heard(words);
+  }
+
+ private:
+  int fd_;
+  std::mutex mutex_;
+  std::string all_;
+  std::jthread thread_;
+};
+
+TEST(Operation, services_under_a_manager) {
+  const Scratch scratch;
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(), invite = (scratch / "alice.invite").string();
+  const auto provider_log = scratch / "provider.log", helper_log = scratch / "helper.log", config = scratch / "permllm.toml";
+  for (const auto& [role, place] : {std::pair{"provider", provider}, {"helper", helper}}) {
+    ASSERT_EQ(run({"keygen", "--role", role, "--out", place}).status, 0);
+  }
+  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
+  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
+  const auto port_of = [](Process& process, const char* event) { return process.wait_for(event).at("port").get<int>(); };
+  const auto address = [](int port) { return "127.0.0.1:" + std::to_string(port); };
+
+  Process helping = start({"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--log", "json", "--log-level", "debug"}, helper_log);
+  const int helper_status = port_of(helping, "status"), helper_port = port_of(helping, "ready");
+  EXPECT_EQ(get(helper_status, "/readyz")->status, 200);
+
+  Manager manager(scratch / "notify");
+  const std::string settings = "[provider]\nlog-level = ";
+  write_text(config, settings + "\"debug\"\n");
+  Process providing = start({"provider", "--config", config.string(), "--events", "--identity", provider, "--model", PERMLLM_TEST_MODEL, "--context",
+                             "128", "--helper", address(helper_port), "--status", "127.0.0.1:0", "--log", "json"},
+                            provider_log, "NOTIFY_SOCKET=" + (scratch / "notify").string() + " ");
+  const int status = port_of(providing, "status");
+  {  // before the model is registered
+    EXPECT_EQ(get(status, "/healthz")->status, 200);
+    const auto ready = get(status, "/readyz");
+    EXPECT_EQ(ready->status, 503);
+    EXPECT_TRUE(std::regex_match(ready->body, std::regex("(starting|load: .*|registration: .*)\n"))) << ready->body;
+    EXPECT_FALSE(manager.heard("READY=1"));
+  }
+  const int port = port_of(providing, "ready");
+  EXPECT_EQ(get(status, "/readyz")->body, "ready\n");
+  EXPECT_TRUE(manager.hears("READY=1"));
+
+  // No core file, and memory that only root may read.
+  const std::string proc = "/proc/" + std::to_string(providing.pid());
+  EXPECT_TRUE(std::regex_search(read_text(proc + "/limits"), std::regex("Max core file size +0 +0 ")));
+  EXPECT_NE(read_text(proc + "/status").find("Umask:\t0077\n"), std::string::npos);
+  struct stat owner {};
+  ASSERT_EQ(::stat((proc + "/mem").c_str(), &owner), 0);
+  EXPECT_EQ(owner.st_uid, 0u);
+
+  // A user among 300 connections that say nothing, at each service.
+  std::vector<int> silent;
+  for (int i = 0; i < 300; ++i) {
+    silent.push_back(silent_connection(port));
+    silent.push_back(silent_connection(helper_port));
+  }
+  ASSERT_EQ(run({"invite", "alice", "--identity", provider, "--provider-address", address(port), "--helper-address", address(helper_port), "--tokens",
+                 "1000", "--out", invite}).status, 0);
+  const auto chat = [&](const char* tokens) { return std::vector<std::string>{"chat", "--invite", invite, "--json", "--ahead", "4", "--max-tokens", tokens}; };
+  const Result answered = run(chat("4"), "echo \"Is it so?\" | ");
+  ASSERT_EQ(answered.status, 0) << answered.error;
+  const auto done = events(answered.out).back();
+  ASSERT_EQ(done.at("output_ids").size(), 4u);
+  EXPECT_TRUE(comes(provider_log, "\"session_ends\""));
+  EXPECT_TRUE(comes(helper_log, "\"session_ends\""));
+  const std::string text = get(status, "/metrics")->body;
+  EXPECT_EQ(value_of(text, "permllm_sessions_begun_total"), 1) << text;
+  EXPECT_EQ(value_of(text, R"(permllm_sessions_ended_total{code="none",outcome="ended"})"), 1) << text;
+  EXPECT_EQ(value_of(text, "permllm_sessions_open"), 0) << text;
+  EXPECT_EQ(value_of(text, "permllm_connections_total"), 2) << text;
+  EXPECT_EQ(value_of(text, "permllm_pass_seconds_count"), 4) << text;  // the prompt, and each token but the last
+  EXPECT_GE(value_of(text, R"(permllm_refused_handshakes_total{reason="crowded"})"), 284) << text;
+  // Of the passes behind the prompt alone the report says what they used.
+  const auto& used = done.at("offline_per_token");
+  EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="helper"})"), 3 * used.at("helper_to_provider_bytes").get<double>()) << text;
+  EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="user"})"), 3 * used.at("user_to_provider_bytes").get<double>()) << text;
+  EXPECT_GT(value_of(text, "permllm_model_bytes"), 1e8) << text;
+  EXPECT_EQ(value_of(get(helper_status, "/metrics")->body, R"(permllm_sessions_ended_total{code="none",outcome="ended"})"), 1);
+  for (const int fd : silent) close(fd);
+
+  // SIGHUP: what can be taken from the file is, and the log says so.
+  write_text(config, settings + "\"info\"\nmax-connections = 100\npatience = 60\n");
+  kill(providing.pid(), SIGHUP);
+  EXPECT_TRUE(comes(provider_log, "reloaded: max-connections = 100, log-level = info; certificate until "));
+  EXPECT_TRUE(comes(provider_log, "a restart is needed for patience"));
+  EXPECT_TRUE(manager.hears("RELOADING=1\nMONOTONIC_USEC="));
+  write_text(config, settings + "\"loud\"\n");
+  kill(providing.pid(), SIGHUP);
+  EXPECT_TRUE(comes(provider_log, "not reloaded: "));
+
+  // SIGTERM: the session under way gets its answer, the next is refused.
+  std::string under_way = "echo \"Is it so?\" | exec " + std::string(PERMLLM_BINARY);
+  for (const std::string& argument : chat("40")) under_way += " '" + argument + "'";
+  Process asking({"-c", under_way}, "/bin/sh");
+  asking.wait_for("token");
+  kill(providing.pid(), SIGTERM);
+  EXPECT_TRUE(comes(provider_log, "\"drain\""));
+  const Result refused = run(chat("4"), "echo \"Is it so?\" | ");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.error.find("is shutting down; try again in a moment"), std::string::npos) << refused.error;
+  EXPECT_EQ(get(status, "/readyz")->body, "shutting down\n");
+  EXPECT_EQ(asking.wait_for("done").at("output_ids").size(), 40u);
+  EXPECT_EQ(providing.wait(), 0);
+  EXPECT_TRUE(manager.hears("STOPPING=1"));
+  kill(helping.pid(), SIGINT);
+  EXPECT_EQ(helping.wait(), 0);
+
+  // Each line is an object; none holds what was asked or answered.
+  for (const auto& log : {provider_log, helper_log}) {
+    const std::string all = read_text(log);
+    for (const auto& line : events(all)) EXPECT_TRUE(line.contains("time") && line.contains("party") && line.contains("event")) << line;
+    EXPECT_EQ(all.find("Is it so"), std::string::npos);
+    EXPECT_EQ(all.find(done.at("text").get<std::string>()), std::string::npos);
+  }
+  EXPECT_NE(read_text(provider_log).find("\"peer\":\"alice\""), std::string::npos);
+}
+
+TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
+  const Scratch scratch;
+  const std::string helper = (scratch / "helper").string();
+  ASSERT_EQ(run({"keygen", "--role", "helper", "--out", helper}).status, 0);
+  ASSERT_EQ(run({"keygen", "--role", "provider", "--out", (scratch / "provider").string()}).status, 0);
+  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
+  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
+  const auto log = scratch / "helper.log";
+  Process helping = start({"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--max-memory", "1KB", "--log-level", "debug", "--patience", "60"}, log, "ulimit -n 128; ");
+  const int status = helping.wait_for("status").at("port").get<int>(), port = helping.wait_for("ready").at("port").get<int>();
+  EXPECT_TRUE(comes(log, "128 open files are allowed, enough for 8 connections, not 256"));
+  const auto ready = get(status, "/readyz");
+  EXPECT_EQ(ready->status, 503);
+  EXPECT_EQ(ready->body, "the process has as much memory as it may\n");
+  const std::string text = get(status, "/metrics")->body;
+  EXPECT_EQ(value_of(text, "process_max_fds"), 128) << text;
+
+  // A provider is told.
+  Process providing({"provider", "--events", "--identity", (scratch / "provider").string(), "--model", "llama-7b", "--synthetic", "--layers", "1", "--width",
+                     "128", "--helper", "127.0.0.1:" + std::to_string(port)}, PERMLLM_BINARY);
+  try {
+    providing.wait_for("ready");
+    ADD_FAILURE() << "was not refused";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the process has as much memory as it may; try again later"), std::string::npos) << error.what();
+  }
+  // A connection that is served, and says nothing: the drain waits for it, a second signal does not.
+  const auto link = tls_connect(load_credentials(scratch / "provider", Role::provider), "127.0.0.1:" + std::to_string(port), Role::helper,
+                                Clock::now() + std::chrono::seconds(5));
+  EXPECT_TRUE(comes(log, "a connection begins"));
+  const Clock::time_point begin = Clock::now();
+  kill(helping.pid(), SIGTERM);
+  EXPECT_TRUE(comes(log, "no new sessions"));
+  EXPECT_EQ(get(status, "/readyz")->body, "shutting down\n");
+  kill(helping.pid(), SIGINT);
+  EXPECT_EQ(helping.wait(), 0);
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
+}
+
+}  // namespace
+}  // namespace permllm::test
