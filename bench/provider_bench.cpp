@@ -2,7 +2,6 @@
 // recorded one sent, a round trip after the provider's last words, and finds its material when a pass begins; nobody else computes.
 // Needs the model: PERMLLM_TEST_MODEL in the environment, or models/ of the source.
 #include <fmt/format.h>
-#include <malloc.h>
 
 #include <CLI/CLI.hpp>
 #include <barrier>
@@ -12,6 +11,7 @@
 #include <thread>
 
 #include "app/load.h"
+#include "base/heap.h"
 #include "model/synthetic.h"
 #include "net/units.h"
 #include "support/links.h"
@@ -121,7 +121,7 @@ class Replaying : public Link {
 void run(const Recorded& recorded, const OfferedModel& model, const Options& options, std::size_t sessions, Executor& executor) {
   const Clock::duration rtt = parse_duration(options.rtt, "--rtt");
   std::barrier stop(static_cast<std::ptrdiff_t>(sessions) + 1);
-  malloc_trim(0);
+  trim_heap();
   const std::size_t before = resident_bytes();
   std::list<std::jthread> threads;
   for (std::size_t i = 0; i < sessions; ++i) {
@@ -191,6 +191,7 @@ int main(int argc, char** argv) {
   app.add_option("--prompt", options.prompt, "tokens of a prompt")->capture_default_str();
   app.add_option("--tokens", options.tokens, "tokens of an answer")->capture_default_str();
   app.add_option("--context", options.context, "slots of a chain")->capture_default_str();
+  permllm::prepare_heap();
   CLI11_PARSE(app, argc, argv);
   try {
     permllm::run(options);

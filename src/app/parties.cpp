@@ -12,6 +12,7 @@
 #include "app/load.h"
 #include "app/process.h"
 #include "app/settings.h"
+#include "base/heap.h"
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "net/tls.h"
@@ -93,6 +94,8 @@ void serve_forever(TlsListener& listener, const LinkShape& shape, const Reporter
         } catch (const Error& error) {
           reporter.note(fmt::format("a connection was refused: {}", error.what()));
         }
+        link.reset();
+        trim_heap();
         connection.done = true;
       });
     } catch (const Error& error) {
@@ -120,6 +123,7 @@ void require_peer(const std::string& identity, Role role) {
 
 // Runs a party; with --events its error goes to the program that started it.
 void run_party(const PartyOptions& options, const std::function<void()>& run) {
+  prepare_heap();
   try {
     run();
   } catch (const Error& error) {

@@ -4,6 +4,8 @@
 
 #include <chrono>
 
+#include "base/heap.h"
+
 namespace permllm {
 namespace {
 
@@ -67,6 +69,7 @@ void ProviderSession::serve() {
       reader.finish();
       in_pass = true;
       run(begin);
+      if (begin.tokens > 1) trim_heap();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {
       if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
       give_up();
