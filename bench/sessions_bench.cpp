@@ -13,6 +13,7 @@
 #include "app/load.h"
 #include "engine/helper_service.h"
 #include "engine/user_client.h"
+#include "model/synthetic.h"
 #include "net/memory.h"
 #include "net/shaped.h"
 #include "net/units.h"
@@ -36,7 +37,8 @@ std::size_t greedy(std::span<const std::int64_t> logits) {
 struct Options {
   std::vector<std::size_t> users{1, 4, 16};
   std::vector<std::string> profiles{"paper", "fast", "open"};
-  std::string rtt = "10ms";
+  std::string model = model_path(), rtt = "10ms";
+  std::size_t layers = 0, width = 0;  // of a shape with random weights
   std::size_t prompt = 8, tokens = 16, long_prompt = 0;
 };
 
@@ -83,7 +85,13 @@ class World {
 void run(const Options& options, Profile profile, std::size_t users) {
   Executor loader;
   const std::size_t slots = std::max(options.prompt, options.long_prompt) + options.tokens + 1;
-  World world(offer_model(model_path(), {.context = slots, .profile = profile, .fused = std::nullopt}, loader), parse_duration(options.rtt, "--rtt"));
+  ServeOptions serve;
+  serve.context = slots;
+  serve.profile = profile;
+  serve.synthetic = is_synthetic(options.model);
+  serve.layers = options.layers;
+  serve.width = options.width;
+  World world(offer_model(options.model, serve, loader), parse_duration(options.rtt, "--rtt"));
   std::list<Executor> executors;
   std::list<Ledger> ledgers;
   std::list<UserClient> clients;
@@ -110,7 +118,10 @@ void run(const Options& options, Profile profile, std::size_t users) {
         const bool late = i == 0 && options.long_prompt > 0;
         if (!late) session.prompt(prompt, greedy);
         prompted.arrive_and_wait();
-        if (i == 0) begin = Clock::now(), cpu = report_of_this_process().cpu_seconds, sharing = world.executor().sharing();
+        if (i == 0) {
+          fmt::print(stderr, "the clock starts\n");  // for a profiler
+          begin = Clock::now(), cpu = report_of_this_process().cpu_seconds, sharing = world.executor().sharing();
+        }
         prompted.arrive_and_wait();
         if (late) {
           session.prompt(prompt, greedy);
@@ -146,6 +157,9 @@ void run(const Options& options, Profile profile, std::size_t users) {
 int main(int argc, char** argv) {
   permllm::Options options;
   CLI::App app("tokens a second of many users at one provider");
+  app.add_option("model", options.model, "GGUF file, or a shape with random weights")->capture_default_str();
+  app.add_option("--layers", options.layers, "of a shape, where not its own");
+  app.add_option("--width", options.width, "of a shape, where not its own");
   app.add_option("--users", options.users, "how many at once")->capture_default_str();
   app.add_option("--profile", options.profiles, "paper, fast, open")->capture_default_str();
   app.add_option("--rtt", options.rtt, "round trip of the online links")->capture_default_str();

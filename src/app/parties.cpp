@@ -21,6 +21,7 @@
 #include "app/settings.h"
 #include "app/signals.h"
 #include "app/status.h"
+#include "base/heap.h"
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "net/tls.h"
@@ -251,6 +252,7 @@ void require_peer(const std::string& identity, Role role) {
 // Runs a party; with --events its error goes to the program that started it.
 void run_party(const PartyOptions& options, const std::function<void()>& run) {
   keep_to_itself();
+  prepare_heap();
   try {
     run();
   } catch (const Error& error) {

@@ -244,6 +244,7 @@ void Server::welcome(std::unique_ptr<TlsLink> accepted) {
       } catch (const std::exception& error) {
         s.log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()));
       }
+      trim_heap();
       worker.done = true;
     });
   } catch (const std::system_error& error) {

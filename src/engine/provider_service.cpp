@@ -229,12 +229,13 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
 }
 
 void ProviderService::send_embedding(Channel& user) {
-  const EmbeddingTable table = embedding_table(model_.weights.embed);
-  const std::size_t row_bytes = model_.plan.config.width * sizeof table[0], total = table.size() * sizeof table[0];
-  const std::size_t step = std::max<std::size_t>(1, (std::size_t{4} << 20) / row_bytes) * row_bytes;
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(table.data());
-  for (std::size_t at = 0; at < total; at += step) {
-    user.send(EmbeddingRows{Bytes(bytes + at, bytes + std::min(at + step, total))});
+  // A piece at a time: the whole table is no session's to keep.
+  const std::size_t vocab = model_.plan.config.vocab, row_bytes = model_.plan.config.width * sizeof(EmbeddingTable::value_type);
+  const std::size_t step = std::max<std::size_t>(1, (std::size_t{1} << 19) / row_bytes) * 8;
+  for (std::size_t first = 0; first < vocab; first += step) {
+    const EmbeddingTable rows = embedding_rows(model_.weights.embed, first, std::min(step, vocab - first));
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(rows.data());
+    user.send(EmbeddingRows{Bytes(bytes, bytes + rows.size() * sizeof rows[0])});
     user.flush();
   }
 }

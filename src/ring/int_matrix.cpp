@@ -202,13 +202,13 @@ std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
   return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col) * (1 << shifts_[col]);
 }
 
-void IntMatrix::row(std::size_t r, std::span<std::int32_t> out) const {
-  PERMLLM_ASSERT(r < rows_ && out.size() == cols_);
-  const std::uint8_t* at = block_of(*this, r / k_block_rows).packed + r % k_block_rows * 4;
-  for (std::size_t c = 0; c < cols_; c += k_group_cols, at += kernels::group_bytes(bits_)) {
+void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
+  PERMLLM_ASSERT(r < rows_ && first <= cols_ && out.size() <= cols_ - first && first % k_group_cols == 0);
+  const std::uint8_t* at = block_of(*this, r / k_block_rows).packed + first / k_group_cols * kernels::group_bytes(bits_) + r % k_block_rows * 4;
+  for (std::size_t c = 0; c < out.size(); c += k_group_cols, at += kernels::group_bytes(bits_)) {
     std::int16_t group[k_group_cols];
     take_group(at, bits_, group);
-    for (std::size_t k = 0; k < std::min(k_group_cols, cols_ - c); ++k) out[c + k] = group[k] * (1 << shifts_[c + k]);
+    for (std::size_t k = 0; k < std::min(k_group_cols, out.size() - c); ++k) out[c + k] = group[k] * (1 << shifts_[first + c + k]);
   }
 }
 

@@ -52,8 +52,8 @@ class IntMatrix {
   int bits() const { return bits_; }
   int shift(std::size_t col) const { return shifts_[col]; }
   std::int32_t at(std::size_t row, std::size_t col) const;
-  // Row r as plain integers, in order.
-  void row(std::size_t r, std::span<std::int32_t> out) const;
+  // Row r as plain integers, in order, from column `first` on, a multiple of 8.
+  void row(std::size_t r, std::span<std::int32_t> out, std::size_t first = 0) const;
   // All blocks of rows, one after the other, for the kernels.
   std::span<const std::uint8_t> packed() const { return packed_; }
 
