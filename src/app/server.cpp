@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/heap.h"
 #include "wire/message.h"
 
 namespace permllm {
