@@ -9,6 +9,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
+#include <csignal>
 #include <list>
 #include <mutex>
 #include <thread>
@@ -186,6 +189,7 @@ inline Bytes client_hello() {
 class RawTls {
  public:
   RawTls(const Identity& identity, std::uint16_t port) : tcp_(port), context_(SSL_CTX_new(TLS_client_method())) {
+    std::signal(SIGPIPE, SIG_IGN);  // a peer that has gone is an error of the write
     SSL_CTX_use_certificate(context_, identity.certificate.get());
     SSL_CTX_use_PrivateKey(context_, identity.key.get());
     ssl_ = SSL_new(context_);
