@@ -28,7 +28,8 @@ class Mutation {
       case 4: {  // a number at the edge of its type
         const std::uint64_t edges[] = {0, 1, 0x7fffffff, 0x80000000, 0xffffffff, ~std::uint64_t{0}, std::uint64_t{1} << 40};
         const std::size_t at = below(payload.size() + 1), width = std::min(std::size_t{1} << below(4), payload.size() - at);
-        std::memcpy(payload.data() + at, &edges[below(std::size(edges))], width);
+        const auto* edge = reinterpret_cast<const std::uint8_t*>(&edges[below(std::size(edges))]);
+        std::copy_n(edge, width, payload.begin() + static_cast<std::ptrdiff_t>(at));
         break;
       }
       case 5: held_.push_back(std::move(frame)); return {};

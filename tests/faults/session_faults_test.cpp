@@ -33,9 +33,13 @@ bool is_material(End end) { return end == End::user_offline || end == End::helpe
 // A patience that no honest party exceeds on this machine, as busy as it is now, though many sessions run at once.
 Clock::duration patience_here(const Variant& v) {
   Services services(v.profile, v.fused, std::chrono::seconds(20));
-  Session run{"to measure"};
-  services.run(run);
-  return std::max<Clock::duration>(std::chrono::milliseconds(600), std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(50 * run.seconds)));
+  double seconds = 1e9;
+  for (int i = 0; i < 3; ++i) {
+    Session run{"to measure"};
+    services.run(run);
+    seconds = std::min(seconds, run.seconds);
+  }
+  return std::max<Clock::duration>(std::chrono::milliseconds(600), std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(30 * seconds)));
 }
 
 struct Job {
@@ -89,7 +93,7 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
       EXPECT_TRUE(right || !run.user.empty()) << run.name << ": a wrong answer";
       // Nobody waits for what follows the last frame of a direction, nor for what follows the last material.
       const bool last = job.k + (is_material(job.end) ? 2 : 1) >= job.frames;
-      if (!last) EXPECT_TRUE(run.any_error()) << run.name << " was not noticed";
+      EXPECT_TRUE(last || run.any_error()) << run.name << " was not noticed";
     }
   };
 
@@ -107,7 +111,7 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
     });
     {
       std::vector<std::jthread> threads;  // most of them wait for a patience to end
-      for (int t = 0; t < 16; ++t) {
+      for (int t = 0; t < 24; ++t) {
         threads.emplace_back([&] {
           for (std::size_t i; (i = next++) < jobs.size();) {
             const Job& job = jobs[i];

@@ -2,6 +2,10 @@
 // The first byte of an input says which of the three.
 #include <openssl/x509.h>
 
+#include <memory>
+#include <span>
+#include <string_view>
+
 #include "fuzz/target.h"
 #include "net/certificates.h"
 

@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -24,9 +25,9 @@ class ScratchFolder {
   // Of mode 0600, with these bytes.
   std::filesystem::path file(const std::string& name, std::span<const std::uint8_t> bytes) const {
     std::filesystem::path path = path_ / name;
-    const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (file < 0 || write(file, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) std::abort();
-    close(file);
+    const int out = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (out < 0 || ::write(out, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) std::abort();
+    ::close(out);
     return path;
   }
   const std::filesystem::path& path() const { return path_; }

@@ -3,10 +3,15 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <openssl/ssl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
+#include <csignal>
 #include <list>
 #include <mutex>
 #include <thread>
@@ -139,6 +144,8 @@ class RawTcp {
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     const timeval patience{30, 0};
+    const int at_once = 1;
+    setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof at_once);
     setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     connected_ = connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
   }
@@ -183,6 +190,7 @@ inline Bytes client_hello() {
 class RawTls {
  public:
   RawTls(const Identity& identity, std::uint16_t port) : tcp_(port), context_(SSL_CTX_new(TLS_client_method())) {
+    std::signal(SIGPIPE, SIG_IGN);  // a peer that has gone is an error of the write
     SSL_CTX_use_certificate(context_, identity.certificate.get());
     SSL_CTX_use_PrivateKey(context_, identity.key.get());
     ssl_ = SSL_new(context_);
@@ -198,15 +206,32 @@ class RawTls {
 
   bool connected() const { return connected_; }
   bool write(std::span<const std::uint8_t> bytes) { return SSL_write(ssl_, bytes.data(), static_cast<int>(bytes.size())) == static_cast<int>(bytes.size()); }
-  // All that comes until the peer ends the connection.
-  Bytes read() {
-    Bytes all;
-    std::uint8_t bytes[4096];
-    for (int got; (got = SSL_read(ssl_, bytes, sizeof bytes)) > 0;) all.insert(all.end(), bytes, bytes + got);
-    return all;
+  // Whether the peer says something, or goes, within that time.
+  bool speaks(int milliseconds) {
+    pollfd wait{tcp_.descriptor(), POLLIN, 0};
+    return SSL_pending(ssl_) > 0 || poll(&wait, 1, milliseconds) > 0;
+  }
+  // The text of the refusal that the peer sends at last; none if it ends the connection without a word.
+  std::string refusal() {
+    for (;;) {
+      std::array<std::uint8_t, k_frame_header_bytes> bytes;
+      if (!read_exactly(bytes)) return "";
+      const FrameHeader header = decode_header(bytes);
+      Bytes payload(header.length);
+      if (!read_exactly(payload)) return "";
+      if (header.tag == static_cast<std::uint16_t>(Tag::refusal)) return {payload.begin() + std::min<std::ptrdiff_t>(6, std::ssize(payload)), payload.end()};
+    }
   }
 
  private:
+  bool read_exactly(std::span<std::uint8_t> to) {
+    while (!to.empty()) {
+      const int got = SSL_read(ssl_, to.data(), static_cast<int>(to.size()));
+      if (got <= 0) return false;
+      to = to.subspan(static_cast<std::size_t>(got));
+    }
+    return true;
+  }
   RawTcp tcp_;
   SSL_CTX* context_;
   SSL* ssl_ = nullptr;
