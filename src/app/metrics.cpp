@@ -1,5 +1,7 @@
 #include "app/metrics.h"
 
+#include "permllm/version.h"
+
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
