@@ -1,7 +1,5 @@
 #include "app/metrics.h"
 
-#include "permllm/version.h"
-
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
@@ -11,6 +9,7 @@
 #include <chrono>
 #include <mutex>
 
+#include "permllm/version.h"
 #include "app/process_limits.h"
 #include "engine/handshake.h"
 
@@ -23,7 +22,7 @@ const prometheus::Histogram::BucketBoundaries k_pass_seconds{0.01, 0.025, 0.05, 
 
 struct Metrics::State {
   explicit State(Role party) {
-    info.Add({{"party", name_of(party)}, {"version", PERMLLM_VERSION}}).Set(1);
+    info.Add({{"party", name_of(party)}, {"version", version()}}).Set(1);
     start.Set(std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
   }
   prometheus::Registry registry;
