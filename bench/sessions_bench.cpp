@@ -64,7 +64,7 @@ class World {
   std::unique_ptr<Link> to_helper(Role who, std::uint64_t user = 0) {
     auto [near, far] = memory_links();
     const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, who, user, link = std::move(far)]() mutable { helper_.serve(std::move(link), who, user); });
+    threads_.emplace_back([this, who, user, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, std::to_string(user), {}}); });
     return std::move(near);
   }
   std::unique_ptr<Link> to_provider(const std::string& user, bool online) {

@@ -238,9 +238,6 @@ void refuse_unless(bool fits, const Peer& peer, const char* who) {
   if (!fits) throw Error(Code::mismatch, "certificate", fmt::format("{} \"{}\": only {} connect here", name_of(peer.role), peer.name, who));
 }
 
-// One user's connections have the same.
-std::uint64_t number_of(const Peer& peer) { return std::hash<std::string>{}(peer.fingerprint); }
-
 // Without any there is nobody to work with.
 void require_peer(const std::string& identity, Role role) {
   for (const Certificate& peer : load_peers(identity)) {
@@ -277,7 +274,7 @@ void run_helper(HelperOptions& helper) {
   service.set_admission([&] { party.admit(); });
   party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
-    service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer.role, number_of(peer));
+    service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer);
   }}, {});
 }
 

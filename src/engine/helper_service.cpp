@@ -8,15 +8,6 @@
 namespace permllm {
 namespace {
 
-template <class Message>
-Message parse(const Frame& frame) {
-  Message message;
-  Reader reader(name_of(Message::tag), frame.payload);
-  message.visit(reader);
-  reader.finish();
-  return message;
-}
-
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
 // What a provider had under way: a connection that is closed before it is read takes the refusal with it.
@@ -33,31 +24,31 @@ void pass_over_chunks(Channel& provider) {
 HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event, std::filesystem::path store)
     : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
 
-void HelperService::serve(std::unique_ptr<Link> link, Role peer, std::uint64_t user) {
+void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
   Channel channel(*link, 0, patience_);
   SessionEvents events(on_event_);
   try {
     const Frame first = channel.receive_any("the first message of a connection");
     if (is_probe(first)) {
-      serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids); });
+      serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids, peer); });
       link->close();
       return;
     }
-    if (peer == Role::provider) admit_();
-    if (is(first, Tag::model_offer) && peer == Role::provider) {
-      store_model(channel, first);
-    } else if (is(first, Tag::pair_hello) && peer == Role::provider) {
-      park(link, channel, parse<PairHello>(first));
-    } else if (is(first, Tag::pair_hello) && peer == Role::user) {
-      Executor executor(executor_, user);
-      deal_session(channel, parse<PairHello>(first), executor, events);
+    if (peer.role == Role::provider) admit_();
+    if (is(first, Tag::model_offer) && peer.role == Role::provider) {
+      store_model(channel, first, peer);
+    } else if (is(first, Tag::pair_hello) && peer.role == Role::provider) {
+      park(link, channel, message_of<PairHello>(first), peer);
+    } else if (is(first, Tag::pair_hello) && peer.role == Role::user) {
+      Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
+      deal_session(channel, message_of<PairHello>(first), peer, executor, events);
     } else {
-      throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer), first.tag));
+      throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));
     }
   } catch (const Error& error) {
     events.fail(error.what(), error.code(), channel.session());
     if (link) channel.refuse(error);
-    if (link && peer == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
+    if (link && peer.role == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
   } catch (const std::exception& error) {
     events.fail(error.what(), Code::resource, channel.session());
     if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
@@ -66,16 +57,16 @@ void HelperService::serve(std::unique_ptr<Link> link, Role peer, std::uint64_t u
 }
 
 // Whoever does not know a model's id does not learn of it: a helper may serve several providers.
-ProbeFacts HelperService::facts(const std::vector<std::string>& ids) {
+ProbeFacts HelperService::facts(const std::vector<std::string>& ids, const Peer& peer) {
   ProbeFacts facts;
   for (const std::string& id : ids) {
-    if (const auto model = store_.find(id)) facts.models.push_back({id, model->plan()});
+    if (const auto model = store_.find(id); model && model->stored.owner == peer.provider) facts.models.push_back({id, model->plan()});
   }
   return facts;
 }
 
-void HelperService::store_model(Channel& provider, const Frame& frame) {
-  const std::unique_ptr<ModelStore::Arrival> arrival = store_.begin(parse<ModelOffer>(frame));
+void HelperService::store_model(Channel& provider, const Frame& frame, const Peer& peer) {
+  const std::unique_ptr<ModelStore::Arrival> arrival = store_.begin(message_of<ModelOffer>(frame), peer.provider);
   for (std::vector<Digest> held = arrival->next_held(); !held.empty(); held = arrival->next_held()) {
     provider.send(ModelHeld{std::move(held)});
     provider.flush();
@@ -83,11 +74,11 @@ void HelperService::store_model(Channel& provider, const Frame& frame) {
   for (;;) {
     const Frame next = provider.receive_any("a chunk of the model");
     if (is(next, Tag::model_end)) {
-      arrival->finish(parse<ModelEnd>(next));
+      arrival->finish(message_of<ModelEnd>(next));
       break;
     }
     if (!is(next, Tag::model_chunk)) throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
-    const auto chunk = parse<ModelChunk>(next);
+    const auto chunk = message_of<ModelChunk>(next);
     arrival->put(chunk);
     provider.send(ModelTaken{chunk.number});
     provider.flush();
@@ -96,9 +87,10 @@ void HelperService::store_model(Channel& provider, const Frame& frame) {
   provider.flush();
 }
 
-std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& hello) {
+std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& hello, const Peer& peer) {
   auto model = store_.find(hello.model_id);
-  if (!model) throw Error(Code::mismatch, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
+  // Another provider's users would learn its V from what is dealt for them.
+  if (!model || model->stored.owner != peer.provider) throw Error(Code::mismatch, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
   const std::string own = model->plan().hash();
   if (hello.plan_hash != own) {
     throw Error(Code::mismatch, "PairHello.plan_hash", fmt::format("{:.8} here, {:.8} at the peer", own, hello.plan_hash));
@@ -106,8 +98,8 @@ std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& he
   return model;
 }
 
-void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello) {
-  find_model(hello);
+void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer) {
+  find_model(hello, peer);
   const Seed half = random_seed();
   channel.send(PairAccepted{half});
   channel.flush();
@@ -136,8 +128,8 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& he
   return provider;
 }
 
-void HelperService::deal_session(Channel& user, const PairHello& hello, Executor& executor, SessionEvents& events) {
-  const auto model = find_model(hello);
+void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events) {
+  const auto model = find_model(hello, peer);
   const Seed half = random_seed();
   user.send(PairAccepted{half});
   user.flush();
@@ -165,7 +157,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, Executor
       if (!is(frame, Tag::pack_order)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackOrder or PackEnd", frame.tag));
       }
-      const auto order = parse<PackOrder>(frame);
+      const auto order = message_of<PackOrder>(frame);
       check_order(plan, order);
       std::optional<std::uint32_t>& expected = next[order.kind];
       if (expected && order.first != *expected) {

@@ -14,6 +14,7 @@
 #include "engine/handshake.h"
 #include "engine/model_store.h"
 #include "engine/probe.h"
+#include "net/certificates.h"
 #include "net/link.h"
 
 namespace permllm {
@@ -28,8 +29,9 @@ class HelperService {
   // says. To be set before serve.
   void set_admission(std::function<void()> admit) { admit_ = std::move(admit); }
   // Serves one connection to its end, in the caller's thread. Never throws for what a peer does: the peer gets a Refusal,
-  // on_event a line. The processor goes round by user: connections with the same number `user` are one user's.
-  void serve(std::unique_ptr<Link> link, Role peer, std::uint64_t user = 0);
+  // on_event a line. The processor goes round by user. A model is its provider's and that provider's users' (Peer::provider): to others it is not
+  // there.
+  void serve(std::unique_ptr<Link> link, const Peer& peer);
 
  private:
   // The provider's link of a session, parked until the user's arrives, or for the patience.
@@ -41,11 +43,11 @@ class HelperService {
     Clock::time_point until;
   };
 
-  ProbeFacts facts(const std::vector<std::string>& ids);
-  void store_model(Channel& provider, const Frame& offer);
-  void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello);
-  void deal_session(Channel& user, const PairHello& hello, Executor& executor, SessionEvents& events);
-  std::shared_ptr<const StoredModel> find_model(const PairHello& hello);
+  ProbeFacts facts(const std::vector<std::string>& ids, const Peer& peer);
+  void store_model(Channel& provider, const Frame& offer, const Peer& peer);
+  void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer);
+  void deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events);
+  std::shared_ptr<const StoredModel> find_model(const PairHello& hello, const Peer& peer);
   std::unique_ptr<Parked> unpark(const PairHello& hello);
 
   Executor& executor_;

@@ -13,7 +13,7 @@ namespace permllm {
 namespace {
 
 constexpr std::uint64_t k_magic = 0x6c65646f6d4d4c50;  // "PLMmodel"
-constexpr std::uint32_t k_version = 1;
+constexpr std::uint32_t k_version = 2;
 constexpr std::uint64_t k_page = 4096;
 constexpr std::size_t k_before_offer = 16;               // magic, version, length
 constexpr std::uint32_t k_most_head = 1 << 20;           // of an offer: a plan of 1,000 layers has a fifth of it
@@ -23,9 +23,10 @@ constexpr const char* k_marker = "permllm store 1\n";
 
 std::uint64_t whole_pages(std::uint64_t bytes) { return (bytes + k_page - 1) / k_page * k_page; }
 
-Bytes written(ModelOffer offer) {
+Bytes written(ModelOffer offer, const std::string& owner) {
   Writer writer;
   offer.visit(writer);
+  writer.text("owner", owner, 64);
   return writer.take();
 }
 
@@ -52,11 +53,11 @@ void check_offer(const ModelOffer& offer) {
 }
 
 // A file without a chunk.
-StoredFile placed(File file, ModelOffer offer) {
-  const std::uint64_t table_at = whole_pages(k_before_offer + written(offer).size() + sizeof(Digest));
+StoredFile placed(File file, ModelOffer offer, const std::string& owner) {
+  const std::uint64_t table_at = whole_pages(k_before_offer + written(offer, owner).size() + sizeof(Digest));
   const std::uint64_t v_at = whole_pages(table_at + sizeof(Digest) * (std::uint64_t{offer.chunks()} + 1));
   std::vector<Digest> hashes(offer.chunks());
-  return {std::move(file), std::move(offer), table_at, v_at, std::move(hashes)};
+  return {std::move(file), std::move(offer), owner, table_at, v_at, std::move(hashes)};
 }
 
 std::shared_ptr<const StoredModel> mapped(StoredFile stored) {
@@ -96,11 +97,11 @@ std::vector<std::uint32_t> StoredFile::damaged(Executor& executor) const {
 
 bool StoredFile::whole() const { return file.size() == size() && digest == model_digest(offer, hashes); }
 
-StoredFile StoredFile::begin(File file, const ModelOffer& offer) {
+StoredFile StoredFile::begin(File file, const ModelOffer& offer, const std::string& owner) {
   Writer head;
   head.number("magic", k_magic);
   head.number("version", k_version);
-  const Bytes payload = written(offer);
+  const Bytes payload = written(offer, owner);
   head.number("length", static_cast<std::uint32_t>(payload.size()));
   Bytes bytes = head.take();
   bytes.insert(bytes.end(), payload.begin(), payload.end());
@@ -108,7 +109,7 @@ StoredFile StoredFile::begin(File file, const ModelOffer& offer) {
   bytes.insert(bytes.end(), hash_of_head.begin(), hash_of_head.end());
   file.resize(0);
   file.write(0, bytes);
-  return placed(std::move(file), offer);
+  return placed(std::move(file), offer, owner);
 }
 
 StoredFile StoredFile::open(const std::filesystem::path& path, File::Mode mode) {
@@ -129,16 +130,18 @@ StoredFile StoredFile::open(const std::filesystem::path& path, File::Mode mode) 
   if (!file.read(0, head) || !file.read(head.size(), hash_of_head)) refuse(fmt::format("{} bytes, it ends within its head", file.size()));
   if (hash(domain::stored_head, head) != hash_of_head) refuse("head: it is damaged, its hash is another");
   ModelOffer offer;
+  std::string owner;
   Reader reader("head", std::span(head).subspan(k_before_offer));
   try {
     offer.visit(reader);
+    reader.text("owner", owner, 64);
     reader.finish();
     check_offer(offer);
   } catch (const Error& error) {
     refuse(error.what());
   }
   if (offer.model_id != path.stem()) refuse(fmt::format("model_id: {:.8}, expected that of the file's name", offer.model_id));
-  StoredFile stored = placed(std::move(file), std::move(offer));
+  StoredFile stored = placed(std::move(file), std::move(offer), owner);
   // A table that ends early, or names what is not there, is found when chunks are checked.
   Bytes table(sizeof(Digest) * (stored.hashes.size() + 1));
   if (stored.file.read(stored.table_at, table)) {
@@ -229,9 +232,13 @@ struct ModelStore::Arrival::Part {
   std::uint64_t turn = 0;  // of the offer that may write
 };
 
-std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer) {
+std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, const std::string& owner) {
   check_offer(offer);
-  const auto check_same = [&](const ModelOffer& here) {
+  const auto check_same = [&](const StoredFile& stored) {
+    const ModelOffer& here = stored.offer;
+    if (stored.owner != owner) {
+      throw Error(Code::mismatch, "ModelOffer.model_id", fmt::format("model {:.8} was registered by a provider of another key; remove it at the helper first", offer.model_id));
+    }
     if (here.plan.hash() != offer.plan.hash() || here.chunk != offer.chunk) {
       throw Error(Code::mismatch, "ModelOffer", fmt::format("model {:.8} is here with plan {:.8} in chunks of {}, offered with plan {:.8} in chunks of {}",
                                                             offer.model_id, here.plan.hash(), here.chunk, offer.plan.hash(), offer.chunk));
@@ -249,13 +256,13 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer) 
   arrival->turn_ = ++part.turn;
   part.stored.reset();
   if (const auto complete = find(offer.model_id)) {
-    check_same(complete->stored.offer);
+    check_same(complete->stored);
     on_event_(fmt::format("model {:.8}: offered again, all of it is here", offer.model_id));
     arrival->complete_ = complete;
     return arrival;
   }
   if (folder_.empty()) {
-    part.stored = StoredFile::begin(File::in_memory(offer.model_id), offer);
+    part.stored = StoredFile::begin(File::in_memory(offer.model_id), offer, owner);
     return arrival;
   }
   const std::filesystem::path path = path_of(offer.model_id, k_part);
@@ -267,7 +274,7 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer) 
       on_event_(fmt::format("{} begins anew: {}", path.string(), error.what()));
     }
   }
-  if (part.stored) check_same(part.stored->offer);
+  if (part.stored) check_same(*part.stored);
   const std::uint64_t needed = part.stored ? part.stored->missing() : offer.bytes, free = room();
   on_event_(fmt::format("model {:.8}: {}, takes {} more of {} that are free", offer.model_id, megabytes(offer.bytes), megabytes(needed),
                         megabytes(free)));
@@ -275,7 +282,7 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer) 
     throw Error(Code::resource, "ModelOffer.bytes", fmt::format("the model takes {} bytes of the helper's disk, {} are free", needed, free));
   }
   if (!part.stored) {
-    part.stored = StoredFile::begin(File(path, File::Mode::create), offer);
+    part.stored = StoredFile::begin(File(path, File::Mode::create), offer, owner);
     sync_folder(folder_);
   }
   return arrival;

@@ -1,7 +1,7 @@
 // The helper's models: V = W - U of each (engine/masked_model.h) as a file of hashed chunks, mapped into memory.
 //
 // The folder has ID.model for a model that is complete and ID.part for one whose provider has more to send. A file:
-//   head    magic u64, version u32, length u32, the ModelOffer as on the wire, its hash
+//   head    magic u64, version u32, length u32, the ModelOffer as on the wire and its owner, hash of that
 //   table   from the next multiple of 4,096 on: the model's digest, then the hash of each chunk; zeros where there is none
 //   V       from the next multiple of 4,096 on
 // A chunk counts when its bytes have the hash that the table says, so it does not matter in which order the disk took them. A
@@ -26,6 +26,7 @@ namespace permllm {
 struct StoredFile {
   File file;
   ModelOffer offer;
+  std::string owner = {};  // the pin of the provider that offered it
   std::uint64_t table_at = 0, v_at = 0;
   std::vector<Digest> hashes = {};  // by chunk
   Digest digest = {};
@@ -33,7 +34,7 @@ struct StoredFile {
   // Errors: file, naming the file and what was expected: another version, a damaged head, another model's.
   static StoredFile open(const std::filesystem::path& path, File::Mode mode);
   // Writes the head of a new one. Errors: resource.
-  static StoredFile begin(File file, const ModelOffer& offer);
+  static StoredFile begin(File file, const ModelOffer& offer, const std::string& owner);
   std::uint64_t size() const { return v_at + offer.bytes; }
   // Bytes of chunks that the table does not name.
   std::uint64_t missing() const;
@@ -89,7 +90,8 @@ class ModelStore {
     std::uint32_t named_ = 0, next_ = 0;  // chunks whose hash was told; the least number that may come
   };
   // Errors: malformed and mismatch, naming the field; resource with both numbers, where the disk has no room.
-  std::unique_ptr<Arrival> begin(const ModelOffer& offer);
+  // owner: the provider's pin; nobody else may offer it again.
+  std::unique_ptr<Arrival> begin(const ModelOffer& offer, const std::string& owner);
 
  private:
   std::filesystem::path path_of(const std::string& id, const char* ending) const { return folder_ / (id + ending); }

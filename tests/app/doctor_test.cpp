@@ -300,7 +300,7 @@ TEST(Doctor, looks_at_a_helpers_own_machine) {
     const MaskedModel v(tiny_weights(), offer.plan, Seed{});
     std::vector<Digest> hashes;
     ModelStore kept(store, executor, [](const std::string&) {});
-    const auto arrival = kept.begin(offer);
+    const auto arrival = kept.begin(offer, {});
     while (!arrival->next_held().empty()) {
     }
     for (std::uint32_t i = 0; i < offer.chunks(); ++i) {

@@ -102,7 +102,7 @@ class Machines {
   std::unique_ptr<Link> to_helper(Role who) {
     if (!helper_works) throw Error(Code::closed, "helper", "no connection");
     auto [near, far] = memory_links();
-    return start(std::move(near), std::move(far), [this, who](std::unique_ptr<Link> link) { helper_.serve(std::move(link), who); });
+    return start(std::move(near), std::move(far), [this, who](std::unique_ptr<Link> link) { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
   }
   void note(const std::string& text) {
     const std::lock_guard lock(mutex_);

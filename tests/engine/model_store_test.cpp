@@ -87,7 +87,7 @@ class TestHelper {
   explicit TestHelper(std::filesystem::path store = {}) : service_(executor_, k_patience, [this](const std::string& s) { note(s); }, std::move(store)) {}
   std::unique_ptr<Link> dial(Role who) {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable { service_.serve(std::move(link), who); });
+    threads_.emplace_back([this, who, link = std::move(far)]() mutable { service_.serve(std::move(link), Peer{who, {}, {}, {}}); });
     return std::move(near);
   }
   std::string notes() {
@@ -274,7 +274,7 @@ TEST(ModelStore, a_table_ahead_of_its_chunks_is_not_believed) {
   std::filesystem::resize_file(path, stored.v_at + 2 * k_chunk + 100);
   Executor executor(1);
   ModelStore store(folder.path(), executor, [](const std::string&) {});
-  const auto arrival = store.begin(stored.offer);
+  const auto arrival = store.begin(stored.offer, "owner");
   std::ptrdiff_t held = 0;
   for (auto hashes = arrival->next_held(); !hashes.empty(); hashes = arrival->next_held()) {
     held += std::ranges::count_if(hashes, [](const Digest& hash) { return hash != Digest{}; });

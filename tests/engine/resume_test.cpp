@@ -39,7 +39,7 @@ class World {
   }
   std::unique_ptr<Link> to_helper(Role who) {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who); });
+    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
     return std::move(near);
   }
   std::unique_ptr<Link> serve(std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> ends) {

@@ -41,7 +41,7 @@ class World {
   }
   std::unique_ptr<Link> to_helper(Role who) {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who); });
+    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
     return std::move(near);
   }
   std::unique_ptr<Link> to_provider() {
@@ -119,6 +119,33 @@ TEST(Services, a_model_that_the_helper_lacks_is_named) {
   Channel channel(*link, 0, std::chrono::seconds(5));
   channel.send(PairHello{1, std::string(64, 'b'), "x", 1, false, Seed{}});
   EXPECT_EQ(error_of([&] { channel.receive(PairAccepted{}); }), "peer: PairHello.model_id: the helper does not hold model bbbbbbbb");
+}
+
+// A model is its provider's: another provider may not offer it, and that one's users do not find it, whoever opens the session.
+TEST(Services, a_model_is_its_providers_alone) {
+  Executor executor(1);
+  HelperService helper(executor, std::chrono::seconds(5), [](const std::string&) {});
+  std::list<std::jthread> threads;
+  const auto dial = [&](Role role, const std::string& provider) {
+    auto [near, far] = memory_links();
+    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable { helper.serve(std::move(link), Peer{role, "x", "x", provider}); });
+    return std::move(near);
+  };
+  ProviderService one(tiny_model(executor), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); }, [](const std::string&) {});
+  one.register_model(nullptr);
+  one.register_model(nullptr);
+  ProviderService two(tiny_model(executor), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "two"); }, [](const std::string&) {});
+  EXPECT_NE(error_of([&] { two.register_model(nullptr); }).find("was registered by a provider of another key"), std::string::npos);
+  const auto pair = [&](Role role, const std::string& provider) {
+    const auto link = dial(role, provider);
+    Channel channel(*link, 0, std::chrono::seconds(5));
+    channel.send(PairHello{1, std::string(64, 'a'), tiny_model(executor).plan.hash(), 1, false, Seed{}});
+    return error_of([&] { channel.receive(PairAccepted{}); });
+  };
+  for (const Role role : {Role::user, Role::provider}) {
+    EXPECT_EQ(pair(role, "two"), "peer: PairHello.model_id: the helper does not hold model aaaaaaaa");
+    EXPECT_EQ(pair(role, "one"), "no error");
+  }
 }
 
 TEST(Services, another_plan_is_refused_with_both_values) {

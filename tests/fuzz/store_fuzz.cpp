@@ -55,7 +55,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     return bytes;
   };
   const ScratchFolder folder;
-  StoredFile::begin(File(folder.path() / (k_id + ".part"), File::Mode::create), {k_id, tiny_plan(), masked_model_bytes(tiny_plan()), 1024});
+  StoredFile::begin(File(folder.path() / (k_id + ".part"), File::Mode::create), {k_id, tiny_plan(), masked_model_bytes(tiny_plan()), 1024}, "owner");
   ModelRecord record(folder.path(), Digest{}, 3, k_id, Seed{});
   record.set_sent(1, Digest{7});
   std::vector<Bytes> all{bytes_of(folder.path() / (k_id + ".part")), bytes_of(folder.path() / "models" / hex(Digest{}))};

@@ -100,8 +100,8 @@ class Services {
     session.serving.emplace_back([this, &session, near_end, far = wrapped(std::move(far), far_end)]() mutable {
       const Serving serving(*this, session);
       switch (near_end) {
-        case End::user_helper: helper_.serve(std::move(far), Role::user); break;
-        case End::provider_helper: helper_.serve(std::move(far), Role::provider); break;
+        case End::user_helper: helper_.serve(std::move(far), Peer{Role::user, {}, {}, {}}); break;
+        case End::provider_helper: helper_.serve(std::move(far), Peer{Role::provider, {}, {}, {}}); break;
         default: provider_.serve(std::move(far));
       }
     });
@@ -163,7 +163,7 @@ class Services {
     Session* session = run_of_this_thread();
     if (session != nullptr) return connect(*session, End::provider_helper, End::helper_provider);
     auto [near, far] = memory_links();  // the registration
-    registration_ = std::jthread([this, link = std::move(far)]() mutable { helper_.serve(std::move(link), Role::provider); });
+    registration_ = std::jthread([this, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{Role::provider, {}, {}, {}}); });
     return std::move(near);
   }
   void note(const std::string& text, std::string Session::*party) {

@@ -45,7 +45,7 @@ class TlsServices {
   explicit TlsServices(Clock::duration patience, Clock::duration handshake_patience = std::chrono::seconds(5))
       : patience_(patience), handshake_patience_(handshake_patience), helper_(executor_, patience, [this](const std::string& text) { note(text); }),
         provider_(offered_tiny_model(), executor_, patience, [this] { return dial(Role::provider, Role::helper); }, [this](const std::string& text) { note(text); }) {
-    accept(helper_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer.role); });
+    accept(helper_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer); });
     accept(provider_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer); });
     provider_.register_model(nullptr);
   }
