@@ -7,6 +7,7 @@
 
 #include "app/identity.h"
 #include "app/invite.h"
+#include "app/links.h"
 #include "app/parties.h"
 #include "app/plan.h"
 #include "app/process.h"
@@ -20,6 +21,7 @@ namespace permllm {
 namespace {
 
 constexpr int k_user_days = 7, k_service_days = 30;  // invites are short
+constexpr auto k_account_patience = std::chrono::seconds(10);
 constexpr std::size_t k_estimate_context = 64;
 
 std::string megabytes(std::uint64_t bytes) { return fmt::format("{:.1f} MB", 1e-6 * static_cast<double>(bytes)); }
@@ -182,6 +184,25 @@ void check_store(const std::string& store, const Teller& teller) {
   }
 }
 
+// What the provider counts for this user, and what it has in stock for it.
+void check_account(const Invite& invite, const Teller& teller) {
+  try {
+    UserTraffic traffic;
+    const Card card = read_card(links_of(invite, {}, k_account_patience, traffic), k_account_patience);
+    if (card.tokens_left == 0) {
+      teller.wrong("allowance", "all tokens of the invite are used", "ask the provider for another invite");
+    } else {
+      teller.ok("allowance", fmt::format("{} tokens of answers are left", card.tokens_left), {{"tokens_left", card.tokens_left}});
+    }
+    std::uint64_t slots = 0;
+    for (const ChainState& chain : card.chains) slots += between(chain.burnt, chain.made)[k_slot_kind];
+    teller.ok("stock", slots == 0 ? "no offline material: each answer waits until it is made (permllm stock --fill makes some ahead)"
+                                  : fmt::format("{} slots of offline material in {} chain{}", slots, card.chains.size(), card.chains.size() == 1 ? "" : "s"), {{"slots", slots}, {"chains", card.chains.size()}});
+  } catch (const Error& error) {
+    teller.wrong("account", Error(error.code(), "", error.what()), "tell the provider");
+  }
+}
+
 }  // namespace
 
 void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
@@ -193,7 +214,7 @@ void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
     return here.wrong("invite", Error(error.code(), "", error.what()), "ask the provider for a new invite");
   }
   check_validity(invite->identity.certificate, k_user_days, "ask the provider for a new invite", "invite", here);
-  here.ok("allowance", fmt::format("{} tokens of answers by the invite; the provider does not count them", invite->tokens), {{"tokens", invite->tokens}});
+  here.ok("allowance", fmt::format("{} tokens of answers by the invite", invite->tokens), {{"tokens", invite->tokens}});
   const Credentials credentials = invite->credentials();
   const auto provider = check_link({"user-provider", invite->provider_address, Role::provider, credentials}, {}, tell);
   const ProbedModel* model = provider && !provider->probed.models.empty() ? &provider->probed.models[0] : nullptr;
@@ -201,6 +222,7 @@ void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
     const Teller teller("user-provider", tell);
     if (model != nullptr) {
       teller.ok("model", about(*model), facts_of(*model));
+      check_account(*invite, teller);
     } else {
       teller.wrong("model", "the provider names none", "tell the provider");
     }
