@@ -20,7 +20,7 @@ RATE = '200mbit'
 HOSTS = {'provider': '10.77.0.1', 'helper': '10.77.0.2', 'alice': '10.77.0.3', 'bob': '10.77.0.4'}
 PROVIDER_PORT, FAR_PORT, HELPER_PORT = 7002, 7003, 7001
 FAR_SECONDS = 0.01  # one way
-PATIENCE = 4
+PATIENCE, GRACE = 4, 2
 CONTEXT = 64
 PROMPTS = {'alice': 'Is it so?', 'bob': 'And the sea'}
 TOKENS = {'alice': 12, 'bob': 12}
@@ -197,12 +197,16 @@ class World:
     def start_services(self):
         self.helper = self.start_helper()
         self.start('provider', self.permllm, 'provider', '--identity', self.folder / 'provider', '--state', self.folder / 'state', '--model', self.model, '--context', CONTEXT,
-                   '--listen', f'{HOSTS["provider"]}:{PROVIDER_PORT}', '--helper', f'{HOSTS["helper"]}:{HELPER_PORT}', '--events', '--patience', PATIENCE)
+                   '--listen', f'{HOSTS["provider"]}:{PROVIDER_PORT}', '--helper', f'{HOSTS["helper"]}:{HELPER_PORT}', '--events', '--patience', PATIENCE, '--grace', GRACE)
         self.start('provider', sys.executable, __file__, '--far-away')
 
     def ask(self, user):
         return Program(self.network.at(user) + [self.permllm, 'chat', '--invite', str(self.folder / user), '--chat-format', 'none', '--json',
-                                               '--max-tokens', str(TOKENS[user]), '--patience', str(PATIENCE)], PROMPTS[user])
+                                               '--max-tokens', str(TOKENS[user]), '--patience', str(PATIENCE), '--grace', str(GRACE),
+                                               '--state', str(self.folder / f'{user}.state')], PROMPTS[user])
+
+    def stock(self, user, *more):
+        return self.do('stock', '--invite', self.folder / user, '--state', self.folder / f'{user}.state', '--patience', PATIENCE, '--json', *more, host=user)
 
     def answer_of_demo(self, user):
         return self.do('demo', self.model, '--context', CONTEXT, '--prompt', PROMPTS[user], '--chat-format', 'none', '--max-tokens', TOKENS[user], '--json')[-1]['output_ids']
@@ -248,7 +252,7 @@ def a_cable_that_is_pulled_ends_one_answer(world, want):
     alice = world.ask('alice')
     expect(program.end() == 1, 'an answer without a cable')
     took = time.monotonic() - pulled
-    expect(took < 2 * PATIENCE + 2, f'it took {took:.1f} s to notice, with a patience of {PATIENCE} s')
+    expect(took < 2 * PATIENCE + GRACE + 2, f'it took {took:.1f} s to notice, with a patience of {PATIENCE} s')
     expect(re.search('did not arrive before the deadline|closed the connection', program.said()), program.said())
     answered(alice, want['alice'])
     found = world.doctor('bob', 1)
@@ -270,6 +274,14 @@ def a_revoked_user_is_refused_while_another_goes_on(world, want):
     answered(bob, want['bob'])
 
 
+def the_helper_is_not_needed_once_packs_are_made(world, want):
+    chains = world.stock('bob', '--fill', 40, '--answers', 16)
+    expect(any(c['event'] == 'chain' and c['used_slots'] == 0 and c['slots'] == 40 and c['answer_tokens'] == 16 for c in chains), chains)
+    world.helper.stop()
+    answered(world.ask('bob'), want['bob'])
+    expect(any(c['event'] == 'chain' and c['used_slots'] > 0 for c in world.stock('bob')), 'the answer used none')
+
+
 def main(permllm, model):
     if os.geteuid() != 0:
         skip('network namespaces need root')
@@ -283,7 +295,7 @@ def main(permllm, model):
             world.make_identities()
             world.start_services()
             for step in (both_are_answered_at_the_same_time, doctor_sees_the_distance_and_the_cables, a_cable_that_is_pulled_ends_one_answer,
-                         a_revoked_user_is_refused_while_another_goes_on):
+                         a_revoked_user_is_refused_while_another_goes_on, the_helper_is_not_needed_once_packs_are_made):
                 begin = time.monotonic()
                 step(*(world, want)[:step.__code__.co_argcount])
                 print(f'{step.__name__}: {time.monotonic() - begin:.1f} s', flush=True)
