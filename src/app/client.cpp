@@ -40,7 +40,7 @@ class Cancellable : public Link {
   Cancellable(std::unique_ptr<Link> link, const std::atomic<bool>& cancelled, const std::atomic<bool>& answering)
       : link_(std::move(link)), cancelled_(cancelled), answering_(answering) {}
   void send(Frame frame) override {
-    if (cancelled_ && !answering_) throw Error(Code::closed, "answer", "cancelled");
+    if (cancelled_ && !answering_ && !is_of_link(frame.tag)) throw Error(Code::usage, "answer", "cancelled");  // closed would be a cut that the link mends
     link_->send(std::move(frame));
   }
   void flush() override { link_->flush(); }

@@ -248,7 +248,6 @@ void ProviderService::take_material(Channel& from, Stock::Source source, Provide
       throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
     }
     on_event_(material_event(from.session(), source == Stock::Source::user ? Role::user : Role::helper, frame.payload.size()));
-    }
     PackMaterial material;
     Reader reader(name_of(Tag::pack_material), frame.payload);
     material.visit(reader);
