@@ -30,6 +30,23 @@ Echo echo(Channel& peer, std::uint32_t out, std::uint32_t in) {
   return {taken, pong.time};
 }
 
+// The link behind its first frame, which the service has read: what comes is counted from there.
+class Behind : public Link {
+ public:
+  explicit Behind(Link& link) : link_(link) {}
+  void send(Frame frame) override { link_.send(std::move(frame)); }
+  void flush() override { link_.flush(); }
+  Frame receive(Clock::time_point deadline, const char* awaited) override {
+    Frame frame = link_.receive(deadline, awaited);
+    --frame.step;
+    return frame;
+  }
+  void close() override { link_.close(); }
+
+ private:
+  Link& link_;
+};
+
 }  // namespace
 
 std::uint64_t system_time() {
@@ -39,7 +56,8 @@ std::uint64_t system_time() {
 bool is_probe(const Frame& first) { return first.tag == static_cast<std::uint16_t>(Tag::probe); }
 
 void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(const std::vector<std::string>&)>& facts, const WallClock& now) {
-  Channel peer(link, 0, k_patience);
+  Behind rest(link);
+  Channel peer(rest, 0, k_patience);
   try {
     ProbeFacts known = facts(message_of<Probe>(first).model_ids);
     peer.send(Probed{PERMLLM_VERSION, std::move(known.models), std::move(known.helper)});

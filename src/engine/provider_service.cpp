@@ -217,7 +217,12 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   };
   ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn,
                                [&](double seconds) { on_event_(pass_event(id, seconds)); }, idle_);
-  conversation.serve();
+  try {
+    conversation.serve();
+  } catch (const Error& error) {
+    if (error.code() != Code::closed || error.field() != "session") throw;
+    return events.end();  // the user has left in order, without a word about it
+  }
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it
   end.reset();
