@@ -35,7 +35,7 @@ KINDS = ('slots', 'entries', 'passes', 'queries')
 CANDIDATES = ('Is it so?', 'And the sea', 'Why not', 'a', 'One, two', 'to be', 'Who?', 'The end', 'if then', 'x y z')
 SAMPLE_SECONDS = 0.5
 WARM_UP_SECONDS = 8             # of a life, or a third of it
-MOST_MORE_MIB = 12              # between the first and the last third of a life behind the warm-up; see docs/models.md, Soak
+MOST_MORE_MIB = 12              # between the first and the last third of a life behind the warm-up
 MOST_MORE_FILES, MOST_MORE_THREADS = 4, 2  # the helper's model; and room for a peer that comes late
 
 
