@@ -35,7 +35,9 @@ KINDS = ('slots', 'entries', 'passes', 'queries')
 CANDIDATES = ('Is it so?', 'And the sea', 'Why not', 'a', 'One, two', 'to be', 'Who?', 'The end', 'if then', 'x y z')
 SAMPLE_SECONDS = 0.5
 WARM_UP_SECONDS = 8             # of a life, or a third of it
-MOST_MORE_MIB = 12              # between the first and the last third of a life behind the warm-up
+# Between the first and the last third of a life behind the warm-up. The heap takes some 10 MiB in the first half minute, then levels off: measured
+# were at most 6 MiB in lives of 18 to 50 s, and 2.6 (helper) and 0.8 (provider) in lives of 140 s with 14 sessions a second.
+MOST_MORE_MIB = 12
 MOST_MORE_FILES, MOST_MORE_THREADS = 4, 2  # the helper's model; and room for a peer that comes late
 
 
@@ -287,7 +289,8 @@ class User:
     def judge(self, said, status, begin, end, hurt, questions):
         lines = [line for line in said.splitlines() if line.startswith('permllm: ')] or [said.strip() or f'exit status {status} without a word']
         text = re.sub(r'\b[0-9a-f]{8,}\b|\d+(\.\d+)?', '#', lines[-1])
-        causes = {'outage': self.soak.outage(begin, end), 'revoked': self.revoked_at >= begin - 30, 'interrupted': hurt == 'interrupt', 'went on': questions > 1}
+        causes = {'outage': self.soak.outage(begin, end), 'revoked': self.revoked_at >= begin - 30, 'interrupted': hurt == 'interrupt',
+                  'went on': questions > 1}
         expected = any(re.search(pattern, lines[-1]) and causes[cause] for pattern, cause in EXPECTED)
         with self.soak.lock:
             self.soak.errors[text if expected else f'UNEXPECTED {text}'] += 1
@@ -348,8 +351,8 @@ class User:
             self.soak.fail(f'{self.name}: {type(error).__name__}: {error}')
 
     def live(self):
-        gentle = [(self.chat, (), 'chat', 40), (self.stock, (), 'stock', 10), (self.two_at_once, (), 'two chats at once', 10), (self.be_revoked, (), 'revoked', 2),
-                  (self.chat, ('close',), 'chat, input closed', 8)]
+        gentle = [(self.chat, (), 'chat', 40), (self.stock, (), 'stock', 10), (self.two_at_once, (), 'two at once', 10),
+                  (self.be_revoked, (), 'revoked', 2), (self.chat, ('close',), 'chat, input closed', 8)]
         rough = [(self.chat, ('kill',), 'chat killed', 14), (self.chat, ('interrupt',), 'chat interrupted', 10), (self.stock, ('kill',), 'stock killed', 6)]
         deeds = gentle if self.calm else gentle + rough
         while not self.soak.stop.is_set():
@@ -523,7 +526,8 @@ def check_memory(soak, service):
         if growth is None:
             continue
         first, last, slope = growth
-        told.append(f'life {number + 1} of {life.samples[-1][0]:.0f} s: {life.samples[0][1] / 1024:.1f} at first, {first:.1f} -> {last:.1f} MiB, {slope:+.2f} MiB a minute')
+        told.append(f'life {number + 1} of {life.samples[-1][0]:.0f} s: {life.samples[0][1] / 1024:.1f} at first, {first:.1f} -> {last:.1f} MiB, '
+                    f'{slope:+.2f} MiB a minute')
         if last - first > MOST_MORE_MIB:
             soak.fail(f'{service.name} grew in life {number + 1}: {told[-1]}')
     return told
