@@ -132,7 +132,7 @@ class Chat {
     messages_ = std::move(messages);
   }
 
-  void begin() {
+  void begin(std::size_t room = 1) {
     const auto patience = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.patience_seconds));
     const auto links = [&](UserTraffic& traffic) {
       const auto stoppable = [](std::function<std::unique_ptr<Link>()> dial) {
@@ -143,7 +143,7 @@ class Chat {
                        std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.grace_seconds))};
     };
     conversation_ = nullptr;
-    conversation_ = std::make_unique<MeasuredConversation>(links, LinkShape{}, patience, json(), executor_, ledger_);
+    conversation_ = std::make_unique<MeasuredConversation>(links, LinkShape{}, patience, json(), executor_, ledger_, room);
     tokens_left_ = conversation_->card().tokens_left;
   }
 
@@ -166,7 +166,7 @@ class Chat {
       if (tokens_left_ > 0) --tokens_left_;
       return !tokenizer.is_end(id);
     };
-    if (!conversation_->fits(request)) begin();  // another chain
+    if (!conversation_->fits(request)) begin(conversation_->slots_afresh(request));  // another chain
     conversation_->run(request);
     printer.finish();
     report_ = conversation_->report();

@@ -174,7 +174,7 @@ struct Conversation::State {
     }
     return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
   }
-  void open_session();
+  void open_session(std::size_t room = 1);
   Answer ask(const std::vector<ChatMessage>& prompt, const AnswerOptions& how, const OnText& on_text);
 
   std::shared_ptr<Client::State> client;
@@ -185,7 +185,7 @@ struct Conversation::State {
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
-void Conversation::State::open_session() {
+void Conversation::State::open_session(std::size_t room) {
   session = nullptr;
   const auto links = [&](UserTraffic&) {
     const UserLinks all = links_of(client->invite, {}, client->patience, traffic);
@@ -194,7 +194,7 @@ void Conversation::State::open_session() {
     };
     return UserLinks{cancellable(all.online), cancellable(all.offline), cancellable(all.helper)};
   };
-  session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->patience, true, client->executor, client->ledger);
+  session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->patience, true, client->executor, client->ledger, room);
 }
 
 Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const AnswerOptions& how, const OnText& on_text) {
@@ -247,13 +247,13 @@ Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const An
       return !stops.stopped() && client->tokens_left > 0;
     };
     // A session that has no room left, or that the provider ended while nobody asked, is begun again.
-    if (!session->fits(request)) open_session();
+    if (!session->fits(request)) open_session(session->slots_afresh(request));
     const bool went_on = session->used();
     try {
       session->run(request);
     } catch (const Error& error) {
       if (!went_on || answering || cancelled || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
-      open_session();
+      open_session(session->slots_afresh(request));
       session->run(request);
     }
     emit(stops.push(characters.finish()));

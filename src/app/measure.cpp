@@ -20,11 +20,26 @@ nlohmann::json online_json(const Traffic& t, double per) {
           {"round_trips", static_cast<double>(t.round_trips) / per}};
 }
 
+// Slots that are left behind the marks, with an entry and a pass for each: those are burnt ahead, too.
+std::size_t room_behind(const Marks& marks, std::size_t slots) {
+  return slots - std::min<std::size_t>(slots, *std::max_element(marks.first.begin(), marks.first.end()));
+}
+
+// The least burnt chain that has so much room.
+UserClient::Choose chain_with(std::size_t room, const std::function<std::size_t()>& slots) {
+  return [room, slots, fitting = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable {
+    fitting.clear();
+    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fitting), [&](const ChainChoice& c) { return room_behind(c.burnt, slots()) >= room; });
+    return UserClient::least_burnt(fitting);
+  };
+}
+
 }  // namespace
 
 MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor,
-                                           Ledger& ledger)
-    : shape_(shape), quiet_(quiet), client_(links(traffic_), ledger, executor, patience) {}
+                                           Ledger& ledger, std::size_t room)
+    : shape_(shape), quiet_(quiet),
+      client_(links(traffic_), ledger, executor, patience, chain_with(room, [this] { return client_.card().plan.slots; })) {}
 
 MeasuredConversation::Moment MeasuredConversation::now() const {
   return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
@@ -40,8 +55,14 @@ std::size_t MeasuredConversation::slots_of(const Request& request) const {
   return plan().prompt_rows(request.ids.size() - in_common(request.ids)) + (request.max_tokens - 1) * (request.draft + 1);
 }
 
-bool MeasuredConversation::fits(const Request& request) const {
-  return slots_of(request) <= client_.room() && (fed_.empty() || !plan().config.prefix);
+std::size_t MeasuredConversation::slots_afresh(const Request& request) const {
+  return plan().prompt_rows(request.ids.size()) + (request.max_tokens - 1) * (request.draft + 1);
+}
+
+std::size_t MeasuredConversation::room() { return room_behind(client_.session().marks(), plan().slots); }
+
+bool MeasuredConversation::fits(const Request& request) {
+  return slots_of(request) <= room() && (fed_.empty() || !plan().config.prefix);
 }
 
 void MeasuredConversation::run(const Request& request) {
@@ -54,7 +75,7 @@ void MeasuredConversation::run(const Request& request) {
     throw Error(Code::usage, "--draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
                                                     "would learn how many drafted tokens were kept", name_of(plan().profile)));
   }
-  if (slots > client_.room()) {
+  if (slots > room()) {
     throw Error(Code::usage, "--context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
                                                       rows, request.max_tokens,
                                                       block > 1 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,

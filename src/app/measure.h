@@ -14,9 +14,10 @@ namespace permllm {
 class MeasuredConversation {
  public:
   // links: makes the user's links, metered by what it is given. quiet: no progress on standard error. The ledger outlives it. Errors: those of
-  // UserClient.
+  // UserClient. room: slots that a chain must have left to be taken up.
   using Links = std::function<UserLinks(UserTraffic&)>;
-  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor, Ledger& ledger);
+  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, bool quiet, Executor& executor, Ledger& ledger,
+                       std::size_t room = 1);
 
   const Card& card() const { return client_.card(); }
   const Plan& plan() const { return client_.card().plan; }
@@ -34,7 +35,9 @@ class MeasuredConversation {
   // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
   void run(const Request& request);
   // Whether a request has room behind what the conversation has used; else it needs a new one.
-  bool fits(const Request& request) const;
+  bool fits(const Request& request);
+  // Slots that it takes in a new one.
+  std::size_t slots_afresh(const Request& request) const;
   // Whether there was an answer before; prompt tokens that were fed for the last one.
   bool used() const { return !fed_.empty(); }
   std::size_t prompted() const { return prompted_; }
@@ -56,6 +59,7 @@ class MeasuredConversation {
   Moment now() const;
   nlohmann::json report(const UserClient::Reports* reports) const;
   std::size_t slots_of(const Request& request) const;
+  std::size_t room();
 
   LinkShape shape_;
   bool quiet_;

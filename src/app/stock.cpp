@@ -25,6 +25,7 @@ struct StockOptions {
 // The i-th of the chains that no session has used, the fullest first; a new one where there are not so many.
 UserClient::Choose fresh_chain(std::size_t i) {
   return [i, fresh = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable -> const ChainChoice* {
+    fresh.clear();
     std::copy_if(chains.begin(), chains.end(), std::back_inserter(fresh), [](const ChainChoice& chain) { return chain.fresh(); });
     std::sort(fresh.begin(), fresh.end(), [](const ChainChoice& a, const ChainChoice& b) { return a.ready() > b.ready(); });
     return i < fresh.size() ? &fresh[i] : nullptr;

@@ -47,10 +47,12 @@ std::string ProviderChains::name_of_chain(const ChainRecord& record) const {
 }
 
 void ProviderChains::forget(const ChainRecord& record) {
-  ledger_.drop(record.peer, record.chain);
-  if (folder_.empty()) return;
+  // Files first: what a cut leaves in the ledger alone, the next start finds; files alone it would not.
   std::error_code ignored;
-  for (const char* half : {".helper", ".user"}) std::filesystem::remove(folder_ / (name_of_chain(record) + half), ignored);
+  for (const char* half : {".helper", ".user"}) {
+    if (!folder_.empty()) std::filesystem::remove(folder_ / (name_of_chain(record) + half), ignored);
+  }
+  ledger_.drop(record.peer, record.chain);
 }
 
 std::vector<ChainState> ProviderChains::of(const std::string& peer) {
@@ -77,6 +79,8 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
     record->plan_hash = plan_hash_;
   }
   record->burnt = later_of(record->burnt, agreement.burnt);
+  const auto slots = static_cast<std::uint32_t>(plan_.slots);
+  if (!within(record->burnt, Marks{{slots, slots, slots, slots}})) throw Error(Code::mismatch, "Agreement.burnt", "the chain has no room left; begin another");
   if (!record->paired || !agreement.paired) {  // one of the two has lost its seed, or there was none yet
     record->paired = false;
     record->made = {};

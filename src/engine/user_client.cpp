@@ -31,11 +31,21 @@ const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) 
 
 UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose)
     : ledger_(ledger), executor_(executor) {
-  online_link_ = std::make_unique<ResumableLink>(links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
-  online_ = std::make_unique<Channel>(*online_link_, 0, patience);
-  online_->send(Hello{Hello::online, 0});
-  card_ = online_->receive(Card{});
-  take_chain(choose);
+  constexpr int k_tries = 4;
+  for (int i = 1;; ++i) {
+    online_ = nullptr;
+    online_link_ = std::make_unique<ResumableLink>(links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
+    online_ = std::make_unique<Channel>(*online_link_, 0, patience);
+    online_->send(Hello{Hello::online, 0});
+    card_ = online_->receive(Card{});
+    try {
+      take_chain(choose);
+      break;
+    } catch (const Error& error) {
+      // Another program of this user may have taken the chain since the card was written; the next card says so.
+      if (error.code() != Code::mismatch || i == k_tries) throw;
+    }
+  }
   online_->set_session(card_.session);
   online_link_->begin(card_.session);
   if (card_.plan.open()) receive_public_part();
@@ -57,6 +67,7 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
 }
 
 void UserClient::take_chain(const Choose& choose) {
+  record_ = {};
   const std::string plan_hash = card_.plan.hash();
   std::vector<ChainRecord> records = ledger_.chains({}, card_.model_id);
   std::vector<ChainChoice> choices;

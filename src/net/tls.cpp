@@ -134,6 +134,7 @@ struct TlsLink::State {
   Bytes out;
   Bytes in = Bytes(k_buffer);
   std::size_t in_begin = 0, in_end = 0;
+  bool unwritable = false;  // a write failed: asio would wait for a readiness that the system told already
 
   void begin_tls(const Credentials& credentials, std::optional<Role> expected) {
     check.trust = credentials.trust;
@@ -202,9 +203,16 @@ void TlsLink::send(Frame frame) {
 
 void TlsLink::flush() {
   if (state_->out.empty()) return;
-  state_->await(Clock::now() + k_send_patience, "the peer's reading", [&](auto done) {
-    asio::async_write(*state_->stream, asio::buffer(state_->out), std::move(done));
-  });
+  try {
+    if (state_->unwritable) throw Error(Code::closed, "the peer's reading", "the peer closed the connection");
+    state_->await(Clock::now() + k_send_patience, "the peer's reading", [&](auto done) {
+      asio::async_write(*state_->stream, asio::buffer(state_->out), std::move(done));
+    });
+  } catch (const Error&) {
+    state_->unwritable = true;
+    state_->out.clear();  // what the peer said before can still be received
+    throw;
+  }
   state_->out.clear();
   if (state_->out.capacity() > 8 * k_buffer) state_->out.shrink_to_fit();
 }

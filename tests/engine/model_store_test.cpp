@@ -274,7 +274,7 @@ TEST(ModelStore, a_table_ahead_of_its_chunks_is_not_believed) {
   std::filesystem::resize_file(path, stored.v_at + 2 * k_chunk + 100);
   Executor executor(1);
   ModelStore store(folder.path(), executor, [](const std::string&) {});
-  const auto arrival = store.begin(stored.offer, "owner");
+  const auto arrival = store.begin(stored.offer, stored.owner);
   std::ptrdiff_t held = 0;
   for (auto hashes = arrival->next_held(); !hashes.empty(); hashes = arrival->next_held()) {
     held += std::ranges::count_if(hashes, [](const Digest& hash) { return hash != Digest{}; });
