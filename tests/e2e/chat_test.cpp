@@ -33,7 +33,7 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   Process providing({"provider", "--config", config.string(), "--helper", helper_address}, PERMLLM_BINARY);
   const std::string provider_address = address(providing);
 
-  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address", helper_address, "--tokens", "12", "--out", invite});
+  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address", helper_address, "--tokens", "60", "--out", invite});
   EXPECT_NE(permllm({"invite", "--list", "--identity", provider}).out.find("alice"), std::string::npos);
 
   const std::vector<std::string> request{"--max-tokens", "8", "--json"};
@@ -52,7 +52,7 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   EXPECT_EQ(done[0].at("output_ids"), want.at("output_ids"));
   EXPECT_EQ(done[0].at("text"), want.at("text"));
   EXPECT_GT(done[1].at("prompt_tokens"), done[0].at("prompt_tokens"));
-  EXPECT_EQ(done[1].at("tokens_left"), 12 - done[0].at("output_ids").size() - done[1].at("output_ids").size());
+  EXPECT_EQ(done[1].at("tokens_left"), 60 - done[0].at("output_ids").size() - done[1].at("output_ids").size());
 
   // Nothing is restarted.
   permllm({"keygen", "--renew", "--out", provider});

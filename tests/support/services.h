@@ -102,7 +102,7 @@ class Services {
       switch (near_end) {
         case End::user_helper: helper_.serve(std::move(far), Peer{Role::user, {}, {}, {}}); break;
         case End::provider_helper: helper_.serve(std::move(far), Peer{Role::provider, {}, {}, {}}); break;
-        default: provider_.serve(std::move(far));
+        default: provider_.serve(std::move(far), {}, UserLimits{.sessions = 1000});
       }
     });
     return link;
