@@ -96,20 +96,26 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
   channel.flush();
   channel.set_session(hello.session);
   auto parked = std::make_unique<Parked>(
-      Parked{std::move(link), channel, common_seed(hello.half, half, domain::provider_helper, hello)});
+      Parked{std::move(link), channel, common_seed(hello.half, half, domain::provider_helper, hello), hello, Clock::now() + patience_});
   {
     const std::lock_guard lock(mutex_);
+    std::erase_if(parked_, [now = Clock::now()](const auto& other) { return other.second->until < now; });  // their users never came
     parked_[hello.session] = std::move(parked);
   }
   parked_changed_.notify_all();
 }
 
-std::unique_ptr<HelperService::Parked> HelperService::unpark(std::uint64_t session) {
+std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& hello) {
   std::unique_lock lock(mutex_);
-  if (!parked_changed_.wait_for(lock, patience_, [&] { return parked_.contains(session); })) {
+  if (!parked_changed_.wait_for(lock, patience_, [&] { return parked_.contains(hello.session); })) {
     throw Error(Code::timeout, "session", "the provider did not open its side of the session");
   }
-  return std::move(parked_.extract(session).mapped());
+  auto provider = std::move(parked_.extract(hello.session).mapped());
+  // Material of one model for the provider of another would give that provider, with its user's masks, the other's V.
+  if (provider->hello.model_id != hello.model_id) {
+    throw Error(Code::mismatch, "PairHello.model_id", fmt::format("{:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id, hello.model_id));
+  }
+  return provider;
 }
 
 void HelperService::deal_session(Channel& user, const PairHello& hello) {
@@ -118,7 +124,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello) {
   user.send(PairAccepted{half});
   user.flush();
   user.set_session(hello.session);
-  const std::unique_ptr<Parked> provider = unpark(hello.session);
+  const std::unique_ptr<Parked> provider = unpark(hello);
   on_event_("session begins");
   model->touch();
   const Plan& plan = model->plan();

@@ -28,18 +28,20 @@ class HelperService {
   void serve(std::unique_ptr<Link> link, Role peer);
 
  private:
-  // The provider's link of a session, parked until the user's arrives.
+  // The provider's link of a session, parked until the user's arrives, or for the patience.
   struct Parked {
     std::unique_ptr<Link> link;
     Channel channel;
     Seed common;
+    PairHello hello;
+    Clock::time_point until;
   };
 
   void store_model(Channel& provider, const Frame& offer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello);
   void deal_session(Channel& user, const PairHello& hello);
   std::shared_ptr<const StoredModel> find_model(const PairHello& hello);
-  std::unique_ptr<Parked> unpark(std::uint64_t session);
+  std::unique_ptr<Parked> unpark(const PairHello& hello);
 
   Executor& executor_;
   Clock::duration patience_;

@@ -111,6 +111,30 @@ TEST(Services, a_model_that_the_helper_lacks_is_named) {
   EXPECT_EQ(error_of([&] { channel.receive(PairAccepted{}); }), "peer: PairHello.model_id: the helper does not hold model bbbbbbbb");
 }
 
+// The helper has two models. The provider of one and its user would learn V of the other from material that is dealt for it.
+TEST(Services, a_user_that_names_another_model_than_its_provider_is_refused) {
+  World world;
+  const auto good = world.answer(3);
+  OfferedModel other_model = tiny_model(world.executor());
+  other_model.model_id = std::string(64, 'b');
+  ProviderService other(std::move(other_model), world.executor(), std::chrono::seconds(5), [&] { return world.to_helper(Role::provider); },
+                        [](const std::string&) {});
+  other.register_model(nullptr);
+  auto provider = world.to_provider();
+  Channel online(*provider, 0, std::chrono::seconds(5));
+  online.send(Hello{});
+  const Card card = online.receive(Card{});
+  online.send(Agreement{card.plan.hash()});
+  online.receive(Accepted{});
+  auto link = world.to_helper(Role::user);
+  Channel helper(*link, 0, std::chrono::seconds(5));
+  helper.send(PairHello{card.session, std::string(64, 'b'), card.plan.hash(), Seed{}});
+  helper.receive(PairAccepted{});
+  helper.set_session(card.session);
+  EXPECT_EQ(error_of([&] { helper.receive(PackDealt{}); }), "peer: PairHello.model_id: aaaaaaaa at the provider of this session, bbbbbbbb at the user");
+  EXPECT_EQ(world.answer(3), good);
+}
+
 TEST(Services, another_plan_is_refused_with_both_values) {
   World world;
   {
