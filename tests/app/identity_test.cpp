@@ -8,6 +8,7 @@
 
 #include "app/invite.h"
 #include "net/tls.h"
+#include "support/errors.h"
 #include "support/program.h"
 
 namespace permllm::test {
@@ -21,15 +22,6 @@ unsigned mode_of(const std::filesystem::path& path) {
   return status.st_mode & 0777;
 }
 
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 template <class F>
 void expect_error(F f, const std::string& text) {
   const std::string error = error_of(f);

@@ -16,6 +16,7 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
+#include "support/errors.h"
 #include "support/rig.h"
 #include "support/small_model.h"
 #include "support/tiny_plan.h"
@@ -40,16 +41,6 @@ OfferedModel tiny_offer(std::uint8_t number = 1, Profile profile = Profile::pape
 }
 
 std::uint32_t chunks_of(const OfferedModel& model) { return ModelOffer{{}, {}, masked_model_bytes(model.plan), model.chunk}.chunks(); }
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 

@@ -12,6 +12,7 @@
 #include "engine/user_client.h"
 #include "model/load.h"
 #include "net/memory.h"
+#include "support/errors.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
@@ -83,16 +84,6 @@ class World {
   ProviderService provider_;
   std::list<std::jthread> threads_;
 };
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Services, answer_and_go_on_to_the_next_session) {
   World world;
