@@ -78,7 +78,7 @@ class Chat {
         fmt::print("{}\n", report_.is_null() ? "there is no answer yet" : statistics());
       } else if (line == "/new") {
         messages_.clear();
-        conversation_ = nullptr;
+        leave();
       } else {
         try {
           ask(line);
@@ -90,6 +90,7 @@ class Chat {
       }
       std::fflush(stdout);
     }
+    leave();
   }
 
  private:
@@ -132,6 +133,15 @@ class Chat {
     messages_ = std::move(messages);
   }
 
+  // Ends the session in order, where it still stands.
+  void leave() {
+    try {
+      if (conversation_) conversation_->end();
+    } catch (const Error&) {  // the answers are there
+    }
+    conversation_ = nullptr;
+  }
+
   void begin(std::size_t room = 1) {
     const auto patience = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.patience_seconds));
     const auto links = [&](UserTraffic& traffic) {
@@ -142,7 +152,7 @@ class Chat {
       return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper),
                        std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.grace_seconds))};
     };
-    conversation_ = nullptr;
+    leave();
     conversation_ = std::make_unique<MeasuredConversation>(links, LinkShape{}, patience, json(), executor_, ledger_, room);
     tokens_left_ = conversation_->card().tokens_left;
   }

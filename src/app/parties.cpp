@@ -129,10 +129,10 @@ class Party {
     const std::lock_guard lock(mutex_);
     Limits limits = options_.limits;
     // A link takes four descriptors; a provider's session has another link, to the helper.
-    const std::size_t most = (files_ - std::min<std::size_t>(files_, 64)) / 8;
+    const std::size_t most = std::max<std::size_t>(4, (files_ - std::min<std::size_t>(files_, 64)) / 8);
     if (limits.connections > most) {
       log_.write(Log::Level::warn, "few_files", fmt::format("{} open files are allowed, enough for {} connections, not {}", files_, most, limits.connections));
-      limits.connections = std::max<std::size_t>(most, 4);
+      limits.connections = most;
     }
     memory_limit_ = limits.memory;
     return limits;

@@ -151,8 +151,12 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
   } catch (const Error& error) {
-    events.fail(error.what(), error.code(), user.session());
-    user.refuse(error);
+    if (error.code() == Code::closed && error.field() == "session") {
+      events.end();  // the user has left in order, without a word about it
+    } else {
+      events.fail(error.what(), error.code(), user.session());
+      user.refuse(error);
+    }
   } catch (const std::exception& error) {
     events.fail(error.what(), Code::resource, user.session());
     user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
@@ -192,6 +196,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     sessions_[id] = {peer, held};
     end.emplace(*this, id);
   }
+  events.begin(id);
   const ResumableSessions::Kept kept = resumable_.keep(link, id, whose);
   ProviderChains::Chain* const chain = held.get();
   user.send(chain->state());
@@ -201,9 +206,9 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     user.send(vectors_of(model_.weights, model_.plan));
   }
   user.flush();
-  events.begin(id);
   std::optional<RetrievalKey> key;
   if (model_.plan.bfv()) key = user.receive(RetrievalKey{});
+  link->await_frame(Clock::now() + idle_, "the next pass");  // the user may lack what was sent, and agrees on no seed before it has that
   AesCoins coins(chain->seed(Clock::now() + patience_));
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain->number());
@@ -217,12 +222,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   };
   ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn,
                                [&](double seconds) { on_event_(pass_event(id, seconds)); }, idle_);
-  try {
-    conversation.serve();
-  } catch (const Error& error) {
-    if (error.code() != Code::closed || error.field() != "session") throw;
-    return events.end();  // the user has left in order, without a word about it
-  }
+  conversation.serve();
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it
   end.reset();

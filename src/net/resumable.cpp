@@ -114,11 +114,15 @@ void ResumableLink::flush() {
 }
 
 Frame ResumableLink::receive(Clock::time_point deadline, const char* awaited) {
-  while (arrived_.empty()) step_on(deadline, awaited);
+  await_frame(deadline, awaited);
   Frame frame = std::move(arrived_.front());
   arrived_.pop_front();
   arrived_bytes_ -= size_of(frame);
   return frame;
+}
+
+void ResumableLink::await_frame(Clock::time_point deadline, const char* awaited) {
+  while (arrived_.empty()) step_on(deadline, awaited);
 }
 
 void ResumableLink::close() {

@@ -55,6 +55,8 @@ class ResumableLink : public Link {
   Frame receive(Clock::time_point deadline, const char* awaited) override;
   void close() override;
 
+  // Waits until a frame has come, which is left for receive; what a cut has lost is sent again meanwhile. Errors: those of receive.
+  void await_frame(Clock::time_point deadline, const char* awaited);
   // Waits until the peer has all that was sent, or is gone for good.
   void settle() noexcept;
   // The orderly end of this side; whatever it has not received it does not want. The owner's thread.

@@ -125,6 +125,15 @@ void check_address(const std::string& address, const std::string& field, Code co
 
 // Each link has its own event loop, driven by whoever waits: asio gives deadlines, the caller sees blocking calls.
 struct TlsLink::State {
+  // Errors: resource, where the system has no more descriptors.
+  static std::unique_ptr<State> make() {
+    try {
+      return std::make_unique<State>();
+    } catch (const boost::system::system_error& error) {
+      throw Error(Code::resource, "link", error.what());
+    }
+  }
+
   asio::io_context io{1};
   tcp::socket socket{io};
   TlsListener::Source source;  // of a server's link, until its handshake
@@ -314,7 +323,7 @@ TlsListener::~TlsListener() = default;
 std::uint16_t TlsListener::port() const { return state_->acceptor.local_endpoint().port(); }
 
 std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
-  auto link = std::make_unique<TlsLink::State>();
+  auto link = TlsLink::State::make();
   link->source = state_->credentials;
   std::optional<error_code> result;
   state_->acceptor.async_accept(link->socket, [&](error_code error) { result = error; });
@@ -347,7 +356,7 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   Attempt& a = attempt == nullptr ? unasked : *attempt;
   a = {};
   const auto [host, port] = split_address(address);
-  auto state = std::make_unique<TlsLink::State>();
+  auto state = TlsLink::State::make();
   error_code error;
   tcp::resolver resolver(state->io);
   const auto endpoints = resolver.resolve(host, port, error);

@@ -28,7 +28,7 @@ using State = Finding::State;
 
 std::string id_of(char c) { return std::string(64, c); }
 
-// Answers probes as a service does, in the background.
+// Answers probes, and asks of an account, as a service does, in the background.
 class Service {
  public:
   Service(TlsListener::Source credentials, ProbeFacts facts, WallClock clock = system_time)
@@ -39,7 +39,13 @@ class Service {
               connections.emplace_back([=, link = listener_.accept(Clock::now() + std::chrono::milliseconds(20))] {
                 try {
                   link->handshake(Clock::now() + 5s);
-                  serve_probe(*link, link->receive(Clock::now() + 5s, "the first message"), [&](const auto& ids) { return asked(facts, ids); }, clock);
+                  const Frame first = link->receive(Clock::now() + 5s, "the first message");
+                  if (first.tag == static_cast<std::uint16_t>(Tag::hello)) {
+                    Channel(*link, 0, 5s).send(Card{1, facts.models.at(0).id, facts.models[0].plan, {}, {}, 600, {{1, {{{9, 9, 9, 9}}}, {{{2, 2, 2, 2}}}}}});
+                    link->flush();
+                    link->receive(Clock::now() + 5s, "the end");
+                  }
+                  serve_probe(*link, first, [&](const auto& ids) { return asked(facts, ids); }, clock);
                 } catch (const Error&) {
                 }
               });
@@ -127,6 +133,8 @@ TEST(Doctor, finds_nothing_wrong_where_nothing_is) {
   found.expect(State::ok, "user-provider", "estimate", "s a token", "");
   EXPECT_GT(found.find("user-provider", "estimate")->facts.at("token_seconds"), 0);
   found.expect(State::ok, "here", "allowance", "1000 tokens", "");
+  found.expect(State::ok, "user-provider", "allowance", "600 tokens of answers are left", "");
+  found.expect(State::ok, "user-provider", "stock", "7 slots of offline material in 1 chain", "");
 }
 
 TEST(Doctor, a_port_where_nobody_listens_or_a_name_that_is_none) {

