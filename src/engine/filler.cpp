@@ -37,8 +37,8 @@ std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
 
 // Pieces that are worth an order of their own.
 constexpr std::uint32_t k_least_order = 64;
-// How long the connections of a filling stay open when nothing is wanted.
-constexpr auto k_linger = std::chrono::seconds(2);
+// How long the connections of a filling stay open when nothing is wanted; less than the provider waits.
+Clock::duration linger(Clock::duration patience) { return std::min<Clock::duration>(std::chrono::seconds(2), patience / 4); }
 
 }  // namespace
 
@@ -175,7 +175,7 @@ void Filler::produce() {
     const auto awaited = [&] { return stopping_ || (!failure_ && ((ending_ && filling_) || (!ending_ && can_make()))); };
     bool idle = false;
     if (filling_ && !failure_) {
-      idle = !changed_.wait_for(lock, k_linger, awaited);
+      idle = !changed_.wait_for(lock, linger(patience_), awaited);
     } else {
       changed_.wait(lock, awaited);
     }
