@@ -37,7 +37,7 @@ Clock::duration patience_here(const Variant& v) {
     services.run(run);
     seconds = std::min(seconds, run.seconds);
   }
-  return std::max<Clock::duration>(std::chrono::milliseconds(1500), std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(30 * seconds)));
+  return std::max<Clock::duration>(std::chrono::milliseconds(800), std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(60 * seconds)));
 }
 
 struct Job {
