@@ -28,14 +28,36 @@ struct ClientOptions {
   // state (XDG base directories).
   std::filesystem::path state = {};
   std::chrono::milliseconds patience{120'000};  // how long to wait for a peer before giving up
+  std::chrono::milliseconds grace{60'000};      // how long to try again when the connection was lost in an answer; 0: the answer ends
   unsigned threads = 0;                         // for this user's share of the arithmetic; 0: one for each core
 };
+
+struct Message {
+  std::string role;  // system, user or assistant
+  std::string content;
+};
+
+// What an answer waits for.
+struct AnswerProgress {
+  enum class Stage {
+    connecting,
+    material,  // offline material is made: `fraction` of it is there after `seconds`, the rest in about `seconds_left`
+    prompt,    // the model reads
+    answer,    // a token has come
+  };
+  Stage stage = Stage::connecting;
+  double fraction = 0, seconds = 0, seconds_left = 0;
+  std::uint32_t token = 0;  // the one that has come
+};
+using OnProgress = std::function<void(const AnswerProgress&)>;  // called from several threads, one after the other; it returns soon
 
 struct ConversationOptions {
   std::string system = {};       // the system message; empty: as the model's template has it
   std::string chat_format = {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
   bool think = false;            // let a model that can think before it answers
   std::size_t draft = 0;         // profile open: tokens to guess from the text so far and verify in one pass, at most 63
+  std::size_t ahead = 256;       // tokens for which material is made ahead of need, while an answer comes
+  OnProgress on_progress = nullptr;
 };
 
 // How one answer is chosen: greedily, unless a temperature is given.
@@ -76,6 +98,7 @@ struct Answer {
   };
 
   std::string text;
+  std::vector<std::uint32_t> tokens;  // chosen by the model, the one that ends an answer included
   End end = End::model;
   Cost cost;
 };
@@ -102,6 +125,7 @@ class Client {
 
   struct Model {
     std::string name, architecture;
+    std::string id;           // 64 hex digits: the provider's commitment to its weights
     std::string profile;      // paper, fast or open (README.md)
     std::string retrieval;    // linear or bfv
     std::size_t context = 0;  // most tokens of a conversation
@@ -117,6 +141,33 @@ class Client {
 
   // Of the invite's allowance of answer tokens, as the provider counts them.
   std::uint64_t tokens_left() const;
+
+  // Tokens of the model's vocabulary: of a text, and of a conversation with the marks that its chat format adds. Errors: as Conversation::answer.
+  std::vector<std::uint32_t> tokenize(std::string_view text) const;
+  std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages, const ConversationOptions& options = {}) const;
+
+  // Offline material: made with the helper ahead of need, used once. A conversation takes a chain of it.
+  struct Chain {
+    std::uint64_t number = 0;
+    std::size_t tokens = 0;         // for which material is ready, of prompts and answers
+    std::size_t prompt_tokens = 0, answer_tokens = 0;  // at most so many of these
+    std::size_t used = 0, room = 0;  // tokens that it has served, and that it may serve yet; with what is not made yet
+    bool busy = false;              // a conversation has it
+  };
+  // Asks the provider. Errors: those of a peer.
+  std::vector<Chain> stock() const;
+  // As far as this client knows without asking: tokens for which material is ready, in all chains.
+  std::size_t ready_tokens() const;
+  // Makes material for nobody's question, until the i-th of the chains that no conversation has used serves so many tokens, of which
+  // `answer_tokens` are of answers. Returns the seconds that it took. Errors: those of a peer; resource, where the provider keeps no more.
+  double fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens, const OnProgress& on_progress = nullptr) const;
+
+  // What this client's links carried so far, in all its conversations: payload bytes.
+  struct Traffic {
+    Answer::Bytes online, offline_provider, offline_helper;
+    std::uint64_t round_trips = 0;  // online
+  };
+  Traffic traffic() const;
 
   // Begins a conversation, which may outlive the client. Errors: usage, for a chat format that is none, or a draft in a profile other than open.
   Conversation conversation(const ConversationOptions& options = {}) const;
@@ -139,9 +190,15 @@ class Conversation {
   // is thrown here. After an error the conversation is as before the question. Errors: usage (an option out of its range, a conversation
   // that does not fit the context, an allowance used up), and those of a peer as in Client.
   Answer ask(const std::string& text, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
-  // Ends the answer under way, soon; ask() returns what there is of it. Without one, nothing. A question that got no text is forgotten.
+  // The same where the caller keeps the conversation: all of it, the question last. Chat format none: the contents, one behind the other. What
+  // the session was fed before is not fed again. The conversation's own questions and answers, and its system message, play no part.
+  Answer answer(const std::vector<Message>& messages, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
+  // How many tokens of these messages the session was fed already.
+  std::size_t in_common(const std::vector<Message>& messages) const;
+  // Ends the answer under way, soon; ask() returns what there is of it. Without one, nothing. A question that got no text is forgotten. For
+  // signal handlers, too.
   void cancel() noexcept;
-  // Forgets all questions and answers.
+  // Forgets all questions and answers, and ends the session in order.
   void reset();
 
  private:

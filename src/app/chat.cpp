@@ -1,37 +1,44 @@
 #include "app/chat.h"
 
+#include <editline/readline.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <iostream>
+#include <optional>
 
-#include "app/measure.h"
 #include "app/options.h"
 #include "app/process.h"
 #include "app/process_limits.h"
+#include "app/progress.h"
 #include "app/settings.h"
+#include "base/small_file.h"
 #include "app/user_state.h"
+#include "permllm/client.h"
 
 namespace permllm {
 namespace {
 
 struct ChatOptions {
-  std::string invite, state;
+  std::string invite, state, history;
   PromptOptions prompt;
-  std::size_t ahead = 256, draft = 0;
-  double patience_seconds = 120, grace_seconds = std::chrono::duration<double>(k_default_grace).count();
+  ConversationOptions conversation;
+  double patience_seconds = 120, grace_seconds = 60;
 };
 
-volatile sig_atomic_t interrupted = 0;  // a signal handler has no other place to write to
+std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds)); }
 
-// While it lives, the first Ctrl-C ends the answer; a second, as any outside of it, the program.
+Conversation* answering = nullptr;  // a signal handler has no other place to look
+
+// While it lives, the first Ctrl-C ends the answer; a second the program.
 class Interruptible {
  public:
-  Interruptible() {
-    interrupted = 0;
+  explicit Interruptible(Conversation& conversation) {
+    answering = &conversation;
     struct sigaction action {};
-    action.sa_handler = [](int) { interrupted = 1; };
+    action.sa_handler = [](int) { answering->cancel(); };
     action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
     sigaction(SIGINT, &action, &before_);
   }
@@ -41,192 +48,181 @@ class Interruptible {
   struct sigaction before_ {};
 };
 
-// A link that gives up once the person has interrupted, while there is no answer yet that could be ended in order.
-volatile sig_atomic_t answering = 0;
-
-class Stoppable : public Link {
+// Lines as they are typed, with editing; or of a pipe, as they are.
+class Lines {
  public:
-  explicit Stoppable(std::unique_ptr<Link> link) : link_(std::move(link)) { stop_if_interrupted(); }
-  void send(Frame frame) override {
-    if (!is_of_link(frame.tag) && answering == 0) stop_if_interrupted();
-    link_->send(std::move(frame));
+  explicit Lines(std::string history) : history_(std::move(history)) {
+    if (!person()) return;
+    signal(SIGINT, [](int) {
+      constexpr std::string_view note = "\n(Ctrl-D ends the program)\n> ";
+      if (write(STDERR_FILENO, note.data(), note.size()) < 0) return;
+    });
+    rl_initialize();
+    using_history();
+    if (!history_.empty()) read_history(history_.c_str());
   }
-  void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
-  void close() override { link_->close(); }
+  ~Lines() {
+    if (person() && !history_.empty()) write_history(history_.c_str());
+  }
+  static bool person() { return isatty(STDIN_FILENO) != 0; }
+  std::optional<std::string> next() const {
+    std::string line;
+    if (!person()) return std::getline(std::cin, line) ? std::optional(line) : std::nullopt;
+    const std::unique_ptr<char, decltype(&std::free)> typed(readline("> "), &std::free);
+    if (!typed) return std::nullopt;
+    line = typed.get();
+    if (!line.empty()) add_history(line.c_str());
+    return line;
+  }
 
  private:
-  // Not as closed: what the person ended is not resumed.
-  static void stop_if_interrupted() {
-    if (interrupted != 0) throw Error(Code::usage, "answer", "stopped");
-  }
-  std::unique_ptr<Link> link_;
+  std::string history_;
 };
+
+constexpr const char* k_help =
+    "A line is a question. Ctrl-C ends an answer, Ctrl-D the program.\n"
+    "  /cost       what the last answer took: tokens, seconds, bytes, round trips\n"
+    "  /privacy    what each party sees\n"
+    "  /save FILE  writes the conversation as Markdown, for your eyes alone\n"
+    "  /reset      begins another conversation\n"
+    "  /help       this\n";
 
 class Chat {
  public:
-  Chat(ChatOptions options, Invite invite)
-      : options_(std::move(options)), invite_(std::move(invite)), ledger_(user_ledger(options_.state)), sampler_(options_.prompt.sampling) {}
+  explicit Chat(ChatOptions options) : options_(std::move(options)), lines_(options_.history), client_(options_.invite, client_options()), conversation_(begin()) {}
 
   void run() {
-    tell(fmt::format("provider at {}, key sha256:{}\nhelper at {}, key sha256:{}\n", invite_.provider_address, invite_.provider_pin,
-                     invite_.helper_address, invite_.helper_pin));
-    if (person()) tell("A line is a question; /stats tells what the last answer took, /new begins another conversation, Ctrl-D ends.\n");
-    for (std::string line; read_line(line);) {
-      if (line.empty()) continue;
-      if (line == "/stats") {
-        fmt::print("{}\n", report_.is_null() ? "there is no answer yet" : statistics());
-      } else if (line == "/new") {
-        messages_.clear();
-        leave();
-      } else {
-        try {
-          ask(line);
-        } catch (const Error& error) {
-          // A person may go on; a program is told and decides.
-          if (!person()) throw;
-          tell(fmt::format("permllm: {}\n", error.what()));
-        }
+    if (Lines::person()) {
+      tell(fmt::format("{}, profile {}, context {}; {} tokens of answers left\nprovider at {}, key sha256:{}\nhelper at {}, key sha256:{}\n{}",
+                       client_.model().name, client_.model().profile, client_.model().context, client_.tokens_left(), client_.provider().address,
+                       client_.provider().key, client_.helper().address, client_.helper().key, k_help));
+    }
+    while (const std::optional<std::string> line = lines_.next()) {
+      try {
+        if (!line->empty()) line->front() == '/' ? command(*line) : ask(*line);
+      } catch (const Error& error) {
+        // A person may go on; a program is told and decides.
+        if (!Lines::person()) throw;
+        tell(fmt::format("permllm: {}\n", error.what()));
       }
       std::fflush(stdout);
     }
-    leave();
+    conversation_.reset();
   }
 
  private:
   bool json() const { return options_.prompt.json; }
-  static bool person() { return isatty(STDIN_FILENO) != 0; }
   void tell(const std::string& text) const {
     if (!json()) std::fputs(text.c_str(), stderr);
   }
-  bool read_line(std::string& line) const {
-    if (person()) tell("> ");
-    return static_cast<bool>(std::getline(std::cin, line));
+  ClientOptions client_options() const {
+    ClientOptions options;
+    options.state = options_.state;
+    options.patience = milliseconds(options_.patience_seconds);
+    options.grace = milliseconds(options_.grace_seconds);
+    return options;
+  }
+  Conversation begin() {
+    ConversationOptions options = options_.conversation;
+    options.chat_format = options_.prompt.chat_format;
+    options.think = options_.prompt.think;
+    options.on_progress = [this](const AnswerProgress& progress) { show(progress); };
+    return client_.conversation(options);
   }
 
-  // One turn: its prompt is the whole conversation, of which the session holds what it was fed before.
+  void show(const AnswerProgress& progress) {
+    if (progress.stage == AnswerProgress::Stage::answer && json()) print_event({{"event", "token"}, {"id", progress.token}});
+    if (!making_) return;
+    if (progress.stage == AnswerProgress::Stage::material) {
+      making_->show(progress.fraction, progress.seconds);
+    } else if (progress.stage == AnswerProgress::Stage::prompt) {
+      making_->finish();
+    }
+  }
+
   void ask(const std::string& question) {
-    const Interruptible interruptible;
-    std::vector<ChatMessage> messages = messages_;
-    messages.push_back({"user", question});
-    std::string answer;
-    partial_.clear();
-    const bool went_on = conversation_ != nullptr;
-    try {
-      answer = converse(messages);
-    } catch (const Error& error) {
-      conversation_ = nullptr;  // what its last pass left is not known
-      if (interrupted == 0) {
-        // A session that the provider ended while nobody asked is begun again.
-        if (!went_on || !partial_.empty() || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
-        answer = converse(messages);
+    AnswerOptions how;
+    how.max_tokens = options_.prompt.max_tokens;
+    how.temperature = options_.prompt.sampling.temperature;
+    how.top_k = options_.prompt.sampling.top_k;
+    how.top_p = options_.prompt.sampling.top_p;
+    how.min_p = options_.prompt.sampling.min_p;
+    how.seed = options_.prompt.seed;
+    making_.emplace("Offline material for this answer", json());
+    const Interruptible interruptible(conversation_);
+    last_ = conversation_.ask(question, how, [&](std::string_view piece) {
+      if (json()) {
+        print_event({{"event", "text"}, {"text", piece}});
+      } else {
+        fmt::print("{}", piece);
+        std::fflush(stdout);
       }
-    }
-    answering = 0;
-    if (interrupted != 0) {
-      tell("\n(stopped)\n");
-      answer = partial_;
-    }
-    // A question that got no answer at all is forgotten.
-    if (answer.empty() && interrupted != 0) return;
-    messages.push_back({"assistant", answer});
-    messages_ = std::move(messages);
+    });
+    making_.reset();
+    if (json()) return print_event(report());
+    fmt::print("\n");
+    const bool cancelled = last_->end == Answer::End::cancelled;
+    if (cancelled) tell("(stopped)\n");
+    if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
+    if (!Lines::person()) return;
+    const Answer::Cost& cost = last_->cost;
+    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready; {} left of the invite]\n", cost.answer_tokens,
+                     cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(), cost.tokens_left));
   }
 
-  // Ends the session in order, where it still stands.
-  void leave() {
-    try {
-      if (conversation_) conversation_->end();
-    } catch (const Error&) {  // the answers are there
+  void command(const std::string& line) {
+    const std::string name = line.substr(0, line.find(' ')), rest = line.size() > name.size() ? line.substr(name.size() + 1) : "";
+    if (name == "/help") {
+      fmt::print("{}", k_help);
+    } else if (name == "/cost") {
+      fmt::print("{}", last_ ? cost() : "there is no answer yet\n");
+    } else if (name == "/privacy") {
+      fmt::print("the provider sees  {}\nthe helper sees    {}\nyou see            {}\nIt holds as long as provider and helper do not work together.\n", client_.views().provider,
+                 client_.views().helper, client_.views().user);
+    } else if (name == "/reset") {
+      conversation_.reset();
+      said_.clear();
+    } else if (name == "/save") {
+      if (rest.empty()) throw Error(Code::usage, "/save", "expected a file's name behind it");
+      write_new_file(rest, said_, 0600);
+    } else {
+      throw Error(Code::usage, name, "is no command; /help lists them");
     }
-    conversation_ = nullptr;
   }
 
-  void begin(std::size_t room = 1) {
-    const auto patience = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.patience_seconds));
-    const auto links = [&](UserTraffic& traffic) {
-      const auto stoppable = [](std::function<std::unique_ptr<Link>()> dial) {
-        return [dial = std::move(dial)]() -> std::unique_ptr<Link> { return std::make_unique<Stoppable>(dial()); };
-      };
-      const UserLinks all = links_of(invite_, {}, patience, traffic);
-      return UserLinks{stoppable(all.online), stoppable(all.offline), stoppable(all.helper),
-                       std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.grace_seconds))};
+  nlohmann::json report() const {
+    const Answer::Cost& cost = last_->cost;
+    const auto bytes = [](const Answer::Bytes& b) { return nlohmann::json{{"sent", b.sent}, {"received", b.received}}; };
+    constexpr const char* ends[] = {"model", "length", "stop", "cancelled"};
+    return {{"event", "done"}, {"text", last_->text}, {"output_ids", last_->tokens}, {"end", ends[static_cast<int>(last_->end)]},
+            {"profile", client_.model().profile}, {"prompt_tokens", cost.prompt_tokens}, {"prompt_tokens_fed", cost.fed_tokens},
+            {"seconds", {{"offline", cost.offline_seconds}, {"prefill", cost.first_token_seconds}, {"decode_per_token", cost.token_seconds}, {"all", cost.seconds}}},
+            {"bytes", {{"set_up", bytes(cost.set_up)}, {"online", bytes(cost.online)}, {"offline_provider", bytes(cost.offline_provider)},
+                       {"offline_helper", bytes(cost.offline_helper)}}},
+            {"round_trips", cost.round_trips}, {"tokens_left", cost.tokens_left}, {"tokens_ready", client_.ready_tokens()}};
+  }
+
+  std::string cost() const {
+    const Answer::Cost& cost = last_->cost;
+    const auto row = [](const char* what, const Answer::Bytes& b) {
+      return fmt::format("{:<28}{:>9.3f} MB sent, {:>9.3f} MB received\n", what, 1e-6 * static_cast<double>(b.sent), 1e-6 * static_cast<double>(b.received));
     };
-    leave();
-    conversation_ = std::make_unique<MeasuredConversation>(links, LinkShape{}, patience, json(), executor_, ledger_, room);
-    tokens_left_ = conversation_->card().tokens_left;
-  }
-
-  std::string converse(const std::vector<ChatMessage>& messages) {
-    answering = 0;
-    if (!conversation_) begin();
-    const Tokenizer tokenizer(conversation_->vocabulary());
-    MeasuredConversation::Request request;
-    request.ids = chat_format(options_.prompt, conversation_->vocabulary()).encode(tokenizer, messages, options_.prompt.think);
-    request.max_tokens = most_tokens(conversation_->plan(), request.ids.size());
-    request.ahead = options_.ahead;
-    request.draft = options_.draft;
-    request.choose = [&](std::span<const std::int64_t> logits) { return sampler_.choose(logits, frac::logit); };
-    TokenPrinter printer(tokenizer, json());
-    request.on_token = [&](TokenId id) {
-      answering = 1;
-      if (interrupted != 0) return false;
-      printer.token(id);
-      partial_ = printer.text();
-      if (tokens_left_ > 0) --tokens_left_;
-      return !tokenizer.is_end(id);
-    };
-    if (!conversation_->fits(request)) begin(conversation_->slots_afresh(request));  // another chain
-    conversation_->run(request);
-    printer.finish();
-    report_ = conversation_->report();
-    report_["text"] = printer.text();
-    report_["tokens_left"] = tokens_left_;
-    if (json()) print_event(report_);
-    return printer.text();
-  }
-
-  // How long an answer may be: as asked, as the model has room, as the invite allows.
-  std::size_t most_tokens(const Plan& plan, std::size_t prompt) const {
-    plan.check_prompt(prompt);
-    const std::size_t rows = plan.prompt_rows(prompt);
-    if (tokens_left_ == 0) throw Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", invite_.tokens));
-    if (rows >= plan.slots) {
-      throw Error(Code::usage, "conversation", fmt::format("{} tokens do not fit the context of {}; /new begins another", prompt, plan.slots));
-    }
-    const std::size_t room = 1 + (plan.slots - rows) / (options_.draft + 1);
-    return std::min<std::uint64_t>({options_.prompt.max_tokens, room, tokens_left_});
-  }
-
-  std::string statistics() const {
-    const auto mb = [](const nlohmann::json& bytes) { return bytes.get<double>() / 1e6; };
-    const auto& seconds = report_.at("seconds");
-    const auto& online = report_.at("online_per_token");
-    return fmt::format("tokens: prompt {}, answer {}, left of the invite {}\nprofile {}; offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s\n"
-                       "a token, online: {:.3f} MB to the user, {:.3f} MB to the provider, {:.0f} round trips",
-                       report_.at("prompt_tokens").get<int>(), report_.at("output_ids").size(), tokens_left_,
-                       report_.at("profile").get<std::string>(), seconds.at("offline").get<double>(), seconds.at("prefill").get<double>(),
-                       seconds.at("decode_per_token").get<double>(), mb(online.at("provider_to_user_bytes")), mb(online.at("user_to_provider_bytes")),
-                       online.at("round_trips").get<double>());
+    return fmt::format("tokens: prompt {}, of which {} were fed now; answer {}; left of the invite {}\n", cost.prompt_tokens, cost.fed_tokens, cost.answer_tokens,
+                       cost.tokens_left) +
+           fmt::format("offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s; profile {}, {} round trips\n", cost.offline_seconds, cost.first_token_seconds,
+                       cost.token_seconds, client_.model().profile, cost.round_trips) +
+           row("set-up", cost.set_up) + row("online, with the provider", cost.online) + row("offline, with the provider", cost.offline_provider) +
+           row("offline, with the helper", cost.offline_helper);
   }
 
   ChatOptions options_;
-  Invite invite_;
-  Ledger ledger_;
-  Sampler sampler_;
-  Executor executor_;
-  std::unique_ptr<MeasuredConversation> conversation_;
-  std::vector<ChatMessage> messages_;
-  std::uint64_t tokens_left_ = 0;  // of the allowance, as the provider counts
-  std::string partial_;     // what was printed of the answer under way
-  nlohmann::json report_;   // of the last answer
+  Lines lines_;
+  Client client_;
+  Conversation conversation_;
+  std::optional<ProgressBar> making_;  // while an answer comes
+  std::optional<Answer> last_;
+  std::string said_;  // the conversation, for /save
 };
-
-void run(ChatOptions options) {
-  check_answer_options(options.prompt);
-  Invite invite = load_invite(options.invite);
-  Chat(std::move(options), std::move(invite)).run();
-}
 
 }  // namespace
 
@@ -237,16 +233,19 @@ void add_chat(CLI::App& parent) {
   command->add_option("--invite", options->invite, "the file that the provider sent")->required();
   add_user_state(*command, options->state);
   add_answer_options(*command, options->prompt);
-  command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")->capture_default_str();
-  command->add_option("--draft", options->draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+  command->add_option("--system", options->conversation.system, "the system message")->default_str("as the model's template has it");
+  command->add_option("--ahead", options->conversation.ahead, "tokens to make offline material for ahead of need")->capture_default_str();
+  command->add_option("--draft", options->conversation.draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
       ->capture_default_str()->check(CLI::Range(0, 63));
+  command->add_option("--history", options->history, "file that keeps what you typed, for the arrow keys; without it nothing is kept");
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
   command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
       ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
   command->callback([options] {
     keep_to_itself();
-    run(*options);
+    check_answer_options(options->prompt);
+    Chat(*options).run();
   });
   add_settings(*command);
 }

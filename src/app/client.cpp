@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
+#include <mutex>
 
 #include "app/measure.h"
 #include "app/user_state.h"
@@ -87,7 +89,29 @@ class Stops {
 };
 
 double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
-Answer::Bytes bytes_of(const Traffic& traffic) { return {traffic.sent.payload_bytes, traffic.received.payload_bytes}; }
+Answer::Bytes bytes_of(const permllm::Traffic& traffic) { return {traffic.sent.payload_bytes, traffic.received.payload_bytes}; }
+
+AnswerProgress progress_of(const OfflineProgress& made) {
+  return {AnswerProgress::Stage::material, made.fraction, made.seconds, made.fraction > 0 ? made.seconds * (1 / made.fraction - 1) : 0, 0};
+}
+
+// Ids of a whole conversation, up to where the answer begins.
+std::vector<TokenId> encode(const Tokenizer& tokenizer, const Vocabulary& vocabulary, const std::vector<Message>& messages, const ConversationOptions& options) {
+  const ChatFormat format = options.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template) : ChatFormat::named(options.chat_format);
+  std::vector<ChatMessage> all;
+  for (const Message& message : messages) all.push_back({message.role, message.content});
+  return format.encode(tokenizer, all, options.think);
+}
+
+// The i-th of the chains that no session has used, the fullest first; a new one where there are not so many.
+UserClient::Choose fresh_chain(std::size_t i) {
+  return [i, fresh = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable -> const ChainChoice* {
+    fresh.clear();
+    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fresh), [](const ChainChoice& chain) { return chain.fresh(); });
+    std::sort(fresh.begin(), fresh.end(), [](const ChainChoice& a, const ChainChoice& b) { return a.ready() > b.ready(); });
+    return i < fresh.size() ? &fresh[i] : nullptr;
+  };
+}
 
 SamplingOptions sampling_of(const AnswerOptions& o) {
   const SamplingOptions sampling{o.temperature, o.top_k, o.top_p, o.min_p, o.seed ? *o.seed : random_number()};
@@ -102,13 +126,14 @@ SamplingOptions sampling_of(const AnswerOptions& o) {
 }  // namespace
 
 struct Client::State {
-  State(const std::filesystem::path& path, const ClientOptions& options)
-      : invite(load_invite(path)), ledger(user_ledger(options.state)), patience(options.patience), executor(options.threads) {
-    UserTraffic traffic;
-    const Card card = read_card(links_of(invite, {}, patience, traffic), patience);
+  State(const std::filesystem::path& path, const ClientOptions& with)
+      : invite(load_invite(path)), ledger(user_ledger(with.state)), options(with), executor(with.threads) {
+    Card card = read_card(links(spent), options.patience);
     tokens_left = card.tokens_left;
+    know(card);
+    plan_hash = card.plan.hash();
     const Plan& plan = card.plan;
-    model = {plan.config.name, plan.config.architecture, name_of(plan.profile), name_of(plan.retrieval), plan.slots, plan.config.layers};
+    model = {plan.config.name, plan.config.architecture, card.model_id, name_of(plan.profile), name_of(plan.retrieval), plan.slots, plan.config.layers};
     views.provider = fmt::format("uniform words{}, lengths and timing: how many tokens prompt and answer have, nothing of what they are",
                                  plan.bfv() ? " and ciphertexts" : "");
     views.helper = "how much material was asked for; it takes no part in an answer";
@@ -116,6 +141,37 @@ struct Client::State {
                              : fmt::format("its own questions and answers, {}the model's inner values in an order drawn afresh for each use, "
                                            "none of its weights (a barrier to extraction, not a guarantee)",
                                            plan.profile == Profile::fast ? "attention scores with their keys in order, other of " : "");
+    vocabulary = std::move(card.vocabulary);
+    tokenizer.emplace(vocabulary);
+  }
+  UserLinks links(UserTraffic& counted) {
+    UserLinks all = links_of(invite, {}, options.patience, counted, &traffic);
+    all.grace = options.grace;
+    return all;
+  }
+  // What a card says of the user's account.
+  void know(const Card& card) {
+    // The provider counts a token when it is begun, this side when it has come: the lower count holds.
+    for (std::uint64_t left = tokens_left; card.tokens_left < left && !tokens_left.compare_exchange_weak(left, card.tokens_left);) {}
+    const std::lock_guard lock(mutex);
+    ready.clear();
+    for (const Chain& chain : chains_of(card)) ready[chain.number] = chain.tokens;
+  }
+  std::vector<Chain> chains_of(const Card& card) {
+    std::vector<Chain> chains;
+    for (const ChainRecord& own : ledger.chains({}, card.model_id)) {
+      const auto there = std::find_if(card.chains.begin(), card.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
+      if (there == card.chains.end()) continue;
+      const Marks burnt = later_of(own.burnt, there->burnt), made = between(burnt, there->made);
+      const std::size_t used = burnt[k_slot_kind];
+      chains.push_back({own.chain, made[k_slot_kind], card.plan.open() ? made[k_slot_kind] : made[k_entry_kind], made[k_pass_kind], used,
+                        card.plan.slots - std::min(card.plan.slots, used), there->busy});
+    }
+    return chains;
+  }
+  void set_ready(std::uint64_t chain, std::size_t slots) {
+    const std::lock_guard lock(mutex);
+    ready[chain] = slots;
   }
   // One token of an answer less.
   void use_token() {
@@ -125,12 +181,19 @@ struct Client::State {
 
   Invite invite;
   Ledger ledger;
-  Clock::duration patience;
+  ClientOptions options;
   Executor executor;
+  UserTraffic traffic;  // of all conversations
+  UserTraffic spent;    // of links that belong to none
   Party provider{invite.provider_address, invite.provider_pin}, helper{invite.helper_address, invite.helper_pin};
+  std::string plan_hash;
   Model model;
   Views views;
+  Vocabulary vocabulary;
+  std::optional<Tokenizer> tokenizer;
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
+  std::mutex mutex;
+  std::map<std::uint64_t, std::size_t> ready;  // slots of each chain that are made and not used
 };
 
 Client::Client(const std::filesystem::path& invite, const ClientOptions& options) {
@@ -147,17 +210,68 @@ const Client::Model& Client::model() const { return state_->model; }
 const Client::Views& Client::views() const { return state_->views; }
 std::uint64_t Client::tokens_left() const { return state_->tokens_left; }
 
+std::vector<std::uint32_t> Client::tokenize(std::string_view text) const { return state_->tokenizer->encode(text, false); }
+std::vector<std::uint32_t> Client::tokenize(const std::vector<Message>& messages, const ConversationOptions& options) const {
+  return encode(*state_->tokenizer, state_->vocabulary, messages, options);
+}
+
+std::vector<Client::Chain> Client::stock() const {
+  const Card card = read_card(state_->links(state_->spent), state_->options.patience);
+  state_->know(card);
+  return state_->chains_of(card);
+}
+
+std::size_t Client::ready_tokens() const {
+  const std::lock_guard lock(state_->mutex);
+  std::size_t tokens = 0;
+  for (const auto& [chain, slots] : state_->ready) tokens += slots;
+  return tokens;
+}
+
+double Client::fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens, const OnProgress& on_progress) const {
+  const NoDenormals no_denormals;
+  UserTraffic counted;
+  UserClient client(state_->links(counted), state_->ledger, state_->executor, state_->options.patience, fresh_chain(i));
+  const Plan& plan = client.card().plan;
+  const auto slots = static_cast<std::uint32_t>(std::min(tokens, plan.slots)), answers = static_cast<std::uint32_t>(std::min<std::size_t>(answer_tokens, slots));
+  Marks target{{slots, plan.open() ? 0 : slots, answers, plan.bfv() ? answers : 0}};
+  if (plan.prompt_slots != 0) target[k_entry_kind] = static_cast<std::uint32_t>(std::min<std::size_t>(slots, plan.prompt_slots + 1));
+  client.fill(target, [&](const OfflineProgress& made) {
+    if (on_progress) on_progress(progress_of(made));
+  });
+  const double seconds = client.filler().seconds();
+  state_->set_ready(client.chain(), client.filler().made()[k_slot_kind]);
+  client.end();
+  return seconds;
+}
+
+Client::Traffic Client::traffic() const {
+  const UserTraffic& t = state_->traffic;
+  return {bytes_of(t.online), bytes_of(t.offline), bytes_of(t.helper), t.online.round_trips};
+}
+
 struct Conversation::State {
   State(std::shared_ptr<Client::State> client_state, const ConversationOptions& with) : client(std::move(client_state)), options(with) { reset(); }
 
+  ~State() { leave(); }
   bool raw() const { return options.chat_format == "none"; }
-  void reset() {
+  // Ends the session in order, where it still stands.
+  void leave() {
+    leaving = true;  // a connection that is lost by now is not made again
+    try {
+      if (session) session->end();
+    } catch (const Error&) {  // the answers are there
+    }
     session = nullptr;
+    leaving = false;
+  }
+  void reset() {
+    leave();
     messages.clear();
     if (!options.system.empty() && !raw()) messages.push_back({"system", options.system});
   }
-  std::vector<ChatMessage> with(const std::string& text) const {
-    std::vector<ChatMessage> all = messages;
+  std::vector<Message> with(const std::string& text) const {
+    std::vector<Message> all = messages;
     if (raw() && !all.empty()) {
       all.back().content += text;
     } else {
@@ -175,29 +289,41 @@ struct Conversation::State {
     return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
   }
   void open_session(std::size_t room = 1);
-  Answer ask(const std::vector<ChatMessage>& prompt, const AnswerOptions& how, const OnText& on_text);
+  Answer ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text);
 
   std::shared_ptr<Client::State> client;
   ConversationOptions options;
-  std::vector<ChatMessage> messages;  // raw: none or one
-  std::atomic<bool> cancelled = false, answering = false;
+  void tell(const AnswerProgress& progress) const {
+    if (options.on_progress) options.on_progress(progress);
+  }
+  std::vector<Message> messages;  // raw: none or one
+  std::atomic<bool> cancelled = false, answering = false, leaving = false;
   UserTraffic traffic;
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
 void Conversation::State::open_session(std::size_t room) {
-  session = nullptr;
+  leave();
+  tell({AnswerProgress::Stage::connecting, 0, 0, 0, 0});
   const auto links = [&](UserTraffic&) {
-    const UserLinks all = links_of(client->invite, {}, client->patience, traffic);
+    const UserLinks all = client->links(traffic);
     const auto cancellable = [&](const std::function<std::unique_ptr<Link>()>& dial) {
-      return [this, dial]() -> std::unique_ptr<Link> { return std::make_unique<Cancellable>(dial(), cancelled, answering); };
+      return [this, dial]() -> std::unique_ptr<Link> {
+        if (leaving) throw Error(Code::usage, "session", "is over");
+        return std::make_unique<Cancellable>(dial(), cancelled, answering);
+      };
     };
-    return UserLinks{cancellable(all.online), cancellable(all.offline), cancellable(all.helper)};
+    return UserLinks{cancellable(all.online), cancellable(all.offline), cancellable(all.helper), all.grace};
   };
-  session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->patience, true, client->executor, client->ledger, room);
+  session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, true, client->executor, client->ledger, room);
+  client->know(session->card());
+  if (session->plan().hash() != client->plan_hash) {
+    session = nullptr;
+    throw Error(Code::mismatch, "model", "the provider serves another model, or the same otherwise, than when this program began; start it again");
+  }
 }
 
-Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const AnswerOptions& how, const OnText& on_text) {
+Answer Conversation::State::ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text) {
   Sampler sampler(sampling_of(how));
   if (client->tokens_left == 0) {
     throw Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", client->invite.tokens));
@@ -205,7 +331,7 @@ Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const An
   const NoDenormals no_denormals;
   const Clock::time_point begin = Clock::now();
   Clock::time_point ready = begin, first = begin, last = begin;
-  Traffic before;  // online traffic when the prompt's pass begins
+  permllm::Traffic before;  // online traffic when the prompt's pass begins
   const UserTraffic start = traffic;
   answering = false;
 
@@ -219,16 +345,18 @@ Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const An
   try {
     if (!session) open_session();
     const Tokenizer tokenizer(session->vocabulary());
-    const ChatFormat format = options.chat_format.empty() ? ChatFormat::from_template(session->vocabulary().chat_template) : ChatFormat::named(options.chat_format);
     MeasuredConversation::Request request;
-    request.ids = format.encode(tokenizer, prompt, options.think);
+    request.ids = encode(tokenizer, session->vocabulary(), prompt, options);
     if (request.ids.empty()) throw Error(Code::usage, "text", "has no tokens");
     answer.cost.prompt_tokens = request.ids.size();
     request.max_tokens = most_tokens(session->plan(), request.ids.size(), how.max_tokens);
     request.draft = options.draft;
+    request.ahead = options.ahead;
+    request.on_material = [this](const OfflineProgress& made) { tell(progress_of(made)); };
     request.choose = [&](std::span<const std::int64_t> logits) { return sampler.choose(logits, frac::logit); };
     request.on_ready = [&] {
       ready = Clock::now();
+      tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
       before = traffic.online;
     };
     Utf8Stream characters;
@@ -237,7 +365,10 @@ Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const An
       if (cancelled) return false;
       last = Clock::now();
       if (++answer.cost.answer_tokens == 1) first = last;
+      answer.tokens.push_back(id);
       client->use_token();
+      client->set_ready(session->chain(), session->ready_slots());
+      tell({AnswerProgress::Stage::answer, 0, 0, 0, id});
       if (tokenizer.is_end(id)) {
         answer.end = Answer::End::model;
         return false;
@@ -264,7 +395,7 @@ Answer Conversation::State::ask(const std::vector<ChatMessage>& prompt, const An
     if (!cancelled) throw;
   }
   if (cancelled) answer.end = Answer::End::cancelled;
-  const Traffic during = traffic.online - before;
+  const permllm::Traffic during = traffic.online - before;
 
   Answer::Cost& cost = answer.cost;
   cost.set_up = bytes_of(before - start.online);
@@ -298,7 +429,7 @@ Conversation& Conversation::operator=(Conversation&&) noexcept = default;
 Answer Conversation::ask(const std::string& text, const AnswerOptions& options, const OnText& on_text) {
   if (text.empty()) throw Error(Code::usage, "text", "is empty");
   state_->cancelled = false;
-  std::vector<ChatMessage> messages = state_->with(text);
+  std::vector<Message> messages = state_->with(text);
   Answer answer = state_->ask(messages, options, on_text);
   if (answer.text.empty() && answer.end == Answer::End::cancelled) return answer;
   if (state_->raw()) {
@@ -308,6 +439,17 @@ Answer Conversation::ask(const std::string& text, const AnswerOptions& options, 
   }
   state_->messages = std::move(messages);
   return answer;
+}
+
+Answer Conversation::answer(const std::vector<Message>& messages, const AnswerOptions& options, const OnText& on_text) {
+  state_->cancelled = false;
+  return state_->ask(messages, options, on_text);
+}
+
+std::size_t Conversation::in_common(const std::vector<Message>& messages) const {
+  if (!state_->session) return 0;
+  const auto ids = encode(*state_->client->tokenizer, state_->client->vocabulary, messages, state_->options);
+  return ids.empty() ? 0 : state_->session->in_common(ids);
 }
 
 void Conversation::cancel() noexcept { state_->cancelled = true; }

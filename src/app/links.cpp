@@ -31,15 +31,15 @@ constexpr auto k_connect_patience = std::chrono::seconds(10);
 
 }  // namespace
 
-UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic) {
-  const auto dial = [&](const std::string& address, Role role, Traffic& counted) {
-    return [credentials = invite.credentials(), shape, patience, address, role, &counted]() -> std::unique_ptr<Link> {
+UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic, UserTraffic* total) {
+  const auto dial = [&](const std::string& address, Role role, Traffic UserTraffic::*part) {
+    return [credentials = invite.credentials(), shape, patience, address, role, &counted = traffic.*part, all = total ? &(total->*part) : nullptr]() -> std::unique_ptr<Link> {
       auto link = shaped(tls_connect(credentials, address, role, Clock::now() + std::min<Clock::duration>(patience, k_connect_patience)), shape);
-      return std::make_unique<Meter>(std::move(link), counted);
+      return std::make_unique<Meter>(std::move(link), counted, all);
     };
   };
-  return {dial(invite.provider_address, Role::provider, traffic.online), dial(invite.provider_address, Role::provider, traffic.offline),
-          dial(invite.helper_address, Role::helper, traffic.helper), k_default_grace};
+  return {dial(invite.provider_address, Role::provider, &UserTraffic::online), dial(invite.provider_address, Role::provider, &UserTraffic::offline),
+          dial(invite.helper_address, Role::helper, &UserTraffic::helper), k_default_grace};
 }
 
 }  // namespace permllm

@@ -25,7 +25,7 @@ std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape,
 struct UserTraffic {
   Traffic online, offline, helper;
 };
-// The links of the user who holds the invite, metered. traffic outlives them.
-UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic);
+// The links of the user who holds the invite, metered. traffic outlives them, as does `total`, where the same is counted once more.
+UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic, UserTraffic* total = nullptr);
 
 }  // namespace permllm

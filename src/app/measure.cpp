@@ -92,8 +92,13 @@ void MeasuredConversation::run(const Request& request) {
     std::atomic<bool> shown = true;
   };
   const auto making = std::make_shared<Making>(ProgressBar("Offline material for this request", quiet_));
-  client_.make_material(fresh.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [making](const OfflineProgress& progress) {
-    if (making->shown) making->bar.show(progress.fraction, progress.seconds);
+  client_.make_material(fresh.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [making, on_material = request.on_material](const OfflineProgress& progress) {
+    if (!making->shown) return;
+    if (on_material) {
+      on_material(progress);
+    } else {
+      making->bar.show(progress.fraction, progress.seconds);
+    }
   });
   client_.wait_for_material(fresh.size(), std::min(1 + (request.max_tokens - 1) * block, std::max<std::size_t>(request.ahead, 1)));
   making->shown = false;

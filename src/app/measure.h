@@ -31,6 +31,7 @@ class MeasuredConversation {
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;  // false: no more
     std::function<void()> on_ready = nullptr;  // material for the request is there
+    std::function<void(const OfflineProgress&)> on_material = nullptr;  // while it is made, from another thread; null: a bar on standard error
   };
   // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
   void run(const Request& request);
@@ -38,6 +39,9 @@ class MeasuredConversation {
   bool fits(const Request& request);
   // Slots that it takes in a new one.
   std::size_t slots_afresh(const Request& request) const;
+  // The chain, and how many slots of it are made and not used.
+  std::uint64_t chain() const { return client_.chain(); }
+  std::size_t ready_slots() { return between(client_.session().marks(), client_.filler().made())[k_slot_kind]; }
   // Whether there was an answer before; prompt tokens that were fed for the last one.
   bool used() const { return !fed_.empty(); }
   std::size_t prompted() const { return prompted_; }

@@ -46,6 +46,7 @@ class UserClient {
 
   const Card& card() const { return card_; }
   UserSession& session() { return *session_; }
+  std::uint64_t chain() const { return record_.chain; }
   // Slots of the chain that this session may still use.
   std::size_t room() const { return card_.plan.slots - session_->slots(); }
 

@@ -9,24 +9,28 @@ std::uint64_t Traffic::header_bytes() const { return (sent.frames + received.fra
 
 Traffic Traffic::operator-(const Traffic& earlier) const {
   const auto minus = [](const Direction& a, const Direction& b) {
-    return Direction{a.payload_bytes - b.payload_bytes, a.frames - b.frames};
+    return Direction{{a.payload_bytes - b.payload_bytes}, {a.frames - b.frames}};
   };
   return {minus(sent, earlier.sent), minus(received, earlier.received), round_trips - earlier.round_trips};
 }
 
 void Meter::send(Frame frame) {
-  traffic_.sent.payload_bytes += frame.payload.size();
-  ++traffic_.sent.frames;
+  count([&](Traffic& traffic) {
+    traffic.sent.payload_bytes += frame.payload.size();
+    traffic.sent.frames += 1;
+  });
   if (!is_of_link(frame.tag)) sent_since_receive_ = true;  // nothing answers the others
   link_->send(std::move(frame));
 }
 
 Frame Meter::receive(Clock::time_point deadline, const char* awaited) {
-  if (sent_since_receive_) ++traffic_.round_trips;
+  if (sent_since_receive_) count([](Traffic& traffic) { traffic.round_trips += 1; });
   sent_since_receive_ = false;
   Frame frame = link_->receive(deadline, awaited);
-  traffic_.received.payload_bytes += frame.payload.size();
-  ++traffic_.received.frames;
+  count([&](Traffic& traffic) {
+    traffic.received.payload_bytes += frame.payload.size();
+    traffic.received.frames += 1;
+  });
   return frame;
 }
 

@@ -1,7 +1,7 @@
 // Counts what crosses a link, for its owner.
 #pragma once
 
-#include <map>
+#include <atomic>
 #include <memory>
 #include <utility>
 
@@ -9,12 +9,28 @@
 
 namespace permllm {
 
+// A number that one thread counts up while others read it.
+class Tally {
+ public:
+  Tally(std::uint64_t value = 0) : value_(value) {}  // NOLINT(google-explicit-constructor)
+  Tally(const Tally& other) : value_(other) {}
+  Tally& operator=(const Tally& other) {
+    value_.store(other, std::memory_order_relaxed);
+    return *this;
+  }
+  operator std::uint64_t() const { return value_.load(std::memory_order_relaxed); }  // NOLINT(google-explicit-constructor)
+  void operator+=(std::uint64_t more) { value_.fetch_add(more, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint64_t> value_;
+};
+
 struct Traffic {
   struct Direction {
-    std::uint64_t payload_bytes = 0, frames = 0;
+    Tally payload_bytes, frames;
   };
   Direction sent, received;
-  std::uint64_t round_trips = 0;  // times that the owner began to wait after it had sent
+  Tally round_trips;  // times that the owner began to wait after it had sent
 
   std::uint64_t header_bytes() const;
   Traffic operator-(const Traffic& earlier) const;
@@ -22,8 +38,8 @@ struct Traffic {
 
 class Meter : public Link {
  public:
-  // `traffic` outlives the link.
-  Meter(std::unique_ptr<Link> link, Traffic& traffic) : link_(std::move(link)), traffic_(traffic) {}
+  // `traffic` outlives the link, as does `total`, where the same is counted once more.
+  Meter(std::unique_ptr<Link> link, Traffic& traffic, Traffic* total = nullptr) : link_(std::move(link)), traffic_(traffic), total_(total) {}
 
   void send(Frame frame) override;
   void flush() override { link_->flush(); }
@@ -32,7 +48,13 @@ class Meter : public Link {
 
  private:
   std::unique_ptr<Link> link_;
+  template <class Count>
+  void count(const Count& count_in) {
+    count_in(traffic_);
+    if (total_ != nullptr) count_in(*total_);
+  }
   Traffic& traffic_;
+  Traffic* total_;
   bool sent_since_receive_ = false;
 };
 

@@ -38,18 +38,18 @@ TEST(Resume, an_answer_over_connections_that_break_is_the_same) {
   ASSERT_EQ(whole.status, 0) << whole.error;
   const auto want = events(whole.out).back();
 
-  // Connections 0 and 1 are those for the conversation and for offline material. The conversation's is dropped in the prompt, in the
+  // Connection 0 hears what there is, 1 and 2 are those for the conversation and for offline material. The conversation's is dropped in the prompt, in the
   // middle of an answer's token, in a TLS handshake, and again.
-  CuttingProxy proxy(provider_port, {{0, 6'000'000}, {2, 1'500'000}, {3, 700}, {4, 2'345'678}});
+  CuttingProxy proxy(provider_port, {{1, 6'000'000}, {3, 1'500'000}, {4, 700}, {5, 2'345'678}});
   const Result broken = chat("bob", proxy.port());
   ASSERT_EQ(broken.status, 0) << broken.error;
   const auto got = events(broken.out).back();
   EXPECT_EQ(got.at("text"), want.at("text"));
   EXPECT_EQ(got.at("output_ids"), want.at("output_ids"));
   EXPECT_EQ(proxy.cuts(), 4u);
-  EXPECT_EQ(proxy.connections(), 6u);
+  EXPECT_EQ(proxy.connections(), 7u);
 
-  CuttingProxy once(provider_port, {{0, 6'000'000}});
+  CuttingProxy once(provider_port, {{1, 6'000'000}});
   const Result ended = chat("carol", once.port(), {"--grace", "0"});
   EXPECT_EQ(ended.status, 1);
   EXPECT_NE(ended.error.find("the peer closed the connection"), std::string::npos) << ended.error;
