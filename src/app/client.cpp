@@ -149,10 +149,8 @@ struct Client::State {
     all.grace = options.grace;
     return all;
   }
-  // What a card says of the user's account.
+  // What a card says of the chains. Its count of tokens is for a start: sessions under way are charged some ahead.
   void know(const Card& card) {
-    // The provider counts a token when it is begun, this side when it has come: the lower count holds.
-    for (std::uint64_t left = tokens_left; card.tokens_left < left && !tokens_left.compare_exchange_weak(left, card.tokens_left);) {}
     const std::lock_guard lock(mutex);
     ready.clear();
     for (const Chain& chain : chains_of(card)) ready[chain.number] = chain.tokens;
