@@ -168,7 +168,12 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
                                Executor& executor, SessionEvents& events) {
   const std::string& peer = whose.fingerprint;
   const std::uint64_t id = random_number();
-  const std::uint64_t used_tokens = chains_.tokens(peer);
+  std::uint64_t used_tokens = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto account = accounts_.find(peer);
+    used_tokens = account == accounts_.end() ? chains_.tokens(peer) : account->second;
+  }
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed,
                  limits.tokens - std::min(limits.tokens, used_tokens), chains_.of(peer)});
   const auto agreement = user.receive(Agreement{});
@@ -179,22 +184,25 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   struct End {  // however this ends, the session is forgotten
     ProviderService& service;
     std::uint64_t session;
+    const std::string& peer;
     ~End() {
       const std::lock_guard lock(service.mutex_);
       service.sessions_.erase(session);
+      if (service.sessions_of(peer) == 0) service.accounts_.erase(peer);
     }
   };
   std::optional<End> end;
   std::shared_ptr<ProviderChains::Chain> held;
   {
     const std::lock_guard lock(mutex_);
-    const auto own = static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
+    const std::size_t own = sessions_of(peer);
     if (own >= limits.sessions) {
       throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
     }
     held = chains_.open(peer, agreement);
     sessions_[id] = {peer, held};
-    end.emplace(*this, id);
+    end.emplace(*this, id, peer);
+    accounts_.try_emplace(peer, chains_.tokens(peer));
   }
   events.begin(id);
   const ResumableSessions::Kept kept = resumable_.keep(link, id, whose);
@@ -214,10 +222,16 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain->number());
   std::unique_ptr<Burning> burning = chain->burning();
   const Marks begin = burning->used();
-  const std::uint64_t before = chains_.tokens(peer);
+  std::uint32_t charged = begin[k_pass_kind];
   const auto burn = [&](const Marks& to) {
-    const std::uint64_t used = before + to[k_pass_kind] - begin[k_pass_kind];
-    if (used > limits.tokens) throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", limits.tokens));
+    {
+      const std::lock_guard lock(mutex_);
+      std::uint64_t& used = accounts_.at(peer);
+      const std::uint32_t more = to[k_pass_kind] - charged;
+      if (used + more > limits.tokens) throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", limits.tokens));
+      used += more;
+      charged += more;
+    }
     burning->reach(to);
   };
   ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn,
@@ -231,6 +245,10 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   user.flush();
   link->settle();
   events.end();
+}
+
+std::size_t ProviderService::sessions_of(const std::string& peer) const {
+  return static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
 }
 
 void ProviderService::send_embedding(Channel& user) {

@@ -75,6 +75,7 @@ class ProviderService {
                 SessionEvents& events);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
+  std::size_t sessions_of(const std::string& peer) const;  // with the lock
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
 
   OfferedModel model_;
@@ -89,6 +90,7 @@ class ProviderService {
   ResumableSessions resumable_;
   std::mutex mutex_;
   std::map<std::uint64_t, Session> sessions_;
+  std::map<std::string, std::uint64_t> accounts_;  // tokens used, of users with sessions; the ledger charges some ahead
   ProviderChains chains_;
 };
 
