@@ -293,7 +293,7 @@ void add_bench(CLI::App& parent) {
   options->local.serve.context = 32;
   options->local.serve.ids_only = true;
   CLI::App* command = parent.add_subcommand("bench", "what a token costs: the whole protocol in three processes, over a simulated network");
-  command->add_option("model", options->local.model, "GGUF file or ChatGLM-6B's folder, or a shape with random weights: chatglm-6b, llama-7b, smollm2-135m")->required();
+  command->add_option("model", options->local.model, "GGUF file or ChatGLM-6B's folder, or a shape with random weights: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
   add_synthetic_options(*command, options->local.serve);
   add_local_options(*command, options->local);
   command->add_option("--prompt", options->prompt, "tokens of the prompt; 0: what the context leaves")->capture_default_str();

@@ -191,7 +191,7 @@ void run(Options options) {
 void add_inspect(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, and what a session with it costs");
-  command->add_option("model", options->path, "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, smollm2-135m")->required();
+  command->add_option("model", options->path, "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
   add_serve_options(*command, options->serve);
   command->add_flag("--loss", options->loss, "also measure what the provider's integers lose against float32 (needs memory for both)");
   command->add_flag("--json", options->json, "one JSON object, for programs");

@@ -54,7 +54,7 @@ Certificate helper_of(const InviteOptions& options) {
 
 void list(const std::filesystem::path& directory) {
   load_identity(directory, Role::provider);
-  fmt::print("{:<24}{:<10}{:>12}  {}\n", "name", "state", "tokens", "valid to");
+  fmt::print("{:<24}{:<10}{:>12}  {:<12}{}\n", "name", "state", "tokens", "valid to", "certificate");
   std::vector<std::filesystem::path> paths;
   std::error_code none;
   for (const auto& entry : std::filesystem::directory_iterator(directory / "users", none)) {
@@ -63,7 +63,7 @@ void list(const std::filesystem::path& directory) {
   std::sort(paths.begin(), paths.end());
   for (const auto& path : paths) {
     const UserRecord record = load_record(path);
-    fmt::print("{:<24}{:<10}{:>12}  {}\n", record.name, record.revoked ? "revoked" : "active", record.tokens, record.last_day);
+    fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name, record.revoked ? "revoked" : "active", record.tokens, record.last_day, record.fingerprint);
   }
 }
 
@@ -169,7 +169,7 @@ void add_invite(CLI::App& parent) {
   command->add_option("--provider-address", options->provider_address, "where users reach the provider: host:port");
   command->add_option("--helper-address", options->helper_address, "where users reach the helper: host:port");
   command->add_option("--helper-certificate", options->helper_certificate, "the helper's certificate")->default_str("the one in peers/");
-  command->add_option("--tokens", options->tokens, "how many tokens of answers the invite grants; permllm chat keeps to it, the provider does not count yet");
+  command->add_option("--tokens", options->tokens, "how many tokens of answers the invite grants; the provider counts them");
   command->add_option("--days", options->days, "how long the invite is valid")->capture_default_str()->check(CLI::Range(1, 36500));
   command->add_option("--out", options->out, "the invite's file")->default_str("NAME.invite");
   command->add_option("--revoke", options->revoke, "let this user in no more, from the next connection on");

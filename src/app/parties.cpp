@@ -24,7 +24,9 @@
 #include "base/heap.h"
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
+#include "net/share.h"
 #include "net/tls.h"
+#include "net/units.h"
 
 namespace permllm {
 namespace {
@@ -289,7 +291,7 @@ Clock::duration seconds(double number) { return std::chrono::duration_cast<Clock
 
 struct ProviderOptions {
   PartyOptions party;
-  std::string model, helper, state;
+  std::string model, helper, state, user_bandwidth = "0";
   double grace_seconds = std::chrono::duration<double>(k_default_grace).count(), idle_seconds = 600;
   ServeOptions serve;
   UserLimits limits;
@@ -301,6 +303,7 @@ void run_provider(ProviderOptions& options) {
   Party party(Role::provider, options.party, [&] { return serving->helper_trouble(); });
   Executor executor;
   credentials();  // refused before the long work
+  parse_bandwidth(options.user_bandwidth, "--user-bandwidth");
   require_peer(options.party.identity, Role::helper);
   const Clock::time_point begin = Clock::now();
   OfferedModel model = offer_model(options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); });
@@ -323,11 +326,12 @@ void run_provider(ProviderOptions& options) {
   party.progress("registration", 0);
   service.register_model([&](double fraction) { party.progress("registration", fraction); });
   TlsListener listener(credentials, options.party.listen);
+  BandwidthByUser bandwidth(parse_bandwidth(options.user_bandwidth, "--user-bandwidth"));
   party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role == Role::user, peer, "users"); },
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
     UserLimits limits = options.limits;
     limits.tokens = allowance_of(options.party.identity, peer);
-    service.serve(shaped(std::move(link), options.party.shape), peer, limits);
+    service.serve(shaped(bandwidth.throttled(std::move(link), peer.fingerprint), options.party.shape), peer, limits);
   }}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
        {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
 }
@@ -343,6 +347,8 @@ CLI::App* provider_command(CLI::App& parent, const char* description, const std:
   command->add_option("--idle", options->idle_seconds, "seconds that a conversation keeps its cache for the user's next turn")
       ->capture_default_str()->check(CLI::Range(1.0, 86400.0));
   command->add_option("--user-sessions", options->limits.sessions, "sessions that a user may have at once")->capture_default_str();
+  command->add_option("--user-bandwidth", options->user_bandwidth, "what all connections of a user may carry in each direction (100mbit); 0: no limit")
+      ->capture_default_str();
   command->add_option("--user-stock", options->limits.stock, "bytes of offline material that are kept for a user")
       ->capture_default_str()->transform(CLI::AsSizeValue(false));
   add_serve_options(*command, options->serve);

@@ -138,7 +138,7 @@ NetworkSeconds network_seconds(const Cost& cost, double round_trip, double to_us
 void add_plan(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand("plan", "memory, disk, bytes and seconds that serving a model will take, before anything is spent");
-  command->add_option("model", options->path, "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, smollm2-135m")->required();
+  command->add_option("model", options->path, "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
   add_serve_options(*command, options->serve);
   add_link_shape(*command, options->shape);
   command->add_option("--users", options->users, "users at once")->capture_default_str()->check(CLI::Range(1, 100000));

@@ -43,7 +43,7 @@ Config chatglm_6b() {
 }
 
 std::vector<Config> shapes() {
-  return {chatglm_6b(), shape("llama-7b", 32, 4096, 32, 32, 11008, 32000), shape("smollm2-135m", 30, 576, 9, 3, 1536, 49152)};
+  return {chatglm_6b(), shape("llama-7b", 32, 4096, 32, 32, 11008, 32000), shape("llama-70b", 80, 8192, 64, 8, 28672, 32000), shape("smollm2-135m", 30, 576, 9, 3, 1536, 49152)};
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 
 namespace permllm {
 
-// "chatglm-6b", "llama-7b", "smollm2-135m".
+// "chatglm-6b", "llama-7b", "llama-70b", "smollm2-135m".
 bool is_synthetic(const std::string& name);
 // layers, width: in place of the shape's own, where not 0; the heads' size stays, heads and neurons grow with the width.
 // Errors: usage, naming the shapes there are, or the widths.

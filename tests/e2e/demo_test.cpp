@@ -229,7 +229,7 @@ TEST(Mistakes, are_told_in_one_sentence) {
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--fused", "on"}, "--fused: on, but profile open applies every norm after its matrix");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--retrieval", "bfv"}, "--retrieval: bfv, but in profile open there is nothing to retrieve");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--retrieval", "pir"}, "--retrieval: \"pir\", expected linear or bfv");
-  expect_mistake({"bench", "gpt-7", "--synthetic"}, "is no shape that is known: chatglm-6b, llama-7b, smollm2-135m");
+  expect_mistake({"bench", "gpt-7", "--synthetic"}, "is no shape that is known: chatglm-6b, llama-7b, llama-70b, smollm2-135m");
   expect_mistake({"bench", "smollm2-135m", "--width", "100"}, "--width: 100, expected a multiple of 192");
   expect_mistake({"bench", "smollm2-135m", "--sweep", "speed=1"}, "is no dimension; write it like rtt=0,1,10");
   expect_mistake({"plan", model, "--context", "64", "--prompt", "40", "--answer", "40"}, "--context: 64 is too short for a prompt of 40 tokens and an answer of 40");

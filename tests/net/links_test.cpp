@@ -9,6 +9,7 @@
 #include "net/memory.h"
 #include "net/meter.h"
 #include "net/shaped.h"
+#include "net/share.h"
 #include "net/tls.h"
 #include "net/units.h"
 #include "support/parties.h"
@@ -172,6 +173,36 @@ TEST(Meter, counts_payload_frames_and_round_trips) {
   EXPECT_EQ(traffic.received.payload_bytes, 24u);
   EXPECT_EQ(traffic.round_trips, 3u);
   EXPECT_EQ(traffic.header_bytes(), 12 * k_frame_header_bytes);
+}
+
+// Two connections of a user share its bandwidth, another user's has its own.
+TEST(Bandwidth, is_shared_by_the_connections_of_a_user) {
+  BandwidthByUser shares(8e6);  // 1 MB/s
+  std::vector<std::unique_ptr<Link>> near, far;
+  for (const char* user : {"alice", "alice", "bob"}) {
+    auto [a, b] = memory_links();
+    near.push_back(shares.throttled(std::move(a), user));
+    far.push_back(std::move(b));
+  }
+  const Clock::time_point begin = Clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
+  near[0]->send(frame(0, 250'000));
+  near[1]->send(frame(0, 250'000));
+  EXPECT_GE(seconds(), 0.25);  // half a second's worth, less the burst
+  EXPECT_LT(seconds(), 2);
+  const double sent = seconds();
+  near[2]->send(frame(0, 150'000));
+  EXPECT_LT(seconds(), sent + 0.1);
+  far[0]->send(frame(0, 400'000));  // the other direction has its own share
+  EXPECT_EQ(near[0]->receive(in(5000ms), "x").payload.size(), 400'000u);
+  EXPECT_GE(seconds(), sent + 0.15);
+  // Closed by another thread, a long wait ends.
+  const std::jthread closer([&] {
+    std::this_thread::sleep_for(50ms);
+    near[0]->close();
+  });
+  EXPECT_THROW(near[0]->send(frame(1, 100'000'000)), Error);
+  EXPECT_LT(seconds(), 20);
 }
 
 TEST(Shaped, delivers_after_half_a_round_trip_and_the_time_on_the_wire) {
