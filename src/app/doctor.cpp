@@ -103,11 +103,9 @@ void check_listening(const std::string& address, const Credentials& credentials,
 
 void check_users(const std::string& identity, const Teller& teller) {
   std::size_t active = 0, revoked = 0;
-  std::error_code none;
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(identity) / "users", none)) {
-    if (entry.path().extension() != ".toml") continue;
+  for (const auto& path : record_paths(identity)) {
     try {
-      ++(load_record(entry.path()).revoked ? revoked : active);
+      ++(load_record(path).revoked ? revoked : active);
     } catch (const Error& error) {
       teller.wrong("users", Error(error.code(), "", error.what()), "make this user a new invite; the damaged record lets nobody in");
     }

@@ -138,6 +138,16 @@ UserRecord load_record(const std::filesystem::path& path) {
   return record;
 }
 
+std::vector<std::filesystem::path> record_paths(const std::filesystem::path& directory) {
+  std::vector<std::filesystem::path> paths;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(directory / "users", none)) {
+    if (entry.path().extension() == ".toml") paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
 void save_record(const std::filesystem::path& directory, const UserRecord& record) {
   make_directory(directory / "users");
   replace_file(record_path(directory, record.name),

@@ -30,6 +30,8 @@ struct UserRecord {
   bool revoked = false;
 };
 std::filesystem::path record_path(const std::filesystem::path& directory, const std::string& name);
+// Of all records, in order.
+std::vector<std::filesystem::path> record_paths(const std::filesystem::path& directory);
 // Errors: file, naming the key.
 UserRecord load_record(const std::filesystem::path& path);
 void save_record(const std::filesystem::path& directory, const UserRecord& record);

@@ -55,13 +55,7 @@ Certificate helper_of(const InviteOptions& options) {
 void list(const std::filesystem::path& directory) {
   load_identity(directory, Role::provider);
   fmt::print("{:<24}{:<10}{:>12}  {:<12}{}\n", "name", "state", "tokens", "valid to", "certificate");
-  std::vector<std::filesystem::path> paths;
-  std::error_code none;
-  for (const auto& entry : std::filesystem::directory_iterator(directory / "users", none)) {
-    if (entry.path().extension() == ".toml") paths.push_back(entry.path());
-  }
-  std::sort(paths.begin(), paths.end());
-  for (const auto& path : paths) {
+  for (const auto& path : record_paths(directory)) {
     const UserRecord record = load_record(path);
     fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name, record.revoked ? "revoked" : "active", record.tokens, record.last_day, record.fingerprint);
   }

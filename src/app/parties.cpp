@@ -287,6 +287,16 @@ std::uint64_t allowance_of(const std::string& identity, const Peer& peer) {
   return record.tokens;
 }
 
+// Fingerprints of the users whose invites are in force.
+std::set<std::string> invites_in_force(const std::string& identity) {
+  std::set<std::string> users;
+  for (const auto& path : record_paths(identity)) {
+    const UserRecord record = load_record(path);
+    if (!record.revoked) users.insert(record.fingerprint);
+  }
+  return users;
+}
+
 Clock::duration seconds(double number) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(number)); }
 
 struct ProviderOptions {
@@ -320,6 +330,7 @@ void run_provider(ProviderOptions& options) {
   ProviderService service(std::move(model), executor, options.party.patience(), [&] { return dial_within(options.party.patience()); },
                           party.on_event(), options.state, seconds(options.grace_seconds), seconds(options.idle_seconds));
   serving = &service;
+  service.drop_stock_unless([in_force = invites_in_force(options.party.identity)](const std::string& user) { return in_force.contains(user); });
   service.set_admission([&] { party.admit(); });
   service.watch_helper([&] { return dial_within(std::chrono::seconds(3)); });
   const Clock::time_point registration = Clock::now();

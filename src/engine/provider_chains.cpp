@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace permllm {
 namespace {
 
@@ -55,6 +57,21 @@ void ProviderChains::forget(const ChainRecord& record) {
   ledger_.drop(record.peer, record.chain);
 }
 
+void ProviderChains::drop_leftovers(const std::string& peer) {
+  std::vector<ChainRecord> used = ledger_.chains(peer, model_id_);
+  std::erase_if(used, [&](const ChainRecord& record) { return record.burnt == Marks{} || open_.contains({peer, record.chain}); });
+  const auto ready = [](const ChainRecord& record) { return between(record.burnt, record.made)[k_slot_kind]; };
+  std::sort(used.begin(), used.end(), [&](const ChainRecord& a, const ChainRecord& b) { return ready(a) < ready(b); });
+  for (std::size_t i = 0; i + k_most_leftovers < used.size(); ++i) forget(used[i]);
+}
+
+void ProviderChains::drop_unless(const std::function<bool(const std::string& peer)>& keep) {
+  const std::lock_guard lock(mutex_);
+  for (const ChainRecord& record : ledger_.all()) {
+    if (!keep(record.peer) && !open_.contains({record.peer, record.chain})) forget(record);
+  }
+}
+
 std::vector<ChainState> ProviderChains::of(const std::string& peer) {
   std::vector<ChainState> states;
   const std::lock_guard lock(mutex_);
@@ -72,6 +89,7 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   std::optional<ChainRecord> record = ledger_.find(peer, number);
   if (record && record->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
   if (!record) {
+    drop_leftovers(peer);
     record = ChainRecord{};
     record->chain = number;
     record->peer = peer;

@@ -64,8 +64,11 @@ class ProviderChains {
 
   // For the card.
   std::vector<ChainState> of(const std::string& peer);
-  // Takes a chain for a session, or makes it. Errors: mismatch, where it is in use.
+  // Takes a chain for a session, or makes it; then all but k_most_leftovers of the user's that are used in part and in no session are dropped,
+  // those with the least material first. Errors: mismatch, where it is in use.
   std::shared_ptr<Chain> open(const std::string& peer, const Agreement& agreement);
+  // Drops the chains of users who are not to be kept.
+  void drop_unless(const std::function<bool(const std::string& peer)>& keep);
   std::uint64_t tokens(const std::string& peer) { return ledger_.tokens(peer); }
   // Bytes of packs of a user, on the disk or in open chains.
   std::uint64_t bytes(const std::string& peer);
@@ -73,6 +76,8 @@ class ProviderChains {
 
  private:
   using Key = std::pair<std::string, std::uint64_t>;
+  static constexpr std::size_t k_most_leftovers = 8;
+  void drop_leftovers(const std::string& peer);
   std::string name_of_chain(const ChainRecord& record) const;
   void forget(const ChainRecord& record);
 

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <list>
 #include <set>
+#include <set>
 #include <thread>
 
 #include "app/local_parties.h"
@@ -468,6 +469,27 @@ TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
   };
   EXPECT_EQ(error_of([&] { more(8); }), "no error");
   EXPECT_NE(error_of([&] { more(16); }).find("bytes of the provider's disk, the limit is 1000"), std::string::npos);
+}
+
+// Chains that are used in part do not heap up: eight stay, those with the most material.
+TEST(Chain, leftovers_do_not_heap_up) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  const auto new_chain = [](std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
+  for (std::size_t i = 0; i < 12; ++i) {
+    UserClient client(machines.links(), ledger, machines.executor(), 5s, new_chain);
+    client.fill(target_of(client.card().plan, {}, 3, 8 + i % 6), nullptr);
+    if (i != 2) ask(client, k_prompt, 4);  // that one stays fresh
+    client.end();
+  }
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);  // hears what is left
+  std::multiset<std::uint32_t> ready;
+  for (const ChainState& chain : client.card().chains) ready.insert(between(chain.burnt, chain.made)[k_slot_kind]);
+  // 3 of the prompt and 3 of the answer are used of 10 + i % 6; two went when the last session began, whose own chain came to the eight.
+  EXPECT_EQ(ready, (std::multiset<std::uint32_t>{5, 5, 6, 7, 7, 8, 8, 9, 9, 12}));
+  EXPECT_EQ(std::count_if(fs::directory_iterator(places.provider / "stock"), fs::directory_iterator(),
+                          [](const auto& entry) { return entry.path().extension() == ".helper"; }), 10);
 }
 
 TEST(Chain, two_sessions_take_two_chains) {
