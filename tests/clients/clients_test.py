@@ -1,0 +1,263 @@
+"""Programs that people have, pointed at `permllm serve`: the openai package, LangChain, LiteLLM, llm, curl.
+
+run.sh starts the gateway and sets PERMLLM_URL (like http://127.0.0.1:8080), PERMLLM_BINARY and PERMLLM_MODEL.
+"""
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+import jsonschema
+import openai
+
+URL = os.environ['PERMLLM_URL']
+BINARY, MODEL_FILE = os.environ['PERMLLM_BINARY'], os.environ['PERMLLM_MODEL']
+HOST, PORT = URL.removeprefix('http://').split(':')
+QUESTION = 'What is the capital of France?'
+MESSAGES = [{'role': 'user', 'content': QUESTION}]
+TOKENS = 8
+
+# The shape that strict clients demand, and nothing beside it.
+USAGE = {'type': 'object', 'additionalProperties': False,
+         'required': ['prompt_tokens', 'completion_tokens', 'total_tokens', 'permllm'],
+         'properties': {'prompt_tokens': {'type': 'integer', 'minimum': 1}, 'completion_tokens': {'type': 'integer', 'minimum': 1},
+                        'total_tokens': {'type': 'integer', 'minimum': 2}, 'prompt_tokens_details': {'type': 'object'}, 'permllm': {'type': 'object'}}}
+
+
+def chunk_schema(choice):
+    return {'type': 'object', 'additionalProperties': False, 'required': ['id', 'object', 'created', 'model', 'choices'],
+            'properties': {'id': {'type': 'string', 'pattern': '^chatcmpl-'}, 'object': {'const': 'chat.completion.chunk'},
+                           'created': {'type': 'integer', 'minimum': 1_700_000_000}, 'model': {'type': 'string'},
+                           'system_fingerprint': {'type': 'string'}, 'usage': {'anyOf': [{'type': 'null'}, USAGE]},
+                           'choices': {'type': 'array', 'maxItems': 1, 'items': choice}}}
+
+
+def choice_schema(delta, finish_reason):
+    return {'type': 'object', 'additionalProperties': False, 'required': ['index', 'delta', 'finish_reason'],
+            'properties': {'index': {'const': 0}, 'delta': delta, 'finish_reason': finish_reason, 'logprobs': {'type': 'null'}}}
+
+
+FIRST = chunk_schema(choice_schema({'type': 'object', 'required': ['role'], 'additionalProperties': False,
+                                    'properties': {'role': {'const': 'assistant'}, 'content': {'type': 'string'}}}, {'type': 'null'}))
+LATER = chunk_schema(choice_schema({'type': 'object', 'required': ['content'], 'additionalProperties': False,
+                                    'properties': {'content': {'type': 'string', 'minLength': 1}}}, {'type': 'null'}))
+LAST = chunk_schema(choice_schema({'type': 'object', 'maxProperties': 0}, {'enum': ['stop', 'length']}))
+
+
+def curl(*arguments):
+    done = subprocess.run(['curl', '-sS', '-m', '120', '-w', '\n%{http_code}', *arguments], capture_output=True, text=True, check=False)
+    body, _, status = done.stdout.rpartition('\n')
+    return int(status or 0), body
+
+
+def post(path, body, *arguments):
+    return curl('-H', 'Content-Type: application/json', '-d', body if isinstance(body, str) else json.dumps(body), *arguments, URL + path)
+
+
+class Expected(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        done = subprocess.run([BINARY, 'demo', MODEL_FILE, '--prompt', QUESTION, '--max-tokens', str(TOKENS), '--json'], capture_output=True, text=True, check=True)
+        cls.want = json.loads(done.stdout.splitlines()[-1])['text']
+
+
+class OpenAi(Expected):
+    client = openai.OpenAI(base_url=URL + '/v1', api_key='none', max_retries=0)
+
+    def test_models(self):
+        models = list(self.client.models.list())
+        self.assertEqual(len(models), 1)
+        self.assertEqual(self.client.models.retrieve(models[0].id).id, models[0].id)
+        with self.assertRaises(openai.NotFoundError):
+            self.client.models.retrieve('another')
+
+    def test_chat_is_what_the_demo_says(self):
+        done = self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS)
+        self.assertEqual(done.choices[0].message.content, self.want)
+        self.assertEqual(done.choices[0].finish_reason, 'length' if done.usage.completion_tokens == TOKENS else 'stop')
+        cost = done.usage.model_extra['permllm']
+        self.assertGreater(cost['online_bytes']['sent'], 1_000_000)
+        self.assertGreater(cost['round_trips'], 100)
+        self.assertEqual(done.usage.total_tokens, done.usage.prompt_tokens + done.usage.completion_tokens)
+
+    def test_a_stream_has_the_shape_that_clients_demand(self):
+        with self.client.chat.completions.with_streaming_response.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS, stream=True,
+                                                                        stream_options={'include_usage': True}) as response:
+            self.assertTrue(response.headers['content-type'].startswith('text/event-stream'))
+            lines = [line for line in response.iter_lines() if line and not line.startswith(':')]
+        self.assertTrue(all(line.startswith('data: ') for line in lines), lines)
+        self.assertEqual(lines[-1], 'data: [DONE]')
+        chunks = [json.loads(line[6:]) for line in lines[:-1]]
+        self.assertEqual(len({(chunk['id'], chunk['created'], chunk['model']) for chunk in chunks}), 1)
+        jsonschema.validate(chunks[0], FIRST)
+        for chunk in chunks[1:-2]:
+            jsonschema.validate(chunk, LATER)
+        jsonschema.validate(chunks[-2], LAST)
+        self.assertEqual(chunks[-1]['choices'], [])
+        jsonschema.validate(chunks[-1]['usage'], USAGE)
+        self.assertTrue(all(chunk['usage'] is None for chunk in chunks[:-1]))
+        self.assertEqual(''.join(chunk['choices'][0]['delta'].get('content', '') for chunk in chunks[:-1]), self.want)
+
+    def test_a_stream_without_usage_has_none(self):
+        chunks = list(self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=2, stream=True))
+        self.assertTrue(all(chunk.usage is None and len(chunk.choices) == 1 for chunk in chunks))
+
+    def test_stop(self):
+        stop = self.want.split()[1]
+        done = self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS, stop=[stop, 'zzz'])
+        self.assertEqual(done.choices[0].message.content, self.want[:self.want.index(stop)])
+        self.assertEqual(done.choices[0].finish_reason, 'stop')
+
+    def test_completions(self):
+        done = self.client.completions.create(model='permllm', prompt='The capital of France is', max_tokens=3)
+        self.assertEqual(done.object, 'text_completion')
+        self.assertTrue(done.choices[0].text)
+
+    def test_a_seed_repeats_an_answer(self):
+        ask = lambda seed: self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=6, temperature=1.5, seed=seed).choices[0].message.content
+        self.assertEqual(ask(7), ask(7))
+
+    def test_what_cannot_be_honoured_is_refused_by_name(self):
+        for field, value in {'logit_bias': {'1': 5}, 'presence_penalty': 1, 'logprobs': True, 'n': 2, 'response_format': {'type': 'json_object'},
+                             'tools': [{'type': 'function', 'function': {'name': 'f', 'parameters': {}}}]}.items():
+            with self.assertRaises(openai.BadRequestError) as caught:
+                self.client.chat.completions.create(model='permllm', messages=MESSAGES, **{field: value})
+            self.assertEqual(caught.exception.param, field)
+
+    def test_error_classes(self):
+        with self.assertRaises(openai.NotFoundError):
+            self.client.chat.completions.create(model='gpt-4', messages=MESSAGES)
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.client.chat.completions.create(model='permllm', messages=[{'role': 'user', 'content': 'word ' * 3000}])
+        self.assertEqual(caught.exception.code, 'context_length_exceeded')
+
+    def test_a_time_out_cancels_and_the_next_is_served(self):
+        with self.assertRaises(openai.APITimeoutError):
+            self.client.with_options(timeout=0.2).chat.completions.create(model='permllm', messages=[{'role': 'user', 'content': 'Count to one thousand.'}], max_tokens=400)
+        begin = time.monotonic()
+        self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=1)
+        self.assertLess(time.monotonic() - begin, 60)
+
+    def test_a_retry_with_the_same_key_costs_nothing_twice(self):
+        ask = lambda: self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=2, extra_headers={'Idempotency-Key': f'k{os.getpid()}'})
+        self.assertEqual(ask(), ask())
+
+    def test_eight_streams_at_once_are_fair(self):
+        times, texts = [[] for _ in range(8)], ['' for _ in range(8)]
+
+        def stream(i):
+            for chunk in self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS, stream=True):
+                if chunk.choices[0].delta.content:
+                    times[i].append(time.monotonic())
+                    texts[i] += chunk.choices[0].delta.content
+        threads = [threading.Thread(target=stream, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(texts, [self.want] * 8)
+        print('eight streams: first tokens', ' '.join(f'{t[0] - min(min(u) for u in times):.1f}' for t in times), 's after the first', flush=True)
+
+
+class Others(Expected):
+    def test_langchain(self):
+        from langchain_openai import ChatOpenAI
+        model = ChatOpenAI(base_url=URL + '/v1', api_key='none', model='permllm', max_tokens=TOKENS, temperature=0)
+        self.assertEqual(model.invoke(QUESTION).content, self.want)
+        self.assertEqual(''.join(chunk.content for chunk in model.stream(QUESTION)), self.want)
+
+    def test_litellm(self):
+        os.environ['LITELLM_LOCAL_MODEL_COST_MAP'] = 'True'
+        import litellm
+        done = litellm.completion(model='openai/permllm', api_base=URL + '/v1', api_key='none', messages=MESSAGES, max_tokens=TOKENS)
+        self.assertEqual(done.choices[0].message.content, self.want)
+        chunks = litellm.completion(model='openai/permllm', api_base=URL + '/v1', api_key='none', messages=MESSAGES, max_tokens=TOKENS, stream=True)
+        self.assertEqual(''.join(chunk.choices[0].delta.content or '' for chunk in chunks), self.want)
+
+    def test_llm(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with open(f'{folder}/extra-openai-models.yaml', 'w', encoding='utf-8') as models:
+                models.write(f'- model_id: private\n  model_name: permllm\n  api_base: "{URL}/v1"\n')
+            environment = {**os.environ, 'LLM_USER_PATH': folder, 'OPENAI_API_KEY': 'none'}
+            for flags in ([], ['--no-stream']):
+                done = subprocess.run(['llm', '-m', 'private', *flags, '-o', 'max_tokens', str(TOKENS), QUESTION], env=environment, capture_output=True, text=True, check=False)
+                self.assertEqual((done.stdout.rstrip('\n'), done.returncode), (self.want.rstrip('\n'), 0), done.stderr)
+
+
+class Curl(Expected):
+    BODY = {'model': 'permllm', 'messages': MESSAGES, 'max_tokens': TOKENS}
+
+    def test_plain(self):
+        status, body = post('/v1/chat/completions', self.BODY)
+        self.assertEqual((status, json.loads(body)['choices'][0]['message']['content']), (200, self.want))
+
+    def test_no_buffer(self):
+        status, body = post('/v1/chat/completions', {**self.BODY, 'stream': True}, '-N')
+        self.assertEqual(status, 200)
+        self.assertTrue(body.rstrip().endswith('data: [DONE]'))
+
+    def test_http_1_0_and_keep_alive(self):
+        status, body = post('/v1/chat/completions', self.BODY, '-0')
+        self.assertEqual((status, json.loads(body)['choices'][0]['message']['content']), (200, self.want))
+        done = subprocess.run(['curl', '-sS', '-v', URL + '/health', URL + '/v1/models', URL + '/health'], capture_output=True, text=True, check=True)
+        self.assertEqual(done.stderr.count('Re-using existing connection'), 2, done.stderr)
+
+    def test_bad_requests(self):
+        def refused(status, code, *arguments, path='/v1/chat/completions', body=None):
+            got, text = post(path, self.BODY if body is None else body, *arguments)
+            self.assertEqual(got, status, text)
+            error = json.loads(text)['error']
+            self.assertEqual(set(error), {'message', 'type', 'param', 'code'})
+            self.assertTrue(code is None or error['code'] == code, text)
+        refused(400, None, body='{"model": ')
+        refused(400, None, body='[]')
+        refused(404, None, path='/v1/nothing')
+        refused(403, 'foreign_host', '-H', 'Host: evil.example')
+        refused(403, 'foreign_origin', '-H', 'Origin: http://evil.example')
+        with tempfile.NamedTemporaryFile('w') as large:
+            json.dump({**self.BODY, 'messages': [{'role': 'user', 'content': 'a' * 1_100_000}]}, large)
+            large.flush()
+            refused(413, None, body='@' + large.name)
+        self.assertIn(curl('-d', 'model=permllm', URL + '/v1/chat/completions')[0], (400, 415))
+        self.assertNotIn('Access-Control', subprocess.run(['curl', '-sSi', '-X', 'OPTIONS', URL + '/v1/models'], capture_output=True, text=True, check=True).stdout)
+
+    def test_a_body_of_nearly_1_mb_is_read(self):
+        status, body = post('/tokenize', {'content': 'a ' * 40_000})
+        self.assertEqual(status, 200)
+        self.assertGreater(json.loads(body)['count'], 10_000)
+
+    def test_a_slow_request_holds_up_nobody(self):
+        slow = socket.create_connection((HOST, int(PORT)))
+        slow.sendall(b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n')
+        self.assertEqual(curl(URL + '/health')[0], 200)
+        slow.settimeout(40)
+        self.assertIn(slow.recv(1000)[:12], (b'', b'HTTP/1.1 400', b'HTTP/1.1 408'))
+        slow.close()
+
+    def test_what_each_party_sees(self):
+        status, body = curl(URL + '/v1/privacy')
+        self.assertEqual((status, {party['who'] for party in json.loads(body)['parties']}), (200, {'you', 'provider', 'helper'}))
+
+
+class Speed(Expected):
+    def test_first_token(self):
+        """At 40 tokens of prompt, with material ready; printed, not judged beyond what would be broken."""
+        client = openai.OpenAI(base_url=URL + '/v1', api_key='none')
+        messages = [{'role': 'user', 'content': 'Explain in two sentences why the sky is blue.'}]
+        best = 1e9
+        for _ in range(3):
+            begin = time.monotonic()
+            for chunk in client.chat.completions.create(model='permllm', messages=messages, max_tokens=2, stream=True):
+                if chunk.choices[0].delta.content:
+                    best = min(best, time.monotonic() - begin)
+                    break
+        print(f'first token after {best:.2f} s', flush=True)
+        self.assertLess(best, 20)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

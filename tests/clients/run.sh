@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# `make test-clients`: programs that people have, and a browser, against `permllm serve` with all three parties on this machine.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+binary=$PWD/build/release/permllm
+model=$PWD/$1
+place=$PWD/build/clients
+mkdir -p "$place"
+
+if ! cmp -s tests/clients/requirements.txt "$place/requirements.txt"; then
+  python3 -m venv "$place/venv"
+  "$place/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+  cp tests/clients/requirements.txt "$place/"
+fi
+if ! cmp -s tests/clients/package.json "$place/package.json"; then
+  cp tests/clients/package.json "$place/package.json.new"
+  mv "$place/package.json.new" "$place/package.json"
+  npm install --prefix "$place" --no-audit --no-fund --ignore-scripts --silent || { rm "$place/package.json"; exit 1; }
+fi
+
+log=$place/serve.log
+"$binary" serve --demo "$model" --listen 127.0.0.1:0 --events > "$place/events" 2> "$log" &
+gateway=$!
+trap 'kill "$gateway" 2> /dev/null || true; wait "$gateway" 2> /dev/null || true' EXIT
+for _ in $(seq 600); do
+  port=$(sed -n 's/.*"ready".*"port":\([0-9]*\).*/\1/p; s/.*"port":\([0-9]*\).*"ready".*/\1/p' "$place/events" | head -n 1)
+  [ -n "$port" ] && break
+  kill -0 "$gateway" 2> /dev/null || { cat "$log" >&2; exit 1; }
+  sleep 0.2
+done
+export PERMLLM_URL=http://127.0.0.1:$port PERMLLM_BINARY=$binary PERMLLM_MODEL=$model PATH=$place/venv/bin:$PATH
+
+failed=0
+python3 -B tests/clients/clients_test.py || failed=1
+cp tests/clients/client_test.mjs tests/web/page_test.mjs "$place/"  # node looks for packages beside the program
+node --test "$place/client_test.mjs" || failed=1
+node "$place/page_test.mjs" "$PERMLLM_URL" "$(command -v chromium)" || failed=1
+[ "$failed" = 0 ] || { echo "the gateway's log:" >&2; tail -n 30 "$log" >&2; }
+exit "$failed"
