@@ -15,11 +15,11 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
-#include "model/load.h"
 #include "net/memory.h"
+#include "support/errors.h"
 #include "support/links.h"
 #include "support/rig.h"
-#include "support/tiny_plan.h"
+#include "support/tiny_model.h"
 
 namespace permllm::test {
 namespace {
@@ -28,18 +28,6 @@ namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 const std::vector<TokenId> k_prompt{5, 6, 7};
-
-OfferedModel tiny_model(Executor& executor, Profile profile, Retrieval retrieval) {
-  const ModelFile file(Gguf::parse(tiny_llama().finish()));
-  OfferedModel model;
-  model.vocabulary = Vocabulary::read(*file.gguf());
-  model.weights = load_int_weights(file, executor);
-  model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
-  model.plan.retrieval = retrieval;
-  model.model_id = std::string(64, 'a');
-  model.mask_seed = seed_of(77);
-  return model;
-}
 
 struct Variety {
   Profile profile = Profile::paper;
@@ -51,7 +39,7 @@ class Machines {
  public:
   explicit Machines(const fs::path& provider_state, Variety variety = {})
       : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
-        provider_(tiny_model(executor_, variety.profile, variety.retrieval), executor_, 5s, [this] { return to_helper(Role::provider); },
+        provider_(tiny_model({variety.profile, variety.retrieval}), executor_, 5s, [this] { return to_helper(Role::provider); },
                   [this](const std::string& s) { note(s); }, provider_state) {
     provider_.register_model(nullptr);
   }
@@ -129,16 +117,6 @@ void copy_folder(const fs::path& from, const fs::path& to) {
   fs::remove_all(to);
   fs::create_directories(to);
   if (fs::exists(from)) fs::copy(from, to, fs::copy_options::recursive);
-}
-
-template <class F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // An answer of n tokens behind a prompt, with what is made.

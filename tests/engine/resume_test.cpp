@@ -7,34 +7,21 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
-#include "model/load.h"
 #include "support/cuts.h"
 #include "support/rig.h"
-#include "support/tiny_plan.h"
+#include "support/tiny_model.h"
 
 namespace permllm::test {
 namespace {
 
 using std::chrono_literals::operator""s;
 
-OfferedModel tiny_model(Executor& executor, Profile profile, Retrieval retrieval) {
-  const ModelFile file(Gguf::parse(tiny_llama().finish()));
-  OfferedModel model;
-  model.vocabulary = Vocabulary::read(*file.gguf());
-  model.weights = load_int_weights(file, executor);
-  model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
-  model.plan.retrieval = retrieval;
-  model.model_id = std::string(64, 'a');
-  model.mask_seed = seed_of(77);
-  return model;
-}
-
 // Provider and helper, and a user of whom the online connections are cut. A coin that is spent twice aborts.
 class World {
  public:
   World(Profile profile, Retrieval retrieval)
       : helper_(executor_, 20s, [](const std::string&) {}),
-        provider_(tiny_model(executor_, profile, retrieval), executor_, 20s, [this] { return to_helper(Role::provider); }, [](const std::string&) {}, {}, 20s) {
+        provider_(tiny_model({profile, retrieval}), executor_, 20s, [this] { return to_helper(Role::provider); }, [](const std::string&) {}, {}, 20s) {
     provider_.register_model(nullptr);
   }
   std::unique_ptr<Link> to_helper(Role who) {

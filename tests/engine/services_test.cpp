@@ -10,34 +10,21 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
-#include "model/load.h"
 #include "net/memory.h"
 #include "support/errors.h"
 #include "support/links.h"
 #include "support/rig.h"
-#include "support/tiny_plan.h"
+#include "support/tiny_model.h"
 
 namespace permllm::test {
 namespace {
-
-OfferedModel tiny_model(Executor& executor, Profile profile = Profile::paper, Retrieval retrieval = Retrieval::linear) {
-  const ModelFile file(Gguf::parse(tiny_llama().finish()));
-  OfferedModel model;
-  model.vocabulary = Vocabulary::read(*file.gguf());
-  model.weights = load_int_weights(file, executor);
-  model.plan = Plan::make(model.weights, tiny_ranges(), 64, profile);
-  model.plan.retrieval = retrieval;
-  model.model_id = std::string(64, 'a');
-  model.mask_seed = seed_of(77);
-  return model;
-}
 
 // The three parties with memory links; connections are served in threads, as the commands do it.
 class World {
  public:
   explicit World(Clock::duration patience = std::chrono::seconds(20), Retrieval retrieval = Retrieval::linear)
       : patience_(patience), helper_(executor_, patience, [this](const std::string& s) { note(s); }),
-        provider_(tiny_model(executor_, Profile::paper, retrieval), executor_, patience, [this] { return to_helper(Role::provider); }, [this](const std::string& s) { note(s); }) {
+        provider_(tiny_model({Profile::paper, retrieval}), executor_, patience, [this] { return to_helper(Role::provider); }, [this](const std::string& s) { note(s); }) {
     provider_.register_model(nullptr);
   }
   std::unique_ptr<Link> to_helper(Role who) {
@@ -122,15 +109,15 @@ TEST(Services, a_model_is_its_providers_alone) {
     threads.emplace_back([&, role, provider, link = std::move(far)]() mutable { helper.serve(std::move(link), Peer{role, "x", "x", provider}); });
     return std::move(near);
   };
-  ProviderService one(tiny_model(executor), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); }, [](const std::string&) {});
+  ProviderService one(tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); }, [](const std::string&) {});
   one.register_model(nullptr);
   one.register_model(nullptr);
-  ProviderService two(tiny_model(executor), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "two"); }, [](const std::string&) {});
+  ProviderService two(tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "two"); }, [](const std::string&) {});
   EXPECT_NE(error_of([&] { two.register_model(nullptr); }).find("was registered by a provider of another key"), std::string::npos);
   const auto pair = [&](Role role, const std::string& provider) {
     const auto link = dial(role, provider);
     Channel channel(*link, 0, std::chrono::seconds(5));
-    channel.send(PairHello{1, std::string(64, 'a'), tiny_model(executor).plan.hash(), 1, false, Seed{}});
+    channel.send(PairHello{1, std::string(64, 'a'), tiny_model().plan.hash(), 1, false, Seed{}});
     return error_of([&] { channel.receive(PairAccepted{}); });
   };
   for (const Role role : {Role::user, Role::provider}) {
@@ -161,7 +148,7 @@ TEST(Services, a_role_may_not_do_what_is_anothers) {
   World world;
   auto link = world.to_helper(Role::user);
   Channel channel(*link, 0, std::chrono::seconds(5));
-  channel.send(ModelOffer{std::string(64, 'c'), tiny_model(world.executor()).plan});
+  channel.send(ModelOffer{std::string(64, 'c'), tiny_model().plan});
   EXPECT_NE(error_of([&] { channel.receive(ModelStored{}); }).find("a user may not begin with message 20"), std::string::npos);
 }
 
@@ -320,7 +307,7 @@ TEST(Services, public_vectors_of_another_number_or_no_numbers_are_named) {
 
 TEST(Services, an_embedding_table_of_another_size_is_named_by_the_user) {
   Executor executor(1);
-  const OfferedModel model = tiny_model(executor, Profile::open);
+  const OfferedModel model = tiny_model({Profile::open});
   const std::size_t row = model.plan.config.width * 2, total = model.plan.config.vocab * row;
   for (const std::size_t bytes : {std::size_t{0}, row - 1, total + row}) {
     auto [near, far] = memory_links();
@@ -382,7 +369,7 @@ TEST(Services, material_that_public_weights_do_not_know_is_refused) {
 TEST(Services, an_order_beyond_the_chain_is_refused) {
   const Plan plan = [] {
     Executor one(1);
-    return tiny_model(one).plan;
+    return tiny_model().plan;
   }();
   EXPECT_NO_THROW(check_order(plan, {1, 0, 64}));
   for (const PackOrder order : {PackOrder{0, 0, 1}, PackOrder{4, 0, 1}, PackOrder{1, 0, 0}, PackOrder{1, 0, 65}, PackOrder{1, 1, 64},

@@ -137,7 +137,7 @@ Frame frame_of(Message message, std::uint64_t session = 0, std::uint32_t step = 
 // Messages whose lists, texts and bytes are announced longer than anything that comes, up to 2^32 - 1 of each.
 TEST(HostilePeers, announced_lengths_take_no_memory) {
   TlsServices services(5s);
-  const OfferedModel model = offered_tiny_model();
+  const OfferedModel model = tiny_model(k_smallest);
   const auto good = services.answer();
   const PeakMemory memory;
   std::size_t tried = 0;
@@ -364,7 +364,7 @@ TEST(HostilePeers, orders_and_material_out_of_turn_are_named) {
 // A provider opens its side of sessions whose users never come: what the helper keeps for them it lets go.
 TEST(HostilePeers, sessions_without_a_user_are_let_go_by_the_helper) {
   TlsServices services(300ms);
-  const OfferedModel model = offered_tiny_model();
+  const OfferedModel model = tiny_model(k_smallest);
   const auto park = [&](std::uint64_t session) {
     auto link = services.dial(Role::provider, Role::helper);
     Channel channel(*link, 0, 20s);
@@ -382,7 +382,7 @@ TEST(HostilePeers, sessions_without_a_user_are_let_go_by_the_helper) {
 // The helper has two models. The provider of one and its user would learn V of the other from material that is dealt for it.
 TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused) {
   TlsServices services(5s);
-  ProviderService other(offered_tiny_model('b'), services.executor(), 5s, [&] { return services.dial(Role::provider, Role::helper); }, [](const std::string&) {});
+  ProviderService other(tiny_model({.layers = 1, .slots = 8, .id = 'b'}), services.executor(), 5s, [&] { return services.dial(Role::provider, Role::helper); }, [](const std::string&) {});
   other.register_model(nullptr);
   Handshake session(services, false);
   auto link = services.dial(Role::user, Role::helper);

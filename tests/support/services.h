@@ -14,12 +14,11 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
-#include "model/load.h"
 #include "net/memory.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/spent_masks.h"
-#include "support/tiny_plan.h"
+#include "support/tiny_model.h"
 
 namespace permllm::test {
 
@@ -60,7 +59,7 @@ class Services {
 
   Services(Profile profile, bool fused, Clock::duration patience)
       : patience_(patience), helper_(executor_, patience, [this](const std::string& text) { note(text, &Session::helper); }),
-        provider_(model(profile, fused), executor_, patience, [this] { return dial_helper(); },
+        provider_(tiny_model({.profile = profile, .fused = fused, .layers = 1, .slots = 8}), executor_, patience, [this] { return dial_helper(); },
                   [this](const std::string& text) { note(text, &Session::provider); }) {
     provider_.register_model(nullptr);
   }
@@ -137,17 +136,6 @@ class Services {
     }
   };
 
-  static OfferedModel model(Profile profile, bool fused) {
-    Executor executor(1);
-    const ModelFile file(Gguf::parse(tiny_llama({.layers = 1}).finish()));
-    OfferedModel model;
-    model.vocabulary = Vocabulary::read(*file.gguf());
-    model.weights = load_int_weights(file, executor);
-    model.plan = Plan::make(model.weights, tiny_ranges(1), 8, profile, fused);
-    model.model_id = std::string(64, 'a');
-    model.mask_seed = seed_of(77);
-    return model;
-  }
   void converse(Session& session) {
     Ledger ledger;
     UserClient client(links(session), ledger, executor_, patience_);

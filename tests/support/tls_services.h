@@ -19,32 +19,21 @@
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"
-#include "model/load.h"
 #include "net/tls.h"
 #include "support/parties.h"
 #include "support/rig.h"
-#include "support/tiny_plan.h"
+#include "support/tiny_model.h"
 #include "wire/frame.h"
 
 namespace permllm::test {
 
-inline OfferedModel offered_tiny_model(char id = 'a') {
-  Executor executor(1);
-  const ModelFile file(Gguf::parse(tiny_llama({.layers = 1}).finish()));
-  OfferedModel model;
-  model.vocabulary = Vocabulary::read(*file.gguf());
-  model.weights = load_int_weights(file, executor);
-  model.plan = Plan::make(model.weights, tiny_ranges(1), 8);
-  model.model_id = std::string(64, id);
-  model.mask_seed = seed_of(static_cast<std::uint8_t>(id));
-  return model;
-}
+constexpr TinyModel k_smallest{.layers = 1, .slots = 8};
 
 class TlsServices {
  public:
   explicit TlsServices(Clock::duration patience, Clock::duration handshake_patience = std::chrono::seconds(5))
       : patience_(patience), handshake_patience_(handshake_patience), helper_(executor_, patience, [this](const std::string& text) { note(text); }),
-        provider_(offered_tiny_model(), executor_, patience, [this] { return dial(Role::provider, Role::helper); }, [this](const std::string& text) { note(text); }) {
+        provider_(tiny_model(k_smallest), executor_, patience, [this] { return dial(Role::provider, Role::helper); }, [this](const std::string& text) { note(text); }) {
     accept(helper_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer); });
     accept(provider_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer); });
     provider_.register_model(nullptr);
