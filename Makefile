@@ -7,12 +7,13 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models demo test bench deb sanitize format clean
+.PHONY: help setup build model test-models demo test test-clients bench deb sanitize format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
 	@echo "              make demo PROMPT=\"What is 17 plus 25?\" ARGS=\"--rtt 10ms --bandwidth 1gbit\""
 	@echo "make test     build everything and run all tests"
+	@echo "make test-clients  OpenAI's packages, LangChain, LiteLLM, llm, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
 	@echo "make model    $(MODEL)"
 	@echo "make deb      the packages permllm and libpermllm-dev, in build/release"
@@ -39,6 +40,10 @@ demo: build model
 test: setup test-models
 	@scripts/build.sh release all
 	@ctest --preset release
+
+test-clients: build model
+	@scripts/setup.sh clients
+	@tests/clients/run.sh $(MODEL)
 
 bench: setup model
 	@scripts/build.sh release all

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the project needs and that are missing. Says nothing when none is.
+# setup.sh page: also what packs the web page; setup.sh clients: also the programs that `make test-clients` tries the gateway with.
 set -euo pipefail
 
 packages=(
@@ -8,6 +9,11 @@ packages=(
   libsqlite3-dev libxxhash-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libedit-dev
   libgtest-dev libbenchmark-dev python3 python3-numpy python3-pip python3-yaml unzip dpkg-dev file iproute2 systemd
 )
+if [ $# -gt 0 ] && ! command -v npm >/dev/null; then packages+=(nodejs npm); fi
+if [ "${1:-}" = clients ]; then
+  packages+=(curl python3-venv)
+  command -v chromium >/dev/null || packages+=(chromium)
+fi
 
 if ! command -v dpkg-query >/dev/null; then
   echo "This set-up knows Debian 12. On another system, install the equivalents of:" >&2
