@@ -195,6 +195,9 @@ class Conversation {
   Answer answer(const std::vector<Message>& messages, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
   // How many tokens of these messages the session was fed already.
   std::size_t in_common(const std::vector<Message>& messages) const;
+  // How long an answer to these the session has room for behind what it was fed, in tokens. Where more are asked for, it is begun again and
+  // fed all of the messages. 0: there is no session, or no room.
+  std::size_t room(const std::vector<Message>& messages) const;
   // Ends the answer under way, soon; ask() returns what there is of it. Without one, nothing. A question that got no text is forgotten. For
   // signal handlers, too.
   void cancel() noexcept;

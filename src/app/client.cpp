@@ -450,6 +450,12 @@ std::size_t Conversation::in_common(const std::vector<Message>& messages) const 
   return ids.empty() ? 0 : state_->session->in_common(ids);
 }
 
+std::size_t Conversation::room(const std::vector<Message>& messages) const {
+  if (!state_->session) return 0;
+  const auto ids = encode(*state_->client->tokenizer, state_->client->vocabulary, messages, state_->options);
+  return ids.empty() ? 0 : state_->session->answer_room(ids, state_->options.draft);
+}
+
 void Conversation::cancel() noexcept { state_->cancelled = true; }
 void Conversation::reset() { state_->reset(); }
 

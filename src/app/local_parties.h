@@ -45,6 +45,7 @@ class LocalParties {
   explicit LocalParties(const LocalOptions& options);
   // The user's links, metered.
   UserLinks links(UserTraffic& traffic) const;
+  const Invite& invite() const { return invite_; }
 
   // Adds to a conversation's report how long the parties took to be ready.
   void complete(nlohmann::json& report) const;

@@ -20,6 +20,7 @@
 #include "app/parties.h"
 #include "app/plan.h"
 #include "app/process.h"
+#include "app/serve.h"
 #include "app/stock.h"
 #include "app/store.h"
 #include "permllm/error.h"
@@ -51,6 +52,7 @@ int main(int argc, char** argv) {
   permllm::add_keygen(app);
   permllm::add_invite(app);
   permllm::add_chat(app);
+  permllm::add_serve(app);
   permllm::add_stock(app);
   permllm::add_doctor(app);
   permllm::add_store(app);

@@ -65,6 +65,12 @@ bool MeasuredConversation::fits(const Request& request) {
   return slots_of(request) <= room() && (fed_.empty() || !plan().config.prefix);
 }
 
+std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std::size_t draft) {
+  const std::size_t rows = plan().prompt_rows(ids.size() - in_common(ids)), left = room();
+  if (rows > left || (!fed_.empty() && plan().config.prefix)) return 0;
+  return 1 + (left - rows) / (draft + 1);
+}
+
 void MeasuredConversation::run(const Request& request) {
   request_ = request;
   plan().check_prompt(request.ids.size());

@@ -37,6 +37,8 @@ class MeasuredConversation {
   void run(const Request& request);
   // Whether a request has room behind what the conversation has used; else it needs a new one.
   bool fits(const Request& request);
+  // The longest answer, of max_tokens, with which a request for these ids fits; 0: none does.
+  std::size_t answer_room(std::span<const TokenId> ids, std::size_t draft);
   // Slots that it takes in a new one.
   std::size_t slots_afresh(const Request& request) const;
   // The chain, and how many slots of it are made and not used.

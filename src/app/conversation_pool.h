@@ -1,0 +1,65 @@
+// Conversations that requests share, one request at a time each: so that a dialogue, sent whole with each question, is not fed again.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <utility>
+#include <vector>
+
+#include "permllm/client.h"
+
+namespace permllm {
+
+class ConversationPool {
+ public:
+  // At most `size` conversations of the client, which outlives the pool. options: of all; chat format and on_progress are the pool's affair.
+  ConversationPool(const Client& client, const ConversationOptions& options, std::size_t size);
+
+  // A conversation in use; given back when it is dropped.
+  class Lease {
+   public:
+    Lease(Lease&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), index_(other.index_) {}
+    Lease& operator=(Lease&&) = delete;
+    ~Lease();
+    Conversation& operator*() const;
+    // Tokens that it was fed by now, those of the answer with them.
+    void holds(std::size_t tokens);
+
+   private:
+    friend class ConversationPool;
+    Lease(ConversationPool* pool, std::size_t index) : pool_(pool), index_(index) {}
+    ConversationPool* pool_;
+    std::size_t index_;
+  };
+
+  // Waits for its turn, first come, first served; nothing once `stop` is asked for. The conversation is the free one that these messages go on
+  // with (most tokens in common, at least half of what it holds, or all of the prompt); else a new one while there are fewer than `size`; else
+  // the free one unused longest, emptied. raw: chat format none.
+  std::optional<Lease> take(const std::vector<Message>& messages, bool raw, const OnProgress& on_progress, const std::stop_token& stop);
+  std::size_t waiting() const;
+
+ private:
+  struct Slot {
+    std::optional<Conversation> conversation;
+    bool raw = false, busy = false;
+    std::size_t held = 0;  // tokens
+    std::uint64_t used = 0;  // the pool's count of uses when it was used last
+    std::mutex telling;  // of on_progress: material that is made ahead may be told of while the request ends
+    OnProgress on_progress;  // of the request that has it
+  };
+  ConversationOptions options_for(bool raw) const;
+  std::size_t choose(const std::vector<Message>& messages, bool raw, bool& goes_on) const;
+
+  const Client& client_;
+  const ConversationOptions options_;
+  mutable std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::deque<std::uint64_t> queue_;  // tickets
+  std::uint64_t tickets_ = 0, uses_ = 0;
+  std::vector<Slot> slots_;  // their number is fixed
+};
+
+}  // namespace permllm

@@ -1,0 +1,89 @@
+// The HTTP interface of OpenAI as data: requests are read into what the library takes, answers and errors put into its shapes.
+// Nothing here knows of sockets. docs/serve.md lists the fields.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "permllm/client.h"
+
+namespace permllm::openai {
+
+using Json = nlohmann::ordered_json;
+
+struct Request {
+  bool chat = true;               // else a completion: text that the model continues
+  std::string model;              // as asked for; empty: whichever is served
+  std::vector<Message> messages;  // of a completion one, with the raw text
+  AnswerOptions answer;           // all but max_tokens
+  std::optional<std::size_t> max_tokens;
+  bool stream = false, include_usage = false;
+};
+
+// Errors, each with the parameter's name as its field: usage (a value out of its range, a field that is missing or not known), unsupported (a field of
+// OpenAI's that this program does not honour). None quotes a value.
+Request parse_chat(std::string_view body);
+Request parse_completion(std::string_view body);
+// Of /tokenize: content, or messages.
+struct Text {
+  std::optional<std::string> content;
+  std::vector<Message> messages;
+};
+Text parse_text(std::string_view body);
+
+// An error as it is answered.
+struct Refusal {
+  int status = 500;
+  std::string type = "server_error", message;
+  std::string param = {}, code = {};  // empty: null
+  int retry_after = 0;                // seconds; 0: not said
+};
+Json body_of(const Refusal& refusal);
+// What a fault of the library or of parse_* is to whoever asked. helper: its address.
+Refusal refusal_of(const Error& error, const std::string& helper);
+
+Refusal invalid(const std::string& message, const std::string& param = {}, const std::string& code = {}, int status = 400);
+
+// "Smollm2 135M" -> "smollm2-135m".
+std::string slug(std::string_view name);
+
+struct Costs {
+  std::string profile;
+  Answer::Cost cost;
+  std::size_t stock_tokens = 0;
+};
+// null where there is no limit.
+Json tokens_left(std::uint64_t tokens);
+Json usage_of(const Costs& costs);
+const char* finish_reason(Answer::End end);
+
+// One answer in its shapes: whole, or as a stream's chunks.
+class Shape {
+ public:
+  Shape(bool chat, std::string model, std::string fingerprint);
+  // In streams that end with the usage it is null before.
+  Json chunk(const Json& delta_or_text, const char* finish, bool include_usage) const;
+  Json first_chunk(bool include_usage) const;  // of a chat: the role
+  Json text_chunk(const std::string& text, bool include_usage) const;
+  Json last_chunk(const char* finish, bool include_usage) const;
+  Json usage_chunk(const Json& usage) const;
+  Json whole(const std::string& text, const char* finish, const Json& usage) const;
+  bool chat() const { return chat_; }
+
+ private:
+  Json head(const char* object) const;
+  bool chat_;
+  std::string id_, model_, fingerprint_;
+  std::int64_t created_;
+};
+
+// An event of a stream: "data: ...\n\n".
+std::string event(const Json& json);
+// Text as JSON, with what is no UTF-8 replaced.
+std::string dump(const Json& json);
+
+}  // namespace permllm::openai
