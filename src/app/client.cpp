@@ -88,6 +88,8 @@ class Stops {
   bool stopped_ = false;
 };
 
+constexpr std::size_t k_start = 16;  // tokens of an answer for which material is there before it begins; the rest is made beside it
+
 double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
 Answer::Bytes bytes_of(const permllm::Traffic& traffic) { return {traffic.sent.payload_bytes, traffic.received.payload_bytes}; }
 
@@ -350,6 +352,7 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
     request.max_tokens = most_tokens(session->plan(), request.ids.size(), how.max_tokens);
     request.draft = options.draft;
     request.ahead = options.ahead;
+    request.start = k_start;
     request.on_material = [this](const OfflineProgress& made) { tell(progress_of(made)); };
     request.choose = [&](std::span<const std::int64_t> logits) { return sampler.choose(logits, frac::logit); };
     request.on_ready = [&] {

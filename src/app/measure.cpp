@@ -98,15 +98,17 @@ void MeasuredConversation::run(const Request& request) {
     std::atomic<bool> shown = true;
   };
   const auto making = std::make_shared<Making>(ProgressBar("Offline material for this request", quiet_));
-  client_.make_material(fresh.size(), 1 + (request.max_tokens - 1) * block, request.ahead, [making, on_material = request.on_material](const OfflineProgress& progress) {
+  const std::size_t answer = 1 + (request.max_tokens - 1) * block, begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
+  const double share = static_cast<double>(rows + begin) / static_cast<double>(rows + answer);
+  client_.make_material(fresh.size(), answer, request.ahead, [making, share, on_material = request.on_material](const OfflineProgress& progress) {
     if (!making->shown) return;
     if (on_material) {
-      on_material(progress);
+      on_material({std::min(1.0, progress.fraction / share), progress.seconds});
     } else {
       making->bar.show(progress.fraction, progress.seconds);
     }
   });
-  client_.wait_for_material(fresh.size(), std::min(1 + (request.max_tokens - 1) * block, std::max<std::size_t>(request.ahead, 1)));
+  client_.wait_for_material(fresh.size(), begin);
   making->shown = false;
   making->bar.finish();
   if (request.on_ready) request.on_ready();

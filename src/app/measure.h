@@ -27,11 +27,12 @@ class MeasuredConversation {
     std::vector<TokenId> ids;  // of the whole conversation: what it has in common with the turns before is not fed again
     std::size_t max_tokens = 1;
     std::size_t ahead = 256;  // slots of material to make ahead of need
+    std::size_t start = SIZE_MAX;  // of these, for how many of the answer they are waited for before it begins
     std::size_t draft = 0;    // drafted tokens a pass; profile open only
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;  // false: no more
     std::function<void()> on_ready = nullptr;  // material for the request is there
-    std::function<void(const OfflineProgress&)> on_material = nullptr;  // while it is made, from another thread; null: a bar on standard error
+    std::function<void(const OfflineProgress&)> on_material = nullptr;  // while it is made: fraction of what is waited for, from another thread; null: a bar on standard error
   };
   // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
   void run(const Request& request);
