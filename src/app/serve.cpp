@@ -71,6 +71,7 @@ void run(const ServeCommandOptions& options) {
     folder.emplace();
     LocalOptions local = options.demo;
     local.quiet = options.events;
+    local.stock = true;
     local.patience_seconds = options.patience_seconds;
     parties.emplace(local);
     invite = folder->path() / "demo.invite";
