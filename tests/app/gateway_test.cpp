@@ -604,7 +604,7 @@ TEST_F(GatewayTest, a_key_of_idempotency_gives_the_answer_again_without_new_cost
   EXPECT_NE(ask(body, "two").json()["id"], first.json()["id"]);
   const Reply other = ask(chat("Another"), "one");
   EXPECT_EQ(other.status, 400);
-  EXPECT_EQ(other.json()["error"]["param"], "Idempotency_Key");
+  EXPECT_EQ(other.json()["error"]["param"], "Idempotency-Key");
 }
 
 TEST_F(GatewayTest, keys_are_asked_for_where_there_are_some) {
