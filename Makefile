@@ -7,11 +7,13 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models demo test test-clients bench deb sanitize format clean
+.PHONY: help setup build model test-models web demo serve test test-clients bench deb sanitize format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
 	@echo "              make demo PROMPT=\"What is 17 plus 25?\" ARGS=\"--rtt 10ms --bandwidth 1gbit\""
+	@echo "make serve    a chat page and OpenAI's HTTP interface on this machine, at http://127.0.0.1:8080/"
+	@echo "              make serve ARGS=\"--stock 512 --profile fast\""
 	@echo "make test     build everything and run all tests"
 	@echo "make test-clients  OpenAI's packages, LangChain, LiteLLM, llm, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
@@ -36,6 +38,12 @@ test-models: setup
 
 demo: build model
 	@$(BINARY) demo $(MODEL) --prompt "$$PROMPT" $(ARGS)
+
+web: setup
+	@scripts/fetch_web.sh release
+
+serve: web build model
+	@$(BINARY) serve --demo $(MODEL) $(ARGS)
 
 test: setup test-models
 	@scripts/build.sh release all

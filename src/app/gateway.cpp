@@ -105,6 +105,7 @@ void Gateway::State::listen() {
   });
   port = address.port == 0 ? server.bind_to_any_port(address.host) : server.bind_to_port(address.host, address.port) ? address.port : -1;
   if (port < 0) throw Error(Code::resource, "--listen", fmt::format("{}: nobody can listen there; does another program?", options.listen));
+  server.widen();
   guard.emplace(address, static_cast<std::uint16_t>(port), options.hosts, options.key_file.empty() ? ApiKeys() : ApiKeys::of_file(options.key_file), HttpLimits().body_bytes);
   routes();
   thread = std::jthread([this] { server.listen_after_bind(); });

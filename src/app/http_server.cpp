@@ -147,6 +147,8 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
   return true;
 }
 
+void HttpServer::widen() { ::listen(svr_sock_, 256); }
+
 void HttpServer::end() {
   {
     const std::lock_guard lock(mutex_);

@@ -47,6 +47,7 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   const std::string helper_address = address(helper_->wait_for("ready"));
   std::vector<std::string> serve{"--model", options.model, "--helper", helper_address};
   for (const std::string& argument : arguments_of(options.serve)) serve.push_back(argument);
+  if (options.stock) serve.insert(serve.end(), {"--state", (directory_.path() / "state").string()});
   provider_ = std::make_unique<Process>(arguments(Role::provider, serve));
   const auto loading = late_bar("Loading the model", options.quiet);
   Clock::time_point begin = Clock::now();  // of the registration

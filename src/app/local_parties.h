@@ -31,6 +31,7 @@ struct LocalOptions {
   LinkShape shape;
   double patience_seconds = 120;
   bool quiet = false;  // no progress on standard error
+  bool stock = false;  // the provider keeps offline material beyond a session, as long as this lives
 
   Clock::duration patience() const {
     return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(patience_seconds));

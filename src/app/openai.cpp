@@ -15,7 +15,8 @@ Json or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Js
 // "--top-p" -> "top_p"
 std::string param_of(const Error& error) {
   std::string param = error.field();
-  param.erase(0, param.find_first_not_of('-'));
+  if (!param.starts_with("--")) return param;
+  param.erase(0, 2);
   std::replace(param.begin(), param.end(), '-', '_');
   return param;
 }

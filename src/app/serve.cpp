@@ -71,6 +71,7 @@ void run(const ServeCommandOptions& options) {
     folder.emplace();
     LocalOptions local = options.demo;
     local.quiet = options.events;
+    local.stock = true;
     local.patience_seconds = options.patience_seconds;
     parties.emplace(local);
     invite = folder->path() / "demo.invite";
@@ -124,7 +125,6 @@ void add_serve(CLI::App& parent) {
   command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
       ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
   add_serve_options(*command, options->demo.serve);
-  add_link_shape(*command, options->demo.shape);
   add_log_options(*command, options->log);
   command->add_flag("--events", options->events, "print events as JSON lines on standard output");
   command->callback([options] {

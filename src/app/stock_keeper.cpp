@@ -37,19 +37,27 @@ StockKeeper::Provider StockKeeper::provider() const {
 bool StockKeeper::fill_some() {
   std::vector<std::size_t> ready;
   for (const Client::Chain& chain : client_.stock()) {
-    if (chain.used == 0 && !chain.busy) ready.push_back(std::min({chain.tokens, chain.prompt_tokens, 2 * chain.answer_tokens}));
+    if (chain.used == 0 && !chain.busy) ready.push_back(std::min(chain.tokens, 2 * chain.answer_tokens));
   }
   heard();
   std::sort(ready.rbegin(), ready.rend());
   for (std::size_t i = 0, left = tokens_; left > 0; ++i) {
     const std::size_t part = std::min(left, client_.model().context), there = i < ready.size() ? ready[i] : 0;
     if (there < part) {
+      if (before_ == std::pair(i, there)) {
+        log_.write(Log::Level::warn, "stock", "what was made is not kept: the provider needs a --state folder; no more is made ahead");
+        lasts_ = false;
+        return false;
+      }
+      before_ = {i, there};
       const std::size_t target = std::min(part, there + k_step);
+      filling_ = true;
       client_.fill(i, target, (target + 1) / 2);
       return true;
     }
     left -= part;
   }
+  before_.reset();
   return false;
 }
 
@@ -69,10 +77,9 @@ void StockKeeper::run(const std::stop_token& stop) {
       if (lost_) {
         client_.stock();
         heard();
-      } else if (tokens_ > 0 && used_.exchange(false)) {
-        filling_ = true;
+      } else if (tokens_ > 0 && lasts_ && used_.exchange(false)) {
         more = fill_some();
-        used_ = used_ || more;
+        if (more) used_ = true;
       }
     } catch (const Error& error) {
       log_.write(Log::Level::warn, "stock", error.what(), {{"code", name_of(error.code())}});

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "app/log.h"
 #include "permllm/client.h"
@@ -36,6 +38,8 @@ class StockKeeper {
   const std::function<bool()> idle_;
   Log& log_;
   std::atomic<bool> lost_ = false, filling_ = false, used_ = true;
+  bool lasts_ = true;  // what is made is found again
+  std::optional<std::pair<std::size_t, std::size_t>> before_;  // the last filling: which conversation, and what it had
   std::atomic<std::int64_t> heard_ = 0;  // when, in milliseconds of the steady clock
   std::jthread thread_;
 };

@@ -53,12 +53,12 @@ std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const
   };
   while (left(k_entry_kind)) order(k_entry_kind);
   while (left(k_slot_kind) || left(k_pass_kind) || left(k_users_kind)) {
-    // A pass of the answer comes when its slot does.
-    if (left(k_slot_kind)) order(k_slot_kind);
+    // A pass of the answer comes when its slot has: before further slots, which may have to wait until some are used.
     while (left(k_pass_kind) && (!left(k_slot_kind) || target[k_slot_kind] + 1 + next[k_pass_kind] <= next[k_slot_kind] + target[k_pass_kind])) {
       order(k_pass_kind);
     }
     while (left(k_users_kind) && (next[k_users_kind] < next[k_pass_kind] || !left(k_pass_kind))) order(k_users_kind);
+    if (left(k_slot_kind)) order(k_slot_kind);
   }
   return orders;
 }
