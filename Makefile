@@ -39,7 +39,8 @@ test-models: setup
 demo: build model
 	@$(BINARY) demo $(MODEL) --prompt "$$PROMPT" $(ARGS)
 
-web: setup
+web:
+	@scripts/setup.sh page
 	@scripts/fetch_web.sh release
 
 serve: web build model
@@ -49,8 +50,10 @@ test: setup test-models
 	@scripts/build.sh release all
 	@ctest --preset release
 
-test-clients: build model
+test-clients: model
 	@scripts/setup.sh clients
+	@scripts/fetch_web.sh release
+	@scripts/build.sh release permllm
 	@tests/clients/run.sh $(MODEL)
 
 bench: setup model

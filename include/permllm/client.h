@@ -56,7 +56,7 @@ struct ConversationOptions {
   std::string chat_format = {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
   bool think = false;            // let a model that can think before it answers
   std::size_t draft = 0;         // profile open: tokens to guess from the text so far and verify in one pass, at most 63
-  std::size_t ahead = 256;       // tokens for which material is made ahead of need, while an answer comes
+  std::size_t ahead = 64;        // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
   OnProgress on_progress = nullptr;
 };
 

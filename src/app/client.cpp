@@ -344,9 +344,9 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
   };
   try {
     if (!session) open_session();
-    const Tokenizer tokenizer(session->vocabulary());
+    const Tokenizer& tokenizer = *client->tokenizer;
     MeasuredConversation::Request request;
-    request.ids = encode(tokenizer, session->vocabulary(), prompt, options);
+    request.ids = encode(tokenizer, client->vocabulary, prompt, options);
     if (request.ids.empty()) throw Error(Code::usage, "text", "has no tokens");
     answer.cost.prompt_tokens = request.ids.size();
     request.max_tokens = most_tokens(session->plan(), request.ids.size(), how.max_tokens);

@@ -35,8 +35,6 @@ std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
   return failure;
 }
 
-// Pieces that are worth an order of their own.
-constexpr std::uint32_t k_least_order = 64;
 // How long the connections of a filling stay open when nothing is wanted; less than the provider waits.
 Clock::duration linger(Clock::duration patience) { return std::min<Clock::duration>(std::chrono::seconds(2), patience / 4); }
 
@@ -143,12 +141,13 @@ void Filler::finish(Filling& filling) {
 
 void Filler::pair() { begin(); }
 
-void Filler::want(const Marks& target, std::size_t ahead, std::function<void(const OfflineProgress&)> on_progress) {
+void Filler::want(const Marks& target, std::size_t ahead, std::size_t order, std::function<void(const OfflineProgress&)> on_progress) {
   {
     const std::lock_guard lock(mutex_);
     begin_ = made_;
     target_ = target;
     ahead_ = ahead;
+    order_ = order;
     on_progress_ = std::move(on_progress);
     failure_ = nullptr;
     ending_ = false;
@@ -168,7 +167,7 @@ void Filler::produce() {
     const std::size_t end = used_[next.kind] + ahead_;
     std::size_t room = end - std::min<std::size_t>(end, next.first);
     if (room < std::min(next.count, k_least_order)) room = needed_[next.kind] - std::min(needed_[next.kind], next.first);  // somebody waits
-    next.count = std::min(next.count, static_cast<std::uint32_t>(room));
+    next.count = std::min({next.count, static_cast<std::uint32_t>(room), static_cast<std::uint32_t>(order_)});
     return room > 0;
   };
   for (;;) {

@@ -26,6 +26,8 @@ std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const
 // What a prompt of n tokens and an answer of at most m need, from `begin` on. The answer's first token costs no slot; its last is never fed.
 Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens);
 
+inline constexpr std::uint32_t k_least_order = 64;  // pieces that are worth an order of their own
+
 class Filler {
  public:
   using Dial = std::function<std::unique_ptr<Link>()>;
@@ -42,8 +44,9 @@ class Filler {
 
   // Agrees with provider and helper on the seeds of a chain that has none, in the caller's thread.
   void pair();
-  // Makes the chain's material up to `target`, never more than `ahead` slots ahead of what is used. A failure of an earlier filling is tried anew.
-  void want(const Marks& target, std::size_t ahead, std::function<void(const OfflineProgress&)> on_progress);
+  // Makes the chain's material up to `target`, never more than `ahead` slots ahead of what is used, in orders of at most `order` pieces: small ones
+  // are there sooner, large ones cost less. A failure of an earlier filling is tried anew.
+  void want(const Marks& target, std::size_t ahead, std::size_t order, std::function<void(const OfflineProgress&)> on_progress);
   // Tells how much of the chain is used.
   void used(const Marks& marks);
   // Waits until so much is made. Errors: what ended the filling, with both numbers; usage where more is needed than is wanted.
@@ -78,7 +81,7 @@ class Filler {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   Marks begin_, made_, target_, used_, needed_;
-  std::size_t ahead_ = 0;
+  std::size_t order_ = 0, ahead_ = 0;
   std::function<void(const OfflineProgress&)> on_progress_;
   std::shared_ptr<Filling> filling_;
   bool stopping_ = false, ending_ = false;

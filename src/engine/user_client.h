@@ -50,8 +50,8 @@ class UserClient {
   // Slots of the chain that this session may still use.
   std::size_t room() const { return card_.plan.slots - session_->slots(); }
 
-  // Has the material made for a prompt and an answer of at most max_tokens, from what the session has used on, never more than `ahead` slots
-  // ahead of need. on_progress is called from another thread.
+  // Has the material made for a prompt and an answer of at most max_tokens, from what the session has used on, about `ahead` slots ahead of
+  // need, and in orders of about that size. on_progress is called from another thread.
   void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
                      std::function<void(const OfflineProgress&)> on_progress);
   // For nobody's prompt: up to the marks.
