@@ -1,0 +1,58 @@
+// An answer's markdown as elements. What the model writes is text to show, never markup to run:
+//   - HTML is no part of the grammar here: its tags are characters like any other;
+//   - images are not loaded, their words and address are shown;
+//   - what marked makes of the rest passes DOMPurify, with the short list of tags and attributes that markdown needs.
+// Where the two libraries were not built in, answers are plain text.
+
+const k_tags = ['p', 'br', 'strong', 'em', 'del', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'hr',
+  'table', 'thead', 'tbody', 'tr', 'th', 'td', 'a', 'span'];
+const k_purify = {
+  ALLOWED_TAGS: k_tags, ALLOWED_ATTR: ['href', 'title', 'rel', 'target', 'start', 'align', 'class'], ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false,
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, RETURN_DOM_FRAGMENT: true, ADD_ATTR: ['target'],
+};
+
+const escape = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+
+function parser() {
+  const {marked, DOMPurify} = globalThis;
+  if (!marked?.Marked || !DOMPurify?.isSupported) return null;
+  return new marked.Marked({gfm: true}, {
+    tokenizer: {html: () => undefined, tag: () => undefined},
+    renderer: {
+      html: ({text}) => escape(text),
+      image: ({href, text}) => `<span class="image">${escape(`image: ${text ? `${text}, ` : ''}${href}`)}</span>`,
+      link({href, tokens}) {
+        const words = this.parser.parseInline(tokens);
+        return /^(?:https?|mailto):/i.test(href) ? `<a href="${escape(href)}" rel="noopener noreferrer" target="_blank">${words}</a>` : words;
+      },
+      checkbox: ({checked}) => (checked ? '\u2611 ' : '\u2610 '),
+    },
+  });
+}
+
+export class Answer {
+  #element;
+  #parser = parser();
+  #blocks = [];  // {raw, nodes}: what is shown now, block by block
+
+  constructor(element) {
+    this.#element = element;
+    element.classList.toggle('plain', !this.#parser);
+  }
+
+  // Blocks that did not change keep their elements: nothing moves, and a selection lives on while the rest arrives.
+  show(text) {
+    if (!this.#parser) { this.#element.textContent = text; return; }
+    const tokens = this.#parser.lexer(text).filter((token) => token.type !== 'space');
+    let same = 0;
+    while (same < tokens.length && this.#blocks[same]?.raw === tokens[same].raw) ++same;
+    for (const {nodes} of this.#blocks.splice(same)) nodes.forEach((node) => node.remove());
+    for (const token of tokens.slice(same)) {
+      const fragment = globalThis.DOMPurify.sanitize(this.#parser.parser([token]), k_purify);
+      for (const pre of fragment.querySelectorAll('pre')) Object.assign(pre, {tabIndex: 0});  // it may scroll sideways
+      const nodes = [...fragment.childNodes];
+      this.#element.append(...nodes);
+      this.#blocks.push({raw: token.raw, nodes});
+    }
+  }
+}

@@ -1,0 +1,303 @@
+// The conversation that is open: its questions and answers, and the field for the next question.
+import {Answer} from './answer.js';
+import {count, el, find, iconButton, megabytes, plural, seconds, speed, write} from './dom.js';
+import {GatewayError} from './gateway.js';
+
+const k_examples = ['Explain in two sentences why the sky is blue.', 'What is 17 plus 25?', 'Name three rivers of Europe.'];
+const k_retries = 3;  // by itself, after a wait that the gateway asked for
+
+export class Chat {
+  #gateway;
+  #conversations;
+  #announce;
+  #conversation;
+  #runs = new Map();     // conversation id -> {controller, conversation, message, started}: answers under way
+  #retries = new Map();  // conversation id -> how often in a row
+  #last = null;          // the view of the last answer: {item, answer, meter, message}
+  #atEnd = true;
+  #drawing = false;
+  #phase = '';           // the gateway's state in words, shown until the first token
+  model = undefined;
+
+  constructor({gateway, conversations, announce}) {
+    this.#gateway = gateway;
+    this.#conversations = conversations;
+    this.#announce = announce;
+    this.#conversation = conversations.create();
+
+    const question = find('question');
+    find('form').addEventListener('submit', (event) => { event.preventDefault(); this.#send(); });
+    question.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.#send();
+    });
+    question.addEventListener('input', () => this.#fit(question));
+    find('stop').addEventListener('click', () => { this.stop(); question.focus(); });
+    find('down').addEventListener('click', () => { this.#toEnd(); question.focus(); });
+    find('scroller').addEventListener('scroll', ({target}) => {
+      this.#atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 40;
+      find('down').hidden = this.#atEnd;
+    }, {passive: true});
+    new ResizeObserver(() => { if (this.#atEnd) this.#toEnd(); }).observe(find('scroller'));
+    find('examples').append(...k_examples.map((text) =>
+      el('li', {}, el('button', {type: 'button', onclick: () => { question.value = text; this.#send(); }}, text))));
+    setInterval(() => this.#tick(), 500);
+    addEventListener('pagehide', () => { for (const {conversation} of this.#runs.values()) this.#keep(conversation); });
+  }
+
+  get conversation() { return this.#conversation; }
+  get running() { return this.#runs.has(this.#conversation.id); }
+  isRunning(id) { return this.#runs.has(id); }
+  set phase(words) { this.#phase = words; this.#tick(); }
+  get lastWords() { return this.#conversation.messages.findLast((m) => m.content)?.content ?? ''; }
+  get lastUsage() { return this.#conversation.messages.findLast((m) => m.usage)?.usage; }
+
+  open(conversation) {
+    this.#conversation = conversation;
+    this.#atEnd = true;
+    this.#render();
+  }
+
+  stop(id = this.#conversation.id) {
+    this.#runs.get(id)?.controller.abort();
+  }
+
+  #send() {
+    const field = find('question');
+    const text = field.value.trim();
+    if (!text || this.running) return;
+    field.value = '';
+    this.#fit(field);
+    this.#askAgain(this.#conversation.messages.length, text);
+  }
+
+  // The question at `index` becomes `text`; what came after it is dropped.
+  #askAgain(index, text) {
+    const conversation = this.#conversation;
+    conversation.messages.splice(index, Infinity, {role: 'user', content: text});
+    conversation.title ||= text.replace(/\s+/g, ' ').slice(0, 60);
+    this.#retries.delete(conversation.id);
+    this.#run(conversation);
+  }
+
+  #regenerate() {
+    const {messages} = this.#conversation;
+    if (this.running || messages.at(-1)?.role !== 'assistant') return;
+    messages.pop();
+    this.#run(this.#conversation);
+    find('question').focus();
+  }
+
+  async #run(conversation) {
+    const {settings, messages} = conversation;
+    const body = {
+      model: this.model,
+      messages: [...(settings.system ? [{role: 'system', content: settings.system}] : []),
+        ...messages.filter((m) => m.content).map(({role, content}) => ({role, content}))],
+      temperature: settings.temperature, max_tokens: settings.max_tokens, seed: settings.seed,
+    };
+    const message = {role: 'assistant', content: '', stopped: true};  // until the end came; a reload finds it so
+    const run = {controller: new AbortController(), conversation, message, started: performance.now(), saved: 0};
+    messages.push(message);
+    this.#runs.set(conversation.id, run);
+    this.#conversations.save(conversation);
+    this.#atEnd = true;
+    if (conversation === this.#conversation) this.#render();
+    try {
+      this.model ??= body.model = await this.#gateway.model(run.controller.signal);
+      for await (const part of this.#gateway.chat(body, run.controller.signal)) {
+        if (part.text) message.content += part.text;
+        if (part.finish) message.finish = part.finish;
+        if (part.usage) message.usage = part.usage;
+        if (performance.now() - run.saved > 1000) {
+          run.saved = performance.now();
+          this.#keep(conversation);
+        }
+        this.#draw();
+      }
+      message.stopped = false;
+      this.#retries.delete(conversation.id);
+    } catch (error) {
+      if (!run.controller.signal.aborted) {
+        const known = error instanceof GatewayError ? error : new GatewayError(error.message);
+        message.stopped = false;
+        message.fault = {plain: known.plain, detail: known.message === known.plain ? '' : known.message};
+        run.retryAfter = known.retryAfter;
+      }
+    }
+    this.#runs.delete(conversation.id);
+    const removed = !this.#conversations.has(conversation.id);
+    const saved = removed || this.#conversations.save(conversation);
+    if (conversation !== this.#conversation) return;
+    this.#finish(message, run.retryAfter);
+    if (!saved) this.#announce('The browser has no room left for this conversation: it will be gone after a reload. Delete an older one.', true);
+  }
+
+  // What is known so far, unless someone deleted the conversation meanwhile.
+  #keep(conversation) {
+    if (this.#conversations.has(conversation.id)) this.#conversations.save(conversation, {touch: false});
+  }
+
+  #finish(message, retryAfter) {
+    const end = this.#atEnd;
+    this.#last.answer.show(message.content);
+    this.#last.item.replaceWith(this.#answerItem(message, true, retryAfter));
+    this.#buttons();
+    if (end) this.#toEnd();
+    this.#announce(message.fault ? message.fault.plain : message.stopped ? 'Stopped.' : `Answer: ${message.content}`);
+  }
+
+  #render() {
+    const {messages} = this.#conversation;
+    this.#last = null;
+    find('welcome').hidden = messages.length > 0;
+    find('messages').replaceChildren(...messages.map((message, i) =>
+      message.role === 'user' ? this.#questionItem(message, i) : this.#answerItem(message, i === messages.length - 1)));
+    this.#buttons();
+    this.#toEnd();
+  }
+
+  #buttons() {
+    find('send').hidden = this.running;
+    find('stop').hidden = !this.running;
+  }
+
+  #questionItem(message, index) {
+    const words = el('div.words', {}, message.content);
+    const item = el('li.question', {}, el('h2.hidden', {}, 'You asked'), words);
+    item.append(el('div.actions', {}, iconButton('edit', 'Edit this question', () => this.#edit(item, message, index)), this.#copyButton(message, 'Copy this question')));
+    return item;
+  }
+
+  #edit(item, message, index) {
+    if (this.running) return;
+    const field = el('textarea', {value: message.content, 'aria-label': 'The question, edited'});
+    const cancel = () => { const whole = this.#questionItem(message, index); item.replaceWith(whole); whole.querySelector('button').focus(); };
+    const submit = () => {
+      if (!field.value.trim() || this.running) return;
+      this.#askAgain(index, field.value.trim());
+      find('question').focus();
+    };
+    const form = el('form.edit', {onsubmit: (event) => { event.preventDefault(); submit(); }}, field,
+      el('div.buttons', {}, el('button.quiet', {type: 'button', onclick: cancel}, 'Cancel'), el('button.strong', {type: 'submit'}, 'Ask again')));
+    field.addEventListener('input', () => this.#fit(field));
+    field.addEventListener('keydown', (event) => {
+      if (event.key === 'Escape') { event.stopPropagation(); cancel(); }
+      if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
+    });
+    item.replaceChildren(el('h2.hidden', {}, 'You asked'), form);
+    this.#fit(field);
+    field.focus();
+  }
+
+  #answerItem(message, last, retryAfter = null) {
+    const running = this.#runs.get(this.#conversation.id)?.message === message;
+    const prose = el('div.prose', {});
+    const meter = el('p.meter', {}, running ? '' : this.#meter(message));
+    const actions = el('div.actions', {});
+    const item = el('li.answer', {'aria-busy': String(running)}, el('h2.hidden', {}, 'Answer'), prose);
+    if (message.fault) item.append(this.#faultNote(message.fault, last, retryAfter));
+    item.append(el('div.foot', {}, actions, meter));
+    if (!running && message.content) actions.append(this.#copyButton(message, 'Copy this answer'));
+    if (!running && last && !message.fault) actions.append(iconButton('again', 'Answer again', () => this.#regenerate()));
+    const answer = new Answer(prose);
+    answer.show(message.content);
+    if (last) this.#last = {item, answer, meter, message};
+    return item;
+  }
+
+  #faultNote(fault, last, retryAfter) {
+    const note = el('div.fault', {}, el('p', {}, fault.plain));
+    if (fault.detail) note.append(el('p.detail', {}, fault.detail));
+    if (!last) return note;
+    const button = el('button', {type: 'button', onclick: () => this.#regenerate()}, 'Retry');
+    note.append(button);
+    const id = this.#conversation.id;
+    const tries = this.#retries.get(id) ?? 0;
+    if (retryAfter !== null && retryAfter !== undefined) {
+      // Only as long as the note is in sight: who looks at another conversation is not surprised by an answer here.
+      const due = performance.now() + 1000 * retryAfter;
+      const timer = setInterval(() => {
+        const left = Math.ceil((due - performance.now()) / 1000);
+        if (!note.isConnected || left <= 0) clearInterval(timer);
+        if (!note.isConnected) return;
+        write(button, left > 0 ? `Retry now (${tries < k_retries ? 'by itself ' : ''}in ${left} s)` : 'Retry');
+        if (left <= 0 && tries < k_retries) { this.#retries.set(id, tries + 1); this.#regenerate(); }
+      }, 250);
+      write(button, `Retry now (${tries < k_retries ? 'by itself ' : ''}in ${retryAfter} s)`);
+    }
+    return note;
+  }
+
+  #copyButton(message, label) {
+    const button = iconButton('copy', label, async () => {
+      await copy(message.content);
+      button.classList.add('done');
+      this.#announce('Copied.');
+      setTimeout(() => button.classList.remove('done'), 1200);
+    });
+    return button;
+  }
+
+  #meter({usage, finish, stopped}) {
+    const parts = [];
+    if (usage) {
+      const {online_bytes: online, round_trips: trips, seconds: time} = usage.permllm ?? {};
+      parts.push(plural(usage.completion_tokens, 'token'));
+      if (time) parts.push(seconds(time.total));
+      if (time?.per_token > 0) parts.push(`${speed(1 / time.per_token)} tokens/s`);
+      if (online) parts.push(`${megabytes(online.sent + online.received)} MB online`);
+      if (trips !== undefined) parts.push(`${count(trips)} round trips`);
+    }
+    if (stopped) parts.push('stopped');
+    if (finish === 'length') parts.push('ended at the limit of tokens');
+    return parts.join('  \u00b7  ');
+  }
+
+  // Twice a second: what the answer under way waits for, and since when.
+  #tick() {
+    const run = this.#runs.get(this.#conversation.id);
+    if (!run || this.#last?.message !== run.message) return;
+    const since = (performance.now() - run.started) / 1000;
+    write(this.#last.meter, `${run.message.content ? 'Answering' : this.#phase || 'Waiting'}  \u00b7  ${Math.floor(since)} s`);
+  }
+
+  // Many tokens may come between two frames; they are shown together.
+  #draw() {
+    if (this.#drawing) return;
+    this.#drawing = true;
+    requestAnimationFrame(() => {
+      this.#drawing = false;
+      const run = this.#runs.get(this.#conversation.id);
+      if (!run || this.#last?.message !== run.message) return;
+      this.#last.answer.show(run.message.content);
+      this.#tick();
+      if (this.#atEnd) this.#toEnd();
+    });
+  }
+
+  #toEnd() {
+    const scroller = find('scroller');
+    scroller.scrollTop = scroller.scrollHeight;
+    this.#atEnd = true;
+    find('down').hidden = true;
+  }
+
+  #fit(field) {
+    field.style.height = 'auto';
+    field.style.height = `${field.scrollHeight + field.offsetHeight - field.clientHeight}px`;
+  }
+}
+
+// Over plain http from another machine the browser has no clipboard interface; the old way works there.
+async function copy(text) {
+  if (navigator.clipboard) {
+    try { return await navigator.clipboard.writeText(text); } catch { /* not permitted */ }
+  }
+  const field = el('textarea.hidden', {value: text});
+  document.body.append(field);
+  field.select();
+  document.execCommand('copy');
+  field.remove();
+}
