@@ -7,8 +7,8 @@
 const k_tags = ['p', 'br', 'strong', 'em', 'del', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'hr',
   'table', 'thead', 'tbody', 'tr', 'th', 'td', 'a', 'span'];
 const k_purify = {
-  ALLOWED_TAGS: k_tags, ALLOWED_ATTR: ['href', 'title', 'rel', 'target', 'start', 'align', 'class'], ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false,
-  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, RETURN_DOM_FRAGMENT: true, ADD_ATTR: ['target'],
+  ALLOWED_TAGS: k_tags, ALLOWED_ATTR: ['href', 'title', 'start', 'align', 'class'], ADD_URI_SAFE_ATTR: ['start', 'align'], ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false,
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, RETURN_DOM_FRAGMENT: true,
 };
 
 const escape = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
@@ -23,7 +23,7 @@ function parser() {
       image: ({href, text}) => `<span class="image">${escape(`image: ${text ? `${text}, ` : ''}${href}`)}</span>`,
       link({href, tokens}) {
         const words = this.parser.parseInline(tokens);
-        return /^(?:https?|mailto):/i.test(href) ? `<a href="${escape(href)}" rel="noopener noreferrer" target="_blank">${words}</a>` : words;
+        return /^(?:https?|mailto):/i.test(href) ? `<a href="${escape(href)}">${words}</a>` : words;
       },
       checkbox: ({checked}) => (checked ? '\u2611 ' : '\u2610 '),
     },
@@ -49,6 +49,7 @@ export class Answer {
     for (const {nodes} of this.#blocks.splice(same)) nodes.forEach((node) => node.remove());
     for (const token of tokens.slice(same)) {
       const fragment = globalThis.DOMPurify.sanitize(this.#parser.parser([token]), k_purify);
+      for (const a of fragment.querySelectorAll('a')) Object.assign(a, {rel: 'noopener noreferrer', target: '_blank'});
       for (const pre of fragment.querySelectorAll('pre')) Object.assign(pre, {tabIndex: 0});  // it may scroll sideways
       const nodes = [...fragment.childNodes];
       this.#element.append(...nodes);

@@ -50,7 +50,7 @@ export class Chat {
   get running() { return this.#runs.has(this.#conversation.id); }
   isRunning(id) { return this.#runs.has(id); }
   set phase(words) { this.#phase = words; this.#tick(); }
-  get lastWords() { return this.#conversation.messages.findLast((m) => m.content)?.content ?? ''; }
+  get lastWords() { return [...find('messages').querySelectorAll('.words, .prose')].findLast((e) => e.textContent)?.textContent ?? ''; }
   get lastUsage() { return this.#conversation.messages.findLast((m) => m.usage)?.usage; }
 
   open(conversation) {
@@ -142,7 +142,7 @@ export class Chat {
   #finish(message, retryAfter) {
     const end = this.#atEnd;
     this.#last.answer.show(message.content);
-    this.#last.item.replaceWith(this.#answerItem(message, true, retryAfter));
+    this.#foot(this.#last.item, message, true, retryAfter);
     this.#buttons();
     if (end) this.#toEnd();
     this.#announce(message.fault ? message.fault.plain : message.stopped ? 'Stopped.' : `Answer: ${message.content}`);
@@ -191,20 +191,28 @@ export class Chat {
     field.focus();
   }
 
-  #answerItem(message, last, retryAfter = null) {
-    const running = this.#runs.get(this.#conversation.id)?.message === message;
+  #answerItem(message, last) {
     const prose = el('div.prose', {});
-    const meter = el('p.meter', {}, running ? '' : this.#meter(message));
-    const actions = el('div.actions', {});
-    const item = el('li.answer', {'aria-busy': String(running)}, el('h2.hidden', {}, 'Answer'), prose);
-    if (message.fault) item.append(this.#faultNote(message.fault, last, retryAfter));
-    item.append(el('div.foot', {}, actions, meter));
-    if (!running && message.content) actions.append(this.#copyButton(message, 'Copy this answer'));
-    if (!running && last && !message.fault) actions.append(iconButton('again', 'Answer again', () => this.#regenerate()));
+    const item = el('li.answer', {}, el('h2.hidden', {}, 'Answer'), prose);
     const answer = new Answer(prose);
     answer.show(message.content);
+    const meter = this.#foot(item, message, last);
     if (last) this.#last = {item, answer, meter, message};
     return item;
+  }
+
+  // What stands below the words; it changes when an answer ends, and the words stay as they are.
+  #foot(item, message, last, retryAfter = null) {
+    const running = this.#runs.get(this.#conversation.id)?.message === message;
+    const meter = el('p.meter', {}, running ? '' : this.#meter(message));
+    const actions = el('div.actions', {});
+    if (!running && message.content) actions.append(this.#copyButton(message, 'Copy this answer'));
+    if (!running && last && !message.fault) actions.append(iconButton('again', 'Answer again', () => this.#regenerate()));
+    for (const old of item.querySelectorAll('.fault, .foot')) old.remove();
+    if (message.fault) item.append(this.#faultNote(message.fault, last, retryAfter));
+    item.append(el('div.foot', {}, actions, meter));
+    item.setAttribute('aria-busy', String(running));
+    return meter;
   }
 
   #faultNote(fault, last, retryAfter) {

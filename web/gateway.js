@@ -87,11 +87,15 @@ export class Gateway {
     throw new GatewayError('', {code: 'stream_cut'});
   }
 
-  // Calls back with each event for as long as the page lives, and with null while there is no connection.
+  // Calls back with each event for as long as the page lives, and with null while there is no connection. A hidden page does not
+  // listen: a browser has only six connections for all of its tabs.
   async watch(callback) {
+    let controller;
+    const silent = () => controller.abort();
+    document.addEventListener('visibilitychange', () => { if (document.hidden) silent(); });
     for (let pause = 1000; ; pause = Math.min(2 * pause, 10000)) {
-      const controller = new AbortController();
-      const silent = () => controller.abort();
+      while (document.hidden) await new Promise((resolve) => document.addEventListener('visibilitychange', resolve, {once: true}));
+      controller = new AbortController();
       let timer = setTimeout(silent, 15000);  // the gateway speaks every 5 s at least
       try {
         for await (const data of events(await this.#fetch('/v1/activity', {signal: controller.signal}))) {
@@ -100,10 +104,12 @@ export class Gateway {
           pause = 500;
           callback(JSON.parse(data));
         }
-      } catch { /* told by null below */ }
+        callback(null);
+      } catch (error) {
+        if (!document.hidden) callback(null, error.status === 401 ? 'It asks for a key' : 'Trying again');
+      }
       clearTimeout(timer);
-      callback(null);
-      await new Promise((resolve) => setTimeout(resolve, pause));
+      if (!document.hidden) await new Promise((resolve) => setTimeout(resolve, pause));
     }
   }
 

@@ -4,7 +4,7 @@ import {count, el, find, megabytes, plural, seconds, speed, write} from './dom.j
 const k_window = 2500;  // ms over which rates are taken
 const k_lanes = {
   toProvider: [106, 186, 294, 186], fromProvider: [294, 206, 106, 206],
-  toHelper: [85, 165, 177, 71], fromHelper: [183, 77, 91, 171], helperToProvider: [220, 74, 312, 168],
+  toHelper: [88, 168, 180, 74], fromHelper: [180, 74, 88, 168], helperToProvider: [220, 74, 312, 168],
 };
 const k_states = {
   idle: 'Idle', queued: 'Waiting in the queue', preparing: 'Making offline material', reading: 'Reading your question',
@@ -60,7 +60,7 @@ export class Panel {
       find('views').hidden = !on;
       if (on) this.#pour(12);
     });
-    gateway.watch((activity) => this.#receive(activity));
+    gateway.watch((activity, why) => this.#receive(activity, why));
     this.#learn(gateway);
     setInterval(() => this.#measure(), 500);
     setInterval(() => { if (!still.matches && this.#busy) this.#pour(1); }, 120);
@@ -78,13 +78,13 @@ export class Panel {
     }
   }
 
-  #receive(activity) {
+  #receive(activity, why = 'Trying again') {
     this.#activity = activity;
     const state = activity?.state ?? 'lost';
     document.body.dataset.state = state;
     document.body.classList.toggle('dealing', Boolean(activity && (state === 'preparing' || activity.filling)));
     write(find('state'), activity ? k_states[state] ?? state : 'No connection to the gateway');
-    write(find('state-detail'), activity ? this.#detail(activity) : 'trying again');
+    write(find('state-detail'), activity ? this.#detail(activity) : why);
     const prepare = find('prepare');
     prepare.toggleAttribute('data-quiet', !activity?.prepare);
     prepare.value = activity?.prepare?.fraction ?? 0;
@@ -107,7 +107,7 @@ export class Panel {
     write(find('trips'), count(online.round_trips));
     write(find('tokens'), count(activity.tokens));
     this.#stock(activity);
-    write(find('view-you'), this.#chat.lastWords.slice(-400) || 'Nothing was asked yet.');
+    write(find('view-you'), this.#chat.lastWords.replace(/^[^]*\s(?=[^]{200})/, '\u2026 ') || 'Nothing was asked yet.');
     const bytes = this.#chat.lastUsage?.permllm?.online_bytes;
     write(find('view-note'), `The real ones are as random to the provider, who learns how many tokens there are and when.${
       this.#retrieval === 'bfv' ? ' It receives ciphertexts too, which rest on ring-LWE.' : ''}${
@@ -131,7 +131,7 @@ export class Panel {
     write(find('stock-words'), target ? `${count(stock)} of ${count(target)} tokens` : plural(stock, 'token'));
     const each = this.#conversations.tokensAnAnswer();
     const answers = Math.floor(stock / (each ?? 200));
-    write(find('stock-answers'), `about ${plural(answers, 'answer')}${each ? ' like yours' : ' of 200'}`);
+    write(find('stock-answers'), `about ${plural(answers, 'answer')}${each ? ' like yours' : ' of 200 tokens'}`);
     write(find('allowance'), left === null ? 'no limit' : plural(left, 'token'));
   }
 
@@ -151,9 +151,11 @@ export class Panel {
     find('link-provider').classList.toggle('lit', toProvider.rate + fromProvider.rate > 0);
     find('link-helper').classList.toggle('lit', dealing);
     const rate = (lane) => `${megabytes(lane.rate)} MB/s`;
-    const sum = (name) => (last ? `${megabytes(last.sums[name])} MB` : '');
-    write(find('rate-to-provider'), toProvider.rate > 0 ? rate(toProvider) : sum('toProvider'));
-    write(find('rate-from-provider'), fromProvider.rate > 0 ? rate(fromProvider) : sum('fromProvider'));
+    const sum = (name) => (last ? `${megabytes(last.sums[name])} MB so far` : '');
+    write(find('rate-to-provider'), toProvider.rate > 0 ? rate(toProvider) : '');
+    write(find('rate-from-provider'), fromProvider.rate > 0 ? rate(fromProvider) : '');
+    write(find('sum-to-provider'), sum('toProvider'));
+    write(find('sum-from-provider'), sum('fromProvider'));
     write(find('rate-helper'), last ? `${megabytes(last.sums.toHelper + last.sums.fromHelper)} MB` : '');
     write(find('helper-to-provider'), dealing ? 'material' : '');
     write(find('drawing-words'), `To the provider ${rate(toProvider)}, from it ${rate(fromProvider)}. ${
@@ -182,7 +184,7 @@ export class Panel {
   #pour(lines) {
     if (find('views').hidden) return;
     for (let i = 0; i < lines; ++i) {
-      const words = Array.from(crypto.getRandomValues(new Uint16Array(5)), (word) => word.toString(16).padStart(4, '0'));
+      const words = Array.from(crypto.getRandomValues(new Uint16Array(4)), (word) => word.toString(16).padStart(4, '0'));
       this.#rain.unshift(words.join(' '));
     }
     this.#rain.length = Math.min(this.#rain.length, 12);
