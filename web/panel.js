@@ -131,8 +131,8 @@ export class Panel {
     write(find('stock-words'), target ? `${count(stock)} of ${count(target)} tokens` : plural(stock, 'token'));
     const each = this.#conversations.tokensAnAnswer();
     const answers = Math.floor(stock / (each ?? 200));
-    write(find('stock-answers'), `about ${plural(answers, 'answer')}${each ? ' like yours' : ' of 200 tokens'}`);
-    write(find('allowance'), left === null ? 'no limit' : plural(left, 'token'));
+    write(find('stock-answers'), answers ? `about ${plural(answers, 'answer')}${each ? ' like yours' : ' of 200 tokens'}` : 'less than one answer');
+    write(find('allowance'), (left ?? null) === null ? 'no limit' : plural(left, 'token'));
   }
 
   // Bytes a second over the window. Events may be 5 s apart when nothing happens, so time passes without them too.
