@@ -57,6 +57,7 @@ class Lines {
       constexpr std::string_view note = "\n(Ctrl-D ends the program)\n> ";
       if (write(STDERR_FILENO, note.data(), note.size()) < 0) return;
     });
+    rl_catch_signals = 0;  // libedit would take one at the prompt for the end of the input
     rl_initialize();
     using_history();
     if (!history_.empty()) read_history(history_.c_str());
