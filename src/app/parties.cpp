@@ -330,7 +330,11 @@ void run_provider(ProviderOptions& options) {
   ProviderService service(std::move(model), executor, options.party.patience(), [&] { return dial_within(options.party.patience()); },
                           party.on_event(), options.state, seconds(options.grace_seconds), seconds(options.idle_seconds));
   serving = &service;
-  service.drop_stock_unless([in_force = invites_in_force(options.party.identity)](const std::string& user) { return in_force.contains(user); });
+  try {
+    service.drop_stock_unless([in_force = invites_in_force(options.party.identity)](const std::string& user) { return in_force.contains(user); });
+  } catch (const Error& error) {  // whose a damaged record is is not known: nobody's material goes
+    party.note("note", fmt::format("offline material of users without an invite is kept: {}", error.what()));
+  }
   service.set_admission([&] { party.admit(); });
   service.watch_helper([&] { return dial_within(std::chrono::seconds(3)); });
   const Clock::time_point registration = Clock::now();

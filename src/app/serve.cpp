@@ -102,7 +102,6 @@ void add_serve(CLI::App& parent) {
   const auto options = std::make_shared<ServeCommandOptions>();
   GatewayOptions& gateway = options->gateway;
   ConversationOptions& conversation = gateway.desk.conversation;
-  conversation.ahead = 64;
   CLI::App* command = parent.add_subcommand("serve", "the user: OpenAI's HTTP interface and a web page on this machine");
   command->add_option("--invite", options->invite, "the file that the provider sent");
   command->add_option("--demo", options->demo.model, "in place of an invite, all three parties on this machine: a GGUF file, or ChatGLM-6B's folder");

@@ -30,8 +30,13 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   Process helping({"helper", "--config", config.string()}, PERMLLM_BINARY);
   const auto address = [](Process& process) { return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>()); };
   const std::string helper_address = address(helping);
+  // A record of a user that cannot be read lets nobody in, and keeps nobody out.
+  const std::filesystem::path damaged = std::filesystem::path(provider) / "users/damaged.toml";
+  std::filesystem::create_directory(damaged.parent_path());
+  write_text(damaged, "nonsense");
   Process providing({"provider", "--config", config.string(), "--helper", helper_address}, PERMLLM_BINARY);
   const std::string provider_address = address(providing);
+  std::filesystem::remove(damaged);
 
   permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address", helper_address, "--tokens", "60", "--out", invite});
   EXPECT_NE(permllm({"invite", "--list", "--identity", provider}).out.find("alice"), std::string::npos);
