@@ -18,6 +18,8 @@
 #include <regex>
 #include <thread>
 
+#include "app/process.h"
+
 namespace permllm::gateway_test {
 
 using Json = nlohmann::json;
@@ -37,38 +39,19 @@ inline std::pair<int, std::string> run(const std::string& arguments) {
 // A party in a process of its own, ready to be dialled.
 class Service {
  public:
-  explicit Service(const std::string& arguments) : output_(popen(("echo $$; exec " PERMLLM_BINARY " " + arguments).c_str(), "r")) {
-    std::array<char, 4096> line;
-    if (std::fgets(line.data(), static_cast<int>(line.size()), output_) != nullptr) pid_ = std::stoi(line.data());
-    while (std::fgets(line.data(), static_cast<int>(line.size()), output_) != nullptr) {
-      const std::string event = line.data();
-      std::smatch found;
-      if (event.find("\"ready\"") == std::string::npos || !std::regex_search(event, found, std::regex("\"port\":(\\d+)"))) continue;
-      port_ = std::stoi(found[1].str());
-      break;
-    }
-    EXPECT_GT(port_, 0) << arguments;
-    drain_ = std::jthread([this] {
-      for (std::array<char, 4096> rest; std::fgets(rest.data(), static_cast<int>(rest.size()), output_) != nullptr;) {}
-    });
-  }
-  ~Service() { end(); }
+  explicit Service(const std::string& arguments)
+      : process_({"-c", "exec " PERMLLM_BINARY " " + arguments}, "/bin/sh"), port_(process_.wait_for("ready").at("port").get<int>()) {}
   int end(int number = SIGTERM) {  // the exit status
-    if (pid_ <= 0) return -1;
-    kill(pid_, number);
-    pid_ = -1;
-    drain_.join();
-    return WEXITSTATUS(pclose(output_));
+    tell(number);
+    return process_.wait();
   }
-  void tell(int number) const { kill(pid_, number); }
+  void tell(int number) const { kill(process_.pid(), number); }
   int port() const { return port_; }
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
 
  private:
-  FILE* output_;
-  pid_t pid_ = -1;
-  int port_ = -1;
-  std::jthread drain_;
+  Process process_;
+  int port_;
 };
 
 // Passes on what comes for a party, each piece a little later: over such a link a token takes its time.
