@@ -57,6 +57,7 @@ struct ConversationOptions {
   bool think = false;            // let a model that can think before it answers
   std::size_t draft = 0;         // profile open: tokens to guess from the text so far and verify in one pass, at most 63
   std::size_t ahead = 64;        // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
+  std::size_t next_prompt = 0;   // tokens of a further question for which material is made once an answer has come: it is then answered at once
   OnProgress on_progress = nullptr;
 };
 
@@ -87,7 +88,7 @@ struct Answer {
     std::size_t answer_tokens = 0;  // chosen by the model, the one that ends an answer included
     Bytes set_up;                   // with the provider: handshakes, the model's public card; not where a session goes on
     Bytes online;                   // with the provider, while it answered
-    Bytes offline_provider;         // material for the answer, before and beside it
+    Bytes offline_provider;         // material, since the answer before
     Bytes offline_helper;
     std::uint64_t round_trips = 0;   // online
     double offline_seconds = 0;      // from the question to the first message online

@@ -246,6 +246,7 @@ void add_chat(CLI::App& parent) {
   command->callback([options] {
     keep_to_itself();
     check_answer_options(options->prompt);
+    if (Lines::person()) options->conversation.next_prompt = k_next_prompt;
     Chat(*options).run();
   });
   add_settings(*command);

@@ -298,7 +298,7 @@ struct Conversation::State {
   }
   std::vector<Message> messages;  // raw: none or one
   std::atomic<bool> cancelled = false, answering = false, leaving = false;
-  UserTraffic traffic;
+  UserTraffic traffic, told;  // so far; and when the last answer's cost was told
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
@@ -331,8 +331,8 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
   const NoDenormals no_denormals;
   const Clock::time_point begin = Clock::now();
   Clock::time_point ready = begin, first = begin, last = begin;
-  permllm::Traffic before;  // online traffic when the prompt's pass begins
-  const UserTraffic start = traffic;
+  const permllm::Traffic start = traffic.online;
+  permllm::Traffic before = start;  // the prompt's pass
   answering = false;
 
   Answer answer;
@@ -391,6 +391,7 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
     emit(stops.push(characters.finish()));
     emit(stops.finish());
     answer.cost.fed_tokens = session->prompted();
+    if (options.next_prompt > 0 && !cancelled) session->prepare(options.next_prompt);
   } catch (...) {
     session = nullptr;  // what its last pass left is not known
     if (!cancelled) throw;
@@ -399,10 +400,12 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
   const permllm::Traffic during = traffic.online - before;
 
   Answer::Cost& cost = answer.cost;
-  cost.set_up = bytes_of(before - start.online);
+  cost.set_up = bytes_of(before - start);
   cost.online = bytes_of(during);
-  cost.offline_provider = bytes_of(traffic.offline - start.offline);
-  cost.offline_helper = bytes_of(traffic.helper - start.helper);
+  const UserTraffic now = traffic;
+  cost.offline_provider = bytes_of(now.offline - told.offline);
+  cost.offline_helper = bytes_of(now.helper - told.helper);
+  told = now;
   cost.round_trips = during.round_trips;
   cost.offline_seconds = seconds_between(begin, ready);
   cost.first_token_seconds = seconds_between(ready, std::max(ready, first));

@@ -112,6 +112,7 @@ std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& requ
     return openai::Refusal{401, "authentication_error", "expected the header Authorization: Bearer KEY with a key of --key-file", "", "invalid_api_key"};
   }
   if (request.has_header("Upgrade")) return openai::invalid("this server speaks HTTP alone: no upgrade", "", "", 400);
+  if (request.has_header("Range")) return openai::invalid("parts of an answer are not served: no Range", "", "", 400);
   if (route == "other") return openai::invalid("there is nothing at this path", "", "", 404);
   if (!posts) return std::nullopt;
   std::string type = lower(request.get_header_value("Content-Type"));

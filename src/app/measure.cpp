@@ -148,6 +148,11 @@ void MeasuredConversation::run(const Request& request) {
   fed_.resize(std::min(fed_.size(), session.length()));
 }
 
+void MeasuredConversation::prepare(std::size_t prompt_tokens) {
+  if (plan().config.prefix || plan().prompt_rows(prompt_tokens) > room()) return;
+  client_.make_material(prompt_tokens, 1, 0, nullptr);
+}
+
 nlohmann::json MeasuredConversation::end() {
   const UserClient::Reports reports = client_.end();
   return report(&reports);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <set>
 
 #include "app/openai.h"
 
@@ -12,16 +13,30 @@ namespace {
 
 using In = nlohmann::json;
 
+constexpr int k_most_depth = 32;
+
 [[noreturn]] void wrong(const std::string& field, const std::string& expected) { throw Error(Code::usage, field, "expected " + expected); }
 [[noreturn]] void unsupported(const std::string& field, const std::string& why) { throw Error(Code::unsupported, field, why); }
 
 In parse(std::string_view body) {
+  std::vector<std::set<std::string>> keys;  // of the objects that are not closed yet
+  const auto check = [&](int depth, In::parse_event_t event, const In& value) {
+    if (depth > k_most_depth) throw Error(Code::usage, "body", fmt::format("is nested more than {} levels deep", k_most_depth));
+    if (event == In::parse_event_t::object_start) keys.emplace_back();
+    if (event == In::parse_event_t::object_end) keys.pop_back();
+    if (event == In::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second) {
+      throw Error(Code::usage, fmt::format("{:.64}", value.get<std::string>()), "is given twice");
+    }
+    return true;
+  };
   try {
-    In in = In::parse(body);
+    In in = In::parse(body, check);
     if (!in.is_object()) throw Error(Code::usage, "body", "expected a JSON object");
     return in;
   } catch (const In::parse_error& error) {  // its own words quote the text
     throw Error(Code::usage, "body", fmt::format("is no JSON, at byte {}", error.byte));
+  } catch (const In::exception&) {
+    throw Error(Code::usage, "body", "is no JSON: a number is too large");
   }
 }
 

@@ -126,6 +126,7 @@ void add_serve(CLI::App& parent) {
   add_serve_options(*command, options->demo.serve);
   add_log_options(*command, options->log);
   command->add_flag("--events", options->events, "print events as JSON lines on standard output");
+  conversation.next_prompt = k_next_prompt;
   command->callback([options] {
     keep_to_itself();
     run(*options);

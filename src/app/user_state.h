@@ -8,6 +8,9 @@
 
 namespace permllm {
 
+// ConversationOptions::next_prompt where a person or a page asks: as long as most further questions are.
+inline constexpr std::size_t k_next_prompt = 32;
+
 // --state
 void add_user_state(CLI::App& command, std::string& state);
 // The ledger in the folder, which is made for its owner alone; empty: permllm in the user's folder for state (XDG base directories).

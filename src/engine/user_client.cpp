@@ -119,6 +119,7 @@ UserClient::~UserClient() = default;
 void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
                                std::function<void(const OfflineProgress&)> on_progress) {
   const std::size_t order = std::max<std::size_t>(ahead, k_least_order);
+  filler_->used(session_->marks());
   filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens), card_.plan.prompt_rows(prompt_tokens) + ahead + order, order,
                 std::move(on_progress));
 }

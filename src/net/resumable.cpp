@@ -13,6 +13,7 @@ namespace {
 
 constexpr auto k_first_pause = std::chrono::milliseconds(100);
 constexpr auto k_longest_pause = std::chrono::seconds(5);
+constexpr auto k_last_words = std::chrono::milliseconds(200);
 constexpr auto k_answer_patience = std::chrono::seconds(10);
 constexpr std::size_t k_flush_bytes = std::size_t{1} << 20;  // re-sent together
 constexpr std::size_t k_goodbye_bytes = std::size_t{64} << 10;
@@ -43,17 +44,31 @@ std::size_t ResumableLink::kept_bytes() const {
 // False: the connection is lost, and the session waits for another.
 template <class Operation>
 bool ResumableLink::attempt(Operation operation) {
-  if (connection_ == nullptr) return false;
+  if (connection_ == nullptr || hears_out_) return false;
   try {
     operation(*connection_);
     return true;
   } catch (const Error& error) {
-    if (error.code() != Code::closed || !keeps()) throw;
+    if (error.code() != Code::closed) throw;
+    hear_out();
+    const std::lock_guard lock(mutex_);
+    if (!keeps()) fail(error);
   }
   const std::lock_guard lock(mutex_);
   connection_.reset();
   lost_since_ = Clock::now();
   return false;
+}
+
+// What the peer said on the lost connection, its refusal above all, has come before its end.
+void ResumableLink::hear_out() {
+  hears_out_ = true;
+  try {
+    for (const Clock::time_point deadline = Clock::now() + k_last_words;;) absorb(connection_->receive(deadline, "the last frames"));
+  } catch (const Error&) {
+    // No more.
+  }
+  hears_out_ = false;
 }
 
 void ResumableLink::check() const {
@@ -62,8 +77,8 @@ void ResumableLink::check() const {
 }
 
 void ResumableLink::fail(const Error& error) {
-  failure_ = std::make_exception_ptr(error);
-  throw error;
+  if (!failure_) failure_ = std::make_exception_ptr(error);
+  std::rethrow_exception(failure_);
 }
 
 void ResumableLink::give_up(const char* awaited) {
@@ -172,6 +187,7 @@ void ResumableLink::absorb(Frame frame) {
     if (frame.step != next_expected_) {
       throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", frame.step, next_expected_));
     }
+    if (has_tag(frame, Tag::refusal)) failure_ = std::make_exception_ptr(refusal_of(frame));  // for whoever sends before receiving it
     ++next_expected_;
     ++unacknowledged_frames_;
     unacknowledged_bytes_ += size_of(frame);

@@ -39,7 +39,7 @@ inline constexpr auto k_default_grace = std::chrono::seconds(60);
 // (Code::closed) is no error before the time of grace has passed. Errors beside those of a link: closed, or timeout where the
 // deadline came first, naming for how long there was no connection; malformed for a peer that acknowledges or expects what was
 // never sent or what it had acknowledged; mismatch where the peer's certificate is not accepted any more; the peer's refusal. All are
-// final. One thread uses it; close() is for any.
+// final, and the first one stays. One thread uses it; close() is for any.
 class ResumableLink : public Link {
  public:
   using Dial = std::function<std::unique_ptr<Link>()>;
@@ -70,6 +70,7 @@ class ResumableLink : public Link {
   // The owner's thread:
   template <class Operation>
   bool attempt(Operation operation);
+  void hear_out();
   void await_room();
   void step_on(Clock::time_point deadline, const char* awaited);
   void absorb(Frame frame);
@@ -93,6 +94,7 @@ class ResumableLink : public Link {
   std::deque<Frame> arrived_;  // and not yet received
   std::size_t arrived_bytes_ = 0, unflushed_bytes_ = 0;
   std::size_t unacknowledged_frames_ = 0, unacknowledged_bytes_ = 0;  // of the peer's
+  bool hears_out_ = false;
   Clock::duration pause_{};  // before the next attempt; grows until a frame arrives
 
   mutable std::mutex mutex_;

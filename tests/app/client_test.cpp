@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdio>
@@ -66,7 +67,8 @@ class PublicApi : public testing::Test {
     std::filesystem::copy(folder / "provider" / "certificate.pem", folder / "helper" / "peers" / "provider.pem");
     std::filesystem::copy(folder / "helper" / "certificate.pem", folder / "provider" / "peers" / "helper.pem");
     helper = std::make_unique<Service>("helper --events --listen 127.0.0.1:0 --identity " + (folder / "helper").string());
-    provider = std::make_unique<Service>("provider --events --listen 127.0.0.1:0 --context 64 --identity " + (folder / "provider").string() + " --helper " +
+    provider = std::make_unique<Service>("provider --events --listen 127.0.0.1:0 --context 64 --identity " + (folder / "provider").string() + " --state " +
+                                         (folder / "state").string() + " --helper " +
                                          helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf");
   }
   static void TearDownTestSuite() {
@@ -136,6 +138,25 @@ TEST_F(PublicApi, answers_a_question_and_says_what_it_cost) {
   EXPECT_EQ(again.text, first.text);
   EXPECT_EQ(again.cost.prompt_tokens, first.cost.prompt_tokens);
   EXPECT_EQ(client.conversation().ask("Is it so?", options).text, first.text);
+}
+
+TEST_F(PublicApi, a_further_question_finds_its_material_made) {
+  const permllm::Client client(invite("eve", 100));
+  for (const std::size_t next : {0, 20}) {
+    permllm::ConversationOptions options;
+    options.next_prompt = next;
+    permllm::Conversation conversation = client.conversation(options);
+    conversation.ask("Is it so?", {.max_tokens = 2});
+    const auto ready = [&] {  // beyond what is burnt ahead
+      const auto chains = client.stock();
+      return std::any_of(chains.begin(), chains.end(), [](const permllm::Client::Chain& chain) { return chain.busy && chain.prompt_tokens > 0; });
+    };
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(next > 0 ? 30 : 1);
+    while (!ready() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(ready(), next > 0);
+    const Answer second = conversation.ask("Y", {.max_tokens = 1});
+    EXPECT_LT(second.cost.fed_tokens, second.cost.prompt_tokens);
+  }
 }
 
 TEST_F(PublicApi, options_choose_and_end_an_answer) {

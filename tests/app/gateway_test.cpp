@@ -256,6 +256,7 @@ TEST_F(GatewayTest, requests_that_are_no_programs_are_refused) {
   for (int i = 0; i < 40; ++i) chunked += "10000\r\n" + std::string(0x10000, ' ') + "\r\n";
   EXPECT_GE(raw_status(*gateway, chunked + "0\r\n\r\n"), 400);
   EXPECT_EQ(raw_status(*gateway, "GET /v1/activity HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"), 400);
+  EXPECT_EQ(raw_status(*gateway, "GET / HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-,0-,0-\r\n\r\n"), 400);
   EXPECT_GE(raw_status(*gateway, "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(100'000, 'x') + "\r\n\r\n"), 400);
   EXPECT_EQ(raw_status(*gateway, "nonsense\r\n\r\n"), 400);
   EXPECT_EQ(get(*gateway, "/assets/../CMakeLists.txt").status, 404);

@@ -103,7 +103,15 @@ TEST(Requests, an_error_never_quotes_the_body) {
       EXPECT_EQ(std::string(error.what()).find("secret"), std::string::npos) << error.what();
     }
   }
-  EXPECT_EQ(refused([] { parse_chat(std::string(900'000, '[')); }), "body");  // deep nesting is no trouble
+}
+
+TEST(Requests, json_that_would_take_a_reader_down_is_refused) {
+  const std::string deep = std::string(400'000, '[') + std::string(400'000, ']');
+  EXPECT_EQ(refused([] { parse_chat(std::string(900'000, '[')); }), "body");
+  EXPECT_EQ(refused([&] { parse_chat(R"({"max_tokens":)" + deep + R"(,"max_completion_tokens":)" + deep + "}"); }), "body");
+  EXPECT_EQ(refused([] { parse_chat(R"({"temperature":1e400})"); }), "body");
+  EXPECT_EQ(refused([] { parse_chat(R"({"temperature":0,"temperature":1})"); }), "temperature");
+  EXPECT_EQ(refused([] { parse_chat(R"({"messages":[{"role":"user","content":"a","role":"system"}]})"); }), "role");
 }
 
 TEST(Answers, chunks_are_what_strict_clients_take) {

@@ -464,6 +464,33 @@ TEST(Resumable, who_leaves_is_not_waited_for) {
   EXPECT_LT(Clock::now() - begun, 5s);
 }
 
+// However the peer's connection ends behind its refusal, who sends the next frame hears why.
+TEST(Resumable, who_sends_to_a_peer_that_is_gone_hears_its_refusal) {
+  for (const Clock::duration grace : {Clock::duration(0), Clock::duration(5s)}) {
+    for (const bool leaves : {false, true}) {
+      auto [near, far] = memory_links();
+      ResumableLink link(std::move(near), {.grace = grace}, []() -> std::unique_ptr<Link> {
+        ADD_FAILURE() << "it dials again";
+        throw Error(Code::mismatch, "the peer", "is gone");
+      });
+      link.begin(k_session);
+      Channel peer(*far, k_session, 5s);
+      peer.refuse(Error(Code::resource, "tokens", "your allowance is used up"));
+      if (leaves) far->send(frame(Tag::leave, 0, 0));
+      far.reset();
+      for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(error_of([&] {
+                    link.send(frame(Tag::remask, static_cast<std::uint32_t>(i), 10));
+                    link.flush();
+                    link.receive(in(5s), "a frame");
+                    link.receive(in(5s), "another");
+                  }),
+                  "resource: peer: tokens: your allowance is used up");
+      }
+    }
+  }
+}
+
 TEST(Resumable, close_wakes_a_side_that_waits_for_a_connection) {
   for (const bool dials : {false, true}) {
     auto [near, far] = memory_links();
