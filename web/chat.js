@@ -3,7 +3,7 @@ import {Answer} from './answer.js';
 import {count, el, find, iconButton, megabytes, plural, seconds, speed, write} from './dom.js';
 import {GatewayError} from './gateway.js';
 
-const k_examples = ['Explain in two sentences why the sky is blue.', 'What is 17 plus 25?', 'Name three rivers of Europe.'];
+const k_examples = ['Explain in two sentences why the sky is blue.', 'What is 17 plus 25?', 'Explain to a child what a secret is.'];
 const k_retries = 3;  // by itself, after a wait that the gateway asked for
 
 export class Chat {
@@ -256,7 +256,7 @@ export class Chat {
       if (time) parts.push(seconds(time.total));
       if (time?.per_token > 0) parts.push(`${speed(1 / time.per_token)} tokens/s`);
       if (online) parts.push(`${megabytes(online.sent + online.received)} MB online`);
-      if (trips !== undefined) parts.push(`${count(trips)} round trips`);
+      if (trips !== undefined) parts.push(plural(trips, 'round trip'));
     }
     if (stopped) parts.push('stopped');
     if (finish === 'length') parts.push('ended at the limit of tokens');

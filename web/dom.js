@@ -34,7 +34,7 @@ export function write(element, text) {
 const whole = new Intl.NumberFormat('en', {maximumFractionDigits: 0});
 export const count = (n) => whole.format(n);
 export const plural = (n, one) => `${count(n)} ${one}${n === 1 ? '' : 's'}`;
-const digits = (n) => (n >= 100 ? whole.format(n) : n >= 10 ? n.toFixed(1) : n.toFixed(n > 0 && n < 0.1 ? 3 : 2));
+const digits = (n) => (n >= 100 ? whole.format(n) : n >= 10 ? n.toFixed(1) : n >= 0.1 ? n.toFixed(2) : n >= 0.0005 ? n.toFixed(3) : '0');
 export const megabytes = (bytes) => digits(bytes / 1e6);
 export const seconds = (s) => (s >= 90 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${s >= 10 ? s.toFixed(0) : s.toFixed(1)} s`);
 export const speed = (n) => (n >= 100 ? whole.format(n) : n >= 1 ? n.toFixed(1) : n.toFixed(2));
@@ -50,7 +50,7 @@ export function ask({title, words, ok, secret = false}) {
   input.value = '';
   dialog.returnValue = '';
   dialog.showModal();
-  (secret ? input : find('ask-ok')).focus();
+  (secret ? input : dialog.querySelector('[data-cancel]')).focus();  // Enter alone deletes nothing
   return new Promise((resolve) => {
     dialog.addEventListener('close', () => {
       const typed = input.value.trim();

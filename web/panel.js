@@ -82,7 +82,6 @@ export class Panel {
     this.#activity = activity;
     const state = activity?.state ?? 'lost';
     document.body.dataset.state = state;
-    document.body.classList.toggle('dealing', Boolean(activity && (state === 'preparing' || activity.filling)));
     write(find('state'), activity ? k_states[state] ?? state : 'No connection to the gateway');
     write(find('state-detail'), activity ? this.#detail(activity) : why);
     const prepare = find('prepare');
@@ -114,25 +113,27 @@ export class Panel {
       bytes ? ` Your last answer took ${megabytes(bytes.sent)} MB of them.` : ''}`);
   }
 
-  #detail({state, prepare, filling, queued, tokens_per_second: speedNow}) {
+  #detail({state, prepare, queued, tokens_per_second: speedNow}) {
     if (prepare) {
       return `${Math.floor(100 * prepare.fraction)} %${Number.isFinite(prepare.seconds_left) ? `, about ${seconds(Math.ceil(prepare.seconds_left)).replace('.0', '')} left` : ''}`;
     }
     if (state === 'answering' && speedNow) return `${speed(speedNow)} tokens a second`;
     if (state === 'queued') return `${queued} waiting`;
     if (state === 'unreachable') return 'what is in stock cannot be used until it is back';
-    return filling ? 'filling the stock' : '';
+    return '';
   }
 
   #stock({stock_tokens: stock, stock_target: target, tokens_left: left}) {
     const bar = find('stock');
+    bar.hidden = !target;
     bar.max = Math.max(target, stock, 1);
     bar.value = stock;
     write(find('stock-words'), target ? `${count(stock)} of ${count(target)} tokens` : plural(stock, 'token'));
     const each = this.#conversations.tokensAnAnswer();
     const answers = Math.floor(stock / (each ?? 200));
     write(find('stock-answers'), answers ? `about ${plural(answers, 'answer')}${each ? ' like yours' : ' of 200 tokens'}` : 'less than one answer');
-    write(find('allowance'), (left ?? null) === null ? 'no limit' : plural(left, 'token'));
+    find('invite').hidden = (left ?? null) === null;
+    write(find('allowance'), plural(left ?? 0, 'token'));
   }
 
   // Bytes a second over the window. Events may be 5 s apart when nothing happens, so time passes without them too.
@@ -145,7 +146,10 @@ export class Panel {
     for (const name of ['toProvider', 'fromProvider', 'toHelper', 'fromHelper']) {
       this.#lanes[name].rate = moves ? (last.sums[name] - first.sums[name]) / span : 0;
     }
-    const dealing = document.body.classList.contains('dealing');
+    const activity = this.#activity;
+    const dealing = this.#lanes.toHelper.rate + this.#lanes.fromHelper.rate > 0 || activity?.state === 'preparing' || Boolean(activity?.filling);
+    document.body.classList.toggle('dealing', dealing);
+    if (activity?.state === 'idle') write(find('state-detail'), dealing ? 'material is made ahead' : '');
     this.#lanes.helperToProvider.rate = dealing ? 3e6 : 0;  // it passes us by: only that it is there is shown
     const {toProvider, fromProvider, toHelper, fromHelper} = this.#lanes;
     find('link-provider').classList.toggle('lit', toProvider.rate + fromProvider.rate > 0);
@@ -201,10 +205,11 @@ export class Panel {
       el('p.caption', {}, `In the profile \u201c${profile}\u201d:`),
       ...parties.map(({who, sees, never_sees: never}) => el('section.party', {},
         el('h4', {}, names[who] ?? who),
-        ...(where[who] ? [el('p.address', {title: `key ${where[who].key}`}, where[who].address)] : []),
+        ...(where[who] ? [el('p.address', {}, where[who].address)] : []),
         ...(sees.length ? [el('p.kind', {}, 'sees'), list(sees, 'sees')] : []),
-        ...(never.length ? [el('p.kind', {}, 'never sees'), list(never, 'never')] : []))),
-      el('section.party', {}, el('h4', {}, 'The model\u2019s owner'), el('p', {}, owner)),
+        ...(never.length ? [el('p.kind', {}, 'never sees'), list(never, 'never')] : []),
+        ...(where[who] ? [el('details', {}, el('summary', {}, `The ${who}\u2019s key`), el('code', {}, where[who].key.match(/.{1,8}/g).join(' ')))] : []))),
+      el('section.party', {}, el('h4', {}, 'What of the model shows'), el('p', {}, owner)),
       el('section.party', {}, el('h4', {}, 'This rests on'), list(rests, 'rests')));
   }
 }

@@ -178,8 +178,9 @@ class Chat {
     } else if (name == "/cost") {
       fmt::print("{}", last_ ? cost() : "there is no answer yet\n");
     } else if (name == "/privacy") {
-      fmt::print("the provider sees  {}\nthe helper sees    {}\nyou see            {}\nIt holds as long as provider and helper do not work together.\n", client_.views().provider,
-                 client_.views().helper, client_.views().user);
+      fmt::print("the provider sees  {}\nthe helper sees    {}\nyou see            {}\n", client_.views().provider, client_.views().helper, client_.views().user);
+      if (client_.model().profile != "open") fmt::print("you do not see     the model's weights: what you see is a barrier to copying them, not a guarantee\n");
+      fmt::print("It holds as long as provider and helper do not work together.\n");
     } else if (name == "/reset") {
       conversation_.reset();
       said_.clear();

@@ -139,9 +139,8 @@ struct Client::State {
     views.provider = fmt::format("uniform words{}, lengths and timing: how many tokens prompt and answer have, nothing of what they are",
                                  plan.bfv() ? " and ciphertexts" : "");
     views.helper = "how much material was asked for; it takes no part in an answer";
-    views.user = plan.open() ? "its own questions and answers, and all that the public weights make of them"
-                             : fmt::format("its own questions and answers, {}the model's inner values in an order drawn afresh for each use, "
-                                           "none of its weights (a barrier to extraction, not a guarantee)",
+    views.user = plan.open() ? "your own questions and answers, and all that the public weights make of them"
+                             : fmt::format("your own questions and answers, {}the model's inner values in an order drawn afresh for each use",
                                            plan.profile == Profile::fast ? "attention scores with their keys in order, other of " : "");
     vocabulary = std::move(card.vocabulary);
     tokenizer.emplace(vocabulary);

@@ -34,9 +34,9 @@ Json privacy_of(const Client& client, const std::string& model_id) {
                         party("provider", Json::array({client.views().provider, "your network address and your invite's name"}),
                               Json::array({"your questions", "the answers", "which tokens were chosen"})),
                         party("helper", std::move(helper_sees), Json::array({"your questions, in any form", "the answers, in any form", "the links of an answer"}))})},
-          {"model_owner", open ? "nothing is hidden of the model: its weights are public in this profile"
-                               : "you see inner values of the model in an order drawn afresh for each use. That is a barrier to copying the model, which has been attacked "
-                                 "in the literature, not a guarantee"},
+          {"model_owner", open ? "Nothing is hidden of the model: its weights are public in this profile."
+                               : "You see inner values of the model in an order drawn afresh for each use. That is a barrier to copying the model, which has been attacked "
+                                 "in the literature, not a guarantee."},
           {"rests_on", std::move(rests_on)}};
 }
 
