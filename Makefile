@@ -11,7 +11,7 @@ export PROMPT
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
-	@echo "              make demo PROMPT=\"What is 17 plus 25?\" ARGS=\"--rtt 10ms --bandwidth 1gbit\""
+	@echo "              make demo PROMPT=\"What is the capital of France?\" ARGS=\"--rtt 10ms --bandwidth 1gbit\""
 	@echo "make serve    a chat page and OpenAI's HTTP interface on this machine, at http://127.0.0.1:8080/"
 	@echo "              make serve ARGS=\"--stock 512 --profile fast\""
 	@echo "make test     build everything and run all tests"

@@ -3,7 +3,7 @@ import {Answer} from './answer.js';
 import {count, el, find, iconButton, megabytes, plural, seconds, speed, write} from './dom.js';
 import {GatewayError} from './gateway.js';
 
-const k_examples = ['Explain in two sentences why the sky is blue.', 'What is 17 plus 25?', 'Explain to a child what a secret is.'];
+const k_examples = ['Explain in two sentences why the sky is blue.', 'What is the capital of France?', 'Explain to a child what a secret is.'];
 const k_retries = 3;  // by itself, after a wait that the gateway asked for
 
 export class Chat {
@@ -43,7 +43,9 @@ export class Chat {
     find('examples').append(...k_examples.map((text) =>
       el('li', {}, el('button', {type: 'button', onclick: () => { question.value = text; this.#send(); }}, text))));
     setInterval(() => this.#tick(), 500);
-    addEventListener('pagehide', () => { for (const {conversation} of this.#runs.values()) this.#keep(conversation); });
+    addEventListener('pagehide', () => {
+      for (const {controller, conversation} of this.#runs.values()) { controller.abort(); this.#keep(conversation); }
+    });
   }
 
   get conversation() { return this.#conversation; }
@@ -91,10 +93,11 @@ export class Chat {
 
   async #run(conversation) {
     const {settings, messages} = conversation;
+    // A question that got no answer is not told again with the next.
     const body = {
       model: this.model,
       messages: [...(settings.system ? [{role: 'system', content: settings.system}] : []),
-        ...messages.filter((m) => m.content).map(({role, content}) => ({role, content}))],
+        ...messages.filter((m, i) => m.content && (messages[i + 1]?.content ?? true)).map(({role, content}) => ({role, content}))],
       temperature: settings.temperature, max_tokens: settings.max_tokens, seed: settings.seed,
     };
     const message = {role: 'assistant', content: '', stopped: true};  // until the end came; a reload finds it so
@@ -122,7 +125,7 @@ export class Chat {
       if (!run.controller.signal.aborted) {
         const known = error instanceof GatewayError ? error : new GatewayError(error.message);
         message.stopped = false;
-        message.fault = {plain: known.plain, detail: known.message === known.plain ? '' : known.message};
+        message.fault = {plain: known.plain, detail: known.message === known.plain ? '' : known.message, lasting: known.lasting};
         run.retryAfter = known.retryAfter;
       }
     }
@@ -161,12 +164,15 @@ export class Chat {
   #buttons() {
     find('send').hidden = this.running;
     find('stop').hidden = !this.running;
+    for (const button of find('messages').querySelectorAll('[data-edit]')) button.disabled = this.running;
   }
 
   #questionItem(message, index) {
     const words = el('div.words', {}, message.content);
     const item = el('li.question', {}, el('h2.hidden', {}, 'You asked'), words);
-    item.append(el('div.actions', {}, iconButton('edit', 'Edit this question', () => this.#edit(item, message, index)), this.#copyButton(message, 'Copy this question')));
+    const edit = iconButton('edit', 'Edit this question', () => this.#edit(item, message, index));
+    edit.dataset.edit = '';
+    item.append(el('div.actions', {}, edit, this.#copyButton(message, 'Copy this question')));
     return item;
   }
 
@@ -207,7 +213,7 @@ export class Chat {
     const meter = el('p.meter', {}, running ? '' : this.#meter(message));
     const actions = el('div.actions', {});
     if (!running && message.content) actions.append(this.#copyButton(message, 'Copy this answer'));
-    if (!running && last && !message.fault) actions.append(iconButton('again', 'Answer again', () => this.#regenerate()));
+    if (!running && last && !message.fault) actions.append(iconButton('again', this.#conversation.settings.temperature > 0 ? 'Answer again' : 'Answer again (at temperature 0 the same)', () => this.#regenerate()));
     for (const old of item.querySelectorAll('.fault, .foot')) old.remove();
     if (message.fault) item.append(this.#faultNote(message.fault, last, retryAfter));
     item.append(el('div.foot', {}, actions, meter));
@@ -218,7 +224,7 @@ export class Chat {
   #faultNote(fault, last, retryAfter) {
     const note = el('div.fault', {}, el('p', {}, fault.plain));
     if (fault.detail) note.append(el('p.detail', {}, fault.detail));
-    if (!last) return note;
+    if (!last || fault.lasting) return note;
     const button = el('button', {type: 'button', onclick: () => this.#regenerate()}, 'Retry');
     note.append(button);
     const id = this.#conversation.id;

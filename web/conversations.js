@@ -1,7 +1,7 @@
 // Conversations, one entry of localStorage each, so that two tabs do not overwrite each other's.
 //
 //   {id, title, changed, settings: {system, temperature, max_tokens, seed}, messages: [message]}
-//   message: {role: 'user' | 'assistant', content}, and of an answer {usage, finish, stopped, fault: {plain, detail}}
+//   message: {role: 'user' | 'assistant', content}, and of an answer {usage, finish, stopped, fault: {plain, detail, lasting}}
 
 const k_prefix = 'permllm.conversation.';
 

@@ -9,6 +9,9 @@ export class GatewayError extends Error {
     Object.assign(this, {status, type, code, retryAfter});
   }
 
+  // To ask the same again would not help.
+  get lasting() { return this.status >= 400 && this.status < 500 && ![401, 408, 409, 429].includes(this.status); }
+
   // What a person can do about it; the server's own words are shown below.
   get plain() {
     return {
@@ -17,7 +20,7 @@ export class GatewayError extends Error {
       provider_unreachable: 'The provider cannot be reached.',
       out_of_stock: 'No offline material is ready, and none can be made now.',
       allowance_used_up: 'The allowance of your invite is used up. Ask the provider for a new one.',
-      context_length_exceeded: 'This conversation is longer than the model can read. Edit an earlier question, or begin a new conversation.',
+      context_length_exceeded: 'This conversation is longer than the model can read. Shorten your question, edit an earlier one, or begin a new conversation.',
       invalid_api_key: 'The gateway asks for a key, and has none that it accepts.',
       foreign_host: 'The gateway does not serve this address. Open the one that permllm serve printed.',
       foreign_origin: 'The gateway does not serve this address. Open the one that permllm serve printed.',

@@ -140,8 +140,8 @@ struct Client::State {
                                  plan.bfv() ? " and ciphertexts" : "");
     views.helper = "how much material was asked for; it takes no part in an answer";
     views.user = plan.open() ? "your own questions and answers, and all that the public weights make of them"
-                             : fmt::format("your own questions and answers, {}the model's inner values in an order drawn afresh for each use",
-                                           plan.profile == Profile::fast ? "attention scores with their keys in order, other of " : "");
+                             : fmt::format("your own questions and answers, and {}the model's inner values in an order drawn afresh for each use",
+                                           plan.profile == Profile::fast ? "attention scores with their keys in order, and other of " : "");
     vocabulary = std::move(card.vocabulary);
     tokenizer.emplace(vocabulary);
   }
