@@ -39,9 +39,10 @@ void AnswerDesk::check(const openai::Request& request) const {
   if (client_.tokens_left() == 0) throw Error(Code::usage, "tokens", "all tokens of the invite are used; ask the provider for another");
 }
 
-std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(openai::Request request, openai::Shape shape, const std::string& key, const std::string& digest) {
+std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key,
+                                                    const std::string& digest) {
   const auto known = [&]() -> std::shared_ptr<Ticket> {
-    const auto found = key.empty() ? keyed_.end() : keyed_.find(key);
+    const auto found = key.empty() ? keyed_.end() : keyed_.find({owner, key});
     if (found == keyed_.end()) return nullptr;
     if (found->second.digest != digest) throw Error(Code::usage, "Idempotency-Key", "was used for another request less than ten minutes ago");
     return std::make_shared<Ticket>(found->second.job);
@@ -58,14 +59,14 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(openai::Request request, ope
   if (runs_.size() >= options_.max_requests) {
     throw Error(Code::resource, "queue", fmt::format("{} requests are under way or wait, as many as may be; try again in a moment", runs_.size()));
   }
-  const auto job = std::make_shared<AnswerJob>(std::move(request), std::move(shape));
+  const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(shape));
   job->keyed = !key.empty();
   auto ticket = std::make_shared<Ticket>(job);
   if (job->keyed) {
     if (keyed_.size() >= k_most_keys) {
       keyed_.erase(std::min_element(keyed_.begin(), keyed_.end(), [](const auto& a, const auto& b) { return a.second.begun < b.second.begun; }));
     }
-    keyed_[key] = {digest, job, Clock::now()};
+    keyed_[{owner, key}] = {digest, job, Clock::now()};
   }
   runs_.push_back({job, std::jthread([this, job] { run(job); })});
   return ticket;
@@ -76,7 +77,7 @@ Answer AnswerDesk::answer(AnswerJob& job) {
   const openai::Request& request = job.request;
   const std::stop_token stop = job.stop_token();
   Conversation* conversation = nullptr;
-  auto lease = pool_.take(request.messages, !request.chat, [&](const AnswerProgress& progress) {
+  auto lease = pool_.take(job.owner, request.messages, !request.chat, [&](const AnswerProgress& progress) {
     job.set(progress);
     if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
     if (stop.stop_requested()) conversation->cancel();  // what was asked for before the answer began was forgotten there

@@ -37,9 +37,9 @@ class AnswerDesk {
    private:
     std::shared_ptr<AnswerJob> job_;
   };
-  // Begins an answer, or finds the one that was begun under the same key (empty: none) less than ten minutes ago. digest: of the request. Errors: usage for what cannot be
-  // answered (fields conversation, tokens, Idempotency-Key), resource (field queue) where there are max_requests already.
-  std::shared_ptr<Ticket> ask(openai::Request request, openai::Shape shape, const std::string& key, const std::string& digest);
+  // Begins an answer, or finds the one that the same owner began under the same key (empty: none) less than ten minutes ago. digest: of the
+  // request. Errors: usage for what cannot be answered (fields conversation, tokens, Idempotency-Key), resource (field queue) where there are max_requests already.
+  std::shared_ptr<Ticket> ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key, const std::string& digest);
 
   // Nothing new; what is under way has so long to end, then it is cancelled. Returns once all has ended.
   void drain(std::chrono::steady_clock::duration patience);
@@ -75,7 +75,7 @@ class AnswerDesk {
   ConversationPool pool_;
   std::mutex mutex_;
   std::list<Run> runs_;
-  std::map<std::string, Keyed> keyed_;
+  std::map<std::pair<std::size_t, std::string>, Keyed> keyed_;
   bool draining_ = false;
   std::atomic<std::uint64_t> tokens_ = 0, prompt_tokens_ = 0;
   std::atomic<double> last_rate_ = 0;

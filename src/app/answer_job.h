@@ -14,8 +14,9 @@ namespace permllm {
 class AnswerJob {
  public:
   enum class Stage { queued, preparing, reading, answering, done };
-  AnswerJob(openai::Request asked, openai::Shape shaped) : request(std::move(asked)), shape(std::move(shaped)) {}
+  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped) : owner(who), request(std::move(asked)), shape(std::move(shaped)) {}
 
+  const std::size_t owner;  // which API key asks; 0 where none is needed
   const openai::Request request;
   const openai::Shape shape;
   bool keyed = false;  // with an Idempotency-Key: goes on for a while without listeners

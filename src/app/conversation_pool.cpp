@@ -59,24 +59,35 @@ std::size_t ConversationPool::choose(const std::vector<Message>& messages, bool 
   return goes_on ? best : unmade < slots_.size() ? unmade : oldest;
 }
 
-std::optional<ConversationPool::Lease> ConversationPool::take(const std::vector<Message>& messages, bool raw, const OnProgress& on_progress,
-                                                              const std::stop_token& stop) {
+std::uint64_t ConversationPool::next() const {
+  const auto rank = [&](const Waiting& waiting) {
+    const auto in_use = std::count_if(slots_.begin(), slots_.end(), [&](const Slot& slot) { return slot.busy && slot.owner == waiting.owner; });
+    const auto last = last_turn_.find(waiting.owner);
+    return std::pair(in_use, last == last_turn_.end() ? 0 : last->second);
+  };
+  return std::min_element(queue_.begin(), queue_.end(), [&](const Waiting& a, const Waiting& b) { return rank(a) < rank(b); })->ticket;
+}
+
+std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, const std::vector<Message>& messages, bool raw,
+                                                              const OnProgress& on_progress, const std::stop_token& stop) {
   std::size_t index = 0;
   bool goes_on = false;
   {
     std::unique_lock lock(mutex_);
     const std::uint64_t ticket = ++tickets_;
-    queue_.push_back(ticket);
+    queue_.push_back({ticket, owner});
     const bool mine = changed_.wait(lock, stop, [&] {
-      return queue_.front() == ticket && std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; });
+      return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; }) && next() == ticket;
     });
     if (mine && !stop.stop_requested()) {
       index = choose(messages, raw, goes_on);
       slots_[index].busy = true;
+      slots_[index].owner = owner;
+      last_turn_[owner] = ++turns_;
       const std::lock_guard telling(slots_[index].telling);
       slots_[index].on_progress = on_progress;
     }
-    std::erase(queue_, ticket);
+    std::erase_if(queue_, [&](const Waiting& waiting) { return waiting.ticket == ticket; });
     if (!mine || stop.stop_requested()) {
       lock.unlock();
       changed_.notify_all();

@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <stop_token>
@@ -35,30 +36,38 @@ class ConversationPool {
     std::size_t index_;
   };
 
-  // Waits for its turn, first come, first served; nothing once `stop` is asked for. The conversation is the free one that these messages go on
+  // Waits for its turn: of those who wait, the owner (any number that tells them apart) with the fewest conversations in use comes first, then
+  // the one whose last turn is longest ago, then who came first. Nothing once `stop` is asked for. The conversation is the free one that these messages go on
   // with (most tokens in common, at least half of what it holds, or all of the prompt); else a new one while there are fewer than `size`; else
   // the free one unused longest, emptied. raw: chat format none.
-  std::optional<Lease> take(const std::vector<Message>& messages, bool raw, const OnProgress& on_progress, const std::stop_token& stop);
+  std::optional<Lease> take(std::size_t owner, const std::vector<Message>& messages, bool raw, const OnProgress& on_progress, const std::stop_token& stop);
   std::size_t waiting() const;
 
  private:
   struct Slot {
     std::optional<Conversation> conversation;
     bool raw = false, busy = false;
-    std::size_t held = 0;  // tokens
+    std::size_t owner = 0;  // while it is busy
+    std::size_t held = 0;   // tokens
     std::uint64_t used = 0;  // the pool's count of uses when it was used last
     std::mutex telling;  // of on_progress: material that is made ahead may be told of while the request ends
     OnProgress on_progress;  // of the request that has it
   };
   ConversationOptions options_for(bool raw) const;
+  struct Waiting {
+    std::uint64_t ticket;
+    std::size_t owner;
+  };
+  std::uint64_t next() const;  // whose turn it is; the queue is not empty
   std::size_t choose(const std::vector<Message>& messages, bool raw, bool& goes_on) const;
 
   const Client& client_;
   const ConversationOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::deque<std::uint64_t> queue_;  // tickets
-  std::uint64_t tickets_ = 0, uses_ = 0;
+  std::deque<Waiting> queue_;
+  std::map<std::size_t, std::uint64_t> last_turn_;  // of an owner: a count of all turns
+  std::uint64_t tickets_ = 0, turns_ = 0, uses_ = 0;
   std::vector<Slot> slots_;  // their number is fixed
 };
 

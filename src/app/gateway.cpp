@@ -185,11 +185,11 @@ void Gateway::State::asset(const Request& request, Response& response, const std
 void Gateway::State::answer(const Request& request, Response& response, bool chat) {
   openai::Request asked = chat ? openai::parse_chat(request.body) : openai::parse_completion(request.body);
   if (!serves(asked.model)) return put(response, no_model());
-  std::string key = request.get_header_value("Idempotency-Key");
+  const std::string key = request.get_header_value("Idempotency-Key");
   if (key.size() > 255) throw Error(Code::usage, "Idempotency-Key", "expected at most 255 characters");
-  if (!key.empty()) key = fmt::format("{} {}", guard->keys().find(request.get_header_value("Authorization")).value_or(0), key);  // each owner has keys of its own
+  const std::size_t owner = guard->keys().find(request.get_header_value("Authorization")).value_or(0);
   const bool stream = asked.stream;
-  const auto ticket = desk.ask(std::move(asked), openai::Shape(chat, model, fingerprint), key, sha256(request.path + '\n' + request.body));
+  const auto ticket = desk.ask(owner, std::move(asked), openai::Shape(chat, model, fingerprint), key, sha256(request.path + '\n' + request.body));
   stream ? answer_stream(ticket, request, response) : answer_whole(ticket, request, response);
 }
 

@@ -266,6 +266,11 @@ void Filler::wait_for(const Marks& needed) {
   }
 }
 
+void Filler::check() const {
+  const std::lock_guard lock(mutex_);
+  if (failure_) std::rethrow_exception(failure_);
+}
+
 Marks Filler::made() const {
   const std::lock_guard lock(mutex_);
   return made_;

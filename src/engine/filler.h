@@ -51,6 +51,8 @@ class Filler {
   void used(const Marks& marks);
   // Waits until so much is made. Errors: what ended the filling, with both numbers; usage where more is needed than is wanted.
   void wait_for(const Marks& needed);
+  // Errors: what ended the last filling, if something did.
+  void check() const;
   Marks made() const;
   // Wall seconds that production took so far.
   double seconds() const;

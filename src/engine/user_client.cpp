@@ -127,6 +127,8 @@ void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens
 void UserClient::fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress) {
   filler_->want(target, card_.plan.slots, k_deal_batch, std::move(on_progress));
   filler_->wait_for(target);
+  filler_->end();
+  filler_->check();
 }
 
 void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens) {

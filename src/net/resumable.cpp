@@ -52,6 +52,11 @@ bool ResumableLink::attempt(Operation operation) {
     if (error.code() != Code::closed) throw;
     hear_out();
     const std::lock_guard lock(mutex_);
+    for (const Frame& frame : arrived_) {
+      if (!has_tag(frame, Tag::refusal)) continue;
+      failure_ = std::make_exception_ptr(refusal_of(frame));
+      std::rethrow_exception(failure_);
+    }
     if (!keeps()) fail(error);
   }
   const std::lock_guard lock(mutex_);
@@ -187,7 +192,6 @@ void ResumableLink::absorb(Frame frame) {
     if (frame.step != next_expected_) {
       throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", frame.step, next_expected_));
     }
-    if (has_tag(frame, Tag::refusal)) failure_ = std::make_exception_ptr(refusal_of(frame));  // for whoever sends before receiving it
     ++next_expected_;
     ++unacknowledged_frames_;
     unacknowledged_bytes_ += size_of(frame);
