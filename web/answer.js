@@ -42,7 +42,14 @@ export class Answer {
 
   // Blocks that did not change keep their elements: nothing moves, and a selection lives on while the rest arrives.
   show(text) {
-    if (!this.#parser) { this.#element.textContent = text; return; }
+    if (this.#parser) {
+      try { return this.#showBlocks(text); } catch { this.#parser = null; }  // nested deeper than the parser can follow
+    }
+    this.#element.classList.add('plain');
+    this.#element.textContent = text;
+  }
+
+  #showBlocks(text) {
     const tokens = this.#parser.lexer(text).filter((token) => token.type !== 'space');
     let same = 0;
     while (same < tokens.length && this.#blocks[same]?.raw === tokens[same].raw) ++same;
@@ -50,7 +57,7 @@ export class Answer {
     for (const token of tokens.slice(same)) {
       const fragment = globalThis.DOMPurify.sanitize(this.#parser.parser([token]), k_purify);
       for (const a of fragment.querySelectorAll('a')) Object.assign(a, {rel: 'noopener noreferrer', target: '_blank'});
-      for (const pre of fragment.querySelectorAll('pre')) Object.assign(pre, {tabIndex: 0});  // it may scroll sideways
+      for (const pre of fragment.querySelectorAll('pre, table')) Object.assign(pre, {tabIndex: 0});  // it may scroll sideways
       const nodes = [...fragment.childNodes];
       this.#element.append(...nodes);
       this.#blocks.push({raw: token.raw, nodes});

@@ -86,12 +86,12 @@ export class Chat {
   #regenerate() {
     const {messages} = this.#conversation;
     if (this.running || messages.at(-1)?.role !== 'assistant') return;
-    messages.pop();
-    this.#run(this.#conversation);
+    this.#run(this.#conversation, messages.pop());
     find('question').focus();
   }
 
-  async #run(conversation) {
+  // before: the answer that this one replaces, whose words stay where there are none.
+  async #run(conversation, before = null) {
     const {settings, messages} = conversation;
     // A question that got no answer is not told again with the next.
     const body = {
@@ -127,6 +127,7 @@ export class Chat {
         message.stopped = false;
         message.fault = {plain: known.plain, detail: known.message === known.plain ? '' : known.message, lasting: known.lasting};
         run.retryAfter = known.retryAfter;
+        message.content ||= before?.content ?? '';
       }
     }
     this.#runs.delete(conversation.id);

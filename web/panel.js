@@ -160,7 +160,8 @@ export class Panel {
     write(find('rate-from-provider'), fromProvider.rate > 0 ? rate(fromProvider) : '');
     write(find('sum-to-provider'), sum('toProvider'));
     write(find('sum-from-provider'), sum('fromProvider'));
-    write(find('rate-helper'), last ? `${megabytes(last.sums.toHelper + last.sums.fromHelper)} MB` : '');
+    const dealt = last ? last.sums.toHelper + last.sums.fromHelper : 0;
+    write(find('rate-helper'), dealt > 0 && dealt < 1e5 ? `${(dealt / 1e3).toFixed(1)} kB` : `${megabytes(dealt)} MB`);
     write(find('helper-to-provider'), dealing ? 'material' : '');
     write(find('drawing-words'), `To the provider ${rate(toProvider)}, from it ${rate(fromProvider)}. ${
       dealing ? 'The helper deals material now.' : 'The helper takes no part now.'}`);

@@ -12,6 +12,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto k_key_lasts = std::chrono::minutes(10);
 constexpr auto k_key_grace = std::chrono::seconds(10);  // for whoever lost its connection to come back
 constexpr std::size_t k_most_keys = 256;
+constexpr std::size_t k_most_listeners = 4;  // of an answer under way: each has a thread of the server
 // Without max_tokens an answer may be as long as its session has room for, where that is so much at least: a session that is begun again is
 // fed the whole dialogue, which few answers are worth.
 constexpr std::size_t k_enough_room = 256;
@@ -45,6 +46,9 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
     const auto found = key.empty() ? keyed_.end() : keyed_.find({owner, key});
     if (found == keyed_.end()) return nullptr;
     if (found->second.digest != digest) throw Error(Code::usage, "Idempotency-Key", "was used for another request less than ten minutes ago");
+    if (!found->second.job->done() && found->second.job->listeners() >= k_most_listeners) {
+      throw Error(Code::resource, "queue", "the answer to this Idempotency-Key is awaited by as many connections as may be; try again in a moment");
+    }
     return std::make_shared<Ticket>(found->second.job);
   };
   {
@@ -63,8 +67,11 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
   job->keyed = !key.empty();
   auto ticket = std::make_shared<Ticket>(job);
   if (job->keyed) {
-    if (keyed_.size() >= k_most_keys) {
-      keyed_.erase(std::min_element(keyed_.begin(), keyed_.end(), [](const auto& a, const auto& b) { return a.second.begun < b.second.begun; }));
+    if (keyed_.size() >= k_most_keys) {  // the oldest whose answer is there makes room
+      const auto rank = [](const auto& entry) { return std::pair(!entry.second.job->done(), entry.second.begun); };
+      const auto oldest = std::min_element(keyed_.begin(), keyed_.end(), [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+      if (!oldest->second.job->done()) throw Error(Code::resource, "queue", "too many answers with an Idempotency-Key are under way; try again in a moment");
+      keyed_.erase(oldest);
     }
     keyed_[{owner, key}] = {digest, job, Clock::now()};
   }

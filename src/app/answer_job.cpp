@@ -63,6 +63,11 @@ std::string AnswerJob::wait(std::size_t from, Clock::time_point deadline) {
   return text_.substr(std::min(from, text_.size()));
 }
 
+std::size_t AnswerJob::listeners() const {
+  const std::lock_guard lock(mutex_);
+  return listeners_;
+}
+
 bool AnswerJob::done() const {
   const std::lock_guard lock(mutex_);
   return now_.stage == Stage::done;

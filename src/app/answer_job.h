@@ -54,6 +54,7 @@ class AnswerJob {
   // Listeners: a job that nobody listens to is given up, a keyed one when nobody has come back within `grace`.
   void join();
   void leave();
+  std::size_t listeners() const;
   void give_up_if_alone(std::chrono::steady_clock::duration grace);
 
  private:

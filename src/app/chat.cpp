@@ -164,6 +164,9 @@ class Chat {
     fmt::print("\n");
     const bool cancelled = last_->end == Answer::End::cancelled;
     if (cancelled) tell("(stopped)\n");
+    if (last_->end == Answer::End::length) {
+      tell(last_->cost.tokens_left == 0 ? std::string("(ended: the allowance of the invite is used up)\n") : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", last_->cost.answer_tokens));
+    }
     if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (!Lines::person()) return;
     const Answer::Cost& cost = last_->cost;
@@ -184,9 +187,11 @@ class Chat {
     } else if (name == "/reset") {
       conversation_.reset();
       said_.clear();
+      tell("(a new conversation)\n");
     } else if (name == "/save") {
       if (rest.empty()) throw Error(Code::usage, "/save", "expected a file's name behind it");
       write_new_file(rest, said_, 0600);
+      tell(fmt::format("(saved in {})\n", rest));
     } else {
       throw Error(Code::usage, name, "is no command; /help lists them");
     }

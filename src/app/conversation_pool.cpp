@@ -37,7 +37,7 @@ ConversationOptions ConversationPool::options_for(bool raw) const {
   return options;
 }
 
-std::size_t ConversationPool::choose(const std::vector<Message>& messages, bool raw, bool& goes_on) const {
+std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Message>& messages, bool raw, bool& goes_on) const {
   const std::size_t prompt = client_.tokenize(messages, options_for(raw)).size();
   std::size_t best = slots_.size(), most = 0, unmade = slots_.size(), oldest = slots_.size();
   for (std::size_t i = 0; i < slots_.size(); ++i) {
@@ -48,7 +48,7 @@ std::size_t ConversationPool::choose(const std::vector<Message>& messages, bool 
       continue;
     }
     if (oldest == slots_.size() || slot.used < slots_[oldest].used) oldest = i;
-    if (slot.raw != raw) continue;
+    if (slot.raw != raw || slot.owner != owner) continue;  // how much they have in common is told: not of another's
     const std::size_t common = slot.conversation->in_common(messages);
     if (common > most && (2 * common >= slot.held || common + 1 >= prompt)) {
       most = common;
@@ -80,7 +80,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
       return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; }) && next() == ticket;
     });
     if (mine && !stop.stop_requested()) {
-      index = choose(messages, raw, goes_on);
+      index = choose(owner, messages, raw, goes_on);
       slots_[index].busy = true;
       slots_[index].owner = owner;
       last_turn_[owner] = ++turns_;

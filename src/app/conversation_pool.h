@@ -37,7 +37,7 @@ class ConversationPool {
   };
 
   // Waits for its turn: of those who wait, the owner (any number that tells them apart) with the fewest conversations in use comes first, then
-  // the one whose last turn is longest ago, then who came first. Nothing once `stop` is asked for. The conversation is the free one that these messages go on
+  // the one whose last turn is longest ago, then who came first. Nothing once `stop` is asked for. The conversation is the owner's free one that these messages go on
   // with (most tokens in common, at least half of what it holds, or all of the prompt); else a new one while there are fewer than `size`; else
   // the free one unused longest, emptied. raw: chat format none.
   std::optional<Lease> take(std::size_t owner, const std::vector<Message>& messages, bool raw, const OnProgress& on_progress, const std::stop_token& stop);
@@ -47,7 +47,7 @@ class ConversationPool {
   struct Slot {
     std::optional<Conversation> conversation;
     bool raw = false, busy = false;
-    std::size_t owner = 0;  // while it is busy
+    std::size_t owner = 0;  // of what it holds
     std::size_t held = 0;   // tokens
     std::uint64_t used = 0;  // the pool's count of uses when it was used last
     std::mutex telling;  // of on_progress: material that is made ahead may be told of while the request ends
@@ -59,7 +59,7 @@ class ConversationPool {
     std::size_t owner;
   };
   std::uint64_t next() const;  // whose turn it is; the queue is not empty
-  std::size_t choose(const std::vector<Message>& messages, bool raw, bool& goes_on) const;
+  std::size_t choose(std::size_t owner, const std::vector<Message>& messages, bool raw, bool& goes_on) const;
 
   const Client& client_;
   const ConversationOptions options_;
