@@ -137,6 +137,20 @@ await check('a new conversation is another, and deleting asks first', async () =
   await page.waitForFunction(() => document.querySelectorAll('#conversations li').length === 0, null, k_patience);
 });
 
+await check('an answer that is nested beyond its parser is shown as it is, after a reload too', async () => {
+  const deep = '>'.repeat(4000) + ' end';
+  await page.route('**/v1/chat/completions', (route) => route.fulfill({ status: 200, contentType: 'text/event-stream',
+    body: `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content: deep }, finish_reason: 'stop' }] })}\n\ndata: [DONE]\n\n` }));
+  await ask(page, 'Deep');
+  await done(page);
+  await page.unroute('**/v1/chat/completions');
+  await page.reload();
+  await page.waitForSelector('#messages .answer', k_patience);
+  assert.equal(await words(page), deep);
+  assert.equal(await page.locator('#conversations li').count(), 1);
+  await page.click('#new');
+});
+
 await check('an error is told in plain words', async () => {
   await page.route('**/v1/chat/completions', (route) => route.fulfill({ status: 503, headers: { 'Retry-After': '30' }, contentType: 'application/json',
     body: JSON.stringify({ error: { message: 'none', type: 'server_error', param: null, code: 'out_of_stock' } }) }));
@@ -144,6 +158,20 @@ await check('an error is told in plain words', async () => {
   await page.waitForSelector('.fault', k_patience);
   assert.match(await page.innerText('.fault'), /No offline material is ready/);
   assert.match(await page.innerText('.fault button'), /Retry now/);
+  await page.unroute('**/v1/chat/completions');
+});
+
+await check('a question that got no answer is not told with the next, and no Retry is offered where it cannot help', async () => {
+  let told = null;
+  await page.route('**/v1/chat/completions', (route) => {
+    told = JSON.parse(route.request().postData()).messages.map((m) => m.content);
+    return route.fulfill({ status: 400, contentType: 'application/json',
+      body: JSON.stringify({ error: { message: 'long', type: 'invalid_request_error', param: 'messages', code: 'context_length_exceeded' } }) });
+  });
+  await ask(page, 'Another');
+  await page.waitForFunction(() => /longer than the model/.test([...document.querySelectorAll('.fault')].at(-1)?.textContent), null, k_patience);
+  assert.deepEqual(told, ['Another']);
+  assert.equal(await page.locator('.fault').last().getByRole('button').count(), 0);
   await page.unroute('**/v1/chat/completions');
 });
 
