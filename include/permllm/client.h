@@ -57,7 +57,7 @@ struct ConversationOptions {
   bool think = false;            // let a model that can think before it answers
   std::size_t draft = 0;         // profile open: tokens to guess from the text so far and verify in one pass, at most 63
   std::size_t ahead = 64;        // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
-  std::size_t next_prompt = 0;   // tokens of a further question for which material is made once an answer has come: it is then answered at once
+  std::size_t next_prompt = 0;   // tokens of a further question for which material is made once an answer has come, and for the beginning of its answer
   OnProgress on_progress = nullptr;
 };
 

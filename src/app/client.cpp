@@ -390,7 +390,7 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
     emit(stops.push(characters.finish()));
     emit(stops.finish());
     answer.cost.fed_tokens = session->prompted();
-    if (options.next_prompt > 0 && !cancelled) session->prepare(options.next_prompt);
+    if (options.next_prompt > 0 && !cancelled) session->prepare(options.next_prompt, k_start);
   } catch (...) {
     session = nullptr;  // what its last pass left is not known
     if (!cancelled) throw;

@@ -148,9 +148,9 @@ void MeasuredConversation::run(const Request& request) {
   fed_.resize(std::min(fed_.size(), session.length()));
 }
 
-void MeasuredConversation::prepare(std::size_t prompt_tokens) {
-  if (plan().config.prefix || plan().prompt_rows(prompt_tokens) > room()) return;
-  client_.make_material(prompt_tokens, 1, 0, nullptr);
+void MeasuredConversation::prepare(std::size_t prompt_tokens, std::size_t answer_tokens) {
+  if (plan().config.prefix || plan().prompt_rows(prompt_tokens) + answer_tokens > room()) return;
+  client_.make_material(prompt_tokens, answer_tokens, 0, nullptr);
 }
 
 nlohmann::json MeasuredConversation::end() {

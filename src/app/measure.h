@@ -36,8 +36,8 @@ class MeasuredConversation {
   };
   // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
   void run(const Request& request);
-  // Has the material for a further turn's prompt of so many tokens made, where there is room for one, and waits for nothing.
-  void prepare(std::size_t prompt_tokens);
+  // Has the material for a further turn made, where there is room for one, and waits for nothing: of its prompt and the beginning of its answer.
+  void prepare(std::size_t prompt_tokens, std::size_t answer_tokens);
   // Whether a request has room behind what the conversation has used; else it needs a new one.
   bool fits(const Request& request);
   // The longest answer, of max_tokens, with which a request for these ids fits; 0: none does.
