@@ -335,25 +335,30 @@ TEST_F(GatewayTest, a_key_of_idempotency_gives_the_answer_again_without_new_cost
   EXPECT_EQ(other.json()["error"]["param"], "Idempotency-Key");
 }
 
-TEST_F(GatewayTest, who_asks_much_does_not_hold_up_who_asks_once) {
+TEST_F(GatewayTest, who_asks_much_does_not_hold_up_who_asks_once_and_shares_no_dialogue) {
   const auto file = folder / "two-keys";
   std::ofstream(file) << "the-first-of-the-keys\nthe-second-of-the-keys\n";
   std::filesystem::permissions(file, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
   const auto own = slow_gateway("--sessions 1 --key-file " + file.string());
   std::mutex mutex;
   std::vector<std::string> order;
+  std::vector<int> cached;
   std::vector<std::future<void>> asking;
   for (const auto& [name, key] : {std::pair("first", "the-first-of-the-keys"), {"second", "the-first-of-the-keys"}, {"third", "the-first-of-the-keys"}, {"other", "the-second-of-the-keys"}}) {
     asking.push_back(std::async(std::launch::async, [&, name = name, key = key] {
       const int tokens = std::string(name) == "first" ? 25 : 2;
-      EXPECT_EQ(post(*own, k_chats, chat(k_question, {{"max_tokens", tokens}}), {{"Authorization", std::string("Bearer ") + key}}).status, 200) << name;
+      const Reply reply = post(*own, k_chats, chat(k_question, {{"max_tokens", tokens}}), {{"Authorization", std::string("Bearer ") + key}});
+      EXPECT_EQ(reply.status, 200) << name;
       const std::lock_guard lock(mutex);
       order.push_back(name);
+      cached.push_back(reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>());
     }));
     std::this_thread::sleep_for(200ms);
   }
   for (auto& one : asking) one.wait();
-  EXPECT_EQ(order, (std::vector<std::string>{"first", "other", "second", "third"}));
+  ASSERT_EQ(order, (std::vector<std::string>{"first", "other", "second", "third"}));
+  EXPECT_EQ((std::vector<int>{cached[0], cached[1], cached[2]}), (std::vector<int>{0, 0, 0}));  // one question, and each time the other's was there
+  EXPECT_GT(cached[3], 0);
 }
 
 TEST_F(GatewayTest, keys_are_asked_for_where_there_are_some) {
