@@ -127,8 +127,8 @@ export class Chat {
         message.stopped = false;
         message.fault = {plain: known.plain, detail: known.message === known.plain ? '' : known.message, lasting: known.lasting};
         run.retryAfter = known.retryAfter;
-        message.content ||= before?.content ?? '';
       }
+      message.content ||= before?.content ?? '';
     }
     this.#runs.delete(conversation.id);
     const removed = !this.#conversations.has(conversation.id);

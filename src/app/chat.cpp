@@ -165,7 +165,9 @@ class Chat {
     const bool cancelled = last_->end == Answer::End::cancelled;
     if (cancelled) tell("(stopped)\n");
     if (last_->end == Answer::End::length) {
-      tell(last_->cost.tokens_left == 0 ? std::string("(ended: the allowance of the invite is used up)\n") : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", last_->cost.answer_tokens));
+      tell(last_->cost.tokens_left == 0                 ? "(ended: the allowance of the invite is used up)\n"
+           : last_->cost.answer_tokens < how.max_tokens ? "(ended: the model's context is full; /reset begins anew)\n"
+                                                        : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", how.max_tokens));
     }
     if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (!Lines::person()) return;

@@ -54,7 +54,7 @@ class UserClient {
   // need, and in orders of about that size. on_progress is called from another thread.
   void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
                      std::function<void(const OfflineProgress&)> on_progress);
-  // For nobody's prompt: up to the marks, until the provider says that it has it all. Errors: those of Filler::wait_for.
+  // For nobody's prompt: up to the marks, until the provider says that it has it all. Errors: those of Filler::wait_for and check.
   void fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress);
   // Waits until the provider has material for a prompt and an answer of `tokens`. Errors: those of Filler::wait_for.
   void wait_for_material(std::size_t prompt_tokens, std::size_t tokens);
