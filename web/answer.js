@@ -3,6 +3,7 @@
 //   - images are not loaded, their words and address are shown;
 //   - what marked makes of the rest passes DOMPurify, with the short list of tags and attributes that markdown needs.
 // Where the two libraries were not built in, answers are plain text.
+import {copyButton, el} from './dom.js';
 
 const k_tags = ['p', 'br', 'strong', 'em', 'del', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'hr',
   'table', 'thead', 'tbody', 'tr', 'th', 'td', 'a', 'span'];
@@ -57,7 +58,12 @@ export class Answer {
     for (const token of tokens.slice(same)) {
       const fragment = globalThis.DOMPurify.sanitize(this.#parser.parser([token]), k_purify);
       for (const a of fragment.querySelectorAll('a')) Object.assign(a, {rel: 'noopener noreferrer', target: '_blank'});
-      for (const pre of fragment.querySelectorAll('pre, table')) Object.assign(pre, {tabIndex: 0});  // it may scroll sideways
+      for (const wide of fragment.querySelectorAll('pre, table')) Object.assign(wide, {tabIndex: 0});  // it may scroll sideways
+      for (const pre of fragment.querySelectorAll('pre')) {
+        const block = el('div.code', {}, copyButton('Copy this code', () => pre.textContent));
+        pre.replaceWith(block);
+        block.prepend(pre);
+      }
       const nodes = [...fragment.childNodes];
       this.#element.append(...nodes);
       this.#blocks.push({raw: token.raw, nodes});

@@ -1,7 +1,7 @@
 // The page: the list of conversations, settings, drawers, and the parts joined together.
 import {Chat} from './chat.js';
 import {Conversations} from './conversations.js';
-import {ask, el, find, iconButton, write} from './dom.js';
+import {announce, ask, el, find, iconButton, write} from './dom.js';
 import {Gateway} from './gateway.js';
 import {Panel} from './panel.js';
 
@@ -9,11 +9,7 @@ const k_current = 'permllm.current';  // in sessionStorage: each tab has its own
 
 const gateway = new Gateway();
 const conversations = new Conversations();
-const announce = (words, see = false) => {
-  find('announcer').textContent = words;
-  if (see) write(find('hint'), words);
-};
-const chat = new Chat({gateway, conversations, announce});
+const chat = new Chat({gateway, conversations});
 
 function open(conversation, {focus = true} = {}) {
   chat.open(conversation);

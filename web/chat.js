@@ -1,28 +1,27 @@
 // The conversation that is open: its questions and answers, and the field for the next question.
 import {Answer} from './answer.js';
-import {count, el, find, iconButton, megabytes, plural, seconds, speed, write} from './dom.js';
+import {announce, copyButton, count, el, find, iconButton, megabytes, plural, seconds, speed, write} from './dom.js';
 import {GatewayError} from './gateway.js';
 
 const k_examples = ['Explain in two sentences why the sky is blue.', 'What is the capital of France?', 'Explain to a child what a secret is.'];
+const k_draft = 'permllm.draft';  // in sessionStorage
 const k_retries = 3;  // by itself, after a wait that the gateway asked for
 
 export class Chat {
   #gateway;
   #conversations;
-  #announce;
   #conversation;
   #runs = new Map();     // conversation id -> {controller, conversation, message, started}: answers under way
   #retries = new Map();  // conversation id -> how often in a row
   #last = null;          // the view of the last answer: {item, answer, meter, message}
   #atEnd = true;
   #drawing = false;
-  #phase = '';           // the gateway's state in words, shown until the first token
+  #phase = {words: '', always: false};  // the gateway's state in words, shown until the first token, or always
   model = undefined;
 
-  constructor({gateway, conversations, announce}) {
+  constructor({gateway, conversations}) {
     this.#gateway = gateway;
     this.#conversations = conversations;
-    this.#announce = announce;
     this.#conversation = conversations.create();
 
     const question = find('question');
@@ -32,7 +31,12 @@ export class Chat {
       event.preventDefault();
       this.#send();
     });
-    question.addEventListener('input', () => this.#fit(question));
+    question.value = sessionStorage.getItem(k_draft) ?? '';  // typed and not sent before the page was loaded anew
+    this.#fit(question);
+    question.addEventListener('input', () => {
+      this.#fit(question);
+      sessionStorage.setItem(k_draft, question.value);
+    });
     find('stop').addEventListener('click', () => { this.stop(); question.focus(); });
     find('down').addEventListener('click', () => { this.#toEnd(); question.focus(); });
     find('scroller').addEventListener('scroll', ({target}) => {
@@ -51,7 +55,7 @@ export class Chat {
   get conversation() { return this.#conversation; }
   get running() { return this.#runs.has(this.#conversation.id); }
   isRunning(id) { return this.#runs.has(id); }
-  set phase(words) { this.#phase = words; this.#tick(); }
+  set phase(phase) { this.#phase = phase; this.#tick(); }
   get lastWords() { return [...find('messages').querySelectorAll('.words, .prose')].findLast((e) => e.textContent)?.textContent ?? ''; }
   get lastUsage() { return this.#conversation.messages.findLast((m) => m.usage)?.usage; }
 
@@ -70,6 +74,7 @@ export class Chat {
     const text = field.value.trim();
     if (!text || this.running) return;
     field.value = '';
+    sessionStorage.removeItem(k_draft);
     this.#fit(field);
     this.#askAgain(this.#conversation.messages.length, text);
   }
@@ -135,7 +140,7 @@ export class Chat {
     const saved = removed || this.#conversations.save(conversation);
     if (conversation !== this.#conversation) return;
     this.#finish(message, run.retryAfter);
-    if (!saved) this.#announce('The browser has no room left for this conversation: it will be gone after a reload. Delete an older one.', true);
+    if (!saved) announce('The browser has no room left for this conversation: it will be gone after a reload. Delete an older one.', true);
   }
 
   // What is known so far, unless someone deleted the conversation meanwhile.
@@ -149,7 +154,7 @@ export class Chat {
     this.#foot(this.#last.item, message, true, retryAfter);
     this.#buttons();
     if (end) this.#toEnd();
-    this.#announce(message.fault ? message.fault.plain : message.stopped ? 'Stopped.' : `Answer: ${message.content}`);
+    announce(message.fault ? message.fault.plain : message.stopped ? 'Stopped.' : `Answer: ${message.content}`);
   }
 
   #render() {
@@ -173,7 +178,7 @@ export class Chat {
     const item = el('li.question', {}, el('h2.hidden', {}, 'You asked'), words);
     const edit = iconButton('edit', 'Edit this question', () => this.#edit(item, message, index));
     edit.dataset.edit = '';
-    item.append(el('div.actions', {}, edit, this.#copyButton(message, 'Copy this question')));
+    item.append(el('div.actions', {}, edit, copyButton('Copy this question', () => message.content)));
     return item;
   }
 
@@ -213,7 +218,7 @@ export class Chat {
     const running = this.#runs.get(this.#conversation.id)?.message === message;
     const meter = el('p.meter', {}, running ? '' : this.#meter(message));
     const actions = el('div.actions', {});
-    if (!running && message.content) actions.append(this.#copyButton(message, 'Copy this answer'));
+    if (!running && message.content) actions.append(copyButton('Copy this answer', () => message.content));
     if (!running && last && !message.fault) actions.append(iconButton('again', this.#conversation.settings.temperature > 0 ? 'Answer again' : 'Answer again (at temperature 0 the same)', () => this.#regenerate()));
     for (const old of item.querySelectorAll('.fault, .foot')) old.remove();
     if (message.fault) item.append(this.#faultNote(message.fault, last, retryAfter));
@@ -245,24 +250,15 @@ export class Chat {
     return note;
   }
 
-  #copyButton(message, label) {
-    const button = iconButton('copy', label, async () => {
-      await copy(message.content);
-      button.classList.add('done');
-      this.#announce('Copied.');
-      setTimeout(() => button.classList.remove('done'), 1200);
-    });
-    return button;
-  }
-
   #meter({usage, finish, stopped}) {
     const parts = [];
     if (usage) {
-      const {online_bytes: online, round_trips: trips, seconds: time} = usage.permllm ?? {};
+      const {online_bytes: online, offline_bytes: offline, round_trips: trips, seconds: time} = usage.permllm ?? {};
       parts.push(plural(usage.completion_tokens, 'token'));
       if (time) parts.push(seconds(time.total));
       if (time?.per_token > 0) parts.push(`${speed(1 / time.per_token)} tokens/s`);
       if (online) parts.push(`${megabytes(online.sent + online.received)} MB online`);
+      if (offline) parts.push(`${megabytes(Object.values(offline).reduce((a, b) => a + b, 0))} MB offline`);
       if (trips !== undefined) parts.push(plural(trips, 'round trip'));
     }
     if (stopped) parts.push('stopped');
@@ -275,7 +271,8 @@ export class Chat {
     const run = this.#runs.get(this.#conversation.id);
     if (!run || this.#last?.message !== run.message) return;
     const since = (performance.now() - run.started) / 1000;
-    write(this.#last.meter, `${run.message.content ? 'Answering' : this.#phase || 'Waiting'}  \u00b7  ${Math.floor(since)} s`);
+    const {words, always} = this.#phase;
+    write(this.#last.meter, `${run.message.content && !always ? 'Answering' : words || 'Waiting'}  \u00b7  ${Math.floor(since)} s`);
   }
 
   // Many tokens may come between two frames; they are shown together.
@@ -303,16 +300,4 @@ export class Chat {
     field.style.height = 'auto';
     field.style.height = `${field.scrollHeight + field.offsetHeight - field.clientHeight}px`;
   }
-}
-
-// Over plain http from another machine the browser has no clipboard interface; the old way works there.
-async function copy(text) {
-  if (navigator.clipboard) {
-    try { return await navigator.clipboard.writeText(text); } catch { /* not permitted */ }
-  }
-  const field = el('textarea.hidden', {value: text});
-  document.body.append(field);
-  field.select();
-  document.execCommand('copy');
-  field.remove();
 }

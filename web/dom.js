@@ -26,6 +26,35 @@ export function icon(name) {
 export const iconButton = (name, label, onclick) =>
   el('button.icon', {type: 'button', title: label, 'aria-label': label, onclick}, icon(name));
 
+// For screen readers; for all where `see` says so.
+export function announce(words, see = false) {
+  find('announcer').textContent = words;
+  if (see) write(find('hint'), words);
+}
+
+// text: called when it is pressed.
+export function copyButton(label, text) {
+  const button = iconButton('copy', label, async () => {
+    await copyText(text());
+    button.classList.add('done');
+    announce('Copied.');
+    setTimeout(() => button.classList.remove('done'), 1200);
+  });
+  return button;
+}
+
+// Over plain http from another machine the browser has no clipboard interface; the old way works there.
+async function copyText(text) {
+  if (navigator.clipboard) {
+    try { return await navigator.clipboard.writeText(text); } catch { /* not permitted */ }
+  }
+  const field = el('textarea.hidden', {value: text});
+  document.body.append(field);
+  field.select();
+  document.execCommand('copy');
+  field.remove();
+}
+
 // Text is written only where it changes, so that a selection in it lives on.
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -8,7 +8,7 @@ const k_lanes = {
 };
 const k_states = {
   idle: 'Idle', queued: 'Waiting in the queue', preparing: 'Making offline material', reading: 'Reading your question',
-  answering: 'Answering', unreachable: 'Provider unreachable',
+  reconnecting: 'The connection to the provider was lost, trying again',  answering: 'Answering', unreachable: 'Provider unreachable',
 };
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 
@@ -87,7 +87,8 @@ export class Panel {
     const prepare = find('prepare');
     prepare.toggleAttribute('data-quiet', !activity?.prepare);
     prepare.value = activity?.prepare?.fraction ?? 0;
-    this.#chat.phase = !activity ? '' : `${k_states[state] ?? ''}${activity.prepare ? `, ${this.#detail(activity)}` : ''}`.replace(/^Idle$/, '');
+    const words = state === 'idle' ? '' : `${k_states[state] ?? ''}${activity?.prepare ? `, ${this.#detail(activity)}` : ''}`;
+    this.#chat.phase = {words: activity ? words : '', always: state === 'reconnecting'};
     if (!activity) { this.#samples = []; this.#measure(); return; }
 
     const {online, offline_provider, offline_helper} = activity;

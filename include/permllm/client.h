@@ -41,6 +41,7 @@ struct Message {
 struct AnswerProgress {
   enum class Stage {
     connecting,
+    reconnecting,  // the connection to the provider was lost in an answer, and is tried again
     material,  // offline material is made: `fraction` of it is there after `seconds`, the rest in about `seconds_left`
     prompt,    // the model reads
     answer,    // a token has come
@@ -150,14 +151,14 @@ class Client {
   // Offline material: made with the helper ahead of need, used once. A conversation takes a chain of it.
   struct Chain {
     std::uint64_t number = 0;
-    std::size_t tokens = 0;         // for which material is ready, of prompts and answers
+    std::size_t tokens = 0;         // of a question and its answer, for which material is ready
     std::size_t prompt_tokens = 0, answer_tokens = 0;  // at most so many of these
     std::size_t used = 0, room = 0;  // tokens that it has served, and that it may serve yet; with what is not made yet
     bool busy = false;              // a conversation has it
   };
   // Asks the provider. Errors: those of a peer.
   std::vector<Chain> stock() const;
-  // As far as this client knows without asking: tokens for which material is ready, in all chains.
+  // As far as this client knows without asking: tokens of questions and answers for which material is ready, in all chains.
   std::size_t ready_tokens() const;
   // Makes material for nobody's question, until the i-th of the chains that no conversation has used serves so many tokens, of which
   // `answer_tokens` are of answers. Returns the seconds that it took. Errors: those of a peer; resource, where the provider keeps no more.

@@ -18,6 +18,7 @@ void AnswerJob::set(const AnswerProgress& progress) {
       now_.fraction = progress.fraction;
       now_.seconds_left = progress.seconds_left;
       break;
+    case AnswerProgress::Stage::reconnecting: now_.stage = Stage::reconnecting; break;
     case AnswerProgress::Stage::prompt: now_.stage = Stage::reading; break;
     case AnswerProgress::Stage::answer:
       now_.stage = Stage::answering;

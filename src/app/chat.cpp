@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <iostream>
+#include <mutex>
 #include <optional>
 
 #include "app/options.h"
@@ -80,6 +81,54 @@ class Lines {
   std::string history_;
 };
 
+// What is shown while an answer is awaited. Told by several threads, and between answers too: material for the next is made.
+class Waiting {
+ public:
+  Waiting(bool json, double grace_seconds) : json_(json), grace_seconds_(grace_seconds), bar_("Offline material for this answer", json) {}
+
+  void show(const AnswerProgress& progress) {
+    using Stage = AnswerProgress::Stage;
+    const std::lock_guard lock(mutex_);
+    if (progress.stage == Stage::material) {
+      if (ready_) return;  // made ahead, beside the answer
+      made_ = true;
+      return bar_.show(progress.fraction, progress.seconds);
+    }
+    if (progress.stage == Stage::connecting) return bar_.note("Connecting ...");
+    if (progress.stage == Stage::reconnecting) {
+      if (!std::exchange(lost_, true)) tell_of_loss();
+      return;
+    }
+    if (!std::exchange(ready_, true) && made_) bar_.finish();
+    lost_ = false;
+    if (progress.stage == Stage::prompt) return bar_.note("Reading your question ...");
+    if (!std::exchange(answered_, true)) bar_.note();
+    if (json_) print_event({{"event", "token"}, {"id", progress.token}});
+  }
+  void begin() {
+    const std::lock_guard lock(mutex_);
+    made_ = ready_ = answered_ = lost_ = false;
+  }
+  // Nothing is awaited any more.
+  void end() {
+    const std::lock_guard lock(mutex_);
+    if (!std::exchange(answered_, true)) bar_.note();
+    ready_ = true;
+  }
+
+ private:
+  void tell_of_loss() {
+    if (json_) return print_event({{"event", "reconnecting"}, {"seconds", grace_seconds_}});
+    bar_.note();
+    std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n", answered_ ? "\n" : "", grace_seconds_).c_str(), stderr);
+  }
+  const bool json_;
+  const double grace_seconds_;
+  std::mutex mutex_;
+  ProgressBar bar_;
+  bool made_ = false, ready_ = true, answered_ = true, lost_ = false;
+};
+
 constexpr const char* k_help =
     "A line is a question. Ctrl-C ends an answer, Ctrl-D the program.\n"
     "  /cost       what the last answer took: tokens, seconds, bytes, round trips\n"
@@ -90,7 +139,9 @@ constexpr const char* k_help =
 
 class Chat {
  public:
-  explicit Chat(ChatOptions options) : options_(std::move(options)), lines_(options_.history), client_(options_.invite, client_options()), conversation_(begin()) {}
+  explicit Chat(ChatOptions options)
+      : options_(std::move(options)), lines_(options_.history), client_(options_.invite, client_options()), waiting_(json(), options_.grace_seconds),
+        conversation_(begin()) {}
 
   void run() {
     if (Lines::person()) {
@@ -102,6 +153,7 @@ class Chat {
       try {
         if (!line->empty()) line->front() == '/' ? command(*line) : ask(*line);
       } catch (const Error& error) {
+        waiting_.end();
         // A person may go on; a program is told and decides.
         if (!Lines::person()) throw;
         tell(fmt::format("permllm: {}\n", error.what()));
@@ -127,18 +179,8 @@ class Chat {
     ConversationOptions options = options_.conversation;
     options.chat_format = options_.prompt.chat_format;
     options.think = options_.prompt.think;
-    options.on_progress = [this](const AnswerProgress& progress) { show(progress); };
+    options.on_progress = [this](const AnswerProgress& progress) { waiting_.show(progress); };
     return client_.conversation(options);
-  }
-
-  void show(const AnswerProgress& progress) {
-    if (progress.stage == AnswerProgress::Stage::answer && json()) print_event({{"event", "token"}, {"id", progress.token}});
-    if (!making_) return;
-    if (progress.stage == AnswerProgress::Stage::material) {
-      making_->show(progress.fraction, progress.seconds);
-    } else if (progress.stage == AnswerProgress::Stage::prompt) {
-      making_->finish();
-    }
   }
 
   void ask(const std::string& question) {
@@ -149,7 +191,7 @@ class Chat {
     how.top_p = options_.prompt.sampling.top_p;
     how.min_p = options_.prompt.sampling.min_p;
     how.seed = options_.prompt.seed;
-    making_.emplace("Offline material for this answer", json());
+    waiting_.begin();
     const Interruptible interruptible(conversation_);
     last_ = conversation_.ask(question, how, [&](std::string_view piece) {
       if (json()) {
@@ -159,7 +201,7 @@ class Chat {
         std::fflush(stdout);
       }
     });
-    making_.reset();
+    waiting_.end();
     if (json()) return print_event(report());
     fmt::print("\n");
     const bool cancelled = last_->end == Answer::End::cancelled;
@@ -172,7 +214,7 @@ class Chat {
     if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (!Lines::person()) return;
     const Answer::Cost& cost = last_->cost;
-    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready; {} left of the invite]\n", cost.answer_tokens,
+    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready, and more is made; {} left of the invite]\n", cost.answer_tokens,
                      cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(), cost.tokens_left));
   }
 
@@ -227,8 +269,8 @@ class Chat {
   ChatOptions options_;
   Lines lines_;
   Client client_;
+  Waiting waiting_;
   Conversation conversation_;
-  std::optional<ProgressBar> making_;  // while an answer comes
   std::optional<Answer> last_;
   std::string said_;  // the conversation, for /save
 };

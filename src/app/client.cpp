@@ -97,6 +97,14 @@ AnswerProgress progress_of(const OfflineProgress& made) {
   return {AnswerProgress::Stage::material, made.fraction, made.seconds, made.fraction > 0 ? made.seconds * (1 / made.fraction - 1) : 0, 0};
 }
 
+// Of a question and its answer, for which this much material is enough. A question takes entries where the weights are not public, an answer
+// passes, both slots.
+std::size_t tokens_of(const Plan& plan, const Marks& made) {
+  if (plan.open()) return made[k_slot_kind];
+  const std::size_t entries = made[k_entry_kind], passes = made[k_pass_kind];
+  return entries == 0 || passes == 0 ? 0 : std::min<std::size_t>(made[k_slot_kind], entries + passes);
+}
+
 // Ids of a whole conversation, up to where the answer begins.
 std::vector<TokenId> encode(const Tokenizer& tokenizer, const Vocabulary& vocabulary, const std::vector<Message>& messages, const ConversationOptions& options) {
   const ChatFormat format = options.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template) : ChatFormat::named(options.chat_format);
@@ -163,14 +171,14 @@ struct Client::State {
       if (there == card.chains.end()) continue;
       const Marks burnt = later_of(own.burnt, there->burnt), made = between(burnt, there->made);
       const std::size_t used = burnt[k_slot_kind];
-      chains.push_back({own.chain, made[k_slot_kind], card.plan.open() ? made[k_slot_kind] : made[k_entry_kind], made[k_pass_kind], used,
+      chains.push_back({own.chain, tokens_of(card.plan, made), card.plan.open() ? made[k_slot_kind] : made[k_entry_kind], made[k_pass_kind], used,
                         card.plan.slots - std::min(card.plan.slots, used), there->busy});
     }
     return chains;
   }
-  void set_ready(std::uint64_t chain, std::size_t slots) {
+  void set_ready(std::uint64_t chain, std::size_t tokens) {
     const std::lock_guard lock(mutex);
-    ready[chain] = slots;
+    ready[chain] = tokens;
   }
   // One token of an answer less.
   void use_token() {
@@ -192,7 +200,7 @@ struct Client::State {
   std::optional<Tokenizer> tokenizer;
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
   std::mutex mutex;
-  std::map<std::uint64_t, std::size_t> ready;  // slots of each chain that are made and not used
+  std::map<std::uint64_t, std::size_t> ready;  // tokens of each chain
 };
 
 Client::Client(const std::filesystem::path& invite, const ClientOptions& options) {
@@ -223,7 +231,7 @@ std::vector<Client::Chain> Client::stock() const {
 std::size_t Client::ready_tokens() const {
   const std::lock_guard lock(state_->mutex);
   std::size_t tokens = 0;
-  for (const auto& [chain, slots] : state_->ready) tokens += slots;
+  for (const auto& [chain, of_it] : state_->ready) tokens += of_it;
   return tokens;
 }
 
@@ -239,7 +247,7 @@ double Client::fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens
     if (on_progress) on_progress(progress_of(made));
   });
   const double seconds = client.filler().seconds();
-  state_->set_ready(client.chain(), client.filler().made()[k_slot_kind]);
+  state_->set_ready(client.chain(), tokens_of(plan, client.filler().made()));
   client.end();
   return seconds;
 }
@@ -293,8 +301,11 @@ struct Conversation::State {
   std::shared_ptr<Client::State> client;
   ConversationOptions options;
   void tell(const AnswerProgress& progress) const {
-    if (options.on_progress) options.on_progress(progress);
+    if (!options.on_progress) return;
+    const std::lock_guard lock(telling);
+    options.on_progress(progress);
   }
+  mutable std::mutex telling;     // one thread after the other
   std::vector<Message> messages;  // raw: none or one
   std::atomic<bool> cancelled = false, answering = false, leaving = false;
   UserTraffic traffic, told;  // so far; and when the last answer's cost was told
@@ -312,7 +323,14 @@ void Conversation::State::open_session(std::size_t room) {
         return std::make_unique<Cancellable>(dial(), cancelled, answering);
       };
     };
-    return UserLinks{cancellable(all.online), cancellable(all.offline), cancellable(all.helper), all.grace};
+    const auto online = [this, dial = cancellable(all.online)] {
+      const bool again = session != nullptr && !leaving;
+      if (again) tell({AnswerProgress::Stage::reconnecting, 0, 0, 0, 0});
+      auto link = dial();
+      if (again && !answering) tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
+      return link;
+    };
+    return UserLinks{online, cancellable(all.offline), cancellable(all.helper), all.grace};
   };
   session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, true, client->executor, client->ledger, room);
   client->know(session->card());
@@ -367,7 +385,7 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
       if (++answer.cost.answer_tokens == 1) first = last;
       answer.tokens.push_back(id);
       client->use_token();
-      client->set_ready(session->chain(), session->ready_slots());
+      client->set_ready(session->chain(), tokens_of(session->plan(), session->ready()));
       tell({AnswerProgress::Stage::answer, 0, 0, 0, id});
       if (tokenizer.is_end(id)) {
         answer.end = Answer::End::model;

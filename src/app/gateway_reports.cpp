@@ -47,8 +47,9 @@ Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_targe
   const char* state = unreachable ? "unreachable" : "idle";
   if (now.queued > 0) state = "queued";
   if (now.active > 0) {
-    const AnswerJob::Stage stage = now.foremost.stage;
-    state = stage == AnswerJob::Stage::answering ? "answering" : stage == AnswerJob::Stage::reading ? "reading" : "preparing";
+    using Stage = AnswerJob::Stage;
+    const Stage stage = now.foremost.stage;
+    state = stage == Stage::answering ? "answering" : stage == Stage::reading ? "reading" : stage == Stage::reconnecting ? "reconnecting" : "preparing";
   }
   Json prepare = nullptr;
   if (now.foremost.stage == AnswerJob::Stage::preparing && now.foremost.making) {

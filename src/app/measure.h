@@ -44,9 +44,9 @@ class MeasuredConversation {
   std::size_t answer_room(std::span<const TokenId> ids, std::size_t draft);
   // Slots that it takes in a new one.
   std::size_t slots_afresh(const Request& request) const;
-  // The chain, and how many slots of it are made and not used.
+  // The chain, and how much of it is made and not used.
   std::uint64_t chain() const { return client_.chain(); }
-  std::size_t ready_slots() { return between(client_.session().marks(), client_.filler().made())[k_slot_kind]; }
+  Marks ready() { return between(client_.session().marks(), client_.filler().made()); }
   // Whether there was an answer before; prompt tokens that were fed for the last one.
   bool used() const { return !fed_.empty(); }
   std::size_t prompted() const { return prompted_; }

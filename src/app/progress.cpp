@@ -31,6 +31,12 @@ void ProgressBar::finish() {
   open_ = false;
 }
 
+void ProgressBar::note(const std::string& words) {
+  if (quiet_ || !terminal_) return;
+  std::fputs(fmt::format("\r{}\033[K", words).c_str(), stderr);
+  open_ = false;
+}
+
 std::function<void(double)> late_bar(std::string what, bool quiet) {
   using Clock = std::chrono::steady_clock;
   return [bar = std::make_shared<ProgressBar>(std::move(what), quiet), begin = Clock::now()](double fraction) {

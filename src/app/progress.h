@@ -13,6 +13,8 @@ class ProgressBar {
   // fraction done, after `seconds` of work.
   void show(double fraction, double seconds);
   void finish();
+  // On a terminal: words in the bar's place, which the next thing shown replaces; none wipes what stands there.
+  void note(const std::string& words = "");
 
  private:
   std::string what_;

@@ -86,10 +86,10 @@ void ResumableLink::fail(const Error& error) {
   std::rethrow_exception(failure_);
 }
 
-void ResumableLink::give_up(const char* awaited) {
+void ResumableLink::give_up() {
   const Clock::duration lost = Clock::now() - lost_since_;
-  const std::string why = fmt::format("the connection was lost and did not come back for {:.1f} s", std::chrono::duration<double>(lost).count());
-  fail(Error(lost < limits_.grace ? Code::timeout : Code::closed, awaited, why));
+  const std::string why = fmt::format("was lost and did not come back for {:.1f} s", std::chrono::duration<double>(lost).count());
+  fail(Error(lost < limits_.grace ? Code::timeout : Code::closed, "connection", why));
 }
 
 // The peer has all steps before the frame's.
@@ -172,7 +172,7 @@ void ResumableLink::await_room() {
 // One frame further, or one connection.
 void ResumableLink::step_on(Clock::time_point deadline, const char* awaited) {
   adopt();
-  if (connection_ == nullptr) return dial_ ? redial(deadline, awaited) : await_connection(deadline, awaited);
+  if (connection_ == nullptr) return dial_ ? redial(deadline) : await_connection(deadline);
   std::optional<Frame> frame;
   attempt([&](Link& link) { frame = link.receive(deadline, awaited); });
   unflushed_bytes_ = 0;
@@ -223,7 +223,8 @@ void ResumableLink::resend() {
     std::optional<Frame> frame;
     {
       const std::lock_guard lock(mutex_);
-      if (pending_ != nullptr || i == kept_.size()) return;
+      // Fewer than before where a connection that was lost at once has brought what the peer has.
+      if (pending_ != nullptr || i >= kept_.size()) return;
       frame = kept_[i];
     }
     const bool sent = attempt([&](Link& link) {
@@ -237,21 +238,21 @@ void ResumableLink::resend() {
   }
 }
 
-void ResumableLink::await_connection(Clock::time_point deadline, const char* awaited) {
+void ResumableLink::await_connection(Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   changed_.wait_until(lock, std::min(deadline, lost_since_ + limits_.grace), [&] { return pending_ != nullptr || closed_ || failure_; });
   check();
-  if (pending_ == nullptr) give_up(awaited);
+  if (pending_ == nullptr) give_up();
 }
 
-void ResumableLink::redial(Clock::time_point deadline, const char* awaited) {
+void ResumableLink::redial(Clock::time_point deadline) {
   const Clock::time_point end = std::min(deadline, lost_since_ + limits_.grace);
   for (;;) {
     {
       std::unique_lock lock(mutex_);
       changed_.wait_until(lock, std::min(end, Clock::now() + pause_), [&] { return closed_; });
       check();
-      if (Clock::now() >= end) give_up(awaited);
+      if (Clock::now() >= end) give_up();
     }
     pause_ = std::clamp<Clock::duration>(2 * pause_, k_first_pause, k_longest_pause);
     std::unique_ptr<Link> connection;
@@ -346,7 +347,13 @@ ResumableSessions::Kept::~Kept() {
 }
 
 bool ResumableSessions::resumed(ResumableLink& link, const Peer& peer, Clock::time_point deadline) {
-  Frame first = link.connection_->receive(deadline, "Hello");
+  Frame first;
+  try {
+    first = link.connection_->receive(deadline, "Hello");
+  } catch (const Error& error) {
+    if (error.code() == Code::closed) link.close();  // a refusal would be the last word of a session that may live on
+    throw;
+  }
   if (!has_tag(first, Tag::resume)) {
     link.absorb(std::move(first));
     return false;

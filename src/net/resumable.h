@@ -76,13 +76,13 @@ class ResumableLink : public Link {
   void absorb(Frame frame);
   bool adopt();
   void resend();
-  void await_connection(Clock::time_point deadline, const char* awaited);
-  void redial(Clock::time_point deadline, const char* awaited);
+  void await_connection(Clock::time_point deadline);
+  void redial(Clock::time_point deadline);
   // With the lock:
   void check() const;
   void confirm(const Frame& frame);
   [[noreturn]] void fail(const Error& error);
-  [[noreturn]] void give_up(const char* awaited);
+  [[noreturn]] void give_up();
   Frame own(Tag tag) const { return {static_cast<std::uint16_t>(tag), session_, next_expected_, {}}; }
   // Another thread hands over the connection on which the peer sent `resume`. Errors: closed, when the session is over; malformed.
   void take_over(std::unique_ptr<Link>& connection, const Frame& resume);

@@ -188,10 +188,18 @@ TEST_F(PublicApi, options_choose_and_end_an_answer) {
   const std::string stop = greedy.text.substr(from);
   options.stop = {"nowhere to be found", stop};
   std::string streamed;
-  const Answer stopped = client.conversation().ask("Is it so?", options, [&](std::string_view piece) { streamed += piece; });
+  permllm::Conversation conversation = client.conversation();
+  const Answer stopped = conversation.ask("Is it so?", options, [&](std::string_view piece) { streamed += piece; });
   EXPECT_EQ(stopped.end, Answer::End::stop);
   EXPECT_EQ(stopped.text, greedy.text.substr(0, greedy.text.find(stop)));
   EXPECT_EQ(streamed, stopped.text);
+  // The passes that it left serve no question.
+  const auto chains = client.stock();
+  const auto left = std::find_if(chains.begin(), chains.end(), [](const permllm::Client::Chain& chain) { return chain.busy && chain.answer_tokens > 0; });
+  ASSERT_NE(left, chains.end());
+  EXPECT_EQ(left->prompt_tokens, 0u);
+  EXPECT_EQ(left->tokens, 0u);
+  EXPECT_EQ(client.ready_tokens(), 0u);
 
   options = {};
   options.top_p = 2;

@@ -47,6 +47,8 @@ TEST(Resume, an_answer_over_connections_that_break_is_the_same) {
   EXPECT_EQ(got.at("text"), want.at("text"));
   EXPECT_EQ(got.at("output_ids"), want.at("output_ids"));
   EXPECT_EQ(proxy.cuts(), 4u);
+  const auto all = events(broken.out);  // a program is told of a loss once
+  EXPECT_EQ(std::count_if(all.begin(), all.end(), [](const auto& event) { return event.at("event") == "reconnecting"; }), 3);
   EXPECT_EQ(proxy.connections(), 7u);
 
   CuttingProxy once(provider_port, {{1, 6'000'000}});

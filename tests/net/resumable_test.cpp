@@ -197,6 +197,68 @@ TEST(Resumable, further_cuts_while_it_resumes_and_sends_again_leave_it_as_it_is)
   EXPECT_EQ(run(k_long, {{Cuts::up, 60, true}, {Cuts::up, 70, true}, {Cuts::up, 75, false}, {Cuts::down, 100, true}, {Cuts::down, 110, true}}).cuts, 5u);
 }
 
+// A peer that resumes twice, and is gone the second time before it is answered, in the middle of what is sent again the first time.
+TEST(Resumable, a_connection_that_is_lost_at_once_disturbs_none_before_it) {
+  ResumableSessions sessions;
+  const auto link = std::make_shared<ResumableLink>(memory_links().second, ResumeLimits{.grace = 5s});
+  const auto kept = sessions.keep(link, k_session, k_alice);
+  for (std::uint32_t step = 0; step < 10; ++step) link->send({40, k_session, step, Bytes(1)});
+  const auto resume = [&](std::unique_ptr<Link> connection) {
+    ResumableLink arriving(std::move(connection), {.grace = 5s});
+    return error_of([&] { EXPECT_TRUE(sessions.resumed(arriving, k_alice, in(5s))); });
+  };
+  class Second : public Passing {  // sends nothing
+   public:
+    using Passing::Passing;
+    void send(Frame) override { throw Error(Code::closed, "link", "the peer closed the connection"); }
+  };
+  class First : public Passing {
+   public:
+    First(std::unique_ptr<Link> link, std::size_t& sent, std::function<void()> at_third) : Passing(std::move(link)), sent_(sent), at_third_(std::move(at_third)) {}
+    void send(Frame frame) override {
+      const bool third = !is_of_link(frame.tag) && ++sent_ == 3;
+      Passing::send(std::move(frame));
+      if (third) at_third_();
+    }
+
+   private:
+    std::size_t& sent_;
+    const std::function<void()> at_third_;
+  };
+  std::size_t sent = 0;
+  auto [near, far] = memory_links();
+  near->send(frame(Tag::resume, 0, 0));
+  EXPECT_EQ(resume(std::make_unique<First>(std::move(far), sent, [&] {
+    auto [user, provider] = memory_links();
+    user->send(frame(Tag::resume, 10, 0));
+    EXPECT_EQ(resume(std::make_unique<Second>(std::move(provider))), "closed: link: the peer closed the connection");
+  })), "no error");
+  link->flush();
+  EXPECT_EQ(sent, 3u);
+  EXPECT_EQ(link->kept_bytes(), 0u);
+}
+
+TEST(Resumable, who_is_gone_before_its_first_word_hears_none) {
+  ResumableSessions sessions;
+  auto [near, far] = memory_links();
+  class HalfClosed : public Passing {  // nothing comes, but what is sent arrives
+   public:
+    using Passing::Passing;
+    Frame receive(Clock::time_point, const char* awaited) override { throw Error(Code::closed, awaited, "the peer closed the connection"); }
+  };
+  ResumableLink arriving(std::make_unique<HalfClosed>(std::move(far)), {.grace = 5s});
+  Channel channel(arriving, k_session, 5s);
+  EXPECT_EQ(error_of([&] {
+    try {
+      sessions.resumed(arriving, k_alice, in(5s));
+    } catch (const Error& error) {
+      channel.refuse(error);
+      throw;
+    }
+  }), "closed: Hello: the peer closed the connection");
+  EXPECT_EQ(error_of([&] { near->receive(in(5s), "a refusal"); }), "closed: a refusal: the peer closed the connection");
+}
+
 TEST(Resumable, acknowledgements_are_few_and_take_no_round_trip) {
   const auto cuts = Cuts::make();
   Traffic traffic;
@@ -230,10 +292,10 @@ TEST(Resumable, nobody_there_again_ends_with_the_grace_and_says_how_long) {
       },
       {.grace = 300ms});
   const Clock::time_point begun = Clock::now();
-  EXPECT_EQ(error_of([&] { converse(*link, k_short); }), "closed: an answer: the connection was lost and did not come back for 0.3 s");
+  EXPECT_EQ(error_of([&] { converse(*link, k_short); }), "closed: connection: was lost and did not come back for 0.3 s");
   EXPECT_LT(Clock::now() - begun, 2s);
   EXPECT_EQ(error_of([&] { link->receive(in(5s), "another"); }).substr(0, 7), "closed:") << "final";
-  EXPECT_EQ(provider.error().substr(0, 43), "closed: a line: the connection was lost and");
+  EXPECT_EQ(provider.error().substr(0, 28), "closed: connection: was lost");
 }
 
 TEST(Resumable, a_deadline_holds_over_all_connections) {
@@ -249,7 +311,7 @@ TEST(Resumable, a_deadline_holds_over_all_connections) {
       },
       {.grace = 30s});
   link->send({40, k_session, 1, Bytes(1)});
-  EXPECT_EQ(error_of([&] { link->receive(in(200ms), "an answer"); }), "timeout: an answer: the connection was lost and did not come back for 0.2 s");
+  EXPECT_EQ(error_of([&] { link->receive(in(200ms), "an answer"); }), "timeout: connection: was lost and did not come back for 0.2 s");
 }
 
 TEST(Resumable, what_the_provider_refuses_is_final_at_once) {

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -62,6 +63,10 @@ class CuttingProxy {
       Connection& c = connections_.emplace_back();
       c.user = user;
       c.target = socket(AF_INET, SOCK_STREAM, 0);
+      for (const int end : {c.user, c.target}) {
+        const int yes = 1;
+        setsockopt(end, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+      }
       const sockaddr_in address = loopback(target_);
       connect(c.target, reinterpret_cast<const sockaddr*>(&address), sizeof address);
       const auto limit = limits_.find(number);

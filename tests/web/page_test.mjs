@@ -63,7 +63,7 @@ await check('tokens appear one after the other, and the panel counts', async () 
   first = await words(page);
   assert.ok(first.length > 0);
   assert.ok(lengths.size > 3, `seen ${lengths.size} lengths`);
-  assert.match(await answers(page).last().locator('.meter').innerText(), /\d+ tokens.*MB online.*round trips/);
+  assert.match(await answers(page).last().locator('.meter').innerText(), /\d+ tokens.*MB online.*MB offline.*round trips/);
   await page.waitForFunction((was) => document.getElementById('trips').innerText !== was, before, k_patience);
 });
 
@@ -99,16 +99,18 @@ await check('editing the first question drops what came after', async () => {
   assert.equal(await answers(page).count(), 1);
 });
 
-await check('a reload finds the conversation', async () => {
+await check('a reload finds the conversation, and what was typed', async () => {
   const was = await words(page);
+  await page.fill('#question', 'Not yet');
   await page.reload();
   await page.waitForSelector('#messages .answer', k_patience);
   assert.equal(await words(page), was);
+  assert.equal(await page.inputValue('#question'), 'Not yet');
   assert.equal(await page.locator('#conversations li').count(), 1);
 });
 
 await check('HTML in an answer is shown as text, and nothing of it is loaded', async () => {
-  const hostile = '<img src="http://outside.example/x.png" onerror="globalThis.pwned=1"><script>globalThis.pwned=1</' + 'script> **bold** ![i](http://outside.example/y.png) [l](javascript:globalThis.pwned=1)';
+  const hostile = '<img src="http://outside.example/x.png" onerror="globalThis.pwned=1"><script>globalThis.pwned=1</' + 'script> **bold** ![i](http://outside.example/y.png) [l](javascript:globalThis.pwned=1)\n\n```js\nlet a = 1;\n```';
   await page.evaluate((text) => {
     const key = Object.keys(localStorage).find((k) => k.startsWith('permllm.conversation.'));
     const conversation = JSON.parse(localStorage[key]);
@@ -122,10 +124,14 @@ await check('HTML in an answer is shown as text, and nothing of it is loaded', a
   assert.equal(await page.evaluate(() => globalThis.pwned), undefined);
 });
 
-await check('an answer of markdown is laid out, where its packages are built in', async () => {
+await check('an answer of markdown is laid out and its code can be copied, where its packages are built in', async () => {
   const built = await page.evaluate(() => Boolean(globalThis.marked && globalThis.DOMPurify));
   assert.equal(await page.locator('.prose strong').count(), built ? 1 : 0);
   console.log(`# markdown ${built ? 'is' : 'is not'} built in`);
+  if (!built) return;
+  await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+  await page.getByRole('button', { name: 'Copy this code' }).click();
+  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), 'let a = 1;\n');
 });
 
 await check('a new conversation is another, and deleting asks first', async () => {
