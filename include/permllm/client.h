@@ -41,10 +41,10 @@ struct Message {
 struct AnswerProgress {
   enum class Stage {
     connecting,
-    reconnecting,  // the connection to the provider was lost in an answer, and is tried again
     material,  // offline material is made: `fraction` of it is there after `seconds`, the rest in about `seconds_left`
-    prompt,    // the model reads
+    prompt,    // the model reads: `fraction` of its layers have, after `seconds`
     answer,    // a token has come
+    reconnecting,  // the connection to the provider was lost in an answer, and is tried again
   };
   Stage stage = Stage::connecting;
   double fraction = 0, seconds = 0, seconds_left = 0;

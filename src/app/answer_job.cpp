@@ -14,12 +14,13 @@ void AnswerJob::set(const AnswerProgress& progress) {
     case AnswerProgress::Stage::material:
       if (now_.stage > Stage::preparing) return;  // made ahead, beside the answer
       now_.stage = Stage::preparing;
-      now_.making = true;
-      now_.fraction = progress.fraction;
-      now_.seconds_left = progress.seconds_left;
+      now_.progress = {progress.fraction, progress.seconds_left};
       break;
     case AnswerProgress::Stage::reconnecting: now_.stage = Stage::reconnecting; break;
-    case AnswerProgress::Stage::prompt: now_.stage = Stage::reading; break;
+    case AnswerProgress::Stage::prompt:
+      now_.stage = Stage::reading;
+      now_.progress = {progress.fraction, progress.seconds_left};
+      break;
     case AnswerProgress::Stage::answer:
       now_.stage = Stage::answering;
       if (++now_.tokens == 1) {

@@ -44,8 +44,10 @@ class AnswerJob {
 
   struct Now {
     Stage stage = Stage::queued;
-    double fraction = 0, seconds_left = 0;  // of its material
-    bool making = false;                    // that is known
+    struct Progress {
+      double fraction, seconds_left;
+    };
+    std::optional<Progress> progress = {};  // of its material, then of its reading
     std::size_t tokens = 0;
     double tokens_per_second = 0;  // 0: not known yet
   };

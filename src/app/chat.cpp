@@ -84,49 +84,53 @@ class Lines {
 // What is shown while an answer is awaited. Told by several threads, and between answers too: material for the next is made.
 class Waiting {
  public:
-  Waiting(bool json, double grace_seconds) : json_(json), grace_seconds_(grace_seconds), bar_("Offline material for this answer", json) {}
+  Waiting(bool json, double grace_seconds)
+      : json_(json), grace_seconds_(grace_seconds), making_("Offline material for this answer", json), reading_("Reading your question", json) {}
 
-  void show(const AnswerProgress& progress) {
-    using Stage = AnswerProgress::Stage;
+  void begin() {
     const std::lock_guard lock(mutex_);
-    if (progress.stage == Stage::material) {
-      if (ready_) return;  // made ahead, beside the answer
-      made_ = true;
-      return bar_.show(progress.fraction, progress.seconds);
-    }
-    if (progress.stage == Stage::connecting) return bar_.note("Connecting ...");
+    stage_ = Stage::connecting;
+    lost_ = false;
+  }
+  void show(const AnswerProgress& progress) {
+    const std::lock_guard lock(mutex_);
     if (progress.stage == Stage::reconnecting) {
       if (!std::exchange(lost_, true)) tell_of_loss();
       return;
     }
-    if (!std::exchange(ready_, true) && made_) bar_.finish();
+    if (progress.stage == Stage::connecting) stage_ = Stage::connecting;
+    if (progress.stage < stage_) return;  // material that is made ahead, beside the answer
+    if (progress.stage != stage_) end_line();
+    stage_ = progress.stage;
+    if (progress.stage == Stage::material) return making_.show(progress.fraction, progress.seconds);
     lost_ = false;
-    if (progress.stage == Stage::prompt) return bar_.note("Reading your question ...");
-    if (!std::exchange(answered_, true)) bar_.note();
-    if (json_) print_event({{"event", "token"}, {"id", progress.token}});
-  }
-  void begin() {
-    const std::lock_guard lock(mutex_);
-    made_ = ready_ = answered_ = lost_ = false;
+    if (progress.stage == Stage::prompt && progress.seconds > 1) reading_.show(progress.fraction, progress.seconds);
+    if (progress.stage == Stage::answer && json_) print_event({{"event", "token"}, {"id", progress.token}});
   }
   // Nothing is awaited any more.
   void end() {
     const std::lock_guard lock(mutex_);
-    if (!std::exchange(answered_, true)) bar_.note();
-    ready_ = true;
+    end_line();
+    stage_ = Stage::answer;
   }
 
  private:
+  using Stage = AnswerProgress::Stage;
+  void end_line() {
+    making_.close();
+    reading_.close();
+  }
   void tell_of_loss() {
     if (json_) return print_event({{"event", "reconnecting"}, {"seconds", grace_seconds_}});
-    bar_.note();
-    std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n", answered_ ? "\n" : "", grace_seconds_).c_str(), stderr);
+    end_line();
+    std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n", stage_ == Stage::answer ? "\n" : "", grace_seconds_).c_str(), stderr);
   }
   const bool json_;
   const double grace_seconds_;
   std::mutex mutex_;
-  ProgressBar bar_;
-  bool made_ = false, ready_ = true, answered_ = true, lost_ = false;
+  ProgressBar making_, reading_;
+  Stage stage_ = Stage::answer;
+  bool lost_ = false;
 };
 
 constexpr const char* k_help =
@@ -154,9 +158,12 @@ class Chat {
         if (!line->empty()) line->front() == '/' ? command(*line) : ask(*line);
       } catch (const Error& error) {
         waiting_.end();
+        if (std::exchange(within_line_, false)) fmt::print("\n");
+        std::fflush(stdout);
         // A person may go on; a program is told and decides.
         if (!Lines::person()) throw;
-        tell(fmt::format("permllm: {}\n", error.what()));
+        const bool lost = error.code() == Code::closed || error.code() == Code::timeout;
+        tell(fmt::format("permllm: {}\n{}", error.what(), lost ? fmt::format("(permllm doctor --invite {} looks at each link; ask again once they are well)\n", options_.invite) : ""));
       }
       std::fflush(stdout);
     }
@@ -199,11 +206,13 @@ class Chat {
       } else {
         fmt::print("{}", piece);
         std::fflush(stdout);
+        within_line_ = true;
       }
     });
     waiting_.end();
     if (json()) return print_event(report());
     fmt::print("\n");
+    within_line_ = false;
     const bool cancelled = last_->end == Answer::End::cancelled;
     if (cancelled) tell("(stopped)\n");
     if (last_->end == Answer::End::length) {
@@ -234,6 +243,7 @@ class Chat {
       tell("(a new conversation)\n");
     } else if (name == "/save") {
       if (rest.empty()) throw Error(Code::usage, "/save", "expected a file's name behind it");
+      if (said_.empty()) throw Error(Code::usage, "/save", "there is no answer to save yet");
       write_new_file(rest, said_, 0600);
       tell(fmt::format("(saved in {})\n", rest));
     } else {
@@ -273,6 +283,7 @@ class Chat {
   Conversation conversation_;
   std::optional<Answer> last_;
   std::string said_;  // the conversation, for /save
+  bool within_line_ = false;  // of an answer
 };
 
 }  // namespace

@@ -325,6 +325,7 @@ void Conversation::State::open_session(std::size_t room) {
     };
     const auto online = [this, dial = cancellable(all.online)] {
       const bool again = session != nullptr && !leaving;
+      if (again && cancelled) throw Error(Code::usage, "answer", "cancelled");
       if (again) tell({AnswerProgress::Stage::reconnecting, 0, 0, 0, 0});
       auto link = dial();
       if (again && !answering) tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
@@ -376,6 +377,10 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
       ready = Clock::now();
       tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
       before = traffic.online;
+    };
+    request.on_read = [&](double share) {
+      const double seconds = seconds_between(ready, Clock::now());
+      tell({AnswerProgress::Stage::prompt, share, seconds, seconds * (1 / share - 1), 0});
     };
     Utf8Stream characters;
     request.on_token = [&](TokenId id) {

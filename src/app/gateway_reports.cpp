@@ -46,14 +46,15 @@ Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_targe
   const bool unreachable = desk.keeper().provider() == StockKeeper::Provider::unreachable;
   const char* state = unreachable ? "unreachable" : "idle";
   if (now.queued > 0) state = "queued";
+  using Stage = AnswerJob::Stage;
+  const Stage stage = now.foremost.stage;
   if (now.active > 0) {
-    using Stage = AnswerJob::Stage;
-    const Stage stage = now.foremost.stage;
     state = stage == Stage::answering ? "answering" : stage == Stage::reading ? "reading" : stage == Stage::reconnecting ? "reconnecting" : "preparing";
   }
   Json prepare = nullptr;
-  if (now.foremost.stage == AnswerJob::Stage::preparing && now.foremost.making) {
-    prepare = {{"fraction", now.foremost.fraction}, {"seconds_left", now.foremost.fraction > 0 ? Json(now.foremost.seconds_left) : Json(nullptr)}};
+  if ((stage == Stage::preparing || stage == Stage::reading) && now.foremost.progress) {
+    const auto [fraction, seconds_left] = *now.foremost.progress;
+    prepare = {{"fraction", fraction}, {"seconds_left", fraction > 0 ? Json(seconds_left) : Json(nullptr)}};
   }
   const auto bytes = [](const Answer::Bytes& b) { return Json{{"sent", b.sent}, {"received", b.received}}; };
   Json online = bytes(traffic.online);

@@ -126,7 +126,8 @@ void MeasuredConversation::run(const Request& request) {
   };
   begin_ = first_ = last_ = now();
   if (common < session.length()) session.rewind(common);
-  session.prompt(fresh, request.choose);
+  const std::function<void(double)> on_read = request.on_read ? request.on_read : late_bar("Reading the prompt", quiet_);
+  session.prompt(fresh, request.choose, [&](std::size_t layer) { on_read(static_cast<double>(layer + 1) / static_cast<double>(plan().config.layers)); });
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
     client_.wait_for_pass(block, request.draft > 0 ? block : 1);

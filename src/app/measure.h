@@ -32,6 +32,7 @@ class MeasuredConversation {
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;  // false: no more
     std::function<void()> on_ready = nullptr;  // material for the request is there
+    std::function<void(double)> on_read = nullptr;  // the share of the model's layers that have read the prompt; null: a bar on standard error
     std::function<void(const OfflineProgress&)> on_material = nullptr;  // while it is made: fraction of what is waited for, from another thread; null: a bar on standard error
   };
   // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.

@@ -45,7 +45,7 @@ Refusal refusal_of(const Error& error, const std::string& helper) {
       return invalid(what, param_of(error));
     case Code::closed:
     case Code::timeout:
-      if (field == "stock" || what.find("the helper at " + helper) != std::string::npos) {
+      if (what.find("the helper at " + helper) != std::string::npos) {
         return {503, "server_error", "no offline material is left for this request and none can be made now: " + what, "", "out_of_stock", 30};
       }
       return {503, "server_error", what, "", "provider_unreachable", 10};

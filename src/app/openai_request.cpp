@@ -218,6 +218,10 @@ Request read(const In& in, const Fields& fields, bool chat) {
     }
     if (!value.is_null()) field->second(request, value);  // null is how clients leave a field out
   }
+  // Who narrows the choice wants one: the likeliest token needs none of these. OpenAI's temperature is 1 where none is given.
+  const bool given = in.contains("temperature") && !in["temperature"].is_null();
+  const AnswerOptions& how = request.answer;
+  if (!given && (how.top_p < 1 || how.top_k > 0 || how.min_p > 0)) request.answer.temperature = 1;
   if (request.messages.empty()) wrong(chat ? "messages" : "prompt", chat ? "a list of at least one message" : "a string");
   if (request.include_usage && !request.stream) throw Error(Code::usage, "stream_options", "only goes with stream");
   return request;

@@ -46,6 +46,7 @@ struct PartyOptions {
   }
 };
 
+constexpr auto k_silence = std::chrono::seconds(2);
 const std::vector<std::string> k_reloadable{"log-level", "max-connections", "max-handshakes", "max-per-user", "max-memory", "drain"};
 
 void add_party_options(CLI::App& command, PartyOptions& options, const std::string& status_example) {
@@ -89,6 +90,12 @@ class Party {
   void progress(const char* what, double fraction) {
     set_state(fmt::format("{}: {:.0f} %", what, fraction * 100));
     if (options_.events) print_event({{"event", "progress"}, {"what", what}, {"fraction", fraction}});
+    const Clock::time_point now = Clock::now();
+    if (what != doing_) doing_ = what, begun_ = told_ = now;
+    if (now - told_ < k_silence || fraction < 0.02) return;
+    told_ = now;
+    const double seconds = std::chrono::duration<double>(now - begun_).count();
+    note("progress", fmt::format("{} of the model: {:.0f} %, about {:.0f} s left", what, fraction * 100, seconds * (1 / fraction - 1)));
   }
   // Of new sessions. Errors: resource.
   void admit() const {
@@ -212,8 +219,9 @@ class Party {
       std::string text = fmt::format("reloaded: {}; certificate until {}, {} trusted keys",
                                      reloaded.changed.empty() ? "no setting is new" : fmt::format("{}", fmt::join(reloaded.changed, ", ")),
                                      credentials.identity.certificate.last_day(), credentials.trust.pins.size());
-      if (!reloaded.need_a_restart.empty()) text += fmt::format("; a restart is needed for {}", fmt::join(reloaded.need_a_restart, ", "));
-      note("reload", text);
+      const bool restart = !reloaded.need_a_restart.empty();
+      if (restart) text += fmt::format("; a restart is needed for {}", fmt::join(reloaded.need_a_restart, ", "));
+      log_.write(restart ? Log::Level::warn : Log::Level::info, "reload", text);
     } catch (const Error& error) {
       log_.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()), {{"code", name_of(error.code())}});
     }
@@ -231,6 +239,8 @@ class Party {
   std::atomic<std::size_t> memory_limit_ = 0;
   std::mutex mutex_;  // of the options that are reloaded and of what follows
   std::string state_;          // before the server is there
+  std::string doing_;          // of progress, since when, and when the log was told
+  Clock::time_point begun_{}, told_{};
   Server* server_ = nullptr;
   Signals signals_;
   std::optional<StatusServer> status_;

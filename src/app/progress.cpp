@@ -8,6 +8,11 @@
 #include <memory>
 
 namespace permllm {
+namespace {
+
+constexpr double k_silence = 2;  // seconds
+
+}  // namespace
 
 ProgressBar::ProgressBar(std::string what, bool quiet) : what_(std::move(what)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0) {}
 
@@ -19,22 +24,21 @@ void ProgressBar::show(double fraction, double seconds) {
     std::fputs(fmt::format("\r{:<34} [{:<30}] {:3.0f} %  {}\033[K", what_, std::string(static_cast<std::size_t>(filled), '#'), fraction * 100,
                            fraction > 0.02 && fraction < 1 ? fmt::format("{:.0f} s left", left) : "").c_str(), stderr);
     open_ = true;
-  } else if (static_cast<int>(fraction * 4) > quarter_) {
-    quarter_ = static_cast<int>(fraction * 4);
-    std::fputs(fmt::format("{}: {:.0f} %\n", what_, fraction * 100).c_str(), stderr);
+  } else if (seconds > told_ + k_silence) {
+    told_ = seconds;
+    std::fputs(fmt::format("{}: {:.0f} %{}\n", what_, fraction * 100, fraction > 0.02 ? fmt::format(", {:.0f} s left", left) : "").c_str(), stderr);
   }
 }
 
 void ProgressBar::finish() {
   show(1, 0);
-  if (open_) std::fputs("\n", stderr);
-  open_ = false;
+  close();
 }
 
-void ProgressBar::note(const std::string& words) {
-  if (quiet_ || !terminal_) return;
-  std::fputs(fmt::format("\r{}\033[K", words).c_str(), stderr);
+void ProgressBar::close() {
+  if (open_) std::fputs("\n", stderr);
   open_ = false;
+  told_ = 0;
 }
 
 std::function<void(double)> late_bar(std::string what, bool quiet) {

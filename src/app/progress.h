@@ -6,20 +6,20 @@
 
 namespace permllm {
 
-// One line on a terminal that fills up, with an estimate; without a terminal, a line at each quarter. Quiet: nothing.
+// One line on a terminal that fills up, with an estimate; without a terminal, a line every few seconds. Quiet: nothing.
 class ProgressBar {
  public:
   ProgressBar(std::string what, bool quiet);
   // fraction done, after `seconds` of work.
   void show(double fraction, double seconds);
   void finish();
-  // On a terminal: words in the bar's place, which the next thing shown replaces; none wipes what stands there.
-  void note(const std::string& words = "");
+  // Ends its line, however far it has come.
+  void close();
 
  private:
   std::string what_;
   bool quiet_, terminal_, open_ = false;
-  int quarter_ = 0;
+  double told_ = 0;  // seconds
 };
 
 // A bar for work that may be short: it shows once a second has passed. Called with the fraction that is done, 1 at the end.

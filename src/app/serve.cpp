@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
@@ -28,13 +29,20 @@ struct ServeCommandOptions {
   LogOptions log;
   double patience_seconds = 120, grace_seconds = 60;
   bool events = false;
+  std::shared_ptr<Settings> settings;
+  std::vector<CLI::Option*> of_demo;  // how the model is served: with an invite the provider's affair
+
+  void refuse_of_demo() const {
+    for (const CLI::Option* option : of_demo) {
+      if (option->count() > 0) throw Error(Code::usage, option->get_name(), "only goes with --demo: with an invite it is the provider who says how the model is served");
+    }
+  }
 };
 
 // The first signal begins the end, a second one is the end.
 class End {
  public:
   void handle(int number) {
-    if (number == SIGHUP) return;
     const std::lock_guard lock(mutex_);
     if (!serving_ || asked_) std::_Exit(serving_ ? 0 : 128 + number);
     asked_ = true;
@@ -52,12 +60,26 @@ class End {
   bool serving_ = false, asked_ = false;
 };
 
-void run(const ServeCommandOptions& options) {
+// Only --log-level: the rest is what clients rely on.
+void reload(ServeCommandOptions& options, Log& log) {
+  try {
+    const Settings::Reloaded reloaded = options.settings->reload({"log-level"});
+    log.set_level(options.log.level);
+    std::string text = reloaded.changed.empty() ? "reloaded: no setting is new" : fmt::format("reloaded: {}", fmt::join(reloaded.changed, ", "));
+    if (!reloaded.need_a_restart.empty()) text += fmt::format("; a restart is needed for {}", fmt::join(reloaded.need_a_restart, ", "));
+    log.write(reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload", text);
+  } catch (const Error& error) {
+    log.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()));
+  }
+}
+
+void run(ServeCommandOptions& options) {
   if (options.invite.empty() == options.demo.model.empty()) throw Error(Code::usage, "--invite", "expected either --invite FILE or --demo MODEL");
   Gateway::check(options.gateway);
-  End end;
-  Signals signals([&](int number) { end.handle(number); });
+  if (!options.invite.empty()) options.refuse_of_demo();
   Log log("serve", options.log);
+  End end;
+  Signals signals([&](int number) { number == SIGHUP ? reload(options, log) : end.handle(number); });
   raise_file_limit();
 
   std::optional<TemporaryDirectory> folder;
@@ -123,7 +145,11 @@ void add_serve(CLI::App& parent) {
       ->capture_default_str()->check(CLI::PositiveNumber);
   command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
       ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
+  const std::vector<CLI::Option*> own = command->get_options();
   add_serve_options(*command, options->demo.serve);
+  for (CLI::Option* option : command->get_options()) {
+    if (std::find(own.begin(), own.end(), option) == own.end()) options->of_demo.push_back(option);
+  }
   add_log_options(*command, options->log);
   command->add_flag("--events", options->events, "print events as JSON lines on standard output");
   conversation.next_prompt = k_next_prompt;
@@ -131,7 +157,7 @@ void add_serve(CLI::App& parent) {
     keep_to_itself();
     run(*options);
   });
-  add_settings(*command);
+  options->settings = add_settings(*command);
 }
 
 }  // namespace permllm

@@ -1,6 +1,7 @@
 #include "base/database.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sqlite3.h>
 #include <unistd.h>
 
@@ -8,7 +9,7 @@
 
 namespace permllm {
 
-Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "ledger" : path.filename().string()) {
+Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "ledger" : path.string()) {
   if (!path.empty()) {  // its other files take this one's mode
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) throw Error(Code::file, path.string(), "cannot be opened for writing");
@@ -33,7 +34,7 @@ Database::~Database() { sqlite3_close(database_); }
 void Database::fail() const {
   const int code = sqlite3_errcode(database_) & 0xff;
   const bool disk = code == SQLITE_FULL || code == SQLITE_IOERR || code == SQLITE_BUSY;
-  throw Error(disk ? Code::resource : Code::file, name_, sqlite3_errstr(code));
+  throw Error(disk ? Code::resource : Code::file, name_, fmt::format("{}{}", sqlite3_errstr(code), code == SQLITE_FULL || code == SQLITE_IOERR ? "; is its disk full?" : ""));
 }
 
 void Database::run(const char* sql) {

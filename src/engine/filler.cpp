@@ -256,13 +256,14 @@ void Filler::wait_for(const Marks& needed) {
   changed_.notify_all();
   changed_.wait(lock, [&] { return within(needed, made_) || failure_ || within(target_, made_); });
   if (within(needed, made_)) return;
-  const auto count = [](const Marks& marks) { return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind], marks[k_entry_kind]); };
-  const std::string both = fmt::format("{} of the chain are made, {} are needed", count(made_), count(needed));
-  if (!failure_) throw Error(Code::usage, "stock", both);
+  if (!failure_) {
+    const auto count = [](const Marks& marks) { return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind], marks[k_entry_kind]); };
+    throw Error(Code::usage, "stock", fmt::format("{} of the chain are made, {} are needed", count(made_), count(needed)));
+  }
   try {
     std::rethrow_exception(failure_);
   } catch (const Error& error) {
-    throw Error(error.code(), "stock", fmt::format("{}, and no more can be made: {}", both, error.what()));
+    throw Error(error.code(), "stock", fmt::format("no more offline material can be made: {}", error.what()));
   }
 }
 

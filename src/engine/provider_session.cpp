@@ -153,8 +153,8 @@ void ProviderSession::run(const PassBegin& begin) {
   rows = remask(provider_, embed_remask_shape(plan_), std::move(rows));
   const bool owed = begin.kind == PassBegin::sampled;  // the id, as soon as it holds nobody up
   if (owed && bfv_ == nullptr) retrieve_sampled();
-  const Masked x = run_layers(provider_, plan_, weights_, rows, material, [&] {
-    if (owed && bfv_ != nullptr) retrieve_sampled();
+  const Masked x = run_layers(provider_, plan_, weights_, rows, material, [&](std::size_t layer) {
+    if (layer == 0 && owed && bfv_ != nullptr) retrieve_sampled();
   });
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
   if (bfv_ != nullptr) bfv_->answer(user_.receive(RetrievalIndex{}), provider_.with_helper, pass);

@@ -96,20 +96,20 @@ Value run_layer(Party& party, const Plan& plan, const Weights<Matrix>& weights, 
   return x;
 }
 
-// What a party does between two layers: nothing.
+// What a party does behind a layer: nothing.
 struct Nothing {
-  void operator()() const {}
+  void operator()(std::size_t) const {}
 };
 
-// Rows of the embedding table -> the residual after the last layer. between(): behind the first layer, where the user's next step
-// is to receive; in a model of one layer it is to send.
-template <class Party, class Matrix, class Value, class Material, class Between = Nothing>
-Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material, const Between& between = {}) {
+// Rows of the embedding table -> the residual after the last layer. behind(layer): behind each layer; behind the first the user's
+// next step is to receive, in a model of one layer it is to send.
+template <class Party, class Matrix, class Value, class Material, class Behind = Nothing>
+Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material, const Behind& behind = {}) {
   Value x = rows;
   add_positions(party, w.positions, x);
   for (std::size_t l = 0; l < plan.config.layers; ++l) {
     x = run_layer(party, plan, w, l, x, material);
-    if (l == 0) between();
+    behind(l);
   }
   return x;
 }
@@ -216,11 +216,14 @@ auto hand_rows(Party& party, const Plan& plan, const Words& rows) {
 }
 
 // rows: embedding rows that the user handed over -> the residual after the last layer; nothing where the user keeps it.
-template <class Party, class Matrix, class Value, class Material, class Clear>
+template <class Party, class Matrix, class Value, class Material, class Clear, class Behind = Nothing>
 Value run_open_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material,
-                      Clear& clear) {
+                      Clear& clear, const Behind& behind = {}) {
   Value x = rows;
-  for (std::size_t l = 0; l < plan.config.layers; ++l) x = run_open_layer(party, plan, w, l, x, material, clear);
+  for (std::size_t l = 0; l < plan.config.layers; ++l) {
+    x = run_open_layer(party, plan, w, l, x, material, clear);
+    behind(l);
+  }
   return x;
 }
 

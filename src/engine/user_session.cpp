@@ -44,12 +44,12 @@ void UserSession::begin(PassBegin begin) {
   append(timeline_, begin, plan_);
 }
 
-void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) {
+void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose, const Behind& behind) {
   plan_.check_prompt(tokens.size());
   for (const TokenId token : tokens) PERMLLM_ASSERT(token < plan_.config.vocab);
   const std::vector<TokenId> rows_of = padded(tokens);
   if (plan_.open()) {
-    const ShownPair seen = run_open(tokens, 1);
+    const ShownPair seen = run_open(tokens, 1, behind);
     sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, 0)));
     return;
   }
@@ -59,7 +59,7 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose) 
   Mask rows = run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), rows_of), material);
   user_.batch = progress_.slot;
   rows = remask(user_, embed_remask_shape(plan_), rows);
-  run(rows, choose);
+  run(rows, choose, behind);
 }
 
 // A prompt that attends both ways fills its slots with tokens that nobody sees; its last token comes behind them.
@@ -89,7 +89,8 @@ TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Cho
   };
   try {
     if (bfv_ != nullptr) {
-      run(rows, choose, [&] {
+      run(rows, choose, [&](std::size_t layer) {
+        if (layer > 0) return;
         id = bfv_->open(user_.provider.receive(RetrievalReply{}));
         go_on();
       });
@@ -132,21 +133,20 @@ TokenId UserSession::retrieve_last() {
   return bfv_ != nullptr ? bfv_->open(user_.provider.receive(RetrievalReply{})) : retrieve(user_, sampled_.one_hot);
 }
 
-template <class Between>
-void UserSession::run(const Mask& rows, const Choose& choose, const Between& between) {
+void UserSession::run(const Mask& rows, const Choose& choose, const Behind& behind) {
   Indices material{progress_};
-  const Mask x = run_layers(user_, plan_, none_, rows, material, between);
+  const Mask x = run_layers(user_, plan_, none_, rows, material, behind);
   std::size_t position = 0;
   sampled_ = run_pass(user_, plan_, none_, x.last(), [&](std::span<const std::int64_t> logits) { return position = choose(logits); }, material);
   if (bfv_ != nullptr) user_.provider.send(bfv_->choose(progress_.pass.index(0), position));
 }
 
-ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t heads) {
+ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t heads, const Behind& behind) {
   begin({PassBegin::rows, static_cast<std::uint32_t>(tokens.size()), 0, static_cast<std::uint32_t>(heads)});
   Indices material{progress_};
   user_.batch = progress_.slot;
   const Mask rows = hand_rows(user_, plan_, clear_->begin(tokens, heads));
-  const Mask x = run_open_layers(user_, plan_, none_, rows, material, *clear_);
+  const Mask x = run_open_layers(user_, plan_, none_, rows, material, *clear_, behind);
   return run_open_pass(user_, plan_, none_, plan_.config.post_norm ? Mask{} : x.last(heads), material, *clear_);
 }
 

@@ -17,14 +17,15 @@ class UserSession {
   // Chooses a position among the logits (units of 2^-frac::logit, unknown order and level; in profile open the position
   // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
+  using Behind = std::function<void(std::size_t)>;
 
   // part: of profile open, bfv: where tokens are retrieved so (Plan::bfv), else null. All references outlive the session. The chain is burnt up
   // to `burnt`; each pass burns more of it by `burn`.
   UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr, BfvUser* bfv = nullptr,
               const Marks& burnt = {}, Burn burn = nullptr);
 
-  // Feeds prompt tokens in one pass; a token is sampled. Errors: usage when the chain has no room (both numbers).
-  void prompt(std::span<const TokenId> tokens, const Choose& choose);
+  // Feeds prompt tokens in one pass; a token is sampled. behind: called behind each layer. Errors: usage when the chain has no room (both numbers).
+  void prompt(std::span<const TokenId> tokens, const Choose& choose, const Behind& behind = [](std::size_t) {});
   // Feeds the token that was sampled last. Its id is known at once (retrieved by BFV: behind the first layer) and given to `more`;
   // when that returns false the pass is given up (its slot is burnt), otherwise it is completed and the next token sampled.
   // Returns the id.
@@ -50,9 +51,8 @@ class UserSession {
  private:
   void begin(PassBegin begin);
   std::vector<TokenId> padded(std::span<const TokenId> tokens) const;
-  template <class Between = Nothing>
-  void run(const Mask& rows, const Choose& choose, const Between& between = {});
-  ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads);
+  void run(const Mask& rows, const Choose& choose, const Behind& behind = [](std::size_t) {});
+  ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads, const Behind& behind = [](std::size_t) {});
   void give_up();
   void skip(std::uint32_t slot);
 

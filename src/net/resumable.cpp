@@ -12,7 +12,7 @@ namespace permllm {
 namespace {
 
 constexpr auto k_first_pause = std::chrono::milliseconds(100);
-constexpr auto k_longest_pause = std::chrono::seconds(5);
+constexpr auto k_longest_pause = std::chrono::seconds(2);
 constexpr auto k_last_words = std::chrono::milliseconds(200);
 constexpr auto k_answer_patience = std::chrono::seconds(10);
 constexpr std::size_t k_flush_bytes = std::size_t{1} << 20;  // re-sent together

@@ -378,7 +378,7 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   } catch (const Error& failure) {
     if (failure.code() != Code::closed) throw;
     a.port_error = unreached.value();
-    throw Error(Code::closed, who, unreached == asio::error::connection_refused ? "nobody listens there" : unreached.message());
+    throw Error(Code::closed, who, unreached == asio::error::connection_refused ? "nobody listens there; is it running, and is this its address?" : unreached.message());
   }
   a.step = Attempt::Step::handshake;
   state->socket.set_option(tcp::no_delay(true), error);

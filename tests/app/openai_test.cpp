@@ -50,6 +50,17 @@ TEST(Requests, a_chat_is_read_with_all_that_is_honoured) {
 
   const Request plain = parse_chat(k_chat.dump());
   EXPECT_EQ(plain.answer.temperature, 0);  // greedy
+  const auto more = [](const std::string& name, const In& value) {
+    In with = k_chat;
+    with[name] = value;
+    return with;
+  };
+  for (const auto& [name, value] : std::map<std::string, In>{{"top_p", 0.5}, {"top_k", 3}, {"min_p", 0.1}}) {
+    EXPECT_EQ(parse_chat(more(name, value).dump()).answer.temperature, 1) << name;
+  }
+  for (const auto& [name, value] : std::map<std::string, In>{{"top_p", 1}, {"top_k", 0}, {"min_p", 0}, {"seed", 5}}) {
+    EXPECT_EQ(parse_chat(more(name, value).dump()).answer.temperature, 0) << name;
+  }
   EXPECT_FALSE(plain.max_tokens || plain.stream || plain.answer.seed);
   EXPECT_EQ(parse_completion(R"({"prompt":["once"],"echo":false,"best_of":1,"suffix":""})").messages[0].content, "once");
 }
@@ -149,7 +160,8 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
   EXPECT_EQ(status(Code::closed, "the provider at p:1"), "503 provider_unreachable");
   EXPECT_EQ(status(Code::timeout, "ModelCard"), "503 provider_unreachable");
   EXPECT_EQ(status(Code::closed, "the helper at h:1"), "503 out_of_stock");
-  EXPECT_EQ(status(Code::closed, "stock"), "503 out_of_stock");
+  EXPECT_EQ(status(Code::closed, "stock"), "503 provider_unreachable");
+  EXPECT_EQ(status(Code::resource, "stock"), "503 out_of_stock");
   EXPECT_EQ(status(Code::mismatch, "model"), "503 model_changed");
   EXPECT_EQ(status(Code::mismatch, "frame.version"), "502 peer_fault");
   EXPECT_EQ(status(Code::malformed, "frame.tag"), "502 peer_fault");
