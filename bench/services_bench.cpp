@@ -66,6 +66,7 @@ double resident_mb(pid_t process) {
 class World {
  public:
   World(const Options& options, const std::string& profile) : options_(options) {
+    const Clock::duration round_trip = parse_duration(options.rtt, "--rtt");
     const auto helper = create_identity(place("helper"), Role::helper, "helper", 7).certificate;
     const auto provider = create_identity(place("provider"), Role::provider, "provider", 7).certificate;
     replace_file(place("helper") / "peers" / "provider.pem", provider.pem(), 0644);
@@ -78,7 +79,7 @@ class World {
                                            "--helper", helper_address, "--state", place("state").string()}),
                       options.binary);
     provider_pid = provider_->pid();
-    relay_.emplace(provider_->wait_for("ready").at("port").get<std::uint16_t>(), parse_duration(options.rtt, "--rtt"));
+    relay_.emplace(provider_->wait_for("ready").at("port").get<std::uint16_t>(), round_trip);
     for (std::size_t i = 0; i < options.most_users(); ++i) {
       save_invite(make_invite(place("provider"), name(i), helper, relay_->address(), helper_address, std::numeric_limits<std::int64_t>::max(), 7), place(name(i) + ".invite"));
     }
@@ -165,7 +166,7 @@ class Crowd {
     std::vector<Json> reports;
     for (auto& answer : answers_) reports.push_back(answer.get());
     for (std::size_t i = 0; i < arrivals_.size(); ++i) {
-      if (arrivals_[i].size() < tokens_) throw Error(Code::resource, "chat", fmt::format("an answer ended by itself after {} tokens, of {}", arrivals_[i].size(), tokens_));
+      if (arrivals_[i].size() < tokens_) throw Error(Code::resource, "chat", fmt::format("an answer ended after {} tokens, of {}", arrivals_[i].size(), tokens_));
       if (reports[i].at("bytes").at("offline_provider").at("sent") != 0) throw Error(Code::resource, "chat", "material was made beside an answer: there was to be enough");
     }
     if (end_.time <= begin_.time) throw Error(Code::usage, "--tokens", "an answer was over before all others had begun; let them be longer");
