@@ -76,7 +76,7 @@ void ProviderSession::serve() {
       const Clock::time_point began = Clock::now();
       run(begin);
       if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind) on_pass_(std::chrono::duration<double>(Clock::now() - began).count());
-      if (begin.tokens > 1) trim_heap();  // a prompt's pass leaves as many times more behind as it has tokens
+      begin.tokens > 1 ? trim_heap() : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {
       if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
       give_up();
