@@ -87,7 +87,7 @@ void run(Options options) {
   const Seconds decode = seconds_of(request.decode, passes, product_seconds(model, 1, executor));
   const Cost all = request.prefill + request.decode;
   const std::size_t stock = all.offline.user_to_provider + all.offline.helper_to_provider;
-  const std::size_t provider = memory.provider + options.users * (plan.slots * memory.provider_slot + stock);
+  const std::size_t provider = memory.provider + options.users * plan.slots * memory.provider_slot;
   const std::size_t helper = memory.helper + options.users * plan.slots * memory.helper_slot;
   const std::size_t user = memory.user + plan.slots * memory.user_slot;
   const double each = passes == 0 ? 0 : decode.sum() / static_cast<double>(passes);
@@ -95,7 +95,7 @@ void run(Options options) {
     print_event({{"event", "plan"}, {"model", model.plan.config.name}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"retrieval", name_of(plan.retrieval)},
                  {"users", options.users}, {"prompt_tokens", options.prompt}, {"answer_tokens", options.answer}, {"context", plan.slots},
                  {"memory_bytes", {{"provider", provider}, {"helper", helper}, {"user", user}, {"provider_weights", memory.provider}}},
-                 {"store_bytes", {{"helper", memory.helper}}},
+                 {"store_bytes", {{"helper", memory.helper}, {"provider", options.users * stock}}},
                  {"registration_bytes", memory.helper},
                  {"request", {{"stock_bytes", stock}, {"offline_user_to_provider_bytes", all.offline.user_to_provider},
                               {"offline_helper_to_provider_bytes", all.offline.helper_to_provider}, {"provider_to_user_bytes", all.online.provider_to_user},
@@ -112,9 +112,12 @@ void run(Options options) {
   fmt::print("Once\n");
   row(plan.open() ? "weights to the helper, kept there" : "masked weights to the helper, kept there", mb(memory.helper));
   fmt::print("\nMemory\n");
-  row("provider: weights; caches and stock", fmt::format("{}; {}", mb(memory.provider), mb(provider - memory.provider)));
+  row("provider: weights; caches", fmt::format("{}; {}", mb(memory.provider), mb(provider - memory.provider)));
   row("helper: masked weights; keys of its chains", fmt::format("{}; {}", mb(memory.helper), mb(helper - memory.helper)));
   row("each user", mb(user));
+  fmt::print("\nDisk\n");
+  row("helper: the weights", mb(memory.helper));
+  row("provider: stock of these requests (--state)", mb(options.users * stock) + "; without --state in memory");
   fmt::print("\nA request\n");
   row("offline, ahead of need: from user, helper", fmt::format("{}, {}", mb(all.offline.user_to_provider), mb(all.offline.helper_to_provider)));
   row("online: to user, to provider", fmt::format("{}, {}", mb(all.online.provider_to_user), mb(all.online.user_to_provider)));
