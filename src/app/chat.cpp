@@ -223,8 +223,8 @@ class Chat {
     if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (!Lines::person()) return;
     const Answer::Cost& cost = last_->cost;
-    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready, and more is made; {} left of the invite]\n", cost.answer_tokens,
-                     cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(), cost.tokens_left));
+    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready{}; {} left of the invite]\n", cost.answer_tokens,
+                     cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(), cancelled ? "" : " and more is made", cost.tokens_left));
   }
 
   void command(const std::string& line) {
