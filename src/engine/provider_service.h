@@ -76,7 +76,7 @@ class ProviderService {
   void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& whose, const UserLimits& limits, Executor& executor,
                 SessionEvents& events);
   void send_embedding(Channel& user);
-  void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
+  void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain, const UserLimits& limits);
   std::size_t sessions_of(const std::string& peer) const;  // with the lock
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
 

@@ -3,11 +3,11 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 #include <list>
-#include <set>
 #include <set>
 #include <thread>
 
@@ -117,6 +117,17 @@ void copy_folder(const fs::path& from, const fs::path& to) {
   fs::remove_all(to);
   fs::create_directories(to);
   if (fs::exists(from)) fs::copy(from, to, fs::copy_options::recursive);
+}
+
+// Bytes of the disk that the packs below a provider's folder have.
+std::uint64_t disk_of(const fs::path& provider) {
+  std::uint64_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(provider / "stock")) {
+    struct stat status {};
+    const bool pack = entry.path().extension() == ".helper" || entry.path().extension() == ".user";
+    if (pack && stat(entry.path().c_str(), &status) == 0) sum += static_cast<std::uint64_t>(status.st_blocks) * 512;
+  }
+  return sum;
 }
 
 // An answer of n tokens behind a prompt, with what is made.
@@ -441,15 +452,122 @@ TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
   EXPECT_NE(error_of([&] { UserClient(machines.links("u", limits), c, machines.executor(), 5s); }).find("2 of this user are open, the limit is 2"),
             std::string::npos);
   EXPECT_EQ(error_of([&] { UserClient(machines.links("v", limits), c, machines.executor(), 5s); }), "no error");
-  limits.stock = 1000;
-  Ledger ledger(places.ledger());
-  const auto more = [&](std::size_t slots) {
-    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
-    client.fill(target_of(client.card().plan, {}, slots, slots), nullptr);
+}
+
+// What is used gives its room back: while a session lasts, at its end, and at a start where there was no end.
+TEST_P(Chains, what_is_used_gives_its_room_back) {
+  Places places, cut;
+  std::uint64_t full = 0, part = 0, rest = 0;
+  std::vector<TokenId> expected;
+  {
+    Machines machines(places.provider, GetParam());
+    Ledger memory, ledger(places.ledger());
+    expected = answer(machines, memory, 5);
+    UserClient client(machines.links(), ledger, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, {}, 15, 46), nullptr);
+    full = disk_of(places.provider);
+    copy_folder(places.provider, cut.provider);
+    ask(client, k_prompt, 21);
+    client.session().rewind(0);
+    ask(client, k_prompt, 2);
+    part = disk_of(places.provider);
+    client.session().rewind(0);
+    ask(client, k_prompt, 11);
+    client.end();
+    rest = disk_of(places.provider);
+  }
+  EXPECT_LT(part, full - full / 6);  // 16 of 60 slots at least, those with few keys
+  EXPECT_LT(rest, full - full / 3);  // 40
+  {
+    Machines machines(places.provider, GetParam());
+    machines.helper_works = false;
+    Ledger ledger(places.ledger());
+    Marks begin;
+    EXPECT_EQ(answer(machines, ledger, 5, &begin), expected);
+    EXPECT_EQ(begin[k_slot_kind], 40u);
+    // The provider dies in a session with a copy of the files from before: its ledger has the marks alone.
+    Ledger late(cut.provider / "stock" / "ledger.sqlite");
+    ChainRecord record = late.all().at(0);
+    late.set_burnt(record.peer, record.chain, begin, 0);
+  }
+  EXPECT_EQ(disk_of(cut.provider), full);
+  const Machines again(cut.provider, GetParam());
+  EXPECT_LT(disk_of(cut.provider), full - full / 3);
+}
+
+TEST(Chain, a_filling_stops_at_the_limit_and_what_is_made_answers) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger()), other(places.folder.path() / "other.sqlite"), memory;
+  const auto expected = answer(machines, memory, 5);
+  const auto fill_to = [&](Ledger& of, std::size_t slots) {
+    UserClient client(machines.links("w", limits), of, machines.executor(), 5s);
+    for (std::size_t n = 8; n <= slots; n += 8) client.fill(target_of(client.card().plan, {}, n, n), nullptr);
     client.end();
   };
-  EXPECT_EQ(error_of([&] { more(8); }), "no error");
-  EXPECT_NE(error_of([&] { more(16); }).find("bytes of the provider's disk, the limit is 1000"), std::string::npos);
+  fill_to(ledger, 8);
+  const std::uint64_t first = disk_of(places.provider);
+  limits.stock = 2 * first;
+  // Of two that are filled at once.
+  std::string one, two;
+  {
+    const std::jthread thread([&] { one = error_of([&] { fill_to(ledger, 32); }); });
+    two = error_of([&] { fill_to(other, 32); });
+  }
+  EXPECT_NE((one + two).find("bytes of the user's packs are on the provider's disk"), std::string::npos) << one << two;
+  EXPECT_NE((one + two).find(fmt::format("the limit is {}", limits.stock)), std::string::npos) << one << two;
+  EXPECT_LE(disk_of(places.provider), limits.stock + limits.stock / 4);  // and heads of records, and what blocks have over
+  EXPECT_GT(disk_of(places.provider), first);
+  machines.helper_works = false;
+  UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
+  EXPECT_EQ(ask(client, k_prompt, 5), expected);
+}
+
+// A user who asks and asks is never shut out by what was used.
+TEST(Chain, questions_go_on_under_a_limit) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger()), another(places.folder.path() / "another.sqlite"), memory;
+  const auto expected = answer(machines, memory, 5);
+  fill(machines, another, 60);
+  limits.stock = disk_of(places.provider) / 2;
+  // The one used last, while a question has room in it.
+  const auto with_room = [](std::span<const ChainChoice> chains) -> const ChainChoice* {
+    const auto found = std::find_if(chains.begin(), chains.end(), [](const ChainChoice& c) { return c.burnt[k_slot_kind] <= 64 - 7; });
+    return found == chains.end() ? nullptr : &*found;
+  };
+  for (int i = 0; i < 25; ++i) {
+    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s, with_room);
+    client.fill(target_of(client.card().plan, client.session().marks(), k_prompt.size(), 5), nullptr);
+    EXPECT_EQ(ask(client, k_prompt, 5), expected) << i;
+    client.end();
+  }
+}
+
+// Where leftovers take the room, they give way, the one with the least material first; a chain that is fresh or in use does not.
+TEST(Chain, leftovers_give_way_at_the_limit) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger());
+  const auto new_chain = [](std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
+  const auto begin = [&](std::size_t slots, bool use) {
+    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s, new_chain);
+    client.fill(target_of(client.card().plan, {}, k_prompt.size(), slots), nullptr);
+    if (use) ask(client, k_prompt, 4);
+    client.end();
+  };
+  begin(20, true);
+  begin(30, true);
+  begin(10, false);
+  limits.stock = disk_of(places.provider);
+  begin(14, false);
+  UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
+  std::multiset<std::uint32_t> ready;
+  for (const ChainState& chain : client.card().chains) ready.insert(between(chain.burnt, chain.made)[k_slot_kind]);
+  EXPECT_EQ(ready, (std::multiset<std::uint32_t>{12, 16, 26}));
 }
 
 // Chains that are used in part do not heap up: eight stay, those with the most material.
