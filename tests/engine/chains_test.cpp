@@ -519,6 +519,11 @@ TEST(Chain, a_filling_stops_at_the_limit_and_what_is_made_answers) {
   EXPECT_NE((one + two).find(fmt::format("the limit is {}", limits.stock)), std::string::npos) << one << two;
   EXPECT_LE(disk_of(places.provider), limits.stock + limits.stock / 4);  // and heads of records, and what blocks have over
   EXPECT_GT(disk_of(places.provider), first);
+  const auto busy = [&] {  // the refused sessions end by themselves
+    const Card card = read_card(machines.links("w"), 5s);
+    return std::any_of(card.chains.begin(), card.chains.end(), [](const ChainState& chain) { return chain.busy; });
+  };
+  for (int i = 0; i < 100 && busy(); ++i) std::this_thread::sleep_for(20ms);
   machines.helper_works = false;
   UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
   EXPECT_EQ(ask(client, k_prompt, 5), expected);
