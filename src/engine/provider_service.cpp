@@ -142,7 +142,10 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
     }
     const auto hello = message_of<Hello>(first);
     if (hello.purpose == Hello::online) {
-      admit_();
+      {
+        const std::lock_guard lock(mutex_);
+        admit_(sessions_.size());
+      }
       Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
       converse(user, link, peer, limits, executor, events);
     } else if (hello.purpose == Hello::offline) {
@@ -195,6 +198,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   std::shared_ptr<ProviderChains::Chain> held;
   {
     const std::lock_guard lock(mutex_);
+    admit_(sessions_.size());  // others may have come since
     const std::size_t own = sessions_of(peer);
     if (own >= limits.sessions) {
       throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <list>
@@ -41,6 +42,9 @@ class Machines {
       : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
         provider_(tiny_model({variety.profile, variety.retrieval}), executor_, 5s, [this] { return to_helper(Role::provider); },
                   [this](const std::string& s) { note(s); }, provider_state) {
+    provider_.set_admission([this](std::size_t open) {
+      if (open >= most_sessions) throw Error(Code::resource, "provider", "has enough");
+    });
     provider_.register_model(nullptr);
   }
   ~Machines() {
@@ -57,6 +61,7 @@ class Machines {
   }
   Executor& executor() { return executor_; }
   bool helper_works = true;
+  std::atomic<std::size_t> most_sessions = SIZE_MAX;
   std::string notes() {
     const std::lock_guard lock(mutex_);
     return notes_;
@@ -452,6 +457,24 @@ TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
   EXPECT_NE(error_of([&] { UserClient(machines.links("u", limits), c, machines.executor(), 5s); }).find("2 of this user are open, the limit is 2"),
             std::string::npos);
   EXPECT_EQ(error_of([&] { UserClient(machines.links("v", limits), c, machines.executor(), 5s); }), "no error");
+}
+
+TEST(Chain, all_users_together_have_so_many_sessions) {
+  Machines machines({});
+  machines.most_sessions = 2;
+  Ledger a, b, c;
+  UserClient one(machines.links("u"), a, machines.executor(), 5s);
+  {
+    const UserClient two(machines.links("v"), b, machines.executor(), 5s);
+    EXPECT_NE(error_of([&] { UserClient(machines.links("w"), c, machines.executor(), 5s); }).find("provider: has enough"), std::string::npos);
+    one.fill(target_of(one.card().plan, {}, k_prompt.size(), 4), nullptr);  // an open one is no newcomer
+    EXPECT_EQ(ask(one, k_prompt, 4).size(), 4u);
+  }
+  std::string error = "none yet";
+  for (int i = 0; i < 100 && error != "no error"; ++i, std::this_thread::sleep_for(20ms)) {
+    error = error_of([&] { UserClient(machines.links("w"), c, machines.executor(), 5s); });
+  }
+  EXPECT_EQ(error, "no error");
 }
 
 // What is used gives its room back: while a session lasts, at its end, and at a start where there was no end.
