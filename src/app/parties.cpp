@@ -47,7 +47,7 @@ struct PartyOptions {
 };
 
 constexpr auto k_silence = std::chrono::seconds(2);
-const std::vector<std::string> k_reloadable{"log-level", "max-connections", "max-handshakes", "max-per-user", "max-memory", "drain"};
+const std::vector<std::string> k_reloadable{"log-level", "max-connections", "max-handshakes", "max-per-user", "max-sessions", "max-memory", "drain"};
 
 void add_party_options(CLI::App& command, PartyOptions& options, const std::string& status_example) {
   command.add_option("--listen", options.listen, "address and port to listen on; port 0 lets the system choose")
@@ -97,11 +97,15 @@ class Party {
     const double seconds = std::chrono::duration<double>(now - begun_).count();
     note("progress", fmt::format("{} of the model: {:.0f} %, about {:.0f} s left", what, fraction * 100, seconds * (1 / fraction - 1)));
   }
-  // Of new sessions. Errors: resource.
-  void admit() const {
+  // A new session beside those that are open. Errors: resource.
+  void admit(std::size_t open) const {
     if (draining_) throw Error(Code::resource, name_of(role_), "is shutting down; try again in a moment");
     const std::string reason = short_of_memory();
     if (!reason.empty()) throw Error(Code::resource, name_of(role_), reason + "; try again later");
+    const std::size_t most = session_limit_;
+    if (most != 0 && open >= most) {
+      throw Error(Code::resource, name_of(role_), fmt::format("as many conversations are open as may be ({}, of all users); try again in a moment", most));
+    }
   }
   // Serves until a signal ends it. facts: of the ready event.
   void serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts) {
@@ -144,6 +148,7 @@ class Party {
       limits.connections = most;
     }
     memory_limit_ = limits.memory;
+    session_limit_ = limits.sessions;
     return limits;
   }
   std::string short_of_memory() const { return exceeds_memory(memory_limit_) ? "the process has as much memory as it may"  : ""; }
@@ -236,7 +241,7 @@ class Party {
   const std::function<std::string()> ready_;
   const std::size_t files_;
   std::atomic<bool> draining_ = false;
-  std::atomic<std::size_t> memory_limit_ = 0;
+  std::atomic<std::size_t> memory_limit_ = 0, session_limit_ = 0;
   std::mutex mutex_;  // of the options that are reloaded and of what follows
   std::string state_;          // before the server is there
   std::string doing_;          // of progress, since when, and when the log was told
@@ -283,7 +288,7 @@ void run_helper(HelperOptions& helper) {
   TlsListener listener([&] { return load_credentials(options.identity, Role::helper); }, options.listen);
   require_peer(options.identity, Role::provider);
   HelperService service(executor, options.patience(), party.on_event(), helper.store);
-  service.set_admission([&] { party.admit(); });
+  service.set_admission([&] { party.admit(0); });
   party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
     service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer);
@@ -308,6 +313,8 @@ std::set<std::string> invites_in_force(const std::string& identity) {
 }
 
 Clock::duration seconds(double number) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(number)); }
+
+constexpr std::size_t k_most_sessions = 64;
 
 struct ProviderOptions {
   PartyOptions party;
@@ -345,7 +352,7 @@ void run_provider(ProviderOptions& options) {
   } catch (const Error& error) {  // whose a damaged record is is not known: nobody's material goes
     party.note("note", fmt::format("offline material of users without an invite is kept: {}", error.what()));
   }
-  service.set_admission([&] { party.admit(); });
+  service.set_admission([&](std::size_t open) { party.admit(open); });
   service.watch_helper([&] { return dial_within(std::chrono::seconds(3)); });
   const Clock::time_point registration = Clock::now();
   party.progress("registration", 0);
@@ -371,6 +378,9 @@ CLI::App* provider_command(CLI::App& parent, const char* description, const std:
       ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
   command->add_option("--idle", options->idle_seconds, "seconds that a conversation keeps its cache for the user's next turn")
       ->capture_default_str()->check(CLI::Range(1.0, 86400.0));
+  options->party.limits.sessions = k_most_sessions;
+  command->add_option("--max-sessions", options->party.limits.sessions, "conversations at once, of all users; 0: as many as connections and memory allow")
+      ->capture_default_str();
   command->add_option("--user-sessions", options->limits.sessions, "sessions that a user may have at once")->capture_default_str();
   command->add_option("--user-bandwidth", options->user_bandwidth, "what all connections of a user may carry in each direction (100mbit); 0: no limit")
       ->capture_default_str();

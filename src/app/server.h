@@ -15,6 +15,7 @@ struct Limits {
   std::size_t connections = 256;  // in all; the last of them, 16 or a quarter, are for handshakes alone
   std::size_t handshakes = 16;    // under way from one address (IPv6: from one /64)
   std::size_t per_user = 16;      // of one user, behind the handshake
+  std::size_t sessions = 0;       // of a provider, of all users; 0: no limit
   std::size_t memory = 0;         // bytes of the process's own; 0: no limit
   std::size_t drain_seconds = 30;
 };

@@ -84,6 +84,14 @@ void File::resize(std::uint64_t size) const {
   if (ftruncate(file_, static_cast<off_t>(size)) != 0) fail(name_, fmt::format("it cannot have {} bytes", size));
 }
 
+bool File::free(std::uint64_t offset, std::uint64_t bytes) const {
+  int failed = 0;
+  do {
+    failed = bytes == 0 ? 0 : fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  } while (failed != 0 && errno == EINTR);
+  return failed == 0;
+}
+
 void File::sync() const {
   if (fsync(file_) != 0) fail(name_, "it does not reach the disk");
 }

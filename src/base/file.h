@@ -28,6 +28,8 @@ class File {
   bool read(std::uint64_t offset, std::span<std::uint8_t> out) const;
   void write(std::uint64_t offset, std::span<const std::uint8_t> bytes) const;
   void resize(std::uint64_t size) const;
+  // Gives the room of these bytes back to the file system; they read as zeros, the size stays. False where it does not take any.
+  bool free(std::uint64_t offset, std::uint64_t bytes) const;
   void sync() const;  // what was written is on the disk
   // Its writing begins, so that sync has less to wait for. Never fails.
   void start_sync(std::uint64_t offset, std::uint64_t bytes) const;

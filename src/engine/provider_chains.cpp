@@ -36,7 +36,12 @@ ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string 
       Stock stock(plan_.config.layers, !plan_.open());
       stock.keep_in(folder_, name_of_chain(record), record.chain, plan_hash_, record.lengths);
       if (!within(record.made, stock.made())) throw Error(Code::file, name_of_chain(record), "packs are missing");
-      if (record.burnt[k_slot_kind] < plan_.slots) continue;
+      if (!used_up(record)) {
+        stock.drop_behind(record.made);
+        stock.free(record.burnt);
+        idle_[{record.peer, record.chain}] = stock.bytes();
+        continue;
+      }
     } catch (const Error& error) {
       on_event_(fmt::format("a chain of offline material is lost: {}", error.what()));
     }
@@ -55,14 +60,52 @@ void ProviderChains::forget(const ChainRecord& record) {
     if (!folder_.empty()) std::filesystem::remove(folder_ / (name_of_chain(record) + half), ignored);
   }
   ledger_.drop(record.peer, record.chain);
+  idle_.erase({record.peer, record.chain});
 }
 
-void ProviderChains::drop_leftovers(const std::string& peer) {
+bool ProviderChains::used_up(const ChainRecord& record) const {
+  // A model that takes one prompt a chain needs a fresh one.
+  return record.burnt[k_slot_kind] >= plan_.slots || (plan_.prompt_slots != 0 && record.burnt[k_slot_kind] > 0);
+}
+
+std::vector<ChainRecord> ProviderChains::leftovers(const std::string& peer) {
   std::vector<ChainRecord> used = ledger_.chains(peer, model_id_);
   std::erase_if(used, [&](const ChainRecord& record) { return record.burnt == Marks{} || open_.contains({peer, record.chain}); });
   const auto ready = [](const ChainRecord& record) { return between(record.burnt, record.made)[k_slot_kind]; };
   std::sort(used.begin(), used.end(), [&](const ChainRecord& a, const ChainRecord& b) { return ready(a) < ready(b); });
+  return used;
+}
+
+void ProviderChains::drop_leftovers(const std::string& peer) {
+  const std::vector<ChainRecord> used = leftovers(peer);
   for (std::size_t i = 0; i + k_most_leftovers < used.size(); ++i) forget(used[i]);
+}
+
+std::uint64_t ProviderChains::bytes_of(const std::string& peer) const {
+  std::uint64_t sum = 0;
+  for (auto i = open_.lower_bound({peer, 0}); i != open_.end() && i->first.first == peer; ++i) sum += i->second->stock_.bytes();
+  for (auto i = idle_.lower_bound({peer, 0}); i != idle_.end() && i->first.first == peer; ++i) sum += i->second;
+  return sum;
+}
+
+std::uint64_t ProviderChains::bytes(const std::string& peer) {
+  const std::lock_guard lock(mutex_);
+  return bytes_of(peer);
+}
+
+void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits) {
+  const auto coming = coming_.find(peer);
+  const std::uint64_t more = bytes + (coming == coming_.end() ? 0 : coming->second);
+  const auto fits = [&] { return bytes_of(peer) + more <= limits.stock; };
+  if (fits()) return;
+  for (const ChainRecord& leftover : leftovers(peer)) {
+    forget(leftover);
+    if (fits()) return;
+  }
+  throw Error(Code::resource, "stock",
+              fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}; a question that what is made suffices for "
+                          "makes room, or the provider raises --user-stock",
+                          bytes_of(peer), bytes, limits.stock));
 }
 
 void ProviderChains::drop_unless(const std::function<bool(const std::string& peer)>& keep) {
@@ -107,32 +150,39 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   ledger_.put(*record);
   const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
   chain->keep_ = agreement.keep && !folder_.empty();
-  if (chain->keep_) chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
-  open_.insert({peer, number});
+  if (chain->keep_) {
+    chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
+    chain->stock_.drop_behind(record->made);
+    chain->free(record->burnt);
+  }
+  idle_.erase({peer, number});
+  open_[{peer, number}] = chain.get();
+  chain->open_ = true;
   return chain;
-}
-
-std::uint64_t ProviderChains::bytes(const std::string& peer) {
-  std::uint64_t sum = 0;
-  for (const ChainRecord& record : ledger_.chains(peer, model_id_)) sum += record.lengths[0] + record.lengths[1];
-  return sum;
 }
 
 ProviderChains::Chain::Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals)
     : chains_(chains), record_(std::move(record)), stock_(layers, user_deals) {}
 
 ProviderChains::Chain::~Chain() {
-  const std::lock_guard lock(chains_.mutex_);
-  const Key key{record_.peer, record_.chain};
-  if (!chains_.open_.contains(key)) return;
+  if (!open_) return;
+  std::optional<ChainRecord> record;
   try {
-    const auto record = chains_.ledger_.find(record_.peer, record_.chain);
-    // One that has no slots left, or of which nothing was made, is of no use to anybody.
-    if (record && (!keep_ || record->burnt[k_slot_kind] >= chains_.plan_.slots || record->made == Marks{})) chains_.forget(record_);
+    record = chains_.ledger_.find(record_.peer, record_.chain);
+    if (record) free(record->burnt);
   } catch (const std::exception&) {
     // It stays in the ledger until the next start.
   }
-  chains_.open_.erase(key);
+  const std::lock_guard lock(chains_.mutex_);
+  chains_.open_.erase({record_.peer, record_.chain});
+  if (!record) return;
+  chains_.idle_[{record_.peer, record_.chain}] = stock_.bytes();
+  try {
+    // One that is used up, or of which nothing was made, is of no use to anybody.
+    if (!keep_ || chains_.used_up(*record) || record->made == Marks{}) chains_.forget(record_);
+  } catch (const std::exception&) {
+    // Likewise.
+  }
 }
 
 Accepted ProviderChains::Chain::state() const {
@@ -157,11 +207,26 @@ std::unique_ptr<Burning> ProviderChains::Chain::burning() {
   return std::make_unique<Burning>(chains_.ledger_, record_.peer, record_.chain, state().burnt);
 }
 
+void ProviderChains::Chain::free(const Marks& used) {
+  stock_.free(used);
+  freed_ = used;
+}
+
+ProviderChains::Chain::Room::Room(Chain& chain, std::uint64_t bytes, const UserLimits& limits) : chain_(chain), bytes_(bytes) {
+  const std::lock_guard lock(chain_.chains_.mutex_);
+  chain_.chains_.need_room(chain_.record_.peer, bytes_, limits);
+  chain_.chains_.coming_[chain_.record_.peer] += bytes_;
+}
+
+ProviderChains::Chain::Room::~Room() {
+  auto& coming = chain_.chains_.coming_;
+  const std::lock_guard lock(chain_.chains_.mutex_);
+  const auto of_peer = coming.find(chain_.record_.peer);
+  if ((of_peer->second -= bytes_) == 0) coming.erase(of_peer);
+}
+
 void ProviderChains::Chain::begin_filling(const UserLimits& limits, Clock::time_point deadline) {
-  const std::uint64_t bytes = chains_.bytes(record_.peer);
-  if (bytes >= limits.stock) {
-    throw Error(Code::resource, "stock", fmt::format("the user's packs take {} bytes of the provider's disk, the limit is {}", bytes, limits.stock));
-  }
+  Room(*this, 1, limits);
   std::unique_lock lock(mutex_);
   if (!changed_.wait_until(lock, deadline, [&] { return !filling_; })) throw Error(Code::mismatch, "Hello.session", "another filling of this chain is under way");
   filling_ = true;
@@ -202,6 +267,7 @@ void ProviderChains::Chain::commit() {
 void ProviderChains::Chain::end_filling() {
   {
     const std::lock_guard lock(mutex_);
+    stock_.drop_behind(record_.made);
     filling_ = false;
   }
   changed_.notify_all();

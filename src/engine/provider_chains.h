@@ -4,9 +4,9 @@
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 
 #include "engine/handshake.h"
 #include "engine/ledger.h"
@@ -16,7 +16,7 @@ namespace permllm {
 // What a user may have at a provider.
 struct UserLimits {
   std::size_t sessions = 16;           // at once
-  std::uint64_t stock = 32ull << 30;   // bytes of packs
+  std::uint64_t stock = 32ull << 30;   // bytes of packs that are not burnt, and of those that are being made
   std::uint64_t tokens = UINT64_MAX;   // of answers, ever: the invite's allowance
 };
 
@@ -38,10 +38,26 @@ class ProviderChains {
     Seed seed(Clock::time_point deadline);
     // Burns ahead of use; counts tokens.
     std::unique_ptr<Burning> burning();
+    // Whether enough was used to be worth giving its room back now; what is left of it goes with the session.
+    bool should_free(const Marks& used) const { return used[k_slot_kind] >= freed_[k_slot_kind] + k_free_step; }
+    // Gives it back. used: no more than is burnt on the disk; no pass with it is under way.
+    void free(const Marks& used);
 
     // A filling begins; whatever an earlier one left unfinished is forgotten. One at a time: waits until `deadline` for the one before.
     // Errors: resource, where the user's stock is full.
     void begin_filling(const UserLimits& limits, Clock::time_point deadline);
+    // Room for so many bytes, while they are being put into the stock. Errors: resource, likewise.
+    class Room {
+     public:
+      Room(Chain& chain, std::uint64_t bytes, const UserLimits& limits);
+      ~Room();
+      Room(const Room&) = delete;
+      Room& operator=(const Room&) = delete;
+
+     private:
+      Chain& chain_;
+      const std::uint64_t bytes_;
+    };
     // The seed that stands, or none: a new one is to be agreed on.
     std::optional<Seed> standing() const;
     // The helper's digest of the user's seed, and the seed that was agreed on. Errors: mismatch, where it is another than in earlier fillings.
@@ -52,6 +68,7 @@ class ProviderChains {
 
    private:
     friend class ProviderChains;
+    static constexpr std::uint32_t k_free_step = 16;  // slots
     Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals);
     ProviderChains& chains_;
     ChainRecord record_;
@@ -59,7 +76,8 @@ class ProviderChains {
     mutable std::mutex mutex_;
     std::mutex commit_;
     std::condition_variable changed_;
-    bool keep_ = false, filling_ = false;
+    Marks freed_;  // of the session's thread
+    bool open_ = false, keep_ = false, filling_ = false;
   };
 
   // For the card.
@@ -70,14 +88,21 @@ class ProviderChains {
   // Drops the chains of users who are not to be kept.
   void drop_unless(const std::function<bool(const std::string& peer)>& keep);
   std::uint64_t tokens(const std::string& peer) { return ledger_.tokens(peer); }
-  // Bytes of packs of a user, on the disk or in open chains.
+  // Bytes of packs of a user that take room, on the disk or in memory.
   std::uint64_t bytes(const std::string& peer);
   Ledger& ledger() { return ledger_; }
 
  private:
   using Key = std::pair<std::string, std::uint64_t>;
   static constexpr std::size_t k_most_leftovers = 8;
+  // With the lock, as what follows: chains that are used in part and in no session, the one with the least material first.
+  std::vector<ChainRecord> leftovers(const std::string& peer);
   void drop_leftovers(const std::string& peer);
+  std::uint64_t bytes_of(const std::string& peer) const;
+  // Where the limit leaves no room for so many bytes more, leftovers give way. Errors: resource.
+  void need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits);
+  // Whether no session can make use of it any more.
+  bool used_up(const ChainRecord& record) const;
   std::string name_of_chain(const ChainRecord& record) const;
   void forget(const ChainRecord& record);
 
@@ -87,8 +112,10 @@ class ProviderChains {
   std::function<void(const std::string&)> on_event_;
   std::optional<File> lock_;
   Ledger ledger_;
-  std::mutex mutex_;
-  std::set<Key> open_;
+  std::mutex mutex_;  // before a chain's and a stock's
+  std::map<Key, Chain*> open_;          // in a session
+  std::map<Key, std::uint64_t> idle_;   // bytes of the others
+  std::map<std::string, std::uint64_t> coming_;  // bytes by user, that are being put into a stock
 };
 
 }  // namespace permllm

@@ -142,7 +142,10 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
     }
     const auto hello = message_of<Hello>(first);
     if (hello.purpose == Hello::online) {
-      admit_();
+      {
+        const std::lock_guard lock(mutex_);
+        admit_(sessions_.size());
+      }
       Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
       converse(user, link, peer, limits, executor, events);
     } else if (hello.purpose == Hello::offline) {
@@ -195,6 +198,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   std::shared_ptr<ProviderChains::Chain> held;
   {
     const std::lock_guard lock(mutex_);
+    admit_(sessions_.size());  // others may have come since
     const std::size_t own = sessions_of(peer);
     if (own >= limits.sessions) {
       throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
@@ -234,8 +238,14 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     }
     burning->reach(to);
   };
+  const auto behind_pass = [&](double seconds) {
+    on_event_(pass_event(id, seconds));
+    if (!chain->should_free(burning->used())) return;
+    user.flush();  // the user need not wait for the disk
+    chain->free(burning->used());
+  };
   ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn,
-                               [&](double seconds) { on_event_(pass_event(id, seconds)); }, idle_);
+                               behind_pass, idle_);
   conversation.serve();
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it
@@ -263,7 +273,7 @@ void ProviderService::send_embedding(Channel& user) {
   }
 }
 
-void ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain) {
+void ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain, const UserLimits& limits) {
   for (;;) {
     const Frame frame = from.receive_any("offline material");
     if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return;
@@ -275,7 +285,12 @@ void ProviderService::take_material(Channel& from, Stock::Source source, Provide
     Reader reader(name_of(Tag::pack_material), frame.payload);
     material.visit(reader);
     reader.finish();
-    put_in_stock(chain.stock(), source, model_.plan, std::move(material));
+    {
+      // The layers of an order's slots come one by one, of like sizes: an order that finds no room is refused with the first.
+      const std::uint64_t parts = material.kind == k_slot_kind && material.layer == 0 ? model_.plan.config.layers : 1;
+      const ProviderChains::Chain::Room room(chain, parts * material.material.size(), limits);
+      put_in_stock(chain.stock(), source, model_.plan, std::move(material));
+    }
     chain.commit();
   }
 }
@@ -310,7 +325,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     std::exception_ptr failure;  // of the helper's half, or of ours with it
     const auto take = [&](Channel& from, Stock::Source source) {
       try {
-        take_material(from, source, *chain);
+        take_material(from, source, *chain, limits);
       } catch (...) {
         chain->stock().fail(std::current_exception());
         helper_link->close();

@@ -53,8 +53,8 @@ class ProviderService {
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
-  // Asked before each session; its Error is the user's. Sessions under way go on whatever it says. To be set before serve.
-  void set_admission(std::function<void()> admit) { admit_ = std::move(admit); }
+  // Asked before each session, and told how many are open; its Error is the user's. Sessions under way go on whatever it says. To be set before serve.
+  void set_admission(std::function<void(std::size_t open)> admit) { admit_ = std::move(admit); }
   // Users who probe this service are told how its own link to the helper is, and so is whoever asks helper_trouble (empty: none). dial: as
   // dial_helper, with little patience.
   void watch_helper(Dial dial);
@@ -76,7 +76,7 @@ class ProviderService {
   void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& whose, const UserLimits& limits, Executor& executor,
                 SessionEvents& events);
   void send_embedding(Channel& user);
-  void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain);
+  void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain, const UserLimits& limits);
   std::size_t sessions_of(const std::string& peer) const;  // with the lock
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
 
@@ -87,7 +87,7 @@ class ProviderService {
   Dial dial_helper_;
   OnEvent on_event_;
   std::unique_ptr<HelperWatch> watch_;
-  std::function<void()> admit_ = [] {};
+  std::function<void(std::size_t)> admit_ = [](std::size_t) {};
   ResumeLimits resume_limits_;
   ResumableSessions resumable_;
   std::mutex mutex_;

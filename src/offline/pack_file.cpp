@@ -41,14 +41,16 @@ PackFile::PackFile(const std::filesystem::path& path, std::uint8_t source, std::
   const Bytes head = with_sum(std::move(writer));
   head_ = length_ = head.size();
   if (length < head_) {
+    file_.resize(0);
     file_.write(0, head);
     return;
   }
+  if (file_.size() > length) file_.resize(length);
   Bytes there(head.size());
   if (!file_.read(0, there) || there != head) {
     throw Error(Code::file, file_.name(), "damaged, or of another chain, plan or version");
   }
-  for (Record record; read_record(std::min(length, file_.size()), record);) each(std::move(record));
+  for (Record record; read_record(file_.size(), record);) each(std::move(record));
 }
 
 bool PackFile::read_record(std::uint64_t end, Record& record) {

@@ -13,18 +13,21 @@ void Stock::keep_in(const std::filesystem::path& folder, const std::string& name
     Half& here = half(source);
     PERMLLM_ASSERT(here.rows.empty());
     const auto number = static_cast<std::uint8_t>(source);
+    Row again;  // pieces that were dealt again
     const auto each = [&](const PackFile::Record& record) {
       Row& row = here.rows[{record.kind, record.layer}];
-      if (record.batch.first > row.size()) return;  // none before it: never made
-      row.resize(record.batch.first);
+      if (record.batch.first > row.pieces.size()) return;  // none before it: never made
+      again.pieces.insert(again.pieces.end(), row.pieces.begin() + record.batch.first, row.pieces.end());
+      cut(row, record.batch.first);
       for (const PackFile::Place& place : record.pieces) {
-        row.push_back({nullptr, place});
+        row.pieces.push_back({nullptr, place});
         bytes_ += place.bytes;
       }
     };
     here.file = std::make_unique<PackFile>(folder / (name + (source == Source::helper ? ".helper" : ".user")), number, chain, plan_hash,
                                            lengths[number], each);
     here.length = here.file->length();
+    free(here, again, 0, again.pieces.size());
   }
 }
 
@@ -42,8 +45,8 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
   Half& here = half(source);
   const auto check = [&]() -> Row& {  // with the lock
     Row& row = here.rows[{kind, layer}];
-    if (batch.first != row.size()) {
-      throw Error(Code::malformed, "PackMaterial.first", fmt::format("{}, expected {}", batch.first, row.size()));
+    if (batch.first != row.pieces.size()) {
+      throw Error(Code::malformed, "PackMaterial.first", fmt::format("{}, expected {}", batch.first, row.pieces.size()));
     }
     return row;
   };
@@ -52,7 +55,7 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
     const PackFile::Record record = here.file->append(kind, layer, batch, sizes, material);  // one thread puts what a source sends
     const std::lock_guard lock(mutex_);
     Row& row = check();
-    for (const PackFile::Place& place : record.pieces) row.push_back({nullptr, place});
+    for (const PackFile::Place& place : record.pieces) row.pieces.push_back({nullptr, place});
     here.length = here.file->length();
     bytes_ += expected;
   } else {
@@ -61,7 +64,7 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
     Row& row = check();
     std::uint64_t offset = 0;
     for (const std::size_t size : sizes) {
-      row.push_back({shared, {offset, 0, static_cast<std::uint32_t>(size)}});
+      row.pieces.push_back({shared, {offset, 0, static_cast<std::uint32_t>(size)}});
       offset += size;
     }
     bytes_ += expected;
@@ -72,7 +75,9 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
 Stock::Piece* Stock::find(Source source, std::uint8_t kind, std::uint32_t layer, std::uint32_t index) {
   auto& rows = half(source).rows;
   const auto row = rows.find({kind, layer});
-  return row == rows.end() || index >= row->second.size() || row->second[index].taken ? nullptr : &row->second[index];
+  if (row == rows.end() || index >= row->second.pieces.size()) return nullptr;
+  Piece& piece = row->second.pieces[index];
+  return piece.taken ? nullptr : &piece;
 }
 
 Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline) {
@@ -98,7 +103,6 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
     places[h] = piece.place;
     if (!memory[h]) files[h] = halves_[h].file.get();
     piece.taken = true;
-    bytes_ -= piece.place.bytes;
   }
   lock.unlock();
   const auto reader = [&](const char* name, std::size_t h) {
@@ -129,7 +133,7 @@ Marks Stock::made() const {
       if (!deals(source, kind)) continue;
       for (std::uint32_t layer = 0; layer < (kind == k_slot_kind ? layers_ : 1); ++layer) {
         const auto row = half(source).rows.find({kind, layer});
-        least = std::min(least, row == half(source).rows.end() ? 0 : row->second.size());
+        least = std::min(least, row == half(source).rows.end() ? 0 : row->second.pieces.size());
       }
     }
     made[kind] = least == SIZE_MAX ? 0 : static_cast<std::uint32_t>(least);
@@ -137,15 +141,58 @@ Marks Stock::made() const {
   return made;
 }
 
-void Stock::begin_filling(const Marks& made) {
+bool Stock::free(const Half& half, const Row& row, std::size_t first, std::size_t end) {
+  for (std::size_t i = first; half.file && i < end;) {
+    const std::uint64_t begin = row.pieces[i].place.offset;
+    std::uint64_t to = begin;  // pieces of a record lie side by side
+    for (; i < end && row.pieces[i].place.offset == to; ++i) to += row.pieces[i].place.bytes;
+    if (!half.file->free(begin, to - begin)) return false;
+  }
+  return true;
+}
+
+void Stock::free(const Marks& burnt) {
   const std::lock_guard lock(mutex_);
   for (Half& here : halves_) {
     for (auto& [place, row] : here.rows) {
-      for (; row.size() > made[place.first]; row.pop_back()) {
-        if (!row.back().taken) bytes_ -= row.back().place.bytes;
+      const std::size_t end = std::min<std::size_t>(burnt[place.first], row.pieces.size());
+      if (row.freed >= end) continue;
+      for (std::size_t i = row.freed; i < end; ++i) {
+        row.pieces[i].taken = true;
+        row.pieces[i].memory = nullptr;
       }
+      // With those before them, which are free: the block goes that both have a part of.
+      std::size_t first = row.freed;
+      const auto adjoins = [&](const Piece& a, const Piece& b) { return a.place.offset + a.place.bytes == b.place.offset; };
+      while (first > 0 && adjoins(row.pieces[first - 1], row.pieces[first])) --first;
+      if (!free(here, row, first, end)) continue;
+      for (; row.freed < end; ++row.freed) bytes_ -= row.pieces[row.freed].place.bytes;
     }
   }
+}
+
+void Stock::cut(Row& row, std::size_t size) {
+  for (std::size_t i = std::max(size, row.freed); i < row.pieces.size(); ++i) bytes_ -= row.pieces[i].place.bytes;
+  row.pieces.resize(size);
+  row.freed = std::min(row.freed, size);
+}
+
+void Stock::drop_behind(const Marks& made) {
+  const std::lock_guard lock(mutex_);
+  for (Half& here : halves_) {
+    for (auto& [place, row] : here.rows) {
+      if (row.pieces.size() <= made[place.first]) continue;
+      std::size_t first = made[place.first];
+      while (first < row.pieces.size() && row.pieces[first].taken) ++first;  // may be read now
+      free(here, row, first, row.pieces.size());
+      cut(row, made[place.first]);
+    }
+  }
+}
+
+void Stock::begin_filling(const Marks& made) {
+  drop_behind(made);
+  const std::lock_guard lock(mutex_);
   failure_ = nullptr;
 }
 

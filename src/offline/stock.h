@@ -41,13 +41,18 @@ class Stock {
 
   // Pieces of which all halves and layers are here.
   Marks made() const;
-  // What lies behind `made` came from a filling that ended early, and is forgotten; a new one begins there.
+  // Pieces in front of these marks are burnt, the disk has it, and no taking of them is under way: their room is given back, and what files held
+  // of them is zeros.
+  void free(const Marks& burnt);
+  // What lies behind `made` came from a filling that ended early: it is forgotten, and its room is given back.
+  void drop_behind(const Marks& made);
+  // A new one begins there.
   void begin_filling(const Marks& made);
   // Forgets all.
   void clear();
   // What was put is on the disk; lengths of the files by then.
   Lengths sync();
-  // Of pieces that were not taken.
+  // Of pieces whose room was not given back yet.
   std::size_t bytes() const;
 
  private:
@@ -59,7 +64,10 @@ class Stock {
     PackFile::Place place;                // of memory: the offset in it
     bool taken = false;
   };
-  using Row = std::vector<Piece>;  // by index
+  struct Row {
+    std::vector<Piece> pieces;  // by index
+    std::size_t freed = 0;      // those in front of it take no room
+  };
   struct Half {
     std::map<std::pair<std::uint8_t, std::uint32_t>, Row> rows;  // by kind and layer
     std::unique_ptr<PackFile> file;
@@ -67,6 +75,10 @@ class Stock {
   };
   Half& half(Source source) { return halves_[static_cast<std::size_t>(source)]; }
   const Half& half(Source source) const { return halves_[static_cast<std::size_t>(source)]; }
+  // With the lock, as what follows: gives back what pieces [first, end) take of the file.
+  static bool free(const Half& half, const Row& row, std::size_t first, std::size_t end);
+  // The row has fewer pieces from here on.
+  void cut(Row& row, std::size_t size);
   Piece* find(Source source, std::uint8_t kind, std::uint32_t layer, std::uint32_t index);
 
   const std::size_t layers_;

@@ -167,27 +167,30 @@ TEST(Operation, services_under_a_manager) {
   for (const int fd : silent) close(fd);
 
   // SIGHUP: what can be taken from the file is, and the log says so.
-  write_text(config, settings + "\"info\"\nmax-connections = 100\npatience = 60\n");
+  write_text(config, settings + "\"info\"\nmax-connections = 100\nmax-sessions = 1\npatience = 60\n");
   kill(providing.pid(), SIGHUP);
-  EXPECT_TRUE(comes(provider_log, "reloaded: max-connections = 100, log-level = info; certificate until "));
+  EXPECT_TRUE(comes(provider_log, "reloaded: max-sessions = 1, max-connections = 100, log-level = info; certificate until "));
   EXPECT_TRUE(comes(provider_log, "a restart is needed for patience"));
   EXPECT_TRUE(manager.hears("RELOADING=1\nMONOTONIC_USEC="));
   write_text(config, settings + "\"loud\"\n");
   kill(providing.pid(), SIGHUP);
   EXPECT_TRUE(comes(provider_log, "not reloaded: "));
 
-  // SIGTERM: the session under way gets its answer, the next is refused.
+  // A session beside the one that may be is refused. SIGTERM: the one under way gets its answer, the next is refused.
   std::string under_way = "echo \"Is it so?\" | exec " + std::string(PERMLLM_BINARY);
-  for (const std::string& argument : chat("40")) under_way += " '" + argument + "'";
+  for (const std::string& argument : chat("60")) under_way += " '" + argument + "'";
   Process asking({"-c", under_way}, "/bin/sh");
   asking.wait_for("token");
+  const Result full = run(chat("4"), "echo \"Is it so?\" | ");
+  EXPECT_EQ(full.status, 1);
+  EXPECT_NE(full.error.find("as many conversations are open as may be (1, of all users); try again in a moment"), std::string::npos) << full.error;
   kill(providing.pid(), SIGTERM);
   EXPECT_TRUE(comes(provider_log, "\"drain\""));
   const Result refused = run(chat("4"), "echo \"Is it so?\" | ");
   EXPECT_EQ(refused.status, 1);
   EXPECT_NE(refused.error.find("is shutting down; try again in a moment"), std::string::npos) << refused.error;
   EXPECT_EQ(get(status, "/readyz")->body, "shutting down\n");
-  EXPECT_EQ(asking.wait_for("done").at("output_ids").size(), 40u);
+  EXPECT_EQ(asking.wait_for("done").at("output_ids").size(), 60u);
   EXPECT_EQ(providing.wait(), 0);
   EXPECT_TRUE(manager.hears("STOPPING=1"));
   kill(helping.pid(), SIGINT);

@@ -3,11 +3,12 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <list>
-#include <set>
 #include <set>
 #include <thread>
 
@@ -41,6 +42,9 @@ class Machines {
       : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
         provider_(tiny_model({variety.profile, variety.retrieval}), executor_, 5s, [this] { return to_helper(Role::provider); },
                   [this](const std::string& s) { note(s); }, provider_state) {
+    provider_.set_admission([this](std::size_t open) {
+      if (open >= most_sessions) throw Error(Code::resource, "provider", "has enough");
+    });
     provider_.register_model(nullptr);
   }
   ~Machines() {
@@ -57,6 +61,7 @@ class Machines {
   }
   Executor& executor() { return executor_; }
   bool helper_works = true;
+  std::atomic<std::size_t> most_sessions = SIZE_MAX;
   std::string notes() {
     const std::lock_guard lock(mutex_);
     return notes_;
@@ -117,6 +122,17 @@ void copy_folder(const fs::path& from, const fs::path& to) {
   fs::remove_all(to);
   fs::create_directories(to);
   if (fs::exists(from)) fs::copy(from, to, fs::copy_options::recursive);
+}
+
+// Bytes of the disk that the packs below a provider's folder have.
+std::uint64_t disk_of(const fs::path& provider) {
+  std::uint64_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(provider / "stock")) {
+    struct stat status {};
+    const bool pack = entry.path().extension() == ".helper" || entry.path().extension() == ".user";
+    if (pack && stat(entry.path().c_str(), &status) == 0) sum += static_cast<std::uint64_t>(status.st_blocks) * 512;
+  }
+  return sum;
 }
 
 // An answer of n tokens behind a prompt, with what is made.
@@ -440,15 +456,145 @@ TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
   EXPECT_NE(error_of([&] { UserClient(machines.links("u", limits), c, machines.executor(), 5s); }).find("2 of this user are open, the limit is 2"),
             std::string::npos);
   EXPECT_EQ(error_of([&] { UserClient(machines.links("v", limits), c, machines.executor(), 5s); }), "no error");
-  limits.stock = 1000;
-  Ledger ledger(places.ledger());
-  const auto more = [&](std::size_t slots) {
-    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
-    client.fill(target_of(client.card().plan, {}, slots, slots), nullptr);
+}
+
+TEST(Chain, all_users_together_have_so_many_sessions) {
+  Machines machines({});
+  machines.most_sessions = 2;
+  Ledger a, b, c;
+  UserClient one(machines.links("u"), a, machines.executor(), 5s);
+  {
+    const UserClient two(machines.links("v"), b, machines.executor(), 5s);
+    EXPECT_NE(error_of([&] { UserClient(machines.links("w"), c, machines.executor(), 5s); }).find("provider: has enough"), std::string::npos);
+    one.fill(target_of(one.card().plan, {}, k_prompt.size(), 4), nullptr);  // an open one is no newcomer
+    EXPECT_EQ(ask(one, k_prompt, 4).size(), 4u);
+  }
+  std::string error = "none yet";
+  for (int i = 0; i < 100 && error != "no error"; ++i, std::this_thread::sleep_for(20ms)) {
+    error = error_of([&] { UserClient(machines.links("w"), c, machines.executor(), 5s); });
+  }
+  EXPECT_EQ(error, "no error");
+}
+
+// What is used gives its room back: while a session lasts, at its end, and at a start where there was no end.
+TEST_P(Chains, what_is_used_gives_its_room_back) {
+  Places places, cut;
+  std::uint64_t full = 0, part = 0, rest = 0;
+  std::vector<TokenId> expected;
+  {
+    Machines machines(places.provider, GetParam());
+    Ledger memory, ledger(places.ledger());
+    expected = answer(machines, memory, 5);
+    UserClient client(machines.links(), ledger, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, {}, 15, 46), nullptr);
+    full = disk_of(places.provider);
+    copy_folder(places.provider, cut.provider);
+    ask(client, k_prompt, 21);
+    client.session().rewind(0);
+    ask(client, k_prompt, 2);
+    part = disk_of(places.provider);
+    client.session().rewind(0);
+    ask(client, k_prompt, 11);
+    client.end();
+    rest = disk_of(places.provider);
+  }
+  EXPECT_LT(part, full - full / 6);  // 16 of 60 slots at least, those with few keys
+  EXPECT_LT(rest, full - full / 3);  // 40
+  {
+    Machines machines(places.provider, GetParam());
+    machines.helper_works = false;
+    Ledger ledger(places.ledger());
+    Marks begin;
+    EXPECT_EQ(answer(machines, ledger, 5, &begin), expected);
+    EXPECT_EQ(begin[k_slot_kind], 40u);
+    // The provider dies in a session with a copy of the files from before: its ledger has the marks alone.
+    Ledger late(cut.provider / "stock" / "ledger.sqlite");
+    ChainRecord record = late.all().at(0);
+    late.set_burnt(record.peer, record.chain, begin, 0);
+  }
+  EXPECT_EQ(disk_of(cut.provider), full);
+  const Machines again(cut.provider, GetParam());
+  EXPECT_LT(disk_of(cut.provider), full - full / 3);
+}
+
+TEST(Chain, a_filling_stops_at_the_limit_and_what_is_made_answers) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger()), other(places.folder.path() / "other.sqlite"), memory;
+  const auto expected = answer(machines, memory, 5);
+  const auto fill_to = [&](Ledger& of, std::size_t slots) {
+    UserClient client(machines.links("w", limits), of, machines.executor(), 5s);
+    for (std::size_t n = 8; n <= slots; n += 8) client.fill(target_of(client.card().plan, {}, n, n), nullptr);
     client.end();
   };
-  EXPECT_EQ(error_of([&] { more(8); }), "no error");
-  EXPECT_NE(error_of([&] { more(16); }).find("bytes of the provider's disk, the limit is 1000"), std::string::npos);
+  fill_to(ledger, 8);
+  const std::uint64_t first = disk_of(places.provider);
+  limits.stock = 2 * first;
+  // Of two that are filled at once.
+  std::string one, two;
+  {
+    const std::jthread thread([&] { one = error_of([&] { fill_to(ledger, 32); }); });
+    two = error_of([&] { fill_to(other, 32); });
+  }
+  EXPECT_NE((one + two).find("bytes of the user's packs are on the provider's disk"), std::string::npos) << one << two;
+  EXPECT_NE((one + two).find(fmt::format("the limit is {}", limits.stock)), std::string::npos) << one << two;
+  EXPECT_LE(disk_of(places.provider), limits.stock + limits.stock / 4);  // and heads of records, and what blocks have over
+  EXPECT_GT(disk_of(places.provider), first);
+  const auto busy = [&] {  // the refused sessions end by themselves
+    const Card card = read_card(machines.links("w"), 5s);
+    return std::any_of(card.chains.begin(), card.chains.end(), [](const ChainState& chain) { return chain.busy; });
+  };
+  for (int i = 0; i < 100 && busy(); ++i) std::this_thread::sleep_for(20ms);
+  machines.helper_works = false;
+  UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
+  EXPECT_EQ(ask(client, k_prompt, 5), expected);
+}
+
+// A user who asks and asks is never shut out by what was used.
+TEST(Chain, questions_go_on_under_a_limit) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger()), another(places.folder.path() / "another.sqlite"), memory;
+  const auto expected = answer(machines, memory, 5);
+  fill(machines, another, 60);
+  limits.stock = disk_of(places.provider) / 2;
+  // The one used last, while a question has room in it.
+  const auto with_room = [](std::span<const ChainChoice> chains) -> const ChainChoice* {
+    const auto found = std::find_if(chains.begin(), chains.end(), [](const ChainChoice& c) { return c.burnt[k_slot_kind] <= 64 - 7; });
+    return found == chains.end() ? nullptr : &*found;
+  };
+  for (int i = 0; i < 25; ++i) {
+    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s, with_room);
+    client.fill(target_of(client.card().plan, client.session().marks(), k_prompt.size(), 5), nullptr);
+    EXPECT_EQ(ask(client, k_prompt, 5), expected) << i;
+    client.end();
+  }
+}
+
+// Where leftovers take the room, they give way, the one with the least material first; a chain that is fresh or in use does not.
+TEST(Chain, leftovers_give_way_at_the_limit) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger());
+  const auto new_chain = [](std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
+  const auto begin = [&](std::size_t slots, bool use) {
+    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s, new_chain);
+    client.fill(target_of(client.card().plan, {}, k_prompt.size(), slots), nullptr);
+    if (use) ask(client, k_prompt, 4);
+    client.end();
+  };
+  begin(20, true);
+  begin(30, true);
+  begin(10, false);
+  limits.stock = disk_of(places.provider);
+  begin(14, false);
+  UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
+  std::multiset<std::uint32_t> ready;
+  for (const ChainState& chain : client.card().chains) ready.insert(between(chain.burnt, chain.made)[k_slot_kind]);
+  EXPECT_EQ(ready, (std::multiset<std::uint32_t>{12, 16, 26}));
 }
 
 // Chains that are used in part do not heap up: eight stay, those with the most material.
