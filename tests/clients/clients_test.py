@@ -1,6 +1,7 @@
 """Programs that people have, pointed at `permllm serve`: the openai package, LangChain, LiteLLM, llm, curl.
 
-run.sh starts the gateway and sets PERMLLM_URL (like http://127.0.0.1:8080), PERMLLM_BINARY and PERMLLM_MODEL.
+run.sh starts two gateways. It sets PERMLLM_URL (like http://127.0.0.1:8080) to the one that takes all comers, PERMLLM_STRICT_URL to one that wants
+PERMLLM_KEY, answers one request at a time and keeps material ready; and PERMLLM_BINARY and PERMLLM_MODEL.
 """
 import json
 import os
@@ -16,6 +17,7 @@ import openai
 
 URL = os.environ['PERMLLM_URL']
 BINARY, MODEL_FILE = os.environ['PERMLLM_BINARY'], os.environ['PERMLLM_MODEL']
+STRICT_URL, KEY = os.environ['PERMLLM_STRICT_URL'], os.environ['PERMLLM_KEY']
 HOST, PORT = URL.removeprefix('http://').split(':')
 QUESTION = 'What is the capital of France?'
 MESSAGES = [{'role': 'user', 'content': QUESTION}]
@@ -243,20 +245,40 @@ class Curl(Expected):
         self.assertEqual((status, {party['who'] for party in json.loads(body)['parties']}), (200, {'you', 'provider', 'helper'}))
 
 
-class Speed(Expected):
+class Speed(unittest.TestCase):
+    client = openai.OpenAI(base_url=STRICT_URL + '/v1', api_key=KEY, max_retries=0)
+    QUESTIONS = [('You know the weather well.', 'Explain in two sentences why the sky is blue, and why clouds are white.'),
+                 ('You answer as a cook would.', 'Tell me in one sentence how long an egg has to boil until it is hard.'),
+                 ('Be as brief as you can be.', 'Why do the tides of the sea come twice a day, and not once or four times?')]
+
+    def wait_for_stock(self, tokens):
+        """Until it is there in a conversation that nobody has begun: no more is made then."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            time.sleep(1)  # the gateway looks twice a second whether there is something to make
+            status, event = curl('-H', f'Authorization: Bearer {KEY}', '-N', '--max-time', '0.5', STRICT_URL + '/v1/activity')
+            now = json.loads(event.split('\n')[0].removeprefix('data: '))
+            if status == 200 and now['stock_tokens'] >= tokens and not now['filling'] and now['state'] == 'idle':
+                return
+        self.fail(f'no stock of {tokens} tokens: {now}')
+
     def test_first_token(self):
-        """At 40 tokens of prompt, with material ready; printed, not judged beyond what would be broken."""
-        client = openai.OpenAI(base_url=URL + '/v1', api_key='none')
-        messages = [{'role': 'user', 'content': 'Explain in two sentences why the sky is blue.'}]
-        best = 1e9
-        for _ in range(3):
-            begin = time.monotonic()
-            for chunk in client.chat.completions.create(model='permllm', messages=messages, max_tokens=2, stream=True):
-                if chunk.choices[0].delta.content:
-                    best = min(best, time.monotonic() - begin)
-                    break
-        print(f'first token after {best:.2f} s', flush=True)
-        self.assertLess(best, 20)
+        """At 40 tokens of prompt, with material ready. An idle machine needs 0.4 to 0.65 s; one that makes the material or connects anew, some seconds."""
+        seconds = []
+        for system, question in self.QUESTIONS:
+            self.wait_for_stock(64)
+            usage, begin, first = None, time.monotonic(), None
+            for chunk in self.client.chat.completions.create(model='permllm', messages=[{'role': 'system', 'content': system}, {'role': 'user', 'content': question}],
+                                                             max_tokens=2, stream=True, stream_options={'include_usage': True}):
+                if first is None and chunk.choices and chunk.choices[0].delta.content:
+                    first = time.monotonic() - begin
+                usage = chunk.usage or usage
+            seconds.append(first)
+            self.assertTrue(35 <= usage.prompt_tokens <= 45, usage)
+            self.assertLessEqual(usage.prompt_tokens_details.cached_tokens, 4, usage)  # what every dialogue begins with
+            self.assertLess(usage.model_extra['permllm']['seconds']['offline'], 0.5, usage)
+        print('first token after', ', '.join(f'{s:.2f}' for s in seconds), 's', flush=True)
+        self.assertLess(min(seconds), 2)
 
 
 if __name__ == '__main__':
