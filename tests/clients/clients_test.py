@@ -6,6 +6,7 @@ PERMLLM_KEY, answers one request at a time and keeps material ready; and PERMLLM
 import json
 import os
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -149,20 +150,33 @@ class OpenAi(Expected):
         self.assertEqual(ask(), ask())
 
     def test_eight_streams_at_once_are_fair(self):
+        """Four are answered at once (--sessions), side by side; four wait, and come as they came."""
         times, texts = [[] for _ in range(8)], ['' for _ in range(8)]
 
         def stream(i):
-            for chunk in self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS, stream=True):
-                if chunk.choices[0].delta.content:
+            for chunk in self.client.completions.create(model='permllm', prompt='1, 2, 3, 4,', max_tokens=15, stream=True):
+                if chunk.choices[0].text:
                     times[i].append(time.monotonic())
-                    texts[i] += chunk.choices[0].delta.content
+                    texts[i] += chunk.choices[0].text
         threads = [threading.Thread(target=stream, args=(i,)) for i in range(8)]
-        for thread in threads:
+        for i, thread in enumerate(threads):
+            if i == 4:
+                time.sleep(0.5)
             thread.start()
         for thread in threads:
             thread.join()
-        self.assertEqual(texts, [self.want] * 8)
-        print('eight streams: first tokens', ' '.join(f'{t[0] - min(min(u) for u in times):.1f}' for t in times), 's after the first', flush=True)
+        begin = min(t[0] for t in times)
+        paces = [t[-1] - t[0] for t in times]
+        print('eight streams: first tokens', ' '.join(f'{t[0] - begin:.1f}' for t in times), 's after the first, last ones', ' '.join(f'{p:.1f}' for p in paces),
+              's after their own first', flush=True)
+        self.assertEqual(texts, [' 5, 6, 7, 8, 9,'] * 8)
+        for i, t in enumerate(times):
+            self.assertGreater(len(t), 8, i)
+        self.assertLess(max(t[0] for t in times[:4]), min(t[-1] for t in times), 'of the first four, one waited for another to end')
+        self.assertGreater(min(t[0] for t in times[4:]), min(t[-1] for t in times[:4]), 'more than four were answered at once')
+        self.assertGreater(min(t[0] for t in times[4:]), max(t[0] for t in times[:4]), 'who came later was answered before')
+        for wave in (paces[:4], paces[4:]):
+            self.assertLess(max(wave), 2.5 * statistics.median(wave), 'one had less than its share')
 
 
 class Others(Expected):
@@ -205,8 +219,9 @@ class Curl(Expected):
     def test_http_1_0_and_keep_alive(self):
         status, body = post('/v1/chat/completions', self.BODY, '-0')
         self.assertEqual((status, json.loads(body)['choices'][0]['message']['content']), (200, self.want))
-        self.assertEqual(subprocess.run(['curl', '-sSf', '-o', '/dev/null', '-w', '%{http_code} ', URL + '/health', URL + '/v1/models', '-H', 'Connection: keep-alive'],
-                                        capture_output=True, text=True, check=True).stdout.split()[:1], ['200'])  # each on a connection of its own (docs/serve.md)
+        done = subprocess.run(['curl', '-sSf', '-w', '%{http_code} ', '-H', 'Connection: keep-alive', '-o', '/dev/null', URL + '/health', '-o', '/dev/null', URL + '/v1/models'],
+                              capture_output=True, text=True, check=True)
+        self.assertEqual(done.stdout.split(), ['200', '200'])  # each on a connection of its own (docs/serve.md)
 
     def test_bad_requests(self):
         def refused(status, code, *arguments, path='/v1/chat/completions', body=None):
@@ -228,9 +243,14 @@ class Curl(Expected):
         self.assertNotIn('Access-Control', subprocess.run(['curl', '-sSi', '-X', 'OPTIONS', URL + '/v1/models'], capture_output=True, text=True, check=True).stdout)
 
     def test_a_body_of_nearly_1_mb_is_read(self):
-        status, body = post('/tokenize', {'content': 'a ' * 40_000})
+        words = 499_990
+        with tempfile.NamedTemporaryFile('w') as large:
+            json.dump({'content': 'a ' * words}, large)
+            large.flush()
+            self.assertGreater(os.path.getsize(large.name), 999_980)
+            status, body = post('/tokenize', '@' + large.name)
         self.assertEqual(status, 200)
-        self.assertGreater(json.loads(body)['count'], 10_000)
+        self.assertGreater(json.loads(body)['count'], words)
 
     def test_a_slow_request_holds_up_nobody(self):
         slow = socket.create_connection((HOST, int(PORT)))
@@ -261,6 +281,27 @@ class Speed(unittest.TestCase):
             if status == 200 and now['stock_tokens'] >= tokens and not now['filling'] and now['state'] == 'idle':
                 return
         self.fail(f'no stock of {tokens} tokens: {now}')
+
+    def test_a_stream_adds_under_1_ms_a_token(self):
+        """The time between chunks as they come here, beside the time a token took to make, of the same answer."""
+        added, paces = [], []
+        ask = lambda **how: openai.OpenAI(base_url=URL + '/v1', api_key='none', max_retries=0).completions.create(model='permllm', prompt='10, 11, 12,', max_tokens=17, **how)
+        for _ in range(3):
+            whole = ask().usage.model_extra['permllm']['seconds']['per_token']
+            came, usage = [], None
+            for chunk in ask(stream=True, stream_options={'include_usage': True}):
+                if chunk.choices and chunk.choices[0].text:
+                    came.append(time.monotonic())
+                usage = chunk.usage or usage
+            self.assertEqual(usage.completion_tokens, 17)
+            self.assertGreater(len(came), 8)
+            made = usage.model_extra['permllm']['seconds']['per_token']
+            added.append((came[-1] - came[0]) / 16 - made)
+            paces.append((whole, made))
+        print('a token:', ', '.join(f'{whole * 1000:.1f} ms unstreamed, {made * 1000:.1f} streamed and {extra * 1000:+.2f} on its way' for (whole, made), extra in zip(paces, added)),
+              flush=True)
+        self.assertLess(min(map(abs, added)), 0.001)
+        self.assertLess(min(made for _, made in paces), 2.5 * min(whole for whole, _ in paces))
 
     def test_first_token(self):
         """At 40 tokens of prompt, with material ready. An idle machine needs 0.4 to 0.65 s; one that makes the material or connects anew, some seconds."""
