@@ -3,6 +3,9 @@
 run.sh starts two gateways. It sets PERMLLM_URL (like http://127.0.0.1:8080) to the one that takes all comers, PERMLLM_STRICT_URL to one that wants
 PERMLLM_KEY, answers one request at a time and keeps material ready; and PERMLLM_BINARY and PERMLLM_MODEL.
 """
+import http.client
+import http.server
+import io
 import json
 import os
 import socket
@@ -31,24 +34,89 @@ USAGE = {'type': 'object', 'additionalProperties': False,
                         'total_tokens': {'type': 'integer', 'minimum': 2}, 'prompt_tokens_details': {'type': 'object'}, 'permllm': {'type': 'object'}}}
 
 
-def chunk_schema(choice):
+def chunk_schema(choice, kind='chat.completion.chunk', name='chatcmpl'):
     return {'type': 'object', 'additionalProperties': False, 'required': ['id', 'object', 'created', 'model', 'choices'],
-            'properties': {'id': {'type': 'string', 'pattern': '^chatcmpl-'}, 'object': {'const': 'chat.completion.chunk'},
+            'properties': {'id': {'type': 'string', 'pattern': f'^{name}-'}, 'object': {'const': kind},
                            'created': {'type': 'integer', 'minimum': 1_700_000_000}, 'model': {'type': 'string'},
                            'system_fingerprint': {'type': 'string'}, 'usage': {'anyOf': [{'type': 'null'}, USAGE]},
                            'choices': {'type': 'array', 'maxItems': 1, 'items': choice}}}
 
 
-def choice_schema(delta, finish_reason):
-    return {'type': 'object', 'additionalProperties': False, 'required': ['index', 'delta', 'finish_reason'],
-            'properties': {'index': {'const': 0}, 'delta': delta, 'finish_reason': finish_reason, 'logprobs': {'type': 'null'}}}
+def choice_schema(part, schema, finish_reason):
+    return {'type': 'object', 'additionalProperties': False, 'required': ['index', part, 'finish_reason'],
+            'properties': {'index': {'const': 0}, part: schema, 'finish_reason': finish_reason, 'logprobs': {'type': 'null'}}}
 
 
-FIRST = chunk_schema(choice_schema({'type': 'object', 'required': ['role'], 'additionalProperties': False,
-                                    'properties': {'role': {'const': 'assistant'}, 'content': {'type': 'string'}}}, {'type': 'null'}))
-LATER = chunk_schema(choice_schema({'type': 'object', 'required': ['content'], 'additionalProperties': False,
-                                    'properties': {'content': {'type': 'string', 'minLength': 1}}}, {'type': 'null'}))
-LAST = chunk_schema(choice_schema({'type': 'object', 'maxProperties': 0}, {'enum': ['stop', 'length']}))
+TEXT = {'type': 'string', 'minLength': 1}
+END = {'enum': ['stop', 'length']}
+FIRST = chunk_schema(choice_schema('delta', {'type': 'object', 'required': ['role'], 'additionalProperties': False,
+                                             'properties': {'role': {'const': 'assistant'}, 'content': {'type': 'string'}}}, {'type': 'null'}))
+LATER = chunk_schema(choice_schema('delta', {'type': 'object', 'required': ['content'], 'additionalProperties': False, 'properties': {'content': TEXT}}, {'type': 'null'}))
+LAST = chunk_schema(choice_schema('delta', {'type': 'object', 'maxProperties': 0}, END))
+RAW_LATER = chunk_schema(choice_schema('text', TEXT, {'type': 'null'}), 'text_completion', 'cmpl')
+RAW_LAST = chunk_schema(choice_schema('text', {'const': ''}, END), 'text_completion', 'cmpl')
+
+
+def text_of_stream(body, usage, chat=True):
+    """The text of a stream that has the shape that clients demand, to the letter. usage: whether it was asked for."""
+    events = body.split('\n\n')
+    assert events.pop() == '' and all(event.startswith(('data: ', ': ')) and '\n' not in event for event in events), events
+    data = [event.removeprefix('data: ') for event in events if not event.startswith(':')]
+    assert data.pop() == '[DONE]', data
+    chunks = [json.loads(line) for line in data]
+    assert len({(chunk['id'], chunk['created'], chunk['model']) for chunk in chunks}) == 1, chunks
+    if usage:
+        last = chunks.pop()
+        jsonschema.validate(last, chunk_schema({}) if chat else chunk_schema({}, 'text_completion', 'cmpl'))
+        assert last['choices'] == [], last
+        jsonschema.validate(last['usage'], USAGE)
+    assert all(('usage' in chunk) == usage and chunk.get('usage') is None for chunk in chunks), chunks
+    if chat:
+        jsonschema.validate(chunks.pop(0), FIRST)
+    jsonschema.validate(chunks.pop(), LAST if chat else RAW_LAST)
+    for chunk in chunks:
+        jsonschema.validate(chunk, LATER if chat else RAW_LATER)
+    return ''.join(chunk['choices'][0]['delta']['content'] if chat else chunk['choices'][0]['text'] for chunk in chunks)
+
+
+class Between(http.server.ThreadingHTTPServer):
+    """A server before a gateway. The first `refused` requests it refuses as a gateway does that has lost its provider; it keeps what came back last."""
+    def __init__(self, refused=0, to=URL):
+        super().__init__(('127.0.0.1', 0), Between.Handler)
+        self.refused, self.to, self.asked, self.body = refused, to, 0, b''
+        self.url = f'http://127.0.0.1:{self.server_port}'
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *reason):
+        self.shutdown()
+        self.server_close()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            server = self.server
+            server.asked += 1
+            body = self.rfile.read(int(self.headers['Content-Length']))
+            if server.asked <= server.refused:
+                return self.reply(503, {'Content-Type': 'application/json', 'Retry-After': '1'}, io.BytesIO(json.dumps({'error': {
+                    'message': 'the provider: nobody listens there', 'type': 'server_error', 'param': None, 'code': 'provider_unreachable'}}).encode()))
+            connection = http.client.HTTPConnection(server.to.removeprefix('http://'), timeout=120)
+            connection.request('POST', self.path, body, {'Content-Type': 'application/json', 'Authorization': self.headers['Authorization']})
+            answer = connection.getresponse()
+            self.reply(answer.status, {name: answer.headers[name] for name in ('Content-Type', 'Retry-After') if name in answer.headers}, answer)
+            connection.close()
+
+        def reply(self, status, headers, body):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.server.body = b''
+            while piece := body.read1(65536):
+                self.server.body += piece
+                self.wfile.write(piece)
+
+        def log_message(self, *_):
+            pass
 
 
 def curl(*arguments):
@@ -91,19 +159,7 @@ class OpenAi(Expected):
         with self.client.chat.completions.with_streaming_response.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS, stream=True,
                                                                         stream_options={'include_usage': True}) as response:
             self.assertTrue(response.headers['content-type'].startswith('text/event-stream'))
-            lines = [line for line in response.iter_lines() if line and not line.startswith(':')]
-        self.assertTrue(all(line.startswith('data: ') for line in lines), lines)
-        self.assertEqual(lines[-1], 'data: [DONE]')
-        chunks = [json.loads(line[6:]) for line in lines[:-1]]
-        self.assertEqual(len({(chunk['id'], chunk['created'], chunk['model']) for chunk in chunks}), 1)
-        jsonschema.validate(chunks[0], FIRST)
-        for chunk in chunks[1:-2]:
-            jsonschema.validate(chunk, LATER)
-        jsonschema.validate(chunks[-2], LAST)
-        self.assertEqual(chunks[-1]['choices'], [])
-        jsonschema.validate(chunks[-1]['usage'], USAGE)
-        self.assertTrue(all(chunk['usage'] is None for chunk in chunks[:-1]))
-        self.assertEqual(''.join(chunk['choices'][0]['delta'].get('content', '') for chunk in chunks[:-1]), self.want)
+            self.assertEqual(text_of_stream(response.read().decode(), usage=True), self.want)
 
     def test_a_stream_without_usage_has_none(self):
         chunks = list(self.client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=2, stream=True))
@@ -137,7 +193,31 @@ class OpenAi(Expected):
         with self.assertRaises(openai.BadRequestError) as caught:
             self.client.chat.completions.create(model='permllm', messages=[{'role': 'user', 'content': 'word ' * 3000}])
         self.assertEqual(caught.exception.code, 'context_length_exceeded')
+        with self.assertRaises(openai.AuthenticationError) as caught:
+            openai.OpenAI(base_url=STRICT_URL + '/v1', api_key='another', max_retries=0).models.list()
+        self.assertEqual(caught.exception.code, 'invalid_api_key')
+        with Between(refused=1) as between, self.assertRaises(openai.InternalServerError) as caught:
+            self.client.with_options(base_url=between.url + '/v1').chat.completions.create(model='permllm', messages=MESSAGES)
+        self.assertEqual((caught.exception.status_code, caught.exception.code, between.asked), (503, 'provider_unreachable', 1))
 
+    def test_a_503_is_tried_again(self):
+        with Between(refused=1) as between:
+            begin = time.monotonic()
+            done = self.client.with_options(base_url=between.url + '/v1', max_retries=2).chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS)
+            self.assertEqual((done.choices[0].message.content, between.asked), (self.want, 2))
+            self.assertGreater(time.monotonic() - begin, 1)  # Retry-After
+
+    def test_a_full_queue_is_429_and_tried_again(self):
+        client = openai.OpenAI(base_url=STRICT_URL + '/v1', api_key=KEY, max_retries=0)
+        with client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=500, stream=True) as holding:
+            next(iter(holding))
+            with self.assertRaises(openai.RateLimitError) as caught:
+                client.chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=2)
+            self.assertEqual((caught.exception.code, caught.exception.response.headers['retry-after']), ('queue_full', '5'))
+            with Between(to=STRICT_URL) as between:
+                threading.Timer(1, holding.close).start()
+                done = client.with_options(base_url=between.url + '/v1', max_retries=2).chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS)
+                self.assertEqual((done.choices[0].message.content, between.asked), (self.want, 2))
     def test_a_time_out_cancels_and_the_next_is_served(self):
         with self.assertRaises(openai.APITimeoutError):
             self.client.with_options(timeout=0.2).chat.completions.create(model='permllm', messages=[{'role': 'user', 'content': 'Count to one thousand.'}], max_tokens=400)
@@ -182,17 +262,24 @@ class OpenAi(Expected):
 class Others(Expected):
     def test_langchain(self):
         from langchain_openai import ChatOpenAI
-        model = ChatOpenAI(base_url=URL + '/v1', api_key='none', model='permllm', max_tokens=TOKENS, temperature=0)
-        self.assertEqual(model.invoke(QUESTION).content, self.want)
-        self.assertEqual(''.join(chunk.content for chunk in model.stream(QUESTION)), self.want)
+        with Between() as between:
+            model = ChatOpenAI(base_url=between.url + '/v1', api_key='none', model='permllm', max_tokens=TOKENS, temperature=0)
+            self.assertEqual(model.invoke(QUESTION).content, self.want)
+            for usage in (False, True):
+                self.assertEqual(''.join(chunk.content for chunk in model.stream(QUESTION, stream_usage=usage)), self.want)
+                self.assertEqual(text_of_stream(between.body.decode(), usage), self.want)
 
     def test_litellm(self):
         os.environ['LITELLM_LOCAL_MODEL_COST_MAP'] = 'True'
         import litellm
-        done = litellm.completion(model='openai/permllm', api_base=URL + '/v1', api_key='none', messages=MESSAGES, max_tokens=TOKENS)
-        self.assertEqual(done.choices[0].message.content, self.want)
-        chunks = litellm.completion(model='openai/permllm', api_base=URL + '/v1', api_key='none', messages=MESSAGES, max_tokens=TOKENS, stream=True)
-        self.assertEqual(''.join(chunk.choices[0].delta.content or '' for chunk in chunks), self.want)
+        with Between() as between:
+            how = {'model': 'openai/permllm', 'api_base': between.url + '/v1', 'api_key': 'none', 'messages': MESSAGES, 'max_tokens': TOKENS}
+            self.assertEqual(litellm.completion(**how).choices[0].message.content, self.want)
+            for usage in (False, True):
+                options = {'stream_options': {'include_usage': True}} if usage else {}
+                chunks = list(litellm.completion(**how, **options, stream=True))
+                self.assertEqual(''.join(chunk.choices[0].delta.content or '' for chunk in chunks if chunk.choices), self.want)
+                self.assertEqual(text_of_stream(between.body.decode(), usage), self.want)
 
     def test_llm(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -212,9 +299,13 @@ class Curl(Expected):
         self.assertEqual((status, json.loads(body)['choices'][0]['message']['content']), (200, self.want))
 
     def test_no_buffer(self):
-        status, body = post('/v1/chat/completions', {**self.BODY, 'stream': True}, '-N')
-        self.assertEqual(status, 200)
-        self.assertTrue(body.rstrip().endswith('data: [DONE]'))
+        for options in ({}, {'stream_options': {'include_usage': True}}):
+            status, body = post('/v1/chat/completions', {**self.BODY, 'stream': True, **options}, '-N')
+            self.assertEqual(status, 200)
+            self.assertEqual(text_of_stream(body, bool(options)), self.want)
+            status, body = post('/v1/completions', {'prompt': '1, 2, 3, 4,', 'max_tokens': 6, 'stream': True, **options}, '-N')
+            self.assertEqual(status, 200)
+            self.assertEqual(text_of_stream(body, bool(options), chat=False), ' 5, 6,')
 
     def test_http_1_0_and_keep_alive(self):
         status, body = post('/v1/chat/completions', self.BODY, '-0')
