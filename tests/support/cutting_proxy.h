@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <functional>
 #include <list>
 #include <map>
 #include <thread>
@@ -22,9 +23,10 @@ class CuttingProxy {
     bool from_target = true;
     std::size_t at = 0;  // which byte of that direction
   };
-  // limits: by number of the connection, counted from 0, how many bytes from the target it passes before it is dropped.
-  explicit CuttingProxy(std::uint16_t target, std::map<std::size_t, std::size_t> limits = {}, std::map<std::size_t, Flip> flips = {})
-      : target_(target), limits_(std::move(limits)), flips_(std::move(flips)) {
+  // limits: by number of the connection, counted from 0, how many bytes from the target it passes before it is dropped. on_cut: called just before,
+  // by the thread of the connection.
+  explicit CuttingProxy(std::uint16_t target, std::map<std::size_t, std::size_t> limits = {}, std::map<std::size_t, Flip> flips = {}, std::function<void()> on_cut = nullptr)
+      : target_(target), limits_(std::move(limits)), flips_(std::move(flips)), on_cut_(std::move(on_cut)) {
     listener_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = loopback(0);
     socklen_t size = sizeof address;
@@ -99,6 +101,7 @@ class CuttingProxy {
       passed += pass;
       all += pass;
       if (most != nullptr && passed == *most) {
+        if (on_cut_) on_cut_();
         ++cuts_;
         break;
       }
@@ -110,6 +113,7 @@ class CuttingProxy {
   const std::uint16_t target_;
   const std::map<std::size_t, std::size_t> limits_;
   const std::map<std::size_t, Flip> flips_;
+  const std::function<void()> on_cut_;
   int listener_ = -1;
   std::uint16_t port_ = 0;
   std::atomic<std::size_t> accepted_ = 0, cuts_ = 0, flipped_ = 0, up_ = 0, down_ = 0;
