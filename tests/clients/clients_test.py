@@ -3,6 +3,7 @@
 run.sh starts two gateways. It sets PERMLLM_URL (like http://127.0.0.1:8080) to the one that takes all comers, PERMLLM_STRICT_URL to one that wants
 PERMLLM_KEY, answers one request at a time and keeps material ready; and PERMLLM_BINARY and PERMLLM_MODEL.
 """
+import functools
 import http.client
 import http.server
 import io
@@ -129,11 +130,16 @@ def post(path, body, *arguments):
     return curl('-H', 'Content-Type: application/json', '-d', body if isinstance(body, str) else json.dumps(body), *arguments, URL + path)
 
 
+@functools.cache
+def answer_of_demo():
+    done = subprocess.run([BINARY, 'demo', MODEL_FILE, '--prompt', QUESTION, '--max-tokens', str(TOKENS), '--json'], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])['text']
+
+
 class Expected(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        done = subprocess.run([BINARY, 'demo', MODEL_FILE, '--prompt', QUESTION, '--max-tokens', str(TOKENS), '--json'], capture_output=True, text=True, check=True)
-        cls.want = json.loads(done.stdout.splitlines()[-1])['text']
+        cls.want = answer_of_demo()
 
 
 class OpenAi(Expected):
@@ -234,7 +240,7 @@ class OpenAi(Expected):
         times, texts = [[] for _ in range(8)], ['' for _ in range(8)]
 
         def stream(i):
-            for chunk in self.client.completions.create(model='permllm', prompt='1, 2, 3, 4,', max_tokens=15, stream=True):
+            for chunk in self.client.completions.create(model='permllm', prompt='3, 4, 5, 6,', max_tokens=24, stream=True):
                 if chunk.choices[0].text:
                     times[i].append(time.monotonic())
                     texts[i] += chunk.choices[0].text
@@ -249,9 +255,9 @@ class OpenAi(Expected):
         paces = [t[-1] - t[0] for t in times]
         print('eight streams: first tokens', ' '.join(f'{t[0] - begin:.1f}' for t in times), 's after the first, last ones', ' '.join(f'{p:.1f}' for p in paces),
               's after their own first', flush=True)
-        self.assertEqual(texts, [' 5, 6, 7, 8, 9,'] * 8)
+        self.assertEqual(texts, [' 7, 8, 9, 10, 11, 12, 13'] * 8)
         for i, t in enumerate(times):
-            self.assertGreater(len(t), 8, i)
+            self.assertGreater(len(t), 12, i)
         self.assertLess(max(t[0] for t in times[:4]), min(t[-1] for t in times), 'of the first four, one waited for another to end')
         self.assertGreater(min(t[0] for t in times[4:]), min(t[-1] for t in times[:4]), 'more than four were answered at once')
         self.assertGreater(min(t[0] for t in times[4:]), max(t[0] for t in times[:4]), 'who came later was answered before')
@@ -364,12 +370,13 @@ class Speed(unittest.TestCase):
 
     def wait_for_stock(self, tokens):
         """Until it is there in a conversation that nobody has begun: no more is made then."""
-        end = time.monotonic() + 120
+        end, looks = time.monotonic() + 120, 0
         while time.monotonic() < end:
-            time.sleep(1)  # the gateway looks twice a second whether there is something to make
+            time.sleep(0.7)  # the gateway looks twice a second whether there is something to make
             status, event = curl('-H', f'Authorization: Bearer {KEY}', '-N', '--max-time', '0.5', STRICT_URL + '/v1/activity')
             now = json.loads(event.split('\n')[0].removeprefix('data: '))
-            if status == 200 and now['stock_tokens'] >= tokens and not now['filling'] and now['state'] == 'idle':
+            looks = looks + 1 if status == 200 and now['stock_tokens'] >= tokens and not now['filling'] and now['state'] == 'idle' else 0
+            if looks == 2:
                 return
         self.fail(f'no stock of {tokens} tokens: {now}')
 
@@ -408,7 +415,7 @@ class Speed(unittest.TestCase):
             seconds.append(first)
             self.assertTrue(35 <= usage.prompt_tokens <= 45, usage)
             self.assertLessEqual(usage.prompt_tokens_details.cached_tokens, 4, usage)  # what every dialogue begins with
-            self.assertLess(usage.model_extra['permllm']['seconds']['offline'], 0.5, usage)
+            self.assertLess(usage.model_extra['permllm']['seconds']['offline'], 1, usage)
         print('first token after', ', '.join(f'{s:.2f}' for s in seconds), 's', flush=True)
         self.assertLess(min(seconds), 2)
 
