@@ -18,22 +18,38 @@ if ! cmp -s tests/clients/package.json "$place/package.json"; then
   npm install --prefix "$place" --no-audit --no-fund --ignore-scripts --silent || { rm "$place/package.json"; exit 1; }
 fi
 
-log=$place/serve.log
-"$binary" serve --demo "$model" --listen 127.0.0.1:0 --events > "$place/events" 2> "$log" &
-gateway=$!
-trap 'kill "$gateway" 2> /dev/null || true; wait "$gateway" 2> /dev/null || true' EXIT
-for _ in $(seq 600); do
-  port=$(sed -n 's/.*"ready".*"port":\([0-9]*\).*/\1/p; s/.*"port":\([0-9]*\).*"ready".*/\1/p' "$place/events" | head -n 1)
-  [ -n "$port" ] && break
-  kill -0 "$gateway" 2> /dev/null || { cat "$log" >&2; exit 1; }
-  sleep 0.2
-done
-export PERMLLM_URL=http://127.0.0.1:$port PERMLLM_BINARY=$binary PERMLLM_MODEL=$model PATH=$place/venv/bin:$PATH
+declare -A gateways
+trap 'for gateway in "${gateways[@]}"; do kill "$gateway" 2> /dev/null || true; wait "$gateway" 2> /dev/null || true; done' EXIT
+start() {  # start NAME SETTING...
+  local name=$1
+  shift
+  : > "$place/$name.events"
+  "$binary" serve --demo "$model" --listen 127.0.0.1:0 --events "$@" > "$place/$name.events" 2> "$place/$name.log" &
+  gateways[$name]=$!
+}
+url() {  # url NAME: where it listens, as soon as it does
+  local port
+  for _ in $(seq 600); do
+    port=$(sed -n 's/.*"ready".*"port":\([0-9]*\).*/\1/p; s/.*"port":\([0-9]*\).*"ready".*/\1/p' "$place/$1.events" | head -n 1)
+    [ -z "$port" ] || { echo "http://127.0.0.1:$port"; return; }
+    kill -0 "${gateways[$1]}" 2> /dev/null || break
+    sleep 0.2
+  done
+  cat "$place/$1.log" >&2
+  exit 1
+}
+export PERMLLM_KEY=a-key-of-the-clients PERMLLM_BINARY=$binary PERMLLM_MODEL=$model PATH=$place/venv/bin:$PATH
+(umask 077 && echo "$PERMLLM_KEY" > "$place/keys")
+start open
+start strict --key-file "$place/keys" --max-requests 1 --sessions 1 --stock 64  # wants a key, answers one request at a time, has material ready
+PERMLLM_URL=$(url open)
+PERMLLM_STRICT_URL=$(url strict)
+export PERMLLM_URL PERMLLM_STRICT_URL
 
 failed=0
 python3 -B tests/clients/clients_test.py || failed=1
 cp tests/clients/client_test.mjs tests/web/page_test.mjs "$place/"  # node looks for packages beside the program
 node --test "$place/client_test.mjs" || failed=1
 node "$place/page_test.mjs" "$PERMLLM_URL" "$(command -v chromium)" || failed=1
-[ "$failed" = 0 ] || { echo "the gateway's log:" >&2; tail -n 30 "$log" >&2; }
+[ "$failed" = 0 ] || { echo "the gateways' logs:" >&2; tail -n 30 "$place/open.log" "$place/strict.log" >&2; }
 exit "$failed"

@@ -1,27 +1,35 @@
-// An answer over TLS connections that are dropped in its middle.
+// Answers over TLS connections that are dropped in their middle, and of a provider that is killed in it.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include "app/process.h"
+#include "engine/ledger.h"
 #include "support/cutting_proxy.h"
 #include "support/program.h"
 
 namespace permllm::test {
 namespace {
 
+Result permllm(const std::vector<std::string>& arguments, const std::string& before = "") {
+  const Result r = run(arguments, before);
+  EXPECT_EQ(r.status, 0) << r.error;
+  return r;
+}
+// Identities of a provider and a helper who know each other, in folders of these names.
+void make_identities(const Scratch& scratch) {
+  permllm({"keygen", "--role", "provider", "--name", "acme", "--out", (scratch / "provider").string()});
+  permllm({"keygen", "--role", "helper", "--out", (scratch / "helper").string()});
+  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
+  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
+}
+std::uint16_t port(Process& process) { return process.wait_for("ready").at("port").get<std::uint16_t>(); }
+std::string at(std::uint16_t number) { return "127.0.0.1:" + std::to_string(number); }
+
 TEST(Resume, an_answer_over_connections_that_break_is_the_same) {
   const Scratch scratch;
   const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string();
-  const auto permllm = [](const std::vector<std::string>& arguments, const std::string& before = "") {
-    const Result r = run(arguments, before);
-    EXPECT_EQ(r.status, 0) << r.error;
-    return r;
-  };
-  permllm({"keygen", "--role", "provider", "--name", "acme", "--out", provider});
-  permllm({"keygen", "--role", "helper", "--out", helper});
-  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
-  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-  const auto port = [](Process& process) { return process.wait_for("ready").at("port").get<std::uint16_t>(); };
-  const auto at = [](std::uint16_t number) { return "127.0.0.1:" + std::to_string(number); };
+  make_identities(scratch);
   Process helping({"helper", "--identity", helper, "--events"}, PERMLLM_BINARY);
   const std::string helper_address = at(port(helping));
   Process providing({"provider", "--identity", provider, "--events", "--helper", helper_address, "--model", PERMLLM_TEST_MODEL}, PERMLLM_BINARY);
@@ -55,6 +63,94 @@ TEST(Resume, an_answer_over_connections_that_break_is_the_same) {
   const Result ended = chat("carol", once.port(), {"--grace", "0"});
   EXPECT_EQ(ended.status, 1);
   EXPECT_NE(ended.error.find("the peer closed the connection"), std::string::npos) << ended.error;
+}
+
+// What a chain is burnt to, in the ledger of a party that does not run. There is one chain.
+Marks burnt(const std::filesystem::path& folder) {
+  const auto chains = Ledger(folder / "ledger.sqlite").all();
+  EXPECT_EQ(chains.size(), 1u) << folder;
+  return chains.empty() ? Marks{} : chains.front().burnt;
+}
+
+// SIGKILL at several bytes of an answer. The provider comes back with the same --state, and the user asks again on
+// the chain that was in use: it goes on behind what either side had burnt.
+TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
+  const Scratch scratch;
+  make_identities(scratch);
+  Process helping({"helper", "--identity", (scratch / "helper").string(), "--events", "--log-level", "error"}, PERMLLM_BINARY);
+  const std::string helper_address = at(port(helping)), state = (scratch / "state").string();
+  const auto serve = [&](std::uint16_t on) {
+    return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error", "--helper", helper_address, "--state", state, "--model",
+                    std::string(PERMLLM_TINY_MODELS) + "/llama.gguf", "--context", "64", "--listen", at(on)}, PERMLLM_BINARY);
+  };
+  constexpr std::uint32_t k_tokens = 6;
+  std::size_t users = 0;
+  std::string user;
+  const auto invite = [&](std::uint16_t through) {
+    user = "user" + std::to_string(users++);
+    permllm({"invite", user, "--identity", (scratch / "provider").string(), "--provider-address", at(through), "--helper-address", helper_address, "--tokens", "100", "--out",
+             (scratch / (user + ".invite")).string()});
+  };
+  const auto ask = [&] {
+    return run({"chat", "--invite", (scratch / (user + ".invite")).string(), "--state", (scratch / user).string(), "--chat-format", "none", "--max-tokens",
+                std::to_string(k_tokens), "--ahead", "16", "--grace", "0", "--json"}, "echo \"Is it so?\" | ");
+  };
+  const auto stop = [](Process& process) {
+    kill(process.pid(), SIGTERM);
+    EXPECT_EQ(process.wait(), 0);
+  };
+
+  // Without a fault: what an answer burns, and how many bytes it brings.
+  nlohmann::json want;
+  std::uint32_t prompt = 0;
+  Marks use;
+  {
+    Process providing = serve(0);
+    invite(port(providing));
+    const Result whole = ask();
+    ASSERT_EQ(whole.status, 0) << whole.error;
+    want = events(whole.out).back();
+    stop(providing);
+    use = burnt(scratch / user);
+    EXPECT_EQ(burnt(scratch / "state/stock"), use);
+    prompt = want.at("prompt_tokens").get<std::uint32_t>();
+    EXPECT_EQ(use[k_slot_kind], prompt + k_tokens - 1);
+  }
+  const auto bytes = want.at("bytes").at("online").at("received").get<std::size_t>();
+  std::size_t printed = 0, ahead = 0;
+  for (std::size_t part = 2; part < 16; ++part) {
+    std::filesystem::remove_all(state);
+    Process killed = serve(0);
+    const std::uint16_t number = port(killed);
+    // Connection 0 hears what there is, 1 is the conversation's.
+    CuttingProxy proxy(number, {{1, bytes * part / 16}}, {}, [&] { kill(killed.pid(), SIGKILL); });
+    invite(proxy.port());
+    const Result ended = ask();
+    EXPECT_EQ(killed.wait(), -SIGKILL);
+    EXPECT_EQ(ended.status, 1);
+    EXPECT_EQ(proxy.cuts(), 1u);
+    const auto said = events(ended.out);
+    const auto tokens = static_cast<std::uint32_t>(std::count_if(said.begin(), said.end(), [](const auto& event) { return event.at("event") == "token"; }));
+    printed += tokens;
+    const Marks own = burnt(scratch / user), his = burnt(scratch / "state/stock"), begin = later_of(own, his);
+    for (const Marks& marks : {own, his}) {  // whatever gave these tokens was burnt
+      EXPECT_GE(marks[k_pass_kind], tokens);
+      EXPECT_GE(marks[k_slot_kind], tokens == 0 ? 0 : prompt + tokens - 1);
+    }
+    ahead = std::max<std::size_t>(ahead, between(use, begin)[k_slot_kind]);
+
+    Process again = serve(number);
+    port(again);
+    const Result second = ask();
+    EXPECT_EQ(second.status, 0) << second.error;
+    EXPECT_EQ(events(second.out).back().at("output_ids"), want.at("output_ids"));
+    stop(again);
+    const Marks end = burnt(scratch / user);
+    EXPECT_EQ(burnt(scratch / "state/stock"), end);
+    EXPECT_EQ(between(begin, end), use) << "killed at " << part << " sixteenths: it began elsewhere than behind what was burnt";
+  }
+  EXPECT_GT(printed, k_tokens);
+  fmt::print("{} tokens before the kills; at most {} slots burnt ahead of their use\n", printed, ahead);
 }
 
 }  // namespace

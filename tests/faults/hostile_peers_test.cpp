@@ -2,6 +2,7 @@
 // out of order or played again. Each is refused by name or at a deadline, in bounded memory, and the services serve on.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <fstream>
 
@@ -21,6 +22,16 @@ using std::chrono_literals::operator""s;
 
 void expect_in(const std::string& text, const std::string& part) { EXPECT_NE(text.find(part), std::string::npos) << text; }
 
+// A number of /proc/PID/status; process: "self" or a number.
+double status_of(const std::string& process, const std::string& key) {
+  std::ifstream status("/proc/" + process + "/status");
+  for (std::string word; status >> word;) {
+    double number = 0;
+    if (word == key && status >> number) return number;
+  }
+  return 0;
+}
+
 // Highest resident size of this process since the last call, in MB.
 class PeakMemory {
  public:
@@ -28,14 +39,7 @@ class PeakMemory {
   double growth() const { return megabytes("VmHWM:") - before_; }
 
  private:
-  static double megabytes(const std::string& key) {
-    std::ifstream status("/proc/self/status");
-    for (std::string word; status >> word;) {
-      double kilobytes = 0;
-      if (word == key && status >> kilobytes) return kilobytes / 1024;
-    }
-    return 0;
-  }
+  static double megabytes(const std::string& key) { return status_of("self", key) / 1024; }
   double before_;
 };
 
@@ -412,17 +416,18 @@ TEST(HostilePeers, a_user_does_not_join_the_session_of_another) {
 // A helper's process, with what it may open limited.
 class HelperProcess {
  public:
-  explicit HelperProcess(int descriptors = 0) {
+  explicit HelperProcess(int descriptors = 0, const std::string& settings = "") {
     const auto helper = scratch_ / "helper", provider = scratch_ / "provider";
     create_identity(helper, Role::helper, "neutral", 7);
     provider_ = create_identity(provider, Role::provider, "acme", 7);
     write_text(helper / "peers" / "acme.pem", provider_.certificate.pem());
     user_ = make_user(provider_, "alice", 7);
     const std::string limit = descriptors == 0 ? "" : fmt::format("ulimit -n {}; ", descriptors);
-    process_.emplace(std::vector<std::string>{"-c", fmt::format("{}exec {} helper --identity {} --patience 2 --events", limit, PERMLLM_BINARY, helper.string())}, "/bin/sh");
+    process_.emplace(std::vector<std::string>{"-c", fmt::format("{}exec {} helper --identity {} --patience 2 --events {}", limit, PERMLLM_BINARY, helper.string(), settings)}, "/bin/sh");
     port_ = process_->wait_for("ready").at("port").get<std::uint16_t>();
   }
   std::uint16_t port() const { return port_; }
+  double status(const std::string& key) const { return status_of(std::to_string(process_->pid()), key); }
   const Identity& provider() const { return provider_; }
   const Identity& user() const { return user_; }
   // Whether it answers, with a refusal, a user who names a model that it has not.
@@ -473,6 +478,64 @@ TEST(HostileProcess, a_flood_of_connections_does_not_end_a_service) {
     }
     EXPECT_TRUE(serves) << descriptors << " descriptors";
   }
+}
+
+// A thousand connections that never finish their handshakes: with the limits of before, where most of them give way, and with limits that
+// let them all stay. Who comes in between and beside them is served.
+TEST(HostileProcess, a_thousand_connections_keep_nobody_out) {
+  constexpr std::size_t k_flood = 1000;
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr double k_memory = 10;  // the sanitizer's own
+#else
+  constexpr double k_memory = 1;
+#endif
+  rlimit files{};
+  getrlimit(RLIMIT_NOFILE, &files);
+  if (const rlimit more{std::max<rlim_t>(files.rlim_cur, 2 * k_flood + 200), std::max<rlim_t>(files.rlim_max, 2 * k_flood + 200)}; setrlimit(RLIMIT_NOFILE, &more) != 0) {
+    GTEST_SKIP() << "at most " << files.rlim_max << " files may be open here";
+  }
+  const Bytes hello = client_hello();
+  for (const bool all_stay : {false, true}) {
+    const HelperProcess helper(0, std::string("--log-level error") + (all_stay ? fmt::format(" --max-connections {0} --max-handshakes {0}", 2 * k_flood) : ""));
+    double slowest = 0;
+    const auto serves = [&] {
+      const auto begin = Clock::now();
+      EXPECT_TRUE(helper.serves());
+      slowest = std::max(slowest, std::chrono::duration<double>(Clock::now() - begin).count());
+    };
+    serves();
+    const double before = helper.status("VmRSS:") / 1024;
+    double threads = 0;
+    {
+      std::list<RawTcp> flood;
+      slowest = 0;
+      for (std::size_t i = 0; i < k_flood; ++i) {
+        RawTcp& one = flood.emplace_back(helper.port());
+        ASSERT_TRUE(one.connected()) << i;
+        if (i % 2 == 0) one.write(std::span(hello).first(hello.size() / 2));
+        if (i % 100 == 99) serves();
+      }
+      threads = helper.status("Threads:");
+      for (int i = 0; i < 5; ++i) serves();
+    }
+    EXPECT_TRUE(all_stay ? threads > 0.8 * k_flood : threads < 0.6 * k_flood) << threads;  // one of each that is there
+    EXPECT_LT(slowest, 5);
+    const double growth = helper.status("VmHWM:") / 1024 - before;
+    EXPECT_LT(growth, k_memory * (all_stay ? 0.5 * k_flood : 60));
+    double kept = 0;
+    const double most_kept = k_memory * (all_stay ? 0.25 * k_flood : 60);
+    for (int tries = 0; tries < 100; ++tries) {  // memory is given back when a connection ends, though not each time
+      std::this_thread::sleep_for(100ms);
+      serves();
+      kept = helper.status("VmRSS:") / 1024 - before;
+      if (helper.status("Threads:") < 30 && kept < most_kept) break;
+    }
+    EXPECT_LT(helper.status("Threads:"), 30);
+    EXPECT_LT(kept, most_kept);
+    fmt::print("{} connections{}: {} threads, {:.1f} MB more at most and {:.1f} MB afterwards, {:.3f} s at most for whoever came beside them\n", k_flood, all_stay ? ", all of which stay" : "",
+               threads, growth, kept, slowest);
+  }
+  setrlimit(RLIMIT_NOFILE, &files);
 }
 
 }  // namespace

@@ -4,13 +4,15 @@
 // What has to be noticed: a frame that is missing, twice, out of order, longer or shorter, or has another header; the user
 // then has an Error or, where nobody needed the frame, the right answer, and never a wrong one. A delay within the patience
 // changes nothing. What need not be noticed: other words in a payload. Uniform words have no wrong values; it is TLS that keeps
-// them whole. The answer may be wrong then, which is all that may happen.
+// them whole. The answer may be wrong then, which is all that may happen; under TLS not even that.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
 
+#include "support/cutting_proxy.h"
 #include "support/services.h"
+#include "support/tls_services.h"
 
 namespace permllm::test {
 namespace {
@@ -140,6 +142,74 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
   for (const auto& [what, count] : ends) {
     fmt::print("{:<26}{:<16}{:>8}{:>8}{:>8}\n", name_of(what.first), name_of(what.second), count[0], count[1], count[2]);
   }
+}
+
+// A bit that is flipped between the parties' TLS connections: in the handshakes, the heads of records, and their middles.
+TEST(FlippedBytes, under_tls_end_their_session_in_an_error_and_never_in_a_wrong_answer) {
+  TlsServices services(std::chrono::seconds(5), std::chrono::seconds(5));
+  const auto good = services.answer();
+  // Of the user's connections: online, offline, and to the helper.
+  std::array<std::array<std::size_t, 2>, 3> passed{};
+  const auto ask = [&](std::size_t flipped_link, std::optional<CuttingProxy::Flip> flip) {
+    std::list<CuttingProxy> proxies;
+    for (std::size_t link = 0; link < 3; ++link) {
+      std::map<std::size_t, CuttingProxy::Flip> flips;
+      if (flip && link == flipped_link) flips[0] = *flip;
+      proxies.emplace_back(services.port(link == 2 ? Role::helper : Role::provider), std::map<std::size_t, std::size_t>{}, std::move(flips));
+    }
+    const auto dial = [&](std::size_t link) {
+      return [&, link] {
+        return tls_connect(services.parties().of(Role::user), fmt::format("127.0.0.1:{}", std::next(proxies.begin(), static_cast<std::ptrdiff_t>(link))->port()),
+                           link == 2 ? Role::helper : Role::provider, Clock::now() + std::chrono::seconds(20));
+      };
+    };
+    std::string error;
+    std::vector<TokenId> answer;
+    try {
+      answer = services.answer({dial(0), dial(1), dial(2)});
+    } catch (const Error& e) {
+      error = e.what();
+    }
+    std::size_t flipped = 0, link = 0;
+    for (const CuttingProxy& proxy : proxies) {
+      flipped += proxy.flipped();
+      if (!flip) passed[link] = {proxy.passed(false), proxy.passed(true)};
+      ++link;
+    }
+    EXPECT_EQ(flipped, flip ? 1u : 0u);
+    return std::pair(error, answer);
+  };
+  EXPECT_EQ(ask(0, std::nullopt), std::pair(std::string(), good));
+  struct Place {
+    std::size_t link;
+    CuttingProxy::Flip flip;
+  };
+  std::vector<Place> places;
+  for (std::size_t link = 0; link < 3; ++link) {
+    for (const bool from_target : {false, true}) {
+      const std::size_t all = passed[link][from_target ? 1 : 0];
+      ASSERT_GT(all, 500u);
+      for (const std::size_t at : {std::size_t{3}, std::size_t{200}, all / 3, all / 2, all * 3 / 4, all * 9 / 10}) places.push_back({link, {from_target, at}});
+    }
+  }
+  std::atomic<std::size_t> next = 0, errors = 0;
+  {
+    std::vector<std::jthread> threads;  // some sessions wait for a patience to end; a user may have 16
+    for (int t = 0; t < 12; ++t) {
+      threads.emplace_back([&] {
+        for (std::size_t i; (i = next++) < places.size();) {
+          const auto& [link, flip] = places[i];
+          const auto [error, answer] = ask(link, flip);
+          EXPECT_TRUE(!error.empty() || answer == good) << "link " << link << ", byte " << flip.at << (flip.from_target ? " to" : " from") << " the user: a wrong answer";
+          errors += error.empty() ? 0 : 1;
+        }
+      });
+    }
+  }
+  const std::size_t tried = places.size();
+  EXPECT_GT(errors, tried * 3 / 4);  // a flip in a party's last words may come when the answer is there
+  EXPECT_EQ(services.answer(), good);
+  fmt::print("{} flipped bits: {} errors, {} right answers\n", tried, errors.load(), tried - errors);
 }
 
 // The control of what is recorded above.

@@ -1,4 +1,4 @@
-// A proxy for TCP connections on this machine that drops them in the middle.
+// A proxy for TCP connections on this machine that drops them in the middle, or flips a bit on its way.
 #pragma once
 
 #include <arpa/inet.h>
@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <functional>
 #include <list>
 #include <map>
 #include <thread>
@@ -18,8 +19,14 @@ namespace permllm::test {
 
 class CuttingProxy {
  public:
-  // limits: by number of the connection, counted from 0, how many bytes from the target it passes before it is dropped.
-  CuttingProxy(std::uint16_t target, std::map<std::size_t, std::size_t> limits) : target_(target), limits_(std::move(limits)) {
+  struct Flip {
+    bool from_target = true;
+    std::size_t at = 0;  // which byte of that direction
+  };
+  // limits: by number of the connection, counted from 0, how many bytes from the target it passes before it is dropped. on_cut: called just before,
+  // by the thread of the connection.
+  explicit CuttingProxy(std::uint16_t target, std::map<std::size_t, std::size_t> limits = {}, std::map<std::size_t, Flip> flips = {}, std::function<void()> on_cut = nullptr)
+      : target_(target), limits_(std::move(limits)), flips_(std::move(flips)), on_cut_(std::move(on_cut)) {
     listener_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = loopback(0);
     socklen_t size = sizeof address;
@@ -44,6 +51,9 @@ class CuttingProxy {
   std::uint16_t port() const { return port_; }
   std::size_t connections() const { return accepted_; }
   std::size_t cuts() const { return cuts_; }
+  std::size_t flipped() const { return flipped_; }
+  // Bytes of all connections so far.
+  std::size_t passed(bool from_target) const { return from_target ? down_ : up_; }
 
  private:
   struct Connection {
@@ -70,20 +80,28 @@ class CuttingProxy {
       const sockaddr_in address = loopback(target_);
       connect(c.target, reinterpret_cast<const sockaddr*>(&address), sizeof address);
       const auto limit = limits_.find(number);
-      c.up = std::jthread([this, &c] { pump(c.user, c.target, nullptr); });
-      c.down = std::jthread([this, &c, most = limit == limits_.end() ? nullptr : &limit->second] { pump(c.target, c.user, most); });
+      const auto flip = flips_.find(number);
+      const auto flip_of = [&](bool from_target) { return flip == flips_.end() || flip->second.from_target != from_target ? nullptr : &flip->second; };
+      c.up = std::jthread([this, &c, flipped = flip_of(false)] { pump(c.user, c.target, up_, nullptr, flipped); });
+      c.down = std::jthread([this, &c, most = limit == limits_.end() ? nullptr : &limit->second, flipped = flip_of(true)] { pump(c.target, c.user, down_, most, flipped); });
     }
   }
   // Passes bytes until an end is closed, or `most` have passed: then it drops the connection, whatever else is on its way.
-  void pump(int from, int to, const std::size_t* most) {
+  void pump(int from, int to, std::atomic<std::size_t>& all, const std::size_t* most, const Flip* flip) {
     std::array<char, 4096> bytes;
     std::size_t passed = 0;
     for (ssize_t got; (got = recv(from, bytes.data(), bytes.size(), 0)) > 0;) {
       std::size_t pass = static_cast<std::size_t>(got);
       if (most != nullptr) pass = std::min(pass, *most - passed);
+      if (flip != nullptr && flip->at >= passed && flip->at - passed < pass) {
+        bytes[flip->at - passed] = static_cast<char>(bytes[flip->at - passed] ^ 4);
+        ++flipped_;
+      }
       if (send(to, bytes.data(), pass, MSG_NOSIGNAL) < 0) break;
       passed += pass;
+      all += pass;
       if (most != nullptr && passed == *most) {
+        if (on_cut_) on_cut_();
         ++cuts_;
         break;
       }
@@ -94,9 +112,11 @@ class CuttingProxy {
 
   const std::uint16_t target_;
   const std::map<std::size_t, std::size_t> limits_;
+  const std::map<std::size_t, Flip> flips_;
+  const std::function<void()> on_cut_;
   int listener_ = -1;
   std::uint16_t port_ = 0;
-  std::atomic<std::size_t> accepted_ = 0, cuts_ = 0;
+  std::atomic<std::size_t> accepted_ = 0, cuts_ = 0, flipped_ = 0, up_ = 0, down_ = 0;
   std::list<Connection> connections_;
   std::jthread accepting_;
 };

@@ -181,19 +181,36 @@ await check('a question that got no answer is not told with the next, and no Ret
   await page.unroute('**/v1/chat/completions');
 });
 
-for (const [name, options] of [['wide, light', {}], ['wide, dark', { colorScheme: 'dark' }], ['narrow', { viewport: { width: 390, height: 844 } }]]) {
+// part: what is looked at for overflow.
+async function fits(page, part) {
+  await page.evaluate(() => Promise.allSettled(document.getAnimations().filter((a) => a.effect.getTiming().iterations !== Infinity).map((a) => a.finished)));
+  assert.deepEqual(await page.evaluate((within) => [...document.querySelectorAll(`${within}, ${within} *`)].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 &&
+    e.checkVisibility() && !e.closest('.hidden, pre')).map((e) => e.outerHTML.slice(0, 80)), part), []);
+  const source = await page.evaluate(`(() => { const module = undefined, exports = undefined, define = undefined; ${axe}; return axe.run(); })()`);
+  const serious = source.violations.filter((v) => ['serious', 'critical'].includes(v.impact));
+  assert.deepEqual(serious.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`), []);
+}
+const narrow = { viewport: { width: 390, height: 844 } };
+for (const [name, options] of [['wide, light', {}], ['wide, dark', { colorScheme: 'dark' }], ['narrow', narrow], ['narrow, dark', { ...narrow, colorScheme: 'dark' }]]) {
   const other = await open(options);
   await other.waitForSelector('.party', { state: 'attached', ...k_patience });
   await settle(other, 16);
   await ask(other, 'Name three rivers.');
   await done(other);
   if (folder) await other.screenshot({ path: `${folder}/${name.replace(', ', '-')}.png` });
-  await check(`${name}: nothing is wider than the window, axe finds nothing serious`, async () => {
-    assert.equal(await other.evaluate(() => [...document.querySelectorAll('main, main *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && e.checkVisibility() && !e.closest('.hidden, pre')).length), 0);
-    const source = await other.evaluate(`(() => { const module = undefined, exports = undefined, define = undefined; ${axe}; return axe.run(); })()`);
-    const serious = source.violations.filter((v) => ['serious', 'critical'].includes(v.impact));
-    assert.deepEqual(serious.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`), []);
+  const says = 'nothing is wider than the window, axe finds nothing serious';
+  await check(`${name}: ${says}`, () => fits(other, 'main'));
+  await check(`${name}, the settings open: ${says}`, async () => {
+    await other.click('#settings');
+    await fits(other, '#settings-dialog').finally(() => other.click('#settings-dialog [data-cancel]'));
   });
+  for (const drawer of name.startsWith('narrow') ? ['panel', 'list'] : []) {
+    await check(`${name}, the ${drawer} open: ${says}`, async () => {
+      await other.click(`[data-open-drawer=${drawer}]`);
+      if (drawer === 'panel') await other.click('#glimpse');
+      await fits(other, `#${drawer}`).finally(() => other.click(`#${drawer} [data-close-drawer]`));
+    });
+  }
   await other.context().close();
 }
 
