@@ -35,6 +35,16 @@ std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
   return failure;
 }
 
+bool wants_room(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Error& error) {
+    return error.code() == Code::resource;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 // How long the connections of a filling stay open when nothing is wanted; less than the provider waits.
 Clock::duration linger(Clock::duration patience) { return std::min<Clock::duration>(std::chrono::seconds(2), patience / 4); }
 
@@ -199,7 +209,12 @@ void Filler::produce() {
       std::exception_ptr failure = std::current_exception();
       if (known != nullptr && known->code() == Code::closed && filling) failure = cause_of(failure, *filling);
       lock.lock();
-      failure_ = failure;
+      if (!end && wants_room(failure) && orders[0].count > k_smallest_order) {
+        order_ = orders[0].count / 2;  // less may find room
+      } else {
+        failure_ = failure;
+        failed_at_ = used_;
+      }
       if (filling_) {
         filling_->offline_link->close();
         filling_->helper_link->close();
@@ -253,6 +268,8 @@ void Filler::used(const Marks& marks) {
 void Filler::wait_for(const Marks& needed) {
   std::unique_lock lock(mutex_);
   needed_ = needed;
+  // What was used since has made room.
+  if (failure_ && !within(needed, made_) && wants_room(failure_) && failed_at_ != used_) failure_ = nullptr;
   changed_.notify_all();
   changed_.wait(lock, [&] { return within(needed, made_) || failure_ || within(target_, made_); });
   if (within(needed, made_)) return;

@@ -27,6 +27,7 @@ std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const
 Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens);
 
 inline constexpr std::uint32_t k_least_order = 64;  // pieces that are worth an order of their own
+inline constexpr std::uint32_t k_smallest_order = 16;  // where there is no room for so many at the provider, the filling ends
 
 class Filler {
  public:
@@ -83,6 +84,7 @@ class Filler {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   Marks begin_, made_, target_, used_, needed_;
+  Marks failed_at_;  // what was used when a filling failed
   std::size_t order_ = 0, ahead_ = 0;
   std::function<void(const OfflineProgress&)> on_progress_;
   std::shared_ptr<Filling> filling_;
