@@ -240,9 +240,13 @@ double Client::fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens
   UserTraffic counted;
   UserClient client(state_->links(counted), state_->ledger, state_->executor, state_->options.patience, fresh_chain(i));
   const Plan& plan = client.card().plan;
-  const auto slots = static_cast<std::uint32_t>(std::min(tokens, plan.slots)), answers = static_cast<std::uint32_t>(std::min<std::size_t>(answer_tokens, slots));
-  Marks target{{slots, plan.open() ? 0 : slots, answers, plan.bfv() ? answers : 0}};
-  if (plan.prompt_slots != 0) target[k_entry_kind] = static_cast<std::uint32_t>(std::min<std::size_t>(slots, plan.prompt_slots + 1));
+  const auto slots = static_cast<std::uint32_t>(std::min(tokens, plan.slots));
+  auto answers = static_cast<std::uint32_t>(std::min<std::size_t>(answer_tokens, slots)), entries = slots;
+  if (plan.prompt_slots != 0) {  // one prompt of that length: the rest is its answer's
+    entries = static_cast<std::uint32_t>(std::min<std::size_t>(slots, plan.prompt_slots + 1));
+    answers = std::max(answers, slots - entries);
+  }
+  const Marks target{{slots, plan.open() ? 0 : entries, answers, plan.bfv() ? answers : 0}};
   client.fill(target, [&](const OfflineProgress& made) {
     if (on_progress) on_progress(progress_of(made));
   });

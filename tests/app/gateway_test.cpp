@@ -450,5 +450,12 @@ TEST_F(GatewayTest, no_log_line_holds_what_was_asked) {
   EXPECT_EQ(get(*gateway, "/metrics").text.find("canary"), std::string::npos);
 }
 
+// Its chains have material for one prompt alone.
+TEST(Stock, is_made_for_a_model_that_takes_one_prompt_a_conversation) {
+  Service own("serve --demo " PERMLLM_TINY_MODELS "/chatglm-6b --prompt-slots 8 --context 60 --stock 60 --events --log-level off --listen 127.0.0.1:0");
+  activity_until(own, [](const Json& now) { return now["stock_tokens"] == 60; });
+  EXPECT_EQ(own.end(), 0);
+}
+
 }  // namespace
 }  // namespace permllm::gateway_test
