@@ -333,6 +333,13 @@ TEST_F(GatewayTest, a_key_of_idempotency_gives_the_answer_again_without_new_cost
   const Reply other = ask(chat("Another"), "one");
   EXPECT_EQ(other.status, 400);
   EXPECT_EQ(other.json()["error"]["param"], "Idempotency-Key");
+
+  const Json lasting = chat(k_question, {{"max_tokens", 8}});
+  std::vector<std::future<Reply>> awaiting;
+  for (int i = 0; i < 5; ++i) awaiting.push_back(std::async(std::launch::async, [&] { return ask(lasting, "three"); }));
+  std::multiset<int> statuses;
+  for (auto& reply : awaiting) statuses.insert(reply.get().status);
+  EXPECT_EQ(statuses, (std::multiset<int>{200, 200, 200, 200, 429}));  // four connections await one answer
 }
 
 TEST_F(GatewayTest, who_asks_much_does_not_hold_up_who_asks_once_and_shares_no_dialogue) {
