@@ -224,6 +224,7 @@ class OpenAi(Expected):
                 threading.Timer(1, holding.close).start()
                 done = client.with_options(base_url=between.url + '/v1', max_retries=2).chat.completions.create(model='permllm', messages=MESSAGES, max_tokens=TOKENS)
                 self.assertEqual((done.choices[0].message.content, between.asked), (self.want, 2))
+
     def test_a_time_out_cancels_and_the_next_is_served(self):
         with self.assertRaises(openai.APITimeoutError):
             self.client.with_options(timeout=0.2).chat.completions.create(model='permllm', messages=[{'role': 'user', 'content': 'Count to one thousand.'}], max_tokens=400)
