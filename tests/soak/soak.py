@@ -142,6 +142,7 @@ class Service:
             raise RuntimeError(f'{self.name} does not start: {process.poll()}, {self.said()}')
         self.life = Life(process)
         self.lives.append(self.life)
+        time.sleep(0.3)  # until it waits for its first connection, and has the files for that
         self.life.idle = numbers_of(process.pid)[1:]
         self.expected_end = False
 
