@@ -221,12 +221,9 @@ class Party {
         const std::lock_guard lock(mutex_);
         if (server_ != nullptr) server_->set_limits(now);
       }
-      std::string text = fmt::format("reloaded: {}; certificate until {}, {} trusted keys",
-                                     reloaded.changed.empty() ? "no setting is new" : fmt::format("{}", fmt::join(reloaded.changed, ", ")),
-                                     credentials.identity.certificate.last_day(), credentials.trust.pins.size());
-      const bool restart = !reloaded.need_a_restart.empty();
-      if (restart) text += fmt::format("; a restart is needed for {}", fmt::join(reloaded.need_a_restart, ", "));
-      log_.write(restart ? Log::Level::warn : Log::Level::info, "reload", text);
+      log_.write(reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload",
+                 fmt::format("reloaded: {}; certificate until {}, {} trusted keys{}", reloaded.changes(), credentials.identity.certificate.last_day(),
+                             credentials.trust.pins.size(), reloaded.restarts()));
     } catch (const Error& error) {
       log_.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()), {{"code", name_of(error.code())}});
     }
@@ -242,10 +239,10 @@ class Party {
   const std::size_t files_;
   std::atomic<bool> draining_ = false;
   std::atomic<std::size_t> memory_limit_ = 0, session_limit_ = 0;
+  std::string doing_;  // of progress, since when, and when the log was told
+  Clock::time_point begun_{}, told_{};
   std::mutex mutex_;  // of the options that are reloaded and of what follows
   std::string state_;          // before the server is there
-  std::string doing_;          // of progress, since when, and when the log was told
-  Clock::time_point begun_{}, told_{};
   Server* server_ = nullptr;
   Signals signals_;
   std::optional<StatusServer> status_;

@@ -65,9 +65,7 @@ void reload(ServeCommandOptions& options, Log& log) {
   try {
     const Settings::Reloaded reloaded = options.settings->reload({"log-level"});
     log.set_level(options.log.level);
-    std::string text = reloaded.changed.empty() ? "reloaded: no setting is new" : fmt::format("reloaded: {}", fmt::join(reloaded.changed, ", "));
-    if (!reloaded.need_a_restart.empty()) text += fmt::format("; a restart is needed for {}", fmt::join(reloaded.need_a_restart, ", "));
-    log.write(reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload", text);
+    log.write(reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload", fmt::format("reloaded: {}{}", reloaded.changes(), reloaded.restarts()));
   } catch (const Error& error) {
     log.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()));
   }

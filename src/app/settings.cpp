@@ -106,6 +106,11 @@ void Settings::apply(const std::string& path) {
   }
 }
 
+std::string Settings::Reloaded::changes() const { return changed.empty() ? "no setting is new" : fmt::format("{}", fmt::join(changed, ", ")); }
+std::string Settings::Reloaded::restarts() const {
+  return need_a_restart.empty() ? "" : fmt::format("; a restart is needed for {}", fmt::join(need_a_restart, ", "));
+}
+
 Settings::Reloaded Settings::reload(const std::vector<std::string>& names) {
   Reloaded reloaded;
   if (path_.empty()) return reloaded;

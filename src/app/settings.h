@@ -20,6 +20,9 @@ class Settings {
   struct Reloaded {
     std::vector<std::string> changed;         // as "log-level = debug"
     std::vector<std::string> need_a_restart;  // names of settings that are not among `names` and have another value in the file
+    // Both in words; the second is empty where no restart is needed.
+    std::string changes() const;
+    std::string restarts() const;
   };
   // Reads the file again, where there is one, and sets `names` to what it says now, or to their default, as far as neither flag nor
   // variable outweighs it. Errors: as above; nothing is changed then.
