@@ -99,13 +99,7 @@ void Gateway::check(const GatewayOptions& options) {
 
 void Gateway::State::listen() {
   const ListenAddress address(options.listen);
-  server.set_socket_options([](socket_t socket) {  // without the library's own choice, to share a port with whoever else listens there
-    const int yes = 1;
-    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  });
-  port = address.port == 0 ? server.bind_to_any_port(address.host) : server.bind_to_port(address.host, address.port) ? address.port : -1;
-  if (port < 0) throw Error(Code::resource, "--listen", fmt::format("{}: nobody can listen there; does another program?", options.listen));
-  server.widen();
+  port = server.bind(address.host, address.port, "--listen");
   guard.emplace(address, static_cast<std::uint16_t>(port), options.hosts, options.key_file.empty() ? ApiKeys() : ApiKeys::of_file(options.key_file), HttpLimits().body_bytes);
   routes();
   thread = std::jthread([this] { server.listen_after_bind(); });

@@ -1,9 +1,12 @@
 #include "app/http_server.h"
 
+#include <fmt/format.h>
 #include <poll.h>
 
 #include <algorithm>
 #include <cstring>
+
+#include "permllm/error.h"
 
 namespace permllm {
 namespace {
@@ -114,6 +117,10 @@ HttpServer::HttpServer(const HttpLimits& limits) : limits_(limits) {
   new_task_queue = [threads = limits.reading + limits.answering + 4] { return new httplib::ThreadPool(threads); };
   set_payload_max_length(limits.body_bytes);
   set_tcp_nodelay(true);
+  set_socket_options([](socket_t socket) {  // without the library's own choice, to share a port with whoever else listens there
+    const int yes = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  });
 }
 
 bool HttpServer::gone(const httplib::Request& request) { return request.progress && !request.progress(0, 0); }
@@ -147,7 +154,15 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
   return true;
 }
 
-void HttpServer::widen() { ::listen(svr_sock_, 256); }
+int HttpServer::bind(const std::string& host, int port, const std::string& field) {
+  const int bound = port == 0 ? bind_to_any_port(host) : bind_to_port(host, port) ? port : -1;
+  if (bound < 0) {
+    const bool v6 = host.find(':') != std::string::npos;
+    throw Error(Code::resource, field, fmt::format("{}{}{}:{}: nobody can listen there; does another program?", v6 ? "[" : "", host, v6 ? "]" : "", port));
+  }
+  ::listen(svr_sock_, 256);  // more connections wait for the system than with the library, so that a burst delays nobody
+  return bound;
+}
 
 void HttpServer::end() {
   {

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <list>
 #include <mutex>
+#include <string>
 
 namespace permllm {
 
@@ -25,8 +26,9 @@ class HttpServer : public httplib::Server {
   // Of a request whose body has been read: whether its peer has closed the connection, or only its sending side. To be asked once at the
   // beginning of each handler, too: from then on the connection is none of those that are being read.
   static bool gone(const httplib::Request& request);
-  // Once it is bound: lets more connections wait for the system than the library does, so that a burst delays nobody.
-  void widen();
+  // Takes an address for itself alone; port 0: the system chooses. Returns the port. listen_after_bind() comes next. Errors: resource, naming `field` and
+  // the address, where nobody can listen there.
+  int bind(const std::string& host, int port, const std::string& field);
   // Ends the connections whose requests are not complete, and listen_after_bind().
   void end();
 

@@ -4,8 +4,12 @@
 #include <openssl/crypto.h>
 
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <optional>
 
 #include "app/toml.h"
+#include "base/file_stamp.h"
 #include "base/small_file.h"
 
 namespace permllm {
@@ -32,10 +36,10 @@ std::vector<std::filesystem::path> files_of(const std::filesystem::path& directo
   return files;
 }
 
-std::string why_withdrawn(const std::filesystem::path& directory, const Peer& user) {
+std::string why_withdrawn(const std::filesystem::path& directory, const Peer& user, const std::function<UserRecord(const std::string&)>& record_of) {
   const std::filesystem::path path = record_path(directory, user.name);
   if (!std::filesystem::exists(path)) return fmt::format("there is no invite of this name ({} is missing)", path.string());
-  const UserRecord record = load_record(path);
+  const UserRecord record = record_of(user.name);
   if (record.revoked) return "its invite was revoked";
   return record.fingerprint == user.fingerprint ? "" : "its invite was replaced by a newer one";
 }
@@ -117,7 +121,9 @@ Credentials load_credentials(const std::filesystem::path& directory, Role role) 
   }
   if (role == Role::provider) {
     credentials.trust.issuers.push_back(credentials.identity.certificate);
-    credentials.trust.withdrawn = [directory](const Peer& user) { return why_withdrawn(directory, user); };
+    credentials.trust.withdrawn = [directory](const Peer& user) {
+      return why_withdrawn(directory, user, [&](const std::string& name) { return load_record(record_path(directory, name)); });
+    };
   }
   return credentials;
 }
@@ -155,6 +161,80 @@ void save_record(const std::filesystem::path& directory, const UserRecord& recor
                            record.name, record.revoked ? "revoked" : "active", record.fingerprint, record.tokens, record.last_day),
                0600);
 }
+
+namespace {
+
+using Stamps = std::map<std::filesystem::path, FileStamp>;
+
+Stamps stamps_of(const std::vector<std::filesystem::path>& files) {
+  Stamps stamps;
+  for (const auto& file : files) stamps.emplace(file, FileStamp::of(file));
+  return stamps;
+}
+
+// What was made of files, with their stamps from before they were read.
+template <class Made>
+struct Read {
+  Stamps stamps;
+  Made made;
+  bool holds(const Stamps& now) const {
+    return std::equal(stamps.begin(), stamps.end(), now.begin(), now.end(), [](const auto& a, const auto& b) { return a.first == b.first && a.second.matches(b.second); });
+  }
+};
+
+}  // namespace
+
+struct LiveDirectory::Records {
+  explicit Records(std::filesystem::path d) : directory(std::move(d)) {}
+  const std::filesystem::path directory;
+  std::mutex mutex;
+  std::map<std::string, Read<UserRecord>> read;  // with the lock; by name, of those who showed a certificate of this provider
+
+  UserRecord get(const std::string& name) {
+    const std::filesystem::path path = record_path(directory, name);
+    const Stamps now = stamps_of({path});
+    {
+      const std::lock_guard lock(mutex);
+      const auto known = read.find(name);
+      if (known != read.end() && known->second.holds(now)) return known->second.made;
+    }
+    const UserRecord record = load_record(path);
+    const std::lock_guard lock(mutex);
+    read.insert_or_assign(name, Read<UserRecord>{now, record});
+    return record;
+  }
+};
+
+struct LiveDirectory::State {
+  std::mutex mutex;
+  std::optional<Read<Credentials>> read;  // with the lock
+};
+
+LiveDirectory::LiveDirectory(std::filesystem::path directory, Role role)
+    : directory_(std::move(directory)), role_(role), records_(new Records(directory_)), state_(new State) {}
+
+LiveDirectory::~LiveDirectory() = default;
+
+Credentials LiveDirectory::credentials() const {
+  std::vector<std::filesystem::path> files = files_of(directory_ / "peers", ".pem");
+  for (const char* name : {"certificate.pem", "key.pem"}) files.push_back(directory_ / name);
+  const Stamps now = stamps_of(files);
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->read && state_->read->holds(now)) return state_->read->made;
+  }
+  Credentials credentials = load_credentials(directory_, role_);
+  if (role_ == Role::provider) {
+    credentials.trust.withdrawn = [records = records_](const Peer& user) {
+      return why_withdrawn(records->directory, user, [&](const std::string& name) { return records->get(name); });
+    };
+  }
+  const std::lock_guard lock(state_->mutex);
+  state_->read = Read<Credentials>{now, credentials};
+  return credentials;
+}
+
+UserRecord LiveDirectory::record(const std::string& name) const { return records_->get(name); }
 
 void add_keygen(CLI::App& parent) {
   const auto options = std::make_shared<KeygenOptions>();

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,25 @@ std::vector<std::filesystem::path> record_paths(const std::filesystem::path& dir
 // Errors: file, naming the key.
 UserRecord load_record(const std::filesystem::path& path);
 void save_record(const std::filesystem::path& directory, const UserRecord& record);
+
+// A party's directory under a running service: what was read of its files holds until they change, and the next call sees that. Thread-safe.
+class LiveDirectory {
+ public:
+  LiveDirectory(std::filesystem::path directory, Role role);
+  ~LiveDirectory();
+  // As load_credentials. The identity is the same object as long as no file of identity and peers has changed.
+  Credentials credentials() const;
+  // As load_record of record_path.
+  UserRecord record(const std::string& name) const;
+
+ private:
+  struct Records;
+  struct State;
+  const std::filesystem::path directory_;
+  const Role role_;
+  const std::shared_ptr<Records> records_;  // credentials ask it, too, wherever they are
+  const std::unique_ptr<State> state_;
+};
 
 // The command `permllm keygen`.
 void add_keygen(CLI::App& parent);

@@ -4,6 +4,8 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
+#include <utility>
+
 namespace permllm {
 namespace {
 
@@ -44,6 +46,33 @@ Log::Log(const std::string& party, const LogOptions& options)
   set_level(options.level);
 }
 
+std::optional<std::size_t> LineBound::admit(const std::string& who, Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  std::size_t before = 0;
+  if (now - minute_ >= std::chrono::minutes(1)) {
+    minute_ = now;
+    lines_ = 0;
+    of_.clear();
+    before = std::exchange(left_out_, 0);
+  }
+  const auto found = of_.find(who);
+  if (lines_ >= in_all_ || (found != of_.end() && found->second >= of_one_)) {
+    ++left_out_;
+    return std::nullopt;
+  }
+  ++lines_;
+  ++of_[who];
+  return before;
+}
+
+void LineBound::give_back(const std::string& who) {
+  const std::lock_guard lock(mutex_);
+  const auto found = of_.find(who);
+  if (found == of_.end()) return;  // of an earlier minute
+  --lines_;
+  if (--found->second == 0) of_.erase(found);
+}
+
 Log::~Log() = default;
 
 void Log::set_level(const std::string& level) { logger_->set_level(spdlog::level::from_str(level)); }
@@ -66,6 +95,14 @@ void Log::write(Level level, const char* event, const std::string& text, const n
     line = one_line(std::move(line));
   }
   logger_->log(level_of(level), spdlog::string_view_t(line));
+}
+
+void Log::write(Level level, const char* event, const std::string& text, nlohmann::ordered_json fields, LineBound& bound, const std::string& who) {
+  if (!logger_->should_log(level_of(level))) return;
+  const std::optional<std::size_t> left_out = bound.admit(who);
+  if (!left_out) return;
+  if (*left_out != 0) fields["not_logged_before"] = *left_out;
+  write(level, event, text, fields);
 }
 
 }  // namespace permllm

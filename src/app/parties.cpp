@@ -31,6 +31,10 @@
 namespace permllm {
 namespace {
 
+// Lines a minute in the log, of what a peer causes behind its handshake: refusals in all and of one peer; sessions of one peer that came to nothing,
+// at their beginning and end. An invite bounds how many peers there are.
+constexpr std::size_t k_refusals_in_all = 60, k_refusals_of_one = 20, k_empty_sessions_of_one = 60;
+
 // What both commands share.
 struct PartyOptions {
   std::string listen = "127.0.0.1:0", identity, status;
@@ -52,7 +56,7 @@ const std::vector<std::string> k_reloadable{"log-level", "max-connections", "max
 void add_party_options(CLI::App& command, PartyOptions& options, const std::string& status_example) {
   command.add_option("--listen", options.listen, "address and port to listen on; port 0 lets the system choose")
       ->capture_default_str();
-  command.add_option("--identity", options.identity, "this party's directory, made by permllm keygen; read again for each connection")
+  command.add_option("--identity", options.identity, "this party's directory, made by permllm keygen; what changes in it holds from the next connection on")
       ->required();
   command.add_option("--patience", options.patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
@@ -66,10 +70,12 @@ void add_party_options(CLI::App& command, PartyOptions& options, const std::stri
 // A party's process: signals, log, counters, status, and the server once it is there. Made before any other thread.
 class Party {
  public:
-  // ready: asked by /readyz once the party serves: why it is not ready; may take seconds.
-  Party(Role role, PartyOptions& options, std::function<std::string()> ready)
-      : role_(role), options_(options), log_(name_of(role), options.log), metrics_(role), ready_(std::move(ready)),
+  // mapped: the folder or file whose bytes are mapped into memory; may be empty. ready: asked by /readyz once the party serves: why it is not ready;
+  // may take seconds.
+  Party(Role role, PartyOptions& options, const std::string& mapped, std::function<std::string()> ready)
+      : role_(role), options_(options), log_(name_of(role), options.log), metrics_(role), mapped_(mapped), ready_(std::move(ready)),
         files_(raise_file_limit()), signals_([this](int number) { handle(number); }) {
+    signals_.watch_mapped_files();
     if (options.status.empty()) return;
     metrics_.set_source([this] { return now(); });
     status_.emplace(options.status, [this] { return why_not_ready(); }, [this] { return metrics_.text(); });
@@ -182,20 +188,35 @@ class Party {
     if (event.session != 0) fields["session"] = fmt::format("{:08x}", event.session >> 32);
     if (event.error) fields["code"] = name_of(*event.error);
     switch (event.kind) {
-      case Event::Kind::note: return note("note", event.text);
+      case Event::Kind::note:
+        if (event.peer.empty()) return note("note", event.text);
+        return log_.write(Log::Level::info, "note", event.text, fields, refusals_, event.peer);
       case Event::Kind::connection_failed:
         // A peer that leaves before a session is no refusal; of a session's further connections the session tells itself.
-        return log_.write(event.session == 0 && event.error != Code::closed ? Log::Level::warn : Log::Level::debug, "connection_fails", event.text, fields);
-      case Event::Kind::session_begins: return log_.write(Log::Level::info, "session_begins", event.text, fields);
-      case Event::Kind::session_ends:
+        if (event.session != 0 || event.error == Code::closed) return log_.write(Log::Level::debug, "connection_fails", event.text, fields);
+        return log_.write(Log::Level::warn, "connection_fails", event.text, fields, refusals_, event.peer);
+      case Event::Kind::session_begins: return log_.write(Log::Level::info, "session_begins", event.text, fields, empty_sessions_, event.peer);
+      case Event::Kind::session_ends: {
         fields["seconds"] = event.seconds;
-        return log_.write(event.error ? Log::Level::warn : Log::Level::info, event.error ? "session_fails" : "session_ends", event.text, fields);
+        const Log::Level level = event.error ? Log::Level::warn : Log::Level::info;
+        const char* name = event.error ? "session_fails" : "session_ends";
+        if (!event.worked) return log_.write(level, name, event.text, fields, empty_sessions_, event.peer);
+        empty_sessions_.give_back(event.peer);  // its beginning
+        return log_.write(level, name, event.text, fields);
+      }
       case Event::Kind::pass:
       case Event::Kind::material: return;  // counted alone: lines would tell a prompt's length
     }
   }
 
   void handle(int number) {
+    if (number == SIGBUS) {
+      log_.write(Log::Level::error, "file_lost",
+                 fmt::format("{} cannot be read any more: it was cut short or its disk fails (SIGBUS). The {} ends; start it again{}",
+                             mapped_.empty() ? "a mapped file" : "a file of " + mapped_, name_of(role_),
+                             role_ == Role::helper ? ", and it names the models that are damaged, which their providers send again when they are started" : " once the file is whole"));
+      std::_Exit(1);
+    }
     if (number == SIGHUP) return reload();
     const std::lock_guard lock(mutex_);
     if (draining_.exchange(true) || server_ == nullptr) {
@@ -235,10 +256,12 @@ class Party {
   PartyOptions& options_;
   Log log_;
   Metrics metrics_;
+  const std::string mapped_;
   const std::function<std::string()> ready_;
   const std::size_t files_;
   std::atomic<bool> draining_ = false;
   std::atomic<std::size_t> memory_limit_ = 0, session_limit_ = 0;
+  LineBound refusals_{k_refusals_in_all, k_refusals_of_one}, empty_sessions_{SIZE_MAX, k_empty_sessions_of_one};
   std::string doing_;  // of progress, since when, and when the log was told
   Clock::time_point begun_{}, told_{};
   std::mutex mutex_;  // of the options that are reloaded and of what follows
@@ -280,9 +303,10 @@ struct HelperOptions {
 
 void run_helper(HelperOptions& helper) {
   PartyOptions& options = helper.party;
-  Party party(Role::helper, options, [] { return ""; });
+  Party party(Role::helper, options, helper.store, [] { return ""; });
   Executor executor;
-  TlsListener listener([&] { return load_credentials(options.identity, Role::helper); }, options.listen);
+  const LiveDirectory directory(options.identity, Role::helper);
+  TlsListener listener([&] { return directory.credentials(); }, options.listen);
   require_peer(options.identity, Role::provider);
   HelperService service(executor, options.patience(), party.on_event(), helper.store);
   service.set_admission([&] { party.admit(0); });
@@ -293,8 +317,8 @@ void run_helper(HelperOptions& helper) {
 }
 
 // Of answers, by the record of the user's invite.
-std::uint64_t allowance_of(const std::string& identity, const Peer& peer) {
-  const UserRecord record = load_record(record_path(identity, peer.name));
+std::uint64_t allowance_of(const LiveDirectory& directory, const Peer& peer) {
+  const UserRecord record = directory.record(peer.name);
   if (record.fingerprint != peer.fingerprint) throw Error(Code::mismatch, "certificate", fmt::format("\"{}\" is not the one of the invite in force", peer.name));
   return record.tokens;
 }
@@ -322,9 +346,10 @@ struct ProviderOptions {
 };
 
 void run_provider(ProviderOptions& options) {
-  const auto credentials = [&] { return load_credentials(options.party.identity, Role::provider); };
+  const LiveDirectory directory(options.party.identity, Role::provider);
+  const auto credentials = [&] { return directory.credentials(); };
   ProviderService* serving = nullptr;  // asked once it serves
-  Party party(Role::provider, options.party, [&] { return serving->helper_trouble(); });
+  Party party(Role::provider, options.party, options.model, [&] { return serving->helper_trouble(); });
   Executor executor;
   credentials();  // refused before the long work
   parse_bandwidth(options.user_bandwidth, "--user-bandwidth");
@@ -359,7 +384,7 @@ void run_provider(ProviderOptions& options) {
   party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role == Role::user, peer, "users"); },
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
     UserLimits limits = options.limits;
-    limits.tokens = allowance_of(options.party.identity, peer);
+    limits.tokens = allowance_of(directory, peer);
     service.serve(shaped(bandwidth.throttled(std::move(link), peer.fingerprint), options.party.shape), peer, limits);
   }}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
        {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});

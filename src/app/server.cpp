@@ -20,7 +20,8 @@ namespace {
 constexpr auto k_handshake_patience = std::chrono::seconds(10);
 constexpr auto k_first_message_patience = std::chrono::seconds(5);  // of a peer that is to be refused
 constexpr auto k_closing_patience = std::chrono::seconds(5);        // for threads whose links are closed
-constexpr std::size_t k_lines_a_minute = 60;                        // of refused handshakes, in the log
+// Lines a minute of refusals, before the handshake and behind it: in all, and of one address or user.
+constexpr std::size_t k_lines_in_all = 60, k_lines_of_one = 20;
 
 // Addresses that one owner is likely to have.
 std::string group_of(const std::string& address) {
@@ -29,13 +30,14 @@ std::string group_of(const std::string& address) {
   return fmt::format("{:02x}", fmt::join(v6.s6_addr, v6.s6_addr + 8, ""));
 }
 
-// One connection, for as long as its link lives.
+// One connection, from its arrival for as long as its link lives.
 struct Open {
-  std::shared_ptr<TlsLink> link;
-  std::string group;
-  std::uint64_t number = 0;  // they rise
+  std::uint64_t number;  // the listener's
+  std::string address, group;
+  Clock::time_point since;
+  std::shared_ptr<TlsLink> link = nullptr;  // once its peer has spoken
   bool served = false, gave_way = false;
-  std::string user;  // a served user's fingerprint
+  std::string user = "";  // a served user's fingerprint
 };
 
 }  // namespace
@@ -57,11 +59,11 @@ struct Server::State {
   mutable std::mutex mutex;  // of what follows
   Limits limits;
   std::map<std::uint64_t, std::shared_ptr<Open>> open;
-  std::uint64_t next = 1;
   bool running = true, draining = false;
   Clock::time_point deadline;  // of draining
-  Clock::time_point minute;    // of the lines that were logged
-  std::size_t lines = 0, kept_back = 0;
+
+  // Refusals before a handshake cost a peer nothing, those behind it a user little.
+  LineBound strangers{k_lines_in_all, k_lines_of_one}, peers{k_lines_in_all, k_lines_of_one};
 
   Count count() const {
     Count count;
@@ -71,18 +73,27 @@ struct Server::State {
     }
     return count;
   }
-  void give_way(Open& entry) {
-    entry.gave_way = true;
-    entry.link->close();
+  // Null: there is none. Of those that have not spoken nothing is left, and the caller refuses them once it has let go of the lock; the others end
+  // in their threads.
+  std::shared_ptr<Open> give_way(std::shared_ptr<Open> entry) {
+    if (!entry) return nullptr;
+    entry->gave_way = true;
+    if (entry->link) {
+      entry->link->close();
+    } else {
+      listener.drop(entry->number);
+      open.erase(entry->number);
+    }
+    return entry;
   }
   // The oldest handshake of the group, or of the group that has most of them. Null: there is none.
-  Open* oldest_handshake(const std::string* of_group) const {
+  std::shared_ptr<Open> oldest_handshake(const std::string* of_group) const {
     std::map<std::string, std::size_t> sizes;
     for (const auto& [number, entry] : open) sizes[entry->group] += !entry->served && !entry->gave_way;
-    Open* oldest = nullptr;
+    std::shared_ptr<Open> oldest;
     for (const auto& [number, entry] : open) {
       if (entry->served || entry->gave_way || (of_group != nullptr && entry->group != *of_group)) continue;
-      if (oldest == nullptr || sizes[entry->group] > sizes[oldest->group]) oldest = entry.get();
+      if (oldest == nullptr || sizes[entry->group] > sizes[oldest->group]) oldest = entry;
     }
     return oldest;
   }
@@ -91,25 +102,14 @@ struct Server::State {
     open.erase(number);
     if (running && draining) listener.interrupt();
   }
-  // Refusals before a handshake cost a peer nothing, so it cannot be let to fill the log.
-  void log_refused(const std::string& address, const std::string& why) {
-    std::size_t more = 0;
-    {
-      const std::lock_guard lock(mutex);
-      if (Clock::now() - minute > std::chrono::minutes(1)) {
-        minute = Clock::now();
-        more = std::exchange(kept_back, 0);
-        lines = 0;
-      }
-      if (++lines > k_lines_a_minute) {
-        ++kept_back;
-        return;
-      }
-    }
-    nlohmann::ordered_json fields{{"address", address}};
-    if (more != 0) fields["not_logged_before"] = more;
-    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", why), fields);
+  void refuse(const std::string& address, const char* reason, const std::string& why) {
+    metrics.count_refused_handshake(reason);
+    log_refused(address, why);
   }
+  void log_refused(const std::string& address, const std::string& why) {
+    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", why), {{"address", address}}, strangers, group_of(address));
+  }
+  void refuse_crowded(const std::string& address) { refuse(address, "crowded", "its handshake was not done when there was no more room"); }
 };
 
 namespace {
@@ -160,53 +160,61 @@ Server::Server(TlsListener& listener, Handler handler, const Limits& limits, Log
 
 Server::~Server() = default;
 
-void Server::welcome(std::unique_ptr<TlsLink> accepted) {
-  const auto entry = std::make_shared<Open>();
-  const std::string address = accepted->address();
-  if (address.empty()) return;  // gone already
-  entry->link = std::move(accepted);
-  entry->group = group_of(address);
+void Server::welcome(const TlsListener::Arrival& arrival) {
+  const auto entry = std::make_shared<Open>(Open{arrival.number, arrival.address, group_of(arrival.address), arrival.since});
   State& s = *state_;
   bool room = true;
+  std::shared_ptr<Open> of_its_group, of_all;  // that give way to it
   {
     const std::lock_guard lock(s.mutex);
     std::size_t of_group = 0;
     for (const auto& [number, other] : s.open) of_group += !other->served && !other->gave_way && other->group == entry->group;
-    if (of_group >= s.limits.handshakes) s.give_way(*s.oldest_handshake(&entry->group));
+    if (of_group >= s.limits.handshakes) of_its_group = s.give_way(s.oldest_handshake(&entry->group));
     const Count count = s.count();
     if (count.handshakes + count.served >= s.limits.connections) {
-      Open* oldest = s.oldest_handshake(nullptr);
-      room = oldest != nullptr;
-      if (room) s.give_way(*oldest);
+      of_all = s.give_way(s.oldest_handshake(nullptr));
+      room = of_all != nullptr;
     }
-    if (room) {
-      entry->number = s.next++;
-      s.open[entry->number] = entry;
-    }
+    if (room) s.open[entry->number] = entry;
+    else s.listener.drop(entry->number);
   }
-  if (!room) {
-    s.metrics.count_refused_handshake("full");
-    s.log_refused(address, "as many are open as may be");
-    return;
+  for (const auto& sent_away : {of_its_group, of_all}) {
+    if (sent_away && !sent_away->link) s.refuse_crowded(sent_away->address);
   }
+  if (!room) s.refuse(entry->address, "full", "as many are open as may be");
+}
+
+void Server::attend(std::uint64_t number) {
+  State& s = *state_;
   // Erased when the last of thread and link lets go of it.
-  std::shared_ptr<void> ticket(nullptr, [state = state_, number = entry->number](void*) { state->leave(number); });
+  std::shared_ptr<void> ticket(nullptr, [state = state_, number](void*) { state->leave(number); });
+  std::shared_ptr<Open> entry;
+  {
+    const std::lock_guard lock(s.mutex);
+    entry = s.open.at(number);
+  }
+  try {
+    std::shared_ptr<TlsLink> link = s.listener.take(number);
+    const std::lock_guard lock(s.mutex);
+    entry->link = std::move(link);
+  } catch (const Error& error) {
+    return s.refuse(entry->address, name_of(error.code()), error.what());
+  }
   State::Worker& worker = s.workers.emplace_back();
   try {
-    worker.thread = std::jthread([&s, &worker, entry, address, ticket = std::move(ticket)]() mutable {
-      const Clock::time_point begin = Clock::now();
+    worker.thread = std::jthread([&s, &worker, entry, ticket = std::move(ticket)]() mutable {
       try {
         Peer peer;
         try {
-          peer = entry->link->handshake(begin + k_handshake_patience);
+          peer = entry->link->handshake(entry->since + k_handshake_patience);
         } catch (const Error& error) {
           bool gave_way = false;
           {
             const std::lock_guard lock(s.mutex);
             gave_way = entry->gave_way;
           }
-          s.metrics.count_refused_handshake(gave_way ? "crowded" : name_of(error.code()));
-          s.log_refused(address, gave_way ? "its handshake was not done when there was no more room" : error.what());
+          if (gave_way) s.refuse_crowded(entry->address);
+          else s.refuse(entry->address, name_of(error.code()), error.what());
           throw;
         }
         std::string full;
@@ -214,7 +222,7 @@ void Server::welcome(std::unique_ptr<TlsLink> accepted) {
           const std::lock_guard lock(s.mutex);
           const std::size_t kept = std::min<std::size_t>(16, s.limits.connections / 4);
           std::size_t of_user = 0;
-          for (const auto& [number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.fingerprint;
+          for (const auto& [other_number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.fingerprint;
           if (s.count().served >= s.limits.connections - kept) full = "as many are open as may be; try again in a moment";
           else if (of_user >= s.limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
           if (full.empty()) {
@@ -230,7 +238,7 @@ void Server::welcome(std::unique_ptr<TlsLink> accepted) {
           }
           s.handler.admit(peer);
         } catch (const Error& error) {
-          s.log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer));
+          s.log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer), s.peers, peer.fingerprint);
           tell(*entry->link, error);
           throw;
         }
@@ -238,20 +246,19 @@ void Server::welcome(std::unique_ptr<TlsLink> accepted) {
         auto link = std::make_unique<Known>(entry->link, std::move(ticket));
         s.handler.serve(std::move(link), peer);
         nlohmann::ordered_json fields = fields_of(peer);
-        fields["seconds"] = std::chrono::duration<double>(Clock::now() - begin).count();
+        fields["seconds"] = std::chrono::duration<double>(Clock::now() - entry->since).count();
         s.log.write(Log::Level::debug, "connection_ends", "a connection was served", fields);
       } catch (const Error&) {
         // Told where it was found.
       } catch (const std::exception& error) {
-        s.log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()));
+        s.log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()), {}, s.peers, entry->group);
       }
       trim_heap();
       worker.done = true;
     });
   } catch (const std::system_error& error) {
     s.workers.pop_back();
-    s.metrics.count_refused_handshake("resource");
-    s.log_refused(address, error.what());
+    s.refuse(entry->address, "resource", error.what());
   }
 }
 
@@ -275,7 +282,15 @@ bool Server::run() {
       continue;
     }
     try {
-      welcome(s.listener.accept(deadline));
+      const TlsListener::Arrival arrival = s.listener.next(deadline);
+      switch (arrival.kind) {
+        case TlsListener::Arrival::Kind::came: welcome(arrival); break;
+        case TlsListener::Arrival::Kind::spoke: attend(arrival.number); break;
+        case TlsListener::Arrival::Kind::left:
+          s.leave(arrival.number);
+          s.refuse(arrival.address, name_of(arrival.error->code()), arrival.error->what());
+          break;
+      }
     } catch (const Error& error) {
       if (error.code() != Code::resource) continue;
       s.log_refused("", error.what());  // too many open files: the next ones may do better
@@ -287,7 +302,8 @@ bool Server::run() {
     s.running = false;
     const Count left = s.count();
     if (left.served != 0) s.log.write(Log::Level::warn, "drain_ends", "connections that were not done in time are closed", {{"connections", left.served}});
-    for (const auto& [number, entry] : s.open) entry->link->close();
+    for (const auto& [number, entry] : s.open) entry->link ? entry->link->close() : s.listener.drop(number);
+    std::erase_if(s.open, [](const auto& one) { return !one.second->link; });
   }
   for (const Clock::time_point deadline = Clock::now() + k_closing_patience; !s.workers.empty() && Clock::now() < deadline; reap()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));

@@ -1,4 +1,4 @@
-// Accepts connections, each in a thread of its own, within limits, until told to drain.
+// Accepts connections, and serves each in a thread of its own, within limits, until told to drain.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -13,7 +13,7 @@ namespace permllm {
 
 struct Limits {
   std::size_t connections = 256;  // in all; the last of them, 16 or a quarter, are for handshakes alone
-  std::size_t handshakes = 16;    // under way from one address (IPv6: from one /64)
+  std::size_t handshakes = 16;    // under way from one address (IPv6: from one /64), with those whose peer has not spoken yet
   std::size_t per_user = 16;      // of one user, behind the handshake
   std::size_t sessions = 0;       // of a provider, of all users; 0: no limit
   std::size_t memory = 0;         // bytes of the process's own; 0: no limit
@@ -22,8 +22,9 @@ struct Limits {
 // --max-connections, --max-handshakes, --max-per-user, --max-memory, --drain
 void add_limits(CLI::App& command, Limits& limits);
 
-// A handshake has 10 s. Where there is no room for a newcomer, the oldest handshake under way gives way to it, of the address that has
-// most; so silent peers keep nobody out. A peer that is refused after its handshake is told why.
+// A connection has a thread once its peer has spoken (TlsListener), and 10 s from its arrival to the end of its handshake. Where there is no room
+// for a newcomer, the oldest handshake under way gives way to it, of the address that has most; so silent peers keep nobody out. A peer that is
+// refused after its handshake is told why.
 class Server {
  public:
   struct Handler {
@@ -48,7 +49,8 @@ class Server {
 
  private:
   struct State;
-  void welcome(std::unique_ptr<TlsLink> link);
+  void welcome(const TlsListener::Arrival& arrival);
+  void attend(std::uint64_t number);
   std::shared_ptr<State> state_;
 };
 

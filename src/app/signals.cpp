@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -17,6 +18,18 @@
 #include "permllm/error.h"
 
 namespace permllm {
+namespace {
+
+std::atomic<int> lost = -1;  // a signal's handler has nothing but globals
+
+// Wakes the thread of Signals, which may say what is the matter.
+void on_bus_error(int) {
+  const std::uint64_t one = 1;
+  if (write(lost, &one, sizeof one) == sizeof one) poll(nullptr, 0, 5000);
+  _exit(1);
+}
+
+}  // namespace
 
 Signals::Signals(std::function<void(int)> handle) {
   signal(SIGPIPE, SIG_IGN);
@@ -26,12 +39,18 @@ Signals::Signals(std::function<void(int)> handle) {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signals_ = signalfd(-1, &set, SFD_CLOEXEC);
   stop_ = eventfd(0, EFD_CLOEXEC);
-  if (signals_ < 0 || stop_ < 0) throw Error(Code::resource, "signals", "the system gave no descriptor");
+  lost_ = eventfd(0, EFD_CLOEXEC);
+  if (signals_ < 0 || stop_ < 0 || lost_ < 0) throw Error(Code::resource, "signals", "the system gave no descriptor");
   thread_ = std::jthread([this, handle = std::move(handle)] {
     for (;;) {
-      pollfd ready[2]{{signals_, POLLIN, 0}, {stop_, POLLIN, 0}};
-      if (poll(ready, 2, -1) < 0) continue;
+      pollfd ready[3]{{signals_, POLLIN, 0}, {stop_, POLLIN, 0}, {lost_, POLLIN, 0}};
+      if (poll(ready, 3, -1) < 0) continue;
+      if (ready[2].revents != 0) {
+        std::uint64_t ignored;
+        if (read(lost_, &ignored, sizeof ignored) == sizeof ignored) handle(SIGBUS);
+      }
       if (ready[1].revents != 0) return;
+      if (ready[0].revents == 0) continue;
       signalfd_siginfo info;
       if (read(signals_, &info, sizeof info) == sizeof info) handle(static_cast<int>(info.ssi_signo));
     }
@@ -41,8 +60,14 @@ Signals::Signals(std::function<void(int)> handle) {
 Signals::~Signals() {
   const std::uint64_t one = 1;
   if (write(stop_, &one, sizeof one) == sizeof one) thread_.join();
-  close(signals_);
-  close(stop_);
+  int own = lost_;
+  if (lost.compare_exchange_strong(own, -1)) signal(SIGBUS, SIG_DFL);
+  for (const int descriptor : {signals_, stop_, lost_}) close(descriptor);
+}
+
+void Signals::watch_mapped_files() {
+  lost = lost_;
+  signal(SIGBUS, on_bus_error);
 }
 
 void notify_manager(const std::string& state) {

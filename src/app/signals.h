@@ -13,11 +13,14 @@ class Signals {
   // thread: threads inherit what is blocked. Errors: resource.
   explicit Signals(std::function<void(int)> handle);
   ~Signals();
+  // From now on SIGBUS, which whoever reads a mapped file gets where the file was cut short or its disk fails, comes to `handle` too, which is to end
+  // the process: the thread that read does not go on. For one object in a process.
+  void watch_mapped_files();
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 
  private:
-  int signals_ = -1, stop_ = -1;
+  int signals_ = -1, stop_ = -1, lost_ = -1;
   std::jthread thread_;
 };
 

@@ -1,19 +1,31 @@
 #include "app/status.h"
 
 #include <fmt/format.h>
-#include <httplib.h>
 
 #include <boost/asio/ip/address.hpp>
 #include <charconv>
 #include <thread>
 
+#include "app/http_server.h"
 #include "net/tls.h"
 #include "permllm/error.h"
 
 namespace permllm {
+namespace {
+
+HttpLimits limits() {
+  HttpLimits limits;
+  limits.body_bytes = 0;
+  limits.head_bytes = 8 << 10;
+  limits.read = limits.write = std::chrono::seconds(2);
+  limits.reading = limits.answering = 8;
+  return limits;
+}
+
+}  // namespace
 
 struct StatusServer::State {
-  httplib::Server server;
+  HttpServer server{limits()};
   int port = 0;
   std::jthread thread;
 };
@@ -34,12 +46,11 @@ StatusServer::StatusServer(const std::string& address, std::function<std::string
   const auto [end, parsed] = std::from_chars(address.data() + colon + 1, last, port);
   if (parsed != std::errc() || end != last) throw Error(Code::usage, "--status", fmt::format("\"{}\" ends in no port", address));
 
-  httplib::Server& server = state_->server;
-  server.new_task_queue = [] { return new httplib::ThreadPool(4); };
-  server.set_keep_alive_max_count(1);  // a connection holds a thread
-  server.set_read_timeout(2);
-  server.set_write_timeout(2);
-  server.set_payload_max_length(0);
+  HttpServer& server = state_->server;
+  server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response&) {
+    HttpServer::gone(request);  // it is none of those that are being read any more
+    return httplib::Server::HandlerResponse::Unhandled;
+  });
   server.Get("/healthz", [](const httplib::Request&, httplib::Response& response) { response.set_content("alive\n", "text/plain"); });
   server.Get("/readyz", [why_not_ready = std::move(why_not_ready)](const httplib::Request&, httplib::Response& response) {
     const std::string reason = why_not_ready();
@@ -49,13 +60,12 @@ StatusServer::StatusServer(const std::string& address, std::function<std::string
   server.Get("/metrics", [metrics = std::move(metrics)](const httplib::Request&, httplib::Response& response) {
     response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");
   });
-  state_->port = port == 0 ? server.bind_to_any_port(host) : server.bind_to_port(host, port) ? port : -1;
-  if (state_->port < 0) throw Error(Code::resource, "--status", fmt::format("{}: nobody can listen there", address));
+  state_->port = server.bind(host, port, "--status");
   state_->thread = std::jthread([&server] { server.listen_after_bind(); });
   while (!server.is_running()) std::this_thread::yield();  // a stop before that would be lost
 }
 
-StatusServer::~StatusServer() { state_->server.stop(); }
+StatusServer::~StatusServer() { state_->server.end(); }
 
 std::uint16_t StatusServer::port() const { return static_cast<std::uint16_t>(state_->port); }
 

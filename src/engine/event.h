@@ -35,6 +35,8 @@ struct Event {
   std::uint64_t bytes = 0;
   Role from = Role::user;
   std::optional<Code> error = {};
+  std::string peer;     // whose connection or session it is, by its certificate's fingerprint: not for logs
+  bool worked = false;  // session_ends: a pass was made or material dealt
 };
 // Called from many threads.
 using OnEvent = std::function<void(const Event&)>;
@@ -54,29 +56,45 @@ inline Event material_event(std::uint64_t session, Role from, std::uint64_t byte
 // The events of a connection that may become a session.
 class SessionEvents {
  public:
-  explicit SessionEvents(const OnEvent& on_event) : on_event_(on_event) {}
+  SessionEvents(const OnEvent& on_event, std::string peer) : on_event_(on_event), peer_(std::move(peer)) {}
+  // Another connection of a session that goes on.
+  void resumed() { tell(Event("a session is resumed")); }
   void begin(std::uint64_t session) {
     session_ = session;
     begin_ = Clock::now();
-    on_event_(Event(Event::Kind::session_begins, "session begins", session));
+    tell(Event(Event::Kind::session_begins, "session begins", session));
   }
+  // The session made a pass.
+  void pass(double seconds) {
+    worked_ = true;
+    on_event_(pass_event(session_, seconds));
+  }
+  // Material was dealt for it.
+  void dealt() { worked_ = true; }
   void end() { tell_end("session ends", {}); }
   // The connection fails, and with it the session if one has begun. joined: the session that the connection belongs to, or 0.
   void fail(const std::string& words, Code error, std::uint64_t joined) {
     if (session_ != 0) return tell_end("session fails: " + words, error);
     Event event(Event::Kind::connection_failed, "connection ends: " + words, joined);
     event.error = error;
-    on_event_(event);
+    tell(std::move(event));
   }
 
  private:
+  void tell(Event event) {
+    event.peer = peer_;
+    on_event_(event);
+  }
   void tell_end(std::string words, std::optional<Code> error) {
     Event event(Event::Kind::session_ends, std::move(words), session_);
     event.seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
     event.error = error;
-    on_event_(event);
+    event.worked = worked_;
+    tell(std::move(event));
   }
   const OnEvent& on_event_;
+  const std::string peer_;
+  bool worked_ = false;
   std::uint64_t session_ = 0;  // 0: none has begun
   Clock::time_point begin_;
 };

@@ -26,7 +26,7 @@ HelperService::HelperService(Executor& executor, Clock::duration patience, OnEve
 
 void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
   Channel channel(*link, 0, patience_);
-  SessionEvents events(on_event_);
+  SessionEvents events(on_event_, peer.fingerprint);
   try {
     const Frame first = channel.receive_any("the first message of a connection");
     if (is_probe(first)) {
@@ -165,6 +165,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
       }
       expected = order.first + order.count;
       deal(helper, plan, model->v, order, provider->channel);
+      events.dealt();
       user.send(PackDealt{});
       user.flush();
     }

@@ -131,9 +131,9 @@ void ProviderService::watch_helper(Dial dial) { watch_ = std::make_unique<Helper
 void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, const UserLimits& limits) {
   const auto link = std::make_shared<ResumableLink>(std::move(connection), resume_limits_);
   Channel user(*link, 0, patience_);
-  SessionEvents events(on_event_);
+  SessionEvents events(on_event_, peer.fingerprint);
   try {
-    if (resumable_.resumed(*link, peer, Clock::now() + patience_)) return on_event_("a session is resumed");
+    if (resumable_.resumed(*link, peer, Clock::now() + patience_)) return events.resumed();
     const Frame first = user.receive_any("the first message of a connection");
     if (is_probe(first)) {
       return serve_probe(*link, first, [&](const auto&) {
@@ -239,7 +239,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     burning->reach(to);
   };
   const auto behind_pass = [&](double seconds) {
-    on_event_(pass_event(id, seconds));
+    events.pass(seconds);
     if (!chain->should_free(burning->used())) return;
     user.flush();  // the user need not wait for the disk
     chain->free(burning->used());

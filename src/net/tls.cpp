@@ -3,18 +3,25 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/ssl.hpp>
 #include <boost/asio/write.hpp>
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <optional>
 
 #include "wire/frame.h"
@@ -76,19 +83,80 @@ struct Check {
   }
 };
 
-int judge(X509_STORE_CTX* store, void* check) { return static_cast<Check*>(check)->judge(store) ? 1 : 0; }
+// A context serves many connections, so each connection's check hangs at its own SSL.
+int check_index() {
+  static const int index = SSL_get_ex_new_index(0, nullptr, nullptr, nullptr, nullptr);
+  return index;
+}
 
-asio::ssl::context make_context(const Identity& identity, Check& check) {
-  asio::ssl::context context(asio::ssl::context::tlsv13);
-  SSL_CTX* native = context.native_handle();
+int judge(X509_STORE_CTX* store, void*) {
+  const auto* ssl = static_cast<const SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
+  return static_cast<Check*>(SSL_get_ex_data(ssl, check_index()))->judge(store) ? 1 : 0;
+}
+
+std::shared_ptr<asio::ssl::context> make_context(const Identity& identity) {
+  auto context = std::make_shared<asio::ssl::context>(asio::ssl::context::tlsv13);
+  SSL_CTX* native = context->native_handle();
   if (SSL_CTX_use_certificate(native, identity.certificate.get()) != 1 || SSL_CTX_use_PrivateKey(native, identity.key.get()) != 1) {
     throw Error(Code::file, "identity", "OpenSSL takes the certificate and key for no pair");
   }
-  context.set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
-  SSL_CTX_set_cert_verify_callback(native, judge, &check);
+  context->set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
+  SSL_CTX_set_cert_verify_callback(native, judge, nullptr);
   SSL_CTX_set_session_cache_mode(native, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_num_tickets(native, 0);
   return context;
+}
+
+// What the handshakes of a listener share: where credentials come from, and the context of the identity that was the last.
+class ServerSide {
+ public:
+  explicit ServerSide(TlsListener::Source source) : source_(std::move(source)) {}
+  std::pair<Credentials, std::shared_ptr<asio::ssl::context>> now() {
+    Credentials credentials = source_();
+    const std::lock_guard lock(mutex_);
+    if (!context_ || identity_.key != credentials.identity.key || identity_.certificate.get() != credentials.identity.certificate.get()) {
+      context_ = make_context(credentials.identity);
+      identity_ = credentials.identity;
+    }
+    return {std::move(credentials), context_};
+  }
+
+ private:
+  const TlsListener::Source source_;
+  std::mutex mutex_;
+  Identity identity_;  // of context_
+  std::shared_ptr<asio::ssl::context> context_;
+};
+
+struct Descriptor {
+  int number = -1;
+  explicit Descriptor(int n) : number(n) {}
+  ~Descriptor() {
+    if (number >= 0) ::close(number);
+  }
+  Descriptor(Descriptor&& other) noexcept : number(std::exchange(other.number, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+};
+
+// Of the bytes that a connection begins with: how many have to be there before more can be said. Errors: mismatch, where they begin no ClientHello.
+std::size_t needed_of_hello(std::span<const std::uint8_t> begin) {
+  constexpr std::size_t k_record_head = 5, k_message_head = 4, k_most = 1 << 14;
+  constexpr std::uint8_t k_handshake = 22, k_major = 3, k_client_hello = 1;
+  const auto is = [&](std::size_t at, std::uint8_t value) { return begin.size() <= at || begin[at] == value; };
+  const auto number = [&](std::size_t at, std::size_t bytes) {
+    std::size_t value = 0;
+    for (std::size_t i = 0; i < bytes; ++i) value = value << 8 | begin[at + i];
+    return value;
+  };
+  bool fits = is(0, k_handshake) && is(1, k_major) && is(k_record_head, k_client_hello);
+  std::size_t needed = k_record_head + k_message_head;
+  if (fits && begin.size() >= needed) {
+    const std::size_t record = number(3, 2), message = k_message_head + number(6, 3);
+    fits = record <= k_most && message <= record;
+    needed = k_record_head + record;
+  }
+  if (!fits) throw Error(Code::mismatch, "the TLS handshake", "the first bytes are no ClientHello in one record");
+  return needed;
 }
 
 // What a failure of the TLS layer means; a peer that refuses this side's certificate says so by an alert.
@@ -136,20 +204,21 @@ struct TlsLink::State {
 
   asio::io_context io{1};
   tcp::socket socket{io};
-  TlsListener::Source source;  // of a server's link, until its handshake
+  std::shared_ptr<ServerSide> server_side;  // of a server's link
   Check check;
-  std::optional<asio::ssl::context> context;
+  std::shared_ptr<asio::ssl::context> context;
   std::optional<asio::ssl::stream<tcp::socket&>> stream;
   Bytes out;
   Bytes in = Bytes(k_buffer);
   std::size_t in_begin = 0, in_end = 0;
   bool unwritable = false;  // a write failed: asio would wait for a readiness that the system told already
 
-  void begin_tls(const Credentials& credentials, std::optional<Role> expected) {
-    check.trust = credentials.trust;
+  void begin_tls(const Trust& trust, std::shared_ptr<asio::ssl::context> of_identity, std::optional<Role> expected) {
+    check.trust = trust;
     check.expected = expected;
-    context.emplace(make_context(credentials.identity, check));
+    context = std::move(of_identity);
     stream.emplace(socket, *context);
+    SSL_set_ex_data(stream->native_handle(), check_index(), &check);
   }
 
   // Lets the peer read the alert that tells why it was refused: closing at once would make the system drop it.
@@ -273,14 +342,9 @@ void TlsLink::close() {
 
 const Peer& TlsLink::peer() const { return state_->check.peer; }
 
-std::string TlsLink::address() const {
-  error_code error;
-  const tcp::endpoint peer = state_->socket.remote_endpoint(error);
-  return error ? "" : peer.address().to_string();
-}
-
 const Peer& TlsLink::handshake(Clock::time_point deadline) {
-  state_->begin_tls(state_->source(), std::nullopt);
+  auto [credentials, context] = state_->server_side->now();
+  state_->begin_tls(credentials.trust, std::move(context), std::nullopt);
   try {
     state_->await(deadline, "the TLS handshake", [&](auto done) {
       state_->stream->async_handshake(asio::ssl::stream_base::server,
@@ -294,14 +358,83 @@ const Peer& TlsLink::handshake(Clock::time_point deadline) {
 }
 
 struct TlsListener::State {
+  State(Source credentials, Clock::duration p) : server_side(std::make_shared<ServerSide>(std::move(credentials))), patience(p) {}
+  // A connection that was not taken.
+  struct Waiting {
+    Descriptor socket;
+    std::string address;
+    Clock::time_point since;
+    std::size_t needed = 1;  // bytes that have to be there before it is looked at again
+  };
+  static constexpr std::uint64_t k_acceptor = 0, k_interrupt = 1;  // in the place of a connection's number
+
+  const std::shared_ptr<ServerSide> server_side;
+  const Clock::duration patience;
   asio::io_context io{1};
-  Source credentials;
   tcp::acceptor acceptor{io};
+  Descriptor interrupted{eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)}, events{epoll_create1(EPOLL_CLOEXEC)};
+  std::map<std::uint64_t, Waiting> waiting;  // the oldest first
+  std::uint64_t last = k_interrupt;
+  std::array<epoll_event, 64> ready;  // of which `done` were looked at
+  std::size_t ready_count = 0, done = 0;
+
+  bool watch(int descriptor, std::uint64_t number, std::uint32_t what) const {
+    epoll_event event{};
+    event.events = what;
+    event.data.u64 = number;
+    return epoll_ctl(events.number, EPOLL_CTL_ADD, descriptor, &event) == 0;
+  }
+  Arrival leave(std::map<std::uint64_t, Waiting>::iterator one, Error error) {
+    Arrival arrival{Arrival::Kind::left, one->first, std::move(one->second.address), one->second.since, std::move(error)};
+    waiting.erase(one);
+    return arrival;
+  }
+  // Nothing where nobody is there any more.
+  std::optional<Arrival> let_in() {
+    tcp::endpoint peer;
+    auto size = static_cast<socklen_t>(peer.capacity());
+    Descriptor socket(accept4(acceptor.native_handle(), peer.data(), &size, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket.number < 0) {
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) throw Error(Code::resource, "accept", std::strerror(errno));
+      return std::nullopt;
+    }
+    peer.resize(size);
+    // Edges: what is there and not enough wakes nobody twice.
+    if (!watch(socket.number, last + 1, EPOLLIN | EPOLLRDHUP | EPOLLET)) throw Error(Code::resource, "accept", std::strerror(errno));
+    const Arrival arrival{Arrival::Kind::came, ++last, peer.address().to_string(), Clock::now()};
+    waiting.emplace(arrival.number, Waiting{std::move(socket), arrival.address, arrival.since});
+    return arrival;
+  }
+  // What became of a connection; nothing while its ClientHello is under way.
+  std::optional<Arrival> look(std::map<std::uint64_t, Waiting>::iterator one, std::uint32_t what) {
+    Waiting& w = one->second;
+    std::array<std::uint8_t, 9> begin;
+    const ssize_t got = recv(w.socket.number, begin.data(), begin.size(), MSG_PEEK | MSG_DONTWAIT);
+    std::size_t needed = begin.size();
+    int there = 0;
+    try {
+      if (got > 0) needed = needed_of_hello(std::span(begin).first(static_cast<std::size_t>(got)));
+    } catch (const Error& error) {
+      return leave(one, error);
+    }
+    if (got > 0 && ioctl(w.socket.number, FIONREAD, &there) == 0 && static_cast<std::size_t>(there) >= needed) {
+      if (w.needed != 1) set_needed(w, 1);
+      return Arrival{Arrival::Kind::spoke, one->first, w.address, w.since};
+    }
+    if (got == 0 || (what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) return leave(one, Error(Code::closed, "the TLS handshake", "the peer closed the connection"));
+    if (w.needed != needed) set_needed(w, needed);  // so that a byte now and then wakes nobody
+    return std::nullopt;
+  }
+  static void set_needed(Waiting& one, std::size_t bytes) {
+    const int low = static_cast<int>(bytes);
+    setsockopt(one.socket.number, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof low);
+    one.needed = bytes;
+  }
 };
 
-TlsListener::TlsListener(Source credentials, const std::string& address) : state_(new State) {
-  state_->credentials = std::move(credentials);
-  state_->credentials();  // what is unusable is refused here, not at the first connection
+TlsListener::TlsListener(Source credentials, const std::string& address, Clock::duration patience) : state_(new State(std::move(credentials), patience)) {
+  State& s = *state_;
+  s.server_side->now();  // what is unusable is refused here, not at the first connection
   const auto [host, port] = split_address(address);
   error_code error;
   const auto ip = asio::ip::make_address(host, error);
@@ -311,44 +444,79 @@ TlsListener::TlsListener(Source credentials, const std::string& address) : state
     throw Error(Code::usage, "--listen", fmt::format("\"{}\" is not an IP address and port, like 127.0.0.1:7000", address));
   }
   const tcp::endpoint endpoint(ip, number);
-  state_->acceptor.open(endpoint.protocol(), error);
-  if (!error) state_->acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) state_->acceptor.bind(endpoint, error);
-  if (!error) state_->acceptor.listen(asio::socket_base::max_listen_connections, error);
+  s.acceptor.open(endpoint.protocol(), error);
+  if (!error) s.acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) s.acceptor.bind(endpoint, error);
+  if (!error) s.acceptor.listen(asio::socket_base::max_listen_connections, error);
+  if (!error) s.acceptor.native_non_blocking(true, error);
   if (error) throw Error(Code::resource, "--listen", fmt::format("{}: {}", address, error.message()));
+  if (!s.watch(s.acceptor.native_handle(), State::k_acceptor, EPOLLIN) || !s.watch(s.interrupted.number, State::k_interrupt, EPOLLIN)) {
+    throw Error(Code::resource, "--listen", std::strerror(errno));
+  }
 }
 
 TlsListener::~TlsListener() = default;
 
 std::uint16_t TlsListener::port() const { return state_->acceptor.local_endpoint().port(); }
 
-std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
-  auto link = TlsLink::State::make();
-  link->source = state_->credentials;
-  std::optional<error_code> result;
-  state_->acceptor.async_accept(link->socket, [&](error_code error) { result = error; });
-  state_->io.restart();
-  state_->io.run_until(deadline);
-  if (!result) {
-    state_->acceptor.cancel();
-    state_->io.restart();
-    state_->io.run();
-    throw Error(Code::timeout, "a connection", "did not arrive before the deadline");
+TlsListener::Arrival TlsListener::next(Clock::time_point deadline) {
+  State& s = *state_;
+  for (;;) {
+    const Clock::time_point now = Clock::now();
+    const auto oldest = s.waiting.begin();
+    if (oldest != s.waiting.end() && oldest->second.since + s.patience <= now) {
+      return s.leave(oldest, Error(Code::timeout, "the TLS handshake", "did not arrive before the deadline"));
+    }
+    while (s.done < s.ready_count) {
+      const epoll_event event = s.ready[s.done++];
+      if (event.data.u64 == State::k_interrupt) {
+        eventfd_t ignored;
+        eventfd_read(s.interrupted.number, &ignored);
+        throw Error(Code::closed, "a connection", "the wait was interrupted");
+      }
+      std::optional<Arrival> arrival;
+      if (event.data.u64 == State::k_acceptor) {
+        arrival = s.let_in();
+      } else if (const auto one = s.waiting.find(event.data.u64); one != s.waiting.end()) {
+        arrival = s.look(one, event.events);
+      }
+      if (arrival) return std::move(*arrival);
+    }
+    const Clock::time_point until = oldest == s.waiting.end() ? deadline : std::min(deadline, oldest->second.since + s.patience);
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now).count();
+    const int got = epoll_wait(s.events.number, s.ready.data(), static_cast<int>(s.ready.size()), static_cast<int>(std::clamp<std::int64_t>(left, 0, 1'000'000'000)));
+    s.done = 0;
+    s.ready_count = static_cast<std::size_t>(std::max(got, 0));
+    if (s.ready_count == 0 && Clock::now() >= deadline) throw Error(Code::timeout, "a connection", "did not arrive before the deadline");
   }
-  if (*result == asio::error::operation_aborted) throw Error(Code::closed, "a connection", "the wait was interrupted");
-  if (*result) throw Error(Code::resource, "accept", result->message());
-  error_code ignored;
-  link->socket.set_option(tcp::no_delay(true), ignored);  // a peer that is gone again is noticed by the handshake
+}
+
+std::unique_ptr<TlsLink> TlsListener::take(std::uint64_t number) {
+  auto taken = state_->waiting.extract(number);
+  PERMLLM_ASSERT(!taken.empty());
+  Descriptor& socket = taken.mapped().socket;
+  auto link = TlsLink::State::make();
+  error_code error;
+  epoll_ctl(state_->events.number, EPOLL_CTL_DEL, socket.number, nullptr);
+  link->socket.assign(state_->acceptor.local_endpoint().protocol(), socket.number, error);
+  if (error) throw Error(Code::resource, "link", error.message());
+  socket.number = -1;
+  link->server_side = state_->server_side;
+  link->socket.set_option(tcp::no_delay(true), error);  // a peer that is gone again is noticed by the handshake
   keep_alive(link->socket);
   return std::unique_ptr<TlsLink>(new TlsLink(std::move(link)));
 }
 
-void TlsListener::interrupt() {
-  asio::post(state_->io, [acceptor = &state_->acceptor] {
-    error_code ignored;
-    acceptor->cancel(ignored);
-  });
+void TlsListener::drop(std::uint64_t number) { state_->waiting.erase(number); }
+
+std::unique_ptr<TlsLink> TlsListener::accept(Clock::time_point deadline) {
+  for (;;) {
+    if (const Arrival arrival = next(deadline); arrival.kind == Arrival::Kind::spoke) return take(arrival.number);
+    if (Clock::now() >= deadline) throw Error(Code::timeout, "a connection", "did not arrive before the deadline");
+  }
 }
+
+void TlsListener::interrupt() { eventfd_write(state_->interrupted.number, 1); }
 
 std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::string& address, Role expected,
                                      Clock::time_point deadline, Attempt* attempt) {
@@ -383,7 +551,7 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   a.step = Attempt::Step::handshake;
   state->socket.set_option(tcp::no_delay(true), error);
   keep_alive(state->socket);
-  state->begin_tls(credentials, expected);
+  state->begin_tls(credentials.trust, make_context(credentials.identity), expected);
   try {
     state->await(deadline, who.c_str(), [&](auto done) {
       state->stream->async_handshake(asio::ssl::stream_base::client,

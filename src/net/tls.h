@@ -34,8 +34,6 @@ class TlsLink : public Link {
   const Peer& handshake(Clock::time_point deadline);
   // Who is at the other end, once the handshake is done.
   const Peer& peer() const;
-  // The other end's IP address; empty when it is gone.
-  std::string address() const;
 
  private:
   friend class TlsListener;
@@ -50,14 +48,32 @@ class TlsLink : public Link {
 class TlsListener {
  public:
   using Source = std::function<Credentials()>;
-  // credentials: asked anew for each handshake, in the connection's own thread, and once here. address: "127.0.0.1:0" (the system
-  // chooses a port), "[::1]:7000". Errors: usage, resource; those of the source.
-  TlsListener(Source credentials, const std::string& address);
+  // credentials: asked anew for each handshake, in the connection's own thread, and once here; what TLS makes of an identity is kept as long as
+  // the source gives the same one. address: "127.0.0.1:0" (the system chooses a port), "[::1]:7000". patience: how long a peer has for its
+  // ClientHello. Errors: usage, resource; those of the source.
+  TlsListener(Source credentials, const std::string& address, Clock::duration patience = std::chrono::seconds(10));
   ~TlsListener();
   std::uint16_t port() const;
-  // Waits for a connection; its TLS handshake is still to be done. Errors: timeout, closed (by interrupt), resource.
+
+  // A connection, by a number that rises. Until its peer has spoken, that is, sent a ClientHello in full, it takes a descriptor and neither a
+  // thread nor a buffer.
+  struct Arrival {
+    enum class Kind { came, spoke, left } kind;
+    std::uint64_t number;
+    std::string address;      // its peer's IP
+    Clock::time_point since;  // when it came
+    std::optional<Error> error = std::nullopt;  // of one that left: closed, timeout, or mismatch where it sent something else
+  };
+  // Waits for the next that comes, speaks or leaves; called by one thread, like take, drop and accept. Errors: timeout, closed (by interrupt),
+  // resource.
+  Arrival next(Clock::time_point deadline);
+  // The link of one that has spoken; its TLS handshake is still to be done. Errors: resource, and the connection is gone.
+  std::unique_ptr<TlsLink> take(std::uint64_t number);
+  // Closes one that was not taken.
+  void drop(std::uint64_t number);
+  // Waits for one that speaks, and takes it.
   std::unique_ptr<TlsLink> accept(Clock::time_point deadline);
-  // Ends the wait of another thread in accept, or the next one's.
+  // Ends the wait of another thread in next or accept, or the next one's.
   void interrupt();
 
  private:

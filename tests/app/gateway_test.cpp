@@ -432,6 +432,14 @@ TEST_F(GatewayTest, a_signal_lets_answers_end) {
   EXPECT_EQ(asked.get().status, 200);
 }
 
+TEST_F(GatewayTest, a_port_in_use_is_told) {
+  run("invite second --identity " + (parties->folder / "provider").string() + " --provider-address " + parties->provider->address() + " --helper-address " +
+      parties->helper->address() + " --tokens 100 --out " + (parties->folder / "second.invite").string());
+  const auto [status, said] = run("serve --listen " + gateway->address() + " --invite " + (parties->folder / "second.invite").string() + " --state " + (parties->folder / "second").string());
+  EXPECT_EQ(status, 1) << said;
+  EXPECT_NE(said.find("--listen: " + gateway->address() + ": nobody can listen there; does another program?"), std::string::npos) << said;
+}
+
 TEST_F(GatewayTest, the_page_has_its_policy) {
   const Reply page = get(*gateway, "/");
   EXPECT_EQ(page.status, 200);

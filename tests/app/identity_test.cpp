@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "app/invite.h"
+#include "base/file_stamp.h"
 #include "net/tls.h"
 #include "support/errors.h"
 #include "support/program.h"
@@ -91,7 +92,8 @@ TEST(Identity, damaged_files_are_named) {
 // A provider's listener as the command has it, while its directory changes. Returns what it says of the user's connection.
 class Service {
  public:
-  Service(const std::filesystem::path& directory, Role role) : listener_([=] { return load_credentials(directory, role); }, "127.0.0.1:0"), role_(role) {}
+  Service(const std::filesystem::path& directory, Role role)
+      : directory_(directory, role), listener_([this] { return directory_.credentials(); }, "127.0.0.1:0"), role_(role) {}
   std::string connect(const Credentials& client) {
     std::string said = "met";
     std::jthread serving([&] {
@@ -113,6 +115,7 @@ class Service {
   }
 
  private:
+  const LiveDirectory directory_;
   TlsListener listener_;
   Role role_;
 };
@@ -162,6 +165,55 @@ TEST(Identity, invites_revocations_renewals_and_peers_reach_a_running_service) {
   expect_said(provider.connect(bob.credentials()), "run chmod 600");
   ASSERT_EQ(chmod((pair.provider / "key.pem").c_str(), 0600), 0);
   EXPECT_EQ(provider.connect(bob.credentials()), "met");
+}
+
+// Files are read once, when they have rested for as long as a file system's clock may take to tick.
+TEST(LiveDirectory, reads_files_that_have_rested_once_and_changed_ones_again) {
+  const Pair pair;
+  const LiveDirectory live(pair.provider, Role::provider);
+  const auto key = [&] { return live.credentials().identity.key; };
+  auto rests = [&] {
+    const Clock::time_point end = Clock::now() + 10s;
+    while (key() != key() && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return key();
+  };
+  const auto first = rests();
+  EXPECT_EQ(key(), first);
+  // Any of its files: another peer, one less, another mode, another text of the same length in the same inode.
+  const auto peer = pair.provider / "peers/helper.pem", other = pair.provider / "peers/other.pem";
+  write_text(other, read_text(peer));
+  EXPECT_EQ(live.credentials().trust.pins.size(), 2u);
+  std::filesystem::remove(other);
+  EXPECT_EQ(live.credentials().trust.pins.size(), 1u);
+  rests();
+  ASSERT_EQ(chmod((pair.provider / "key.pem").c_str(), 0644), 0);
+  expect_error(key, "run chmod 600");
+  ASSERT_EQ(chmod((pair.provider / "key.pem").c_str(), 0600), 0);
+  const std::string before = live.credentials().trust.pins.front().key;
+  rests();
+  std::string text = make_identity(Role::helper, "neutral", 7).certificate.pem();
+  while (text.size() != read_text(peer).size()) text = make_identity(Role::helper, "neutral", 7).certificate.pem();
+  write_text(peer, text);
+  EXPECT_NE(live.credentials().trust.pins.front().key, before);
+}
+
+// A record that changes again within a tick of the clock, at the same length and in the same inode, may have the same stamp: that of a file that was
+// just changed is relied on by nobody.
+TEST(LiveDirectory, a_revocation_within_one_tick_of_the_clock_is_seen) {
+  const Pair pair;
+  pair.invite("alice");
+  const LiveDirectory live(pair.provider, Role::provider);
+  const auto path = record_path(pair.provider, "alice");
+  UserRecord record = load_record(path);
+  for (int i = 0; i < 300; ++i) {
+    record.fingerprint = std::string(64, "0123456789abcdef"[i % 16]);
+    std::string text = read_text(path);
+    text.replace(text.find("certificate = \"") + 15, 64, record.fingerprint);
+    write_text(path, text);
+    ASSERT_EQ(live.record("alice").fingerprint, record.fingerprint) << i;
+    const FileStamp stamp = FileStamp::of(path);
+    ASSERT_FALSE(stamp.matches(stamp)) << i;
+  }
 }
 
 TEST(Invite, holds_what_it_was_made_of) {

@@ -1,10 +1,15 @@
 // What events add up to, and what logs make of them.
 #include "app/metrics.h"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <httplib.h>
+
+#include <list>
 
 #include "app/log.h"
 #include "app/status.h"
+#include "support/tls_services.h"
 
 namespace permllm::test {
 namespace {
@@ -12,7 +17,7 @@ namespace {
 TEST(Metrics, count_sessions_by_how_they_ended) {
   Metrics metrics(Role::provider);
   const OnEvent on_event = [&](const Event& event) { metrics.count(event); };
-  SessionEvents ended(on_event), failed(on_event), refused(on_event), joined(on_event), left(on_event), open(on_event);
+  SessionEvents ended(on_event, "a"), failed(on_event, "a"), refused(on_event, "a"), joined(on_event, "a"), left(on_event, "a"), open(on_event, "a");
   ended.begin(1);
   ended.end();
   failed.begin(2);
@@ -39,6 +44,25 @@ TEST(Metrics, count_sessions_by_how_they_ended) {
   EXPECT_EQ(text.find("code=\"closed\""), std::string::npos) << text;
 }
 
+// By that the log tells sessions that came to nothing, whose lines are bounded, from the others.
+TEST(SessionEvents, tell_whose_they_are_and_whether_anything_was_done) {
+  std::vector<Event> told;
+  const OnEvent on_event = [&](const Event& event) { told.push_back(event); };
+  SessionEvents empty(on_event, "mallory"), worked(on_event, "alice"), refused(on_event, "bob");
+  empty.begin(1);
+  empty.end();
+  worked.begin(2);
+  worked.pass(0.1);
+  worked.fail("too late", Code::timeout, 2);
+  refused.fail("garbage", Code::malformed, 0);
+  ASSERT_EQ(told.size(), 6u);
+  EXPECT_EQ(told[0].peer + told[1].peer + told[2].peer + told[4].peer + told[5].peer, "mallorymalloryalicealicebob");
+  EXPECT_FALSE(told[1].worked);
+  EXPECT_EQ(told[3].kind, Event::Kind::pass);
+  EXPECT_TRUE(told[4].worked);
+  EXPECT_EQ(told[4].kind, Event::Kind::session_ends);
+}
+
 TEST(Log, a_line_stays_a_line_and_json_stays_json) {
   testing::internal::CaptureStderr();
   Log text("helper", {"text", "info"}), json("helper", {"json", "info"});
@@ -58,6 +82,60 @@ TEST(Log, a_line_stays_a_line_and_json_stays_json) {
   EXPECT_EQ(object.at("peer"), "alice");
   EXPECT_EQ(object.at("seconds"), 1.5);
   EXPECT_TRUE(object.at("time").get<std::string>().ends_with("Z"));
+}
+
+TEST(LineBound, one_peer_leaves_room_for_others_and_the_next_minute_tells_what_was_left_out) {
+  LineBound bound(10, 4);
+  const auto now = LineBound::Clock::now();
+  const auto admitted = [&](const char* who, int times, LineBound::Clock::time_point at) {
+    int count = 0;
+    for (int i = 0; i < times; ++i) count += bound.admit(who, at).has_value();
+    return count;
+  };
+  EXPECT_EQ(admitted("mallory", 100, now), 4);
+  EXPECT_EQ(admitted("alice", 3, now), 3);
+  EXPECT_EQ(admitted("bob", 100, now), 3);  // 10 in all
+  const auto later = now + std::chrono::minutes(1);
+  EXPECT_EQ(bound.admit("alice", later), 96u + 97u);
+  EXPECT_EQ(bound.admit("alice", later), 0u);
+  // What is given back does not count: an honest peer is never left out.
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_TRUE(bound.admit("carol", later));
+    bound.give_back("carol");
+  }
+  bound.give_back("nobody");
+  EXPECT_EQ(admitted("carol", 100, later), 4);
+}
+
+// Those that send their requests byte by byte, or not at all, keep nobody else from an answer.
+TEST(Status, slow_connections_do_not_silence_it) {
+  const StatusServer status("127.0.0.1:0", [] { return ""; }, [] { return "metrics\n"; });
+  const std::string head = "GET /healthz HTTP/1.1\r\nHost: x\r\nX: ";
+  std::list<RawTcp> slow;
+  for (int i = 0; i < 60; ++i) {
+    RawTcp& one = slow.emplace_back(status.port());
+    ASSERT_TRUE(one.connected());
+    if (i % 2 == 0) one.write({reinterpret_cast<const std::uint8_t*>(head.data()), head.size()});
+  }
+  httplib::Client client("127.0.0.1", status.port());
+  client.set_read_timeout(1);
+  for (const auto& [path, body] : {std::pair{"/healthz", "alive\n"}, {"/readyz", "ready\n"}, {"/metrics", "metrics\n"}}) {
+    const httplib::Result result = client.Get(path);
+    ASSERT_TRUE(result) << path << ": " << httplib::to_string(result.error());
+    EXPECT_EQ(result->body, body);
+  }
+}
+
+TEST(Status, an_address_in_use_is_an_error) {
+  const StatusServer status("127.0.0.1:0", [] { return ""; }, [] { return ""; });
+  const std::string address = "127.0.0.1:" + std::to_string(status.port());
+  try {
+    StatusServer(address, [] { return ""; }, [] { return ""; });
+    ADD_FAILURE() << "two share " << address;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::resource);
+    EXPECT_EQ(std::string(error.what()), "--status: " + address + ": nobody can listen there; does another program?");
+  }
 }
 
 TEST(Status, listens_on_loopback_alone) {

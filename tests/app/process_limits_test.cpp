@@ -3,12 +3,18 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <vector>
+
+#include "app/signals.h"
+#include "base/mapped_file.h"
+#include "support/program.h"
 
 namespace permllm::test {
 namespace {
@@ -25,6 +31,22 @@ TEST(ProcessLimits, no_core_file_no_reader_of_memory_no_open_files) {
     _exit((core.rlim_cur != 0 || core.rlim_max != 0 ? 1 : 0) + (prctl(PR_GET_DUMPABLE) != 0 ? 2 : 0) + (umask(0) != 077 ? 4 : 0));
   };
   EXPECT_EXIT(child(), testing::ExitedWithCode(0), "");
+}
+
+TEST(Signals, a_mapped_file_that_is_cut_short_is_told_by_a_thread_that_may_speak) {
+  const Scratch scratch;
+  const auto child = [&] {
+    Signals signals([](int number) {
+      std::fprintf(stderr, "signal %d", number);
+      _exit(number == SIGBUS ? 3 : 4);
+    });
+    signals.watch_mapped_files();
+    write_text(scratch / "file", std::string(100'000, 'x'));
+    const MappedFile mapped(scratch / "file");
+    std::filesystem::resize_file(scratch / "file", 10);
+    _exit(mapped.bytes()[99'000] == 'x' ? 0 : 1);
+  };
+  EXPECT_EXIT(child(), testing::ExitedWithCode(3), "signal 7");
 }
 
 TEST(ProcessLimits, open_files_are_counted_and_their_limit_is_raised) {

@@ -6,9 +6,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <list>
 #include <thread>
 
 #include "support/parties.h"
+#include "support/tls_services.h"
 #include "wire/message.h"
 
 namespace permllm::test {
@@ -52,10 +55,22 @@ struct Ping {
   void visit(Io&) {}
 };
 
+std::size_t threads() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    std::size_t count = 0;
+    if (word == "Threads:" && status >> count) return count;
+  }
+  return 0;
+}
+
+std::span<const std::uint8_t> bytes_of(const std::string& text) { return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}; }
+
 // A server whose service answers each ping until the peer goes.
 class World {
  public:
-  explicit World(const Limits& limits) : server_(listener_, handler(), limits, log_, metrics_), thread_([this] { all_ended_ = server_.run(); }) {}
+  explicit World(const Limits& limits, const char* log_level = "off")
+      : log_("test", {"json", log_level}), server_(listener_, handler(), limits, log_, metrics_), thread_([this] { all_ended_ = server_.run(); }) {}
   ~World() {
     server_.drain();
     thread_.join();
@@ -101,7 +116,7 @@ class World {
             }};
   }
   Parties parties_;
-  Log log_{"test", {"text", "off"}};
+  Log log_;
   Metrics metrics_{Role::provider};
   TlsListener listener_{[this] { return parties_.of(Role::provider); }, "127.0.0.1:0"};
   Server server_;
@@ -148,6 +163,82 @@ TEST(Server, a_peer_of_one_byte_a_second_has_ten_seconds) {
   EXPECT_LE(Clock::now() - begin, 13s);
   world.wait_for(0, 0);
   EXPECT_NE(world.metrics().find("permllm_refused_handshakes_total{reason=\"timeout\"} 1"), std::string::npos) << world.metrics();
+}
+
+// Nothing, half a ClientHello, or the head of one that never comes: each takes a descriptor, and the process no thread more.
+TEST(Server, a_connection_has_no_thread_before_its_client_hello_is_there) {
+  constexpr std::size_t k_peers = 60;
+  World world({.connections = 256, .handshakes = 4 * k_peers});
+  EXPECT_EQ(ping(*world.connect()), "served");
+  world.wait_for(0, 0);
+  const Bytes hello = client_hello();
+  const std::size_t before = threads();
+  std::list<RawTcp> peers;
+  for (std::size_t i = 0; i < k_peers; ++i) {
+    peers.emplace_back(world.port());
+    ASSERT_TRUE(peers.emplace_back(world.port()).write(std::span(hello).first(hello.size() / 2)));
+    ASSERT_TRUE(peers.emplace_back(world.port()).write(bytes_of(std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 9))));
+  }
+  world.wait_for(3 * k_peers, 0);
+  EXPECT_EQ(ping(*world.connect()), "served");
+  EXPECT_LE(threads(), before + 1);
+}
+
+// In pieces it is a ClientHello all the same: the server answers once the last byte is there.
+TEST(Server, a_client_hello_may_come_byte_by_byte) {
+  World world({});
+  const Bytes hello = client_hello();
+  RawTcp slow(world.port());
+  world.wait_for(1, 0);
+  const std::size_t before = threads();
+  for (std::size_t i = 0; i + 1 < hello.size(); ++i) ASSERT_TRUE(slow.write(std::span(hello).subspan(i, 1)));
+  std::uint8_t answer[5];
+  EXPECT_EQ(ping(*world.connect()), "served");  // behind those bytes
+  world.wait_for(1, 0);
+  EXPECT_LE(threads(), before + 1);
+  EXPECT_EQ(recv(slow.descriptor(), answer, sizeof answer, MSG_DONTWAIT), -1);
+  ASSERT_TRUE(slow.write(std::span(hello).last(1)));
+  ASSERT_EQ(recv(slow.descriptor(), answer, sizeof answer, MSG_WAITALL), 5);
+  EXPECT_EQ(answer[0], 22);  // a ServerHello
+}
+
+TEST(Server, what_is_no_client_hello_is_sent_away_at_once) {
+  World world({});
+  std::list<RawTcp> peers;
+  const std::string texts[] = {"GET / HTTP/1.1\r\n\r\n", std::string("\x16\x02", 2), std::string("\x16\x03\x01\x00\x10\x02", 6),
+                               std::string("\x16\x03\x01\x02\x00\x01\x00\x02\x00", 9),  // longer than its record
+                               std::string("\x16\x03\x01\x40\x01\x01\x00\x01\x00", 9)};  // a record longer than may be
+  for (const std::string& text : texts) ASSERT_TRUE(peers.emplace_back(world.port()).write(bytes_of(text)));
+  for (RawTcp& peer : peers) EXPECT_TRUE(peer.ended());
+  world.wait_for(0, 0);
+  EXPECT_NE(world.metrics().find("permllm_refused_handshakes_total{reason=\"mismatch\"} 5\n"), std::string::npos) << world.metrics();
+}
+
+// Refusals of one peer leave room in the log for another's, and for those before the handshake.
+TEST(Server, refusals_are_logged_at_a_bounded_rate) {
+  testing::internal::CaptureStderr();
+  {
+    World world({.per_user = 1}, "info");
+    for (int i = 0; i < 40; ++i) EXPECT_EQ(ping(*world.connect(Role::helper)), "peer: certificate: not here");
+    const auto served = world.connect();
+    EXPECT_EQ(ping(*served), "served");
+    EXPECT_NE(ping(*world.connect()), "served");
+    for (int i = 0; i < 40; ++i) {
+      RawTcp stranger(world.port());
+      EXPECT_TRUE(stranger.write(bytes_of("no")));
+      EXPECT_TRUE(stranger.ended());
+    }
+    for (int i = 0; i < 500 && world.metrics().find("{reason=\"mismatch\"} 40\n") == std::string::npos; ++i) std::this_thread::sleep_for(10ms);
+  }
+  const std::string log = testing::internal::GetCapturedStderr();
+  const auto lines_with = [&](const std::string& text) {
+    std::size_t lines = 0;
+    for (std::size_t at = log.find(text); at != std::string::npos; at = log.find(text, at + 1)) ++lines;
+    return lines;
+  };
+  EXPECT_EQ(lines_with("\"role\":\"helper\""), 20u) << log;
+  EXPECT_EQ(lines_with("1 are open already"), 1u) << log;
+  EXPECT_EQ(lines_with("\"address\":\"127.0.0.1\""), 20u) << log;
 }
 
 TEST(Server, who_is_one_too_many_is_told) {

@@ -206,6 +206,61 @@ TEST(Operation, services_under_a_manager) {
   EXPECT_NE(read_text(provider_log).find("\"peer\":\"alice\""), std::string::npos);
 }
 
+// A helper and a provider's keys.
+struct Keys {
+  const Scratch scratch;
+  const std::string helper = (scratch / "helper").string(), provider = (scratch / "provider").string();
+  Keys() {
+    for (const auto& [role, place] : {std::pair{"provider", provider}, {"helper", helper}}) EXPECT_EQ(run({"keygen", "--role", role, "--out", place}).status, 0);
+    std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
+    std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
+  }
+};
+
+TEST(Operation, one_peer_fills_no_log_and_ports_in_use_are_told) {
+  const Keys keys;
+  const auto log = keys.scratch / "helper.log";
+  Process helping = start({"helper", "--events", "--identity", keys.helper, "--status", "127.0.0.1:0"}, log);
+  const int status = helping.wait_for("status").at("port").get<int>(), port = helping.wait_for("ready").at("port").get<int>();
+  const std::string address = "127.0.0.1:" + std::to_string(port), status_address = "127.0.0.1:" + std::to_string(status);
+
+  const Credentials credentials = load_credentials(keys.provider, Role::provider);
+  for (int i = 0; i < 40; ++i) {
+    const auto link = tls_connect(credentials, address, Role::helper, Clock::now() + std::chrono::seconds(5));
+    link->send({9, 0, 0, {}});
+    EXPECT_EQ(link->receive(Clock::now() + std::chrono::seconds(5), "a refusal").tag, 1u);
+  }
+
+  const Result shared = run({"helper", "--identity", keys.helper, "--status", status_address}, "timeout 20 ");
+  const Result taken = run({"helper", "--identity", keys.helper, "--listen", address}, "timeout 20 ");
+  EXPECT_EQ(shared.status, 1);
+  EXPECT_NE(shared.error.find("--status: " + status_address + ": nobody can listen there; does another program?"), std::string::npos) << shared.error;
+  EXPECT_EQ(taken.status, 1);
+  EXPECT_NE(taken.error.find("--listen: " + address + ": Address already in use"), std::string::npos) << taken.error;
+
+  kill(helping.pid(), SIGTERM);
+  EXPECT_EQ(helping.wait(), 0);
+  const std::string all = read_text(log);
+  std::size_t lines = 0;
+  for (std::size_t at = all.find("a provider may not begin with message 9"); at != std::string::npos; at = all.find("a provider may not begin with message 9", at + 1)) ++lines;
+  EXPECT_EQ(lines, 20u) << all;
+}
+
+// The system sends SIGBUS to whoever reads what was cut off; here it comes without that.
+TEST(Operation, a_helper_whose_store_is_cut_short_says_so_and_ends) {
+  const Keys keys;
+  const auto log = keys.scratch / "helper.log";
+  const std::string store = (keys.scratch / "store").string();
+  Process helping = start({"helper", "--events", "--identity", keys.helper, "--store", store, "--log", "json"}, log);
+  helping.wait_for("ready");
+  kill(helping.pid(), SIGBUS);
+  EXPECT_EQ(helping.wait(), 1);
+  const auto last = events(read_text(log)).back();
+  EXPECT_EQ(last.at("event"), "file_lost");
+  EXPECT_NE(last.at("text").get<std::string>().find("a file of " + store + " cannot be read any more"), std::string::npos) << last;
+  EXPECT_NE(last.at("text").get<std::string>().find("start it again"), std::string::npos) << last;
+}
+
 TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
   const Scratch scratch;
   const std::string helper = (scratch / "helper").string();

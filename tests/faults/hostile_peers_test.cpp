@@ -518,12 +518,12 @@ TEST(HostileProcess, a_thousand_connections_keep_nobody_out) {
       threads = helper.status("Threads:");
       for (int i = 0; i < 5; ++i) serves();
     }
-    EXPECT_TRUE(all_stay ? threads > 0.8 * k_flood : threads < 0.6 * k_flood) << threads;  // one of each that is there
+    EXPECT_LT(threads, 40);  // none of those whose ClientHello is not there
     EXPECT_LT(slowest, 5);
     const double growth = helper.status("VmHWM:") / 1024 - before;
-    EXPECT_LT(growth, k_memory * (all_stay ? 0.5 * k_flood : 60));
+    EXPECT_LT(growth, 60 * k_memory);
     double kept = 0;
-    const double most_kept = k_memory * (all_stay ? 0.25 * k_flood : 60);
+    const double most_kept = 60 * k_memory;
     for (int tries = 0; tries < 100; ++tries) {  // memory is given back when a connection ends, though not each time
       std::this_thread::sleep_for(100ms);
       serves();

@@ -122,7 +122,7 @@ TEST(Tls, a_frame_out_of_turn_is_refused) {
 
 TEST(Tls, garbage_and_silence_on_the_port_harm_nobody_else) {
   const Parties parties;
-  TlsListener listener([&] { return parties.of(Role::provider); }, "127.0.0.1:0");
+  TlsListener listener([&] { return parties.of(Role::provider); }, "127.0.0.1:0", 100ms);
   for (const bool speaks : {true, false}) {
     const int plain = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
@@ -133,9 +133,11 @@ TEST(Tls, garbage_and_silence_on_the_port_harm_nobody_else) {
     if (speaks) {
       ASSERT_GT(write(plain, "GET / HTTP/1.1\r\n\r\n", 18), 0);
     }
-    const auto link = listener.accept(in(5000ms));
-    const Code code = error_of([&] { link->handshake(in(100ms)); }).code();
-    EXPECT_EQ(code, speaks ? Code::mismatch : Code::timeout);
+    EXPECT_EQ(listener.next(in(5000ms)).kind, TlsListener::Arrival::Kind::came);
+    const auto left = listener.next(in(5000ms));
+    EXPECT_EQ(left.kind, TlsListener::Arrival::Kind::left);
+    EXPECT_EQ(left.address, "127.0.0.1");
+    EXPECT_EQ(left.error->code(), speaks ? Code::mismatch : Code::timeout) << left.error->what();
     close(plain);
   }
   std::jthread server([&] { listener.accept(in(5000ms))->handshake(in(5000ms)); });

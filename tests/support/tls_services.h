@@ -119,7 +119,7 @@ class TlsServices {
   std::string notes_;
   HelperService helper_;
   ProviderService provider_;
-  TlsListener helper_listener_{[this] { return parties_.of(Role::helper); }, "127.0.0.1:0"}, provider_listener_{[this] { return parties_.of(Role::provider); }, "127.0.0.1:0"};
+  TlsListener helper_listener_{[this] { return parties_.of(Role::helper); }, "127.0.0.1:0", handshake_patience_}, provider_listener_{[this] { return parties_.of(Role::provider); }, "127.0.0.1:0", handshake_patience_};
   std::atomic<bool> stopping_ = false;
   std::list<std::jthread> serving_, accepting_;
 };
