@@ -172,7 +172,7 @@ struct Client::State {
       const Marks burnt = later_of(own.burnt, there->burnt), made = between(burnt, there->made);
       const std::size_t used = burnt[k_slot_kind];
       chains.push_back({own.chain, tokens_of(card.plan, made), card.plan.open() ? made[k_slot_kind] : made[k_entry_kind], made[k_pass_kind], used,
-                        card.plan.slots - std::min(card.plan.slots, used), there->busy});
+                        card.plan.slots - std::min(card.plan.slots, used), there->busy || ledger.held(own.chain)});
     }
     return chains;
   }

@@ -3,17 +3,33 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include <cerrno>
 
 #include "permllm/error.h"
 
 namespace permllm {
+namespace {
 
-Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "ledger" : path.string()) {
-  if (!path.empty()) {  // its other files take this one's mode
-    const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (file < 0) throw Error(Code::file, path.string(), "cannot be opened for writing");
-    close(file);
+// Device and number of what is at a path; zeros: nothing.
+std::pair<std::uint64_t, std::uint64_t> file_at(const std::filesystem::path& path) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) return {};
+  return {status.st_dev, status.st_ino};
+}
+
+}  // namespace
+
+Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "ledger" : path.string()), path_(path) {
+  if (!path.empty()) {
+    // Its other files take this one's mode. One that is there is not opened: to close it would take the locks away that SQLite holds on it for
+    // another Database of this process, and the next process to close it would remove the journal that that one writes into.
+    const int file = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0 && (errno != EEXIST || access(path.c_str(), R_OK | W_OK) != 0)) throw Error(Code::file, path.string(), "cannot be opened for writing");
+    if (file >= 0) close(file);
+    place_ = file_at(path);
   }
   if (sqlite3_open_v2(path.empty() ? ":memory:" : path.c_str(), &database_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
                       nullptr) != SQLITE_OK) {
@@ -21,8 +37,8 @@ Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "le
   }
   sqlite3_busy_timeout(database_, 10'000);
   try {
-    // With FULL each commit waits for the disk; a journal beside it keeps those that were made.
-    run("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;");
+    // With EXTRA each commit waits for the disk, and for the folder where the file system has no room for a WAL and journals come and go.
+    run("PRAGMA journal_mode = WAL; PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON;");
   } catch (const Error&) {
     sqlite3_close(database_);
     throw;
@@ -41,7 +57,13 @@ void Database::run(const char* sql) {
   if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) fail();
 }
 
+void Database::check_place() const {
+  if (path_.empty() || file_at(path_) == place_) return;
+  throw Error(Code::file, name_, "was replaced or removed while this program runs; end every program that uses it, then start again");
+}
+
 void Database::transaction(const std::function<void()>& body) {
+  check_place();
   run("BEGIN IMMEDIATE");
   try {
     body();
@@ -77,6 +99,11 @@ bool Database::Query::step() {
   if (result == SQLITE_ROW) return true;
   if (result != SQLITE_DONE) database_.fail();
   return false;
+}
+
+std::int64_t Database::Query::change() {
+  step();
+  return sqlite3_changes64(database_.database_);
 }
 
 std::uint64_t Database::Query::number(int column) const { return static_cast<std::uint64_t>(sqlite3_column_int64(statement_.get(), column)); }

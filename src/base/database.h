@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 struct sqlite3;
@@ -16,8 +17,8 @@ namespace permllm {
 
 class Database {
  public:
-  // Opens or makes it, for its owner alone; without a path it lives in memory. Errors of all: file where it is damaged or cannot be opened;
-  // resource, when the disk is full. They name the file, never what it holds.
+  // Opens or makes it, for its owner alone; without a path it lives in memory. Errors of all: file where it is damaged, cannot be opened or was
+  // replaced since; resource, when the disk is full. They name the file, never what it holds.
   explicit Database(const std::filesystem::path& path);
   ~Database();
   Database(const Database&) = delete;
@@ -30,6 +31,8 @@ class Database {
     Query& bind(const std::string& text);
     Query& bind(std::span<const std::uint8_t> bytes);
     bool step();  // false: no more rows
+    // Of a statement that changes rows: does it, and says how many.
+    std::int64_t change();
     std::uint64_t number(int column) const;
     std::string text(int column) const;
     std::vector<std::uint8_t> bytes(int column) const;
@@ -43,12 +46,15 @@ class Database {
   };
   Query query(const char* sql) { return Query(*this, sql); }
   void run(const char* sql);
-  // Everything that `body` does, or nothing.
+  // Everything that `body` does, or nothing. Not in a file that is not at its path any more: what were written there, nobody would read again.
   void transaction(const std::function<void()>& body);
 
  private:
   [[noreturn]] void fail() const;
+  void check_place() const;
   std::string name_;
+  std::filesystem::path path_;
+  std::pair<std::uint64_t, std::uint64_t> place_;  // device and number of the file
   sqlite3* database_ = nullptr;
 };
 

@@ -20,6 +20,15 @@ namespace {
   throw Error(Code::resource, name, fmt::format("{}: {}", what, std::strerror(errno)));
 }
 
+struct flock one_byte(std::uint64_t offset) {
+  struct flock byte {};
+  byte.l_type = F_WRLCK;
+  byte.l_whence = SEEK_SET;
+  byte.l_start = static_cast<off_t>(offset);
+  byte.l_len = 1;
+  return byte;
+}
+
 }  // namespace
 
 File::File(const std::filesystem::path& path, Mode mode) : name_(path.filename().string()) {
@@ -101,6 +110,19 @@ void File::start_sync(std::uint64_t offset, std::uint64_t bytes) const {
 }
 
 bool File::lock() const { return flock(file_, LOCK_EX | LOCK_NB) == 0; }
+
+bool File::lock_byte(std::uint64_t offset) const {
+  struct flock byte = one_byte(offset);
+  if (fcntl(file_, F_OFD_SETLK, &byte) == 0) return true;
+  if (errno == EAGAIN || errno == EACCES) return false;
+  fail(name_, "its file system keeps no locks; use a folder on another");
+}
+
+bool File::byte_is_locked(std::uint64_t offset) const {
+  struct flock byte = one_byte(offset);
+  if (fcntl(file_, F_OFD_GETLK, &byte) != 0) fail(name_, "its file system keeps no locks; use a folder on another");
+  return byte.l_type != F_UNLCK;
+}
 
 void sync_folder(const std::filesystem::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -35,6 +35,11 @@ class File {
   void start_sync(std::uint64_t offset, std::uint64_t bytes) const;
   // Held until the file is closed. False where another process holds it.
   bool lock() const;
+  // Of one byte, which need not be there; held until the file is closed. False where another open file has it, of this process or of any.
+  // Errors: resource, where the file system keeps no such locks.
+  bool lock_byte(std::uint64_t offset) const;
+  // Whether another open file has it. Errors: likewise.
+  bool byte_is_locked(std::uint64_t offset) const;
 
  private:
   File() = default;

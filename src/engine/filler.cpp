@@ -126,10 +126,12 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
     throw Error(Code::mismatch, "Paired.other", "the provider's seed of this chain is another than when it was begun; begin another chain");
   }
   if (!record_.paired) {
-    record_.seed = common;
-    record_.other = other;
-    record_.paired = true;
-    ledger_.put(record_);
+    ChainRecord paired = record_;
+    paired.seed = common;
+    paired.other = other;
+    paired.paired = true;
+    ledger_.change(record_, paired);
+    record_ = paired;
   }
   filling->coins = std::make_unique<AesCoins>(record_.seed);
   const std::lock_guard lock(mutex_);

@@ -3,10 +3,15 @@
 //
 // Both keep one and compare at each handshake; the later mark counts. A copy of an older state at one of the two is so caught up with by
 // the other's.
+//
+// A mark moves only from where the one who moves it has read or left it, and so does a row: compared and set in one step. Whoever finds
+// another state there has lost the chain to another program, and makes nothing more of it. tests/spin has these rules as a model.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -24,6 +29,7 @@ struct ChainRecord {
   Seed seed = {};                    // of the coins that this party has with the helper
   Seed own = {};                     // at the user: of its key and queries (Plan::bfv)
   Digest other = {};                 // of the seed that the helper has with the other party
+  Digest mask = {};                  // at the user: of U's seed; zeros: not known yet
   Marks made, burnt;                 // made: at the provider
   Stock::Lengths lengths = {};       // at the provider: of the files, when so much was made
 };
@@ -39,20 +45,35 @@ class Ledger {
   std::vector<ChainRecord> chains(const std::string& peer, const std::string& model_id);
   std::vector<ChainRecord> all();
   std::optional<ChainRecord> find(const std::string& peer, std::uint64_t chain);
-  // A new one; also when there is one of this peer and number: it is replaced.
-  void put(const ChainRecord& record);
-  void drop(const std::string& peer, std::uint64_t chain);
-  // How far it is made, and the files' lengths.
-  void set_made(const std::string& peer, std::uint64_t chain, const Marks& made, const Stock::Lengths& lengths);
-  // On the disk when it returns. tokens: of answers, added to what the peer had; may be less than none.
-  void set_burnt(const std::string& peer, std::uint64_t chain, const Marks& burnt, std::int64_t tokens);
+  // A new one. Errors: mismatch, where there is one of this peer and number.
+  void add(const ChainRecord& record);
+  // What follows changes a chain that is still as this process has read or left it (as far as is said), and is on the disk when it returns.
+  // Errors: mismatch, where it is not: then nothing is changed. Of the whole row, seeds and marks:
+  void change(const ChainRecord& from, const ChainRecord& to);
+  // Of the whole row. False where it is not as it was: it stays.
+  bool drop(const ChainRecord& record);
+  // Of `made`. How far it is made, and the files' lengths.
+  void set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to, const Stock::Lengths& lengths);
+  // Of `burnt`. The passes between are counted as tokens of answers of the peer, or taken off where `to` is earlier.
+  void move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to);
   // Of answers, over all chains of a peer.
   std::uint64_t tokens(const std::string& peer);
 
+  // A session's hold on a chain, against all others of this ledger in this process and, where it is a file, in any. Goes with its last copy.
+  using Hold = std::shared_ptr<const void>;
+  // Null: another has it. Errors: resource, where the file system keeps no locks.
+  Hold hold(std::uint64_t chain);
+  bool held(std::uint64_t chain);
+
  private:
+  // Calls body in a transaction; it says how many rows it changed. Errors: mismatch where it is not one; then none is.
+  void change_one(const std::function<std::int64_t()>& body);
+
   bool durable_;
+  std::filesystem::path locks_;  // a file of which byte i is locked for chains 2i and 2i + 1; empty: in memory
   std::mutex mutex_;
   Database database_;
+  std::set<std::uint64_t> held_;  // in memory
 };
 
 // Burns a chain ahead of its use: a stretch at a time, so that not every pass waits for the disk. What is left of the stretch when this
@@ -67,7 +88,8 @@ class Burning {
   Burning(const Burning&) = delete;
   Burning& operator=(const Burning&) = delete;
 
-  // Before anything is made of pieces in front of `to`. Errors: the ledger's; nothing may be used then.
+  // Before anything is made of pieces in front of `to`; where that is behind what was used, it stays. Errors: the ledger's; nothing may be used
+  // then, nor later: further calls fail, too.
   void reach(const Marks& to);
   const Marks& used() const { return used_; }
 
@@ -76,6 +98,7 @@ class Burning {
   std::string peer_;
   std::uint64_t chain_;
   Marks used_, burnt_;
+  bool lost_ = false;  // what the disk has is not known to be burnt_
 };
 
 }  // namespace permllm

@@ -59,7 +59,7 @@ void ProviderChains::forget(const ChainRecord& record) {
   for (const char* half : {".helper", ".user"}) {
     if (!folder_.empty()) std::filesystem::remove(folder_ / (name_of_chain(record) + half), ignored);
   }
-  ledger_.drop(record.peer, record.chain);
+  ledger_.drop(record);  // one that is not as it was stays, and is lost at the next start
   idle_.erase({record.peer, record.chain});
 }
 
@@ -129,8 +129,9 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   const std::uint64_t number = agreement.chain;
   const std::lock_guard lock(mutex_);
   if (open_.contains({peer, number})) throw Error(Code::mismatch, "Agreement.chain", "another session uses it");
-  std::optional<ChainRecord> record = ledger_.find(peer, number);
-  if (record && record->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
+  const std::optional<ChainRecord> before = ledger_.find(peer, number);
+  if (before && before->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
+  std::optional<ChainRecord> record = before;
   if (!record) {
     drop_leftovers(peer);
     record = ChainRecord{};
@@ -147,7 +148,7 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
     record->made = {};
     record->lengths = {};
   }
-  ledger_.put(*record);
+  before ? ledger_.change(*before, *record) : ledger_.add(*record);
   const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
   chain->keep_ = agreement.keep && !folder_.empty();
   if (chain->keep_) {
@@ -179,7 +180,7 @@ ProviderChains::Chain::~Chain() {
   chains_.idle_[{record_.peer, record_.chain}] = stock_.bytes();
   try {
     // One that is used up, or of which nothing was made, is of no use to anybody.
-    if (!keep_ || chains_.used_up(*record) || record->made == Marks{}) chains_.forget(record_);
+    if (!keep_ || chains_.used_up(*record) || record->made == Marks{}) chains_.forget(*record);
   } catch (const std::exception&) {
     // Likewise.
   }
@@ -240,25 +241,22 @@ void ProviderChains::Chain::paired(const Seed& seed, const Digest& other) {
       throw Error(Code::mismatch, "Paired.other", "the user's seed of this chain is another than when it was begun; begin another chain");
     }
     if (record_.paired) return;
-    record_.seed = seed;
-    record_.other = other;
     ChainRecord now = record_;
+    now.seed = seed;
+    now.other = other;
     now.paired = true;
-    chains_.ledger_.put(now);
-    record_.paired = true;
+    chains_.ledger_.change(record_, now);
+    record_ = now;
   }
   changed_.notify_all();
 }
 
 void ProviderChains::Chain::commit() {
   const std::lock_guard one(commit_);
-  const Marks now = stock_.made();
-  {
-    const std::lock_guard lock(mutex_);
-    if (now == record_.made) return;
-  }
+  const Marks now = stock_.made(), before = state().made;
+  if (now == before) return;
   const Stock::Lengths lengths = stock_.sync();
-  chains_.ledger_.set_made(record_.peer, record_.chain, now, lengths);
+  chains_.ledger_.set_made(record_.peer, record_.chain, before, now, lengths);
   const std::lock_guard lock(mutex_);
   record_.made = now;
   record_.lengths = lengths;

@@ -34,12 +34,14 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
   constexpr int k_tries = 4;
   for (int i = 1;; ++i) {
     online_ = nullptr;
+    hold_ = nullptr;
+    const std::vector<ChainRecord> before = ledger_.all();  // what the card does not know of these is lost; of later ones it cannot know
     online_link_ = std::make_unique<ResumableLink>(links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
     online_ = std::make_unique<Channel>(*online_link_, 0, patience);
     online_->send(Hello{Hello::online, 0});
     card_ = online_->receive(Card{});
     try {
-      take_chain(choose);
+      take_chain(before, choose);
       break;
     } catch (const Error& error) {
       // Another program of this user may have taken the chain since the card was written; the next card says so.
@@ -66,37 +68,62 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
   filler_->used(session_->marks());
 }
 
-void UserClient::take_chain(const Choose& choose) {
-  record_ = {};
+// What the provider says decides which chain is taken, never whether it may be: that the ledger and its holds say.
+void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose& choose) {
   const std::string plan_hash = card_.plan.hash();
-  std::vector<ChainRecord> records = ledger_.chains({}, card_.model_id);
+  // Holds a chain that is still as it was before the card came.
+  const auto take = [&](const ChainRecord& record) {
+    hold_ = ledger_.hold(record.chain);
+    const auto now = hold_ ? ledger_.find({}, record.chain) : std::nullopt;
+    if (now && now->paired == record.paired && now->other == record.other && now->burnt == record.burnt) return true;
+    hold_ = nullptr;
+    return false;
+  };
   std::vector<ChainChoice> choices;
-  for (const ChainRecord& own : records) {
-    if (own.plan_hash != plan_hash) continue;
+  for (const ChainRecord& own : before) {
+    if (own.model_id != card_.model_id || own.plan_hash != plan_hash) continue;
     const auto there = std::find_if(card_.chains.begin(), card_.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
     if (there == card_.chains.end()) {  // the provider has lost or dropped it
-      ledger_.drop({}, own.chain);
+      if (card_.chains.size() < Card::k_most_chains && take(own)) ledger_.drop(own);
       continue;
     }
     const ChainChoice choice{own.chain, there->made, later_of(own.burnt, there->burnt)};
     // A model that takes one prompt a chain needs a fresh one.
     const std::uint32_t least_room = card_.plan.prompt_slots != 0 ? static_cast<std::uint32_t>(card_.plan.slots) : 1;
-    if (!there->busy && own.paired && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots) choices.push_back(choice);
+    // The halves of one chain under two U would tell its masks: U r + c less U' r + c (docs/protocol.md 4.1).
+    const bool of_this_mask = own.mask == Digest{} || own.mask == seed_digest(card_.model_mask, own.chain);
+    if (!there->busy && own.paired && of_this_mask && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots) choices.push_back(choice);
   }
-  const ChainChoice* chosen = choose(choices);
-  if (chosen != nullptr) {
-    record_ = *std::find_if(records.begin(), records.end(), [&](const ChainRecord& r) { return r.chain == chosen->chain; });
+  std::optional<ChainRecord> taken;
+  for (const ChainChoice* chosen; !taken && (chosen = choose(choices)) != nullptr;) {
+    const std::uint64_t chain = chosen->chain;
+    const ChainRecord& own = *std::find_if(before.begin(), before.end(), [&](const ChainRecord& r) { return r.chain == chain; });
+    if (take(own)) {
+      taken = own;
+    } else {  // another program of this user has it, or has had it since
+      std::erase_if(choices, [&](const ChainChoice& choice) { return choice.chain == chain; });
+    }
+  }
+  record_ = {};
+  if (taken) {
+    record_ = *taken;
   } else {
-    record_.chain = random_number();
+    do record_.chain = random_number();
+    while ((hold_ = ledger_.hold(record_.chain)) == nullptr);
     record_.model_id = card_.model_id;
     record_.plan_hash = plan_hash;
-    record_.own = random_seed();
   }
   online_->send(Agreement{plan_hash, record_.chain, ledger_.durable(), record_.paired, record_.burnt});
   accepted_ = online_->receive(Accepted{});
+  const auto slots = static_cast<std::uint32_t>(card_.plan.slots);
+  if (!within(accepted_.burnt, Marks{{slots, slots, slots, slots}})) {
+    throw Error(Code::malformed, "Accepted.burnt", fmt::format("beyond the {} slots of the plan", slots));
+  }
   record_.burnt = later_of(record_.burnt, accepted_.burnt);
   record_.paired = record_.paired && accepted_.paired;
-  ledger_.put(record_);
+  if (!record_.paired) record_.own = random_seed();  // what the other side has forgotten begins anew with all of its coins
+  record_.mask = seed_digest(card_.model_mask, record_.chain);
+  taken ? ledger_.change(*taken, record_) : ledger_.add(record_);
 }
 
 void UserClient::receive_public_part() {

@@ -74,13 +74,14 @@ class UserClient {
 
  private:
   void receive_public_part();
-  void take_chain(const Choose& choose);
+  void take_chain(const std::vector<ChainRecord>& before, const Choose& choose);
 
   Ledger& ledger_;
   Executor& executor_;
   std::unique_ptr<ResumableLink> online_link_;
   std::unique_ptr<Channel> online_;
   Card card_;
+  Ledger::Hold hold_;  // of the chain; goes after what burns it
   ChainRecord record_;
   Accepted accepted_;
   PublicPart public_;  // profile open

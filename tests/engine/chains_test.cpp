@@ -33,14 +33,20 @@ const std::vector<TokenId> k_prompt{5, 6, 7};
 struct Variety {
   Profile profile = Profile::paper;
   Retrieval retrieval = Retrieval::linear;
+  std::uint8_t mask = 'a';  // of U's seed
 };
+OfferedModel model_of(const Variety& variety) {
+  OfferedModel model = tiny_model({variety.profile, variety.retrieval});
+  model.mask_seed = seed_of(variety.mask);
+  return model;
+}
 
 // The processes of provider and helper, on a folder of the provider's. When it goes, they are gone.
 class Machines {
  public:
   explicit Machines(const fs::path& provider_state, Variety variety = {})
       : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
-        provider_(tiny_model({variety.profile, variety.retrieval}), executor_, 5s, [this] { return to_helper(Role::provider); },
+        provider_(model_of(variety), executor_, 5s, [this] { return to_helper(Role::provider); },
                   [this](const std::string& s) { note(s); }, provider_state) {
     provider_.set_admission([this](std::size_t open) {
       if (open >= most_sessions) throw Error(Code::resource, "provider", "has enough");
@@ -365,9 +371,10 @@ TEST(Chain, another_seed_at_the_other_side_is_refused) {
   }
   {  // as if two providers had one chain
     Ledger provider(places.provider / "stock" / "ledger.sqlite");
-    ChainRecord record = provider.all().at(0);
+    const ChainRecord before = provider.all().at(0);
+    ChainRecord record = before;
     record.seed = seed_of(9);
-    provider.put(record);
+    provider.change(before, record);
   }
   Machines machines(places.provider);
   const std::string error = error_of([&] { answer(machines, ledger, 30); });
@@ -509,8 +516,8 @@ TEST_P(Chains, what_is_used_gives_its_room_back) {
     EXPECT_EQ(begin[k_slot_kind], 40u);
     // The provider dies in a session with a copy of the files from before: its ledger has the marks alone.
     Ledger late(cut.provider / "stock" / "ledger.sqlite");
-    ChainRecord record = late.all().at(0);
-    late.set_burnt(record.peer, record.chain, begin, 0);
+    const ChainRecord record = late.all().at(0);
+    late.move_burnt(record.peer, record.chain, record.burnt, begin);
   }
   EXPECT_EQ(disk_of(cut.provider), full);
   const Machines again(cut.provider, GetParam());
@@ -616,6 +623,190 @@ TEST(Chain, leftovers_do_not_heap_up) {
   EXPECT_EQ(ready, (std::multiset<std::uint32_t>{5, 5, 6, 7, 7, 8, 8, 9, 9, 12}));
   EXPECT_EQ(std::count_if(fs::directory_iterator(places.provider / "stock"), fs::directory_iterator(),
                           [](const auto& entry) { return entry.path().extension() == ".helper"; }), 10);
+}
+
+// Calls what it is told behind the n-th frame that comes, before its owner has it; it may change the frame.
+class Meanwhile : public Passing {
+ public:
+  Meanwhile(std::unique_ptr<Link> link, int n, std::function<void(Frame&)> call) : Passing(std::move(link)), left_(n), call_(std::move(call)) {}
+  Frame receive(Clock::time_point deadline, const char* awaited) override {
+    Frame frame = Passing::receive(deadline, awaited);
+    if (--left_ == 0) call_(frame);
+    return frame;
+  }
+
+ private:
+  int left_;
+  std::function<void(Frame&)> call_;
+};
+UserLinks meanwhile(UserLinks links, int n, std::function<void(Frame&)> call) {
+  links.online = [dial = links.online, n, once = std::move(call)]() mutable { return std::make_unique<Meanwhile>(dial(), n, std::exchange(once, [](Frame&) {})); };
+  return links;
+}
+
+// Two providers on copies of one folder are as one that says a chain is idle when it is in use, and has forgotten what was burnt.
+struct Liar {
+  Places places, copy;
+  std::optional<Machines> one, other;
+  explicit Liar(std::size_t slots = 40) {
+    {
+      Machines machines(places.provider);
+      Ledger ledger(places.ledger());
+      fill(machines, ledger, slots);
+    }
+    copy_folder(places.provider, copy.provider);
+    one.emplace(places.provider);
+    other.emplace(copy.provider);
+  }
+};
+
+TEST(Chain, a_provider_that_calls_a_chain_idle_gets_no_second_session_on_it) {
+  Liar liar;
+  Ledger ledger(liar.places.ledger()), another(liar.places.ledger());
+  UserClient one(liar.one->links(), ledger, liar.one->executor(), 5s);
+  ask(one, k_prompt, 4);
+  UserClient two(liar.other->links(), another, liar.other->executor(), 5s), three(liar.other->links(), ledger, liar.other->executor(), 5s);
+  EXPECT_NE(two.chain(), one.chain());
+  EXPECT_NE(three.chain(), one.chain());
+  EXPECT_NE(three.chain(), two.chain());
+}
+
+// The same where the file system keeps no locks: the first goes on to the end of its stretch, the second begins behind that, and whoever comes to the disk
+// second makes nothing more.
+TEST(Chain, where_no_locks_hold_a_provider_that_lies_gets_no_piece_twice) {
+  Liar liar;
+  Ledger ledger(liar.places.ledger());
+  std::optional<UserClient> one(std::in_place, liar.one->links(), ledger, liar.one->executor(), 5s);
+  ask(*one, k_prompt, 4);
+  const Marks used = one->session().marks(), burnt = ledger.find({}, one->chain())->burnt;
+  fs::remove(liar.places.ledger() += ".lock");
+  {
+    UserClient two(liar.other->links(), ledger, liar.other->executor(), 5s);
+    ASSERT_EQ(two.chain(), one->chain());
+    EXPECT_EQ(two.session().marks(), burnt);
+    two.fill(target_of(two.card().plan, two.session().marks(), k_prompt.size(), 4), nullptr);
+    ask(two, k_prompt, 4);
+    one->session().rewind(0);
+    const std::string error = error_of([&] {
+      for (int i = 0; i < 4; ++i) ask(*one, k_prompt, 4), one->session().rewind(0);
+    });
+    EXPECT_NE(error.find("another program has used or removed this chain"), std::string::npos) << error;
+    EXPECT_TRUE(within(one->session().marks(), burnt));
+    EXPECT_TRUE(within(used, one->session().marks()));
+    two.end();
+    const Marks end = two.session().marks();
+    one.reset();  // gives nothing back
+    EXPECT_TRUE(within(end, ledger.find({}, two.chain())->burnt));
+  }
+}
+
+TEST(Chain, a_provider_that_has_lost_its_seed_gets_none_of_the_old_coins) {
+  Places places;
+  Ledger ledger(places.ledger());
+  ChainRecord before;
+  {
+    Machines machines(places.provider, {Profile::paper, Retrieval::bfv});
+    fill(machines, ledger, 10);
+    answer(machines, ledger, 4);
+    before = ledger.all().at(0);
+  }
+  {
+    Ledger provider(places.provider / "stock" / "ledger.sqlite");
+    ChainRecord record = provider.all().at(0);
+    record.paired = false;
+    provider.change(provider.all().at(0), record);
+  }
+  Machines machines(places.provider, {Profile::paper, Retrieval::bfv});
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  ASSERT_EQ(client.chain(), before.chain);
+  const ChainRecord after = *ledger.find({}, before.chain);
+  EXPECT_FALSE(std::ranges::equal(after.seed.bytes(), before.seed.bytes()));
+  EXPECT_FALSE(std::ranges::equal(after.own.bytes(), before.own.bytes()));
+  EXPECT_TRUE(within(before.burnt, after.burnt));
+}
+
+// c1 = U r + rho - m under two U would tell r (docs/protocol.md 4.1): a provider that says "nothing is made" and has another U gets no halves of a chain that
+// was dealt under the first.
+TEST(Chain, another_mask_of_the_model_is_dealt_another_chain) {
+  Places places;
+  Ledger ledger(places.ledger());
+  {
+    Machines machines(places.provider);
+    fill(machines, ledger, 10);
+  }
+  const std::uint64_t first = ledger.all().at(0).chain;
+  {
+    Machines machines(places.provider, {.mask = 'b'});
+    UserClient client(machines.links(), ledger, machines.executor(), 5s);
+    EXPECT_NE(client.chain(), first);
+  }
+  Machines machines(places.provider);
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  EXPECT_EQ(client.chain(), first);
+}
+
+TEST(Chain, a_mark_beyond_the_plan_is_refused) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  const UserLinks links = meanwhile(machines.links(), 2, [](Frame& frame) {
+    Accepted accepted = message_of<Accepted>(frame);
+    accepted.burnt[k_slot_kind] = 4'000'000'000;
+    Writer writer;
+    accepted.visit(writer);
+    frame.payload = writer.take();
+  });
+  const std::string error = error_of([&] { UserClient(links, ledger, machines.executor(), 5s); });
+  EXPECT_NE(error.find("Accepted.burnt"), std::string::npos) << error;
+}
+
+// While the card is on its way another program begins a chain, of which the card cannot know.
+TEST(Chain, a_chain_that_is_younger_than_the_connection_is_not_dropped) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger()), another(places.ledger());
+  std::optional<UserClient> one;
+  const auto begin = [&](Frame&) {
+    one.emplace(machines.links(), ledger, machines.executor(), 5s);
+    one->fill(target_of(one->card().plan, {}, 3, 40), nullptr);
+    ask(*one, k_prompt, 4);
+    one->end();
+    one.reset();  // nor is it held
+  };
+  UserClient two(meanwhile(machines.links(), 1, begin), another, machines.executor(), 5s);
+  const auto chains = ledger.all();
+  ASSERT_EQ(chains.size(), 2u);
+  EXPECT_EQ(std::count_if(chains.begin(), chains.end(), [&](const ChainRecord& r) { return r.burnt[k_slot_kind] == 6; }), 1);
+}
+
+// Nor one that is in use, whatever the provider says.
+TEST(Chain, a_chain_in_use_is_not_dropped_where_the_provider_denies_it) {
+  Places places, empty;
+  Machines machines(places.provider), others(empty.provider);
+  Ledger ledger(places.ledger());
+  fill(machines, ledger, 40);
+  UserClient one(machines.links(), ledger, machines.executor(), 5s);
+  ask(one, k_prompt, 4);
+  { UserClient two(others.links(), ledger, others.executor(), 5s); }
+  ASSERT_TRUE(ledger.find({}, one.chain()));
+  one.session().rewind(0);
+  EXPECT_EQ(ask(one, k_prompt, 14).size(), 14u);  // beyond its stretch
+}
+
+// During a handshake's round trip another program uses the chain, where no locks hold: what it burnt is not overwritten, and the next try sees it.
+TEST(Chain, an_agreement_sees_what_was_burnt_during_its_round_trip) {
+  Liar liar;
+  Ledger ledger(liar.places.ledger());
+  const std::uint64_t chain = ledger.all().at(0).chain;
+  const auto use = [&](Frame&) {
+    const ChainRecord row = *ledger.find({}, chain);
+    ledger.move_burnt({}, chain, row.burnt, later_of(row.burnt, Marks{{9, 9, 9, 0}}));
+  };
+  UserClient two(meanwhile(liar.other->links(), 2, use), ledger, liar.other->executor(), 5s);
+  EXPECT_TRUE(within(Marks{{9, 9, 9, 0}}, ledger.find({}, chain)->burnt));
+  if (two.chain() == chain) {  // else the provider had not ended the first try yet, and it took another
+    EXPECT_EQ(two.session().marks()[k_slot_kind], 9u);
+  }
 }
 
 TEST(Chain, two_sessions_take_two_chains) {
