@@ -105,7 +105,9 @@ void check_users(const std::string& identity, const Teller& teller) {
   std::size_t active = 0, revoked = 0;
   for (const auto& path : record_paths(identity)) {
     try {
-      ++(load_record(path).revoked ? revoked : active);
+      const UserRecord record = load_record(path);
+      ++(record.revoked ? revoked : active);
+      if (record.key.empty()) teller.warning("users", fmt::format("{} is of version 0.2, which knew users by their certificates", path.string()), "make this user a new invite");
     } catch (const Error& error) {
       teller.wrong("users", Error(error.code(), "", error.what()), "make this user a new invite; the damaged record lets nobody in");
     }

@@ -35,7 +35,7 @@ struct Open {
   std::string group;
   std::uint64_t number = 0;  // they rise
   bool served = false, gave_way = false;
-  std::string user;  // a served user's fingerprint
+  std::string user;  // a served user's key
 };
 
 }  // namespace
@@ -214,12 +214,12 @@ void Server::welcome(std::unique_ptr<TlsLink> accepted) {
           const std::lock_guard lock(s.mutex);
           const std::size_t kept = std::min<std::size_t>(16, s.limits.connections / 4);
           std::size_t of_user = 0;
-          for (const auto& [number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.fingerprint;
+          for (const auto& [number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.key;
           if (s.count().served >= s.limits.connections - kept) full = "as many are open as may be; try again in a moment";
           else if (of_user >= s.limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
           if (full.empty()) {
             entry->served = true;
-            entry->user = peer.fingerprint;
+            entry->user = peer.key;
           }
         }
         s.metrics.count_connection();

@@ -40,7 +40,7 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
     } else if (is(first, Tag::pair_hello) && peer.role == Role::provider) {
       park(link, channel, message_of<PairHello>(first), peer);
     } else if (is(first, Tag::pair_hello) && peer.role == Role::user) {
-      Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
+      Executor executor(executor_, std::hash<std::string>()(peer.key));
       deal_session(channel, message_of<PairHello>(first), peer, executor, events);
     } else {
       throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));

@@ -146,10 +146,10 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
         const std::lock_guard lock(mutex_);
         admit_(sessions_.size());
       }
-      Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
+      Executor executor(executor_, std::hash<std::string>()(peer.key));
       converse(user, link, peer, limits, executor, events);
     } else if (hello.purpose == Hello::offline) {
-      fill(user, hello.session, peer.fingerprint, limits);
+      fill(user, hello.session, peer.key, limits);
     } else {
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
@@ -169,7 +169,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
 
 void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& whose, const UserLimits& limits,
                                Executor& executor, SessionEvents& events) {
-  const std::string& peer = whose.fingerprint;
+  const std::string& peer = whose.key;
   const std::uint64_t id = random_number();
   std::uint64_t used_tokens = 0;
   {

@@ -9,6 +9,7 @@
 #include "app/invite.h"
 #include "net/tls.h"
 #include "support/errors.h"
+#include "support/parties.h"
 #include "support/program.h"
 
 namespace permllm::test {
@@ -48,7 +49,7 @@ TEST(Identity, is_made_for_its_owner_alone_and_never_overwritten) {
   EXPECT_EQ(mode_of(scratch / "p/key.pem"), 0600u);
   EXPECT_EQ(mode_of(scratch / "p"), 0700u);
   const Identity read = load_identity(scratch / "p", Role::provider);
-  EXPECT_EQ(read.certificate.fingerprint(), made.certificate.fingerprint());
+  EXPECT_EQ(read.certificate.pem(), made.certificate.pem());
   const std::string key = read_text(scratch / "p/key.pem");
   expect_error([&] { create_identity(scratch / "p", Role::provider, "acme", 7); }, "there is a key already and it is kept; --renew");
   EXPECT_EQ(read_text(scratch / "p/key.pem"), key);
@@ -132,6 +133,19 @@ TEST(Identity, invites_revocations_renewals_and_peers_reach_a_running_service) {
   EXPECT_EQ(provider.connect(second.credentials()), "met");
   expect_said(provider.connect(alice.credentials()), "its invite was replaced by a newer one");
 
+  // An invite is its key: the same certificate, written with the other form of its signature, is the same user.
+  Invite rewritten = bob;
+  rewritten.identity.certificate = with_other_signature(bob.identity.certificate);
+  EXPECT_EQ(provider.connect(rewritten.credentials()), "met");
+
+  // A record of version 1 held the certificate's hash, which tells no key.
+  const auto old = record_path(pair.provider, "carol");
+  const Invite carol = pair.invite("carol");
+  write_text(old, "version = 1\nname = \"carol\"\nstate = \"active\"\ncertificate = \"" + carol.identity.certificate.pin() + "\"\ntokens = 1000\nlast_day = \"2027-01-31\"\n");
+  expect_said(provider.connect(carol.credentials()), "user \"carol\": its invite was made by version 0.2");
+  EXPECT_NO_THROW(revoke_invite(pair.provider, "carol"));
+  EXPECT_EQ(provider.connect(pair.invite("carol").credentials()), "met");
+
   // A record that is gone or damaged lets nobody in, and the service goes on.
   const std::string record = read_text(record_path(pair.provider, "bob"));
   write_text(record_path(pair.provider, "bob"), record.substr(0, 20));
@@ -174,9 +188,9 @@ TEST(Invite, holds_what_it_was_made_of) {
   EXPECT_EQ(read.provider_pin, load_identity(pair.provider, Role::provider).certificate.pin());
   EXPECT_EQ(read.helper_pin, load_identity(pair.helper, Role::helper).certificate.pin());
   EXPECT_EQ(read.tokens, 1000u);
-  EXPECT_EQ(read.identity.certificate.fingerprint(), made.identity.certificate.fingerprint());
+  EXPECT_EQ(read.identity.certificate.pem(), made.identity.certificate.pem());
   const UserRecord record = load_record(record_path(pair.provider, "alice"));
-  EXPECT_EQ(record.fingerprint, made.identity.certificate.fingerprint());
+  EXPECT_EQ(record.key, made.identity.certificate.pin());
   EXPECT_EQ(record.tokens, 1000u);
   expect_error([&] { pair.invite("alice"); }, "\"alice\" has an invite; run permllm invite --revoke alice");
   expect_error([&] { pair.invite("a/b"); }, "NAME: expected 1 to 64 letters");
