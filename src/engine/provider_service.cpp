@@ -314,7 +314,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     const std::unique_ptr<Link> helper_link = dial_helper_();
     Channel helper(*helper_link, 0, patience_);
     const std::optional<Seed> standing = chain->standing();
-    const PairHello hello{session, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
+    const PairHello hello{session, peer, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
     helper.send(hello);
     const Seed common = common_seed(helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
     helper.set_session(session);
