@@ -123,11 +123,10 @@ std::vector<std::string> check_state(const std::string& state, const Teller& tel
     return ids;
   }
   try {
-    const auto others = std::filesystem::perms::group_all | std::filesystem::perms::others_all;
-    const std::filesystem::path folder = std::filesystem::path(state) / "models";
+    const std::filesystem::path all(state);
     std::error_code none;
-    if (std::filesystem::exists(folder, none) && (std::filesystem::status(folder).permissions() & others) != std::filesystem::perms::none) {
-      teller.wrong("state", fmt::format("{} is open to others than its owner, and holds secrets", folder.string()), fmt::format("run chmod 700 {}", folder.string()));
+    for (const std::filesystem::path& folder : {all, all / "models", all / "stock"}) {
+      if (std::filesystem::exists(folder, none)) check_writers(folder);
     }
     for (const RecordEntry& entry : list_records(state)) {
       if (!entry.trouble.empty()) {

@@ -6,20 +6,14 @@
 #include <algorithm>
 
 #include "app/toml.h"
+#include "base/file.h"
 #include "base/small_file.h"
 
 namespace permllm {
 namespace {
 
 constexpr int k_days = 365;
-constexpr std::uint64_t k_record_version = 1;
-
-void make_directory(const std::filesystem::path& path) {
-  std::error_code error;
-  const bool made = std::filesystem::create_directories(path, error);
-  if (!error && made) std::filesystem::permissions(path, std::filesystem::perms::owner_all, error);
-  if (error) throw Error(Code::file, path.string(), fmt::format("cannot be made: {}", error.message()));
-}
+constexpr std::uint64_t k_record_version = 2;
 
 // Names of files in the directory that end so, sorted; none when there is no such directory.
 std::vector<std::filesystem::path> files_of(const std::filesystem::path& directory, const char* end) {
@@ -75,9 +69,9 @@ Identity create_identity(const std::filesystem::path& directory, Role role, cons
     throw Error(Code::file, (directory / "key.pem").string(),
                 "there is a key already and it is kept; --renew makes a new certificate for it, another --out another party (a new key needs new invites)");
   }
-  make_directory(directory);
-  make_directory(directory / "peers");
-  if (role == Role::provider) make_directory(directory / "users");
+  make_private_folder(directory);
+  make_private_folder(directory / "peers");
+  if (role == Role::provider) make_private_folder(directory / "users");
   const Identity identity = make_identity(role, name, days);
   std::string key = key_pem(identity);
   write_new_file(directory / "key.pem", key, 0600);
@@ -152,7 +146,7 @@ std::vector<std::filesystem::path> record_paths(const std::filesystem::path& dir
 }
 
 void save_record(const std::filesystem::path& directory, const UserRecord& record) {
-  make_directory(directory / "users");
+  make_private_folder(directory / "users");
   replace_file(record_path(directory, record.name),
                fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\nkey = \"{}\"\ntokens = {}\nlast_day = \"{}\"\n", k_record_version,
                            record.name, record.revoked ? "revoked" : "active", record.key, record.tokens, record.last_day),

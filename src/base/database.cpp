@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "permllm/error.h"
@@ -13,7 +14,12 @@ Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "le
   if (!path.empty()) {  // its other files take this one's mode
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) throw Error(Code::file, path.string(), "cannot be opened for writing");
+    struct stat status {};
+    const bool open_to_others = fstat(file, &status) != 0 || (status.st_mode & 077) != 0;
     close(file);
+    if (open_to_others) {
+      throw Error(Code::file, path.string(), fmt::format("holds secrets and is open to others than its owner (mode {:04o}); run chmod 600 {}", status.st_mode & 07777, path.string()));
+    }
   }
   if (sqlite3_open_v2(path.empty() ? ":memory:" : path.c_str(), &database_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
                       nullptr) != SQLITE_OK) {
