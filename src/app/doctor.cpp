@@ -11,6 +11,7 @@
 #include "app/parties.h"
 #include "app/plan.h"
 #include "app/process.h"
+#include "app/sandbox.h"
 #include "engine/deal.h"
 #include "engine/model_record.h"
 #include "engine/model_store.h"
@@ -214,6 +215,7 @@ void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
   }
   check_validity(invite->identity.certificate, k_user_days, "ask the provider for a new invite", "invite", here);
   here.ok("allowance", fmt::format("{} tokens of answers by the invite", invite->tokens), {{"tokens", invite->tokens}});
+  here.ok("sandbox", fmt::format("of chat and serve: {}", sandbox_support().text()), {{"landlock", sandbox_support().landlock}, {"seccomp", sandbox_support().seccomp}});
   const Credentials credentials = invite->credentials();
   const auto provider = check_link({"user-provider", invite->provider_address, Role::provider, credentials}, {}, tell);
   const ProbedModel* model = provider && !provider->probed.models.empty() ? &provider->probed.models[0] : nullptr;
