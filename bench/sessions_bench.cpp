@@ -52,7 +52,7 @@ class World {
   }
   UserLinks links(const std::string& user) {
     return {[this, user] { return shaped(to_provider(user, true)); }, [this, user] { return to_provider(user, false); },
-            [this, user] { return to_helper(Role::user, std::hash<std::string>()(user)); }};
+            [this, user] { return to_helper(Role::user, user); }};
   }
   Executor& executor() { return executor_; }
 
@@ -61,10 +61,10 @@ class World {
     if (rtt_ == Clock::duration::zero()) return link;
     return std::make_unique<Shaped>(std::move(link), rtt_, 0.0);
   }
-  std::unique_ptr<Link> to_helper(Role who, std::uint64_t user = 0) {
+  std::unique_ptr<Link> to_helper(Role who, const std::string& user = {}) {
     auto [near, far] = memory_links();
     const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, who, user, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, std::to_string(user), {}}); });
+    threads_.emplace_back([this, who, user, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, user, {}}); });
     return std::move(near);
   }
   std::unique_ptr<Link> to_provider(const std::string& user, bool online) {

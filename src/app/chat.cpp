@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <mutex>
 #include <optional>
@@ -14,7 +15,9 @@
 #include "app/process.h"
 #include "app/process_limits.h"
 #include "app/progress.h"
+#include "app/sandbox.h"
 #include "app/settings.h"
+#include "base/file.h"
 #include "base/small_file.h"
 #include "app/user_state.h"
 #include "permllm/client.h"
@@ -23,7 +26,7 @@ namespace permllm {
 namespace {
 
 struct ChatOptions {
-  std::string invite, state, history;
+  std::string invite, state, history, saves;
   PromptOptions prompt;
   ConversationOptions conversation;
   double patience_seconds = 120, grace_seconds = 60;
@@ -137,21 +140,21 @@ constexpr const char* k_help =
     "A line is a question. Ctrl-C ends an answer, Ctrl-D the program.\n"
     "  /cost       what the last answer took: tokens, seconds, bytes, round trips\n"
     "  /privacy    what each party sees\n"
-    "  /save FILE  writes the conversation as Markdown, for your eyes alone\n"
+    "  /save NAME  writes the conversation as Markdown, for your eyes alone, into the folder of --saves\n"
     "  /reset      begins another conversation\n"
     "  /help       this\n";
 
 class Chat {
  public:
   explicit Chat(ChatOptions options)
-      : options_(std::move(options)), lines_(options_.history), client_(options_.invite, client_options()), waiting_(json(), options_.grace_seconds),
-        conversation_(begin()) {}
+      : options_(std::move(options)), lines_(options_.history), saves_(folder_of_saves()), sandbox_(enter_sandbox(needed())),
+        client_(options_.invite, client_options()), waiting_(json(), options_.grace_seconds), conversation_(begin()) {}
 
   void run() {
     if (Lines::person()) {
-      tell(fmt::format("{}, profile {}, context {}; {} tokens of answers left\nprovider at {}, key sha256:{}\nhelper at {}, key sha256:{}\n{}",
+      tell(fmt::format("{}, profile {}, context {}; {} tokens of answers left\nprovider at {}, key sha256:{}\nhelper at {}, key sha256:{}\nsandbox: {}\n{}",
                        client_.model().name, client_.model().profile, client_.model().context, client_.tokens_left(), client_.provider().address,
-                       client_.provider().key, client_.helper().address, client_.helper().key, k_help));
+                       client_.provider().key, client_.helper().address, client_.helper().key, sandbox_.text(), k_help));
     }
     while (const std::optional<std::string> line = lines_.next()) {
       try {
@@ -174,6 +177,30 @@ class Chat {
   bool json() const { return options_.prompt.json; }
   void tell(const std::string& text) const {
     if (!json()) std::fputs(text.c_str(), stderr);
+  }
+  std::filesystem::path folder_of_saves() const {
+    if (!options_.saves.empty()) {
+      if (!std::filesystem::is_directory(options_.saves)) throw Error(Code::usage, "--saves", fmt::format("{} is no folder", options_.saves));
+      return std::filesystem::canonical(options_.saves);
+    }
+    return std::filesystem::canonical(user_folder(options_.state)) / "saved";
+  }
+  // What is opened from now on. The history is written at the end, into a file that is there.
+  Sandbox needed() const {
+    Sandbox sandbox{{options_.invite}, {user_folder(options_.state), saves_}};
+    if (options_.history.empty() || !Lines::person()) return sandbox;
+    std::ofstream(options_.history, std::ios::app);
+    sandbox.write.push_back(options_.history);
+    return sandbox;
+  }
+  // The name may be a path within the folder.
+  std::filesystem::path place_of(const std::string& name) const {
+    const std::filesystem::path place = (saves_ / name).lexically_normal();
+    const std::filesystem::path within = place.lexically_relative(saves_);
+    if (within.empty() || *within.begin() == ".." || *within.begin() == ".") {
+      throw Error(Code::usage, "/save", fmt::format("writes into {} alone; name another folder with --saves when chat begins", saves_.string()));
+    }
+    return place;
   }
   ClientOptions client_options() const {
     ClientOptions options;
@@ -210,17 +237,17 @@ class Chat {
       }
     });
     waiting_.end();
+    const bool cancelled = last_->end == Answer::End::cancelled;
+    if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (json()) return print_event(report());
     fmt::print("\n");
     within_line_ = false;
-    const bool cancelled = last_->end == Answer::End::cancelled;
     if (cancelled) tell("(stopped)\n");
     if (last_->end == Answer::End::length) {
       tell(last_->cost.tokens_left == 0                 ? "(ended: the allowance of the invite is used up)\n"
            : last_->cost.answer_tokens < how.max_tokens ? "(ended: the model's context is full; /reset begins anew)\n"
                                                         : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", how.max_tokens));
     }
-    if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (!Lines::person()) return;
     const Answer::Cost& cost = last_->cost;
     tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready{}; {} left of the invite]\n", cost.answer_tokens,
@@ -244,8 +271,10 @@ class Chat {
     } else if (name == "/save") {
       if (rest.empty()) throw Error(Code::usage, "/save", "expected a file's name behind it");
       if (said_.empty()) throw Error(Code::usage, "/save", "there is no answer to save yet");
-      write_new_file(rest, said_, 0600);
-      tell(fmt::format("(saved in {})\n", rest));
+      const std::filesystem::path place = place_of(rest);
+      if (options_.saves.empty()) make_private_folder(saves_);
+      write_new_file(place, said_, 0600);
+      tell(fmt::format("(saved in {})\n", place.string()));
     } else {
       throw Error(Code::usage, name, "is no command; /help lists them");
     }
@@ -278,6 +307,8 @@ class Chat {
 
   ChatOptions options_;
   Lines lines_;
+  std::filesystem::path saves_;
+  SandboxSupport sandbox_;  // ahead of the client, which starts threads
   Client client_;
   Waiting waiting_;
   Conversation conversation_;
@@ -300,6 +331,7 @@ void add_chat(CLI::App& parent) {
   command->add_option("--draft", options->conversation.draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
       ->capture_default_str()->check(CLI::Range(0, 63));
   command->add_option("--history", options->history, "file that keeps what you typed, for the arrow keys; without it nothing is kept");
+  command->add_option("--saves", options->saves, "folder that /save writes into, one that is there")->default_str("saved in that of --state");
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
       ->capture_default_str()->check(CLI::PositiveNumber);
   command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")

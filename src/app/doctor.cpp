@@ -11,6 +11,7 @@
 #include "app/parties.h"
 #include "app/plan.h"
 #include "app/process.h"
+#include "app/sandbox.h"
 #include "engine/deal.h"
 #include "engine/model_record.h"
 #include "engine/model_store.h"
@@ -105,7 +106,9 @@ void check_users(const std::string& identity, const Teller& teller) {
   std::size_t active = 0, revoked = 0;
   for (const auto& path : record_paths(identity)) {
     try {
-      ++(load_record(path).revoked ? revoked : active);
+      const UserRecord record = load_record(path);
+      ++(record.revoked ? revoked : active);
+      if (record.key.empty()) teller.warning("users", fmt::format("{} is of version 0.2, which knew users by their certificates", path.string()), "make this user a new invite");
     } catch (const Error& error) {
       teller.wrong("users", Error(error.code(), "", error.what()), "make this user a new invite; the damaged record lets nobody in");
     }
@@ -121,11 +124,10 @@ std::vector<std::string> check_state(const std::string& state, const Teller& tel
     return ids;
   }
   try {
-    const auto others = std::filesystem::perms::group_all | std::filesystem::perms::others_all;
-    const std::filesystem::path folder = std::filesystem::path(state) / "models";
+    const std::filesystem::path all(state);
     std::error_code none;
-    if (std::filesystem::exists(folder, none) && (std::filesystem::status(folder).permissions() & others) != std::filesystem::perms::none) {
-      teller.wrong("state", fmt::format("{} is open to others than its owner, and holds secrets", folder.string()), fmt::format("run chmod 700 {}", folder.string()));
+    for (const std::filesystem::path& folder : {all, all / "models", all / "stock"}) {
+      if (std::filesystem::exists(folder, none)) check_writers(folder);
     }
     for (const RecordEntry& entry : list_records(state)) {
       if (!entry.trouble.empty()) {
@@ -213,6 +215,7 @@ void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
   }
   check_validity(invite->identity.certificate, k_user_days, "ask the provider for a new invite", "invite", here);
   here.ok("allowance", fmt::format("{} tokens of answers by the invite", invite->tokens), {{"tokens", invite->tokens}});
+  here.ok("sandbox", fmt::format("of chat and serve: {}", sandbox_support().text()), {{"landlock", sandbox_support().landlock}, {"seccomp", sandbox_support().seccomp}});
   const Credentials credentials = invite->credentials();
   const auto provider = check_link({"user-provider", invite->provider_address, Role::provider, credentials}, {}, tell);
   const ProbedModel* model = provider && !provider->probed.models.empty() ? &provider->probed.models[0] : nullptr;

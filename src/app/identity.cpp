@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "app/toml.h"
+#include "base/file.h"
 #include "base/file_stamp.h"
 #include "base/small_file.h"
 
@@ -16,14 +17,7 @@ namespace permllm {
 namespace {
 
 constexpr int k_days = 365;
-constexpr std::uint64_t k_record_version = 1;
-
-void make_directory(const std::filesystem::path& path) {
-  std::error_code error;
-  const bool made = std::filesystem::create_directories(path, error);
-  if (!error && made) std::filesystem::permissions(path, std::filesystem::perms::owner_all, error);
-  if (error) throw Error(Code::file, path.string(), fmt::format("cannot be made: {}", error.message()));
-}
+constexpr std::uint64_t k_record_version = 2;
 
 // Names of files in the directory that end so, sorted; none when there is no such directory.
 std::vector<std::filesystem::path> files_of(const std::filesystem::path& directory, const char* end) {
@@ -40,8 +34,9 @@ std::string why_withdrawn(const std::filesystem::path& directory, const Peer& us
   const std::filesystem::path path = record_path(directory, user.name);
   if (!std::filesystem::exists(path)) return fmt::format("there is no invite of this name ({} is missing)", path.string());
   const UserRecord record = record_of(user.name);
+  if (record.key.empty()) return "its invite was made by version 0.2, which knew users by their certificates; make it a new one";
   if (record.revoked) return "its invite was revoked";
-  return record.fingerprint == user.fingerprint ? "" : "its invite was replaced by a newer one";
+  return record.key == user.key ? "" : "its invite was replaced by a newer one";
 }
 
 struct KeygenOptions {
@@ -78,9 +73,9 @@ Identity create_identity(const std::filesystem::path& directory, Role role, cons
     throw Error(Code::file, (directory / "key.pem").string(),
                 "there is a key already and it is kept; --renew makes a new certificate for it, another --out another party (a new key needs new invites)");
   }
-  make_directory(directory);
-  make_directory(directory / "peers");
-  if (role == Role::provider) make_directory(directory / "users");
+  make_private_folder(directory);
+  make_private_folder(directory / "peers");
+  if (role == Role::provider) make_private_folder(directory / "users");
   const Identity identity = make_identity(role, name, days);
   std::string key = key_pem(identity);
   write_new_file(directory / "key.pem", key, 0600);
@@ -135,11 +130,13 @@ std::filesystem::path record_path(const std::filesystem::path& directory, const 
 
 UserRecord load_record(const std::filesystem::path& path) {
   TomlTable table = TomlTable::parse(read_small_file(path), path);
-  if (table.number("version") != k_record_version) throw Error(Code::unsupported, table.field("version"), fmt::format("expected {}", k_record_version));
-  UserRecord record{table.text("name"), table.text("certificate"), table.number("tokens"), table.text("last_day"), false};
+  const std::uint64_t version = table.number("version");
+  if (version != 1 && version != k_record_version) throw Error(Code::unsupported, table.field("version"), fmt::format("expected {}", k_record_version));
+  UserRecord record{table.text("name"), table.text(version == 1 ? "certificate" : "key"), table.number("tokens"), table.text("last_day"), false};
   const std::string state = table.text("state");
   if (state != "active" && state != "revoked") throw Error(Code::file, table.field("state"), "expected active or revoked");
-  record.revoked = state == "revoked";
+  record.revoked = state == "revoked" || version == 1;
+  if (version == 1) record.key.clear();  // a certificate's hash tells nothing of its key
   table.no_more();
   return record;
 }
@@ -155,10 +152,10 @@ std::vector<std::filesystem::path> record_paths(const std::filesystem::path& dir
 }
 
 void save_record(const std::filesystem::path& directory, const UserRecord& record) {
-  make_directory(directory / "users");
+  make_private_folder(directory / "users");
   replace_file(record_path(directory, record.name),
-               fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\ncertificate = \"{}\"\ntokens = {}\nlast_day = \"{}\"\n", k_record_version,
-                           record.name, record.revoked ? "revoked" : "active", record.fingerprint, record.tokens, record.last_day),
+               fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\nkey = \"{}\"\ntokens = {}\nlast_day = \"{}\"\n", k_record_version,
+                           record.name, record.revoked ? "revoked" : "active", record.key, record.tokens, record.last_day),
                0600);
 }
 

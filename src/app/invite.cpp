@@ -54,10 +54,10 @@ Certificate helper_of(const InviteOptions& options) {
 
 void list(const std::filesystem::path& directory) {
   load_identity(directory, Role::provider);
-  fmt::print("{:<24}{:<10}{:>12}  {:<12}{}\n", "name", "state", "tokens", "valid to", "certificate");
+  fmt::print("{:<24}{:<10}{:>12}  {:<12}{}\n", "name", "state", "tokens", "valid to", "key");
   for (const auto& path : record_paths(directory)) {
     const UserRecord record = load_record(path);
-    fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name, record.revoked ? "revoked" : "active", record.tokens, record.last_day, record.fingerprint);
+    fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name, record.key.empty() ? "0.2" : record.revoked ? "revoked" : "active", record.tokens, record.last_day, record.key);
   }
 }
 
@@ -104,7 +104,7 @@ Invite make_invite(const std::filesystem::path& directory, const std::string& na
   }
   Invite invite{provider_address, provider.certificate.pin(), helper_address, helper.pin(), tokens, make_user(provider, name, days)};
   const Certificate& c = invite.identity.certificate;
-  save_record(directory, {name, c.fingerprint(), tokens, c.last_day(), false});
+  save_record(directory, {name, c.pin(), tokens, c.last_day(), false});
   return invite;
 }
 
@@ -114,6 +114,7 @@ void revoke_invite(const std::filesystem::path& directory, const std::string& na
     throw Error(Code::usage, "--revoke", "there is no invite of this name; permllm invite --list shows them");
   }
   UserRecord record = load_record(record_path(directory, name));
+  if (record.revoked) return;
   record.revoked = true;
   save_record(directory, record);
 }

@@ -319,16 +319,16 @@ void run_helper(HelperOptions& helper) {
 // Of answers, by the record of the user's invite.
 std::uint64_t allowance_of(const LiveDirectory& directory, const Peer& peer) {
   const UserRecord record = directory.record(peer.name);
-  if (record.fingerprint != peer.fingerprint) throw Error(Code::mismatch, "certificate", fmt::format("\"{}\" is not the one of the invite in force", peer.name));
+  if (record.key != peer.key) throw Error(Code::mismatch, "certificate", fmt::format("\"{}\" is not the one of the invite in force", peer.name));
   return record.tokens;
 }
 
-// Fingerprints of the users whose invites are in force.
+// Keys of the users whose invites are in force.
 std::set<std::string> invites_in_force(const std::string& identity) {
   std::set<std::string> users;
   for (const auto& path : record_paths(identity)) {
     const UserRecord record = load_record(path);
-    if (!record.revoked) users.insert(record.fingerprint);
+    if (!record.revoked) users.insert(record.key);
   }
   return users;
 }
@@ -385,7 +385,7 @@ void run_provider(ProviderOptions& options) {
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
     UserLimits limits = options.limits;
     limits.tokens = allowance_of(directory, peer);
-    service.serve(shaped(bandwidth.throttled(std::move(link), peer.fingerprint), options.party.shape), peer, limits);
+    service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer, limits);
   }}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
        {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
 }

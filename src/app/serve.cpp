@@ -13,6 +13,7 @@
 #include "app/local_parties.h"
 #include "app/process.h"
 #include "app/process_limits.h"
+#include "app/sandbox.h"
 #include "app/settings.h"
 #include "app/signals.h"
 #include "app/user_state.h"
@@ -76,6 +77,13 @@ void run(ServeCommandOptions& options) {
   Gateway::check(options.gateway);
   if (!options.invite.empty()) options.refuse_of_demo();
   Log log("serve", options.log);
+  // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
+  if (!options.invite.empty()) {
+    const SandboxSupport sandbox = enter_sandbox({{options.invite, options.gateway.key_file, options.settings->path()}, {user_folder(options.state)}});
+    log.write(Log::Level::info, "sandbox", fmt::format("sandbox: {}", sandbox.text()));
+  } else {
+    log.write(Log::Level::info, "sandbox", "sandbox: none with --demo");
+  }
   End end;
   Signals signals([&](int number) { number == SIGHUP ? reload(options, log) : end.handle(number); });
   raise_file_limit();

@@ -37,7 +37,7 @@ struct Open {
   Clock::time_point since;
   std::shared_ptr<TlsLink> link = nullptr;  // once its peer has spoken
   bool served = false, gave_way = false;
-  std::string user = "";  // a served user's fingerprint
+  std::string user = "";  // a served user's key
 };
 
 }  // namespace
@@ -222,12 +222,12 @@ void Server::attend(std::uint64_t number) {
           const std::lock_guard lock(s.mutex);
           const std::size_t kept = std::min<std::size_t>(16, s.limits.connections / 4);
           std::size_t of_user = 0;
-          for (const auto& [other_number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.fingerprint;
+          for (const auto& [other_number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.key;
           if (s.count().served >= s.limits.connections - kept) full = "as many are open as may be; try again in a moment";
           else if (of_user >= s.limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
           if (full.empty()) {
             entry->served = true;
-            entry->user = peer.fingerprint;
+            entry->user = peer.key;
           }
         }
         s.metrics.count_connection();
@@ -238,7 +238,7 @@ void Server::attend(std::uint64_t number) {
           }
           s.handler.admit(peer);
         } catch (const Error& error) {
-          s.log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer), s.peers, peer.fingerprint);
+          s.log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer), s.peers, peer.key);
           tell(*entry->link, error);
           throw;
         }

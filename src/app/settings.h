@@ -16,6 +16,7 @@ class Settings {
   explicit Settings(CLI::App& command) : command_(command) {}
   // Fills from a file what neither a flag nor a variable has set. Errors: those of add_settings.
   void apply(const std::string& path);
+  const std::string& path() const { return path_; }  // of that file; empty: none
 
   struct Reloaded {
     std::vector<std::string> changed;         // as "log-level = debug"

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/file.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -27,13 +28,12 @@ void add_user_state(CLI::App& command, std::string& state) {
                                        "by default permllm in the user's folder for state)");
 }
 
-Ledger user_ledger(const std::string& state) {
-  const std::filesystem::path folder = state.empty() ? usual_folder() : std::filesystem::path(state);
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw Error(Code::file, folder.string(), fmt::format("cannot be made: {}", error.message()));
-  std::filesystem::permissions(folder, std::filesystem::perms::owner_all, error);
-  return Ledger(folder / "ledger.sqlite");
+std::filesystem::path user_folder(const std::string& state) {
+  std::filesystem::path folder = state.empty() ? usual_folder() : std::filesystem::path(state);
+  make_private_folder(folder);
+  return folder;
 }
+
+Ledger user_ledger(const std::string& state) { return Ledger(user_folder(state) / "ledger.sqlite"); }
 
 }  // namespace permllm

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <string>
 
 #include "engine/ledger.h"
@@ -13,8 +14,10 @@ inline constexpr std::size_t k_next_prompt = 32;
 
 // --state
 void add_user_state(CLI::App& command, std::string& state);
-// The ledger in the folder, which is made for its owner alone; empty: permllm in the user's folder for state (XDG base directories).
-// Errors: file.
+// The folder of that name, made where there is none; empty: permllm in the user's folder for state (XDG base directories). Errors: those of
+// make_private_folder.
+std::filesystem::path user_folder(const std::string& state);
+// The ledger in it. Errors: likewise, and the ledger's.
 Ledger user_ledger(const std::string& state);
 
 }  // namespace permllm

@@ -20,6 +20,12 @@ std::pair<std::uint64_t, std::uint64_t> file_at(const std::filesystem::path& pat
   return {status.st_dev, status.st_ino};
 }
 
+void refuse_if_open_to_others(const std::filesystem::path& path) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) == 0 && (status.st_mode & 077) == 0) return;
+  throw Error(Code::file, path.string(), fmt::format("holds secrets and is open to others than its owner (mode {:04o}); run chmod 600 {}", status.st_mode & 07777, path.string()));
+}
+
 }  // namespace
 
 Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "ledger" : path.string()), path_(path) {
@@ -29,6 +35,7 @@ Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "le
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0 && (errno != EEXIST || access(path.c_str(), R_OK | W_OK) != 0)) throw Error(Code::file, path.string(), "cannot be opened for writing");
     if (file >= 0) close(file);
+    refuse_if_open_to_others(path);
     place_ = file_at(path);
   }
   if (sqlite3_open_v2(path.empty() ? ":memory:" : path.c_str(), &database_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,

@@ -124,6 +124,26 @@ bool File::byte_is_locked(std::uint64_t offset) const {
   return byte.l_type != F_UNLCK;
 }
 
+void make_private_folder(const std::filesystem::path& folder) {
+  std::filesystem::path place = folder.lexically_normal();
+  if (!place.has_filename()) place = place.parent_path();  // "state/"
+  std::error_code error;
+  if (place.has_parent_path()) std::filesystem::create_directories(place.parent_path(), error);
+  if (!error && mkdir(place.c_str(), 0700) == 0) return;
+  if (!error && errno != EEXIST) error = {errno, std::generic_category()};
+  if (error) throw Error(Code::file, folder.string(), fmt::format("cannot be made: {}", error.message()));
+  check_writers(place);
+}
+
+void check_writers(const std::filesystem::path& folder) {
+  struct stat status {};
+  if (stat(folder.c_str(), &status) != 0) throw Error(Code::file, folder.string(), fmt::format("cannot be looked at: {}", std::strerror(errno)));
+  if (!S_ISDIR(status.st_mode)) throw Error(Code::file, folder.string(), "is no folder");
+  if ((status.st_mode & 022) == 0) return;
+  throw Error(Code::file, folder.string(), fmt::format("others than its owner may write there (mode {:04o}) and could put older files in place of newer ones; "
+                                                       "run chmod go-w {}, or name another folder", status.st_mode & 07777, folder.string()));
+}
+
 void sync_folder(const std::filesystem::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   const bool done = descriptor >= 0 && fsync(descriptor) == 0;

@@ -47,6 +47,12 @@ class File {
   std::string name_;
 };
 
+// Makes the folder, for its owner alone, where there is none. One that is there is somebody's: its mode stays, and what is secret in it has a
+// mode of its own. Errors: file, where it cannot be made; those of check_writers.
+void make_private_folder(const std::filesystem::path& folder);
+// Errors: file, where it is no folder, or where others than its owner may write: they could put an older file in a newer one's place.
+void check_writers(const std::filesystem::path& folder);
+
 // Makes what was created, renamed or removed in a folder last. Errors: resource.
 void sync_folder(const std::filesystem::path& folder);
 // A new name in the same folder, in one step, for good. Errors: resource.

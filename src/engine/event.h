@@ -35,7 +35,7 @@ struct Event {
   std::uint64_t bytes = 0;
   Role from = Role::user;
   std::optional<Code> error = {};
-  std::string peer;     // whose connection or session it is, by its certificate's fingerprint: not for logs
+  std::string peer;     // whose connection or session it is, by its key: not for logs
   bool worked = false;  // session_ends: a pass was made or material dealt
 };
 // Called from many threads.

@@ -114,7 +114,7 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
     const std::lock_guard lock(mutex_);
     filling_ = filling;  // from here on it can be closed
   }
-  const PairHello hello{session_, card_.model_id, record_.plan_hash, record_.chain, record_.paired, record_.paired ? record_.seed : random_seed()};
+  const PairHello hello{session_, "", card_.model_id, record_.plan_hash, record_.chain, record_.paired, record_.paired ? record_.seed : random_seed()};
   filling->helper->send(hello);
   const auto accepted = filling->offline->receive(Accepted{});
   filling->offline->set_session(session_);

@@ -176,6 +176,7 @@ struct Accepted {
 struct PairHello {
   static constexpr Tag tag = Tag::pair_hello;
   std::uint64_t session = 0;
+  std::string user;  // of the provider: the key of the session's user (Peer::key); of the user: empty, its connection says who it is
   std::string model_id, plan_hash;
   std::uint64_t chain = 0;
   bool whole = false;  // seed is the common seed, not a half
@@ -183,6 +184,7 @@ struct PairHello {
   template <class Io>
   void visit(Io& io) {
     io.number("session", session);
+    io.text("user", user, 64);
     io.text("model_id", model_id, 64);
     io.text("plan_hash", plan_hash, 64);
     io.number("chain", chain);

@@ -26,7 +26,7 @@ HelperService::HelperService(Executor& executor, Clock::duration patience, OnEve
 
 void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
   Channel channel(*link, 0, patience_);
-  SessionEvents events(on_event_, peer.fingerprint);
+  SessionEvents events(on_event_, peer.key);
   try {
     const Frame first = channel.receive_any("the first message of a connection");
     if (is_probe(first)) {
@@ -40,7 +40,7 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
     } else if (is(first, Tag::pair_hello) && peer.role == Role::provider) {
       park(link, channel, message_of<PairHello>(first), peer);
     } else if (is(first, Tag::pair_hello) && peer.role == Role::user) {
-      Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
+      Executor executor(executor_, std::hash<std::string>()(peer.key));
       deal_session(channel, message_of<PairHello>(first), peer, executor, events);
     } else {
       throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));
@@ -109,17 +109,18 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
   {
     const std::lock_guard lock(mutex_);
     std::erase_if(parked_, [now = Clock::now()](const auto& other) { return other.second->until < now; });  // their users never came
-    parked_[hello.session] = std::move(parked);
+    parked_[{peer.provider, hello.user, hello.session}] = std::move(parked);
   }
   parked_changed_.notify_all();
 }
 
-std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& hello) {
+std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& hello, const Peer& peer) {
+  const Place place{peer.provider, peer.key, hello.session};
   std::unique_lock lock(mutex_);
-  if (!parked_changed_.wait_for(lock, patience_, [&] { return parked_.contains(hello.session); })) {
-    throw Error(Code::timeout, "session", "the provider did not open its side of the session");
+  if (!parked_changed_.wait_for(lock, patience_, [&] { return parked_.contains(place); })) {
+    throw Error(Code::timeout, "session", "the provider did not open its side of the session for this user");
   }
-  auto provider = std::move(parked_.extract(hello.session).mapped());
+  auto provider = std::move(parked_.extract(place).mapped());
   // Material of one model for the provider of another would give that provider, with its user's masks, the other's V.
   if (provider->hello.model_id != hello.model_id) {
     throw Error(Code::mismatch, "PairHello.model_id", fmt::format("{:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id, hello.model_id));
@@ -129,12 +130,13 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& he
 }
 
 void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events) {
+  if (!hello.user.empty()) throw Error(Code::malformed, "PairHello.user", "a user names none, its certificate says who it is");
   const auto model = find_model(hello, peer);
   const Seed half = random_seed();
   user.send(PairAccepted{half});
   user.flush();
   user.set_session(hello.session);
-  const std::unique_ptr<Parked> provider = unpark(hello);
+  const std::unique_ptr<Parked> provider = unpark(hello, peer);
   const Seed common = common_seed(half, domain::user_helper, hello);
   events.begin(hello.session);
   model->touch();

@@ -1,6 +1,7 @@
 // The helper: keeps V = W - U of each model in its store, and deals material for sessions of users and providers that it pairs up.
 #pragma once
 
+#include <compare>
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
@@ -34,6 +35,13 @@ class HelperService {
   void serve(std::unique_ptr<Link> link, const Peer& peer);
 
  private:
+  // Which session: its number alone would let another who learns it take a side's place. Of the provider's side as it says, of the user's
+  // as its certificate does.
+  struct Place {
+    std::string provider, user;  // their keys
+    std::uint64_t session;
+    auto operator<=>(const Place&) const = default;
+  };
   // The provider's link of a session, parked until the user's arrives, or for the patience.
   struct Parked {
     std::unique_ptr<Link> link;
@@ -48,7 +56,7 @@ class HelperService {
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer);
   void deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events);
   std::shared_ptr<const StoredModel> find_model(const PairHello& hello, const Peer& peer);
-  std::unique_ptr<Parked> unpark(const PairHello& hello);
+  std::unique_ptr<Parked> unpark(const PairHello& hello, const Peer& peer);
 
   Executor& executor_;
   Clock::duration patience_;
@@ -57,7 +65,7 @@ class HelperService {
   ModelStore store_;
   std::mutex mutex_;
   std::condition_variable parked_changed_;
-  std::map<std::uint64_t, std::unique_ptr<Parked>> parked_;  // by session
+  std::map<Place, std::unique_ptr<Parked>> parked_;
 };
 
 }  // namespace permllm

@@ -23,7 +23,7 @@ namespace permllm {
 
 struct ChainRecord {
   std::uint64_t chain = 0;           // a random number
-  std::string peer;                  // at the provider: the user's fingerprint; at the user: empty, the model says whose it is
+  std::string peer;                  // at the provider: the user's key; at the user: empty, the model says whose it is
   std::string model_id, plan_hash;
   bool paired = false;               // the seed was agreed with the helper
   Seed seed = {};                    // of the coins that this party has with the helper

@@ -57,9 +57,8 @@ std::string id_of(const Head& head) { return {reinterpret_cast<const char*>(head
 
 std::filesystem::path place_of(const std::filesystem::path& state, const Digest& digest) {
   const std::filesystem::path folder = state / "models";
-  std::error_code failed;
-  if (std::filesystem::create_directories(folder, failed)) std::filesystem::permissions(folder, std::filesystem::perms::owner_all, failed);
-  if (failed) throw Error(Code::file, folder.string(), fmt::format("cannot be made: {}", failed.message()));
+  make_private_folder(state);
+  make_private_folder(folder);
   return folder / hex(digest);
 }
 

@@ -159,8 +159,7 @@ ModelStore::ModelStore(std::filesystem::path folder, Executor& executor, std::fu
     : folder_(std::move(folder)), executor_(executor), on_event_(std::move(on_event)) {
   if (folder_.empty()) return;
   std::error_code failed;
-  if (std::filesystem::create_directories(folder_, failed)) std::filesystem::permissions(folder_, std::filesystem::perms::owner_all, failed);
-  if (failed) throw Error(Code::file, folder_.string(), fmt::format("cannot be made: {}", failed.message()));
+  make_private_folder(folder_);
   lock_.emplace(folder_ / "store", File::Mode::create);
   if (!lock_->lock()) throw Error(Code::file, folder_.string(), "another helper runs on this store");
   const std::string_view marker(k_marker);

@@ -9,10 +9,7 @@ namespace {
 
 std::filesystem::path prepared(const std::filesystem::path& folder) {
   if (folder.empty()) return {};
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw Error(Code::file, folder.string(), fmt::format("cannot be made: {}", error.message()));
-  std::filesystem::permissions(folder, std::filesystem::perms::owner_all, error);
+  make_private_folder(folder);
   return folder / "ledger.sqlite";
 }
 

@@ -131,7 +131,7 @@ void ProviderService::watch_helper(Dial dial) { watch_ = std::make_unique<Helper
 void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, const UserLimits& limits) {
   const auto link = std::make_shared<ResumableLink>(std::move(connection), resume_limits_);
   Channel user(*link, 0, patience_);
-  SessionEvents events(on_event_, peer.fingerprint);
+  SessionEvents events(on_event_, peer.key);
   try {
     if (resumable_.resumed(*link, peer, Clock::now() + patience_)) return events.resumed();
     const Frame first = user.receive_any("the first message of a connection");
@@ -146,10 +146,10 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
         const std::lock_guard lock(mutex_);
         admit_(sessions_.size());
       }
-      Executor executor(executor_, std::hash<std::string>()(peer.fingerprint));
+      Executor executor(executor_, std::hash<std::string>()(peer.key));
       converse(user, link, peer, limits, executor, events);
     } else if (hello.purpose == Hello::offline) {
-      fill(user, hello.session, peer.fingerprint, limits);
+      fill(user, hello.session, peer.key, limits);
     } else {
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
@@ -169,7 +169,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
 
 void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& whose, const UserLimits& limits,
                                Executor& executor, SessionEvents& events) {
-  const std::string& peer = whose.fingerprint;
+  const std::string& peer = whose.key;
   const std::uint64_t id = random_number();
   std::uint64_t used_tokens = 0;
   {
@@ -314,7 +314,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     const std::unique_ptr<Link> helper_link = dial_helper_();
     Channel helper(*helper_link, 0, patience_);
     const std::optional<Seed> standing = chain->standing();
-    const PairHello hello{session, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
+    const PairHello hello{session, peer, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
     helper.send(hello);
     const Seed common = common_seed(helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
     helper.set_session(session);

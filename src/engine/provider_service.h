@@ -59,7 +59,7 @@ class ProviderService {
   // dial_helper, with little patience.
   void watch_helper(Dial dial);
   std::string helper_trouble() { return watch_ ? watch_->look().trouble : std::string(); }
-  // Drops offline material of users (by fingerprint) who are not to be kept.
+  // Drops offline material of users (by their keys) who are not to be kept.
   void drop_stock_unless(const std::function<bool(const std::string& user)>& keep) { chains_.drop_unless(keep); }
   // Serves one connection of a user to its end, or a conversation over this connection and those that follow it, in the caller's thread. The
   // processor goes round by user, however many sessions each has. Never throws for what a peer does.

@@ -118,13 +118,6 @@ std::string Certificate::pin() const {
   return hex(digest, length);
 }
 
-std::string Certificate::fingerprint() const {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned length = 0;
-  PERMLLM_ASSERT(X509_digest(x509_.get(), EVP_sha256(), digest, &length) == 1);
-  return hex(digest, length);
-}
-
 std::string Certificate::pem() const {
   const Bio memory(BIO_new(BIO_s_mem()), BIO_free);
   PERMLLM_ASSERT(PEM_write_bio_X509(memory.get(), x509_.get()) == 1);
@@ -183,7 +176,7 @@ Identity identity_of(const Certificate& certificate, std::string_view key_pem, c
 
 Trust::Verdict Trust::judge(const Certificate& certificate) const {
   Verdict verdict;
-  verdict.peer = {certificate.role(), certificate.name(), certificate.fingerprint(), ""};
+  verdict.peer = {certificate.role(), certificate.name(), certificate.pin(), ""};
   const std::string who = fmt::format("{} \"{}\"", name_of(certificate.role()), certificate.name());
   const auto refuse = [&](int error, std::string reason) {
     verdict.x509_error = error;
@@ -196,7 +189,7 @@ Trust::Verdict Trust::judge(const Certificate& certificate) const {
     if (issuer == issuers.end()) return refuse(X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, "its certificate was issued by no provider that is trusted here");
     verdict.peer.provider = issuer->pin();
   } else {
-    const std::string key = certificate.pin();
+    const std::string& key = verdict.peer.key;
     const auto pin = std::find_if(pins.begin(), pins.end(), [&](const Pin& p) { return p.key == key; });
     if (pin == pins.end()) return refuse(X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, fmt::format("its key sha256:{} is not trusted here", key));
     if (pin->role != certificate.role()) return refuse(X509_V_ERR_CERT_REJECTED, fmt::format("its key is trusted as a {}'s", name_of(pin->role)));

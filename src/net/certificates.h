@@ -1,6 +1,7 @@
 // Who a party is: a key (P-256) and a certificate with its role as common name and its own name as organisation. Providers and
 // helpers sign their own certificate and are known by their key, so that a renewed certificate is the same party; a user's is
-// signed by its provider.
+// signed by its provider, and known by its key too: one certificate can be written in more than one way, since (r, s) and (r, -s) are
+// both signatures of the same text.
 #pragma once
 
 #include <openssl/types.h>
@@ -26,8 +27,7 @@ class Certificate {
 
   Role role() const { return role_; }
   const std::string& name() const { return name_; }
-  std::string pin() const;          // SHA-256 of the public key (SubjectPublicKeyInfo), 64 hex digits
-  std::string fingerprint() const;  // SHA-256 of the whole certificate, 64 hex digits
+  std::string pin() const;  // SHA-256 of the public key (SubjectPublicKeyInfo), 64 hex digits
   std::string pem() const;
   std::string last_day() const;  // 2027-01-31
   int days_left() const;         // whole ones until it ends; negative once it has
@@ -63,8 +63,8 @@ Identity identity_of(const Certificate& certificate, std::string_view key_pem, c
 struct Peer {
   Role role = Role::user;
   std::string name;
-  std::string fingerprint;  // of its certificate
-  std::string provider;     // of a provider, its own pin; of a user, that of the provider who issued its certificate
+  std::string key;       // Certificate::pin(): what a party is known by
+  std::string provider;  // of a provider, its own key; of a user, that of the provider who issued its certificate
 };
 
 // Whom a party accepts at the other end of a link.

@@ -335,7 +335,7 @@ ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> l
   link->begin(session);
   {
     const std::lock_guard lock(mutex_);
-    const bool fresh = sessions_.emplace(session, Entry{std::move(link), peer.fingerprint}).second;
+    const bool fresh = sessions_.emplace(session, Entry{std::move(link), peer.key}).second;
     PERMLLM_ASSERT(fresh);
   }
   return Kept(*this, session);
@@ -362,7 +362,7 @@ bool ResumableSessions::resumed(ResumableLink& link, const Peer& peer, Clock::ti
   {
     const std::lock_guard lock(mutex_);
     const auto found = sessions_.find(first.session);
-    if (found != sessions_.end() && found->second.fingerprint == peer.fingerprint) session = found->second.link;
+    if (found != sessions_.end() && found->second.key == peer.key) session = found->second.link;
   }
   if (session == nullptr) throw Error(Code::closed, "Resume.session", "no such session");
   session->take_over(link.connection_, first);

@@ -110,7 +110,7 @@ class ResumableLink : public Link {
 };
 
 // The sessions that an accepting side has under way, by number. A session is resumed by the peer who began it alone, known by its
-// certificate. Thread-safe.
+// key. Thread-safe.
 class ResumableSessions {
  public:
   // For as long as it lives, the session can be resumed.
@@ -135,7 +135,7 @@ class ResumableSessions {
  private:
   struct Entry {
     std::shared_ptr<ResumableLink> link;
-    std::string fingerprint;
+    std::string key;  // of the peer
   };
   std::mutex mutex_;
   std::map<std::uint64_t, Entry> sessions_;

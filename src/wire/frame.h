@@ -10,7 +10,7 @@
 namespace permllm {
 
 inline constexpr std::uint32_t k_frame_magic = 0x4d4c4c50;  // "PLLM"
-inline constexpr std::uint16_t k_wire_version = 4;
+inline constexpr std::uint16_t k_wire_version = 5;
 inline constexpr std::size_t k_frame_header_bytes = 24;
 inline constexpr std::uint32_t k_max_payload = std::uint32_t{1} << 29;
 

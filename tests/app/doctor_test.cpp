@@ -12,6 +12,7 @@
 
 #include "app/identity.h"
 #include "app/invite.h"
+#include "app/sandbox.h"
 #include "engine/model_record.h"
 #include "engine/model_store.h"
 #include "net/memory.h"
@@ -132,6 +133,7 @@ TEST(Doctor, finds_nothing_wrong_where_nothing_is) {
   found.expect(State::ok, "provider-helper", "link", "3 s ago: round trip 2.00 ms", "");
   found.expect(State::ok, "user-provider", "estimate", "s a token", "");
   EXPECT_GT(found.find("user-provider", "estimate")->facts.at("token_seconds"), 0);
+  found.expect(State::ok, "here", "sandbox", "of chat and serve: " + sandbox_support().text(), "");
   found.expect(State::ok, "here", "allowance", "1000 tokens", "");
   found.expect(State::ok, "user-provider", "allowance", "600 tokens of answers are left", "");
   found.expect(State::ok, "user-provider", "stock", "7 slots of offline material in 1 chain", "");

@@ -10,6 +10,7 @@
 #include "base/file_stamp.h"
 #include "net/tls.h"
 #include "support/errors.h"
+#include "support/parties.h"
 #include "support/program.h"
 
 namespace permllm::test {
@@ -49,7 +50,7 @@ TEST(Identity, is_made_for_its_owner_alone_and_never_overwritten) {
   EXPECT_EQ(mode_of(scratch / "p/key.pem"), 0600u);
   EXPECT_EQ(mode_of(scratch / "p"), 0700u);
   const Identity read = load_identity(scratch / "p", Role::provider);
-  EXPECT_EQ(read.certificate.fingerprint(), made.certificate.fingerprint());
+  EXPECT_EQ(read.certificate.pem(), made.certificate.pem());
   const std::string key = read_text(scratch / "p/key.pem");
   expect_error([&] { create_identity(scratch / "p", Role::provider, "acme", 7); }, "there is a key already and it is kept; --renew");
   EXPECT_EQ(read_text(scratch / "p/key.pem"), key);
@@ -135,6 +136,19 @@ TEST(Identity, invites_revocations_renewals_and_peers_reach_a_running_service) {
   EXPECT_EQ(provider.connect(second.credentials()), "met");
   expect_said(provider.connect(alice.credentials()), "its invite was replaced by a newer one");
 
+  // An invite is its key: the same certificate, written with the other form of its signature, is the same user.
+  Invite rewritten = bob;
+  rewritten.identity.certificate = with_other_signature(bob.identity.certificate);
+  EXPECT_EQ(provider.connect(rewritten.credentials()), "met");
+
+  // A record of version 1 held the certificate's hash, which tells no key.
+  const auto old = record_path(pair.provider, "carol");
+  const Invite carol = pair.invite("carol");
+  write_text(old, "version = 1\nname = \"carol\"\nstate = \"active\"\ncertificate = \"" + carol.identity.certificate.pin() + "\"\ntokens = 1000\nlast_day = \"2027-01-31\"\n");
+  expect_said(provider.connect(carol.credentials()), "user \"carol\": its invite was made by version 0.2");
+  EXPECT_NO_THROW(revoke_invite(pair.provider, "carol"));
+  EXPECT_EQ(provider.connect(pair.invite("carol").credentials()), "met");
+
   // A record that is gone or damaged lets nobody in, and the service goes on.
   const std::string record = read_text(record_path(pair.provider, "bob"));
   write_text(record_path(pair.provider, "bob"), record.substr(0, 20));
@@ -206,11 +220,11 @@ TEST(LiveDirectory, a_revocation_within_one_tick_of_the_clock_is_seen) {
   const auto path = record_path(pair.provider, "alice");
   UserRecord record = load_record(path);
   for (int i = 0; i < 300; ++i) {
-    record.fingerprint = std::string(64, "0123456789abcdef"[i % 16]);
+    record.key = std::string(64, "0123456789abcdef"[i % 16]);
     std::string text = read_text(path);
-    text.replace(text.find("certificate = \"") + 15, 64, record.fingerprint);
+    text.replace(text.find("key = \"") + 7, 64, record.key);
     write_text(path, text);
-    ASSERT_EQ(live.record("alice").fingerprint, record.fingerprint) << i;
+    ASSERT_EQ(live.record("alice").key, record.key) << i;
     const FileStamp stamp = FileStamp::of(path);
     ASSERT_FALSE(stamp.matches(stamp)) << i;
   }
@@ -226,9 +240,9 @@ TEST(Invite, holds_what_it_was_made_of) {
   EXPECT_EQ(read.provider_pin, load_identity(pair.provider, Role::provider).certificate.pin());
   EXPECT_EQ(read.helper_pin, load_identity(pair.helper, Role::helper).certificate.pin());
   EXPECT_EQ(read.tokens, 1000u);
-  EXPECT_EQ(read.identity.certificate.fingerprint(), made.identity.certificate.fingerprint());
+  EXPECT_EQ(read.identity.certificate.pem(), made.identity.certificate.pem());
   const UserRecord record = load_record(record_path(pair.provider, "alice"));
-  EXPECT_EQ(record.fingerprint, made.identity.certificate.fingerprint());
+  EXPECT_EQ(record.key, made.identity.certificate.pin());
   EXPECT_EQ(record.tokens, 1000u);
   expect_error([&] { pair.invite("alice"); }, "\"alice\" has an invite; run permllm invite --revoke alice");
   expect_error([&] { pair.invite("a/b"); }, "NAME: expected 1 to 64 letters");

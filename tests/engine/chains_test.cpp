@@ -63,7 +63,7 @@ class Machines {
       auto [near, far] = memory_links();
       return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) { provider_.serve(std::move(link), Peer{Role::user, user, user, {}}, limits); });
     };
-    return {to_provider, to_provider, [this] { return to_helper(Role::user); }};
+    return {to_provider, to_provider, [this, user] { return to_helper(Role::user, user); }};
   }
   Executor& executor() { return executor_; }
   bool helper_works = true;
@@ -99,10 +99,10 @@ class Machines {
     threads_.emplace_back([serve, link = std::move(own)]() mutable { serve(std::move(link)); });
     return near;
   }
-  std::unique_ptr<Link> to_helper(Role who) {
+  std::unique_ptr<Link> to_helper(Role who, const std::string& key = {}) {
     if (!helper_works) throw Error(Code::closed, "helper", "no connection");
     auto [near, far] = memory_links();
-    return start(std::move(near), std::move(far), [this, who](std::unique_ptr<Link> link) { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
+    return start(std::move(near), std::move(far), [this, who, key](std::unique_ptr<Link> link) { helper_.serve(std::move(link), Peer{who, {}, key, {}}); });
   }
   void note(const std::string& text) {
     const std::lock_guard lock(mutex_);

@@ -398,7 +398,7 @@ TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
     EXPECT_NE(helper.notes().find(again == chunks ? "is not used" : "is damaged"), std::string::npos) << at << " " << helper.notes();
     auto link = helper.dial(Role::user);
     Channel user(*link, 0, k_patience);
-    user.send(PairHello{1, model.model_id, model.plan.hash(), 1, false, Seed{}});
+    user.send(PairHello{1, "", model.model_id, model.plan.hash(), 1, false, Seed{}});
     EXPECT_NE(error_of([&] { user.receive(PairAccepted{}); }).find("does not hold model"), std::string::npos) << at;
     TestProvider provider(helper, recorded(tiny_offer(2), folder.path() / "state"));
     provider.register_model();

@@ -16,6 +16,8 @@ namespace {
 
 using std::chrono_literals::operator""s;
 
+const Peer k_user{Role::user, "alice", "a1", "p"};
+
 // Provider and helper, and a user of whom the online connections are cut. A coin that is spent twice aborts.
 class World {
  public:
@@ -26,11 +28,11 @@ class World {
   }
   std::unique_ptr<Link> to_helper(Role who) {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
+    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who == Role::user ? k_user : Peer{who, {}, {}, k_user.provider}); });
     return std::move(near);
   }
   std::unique_ptr<Link> serve(std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> ends) {
-    threads_.emplace_back([this, link = std::move(ends.second)]() mutable { provider_.serve(std::move(link), {Role::user, "alice", "a1", "p"}); });
+    threads_.emplace_back([this, link = std::move(ends.second)]() mutable { provider_.serve(std::move(link), k_user); });
     return std::move(ends.first);
   }
   struct Answer {

@@ -95,7 +95,7 @@ TEST(Services, a_model_that_the_helper_lacks_is_named) {
   World world;
   auto link = world.to_helper(Role::user);
   Channel channel(*link, 0, std::chrono::seconds(5));
-  channel.send(PairHello{1, std::string(64, 'b'), "x", 1, false, Seed{}});
+  channel.send(PairHello{1, "", std::string(64, 'b'), "x", 1, false, Seed{}});
   EXPECT_EQ(error_of([&] { channel.receive(PairAccepted{}); }), "peer: PairHello.model_id: the helper does not hold model bbbbbbbb");
 }
 
@@ -117,7 +117,7 @@ TEST(Services, a_model_is_its_providers_alone) {
   const auto pair = [&](Role role, const std::string& provider) {
     const auto link = dial(role, provider);
     Channel channel(*link, 0, std::chrono::seconds(5));
-    channel.send(PairHello{1, std::string(64, 'a'), tiny_model().plan.hash(), 1, false, Seed{}});
+    channel.send(PairHello{1, "", std::string(64, 'a'), tiny_model().plan.hash(), 1, false, Seed{}});
     return error_of([&] { channel.receive(PairAccepted{}); });
   };
   for (const Role role : {Role::user, Role::provider}) {
@@ -126,12 +126,40 @@ TEST(Services, a_model_is_its_providers_alone) {
   }
 }
 
+// Nor does a provider that learns the number of another's session take the place of its side.
+TEST(Services, a_session_at_the_helper_is_its_providers_alone) {
+  Executor executor(1);
+  HelperService helper(executor, std::chrono::seconds(5), [](const std::string&) {});
+  std::list<std::jthread> threads;
+  const auto dial = [&](Role role, const std::string& provider) {
+    auto [near, far] = memory_links();
+    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable { helper.serve(std::move(link), Peer{role, "x", "alice", provider}); });
+    return std::move(near);
+  };
+  std::list<std::unique_ptr<Link>> links;
+  const auto pair = [&](Role role, const std::string& provider, char id) {
+    links.push_back(dial(role, provider));
+    Channel channel(*links.back(), 0, std::chrono::seconds(5));
+    channel.send(PairHello{7, role == Role::provider ? "alice" : "", std::string(64, id), tiny_model().plan.hash(), 1, false, Seed{}});
+    channel.receive(PairAccepted{});
+    channel.set_session(7);
+    return channel;
+  };
+  for (const char id : {'a', 'b'}) {
+    ProviderService(tiny_model({.id = id}), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, std::string(1, id)); }, [](const std::string&) {}).register_model(nullptr);
+  }
+  pair(Role::provider, "a", 'a');
+  pair(Role::provider, "b", 'b');
+  Channel user = pair(Role::user, "a", 'a');
+  user.receive(Paired{});
+}
+
 TEST(Services, another_plan_is_refused_with_both_values) {
   World world;
   {
     auto link = world.to_helper(Role::user);
     Channel channel(*link, 0, std::chrono::seconds(5));
-    channel.send(PairHello{1, std::string(64, 'a'), std::string(64, 'f'), 1, false, Seed{}});
+    channel.send(PairHello{1, "", std::string(64, 'a'), std::string(64, 'f'), 1, false, Seed{}});
     const std::string error = error_of([&] { channel.receive(PairAccepted{}); });
     EXPECT_NE(error.find("PairHello.plan_hash"), std::string::npos);
     EXPECT_NE(error.find("here, ffffffff at the peer"), std::string::npos);
@@ -393,7 +421,7 @@ std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) 
   offline.flush();
   auto link = world.to_helper(Role::user);
   Channel helper(*link, 0, std::chrono::seconds(5));
-  helper.send(PairHello{card.session, card.model_id, card.plan.hash(), chain, false, Seed{}});
+  helper.send(PairHello{card.session, "", card.model_id, card.plan.hash(), chain, false, Seed{}});
   helper.receive(PairAccepted{});
   helper.set_session(card.session);
   helper.receive(Paired{});

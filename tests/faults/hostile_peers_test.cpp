@@ -158,8 +158,8 @@ TEST(HostilePeers, announced_lengths_take_no_memory) {
   };
   const std::string hash(64, 'f');
   first_message(Role::user, Role::provider, Lengths(Agreement{hash}), Tag::agreement, {encoded(frame_of(Hello{}))});
-  first_message(Role::user, Role::helper, Lengths(PairHello{1, hash, hash, 1, false, Seed{}}), Tag::pair_hello);
-  first_message(Role::provider, Role::helper, Lengths(PairHello{1, hash, hash, 1, false, Seed{}}), Tag::pair_hello);
+  first_message(Role::user, Role::helper, Lengths(PairHello{1, "", hash, hash, 1, false, Seed{}}), Tag::pair_hello);
+  first_message(Role::provider, Role::helper, Lengths(PairHello{1, "", hash, hash, 1, false, Seed{}}), Tag::pair_hello);
   first_message(Role::provider, Role::helper, Lengths(ModelOffer{hash, model.plan, masked_model_bytes(model.plan), 1024}), Tag::model_offer);
   first_message(Role::provider, Role::helper, Lengths(ModelChunk{0, Digest{}, Bytes(1024)}), Tag::model_chunk,
                 {encoded(frame_of(ModelOffer{std::string(64, 'b'), model.plan, masked_model_bytes(model.plan), 1024}))});
@@ -239,7 +239,7 @@ struct Handshake {
     offline->flush();
     helper_link = services.dial(Role::user, Role::helper);
     helper = std::make_unique<Channel>(*helper_link, 0, 20s);
-    helper->send(PairHello{card.session, card.model_id, card.plan.hash(), chain, false, Seed{}});
+    helper->send(PairHello{card.session, "", card.model_id, card.plan.hash(), chain, false, Seed{}});
     helper->receive(PairAccepted{});
     helper->set_session(card.session);
     helper->receive(Paired{});
@@ -372,7 +372,7 @@ TEST(HostilePeers, sessions_without_a_user_are_let_go_by_the_helper) {
   const auto park = [&](std::uint64_t session) {
     auto link = services.dial(Role::provider, Role::helper);
     Channel channel(*link, 0, 20s);
-    channel.send(PairHello{session, model.model_id, model.plan.hash(), 1, false, Seed{}});
+    channel.send(PairHello{session, "", model.model_id, model.plan.hash(), 1, false, Seed{}});
     channel.receive(PairAccepted{});
     return link;
   };
@@ -395,7 +395,7 @@ TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused)
   Channel filling(*offline, 0, 20s);
   filling.send(Hello{Hello::offline, session.card.session});
   filling.flush();
-  helper.send(PairHello{session.card.session, std::string(64, 'b'), session.card.plan.hash(), session.chain, false, Seed{}});
+  helper.send(PairHello{session.card.session, "", std::string(64, 'b'), session.card.plan.hash(), session.chain, false, Seed{}});
   helper.receive(PairAccepted{});
   helper.set_session(session.card.session);
   expect_in(error_of([&] { helper.receive(PackDealt{}); }), "PairHello.model_id: aaaaaaaa at the provider of this session, bbbbbbbb at the user");
@@ -411,6 +411,73 @@ TEST(HostilePeers, a_user_does_not_join_the_session_of_another) {
   Channel offline(*link, 0, 20s);
   offline.send(Hello{Hello::offline, alice.card.session});
   expect_in(error_of([&] { offline.receive(Accepted{}); }), "Hello.session: no such session");
+}
+
+// One who writes its certificate in another way is no second user: the allowance is used, and the session can be joined.
+TEST(HostilePeers, the_same_certificate_with_another_signature_has_the_same_account) {
+  TlsServices services(5s);
+  services.limits.tokens = 2;
+  services.answer();
+  Credentials again = services.parties().of(Role::user);
+  again.identity.certificate = with_other_signature(again.identity.certificate);
+  const auto dial = [&](const Credentials& who) {
+    return tls_connect(who, "127.0.0.1:" + std::to_string(services.port(Role::provider)), Role::provider, Clock::now() + 20s);
+  };
+  const auto link = dial(again);
+  Channel online(*link, 0, 20s);
+  online.send(Hello{});
+  EXPECT_EQ(online.receive(Card{}).tokens_left, 0u);
+  Credentials bob = again;
+  bob.identity = make_user(services.parties().provider, "bob", 7);
+  const auto of_bob = dial(bob);
+  Channel other(*of_bob, 0, 20s);
+  other.send(Hello{});
+  EXPECT_EQ(other.receive(Card{}).tokens_left, 2u);
+}
+
+// The number of a session is not enough to take its user's place at the helper, before the provider is there or after.
+TEST(HostilePeers, a_user_does_not_take_the_material_of_another) {
+  TlsServices services(2s);
+  Handshake alice(services, false);
+  Credentials credentials = services.parties().of(Role::user);
+  credentials.identity = make_user(services.parties().provider, "bob", 7);
+  struct Side {
+    std::unique_ptr<Link> link;
+    std::unique_ptr<Channel> channel;
+    Side(const TlsServices& to, const Credentials& who, const PairHello& hello) {
+      link = tls_connect(who, "127.0.0.1:" + std::to_string(to.port(Role::helper)), Role::helper, Clock::now() + 20s);
+      channel = std::make_unique<Channel>(*link, 0, 20s);
+      channel->send(hello);
+      channel->receive(PairAccepted{});
+      channel->set_session(hello.session);
+    }
+  };
+  const PairHello hello{alice.card.session, "", alice.card.model_id, alice.card.plan.hash(), alice.chain, false, Seed{}};
+  Side before(services, credentials, hello);
+  const auto offline_link = services.dial(Role::user, Role::provider);
+  Channel offline(*offline_link, 0, 20s);
+  offline.send(Hello{Hello::offline, alice.card.session});
+  offline.receive(Accepted{});  // the provider has opened its side
+  Side after(services, credentials, hello);
+  Side right(services, services.parties().of(Role::user), hello);
+  right.channel->receive(Paired{});
+  right.channel->send(PackOrder{k_entry_kind, 0, 1});
+  right.channel->receive(PackDealt{});
+  for (const Side* wrong : {&before, &after}) {
+    expect_in(error_of([&] { wrong->channel->receive(Paired{}); }), "the provider did not open its side of the session for this user");
+  }
+  right.channel->send(PackOrder{k_entry_kind, 1, 1});
+  right.channel->receive(PackDealt{});
+}
+
+// A user names nobody: its certificate does.
+TEST(HostilePeers, a_user_that_names_a_user_is_refused) {
+  TlsServices services(2s);
+  const OfferedModel model = tiny_model(k_smallest);
+  const auto link = services.dial(Role::user, Role::helper);
+  Channel channel(*link, 0, 20s);
+  channel.send(PairHello{1, services.parties().user.certificate.pin(), model.model_id, model.plan.hash(), 1, false, Seed{}});
+  expect_in(error_of([&] { channel.receive(PairAccepted{}); }), "PairHello.user: a user names none");
 }
 
 // A helper's process, with what it may open limited.
@@ -433,7 +500,7 @@ class HelperProcess {
   // Whether it answers, with a refusal, a user who names a model that it has not.
   bool serves() const {
     RawTls peer(user_, port_);
-    peer.write(encoded(frame_of(PairHello{1, std::string(64, 'b'), "x", 1, false, Seed{}})));
+    peer.write(encoded(frame_of(PairHello{1, "", std::string(64, 'b'), "x", 1, false, Seed{}})));
     return peer.refusal().find("does not hold model bbbbbbbb") != std::string::npos;
   }
 
@@ -449,7 +516,7 @@ TEST(HostileProcess, texts_that_are_none_do_not_end_a_service) {
   const HelperProcess helper;
   ASSERT_TRUE(helper.serves());
   for (const std::string& text : {std::string("\xff\xfe\x80\xc3"), std::string("\0\x1b[2J\n", 6), std::string(64, '\xed')}) {
-    for (const Frame& frame : {frame_of(Refusal{3, text}), frame_of(PairHello{1, text, text, 1, false, Seed{}})}) {
+    for (const Frame& frame : {frame_of(Refusal{3, text}), frame_of(PairHello{1, "", text, text, 1, false, Seed{}})}) {
       for (const Identity* identity : {&helper.user(), &helper.provider()}) {
         RawTls peer(*identity, helper.port());
         ASSERT_TRUE(peer.connected());

@@ -25,7 +25,7 @@ void read_invite(std::span<const std::uint8_t> text) {
   const Invite same = load_invite(again);
   PERMLLM_ASSERT(same.provider_address == invite.provider_address && same.provider_pin == invite.provider_pin && same.tokens == invite.tokens);
   PERMLLM_ASSERT(same.helper_address == invite.helper_address && same.helper_pin == invite.helper_pin);
-  PERMLLM_ASSERT(same.identity.certificate.fingerprint() == invite.identity.certificate.fingerprint());
+  PERMLLM_ASSERT(same.identity.certificate.pem() == invite.identity.certificate.pem());
 }
 
 void read_record(std::span<const std::uint8_t> text) { load_record(scratch().file("alice.toml", text)); }
@@ -58,7 +58,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   std::filesystem::remove(path);
   save_invite(invite, path);
   add(0, read_small_file(path));
-  save_record(scratch().path(), {"alice", invite.identity.certificate.fingerprint(), 1000, "2027-01-31", false});
+  save_record(scratch().path(), {"alice", invite.identity.certificate.pin(), 1000, "2027-01-31", false});
   add(1, read_small_file(record_path(scratch().path(), "alice")));
   add(2, "[helper]\nidentity = \"h\"\nlisten = \"127.0.0.1:0\"\npatience = 1.5\nevents = true\n[provider]\nidentity = \"p\"\nmodel = \"m\"\nhelper = \"h:1\"\n"
          "profile = \"fast\"\ncontext = 64\nfused = \"auto\"\nrtt = \"10ms\"\n");

@@ -147,7 +147,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   add(Card{42, std::string(64, 'a'), tiny_plan(), vocabulary(), Seed{}, 100, {{9, {{1, 2, 3, 4}}, {{1, 1, 1, 1}}, true}}});
   add(Agreement{std::string(64, 'a'), 7, true, false, {{1, 2, 3, 4}}});
   add(Accepted{});
-  add(PairHello{42, std::string(64, 'a'), std::string(64, 'b'), 7, true, Seed{}});
+  add(PairHello{42, std::string(64, 'c'), std::string(64, 'a'), std::string(64, 'b'), 7, true, Seed{}});
   add(Paired{Digest{5}});
   add(PairAccepted{Seed{}});
   add(ModelOffer{std::string(64, 'a'), tiny_plan(), masked_model_bytes(tiny_plan()), 1024});

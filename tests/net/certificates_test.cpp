@@ -68,7 +68,7 @@ TEST(Trust, the_right_parties_meet) {
 TEST(Trust, a_renewed_certificate_is_the_same_party) {
   const Parties p;
   const Identity again = renewed(p.provider, 7);
-  EXPECT_NE(again.certificate.fingerprint(), p.provider.certificate.fingerprint());
+  EXPECT_NE(again.certificate.pem(), p.provider.certificate.pem());
   EXPECT_EQ(again.certificate.pin(), p.provider.certificate.pin());
   expect_met(meet(with_identity(p.of(Role::provider), again), p.of(Role::user), Role::provider));
   expect_met(meet(p.of(Role::helper), with_identity(p.of(Role::provider), again), Role::helper));
@@ -133,7 +133,7 @@ TEST(Certificate, round_trips_as_text_and_refuses_what_is_none) {
   const Certificate read = Certificate::parse(p.user.certificate.pem(), "file");
   EXPECT_EQ(read.role(), Role::user);
   EXPECT_EQ(read.name(), "alice");
-  EXPECT_EQ(read.fingerprint(), p.user.certificate.fingerprint());
+  EXPECT_EQ(read.pem(), p.user.certificate.pem());
   EXPECT_EQ(identity_of(read, key_pem(p.user), "key").certificate.pin(), read.pin());
   for (const std::string& bad : {std::string(), std::string("nonsense"), key_pem(p.user), p.user.certificate.pem().substr(0, 200)}) {
     EXPECT_THROW(Certificate::parse(bad, "file"), Error);
@@ -142,6 +142,20 @@ TEST(Certificate, round_trips_as_text_and_refuses_what_is_none) {
   for (const std::string& bad : {std::string(), std::string("nonsense"), p.user.certificate.pem(), key_pem(p.helper)}) {
     EXPECT_THROW(identity_of(read, bad, "key"), Error);
   }
+}
+
+// Whoever holds a certificate can write it in a second way, without any key.
+TEST(Trust, a_certificate_with_the_other_form_of_its_signature_is_the_same_party) {
+  const Parties p;
+  const Certificate other = with_other_signature(p.user.certificate);
+  EXPECT_NE(other.pem(), p.user.certificate.pem());
+  EXPECT_TRUE(other.signed_by(p.provider.certificate));
+  const Trust::Verdict one = p.trust().judge(p.user.certificate), two = p.trust().judge(other);
+  EXPECT_EQ(one.reason + two.reason, "");
+  EXPECT_EQ(one.peer.key, two.peer.key);
+  EXPECT_EQ(one.peer.key, p.user.certificate.pin());
+  EXPECT_NE(one.peer.key, p.trust().judge(make_user(p.provider, "alice", 7).certificate).peer.key);
+  expect_met(meet(p.of(Role::provider), with_identity(p.of(Role::user), {other, p.user.key}), Role::provider));
 }
 
 TEST(Certificate, names_are_safe_in_file_names) {

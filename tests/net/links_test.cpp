@@ -153,7 +153,7 @@ TEST(Frame, headers_that_do_not_fit_are_refused_by_name) {
   EXPECT_EQ(error_of([&] { decode_header(other); }).field(), "frame.magic");
   other = header;
   other[4] = 9;
-  EXPECT_STREQ(error_of([&] { decode_header(other); }).what(), "frame.version: the peer has wire version 9, this side 4");
+  EXPECT_STREQ(error_of([&] { decode_header(other); }).what(), "frame.version: the peer has wire version 9, this side 5");
   other = header;
   other[23] = 0xff;
   EXPECT_EQ(error_of([&] { decode_header(other); }).field(), "frame.length");

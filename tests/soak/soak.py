@@ -209,7 +209,7 @@ class User:
         self.calm = number % 3 == 0  # its programs are never hurt
         self.state, self.invite = soak.folder / self.name, soak.folder / f'{self.name}.invite'
         self.lock = threading.Lock()
-        self.printed, self.slack = collections.Counter(), collections.Counter()  # tokens, by fingerprint
+        self.printed, self.slack = collections.Counter(), collections.Counter()  # tokens, by key
         self.hurt_chains = set()
         self.revoked_at = -1e9
         self.let_in()
@@ -218,13 +218,13 @@ class User:
         self.invite.unlink(missing_ok=True)
         self.soak.run('invite', self.name, '--identity', self.soak.folder / 'provider', '--provider-address', f'127.0.0.1:{self.soak.ports["provider"]}',
                       '--helper-address', f'127.0.0.1:{self.soak.ports["helper"]}', '--tokens', 1000000, '--out', self.invite)
-        self.fingerprint = tomllib.loads((self.soak.folder / f'provider/users/{self.name}.toml').read_text())['certificate']
+        self.key = tomllib.loads((self.soak.folder / f'provider/users/{self.name}.toml').read_text())['key']
 
     # -- One program --
 
     def program(self, arguments, lines=(), hurt=None, late=0.0, after=0):
         """Runs it to its end: its events. hurt: 'kill', 'interrupt' or 'close', after so many tokens and seconds."""
-        fingerprint, begin = self.fingerprint, time.monotonic()
+        key, begin = self.key, time.monotonic()
         errors = tempfile.TemporaryFile('w+')
         process = subprocess.Popen([self.soak.permllm, *arguments, '--invite', self.invite, '--state', self.state, '--json', '--patience', str(PATIENCE)],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.soak.folder)
@@ -273,9 +273,9 @@ class User:
         said = errors.read()
         errors.close()
         with self.lock:
-            self.printed[fingerprint] += tokens
+            self.printed[key] += tokens
             # A pass that was begun for a token that was not printed; and what a killed provider had burnt ahead. Behind its end a session waits.
-            self.slack[fingerprint] += 2 * len(lines) + (STRETCH + 1 if self.soak.outage(begin, end + GRACE + PATIENCE, 'provider') else 0)
+            self.slack[key] += 2 * len(lines) + (STRETCH + 1 if self.soak.outage(begin, end + GRACE + PATIENCE, 'provider') else 0)
         if hung.is_set():
             away = [f'{service} away {start - begin:+.2f} to {to - begin:+.2f} s' for service, start, to in self.soak.outages if to > begin - 5]
             self.soak.fail(f'{self.name}: {arguments} did not end in {HANG} s: {said}last {events[-1:]}; {away}')
@@ -475,7 +475,7 @@ def check_ledgers(soak, users):
             limit = CONTEXT + (STRETCH if chain in user.hurt_chains else 0)
             if max(own) > limit:
                 soak.fail(f'{user.name}: chain {chain:016x} is burnt to {own} of {CONTEXT}')
-            his = there.get((chain, user.fingerprint))
+            his = there.get((chain, user.key))
             if his is None:
                 continue
             both += 1
@@ -485,10 +485,10 @@ def check_ledgers(soak, users):
             if any(abs(a - b) > most for a, b in zip(own, his)):
                 soak.fail(f'{user.name}: chain {chain:016x} is burnt to {own} at the user, {his} at the provider, at most {most} apart expected '
                           f'({"hurt" if most else "never hurt"})')
-        for fingerprint, printed in user.printed.items():
-            counted = tokens.get(fingerprint, 0)
-            if not printed <= counted <= printed + user.slack[fingerprint]:
-                soak.fail(f'{user.name}: the provider counts {counted} tokens, {printed} were printed, {user.slack[fingerprint]} more may be explained')
+        for key, printed in user.printed.items():
+            counted = tokens.get(key, 0)
+            if not printed <= counted <= printed + user.slack[key]:
+                soak.fail(f'{user.name}: the provider counts {counted} tokens, {printed} were printed, {user.slack[key]} more may be explained')
     for (chain, peer), burnt in there.items():
         if max(burnt) > CONTEXT + STRETCH:
             soak.fail(f'chain {chain:016x} is burnt to {burnt} of {CONTEXT} at the provider')

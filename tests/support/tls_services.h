@@ -35,7 +35,7 @@ class TlsServices {
       : patience_(patience), handshake_patience_(handshake_patience), helper_(executor_, patience, [this](const std::string& text) { note(text); }),
         provider_(tiny_model(k_smallest), executor_, patience, [this] { return dial(Role::provider, Role::helper); }, [this](const std::string& text) { note(text); }) {
     accept(helper_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer); });
-    accept(provider_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer); });
+    accept(provider_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer, limits); });
     provider_.register_model(nullptr);
   }
   ~TlsServices() {
@@ -64,6 +64,7 @@ class TlsServices {
     client.end();
     return ids;
   }
+  UserLimits limits;  // of every user
   Executor& executor() { return executor_; }
   // What the services said, in their threads' order.
   std::string notes() {

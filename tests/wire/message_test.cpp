@@ -78,7 +78,7 @@ TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
   spoil(Hello{Hello::offline, 42});
   spoil(card());
   spoil(Agreement{"hash", 9, true, true, {{1, 2, 3, 4}}});
-  spoil(PairHello{42, "model", "hash", 7, true, Seed{}});
+  spoil(PairHello{42, "user", "model", "hash", 7, true, Seed{}});
   spoil(Accepted{true, {{1, 2, 3, 4}}, {{5, 6, 7, 8}}});
   spoil(Paired{});
   spoil(PairAccepted{Seed{}});
