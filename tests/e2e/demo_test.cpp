@@ -152,7 +152,7 @@ TEST(Demo, leaves_nothing_behind_and_takes_away_what_one_that_was_killed_left) {
   const auto left = [&] { return std::distance(std::filesystem::directory_iterator(folder / "tmp"), {}); };
   const std::string place = "TMPDIR='" + (folder / "tmp").string() + "' ", model = PERMLLM_TINY_MODELS "/llama.gguf";
   {
-    FILE* output = popen(("echo $$; " + place + "exec " PERMLLM_BINARY " demo '" + model + "' --prompt 'Is it so?' --max-tokens 40 --json 2>&1").c_str(), "r");
+    FILE* output = popen(("echo $$; " + place + "exec " PERMLLM_BINARY " demo '" + model + "' --context 60 --prompt 'Is it so?' --max-tokens 40 --json 2>&1").c_str(), "r");
     char line[256];
     ASSERT_NE(fgets(line, sizeof line, output), nullptr);
     const pid_t pid = std::stoi(line);
@@ -161,7 +161,7 @@ TEST(Demo, leaves_nothing_behind_and_takes_away_what_one_that_was_killed_left) {
     pclose(output);
   }
   EXPECT_EQ(left(), 1);
-  const Result r = run({"demo", model, "--prompt", "Is it so?", "--max-tokens", "2", "--json"}, place);
+  const Result r = run({"demo", model, "--context", "60", "--prompt", "Is it so?", "--max-tokens", "2", "--json"}, place);
   EXPECT_EQ(r.status, 0) << r.error;
   EXPECT_EQ(left(), 0);
 }
