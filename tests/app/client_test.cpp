@@ -63,7 +63,7 @@ class Service {
 class PublicApi : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    temporary = std::make_unique<TemporaryDirectory>();
+    temporary = std::make_unique<permllm::TemporaryDirectory>();
     folder = temporary->path();
     for (const char* role : {"helper", "provider"}) run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
     std::filesystem::copy(folder / "provider" / "certificate.pem", folder / "helper" / "peers" / "provider.pem");
@@ -89,7 +89,7 @@ class PublicApi : public testing::Test {
     return std::string(std::istreambuf_iterator<char>(in), {}).find(key);
   }
 
-  static inline std::unique_ptr<TemporaryDirectory> temporary;
+  static inline std::unique_ptr<permllm::TemporaryDirectory> temporary;
   static inline std::filesystem::path folder;
   static inline std::unique_ptr<Service> helper, provider;
 };

@@ -237,7 +237,9 @@ class World {
       case 4: bytes.resize(place); break;
       case 5: bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(place), what, 0); break;
       case 6: frame.tag = what; break;
-      default: (where % 2 == 0 ? frame.step : reinterpret_cast<std::uint32_t&>(frame.session)) += what;
+      default:
+        if (where % 2 == 0) frame.step += what;
+        else frame.session += what;
     }
   }
 
