@@ -7,7 +7,7 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models web demo serve test test-clients bench deb sanitize format clean
+.PHONY: help setup build model test-models web demo serve test test-clients test-sanitized bench deb sanitize thread fuzz format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
@@ -20,7 +20,10 @@ help:
 	@echo "make model    $(MODEL)"
 	@echo "make deb      the packages permllm and libpermllm-dev, in build/release"
 	@echo "make bench    build and run the benchmarks"
-	@echo "make sanitize the tests under the address and undefined-behaviour sanitizers"
+	@echo "make test-sanitized  what follows, in turn"
+	@echo "make sanitize a part of the tests under the address and undefined-behaviour sanitizers"
+	@echo "make thread   a part of them under the thread sanitizer"
+	@echo "make fuzz     each fuzz target for a minute; FUZZ_SECONDS=600 for longer"
 	@echo "make setup    install the packages that all of this needs (Debian 12)"
 	@echo "make format, make clean"
 
@@ -47,6 +50,7 @@ serve: web build model
 	@$(BINARY) serve --demo $(MODEL) $(ARGS)
 
 test: setup test-models
+	@scripts/setup.sh tests
 	@scripts/build.sh release all
 	@ctest --preset release
 
@@ -64,9 +68,22 @@ deb: setup
 	@scripts/build.sh release permllm
 	@cd build/release && cpack --config CPackConfig.cmake
 
-sanitize: setup test-models
-	@scripts/build.sh sanitize all
-	@ctest --preset sanitize
+# The part is chosen in tests/CMakeLists.txt.
+sanitize thread: setup
+	@scripts/setup.sh sanitizers
+	@scripts/build.sh $@ sanitized
+	@ctest --preset $@
+
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	@scripts/setup.sh sanitizers
+	@scripts/build.sh sanitize fuzzers
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+test-sanitized:
+	@$(MAKE) --no-print-directory sanitize
+	@$(MAKE) --no-print-directory thread
+	@$(MAKE) --no-print-directory fuzz
 
 format:
 	clang-format-14 -i $$(git ls-files '*.h' '*.cpp')

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the project needs and that are missing. Says nothing when none is.
-# setup.sh page: also what packs the web page; setup.sh clients: also the programs that `make test-clients` tries the gateway with.
+# setup.sh tests: also what the tests check the program and the ledger's model with; page: what packs the web page; clients: the programs that
+# `make test-clients` tries the gateway with; sanitizers: the compiler that has libFuzzer.
 set -euo pipefail
 
 packages=(
   g++ cmake ninja-build pkg-config ca-certificates
   libboost1.81-dev libssl-dev libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libtomlplusplus-dev
   libsqlite3-dev libxxhash-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libedit-dev libseccomp-dev
-  libgtest-dev libbenchmark-dev python3 python3-numpy python3-pip python3-yaml unzip dpkg-dev file iproute2 systemd spin
+  libgtest-dev libbenchmark-dev python3 python3-numpy python3-pip python3-yaml unzip dpkg-dev file iproute2 systemd
 )
-if [ $# -gt 0 ] && ! command -v npm >/dev/null; then packages+=(nodejs npm); fi
+case "${1:-}" in
+  tests) packages+=(devscripts spin) ;;
+  sanitizers) packages+=(clang-14 libclang-rt-14-dev) ;;
+  page | clients) command -v npm >/dev/null || packages+=(nodejs npm) ;;
+esac
 if [ "${1:-}" = clients ]; then
   packages+=(curl python3-venv)
   command -v chromium >/dev/null || packages+=(chromium)

@@ -1,6 +1,6 @@
 """Checks what is under packaging as far as that goes without a service manager or a container engine.
 
-packaging_check.py SOURCE PROGRAM
+packaging_check.py SOURCE PROGRAM [hardened]: the last where the program is built as it is shipped, without sanitizers.
 """
 import pathlib
 import re
@@ -74,8 +74,25 @@ def check_container():
         expect(re.search(rf"\s{re.escape(owner)}\s", run_stage), f"the image lacks {owner}, of {path}")
 
 
+def check_hardening():
+    """What cmake/hardening.cmake asks for is in the program. hardening-check is Debian's (devscripts)."""
+    checked = subprocess.run(["hardening-check", "--nocfprotection", program], capture_output=True, text=True)
+    expect(checked.returncode == 0, f"hardening-check: {checked.stdout}{checked.stderr}")
+    found = set(re.findall(r"^ ([A-Z].*): yes", checked.stdout, re.M))
+    expect(found == {"Position Independent Executable", "Stack protected", "Fortify Source functions", "Read-only relocations", "Immediate binding",
+                     "Stack clash protection"}, f"hardening-check: {checked.stdout}")
+    # What it does not look at; and control flow: it looks for the linker's mark, which a program has not that begins in Debian 12's start files.
+    begin = subprocess.run(["objdump", "--no-show-raw-insn", "--disassemble=main", program], capture_output=True, text=True, check=True).stdout
+    expect(re.search(r"<main>:\n\s*[0-9a-f]+:\s+endbr64", begin), "functions do not begin with endbr64")
+    elf = subprocess.run(["readelf", "--wide", "--segments", "--dyn-syms", program], capture_output=True, text=True, check=True).stdout
+    expect(re.search(r"GNU_STACK +(0x[0-9a-f]+ +){5}RW +0x", elf), "the stack can be executed")
+    expect("__glibcxx_assert_fail" in elf, "the library's containers are used without their checks")
+
+
 check_units()
 check_container()
+if "hardened" in sys.argv[3:]:
+    check_hardening()
 for failure in failures:
     print(f"packaging: {failure}")
 sys.exit(bool(failures))

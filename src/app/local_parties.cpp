@@ -1,7 +1,6 @@
 #include "app/local_parties.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <limits>
 
@@ -9,17 +8,6 @@
 #include "base/small_file.h"
 
 namespace permllm {
-
-TemporaryDirectory::TemporaryDirectory() {
-  std::string name = (std::filesystem::temp_directory_path() / "permllm-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) throw Error(Code::resource, name, "no temporary directory can be made");
-  path_ = name;
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
 
 void add_local_options(CLI::App& command, LocalOptions& options) {
   add_serve_options(command, options.serve);

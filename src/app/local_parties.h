@@ -9,21 +9,9 @@
 #include "app/links.h"
 #include "app/load.h"
 #include "app/process.h"
+#include "base/temporary_directory.h"
 
 namespace permllm {
-
-// A directory of its own for the throw-away identities; removed when dropped.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory();
-  ~TemporaryDirectory();
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 struct LocalOptions {
   std::string model;

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
+#include <mutex>
 
 #include "app/progress.h"
 #include "net/units.h"
@@ -94,13 +94,16 @@ void MeasuredConversation::run(const Request& request) {
   output_.clear();
   passes_ = kept_ = 0;
   struct Making {
+    explicit Making(bool quiet) : bar("Offline material for this request", quiet) {}
+    std::mutex mutex;  // of the rest: the filling goes on in a thread of its own
     ProgressBar bar;
-    std::atomic<bool> shown = true;
+    bool shown = true;
   };
-  const auto making = std::make_shared<Making>(ProgressBar("Offline material for this request", quiet_));
+  const auto making = std::make_shared<Making>(quiet_);
   const std::size_t answer = 1 + (request.max_tokens - 1) * block, begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
   const double share = static_cast<double>(rows + begin) / static_cast<double>(rows + answer);
   client_.make_material(fresh.size(), answer, request.ahead, [making, share, on_material = request.on_material](const OfflineProgress& progress) {
+    const std::lock_guard lock(making->mutex);
     if (!making->shown) return;
     if (on_material) {
       on_material({std::min(1.0, progress.fraction / share), progress.seconds});
@@ -109,8 +112,11 @@ void MeasuredConversation::run(const Request& request) {
     }
   });
   client_.wait_for_material(fresh.size(), begin);
-  making->shown = false;
-  making->bar.finish();
+  {
+    const std::lock_guard lock(making->mutex);
+    making->shown = false;
+    making->bar.finish();
+  }
   if (request.on_ready) request.on_ready();
 
   std::vector<TokenId> history = request.ids;

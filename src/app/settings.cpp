@@ -45,7 +45,7 @@ Settings::Texts read_file(CLI::App& command, const std::string& path) {
   for (const auto& [name, content] : file) {
     const std::string table_field = fmt::format("{}: {}", path, std::string_view(name));
     const std::vector<CLI::App*> owners =
-        program->get_subcommands([&](CLI::App* app) { return app->get_name() == name.str() && takes_settings(*app); });
+        program->get_subcommands([&, &name = name](CLI::App* app) { return app->get_name() == name.str() && takes_settings(*app); });
     if (owners.empty() || !content.is_table()) {
       throw Error(Code::file, table_field, "is not known; settings stand in the table of a command, like [provider]");
     }
@@ -53,7 +53,7 @@ Settings::Texts read_file(CLI::App& command, const std::string& path) {
     const std::vector<CLI::Option*> known = settings_of(*owner);
     for (const auto& [key, value] : *content.as_table()) {
       const std::string field = fmt::format("{}.{}", table_field, std::string_view(key));
-      const auto found = std::find_if(known.begin(), known.end(), [&](const CLI::Option* o) { return o->check_lname(std::string(key.str())); });
+      const auto found = std::find_if(known.begin(), known.end(), [&key = key](const CLI::Option* o) { return o->check_lname(std::string(key.str())); });
       if (found == known.end()) throw Error(Code::file, field, fmt::format("is not known; permllm {} --help shows the flags", owner->get_name()));
       const std::string text = text_of(value, field);
       if (owner == &command) all[*found] = (*found)->get_expected_min() == 0 ? (*found)->get_flag_value(std::string(key.str()), text) : text;

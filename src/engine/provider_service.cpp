@@ -188,6 +188,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     ProviderService& service;
     std::uint64_t session;
     const std::string& peer;
+    End(ProviderService& s, std::uint64_t number, const std::string& whose) : service(s), session(number), peer(whose) {}
     ~End() {
       const std::lock_guard lock(service.mutex_);
       service.sessions_.erase(session);

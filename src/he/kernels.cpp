@@ -123,10 +123,10 @@ HWY_INLINE void transpose(Word* x) {
 }
 
 HWY_INLINE auto one_twiddle(const Twiddles& t) {
-  return [&t](std::size_t layer, std::size_t group) HWY_ATTR { return hn::Set(D(), t.first[group_index(layer, group)]); };
+  return [&t](std::size_t layer, std::size_t group) HWY_ATTR { return hn::Set(D(), t.first.data()[group_index(layer, group)]); };
 }
 HWY_INLINE auto lane_twiddles(const Twiddles& t, std::size_t lane) {
-  return [&t, lane](std::size_t layer, std::size_t group) HWY_ATTR { return load(&t.second[group_index(layer, group) * k_side + lane]); };
+  return [&t, lane](std::size_t layer, std::size_t group) HWY_ATTR { return load(t.second.data() + group_index(layer, group) * k_side + lane); };
 }
 
 void transform(Word* x, int prime) {

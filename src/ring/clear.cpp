@@ -119,8 +119,8 @@ HWY_INLINE void products(F f, std::span<const T> gate, std::span<const T> up, do
   const Encoder encoder(out);
   each(words.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
     const V units = hn::Set(D(), unit);
-    const V left = f(hn::Mul(reals(lanes, &gate[j]), units)), right = hn::Mul(reals(lanes, &up[j]), units);
-    encoder.store(lanes, hn::Mul(left, right), &words[j]);
+    const V left = f(hn::Mul(reals(lanes, gate.data() + j), units)), right = hn::Mul(reals(lanes, up.data() + j), units);
+    encoder.store(lanes, hn::Mul(left, right), words.data() + j);
   });
 }
 
@@ -128,14 +128,14 @@ template <class F, class T>
 HWY_INLINE void values(F f, std::span<const T> x, double unit, Format out, std::span<Word> words) {
   const Encoder encoder(out);
   each(words.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    encoder.store(lanes, f(hn::Mul(reals(lanes, &x[j]), hn::Set(D(), unit))), &words[j]);
+    encoder.store(lanes, f(hn::Mul(reals(lanes, x.data() + j), hn::Set(D(), unit))), words.data() + j);
   });
 }
 
 double sum_of_squares(std::span<const std::int64_t> row, double unit) {
   V sum = hn::Zero(D());
   each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    const V x = hn::Mul(reals(lanes, &row[j]), hn::Set(D(), unit));
+    const V x = hn::Mul(reals(lanes, row.data() + j), hn::Set(D(), unit));
     sum = hn::MulAdd(x, x, sum);
   });
   return hn::GetLane(hn::SumOfLanes(D(), sum));
@@ -143,14 +143,14 @@ double sum_of_squares(std::span<const std::int64_t> row, double unit) {
 
 double sum(std::span<const std::int64_t> row) {
   V sum = hn::Zero(D());
-  each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR { sum = hn::Add(sum, reals(lanes, &row[j])); });
+  each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR { sum = hn::Add(sum, reals(lanes, row.data() + j)); });
   return hn::GetLane(hn::SumOfLanes(D(), sum));
 }
 
 void scale(std::span<const std::int64_t> row, double mean, double factor, Format out, std::span<Word> words) {
   const Encoder encoder(out);
   each(words.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    encoder.store(lanes, hn::Mul(hn::Sub(reals(lanes, &row[j]), hn::Set(D(), mean)), hn::Set(D(), factor)), &words[j]);
+    encoder.store(lanes, hn::Mul(hn::Sub(reals(lanes, row.data() + j), hn::Set(D(), mean)), hn::Set(D(), factor)), words.data() + j);
   });
 }
 
@@ -158,9 +158,9 @@ void scale(std::span<const std::int64_t> row, double mean, double factor, Format
 void cap(std::span<double> row, double limit) {
   const V one = hn::Set(D(), 1.0), two = hn::Set(D(), 2.0), most = hn::Set(D(), k_exp_limit);
   each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    const V x = hn::Mul(lanes.load(D(), &row[j]), hn::Set(D(), 2 / limit));
+    const V x = hn::Mul(lanes.load(D(), row.data() + j), hn::Set(D(), 2 / limit));
     const V e = hn::Exp(D(), hn::Max(hn::Min(x, most), hn::Neg(most)));
-    lanes.store(D(), hn::Mul(hn::Set(D(), limit), hn::Sub(one, hn::Div(two, hn::Add(one, e)))), &row[j]);
+    lanes.store(D(), hn::Mul(hn::Set(D(), limit), hn::Sub(one, hn::Div(two, hn::Add(one, e)))), row.data() + j);
   });
 }
 
@@ -172,7 +172,7 @@ HWY_INLINE V weight(V difference) {
 void softmax(std::span<const std::int64_t> scores, double unit, Ring shown, Format out, std::span<Word> words) {
   const int unused = 64 - shown.bits;
   const auto difference = [&](auto lanes, std::size_t j) HWY_ATTR {
-    const VInt v = hn::Sub(lanes.load(DInt(), &scores[j]), hn::Set(DInt(), scores[0]));
+    const VInt v = hn::Sub(lanes.load(DInt(), scores.data() + j), hn::Set(DInt(), scores[0]));
     return hn::ConvertTo(D(), hn::ShiftRightSame(hn::ShiftLeftSame(v, unused), unused));
   };
   // The first difference is 0, so that absent lanes may count as 0.
@@ -185,12 +185,12 @@ void softmax(std::span<const std::int64_t> scores, double unit, Ring shown, Form
     const V x = hn::Mul(hn::Sub(difference(lanes, j), greatest), hn::Set(D(), unit));
     const V w = lanes.or_else(weight(x), hn::Zero(D()));
     sum = hn::Add(sum, w);
-    lanes.store(DWord(), hn::BitCast(DWord(), w), &words[j]);
+    lanes.store(DWord(), hn::BitCast(DWord(), w), words.data() + j);
   });
   const V share = hn::Div(hn::Set(D(), 1.0), hn::SumOfLanes(D(), sum));
   const Encoder encoder(out);
   each(words.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    encoder.store(lanes, hn::Mul(hn::BitCast(D(), lanes.load(DWord(), &words[j])), share), &words[j]);
+    encoder.store(lanes, hn::Mul(hn::BitCast(D(), lanes.load(DWord(), words.data() + j)), share), words.data() + j);
   });
 }
 
@@ -198,17 +198,17 @@ void softmax_reals(std::span<double> row) {
   const V least = hn::Set(D(), -1e300);
   V greatest = least, sum = hn::Zero(D());
   each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    greatest = hn::Max(greatest, lanes.or_else(lanes.load(D(), &row[j]), least));
+    greatest = hn::Max(greatest, lanes.or_else(lanes.load(D(), row.data() + j), least));
   });
   greatest = hn::MaxOfLanes(D(), greatest);
   each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    const V w = lanes.or_else(weight(hn::Sub(lanes.load(D(), &row[j]), greatest)), hn::Zero(D()));
+    const V w = lanes.or_else(weight(hn::Sub(lanes.load(D(), row.data() + j), greatest)), hn::Zero(D()));
     sum = hn::Add(sum, w);
-    lanes.store(D(), w, &row[j]);
+    lanes.store(D(), w, row.data() + j);
   });
   const V share = hn::Div(hn::Set(D(), 1.0), hn::SumOfLanes(D(), sum));
   each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    lanes.store(D(), hn::Mul(lanes.load(D(), &row[j]), share), &row[j]);
+    lanes.store(D(), hn::Mul(lanes.load(D(), row.data() + j), share), row.data() + j);
   });
 }
 

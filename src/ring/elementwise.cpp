@@ -33,7 +33,7 @@ HWY_INLINE V cut_lanes(V v, int drop) {
 void add(std::span<Word> to, std::span<const Word> a) {
   std::size_t j = 0;
   for (; j + hn::Lanes(D()) <= to.size(); j += hn::Lanes(D())) {
-    hn::StoreU(hn::Add(load(&to[j]), load(&a[j])), D(), &to[j]);
+    hn::StoreU(hn::Add(load(to.data() + j), load(a.data() + j)), D(), to.data() + j);
   }
   scalar::add(to.subspan(j), a.subspan(j));
 }
@@ -41,7 +41,7 @@ void add(std::span<Word> to, std::span<const Word> a) {
 void subtract(std::span<Word> to, std::span<const Word> a) {
   std::size_t j = 0;
   for (; j + hn::Lanes(D()) <= to.size(); j += hn::Lanes(D())) {
-    hn::StoreU(hn::Sub(load(&to[j]), load(&a[j])), D(), &to[j]);
+    hn::StoreU(hn::Sub(load(to.data() + j), load(a.data() + j)), D(), to.data() + j);
   }
   scalar::subtract(to.subspan(j), a.subspan(j));
 }
@@ -60,15 +60,17 @@ void permute_cut_blocks(std::span<const Word> y, std::span<const Word> s0, std::
   constexpr std::size_t kBlock = 64;
   HWY_ALIGN Word ordered[kBlock];
   const V levels = hn::Set(D(), level);
+  const Word* const words = y.data();  // the loop has no room for checks: an order is a permutation, and the sizes are equal
+  const std::uint32_t* const columns = order.data();
   std::size_t j = 0;
   for (; j + kBlock <= out.size(); j += kBlock) {
     for (std::size_t i = 0; i < kBlock; ++i) {
-      const std::size_t column = order[j + i];
-      ordered[i] = kSigned ? y[column] * sign[column] : y[column];
+      const std::size_t column = columns[j + i];
+      ordered[i] = kSigned ? words[column] * sign[column] : words[column];
     }
     for (std::size_t i = 0; i < kBlock; i += hn::Lanes(D())) {
-      const V sum = hn::Add(hn::Add(hn::Load(D(), ordered + i), levels), load(&s0[j + i]));
-      hn::StoreU(cut_lanes(sum, drop), D(), &out[j + i]);
+      const V sum = hn::Add(hn::Add(hn::Load(D(), ordered + i), levels), load(s0.data() + j + i));
+      hn::StoreU(cut_lanes(sum, drop), D(), out.data() + j + i);
     }
   }
   scalar::permute_cut(y, s0.subspan(j), order.subspan(j), sign, level, drop, out.subspan(j));
@@ -83,9 +85,9 @@ void open(std::span<const Word> a, std::span<const Word> s1, int drop, Ring sent
   const int unused = 64 - sent.bits;
   std::size_t j = 0;
   for (; j + hn::Lanes(D()) <= shown.size(); j += hn::Lanes(D())) {
-    const V sum = hn::Add(load(&a[j]), cut_lanes(load(&s1[j]), drop));
+    const V sum = hn::Add(load(a.data() + j), cut_lanes(load(s1.data() + j), drop));
     const auto high = hn::BitCast(DSigned(), hn::ShiftLeftSame(sum, unused));
-    hn::StoreU(hn::ShiftRightSame(high, unused), DSigned(), &shown[j]);
+    hn::StoreU(hn::ShiftRightSame(high, unused), DSigned(), shown.data() + j);
   }
   scalar::open(a.subspan(j), s1.subspan(j), drop, sent, shown.subspan(j));
 }
@@ -93,11 +95,14 @@ void open(std::span<const Word> a, std::span<const Word> s1, int drop, Ring sent
 // b is scattered first: one access out of order a word, and what remains is in order.
 void unpermute_add(std::span<const Word> b, std::span<const std::uint32_t> order, const Word* sign,
                    std::span<const Word> w, std::span<Word> y) {
-  for (std::size_t j = 0; j < b.size(); ++j) y[order[j]] = b[j];
+  Word* const words = y.data();
+  const Word* const from = b.data();
+  const std::uint32_t* const columns = order.data();
+  for (std::size_t j = 0; j < b.size(); ++j) words[columns[j]] = from[j];
   if (sign == nullptr) return add(y, w);
   std::size_t k = 0;
   for (; k + hn::Lanes(D()) <= y.size(); k += hn::Lanes(D())) {
-    hn::StoreU(hn::Add(with_sign(load(&y[k]), load(sign + k)), load(&w[k])), D(), &y[k]);
+    hn::StoreU(hn::Add(with_sign(load(y.data() + k), load(sign + k)), load(w.data() + k)), D(), y.data() + k);
   }
   for (; k < y.size(); ++k) y[k] = y[k] * sign[k] + w[k];
 }

@@ -95,7 +95,7 @@ void pack(std::span<const Word> words, Ring ring, std::uint8_t* out) {
   const auto mask = hn::Set(D(), ring.mask());
   std::size_t j = 0;
   for (; j + k_words <= words.size() && j * bytes + reach <= total; j += k_words) {
-    const auto reduced = hn::BitCast(DBytes(), hn::And(hn::LoadU(D(), &words[j]), mask));
+    const auto reduced = hn::BitCast(DBytes(), hn::And(hn::LoadU(D(), words.data() + j), mask));
     blocks.store(hn::TableLookupBytes(reduced, index), bytes, out + j * bytes);
   }
   scalar::pack(words.subspan(j), ring, out + j * bytes);
@@ -109,7 +109,7 @@ void unpack(const std::uint8_t* in, Ring ring, std::span<Word> words) {
   std::size_t j = 0;
   for (; j + k_words <= words.size() && j * bytes + reach <= total; j += k_words) {
     const auto wide = hn::TableLookupBytes(blocks.load(in + j * bytes, bytes), index);
-    hn::StoreU(hn::And(hn::BitCast(D(), wide), mask), D(), &words[j]);
+    hn::StoreU(hn::And(hn::BitCast(D(), wide), mask), D(), words.data() + j);
   }
   scalar::unpack(in + j * bytes, ring, words.subspan(j));
 }

@@ -14,6 +14,8 @@
 #include <regex>
 #include <thread>
 
+#include "base/temporary_directory.h"
+
 namespace {
 
 using permllm::Answer;
@@ -61,8 +63,8 @@ class Service {
 class PublicApi : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder = std::filesystem::temp_directory_path() / ("permllm-api-" + std::to_string(getpid()));
-    std::filesystem::create_directory(folder);
+    temporary = std::make_unique<permllm::TemporaryDirectory>();
+    folder = temporary->path();
     for (const char* role : {"helper", "provider"}) run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
     std::filesystem::copy(folder / "provider" / "certificate.pem", folder / "helper" / "peers" / "provider.pem");
     std::filesystem::copy(folder / "helper" / "certificate.pem", folder / "provider" / "peers" / "helper.pem");
@@ -74,7 +76,7 @@ class PublicApi : public testing::Test {
   static void TearDownTestSuite() {
     provider.reset();
     helper.reset();
-    std::filesystem::remove_all(folder);
+    temporary.reset();
   }
   static std::filesystem::path invite(const std::string& name, int tokens) {
     const auto path = folder / (name + ".invite");
@@ -87,6 +89,7 @@ class PublicApi : public testing::Test {
     return std::string(std::istreambuf_iterator<char>(in), {}).find(key);
   }
 
+  static inline std::unique_ptr<permllm::TemporaryDirectory> temporary;
   static inline std::filesystem::path folder;
   static inline std::unique_ptr<Service> helper, provider;
 };

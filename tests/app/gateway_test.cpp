@@ -1,5 +1,6 @@
 // The gateway as its clients meet it: `permllm serve` in a process of its own, with a provider and a helper in theirs, over real sockets.
 #include "app/gateway_harness.h"
+#include "base/temporary_directory.h"
 
 namespace permllm::gateway_test {
 namespace {
@@ -7,8 +8,8 @@ namespace {
 class GatewayTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder = std::filesystem::temp_directory_path() / ("permllm-gateway-" + std::to_string(getpid()));
-    std::filesystem::create_directory(folder);
+    temporary = std::make_unique<TemporaryDirectory>();
+    folder = temporary->path();
     parties = std::make_unique<Parties>(folder / "fast");
     gateway = parties->gateway();
     relay = std::make_unique<SlowRelay>(parties->provider->port());
@@ -18,10 +19,11 @@ class GatewayTest : public testing::Test {
     gateway.reset();
     relay.reset();
     parties.reset();
-    std::filesystem::remove_all(folder);
+    temporary.reset();
   }
   static std::unique_ptr<Service> slow_gateway(const std::string& options = "") { return parties->gateway(options, 100000, relay->address()); }
 
+  static inline std::unique_ptr<TemporaryDirectory> temporary;
   static inline std::filesystem::path folder;
   static inline std::unique_ptr<Parties> parties;
   static inline std::unique_ptr<SlowRelay> relay;

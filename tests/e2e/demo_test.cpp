@@ -1,8 +1,12 @@
 // The program as a person runs it: three processes, TLS links, exit statuses, errors.
 #include <gtest/gtest.h>
+#include <signal.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <thread>
 
 #include "support/gguf_writer.h"
 #include "support/model.h"
@@ -129,7 +133,8 @@ TEST(Bench, measures_a_shape_and_sweeps) {
     EXPECT_EQ(done.at("online_per_token").at("round_trips"), done.at("declared_per_pass").at("round_trips"));
     for (const char* party : {"provider", "user"}) EXPECT_GT(done.at("by_party").at(party).at("cpu_seconds_per_token").get<double>(), 0);
   }
-  const auto place = std::filesystem::temp_directory_path() / ("permllm-sweep-" + std::to_string(getpid()));
+  const Scratch folder;
+  const auto place = folder / "sweep";
   auto arguments = small;
   arguments.insert(arguments.end(), {"--out", place.string(), "--sweep", "rtt=0,2", "profile=fast,open"});
   const Result r = run(arguments);
@@ -138,10 +143,27 @@ TEST(Bench, measures_a_shape_and_sweeps) {
   std::size_t lines = 0;
   for (std::string line; std::getline(csv, line);) ++lines;
   EXPECT_EQ(lines, 1 + 2 * 2u);
-  for (const char* end : {".csv", ".svg", "-bytes.svg"}) {
-    EXPECT_GT(std::filesystem::file_size(place.string() + end), 100u);
-    std::filesystem::remove(place.string() + end);
+  for (const char* end : {".csv", ".svg", "-bytes.svg"}) EXPECT_GT(std::filesystem::file_size(place.string() + end), 100u);
+}
+
+TEST(Demo, leaves_nothing_behind_and_takes_away_what_one_that_was_killed_left) {
+  const Scratch folder;
+  std::filesystem::create_directory(folder / "tmp");
+  const auto left = [&] { return std::distance(std::filesystem::directory_iterator(folder / "tmp"), {}); };
+  const std::string place = "TMPDIR='" + (folder / "tmp").string() + "' ", model = PERMLLM_TINY_MODELS "/llama.gguf";
+  {
+    FILE* output = popen(("echo $$; " + place + "exec " PERMLLM_BINARY " demo '" + model + "' --context 60 --prompt 'Is it so?' --max-tokens 40 --json 2>&1").c_str(), "r");
+    char line[256];
+    ASSERT_NE(fgets(line, sizeof line, output), nullptr);
+    const pid_t pid = std::stoi(line);
+    while (left() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    kill(pid, SIGKILL);
+    pclose(output);
   }
+  EXPECT_EQ(left(), 1);
+  const Result r = run({"demo", model, "--context", "60", "--prompt", "Is it so?", "--max-tokens", "2", "--json"}, place);
+  EXPECT_EQ(r.status, 0) << r.error;
+  EXPECT_EQ(left(), 0);
 }
 
 TEST(Demo, a_sampled_answer_is_decided_by_its_seed) {
@@ -238,7 +260,8 @@ TEST(Mistakes, are_told_in_one_sentence) {
 }
 
 TEST(Mistakes, files_that_are_no_supported_model_are_named) {
-  const auto path = (std::filesystem::temp_directory_path() / ("permllm-bad-" + std::to_string(getpid()) + ".gguf")).string();
+  const Scratch folder;
+  const std::string path = (folder / "bad.gguf").string();
   const auto write = [&](const std::vector<std::uint8_t>& bytes) {
     std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   };
@@ -250,7 +273,6 @@ TEST(Mistakes, files_that_are_no_supported_model_are_named) {
   cut_short.resize(cut_short.size() - 100);
   write(cut_short);
   expect_mistake({"generate", path, "--prompt", "xyzzy"}, "truncated");
-  std::filesystem::remove(path);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 #include <set>
 #include <thread>
 
-#include "app/local_parties.h"
+#include "base/temporary_directory.h"
 #include "engine/helper_service.h"
 #include "engine/provider_service.h"
 #include "engine/user_client.h"

@@ -78,6 +78,7 @@ class TestHelper {
   explicit TestHelper(std::filesystem::path store = {}) : service_(executor_, k_patience, [this](const std::string& s) { note(s); }, std::move(store)) {}
   std::unique_ptr<Link> dial(Role who) {
     auto [near, far] = memory_links();
+    const std::lock_guard lock(mutex_);  // the provider begins connections, too
     threads_.emplace_back([this, who, link = std::move(far)]() mutable { service_.serve(std::move(link), Peer{who, {}, {}, {}}); });
     return std::move(near);
   }

@@ -28,11 +28,11 @@ class World {
   }
   std::unique_ptr<Link> to_helper(Role who) {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who == Role::user ? k_user : Peer{who, {}, {}, k_user.provider}); });
+    begin([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who == Role::user ? k_user : Peer{who, {}, {}, k_user.provider}); });
     return std::move(near);
   }
   std::unique_ptr<Link> serve(std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> ends) {
-    threads_.emplace_back([this, link = std::move(ends.second)]() mutable { provider_.serve(std::move(link), k_user); });
+    begin([this, link = std::move(ends.second)]() mutable { provider_.serve(std::move(link), k_user); });
     return std::move(ends.first);
   }
   struct Answer {
@@ -58,9 +58,16 @@ class World {
   }
 
  private:
+  // The provider begins connections, too.
+  template <class F>
+  void begin(F serve) {
+    const std::lock_guard lock(threads_mutex_);
+    threads_.emplace_back(std::move(serve));
+  }
   Executor executor_{1};
   HelperService helper_;
   ProviderService provider_;
+  std::mutex threads_mutex_;
   std::list<std::jthread> threads_;
 };
 

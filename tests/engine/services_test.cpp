@@ -29,12 +29,12 @@ class World {
   }
   std::unique_ptr<Link> to_helper(Role who) {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
+    begin([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
     return std::move(near);
   }
   std::unique_ptr<Link> to_provider() {
     auto [near, far] = memory_links();
-    threads_.emplace_back([this, link = std::move(far)]() mutable { provider_.serve(std::move(link), {}); });
+    begin([this, link = std::move(far)]() mutable { provider_.serve(std::move(link), {}); });
     return std::move(near);
   }
   UserLinks links() {
@@ -59,6 +59,12 @@ class World {
   }
 
  private:
+  // The provider begins connections, too.
+  template <class F>
+  void begin(F serve) {
+    const std::lock_guard lock(threads_mutex_);
+    threads_.emplace_back(std::move(serve));
+  }
   void note(const std::string& text) {
     const std::lock_guard lock(mutex_);
     notes_ += text + "\n";
@@ -69,6 +75,7 @@ class World {
   std::string notes_;
   HelperService helper_;
   ProviderService provider_;
+  std::mutex threads_mutex_;
   std::list<std::jthread> threads_;
 };
 

@@ -94,6 +94,9 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
       // Nobody waits for what follows the last frame of a direction, nor for what follows the last material.
       const bool last = job.k + 2 >= job.frames;  // the link's own Leave comes behind
       EXPECT_TRUE(last || run.any_error()) << run.name << " was not noticed";
+      // A frame that comes twice is refused by the service that reads it, whatever becomes of its sender.
+      if (job.fault == Fault::duplicated && !last && job.end == End::user_online) EXPECT_NE(run.provider, "") << run.name;
+      if (job.fault == Fault::duplicated && !last && job.end == End::user_helper) EXPECT_NE(run.helper, "") << run.name;
     }
   };
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -30,7 +31,7 @@ namespace {
 using Bytes = std::vector<std::uint8_t>;
 
 const Bytes* running = nullptr;          // the input that the target has
-std::size_t allocated = 0, limit = ~std::size_t{0};
+std::atomic<std::size_t> allocated = 0, limit = ~std::size_t{0};
 
 void keep_input() {
   if (running == nullptr) return;
@@ -47,7 +48,7 @@ void on_signal(int signal) {
 void run(const Bytes& input) {
   const Bytes copy(input);  // of just this capacity, so that a sanitizer sees reads past its end
   running = &copy;
-  limit = allocated + (std::size_t{4} << 20) + 64 * copy.size();
+  limit = allocated + permllm::test::memory_for(copy.size());
   LLVMFuzzerTestOneInput(copy.data(), copy.size());
   limit = ~std::size_t{0};
   running = nullptr;
@@ -93,6 +94,9 @@ Bytes read(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+// For targets that do not say it themselves.
+[[gnu::weak]] std::size_t permllm::test::memory_for(std::size_t input) { return (std::size_t{4} << 20) + 64 * input; }
 
 // All memory of the program is counted. Aligned memory is not: no parser asks for it.
 [[gnu::noinline]] void* operator new(std::size_t size) {

@@ -256,7 +256,7 @@ TEST(Resumable, who_is_gone_before_its_first_word_hears_none) {
       throw;
     }
   }), "closed: Hello: the peer closed the connection");
-  EXPECT_EQ(error_of([&] { near->receive(in(5s), "a refusal"); }), "closed: a refusal: the peer closed the connection");
+  EXPECT_EQ(error_of([&, &near = near] { near->receive(in(5s), "a refusal"); }), "closed: a refusal: the peer closed the connection");
 }
 
 TEST(Resumable, acknowledgements_are_few_and_take_no_round_trip) {

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "base/temporary_directory.h"
+
 namespace permllm::test {
 
 struct Result {
@@ -45,20 +47,13 @@ inline std::vector<nlohmann::json> events(const std::string& out) {
   return all;
 }
 
-// A directory of its own for each test, removed at its end.
+// A directory of its own for each test.
 class Scratch {
  public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "permllm-test-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~Scratch() { std::filesystem::remove_all(path_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+  std::filesystem::path operator/(const std::string& name) const { return folder_.path() / name; }
 
  private:
-  std::filesystem::path path_;
+  TemporaryDirectory folder_;
 };
 
 inline void write_text(const std::filesystem::path& path, const std::string& text) { std::ofstream(path) << text; }

@@ -58,9 +58,9 @@ class Services {
   static constexpr std::size_t k_prompt = 2, k_answer = 2;
 
   Services(Profile profile, bool fused, Clock::duration patience)
-      : patience_(patience), helper_(executor_, patience, [this](const std::string& text) { note(text, &Session::helper); }),
+      : patience_(patience), helper_(executor_, patience, [this](const Event& event) { note(event, &Session::helper); }),
         provider_(tiny_model({.profile = profile, .fused = fused, .layers = 1, .slots = 8}), executor_, patience, [this] { return dial_helper(); },
-                  [this](const std::string& text) { note(text, &Session::provider); }) {
+                  [this](const Event& event) { note(event, &Session::provider); }) {
     provider_.register_model(nullptr);
   }
 
@@ -154,12 +154,13 @@ class Services {
     registration_ = std::jthread([this, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{Role::provider, {}, {}, {}}); });
     return std::move(near);
   }
-  void note(const std::string& text, std::string Session::*party) {
-    if (text.find("ends: ") == std::string::npos) return;
+  void note(const Event& event, std::string Session::*party) {
+    const bool ends = event.kind == Event::Kind::session_ends || event.kind == Event::Kind::connection_failed;
+    if (!ends || !event.error) return;
     Session* session = run_of_this_thread();
     if (session == nullptr) return;
     const std::lock_guard lock(session->mutex);
-    (session->*party) += text.substr(text.find("ends: ") + 6) + "; ";
+    (session->*party) += event.text.substr(event.text.find(": ") + 2) + "; ";
   }
   Session* run_of_this_thread() {
     const std::lock_guard lock(mutex_);

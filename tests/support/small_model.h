@@ -1,8 +1,6 @@
 // Models of a few numbers, to be changed one place at a time: settings and tensors by name, as a GGUF file or as a ChatGLM-6B folder.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -13,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/temporary_directory.h"
 #include "model/model_file.h"
 #include "support/gguf_writer.h"
 
@@ -170,18 +169,9 @@ inline FileBytes safetensors(const std::map<std::string, SmallTensor>& tensors) 
 // A folder that goes when this does.
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "permllm-test-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    path_ = name;
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return folder_.path(); }
   void write(const std::string& name, const FileBytes& bytes) const {
-    std::ofstream(path_ / name, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    std::ofstream(path() / name, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   }
   void write(const SmallModel& model) const {
     write("config.json", bytes_of(nlohmann::json(model.settings).dump()));
@@ -189,7 +179,7 @@ class TemporaryFolder {
   }
 
  private:
-  std::filesystem::path path_;
+  TemporaryDirectory folder_;
 };
 
 }  // namespace permllm::test
