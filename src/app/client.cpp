@@ -14,6 +14,7 @@
 
 #include "app/measure.h"
 #include "app/user_state.h"
+#include "base/text.h"
 #include "engine/sampler.h"
 #include "model/chat_format.h"
 #include "rand/seed.h"
@@ -143,7 +144,8 @@ struct Client::State {
     know(card);
     plan_hash = card.plan.hash();
     const Plan& plan = card.plan;
-    model = {plan.config.name, plan.config.architecture, card.model_id, name_of(plan.profile), name_of(plan.retrieval), plan.slots, plan.config.layers};
+    model = {for_terminal(plan.config.name), for_terminal(plan.config.architecture), card.model_id, name_of(plan.profile), name_of(plan.retrieval), plan.slots,
+             plan.config.layers};
     views.provider = fmt::format("uniform words{}, lengths and timing: how many tokens prompt and answer have, nothing of what they are",
                                  plan.bfv() ? " and ciphertexts" : "");
     views.helper = "how much material was asked for; it takes no part in an answer";
