@@ -81,7 +81,10 @@ void UserClient::take_chain(const Choose& choose) {
     const ChainChoice choice{own.chain, there->made, later_of(own.burnt, there->burnt)};
     // A model that takes one prompt a chain needs a fresh one.
     const std::uint32_t least_room = card_.plan.prompt_slots != 0 ? static_cast<std::uint32_t>(card_.plan.slots) : 1;
-    if (!there->busy && own.paired && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots) choices.push_back(choice);
+    // One that was burnt beyond its end, ahead of its use, has no room.
+    const std::uint32_t most = *std::max_element(choice.burnt.first.begin(), choice.burnt.first.end());
+    const bool fits = most <= card_.plan.slots && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots;
+    if (!there->busy && own.paired && fits) choices.push_back(choice);
   }
   const ChainChoice* chosen = choose(choices);
   if (chosen != nullptr) {
@@ -93,7 +96,8 @@ void UserClient::take_chain(const Choose& choose) {
     record_.own = random_seed();
   }
   online_->send(Agreement{plan_hash, record_.chain, ledger_.durable(), record_.paired, record_.burnt});
-  accepted_ = online_->receive(Accepted{});
+  accepted_ = receive_accepted(*online_, card_.plan);
+  if (chosen == nullptr && accepted_.burnt != Marks{}) throw Error(Code::malformed, "Accepted.burnt", "pieces of a chain that is new, expected none");
   record_.burnt = later_of(record_.burnt, accepted_.burnt);
   record_.paired = record_.paired && accepted_.paired;
   ledger_.put(record_);
