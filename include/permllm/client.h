@@ -126,7 +126,7 @@ class Client {
   const Party& helper() const;
 
   struct Model {
-    std::string name, architecture;
+    std::string name, architecture;  // as the provider says, on one line that a terminal may show
     std::string id;           // 64 hex digits: the provider's commitment to its weights
     std::string profile;      // paper, fast or open (README.md)
     std::string retrieval;    // linear or bfv
@@ -189,8 +189,9 @@ class Conversation {
 
   using OnText = std::function<void(std::string_view piece)>;
   // Waits for the answer. on_text gets it piece by piece, in whole characters, in the caller's thread; what it throws ends the answer and
-  // is thrown here. After an error the conversation is as before the question. Errors: usage (an option out of its range, a conversation
-  // that does not fit the context, an allowance used up), and those of a peer as in Client.
+  // is thrown here. The text is as the model said it, escapes that a terminal would obey included. After an error the conversation is as before
+  // the question. Errors: usage (an option out of its range, a conversation that does not fit the context, an allowance used up), and those of a
+  // peer as in Client.
   Answer ask(const std::string& text, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
   // The same where the caller keeps the conversation: all of it, the question last. Chat format none: the contents, one behind the other. What
   // the session was fed before is not fed again. The conversation's own questions and answers, and its system message, play no part.

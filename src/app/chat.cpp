@@ -19,6 +19,7 @@
 #include "app/settings.h"
 #include "base/file.h"
 #include "base/small_file.h"
+#include "base/text.h"
 #include "app/user_state.h"
 #include "permllm/client.h"
 
@@ -166,7 +167,7 @@ class Chat {
         // A person may go on; a program is told and decides.
         if (!Lines::person()) throw;
         const bool lost = error.code() == Code::closed || error.code() == Code::timeout;
-        tell(fmt::format("permllm: {}\n{}", error.what(), lost ? fmt::format("(permllm doctor --invite {} looks at each link; ask again once they are well)\n", options_.invite) : ""));
+        tell(fmt::format("permllm: {}\n{}", for_terminal(error.what()), lost ? fmt::format("(permllm doctor --invite {} looks at each link; ask again once they are well)\n", options_.invite) : ""));
       }
       std::fflush(stdout);
     }
@@ -227,11 +228,12 @@ class Chat {
     how.seed = options_.prompt.seed;
     waiting_.begin();
     const Interruptible interruptible(conversation_);
+    TerminalText shown;
     last_ = conversation_.ask(question, how, [&](std::string_view piece) {
       if (json()) {
         print_event({{"event", "text"}, {"text", piece}});
       } else {
-        fmt::print("{}", piece);
+        fmt::print("{}", shown.push(piece));
         std::fflush(stdout);
         within_line_ = true;
       }
@@ -240,7 +242,7 @@ class Chat {
     const bool cancelled = last_->end == Answer::End::cancelled;
     if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (json()) return print_event(report());
-    fmt::print("\n");
+    fmt::print("{}\n", shown.finish());
     within_line_ = false;
     if (cancelled) tell("(stopped)\n");
     if (last_->end == Answer::End::length) {
@@ -313,7 +315,7 @@ class Chat {
   Waiting waiting_;
   Conversation conversation_;
   std::optional<Answer> last_;
-  std::string said_;  // the conversation, for /save
+  std::string said_;  // the conversation, for /save: a file, which has the text as it is
   bool within_line_ = false;  // of an answer
 };
 

@@ -14,6 +14,7 @@
 
 #include "app/measure.h"
 #include "app/user_state.h"
+#include "base/text.h"
 #include "engine/sampler.h"
 #include "model/chat_format.h"
 #include "rand/seed.h"
@@ -143,7 +144,8 @@ struct Client::State {
     know(card);
     plan_hash = card.plan.hash();
     const Plan& plan = card.plan;
-    model = {plan.config.name, plan.config.architecture, card.model_id, name_of(plan.profile), name_of(plan.retrieval), plan.slots, plan.config.layers};
+    model = {for_terminal(plan.config.name), for_terminal(plan.config.architecture), card.model_id, name_of(plan.profile), name_of(plan.retrieval), plan.slots,
+             plan.config.layers};
     views.provider = fmt::format("uniform words{}, lengths and timing: how many tokens prompt and answer have, nothing of what they are",
                                  plan.bfv() ? " and ciphertexts" : "");
     views.helper = "how much material was asked for; it takes no part in an answer";
@@ -347,9 +349,8 @@ void Conversation::State::open_session(std::size_t room) {
 
 Answer Conversation::State::ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text) {
   Sampler sampler(sampling_of(how));
-  if (client->tokens_left == 0) {
-    throw Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", client->invite.tokens));
-  }
+  const auto used_up = [&] { return Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", client->invite.tokens)); };
+  if (client->tokens_left == 0) throw used_up();
   const NoDenormals no_denormals;
   const Clock::time_point begin = Clock::now();
   Clock::time_point ready = begin, first = begin, last = begin;
@@ -372,6 +373,7 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
     if (request.ids.empty()) throw Error(Code::usage, "text", "has no tokens");
     answer.cost.prompt_tokens = request.ids.size();
     request.max_tokens = most_tokens(session->plan(), request.ids.size(), how.max_tokens);
+    if (request.max_tokens == 0) throw used_up();  // by another conversation, meanwhile
     request.draft = options.draft;
     request.ahead = options.ahead;
     request.start = k_start;

@@ -12,6 +12,7 @@
 #include "app/plan.h"
 #include "app/process.h"
 #include "app/sandbox.h"
+#include "base/text.h"
 #include "engine/deal.h"
 #include "engine/model_record.h"
 #include "engine/model_store.h"
@@ -272,7 +273,8 @@ void diagnose(const std::function<void(const OnFinding&)>& examine, bool json) {
       line.update(finding.facts);
       print_event(line);
     } else {
-      fmt::print("{:<8} {:<16} {:<12} {}{}\n", name_of(finding.state), finding.link, finding.check, finding.text, finding.remedy.empty() ? "" : "; " + finding.remedy);
+      fmt::print("{:<8} {:<16} {:<12} {}\n", name_of(finding.state), finding.link, finding.check,
+                 for_terminal(finding.remedy.empty() ? finding.text : finding.text + "; " + finding.remedy));
       std::fflush(stdout);
     }
   });

@@ -56,6 +56,7 @@ void run_keygen(const KeygenOptions& options) {
     if (!options.name.empty()) throw Error(Code::usage, "--name", "stays as it is when a certificate is renewed; leave it out");
     const std::string pem = read_small_file(directory / "certificate.pem");
     const Role role = Certificate::parse(pem, (directory / "certificate.pem").string()).role();
+    if (role == Role::user) throw Error(Code::file, (directory / "certificate.pem").string(), "is a user's: its provider makes another invite");
     if (!options.role.empty() && options.role != name_of(role)) throw Error(Code::usage, "--role", fmt::format("{} is a {}'s; leave --role out", options.out, name_of(role)));
     const Identity identity = renewed(load_identity(directory, role), options.days);
     replace_file(directory / "certificate.pem", identity.certificate.pem(), 0644);
@@ -133,6 +134,7 @@ UserRecord load_record(const std::filesystem::path& path) {
   const std::uint64_t version = table.number("version");
   if (version != 1 && version != k_record_version) throw Error(Code::unsupported, table.field("version"), fmt::format("expected {}", k_record_version));
   UserRecord record{table.text("name"), table.text(version == 1 ? "certificate" : "key"), table.number("tokens"), table.text("last_day"), false};
+  if (!is_party_name(record.name)) throw Error(Code::file, table.field("name"), "expected 1 to 64 letters, digits, dots, dashes and underscores");
   const std::string state = table.text("state");
   if (state != "active" && state != "revoked") throw Error(Code::file, table.field("state"), "expected active or revoked");
   record.revoked = state == "revoked" || version == 1;

@@ -13,6 +13,7 @@
 #include "app/memory.h"
 #include "app/process.h"
 #include "app/progress.h"
+#include "base/text.h"
 #include "engine/deal.h"
 #include "model/chat_format.h"
 #include "model/reference.h"
@@ -142,7 +143,7 @@ void run(Options options) {
     return;
   }
   const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
-  fmt::print("{}\n", c.name);
+  fmt::print("{}\n", for_terminal(c.name));
   fmt::print("  architecture  {}, {} layers, width {}, {} heads ({} for keys and values) of {}, {} neurons, vocabulary {}\n",
              c.architecture, c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab);
   fmt::print("  made of       {}\n", parts_of(c));

@@ -7,6 +7,7 @@
 
 #include "app/toml.h"
 #include "base/small_file.h"
+#include "base/text.h"
 #include "net/tls.h"
 
 namespace permllm {
@@ -57,7 +58,8 @@ void list(const std::filesystem::path& directory) {
   fmt::print("{:<24}{:<10}{:>12}  {:<12}{}\n", "name", "state", "tokens", "valid to", "key");
   for (const auto& path : record_paths(directory)) {
     const UserRecord record = load_record(path);
-    fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name, record.key.empty() ? "0.2" : record.revoked ? "revoked" : "active", record.tokens, record.last_day, record.key);
+    fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name, record.key.empty() ? "0.2" : record.revoked ? "revoked" : "active", record.tokens,
+               for_terminal(record.last_day), for_terminal(record.key));
   }
 }
 

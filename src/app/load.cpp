@@ -79,6 +79,7 @@ void set_plan(OfferedModel& model, const Ranges& ranges, const ServeOptions& opt
                              : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile, options.prompt_slots);
   model.plan.retrieval = options.retrieval;
   model.plan.check();
+  check_as_peers_do(model.plan);
   for (const Part::Kind kind : {Part::Kind::slot, Part::Kind::entry, Part::Kind::pass}) {
     if (!model.plan.open() || kind != Part::Kind::entry) deal_batch(model.plan, kind);  // refused here, not in a session
   }
@@ -119,9 +120,8 @@ OfferedModel offer_synthetic(const std::string& name, const ServeOptions& option
   return model;
 }
 
-}  // namespace
-
-Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
+// As the file has it; its size is not looked at.
+Vocabulary vocabulary_of(const ModelFile& file, bool ids_only) {
   if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf());
   const auto id = [&](const char* key, std::size_t least, std::size_t most) -> std::size_t {
     const nlohmann::json value = file.folder()->config().value(key, nlohmann::json());
@@ -146,6 +146,18 @@ Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
   numbers.types.assign(config.vocab, k_normal);
   numbers.eos = static_cast<TokenId>(id("eos_token_id", 0, config.vocab - 1));
   return numbers;
+}
+
+}  // namespace
+
+Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
+  Vocabulary vocabulary = vocabulary_of(file, ids_only);
+  const std::size_t rows = read_config(file).vocab;  // more of them than tokens are common: tables are padded
+  if (vocabulary.tokens.size() > rows) {
+    throw Error(Code::file, file.gguf() != nullptr ? "tokenizer.ggml.tokens" : "ice_text.model",
+                fmt::format("{} tokens, the embedding table has {} rows: each token needs one", vocabulary.tokens.size(), rows));
+  }
+  return vocabulary;
 }
 
 std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Config& config) {

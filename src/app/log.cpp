@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "base/text.h"
+
 namespace permllm {
 namespace {
 
@@ -17,16 +19,6 @@ spdlog::level::level_enum level_of(Log::Level level) {
     case Log::Level::error: return spdlog::level::err;
   }
   return spdlog::level::err;
-}
-
-std::string json_text(const nlohmann::ordered_json& value) { return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }
-
-// A line stays a line, whatever a peer's words hold.
-std::string one_line(std::string text) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return text;
 }
 
 }  // namespace
@@ -83,16 +75,16 @@ void Log::write(Level level, const char* event, const std::string& text, const n
   if (json_) {
     nlohmann::ordered_json all{{"party", party_}, {"event", event}, {"text", text}};
     all.update(fields);
-    line = json_text(all).substr(1);
+    line = to_json_line(all).substr(1);
     line.pop_back();
   } else {
     line = text;
     for (const auto& [key, value] : fields.items()) {
       line += line.size() == text.size() ? " (" : ", ";
-      line += key + ' ' + (value.is_string() ? value.get<std::string>() : json_text(value));
+      line += key + ' ' + (value.is_string() ? value.get<std::string>() : to_json_line(value));
     }
     if (line.size() != text.size()) line += ')';
-    line = one_line(std::move(line));
+    line = for_terminal(line);  // it stays a line, whatever a peer's words hold
   }
   logger_->log(level_of(level), spdlog::string_view_t(line));
 }

@@ -23,6 +23,7 @@
 #include "app/serve.h"
 #include "app/stock.h"
 #include "app/store.h"
+#include "base/text.h"
 #include "permllm/error.h"
 #include "permllm/version.h"
 
@@ -62,10 +63,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const permllm::Error& error) {
-    std::fprintf(stderr, "permllm: %s\n", error.what());
+    std::fprintf(stderr, "permllm: %s\n", permllm::for_terminal(error.what()).c_str());
     return error.exit_status();
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "permllm: %s\n", error.what());
+    std::fprintf(stderr, "permllm: %s\n", permllm::for_terminal(error.what()).c_str());
     return 1;
   }
 }

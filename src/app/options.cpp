@@ -106,7 +106,7 @@ void TokenPrinter::token(TokenId id) {
   if (json_) {
     print_event({{"event", "token"}, {"id", id}, {"text", piece}});
   } else {
-    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fputs(shown_.push(piece).c_str(), stdout);
     std::fflush(stdout);
   }
 }
@@ -114,7 +114,7 @@ void TokenPrinter::token(TokenId id) {
 void TokenPrinter::finish() {
   const std::string rest = stream_.finish();
   text_ += rest;
-  if (!json_) std::fputs((rest + "\n").c_str(), stdout);
+  if (!json_) std::fputs((shown_.push(rest) + shown_.finish() + "\n").c_str(), stdout);
 }
 
 }  // namespace permllm

@@ -55,6 +55,7 @@ class TokenPrinter {
   std::vector<TokenId> ids_;
   std::string text_;
   Utf8Stream stream_;
+  TerminalText shown_;
 };
 
 }  // namespace permllm

@@ -10,6 +10,7 @@
 #include "app/memory.h"
 #include "app/process.h"
 #include "app/progress.h"
+#include "base/text.h"
 #include "engine/deal.h"
 #include "model/synthetic.h"
 #include "net/units.h"
@@ -106,7 +107,7 @@ void run(Options options) {
   }
   const auto mb = [](std::size_t bytes) { return bytes < 10'000'000'000 ? fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6) : fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9); };
   const auto row = [](const std::string& name, const std::string& value) { fmt::print("  {:<44}{}\n", name, value); };
-  fmt::print("{}, profile {}{}, retrieval {}, context {}; {} at once, each a prompt of {} tokens and an answer of {}\n\n", plan.config.name, name_of(plan.profile),
+  fmt::print("{}, profile {}{}, retrieval {}, context {}; {} at once, each a prompt of {} tokens and an answer of {}\n\n", for_terminal(plan.config.name), name_of(plan.profile),
              plan.fused ? " with fused norms" : "", name_of(plan.retrieval), plan.slots, options.users == 1 ? "one user" : fmt::format("{} users", options.users),
              options.prompt, options.answer);
   fmt::print("Once\n");

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/text.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -94,7 +95,7 @@ nlohmann::json Process::wait_for(const std::string& event, const std::function<v
 
 void print_event(const nlohmann::json& event) {
   // One write a line: events come from several threads.
-  const std::string line = event.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';  // a text may quote a peer
+  const std::string line = to_json_line(event) + '\n';
   std::fwrite(line.data(), 1, line.size(), stdout);
   std::fflush(stdout);
 }

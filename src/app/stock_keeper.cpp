@@ -88,6 +88,9 @@ void StockKeeper::run(const std::stop_token& stop) {
       }
       not_before = Clock::now() + k_pause;
       used_ = true;
+    } catch (const std::exception&) {  // its words may be anybody's
+      log_.write(Log::Level::warn, "stock", "no material was made: this program made a mistake");
+      not_before = Clock::now() + k_pause;
     }
     filling_ = more;
   }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/process.h"
+#include "base/text.h"
 #include "engine/model_store.h"
 
 namespace permllm {
@@ -36,8 +37,8 @@ void list_models(const StoreOptions& options) {
     if (options.json) {
       print_event({{"id", entry.id}, {"name", entry.name}, {"complete", entry.complete}, {"bytes", entry.bytes}, {"used", entry.used}});
     } else {
-      fmt::print("{:.16}  {:>10.1f} MB  {}  {}  {}\n", entry.id, 1e-6 * static_cast<double>(entry.bytes), used,
-                 entry.complete ? "complete" : "in part ", entry.name);
+      fmt::print("{:.16}  {:>10.1f} MB  {}  {}  {}\n", for_terminal(entry.id), 1e-6 * static_cast<double>(entry.bytes), used,
+                 entry.complete ? "complete" : "in part ", for_terminal(entry.name));
     }
   }
 }

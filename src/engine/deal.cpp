@@ -69,8 +69,8 @@ struct CountedMaterial {
 }  // namespace
 
 std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
-  std::size_t largest = 1;  // piece, in bytes: of the last layer's last slot, the one with the most keys
-  for (const std::uint32_t layer : {std::uint32_t{0}, static_cast<std::uint32_t>(kind == Part::Kind::slot ? plan.config.layers - 1 : 0)}) {
+  std::size_t largest = 1;  // piece, in bytes: of the last slot, the one with the most keys; layers differ in rings
+  for (std::uint32_t layer = 0; layer < (kind == Part::Kind::slot ? plan.config.layers : 1); ++layer) {
     const Cost cost = piece_cost(plan, kind, layer, static_cast<std::uint32_t>(plan.slots - 1));
     largest = std::max({largest, cost.offline.helper_to_provider, cost.offline.user_to_provider});
   }

@@ -116,7 +116,7 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
   }
   const PairHello hello{session_, "", card_.model_id, record_.plan_hash, record_.chain, record_.paired, record_.paired ? record_.seed : random_seed()};
   filling->helper->send(hello);
-  const auto accepted = filling->offline->receive(Accepted{});
+  const Accepted accepted = receive_accepted(*filling->offline, card_.plan);
   filling->offline->set_session(session_);
   const Seed common = common_seed(filling->helper->receive(PairAccepted{}).half, domain::user_helper, hello);
   filling->helper->set_session(session_);
@@ -144,7 +144,7 @@ void Filler::finish(Filling& filling) {
   filling.offline->flush();
   filling.helper->send(PackEnd{});
   const auto report = filling.helper->receive(PartyReport{});
-  const auto accepted = filling.offline->receive(Accepted{});  // it is all on the provider's disk
+  const Accepted accepted = receive_accepted(*filling.offline, card_.plan);  // it is all on the provider's disk
   const std::lock_guard lock(mutex_);
   made_ = accepted.made;
   report_ = report;

@@ -91,6 +91,11 @@ struct ChainState {
   }
 };
 
+struct Card;
+// Every size and id of a card against the others. The plan is checked by itself, the vocabulary's texts by the tokenizer that is made of them. A vocabulary
+// may be empty: then a conversation is of ids alone. Errors: malformed, naming the field and what was expected.
+void check(const Card& card);
+
 // provider -> user: what the user needs to take part, all of it public but U's seed
 struct Card {
   static constexpr Tag tag = Tag::card;
@@ -111,6 +116,7 @@ struct Card {
     permllm::visit(io, model_mask);
     io.number("tokens_left", tokens_left);
     io.list("chains", chains, k_most_chains, [](auto& out, ChainState& chain) { chain.visit(out); });
+    if constexpr (std::is_same_v<Io, Reader>) check(*this);
   }
 };
 
@@ -170,6 +176,8 @@ struct Accepted {
     burnt.visit(io);
   }
 };
+// The user's: marks beyond the chain are malformed.
+Accepted receive_accepted(Channel& provider, const Plan& plan);
 
 // user or provider -> helper: which session, chain and model, and this side's half of their common seed; of a chain that has one, the
 // seed itself: the helper keeps none

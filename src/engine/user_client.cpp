@@ -92,7 +92,10 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
     const std::uint32_t least_room = card_.plan.prompt_slots != 0 ? static_cast<std::uint32_t>(card_.plan.slots) : 1;
     // The halves of one chain under two U would tell its masks: U r + c less U' r + c (docs/protocol.md 4.1).
     const bool of_this_mask = own.mask == Digest{} || own.mask == seed_digest(card_.model_mask, own.chain);
-    if (!there->busy && own.paired && of_this_mask && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots) choices.push_back(choice);
+    // One that was burnt beyond its end, ahead of its use, has no room.
+    const std::uint32_t most = *std::max_element(choice.burnt.first.begin(), choice.burnt.first.end());
+    const bool fits = most <= card_.plan.slots && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots;
+    if (!there->busy && own.paired && of_this_mask && fits) choices.push_back(choice);
   }
   std::optional<ChainRecord> taken;
   for (const ChainChoice* chosen; !taken && (chosen = choose(choices)) != nullptr;) {
@@ -114,11 +117,8 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
     record_.plan_hash = plan_hash;
   }
   online_->send(Agreement{plan_hash, record_.chain, ledger_.durable(), record_.paired, record_.burnt});
-  accepted_ = online_->receive(Accepted{});
-  const auto slots = static_cast<std::uint32_t>(card_.plan.slots);
-  if (!within(accepted_.burnt, Marks{{slots, slots, slots, slots}})) {
-    throw Error(Code::malformed, "Accepted.burnt", fmt::format("beyond the {} slots of the plan", slots));
-  }
+  accepted_ = receive_accepted(*online_, card_.plan);
+  if (!taken && accepted_.burnt != Marks{}) throw Error(Code::malformed, "Accepted.burnt", "pieces of a chain that is new, expected none");
   record_.burnt = later_of(record_.burnt, accepted_.burnt);
   record_.paired = record_.paired && accepted_.paired;
   if (!record_.paired) record_.own = random_seed();  // what the other side has forgotten begins anew with all of its coins

@@ -130,6 +130,9 @@ Config gguf_config(const ModelFile& file) {
   }
   c.head_dim = s.count("attention.key_length", 2, 1 << 12, c.width / c.heads);
   if (c.head_dim % 2 != 0) throw Error(Code::file, s.key("attention.key_length"), fmt::format("{} is odd", c.head_dim));
+  if (c.q_rows() > k_most_head_rows) {
+    throw Error(Code::unsupported, s.key("attention.head_count"), fmt::format("{} heads of {}, at most {} in all are supported", c.heads, c.head_dim, k_most_head_rows));
+  }
   s.refuse_unless("attention.value_length", static_cast<double>(c.head_dim));
   c.ff = s.count("feed_forward_length", 1, 1 << 19);
   c.context = s.count("context_length", 1, 1 << 24);

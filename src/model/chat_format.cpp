@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/text.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -166,8 +167,9 @@ std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::v
     turns.erase(turns.begin());
     const auto is_user = [](const ChatMessage& m) { return m.role == "user"; };
     const auto first_user = std::find_if(turns.begin(), turns.end(), is_user);
+    if (first_user == turns.end()) return;
     const auto user = last ? std::find_if(turns.rbegin(), turns.rend(), is_user).base() - 1 : first_user;
-    if (first_user != turns.end()) user->content = text + user->content;
+    user->content = text + user->content;
   };
   const auto is_system_first = [&] { return !turns.empty() && turns[0].role == "system"; };
 

@@ -20,6 +20,9 @@ enum class Positions : std::uint8_t {
   rotary_2d = 3,  // the first half of each head turns with the place in the prompt, the second with that in the answer (ChatGLM-6B)
 };
 
+// Of all query heads together: what a matrix may have of columns (ring/int_matrix.h) is far more.
+inline constexpr std::size_t k_most_head_rows = std::size_t{1} << 17;
+
 // Differences between architectures are fields here, each with the model family that needs it. What a field changes stands on
 // the transformer's page (engine/transformer.h). Gains of norms, scales of embeddings and the order of a head's rotary pairs
 // are no fields: they are folded into the weights when a model is loaded (model/weights.h).

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/text.h"
+
 namespace permllm {
 
 class Gguf;
@@ -69,19 +71,6 @@ class Tokenizer {
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
-};
-
-// The text with every byte that is no UTF-8 replaced by U+FFFD.
-std::string valid_utf8(std::string_view bytes);
-
-// Complete UTF-8 text out of token bytes that may end in the middle of a character.
-class Utf8Stream {
- public:
-  std::string push(std::string_view bytes);  // what is complete so far
-  std::string finish();                      // the rest, invalid bytes as U+FFFD
-
- private:
-  std::string pending_;
 };
 
 }  // namespace permllm

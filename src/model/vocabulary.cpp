@@ -34,7 +34,10 @@ Vocabulary Vocabulary::read(const Gguf& file) {
                 fmt::format("\"{:.40}\" is not supported; \"gpt2\" (byte-level BPE) and \"llama\" (sentencepiece) are", v.model));
   }
   v.tokens = file.strings("tokenizer.ggml.tokens");
-  for (const std::int64_t type : file.numbers("tokenizer.ggml.token_type")) v.types.push_back(static_cast<std::uint32_t>(type));
+  for (const std::int64_t type : file.numbers("tokenizer.ggml.token_type")) {
+    if (type < k_normal || type > k_byte) throw Error(Code::file, "tokenizer.ggml.token_type", fmt::format("{} of token {}, expected 1 to 6", type, v.types.size()));
+    v.types.push_back(static_cast<std::uint32_t>(type));
+  }
   const auto id = [&](const char* key) -> std::optional<TokenId> {
     if (!file.has(key)) return std::nullopt;
     const std::uint64_t value = file.number(key);

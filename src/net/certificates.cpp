@@ -104,6 +104,9 @@ Certificate Certificate::of(X509* x509, const std::string& field) {
   certificate.name_ = entry(x509, NID_organizationName);
   if (!is_party_name(certificate.name_)) throw Error(Code::file, field, "its organisation is no party's name");
   if (X509_get0_pubkey(x509) == nullptr) throw Error(Code::file, field, "its key is of no kind that is known");
+  if (ASN1_TIME_check(X509_get0_notBefore(x509)) != 1 || ASN1_TIME_check(X509_get0_notAfter(x509)) != 1) {
+    throw Error(Code::file, field, "its validity is written as no time");
+  }
   return certificate;
 }
 

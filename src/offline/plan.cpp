@@ -35,6 +35,11 @@ Reveal raw_reveal(Ring ring, int frac, double range) {
   return reveal_of(ring, frac, range, std::min({frac::raw, sent - bits_for(range, 0), frac}));
 }
 
+// Far above any model, and what a machine has: bytes that a party keeps of a token's keys and values, and of a conversation's; words of
+// constants, gains and positions; entries of the embedding table.
+constexpr std::uint64_t k_most_slot_bytes = std::uint64_t{1} << 26, k_most_cache_bytes = std::uint64_t{1} << 40;
+constexpr std::uint64_t k_most_vector_words = std::uint64_t{1} << 26, k_most_table = std::uint64_t{1} << 32;
+
 double largest_of(std::span<const float> values) {
   double largest = 0;
   for (const float v : values) largest = std::max(largest, double{std::fabs(v)});
@@ -73,6 +78,12 @@ Retrieval retrieval_of(const std::string& name) {
 }
 
 Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots) {
+  for (const std::span<const double> some : {std::span(ranges.gate_up), std::span(ranges.gate_up_raw), std::span(ranges.qkv_raw)}) {
+    require(std::all_of(some.begin(), some.end(), [](double range) { return std::isfinite(range); }), "the model's values on the calibration text are not finite");
+  }
+  for (const double range : {ranges.residual, ranges.qk, ranges.v, ranges.score, ranges.activation, ranges.logit, ranges.logit_raw, ranges.o, ranges.down, ranges.qk_normed}) {
+    require(std::isfinite(range), "the model's values on the calibration text are not finite");
+  }
   Plan p;
   p.config = weights.config;
   p.profile = profile;
@@ -171,11 +182,25 @@ Reveal Plan::logit_reveal() const {
   return {drop, head.bits - drop};
 }
 
+void Plan::check_sizes() const {
+  const Config& c = config;
+  require(c.q_rows() <= k_most_head_rows, fmt::format("{} heads of {}, at most {} in all are supported", c.heads, c.head_dim, k_most_head_rows));
+  require(c.vocab * c.width <= k_most_table, fmt::format("an embedding table of {} x {}, at most {} entries are supported", c.vocab, c.width, k_most_table));
+  // Of keys, values and their masks: three words an entry.
+  const std::uint64_t slot = c.layers * c.kv_rows() * 3 * sizeof(Word);
+  require(slot <= k_most_slot_bytes && slots <= k_most_cache_bytes / slot,
+          fmt::format("{} slots of {} bytes of keys and values, at most {} and {} in all are supported", slots, slot, k_most_slot_bytes, k_most_cache_bytes));
+  const std::uint64_t vectors = c.stored_layers() * (c.qkv_rows() + c.up_rows() + c.qk_rows() + 4 * c.width) + c.vocab +
+                                (c.positions == Positions::learned ? slots * c.width : 0);
+  require(vectors <= k_most_vector_words, fmt::format("{} words of constants, gains and positions, at most {} are supported", vectors, k_most_vector_words));
+}
+
 void Plan::check() const {
   require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
               ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers, "no slots or no layers");
   require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
           fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots, config.prefix && !open() ? "1 to all but one" : "none"));
+  check_sizes();
   require((prompt_slots + 1) * config.vocab * embed.bytes() <= k_max_payload, fmt::format("one-hots of {} prompt slots do not fit a message", prompt_slots));
   require((config.positions != Positions::rotary_2d || config.prefix) && (config.norm == NormKind::rms || !(config.post_norm || config.qk_norm)),
           "two places of a token without a prompt that attends both ways, or LayerNorm behind matrices, are not supported");
@@ -188,7 +213,8 @@ void Plan::check() const {
                                            raw_up() ? " with the norm fused" : ""));
   require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
   require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
-  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits,
+  const auto shows = [](const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; };
+  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits && shows(norm_reveal(), residual),
           "the residual's range does not fit its ring");
   require(!(fused && (config.up_bias || config.norm != NormKind::rms || config.normed_residual)),
           "norms cannot be fused: gate and up have a bias, or the norm is no RMSNorm");
@@ -198,7 +224,6 @@ void Plan::check() const {
   const auto fits_normed = [&](Ring ring, int frac) {
     return bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac) <= ring.bits;
   };
-  const auto shows = [](const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; };
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto fits = [&](bool holds, const char* matrix, int bits) {
       require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", l, matrix, bits));
@@ -265,6 +290,19 @@ double Plan::lift_slack_bits() const {
     least = std::min(least, v(l).bits - 1 - v_frac(l) - std::log2(magnitude));
   }
   return least;
+}
+
+void check_as_peers_do(const Plan& plan) {
+  Plan copy = plan;
+  Writer writer;
+  visit(writer, copy);
+  const Bytes bytes = writer.take();
+  Reader reader("model", bytes);
+  try {
+    visit(reader, copy);
+  } catch (const Error& error) {
+    throw Error(Code::unsupported, "", error.what());
+  }
 }
 
 std::string Plan::hash() const {

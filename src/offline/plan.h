@@ -69,6 +69,7 @@ struct Ranges {
   std::vector<double> gate_up, gate_up_raw, qkv_raw;  // by layer
 };
 inline constexpr double k_range_margin = 8;
+inline constexpr double k_most_range = 1e15;
 // The least statistical slack, in bits, under which v may be lifted (Plan::lift_slack_bits).
 inline constexpr double k_least_lift_slack = 30;
 
@@ -104,7 +105,8 @@ struct Plan {
   // As above, fused where the ranges allow it.
   static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile,
                                      std::size_t prompt_slots = 0);
-  // The same checks, for a plan that a peer sent.
+  // The same checks, for a plan that a peer sent: nothing that follows from it is negative, wraps, or takes memory out of proportion to a model.
+  // (offline/plan_io.h checks each field by itself.) Errors: unsupported.
   void check() const;
 
   bool open() const { return profile == Profile::open; }
@@ -165,8 +167,14 @@ struct Plan {
   // of privacy); the least over the layers, at the calibrated range with its margin.
   double lift_slack_bits() const;
 
+  // Part of check().
+  void check_sizes() const;
+
   // SHA-256 over every number above in wire order, hex. The config's `context` and `name` are not part of it.
   std::string hash() const;
 };
+
+// What a peer would refuse of this side's own plan is refused before one is asked. Errors: unsupported, naming the field.
+void check_as_peers_do(const Plan& plan);
 
 }  // namespace permllm

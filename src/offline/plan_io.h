@@ -10,11 +10,11 @@ namespace permllm {
 
 // Every number that a peer states is bounded before anything is computed from it.
 template <class Io>
-void visit_size(Io& io, const char* field, std::size_t& value, std::size_t limit) {
+void visit_size(Io& io, const char* field, std::size_t& value, std::size_t least, std::size_t most) {
   std::uint64_t number = value;
   io.number(field, number);
   if constexpr (std::is_same_v<Io, Reader>) {
-    if (number > limit) io.refuse(field, "more than " + std::to_string(limit));
+    if (number < least || number > most) io.refuse(field, std::to_string(number) + ", expected " + std::to_string(least) + " to " + std::to_string(most));
     value = number;
   }
 }
@@ -65,15 +65,15 @@ template <class Io>
 void visit(Io& io, Config& c) {
   io.text("config.architecture", c.architecture, 64);
   io.text("config.name", c.name, 256);
-  visit_size(io, "config.layers", c.layers, 1000);
-  visit_size(io, "config.width", c.width, 1 << 17);
-  visit_size(io, "config.heads", c.heads, 1 << 10);
-  visit_size(io, "config.kv_heads", c.kv_heads, 1 << 10);
-  visit_size(io, "config.head_dim", c.head_dim, 1 << 12);
-  visit_size(io, "config.ff", c.ff, 1 << 19);
-  visit_size(io, "config.vocab", c.vocab, 1 << 20);
-  visit_size(io, "config.context", c.context, 1 << 24);
-  visit_size(io, "config.distinct_layers", c.distinct_layers, c.layers);
+  visit_size(io, "config.layers", c.layers, 1, 1000);
+  visit_size(io, "config.width", c.width, 1, 1 << 17);
+  visit_size(io, "config.heads", c.heads, 1, 1 << 10);
+  visit_size(io, "config.kv_heads", c.kv_heads, 1, 1 << 10);
+  visit_size(io, "config.head_dim", c.head_dim, 1, 1 << 12);
+  visit_size(io, "config.ff", c.ff, 1, 1 << 19);
+  visit_size(io, "config.vocab", c.vocab, 1, 1 << 20);
+  visit_size(io, "config.context", c.context, 0, 1 << 24);
+  visit_size(io, "config.distinct_layers", c.distinct_layers, 0, c.layers);
   visit_choice(io, "config.norm", c.norm, 2);
   visit_real(io, "config.norm_eps", c.norm_eps, 0, 1);
   visit_choice(io, "config.activation", c.activation, 2);
@@ -85,8 +85,8 @@ void visit(Io& io, Config& c) {
   c.rope_local.resize(local ? c.head_dim / 2 : 0);
   for (double& frequency : c.rope) visit_real(io, "config.rope", frequency, 0, 1e6);
   for (double& frequency : c.rope_local) visit_real(io, "config.rope_local", frequency, 0, 1e6);
-  visit_size(io, "config.window", c.window, 1 << 24);
-  visit_size(io, "config.global_every", c.global_every, 1000);
+  visit_size(io, "config.window", c.window, 0, 1 << 24);
+  visit_size(io, "config.global_every", c.global_every, 0, 1000);
   visit_flag(io, "config.prefix", c.prefix);
   visit_flag(io, "config.qk_norm", c.qk_norm);
   visit_real(io, "config.score_scale", c.score_scale, 1e-6, 1e3);
@@ -98,8 +98,8 @@ void visit(Io& io, Config& c) {
   visit_flag(io, "config.up_bias", c.up_bias);
   visit_flag(io, "config.head_bias", c.head_bias);
   if constexpr (std::is_same_v<Io, Reader>) {
-    const bool whole = c.layers && c.width && c.heads && c.kv_heads && c.head_dim && c.ff && c.vocab;
-    if (!whole || c.heads % c.kv_heads != 0 || c.head_dim % 2 != 0) io.refuse("config", "its shapes do not fit together");
+    if (c.heads % c.kv_heads != 0) io.refuse("config.kv_heads", std::to_string(c.kv_heads) + ", expected a divisor of " + std::to_string(c.heads) + " heads");
+    if (c.head_dim % 2 != 0) io.refuse("config.head_dim", std::to_string(c.head_dim) + ", expected an even number");
   }
 }
 
@@ -115,14 +115,14 @@ void visit(Io& io, Plan& p) {
   }
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
-  visit_size(io, "plan.slots", p.slots, 1 << 20);
-  visit_size(io, "plan.prompt_slots", p.prompt_slots, 1 << 20);
+  visit_size(io, "plan.slots", p.slots, 1, 1 << 20);
+  visit_size(io, "plan.prompt_slots", p.prompt_slots, 0, 1 << 20);
   visit_bits(io, "plan.residual.frac", p.residual_frac, 0, 64);
   for (Ring* ring : {&p.embed, &p.head, &p.residual}) visit_bits(io, "plan.ring", ring->bits, 8, 64);
   const auto range = [&](double& value) {
     io.real("plan.range", value);
     if constexpr (std::is_same_v<Io, Reader>) {
-      if (!(value >= 0 && value < 1e15)) io.refuse("plan.range", "is not a magnitude");
+      if (!(value >= 0 && value < k_most_range)) io.refuse("plan.range", "is not a magnitude");
     }
   };
   for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation, &p.ranges.logit,

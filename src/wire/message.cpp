@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/text.h"
+
 namespace permllm {
 
 const char* name_of(Tag tag) {
@@ -139,11 +141,8 @@ Error refusal_of(const Frame& frame) {
   Reader reader(name_of(Tag::refusal), frame.payload);
   refusal.visit(reader);
   const bool known = refusal.code <= static_cast<std::uint16_t>(Code::resource);
-  // The peer's words are shown to a person: nothing but printable characters passes.
-  for (char& c : refusal.text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", refusal.text);
+  // An error's words are shown in many places, by programs that use the library too.
+  return Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", for_terminal(refusal.text));
 }
 
 void Channel::send_payload(Tag tag, Bytes payload) {

@@ -59,6 +59,26 @@ TEST(Identity, is_made_for_its_owner_alone_and_never_overwritten) {
   expect_error([&] { load_identity(scratch / "none", Role::helper); }, "permllm keygen --role helper --out");
 }
 
+// What stands in a party's folder is read as anybody's: it ends no program.
+TEST(Identity, files_that_were_changed_are_refused_by_name) {
+  const Pair pair;
+  const Invite invite = pair.invite("alice");
+  const std::filesystem::path record = record_path(pair.provider, "alice");
+  std::string text = read_text(record);
+  text.replace(text.find("\"alice\""), 7, "\"../x\"");
+  write_text(record, text);
+  expect_error([&] { revoke_invite(pair.provider, "alice"); }, "name: expected 1 to 64 letters");
+  // A user's certificate and key, where a provider's are renewed.
+  const auto user = pair.scratch / "user";
+  std::filesystem::create_directory(user);
+  write_text(user / "certificate.pem", invite.identity.certificate.pem());
+  write_text(user / "key.pem", key_pem(invite.identity));
+  std::filesystem::permissions(user / "key.pem", std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  const Result renewing = run({"keygen", "--renew", "--out", user.string()});
+  EXPECT_EQ(renewing.status, 2);
+  EXPECT_NE(renewing.error.find("is a user's: its provider makes another invite"), std::string::npos) << renewing.error;
+}
+
 TEST(Identity, a_key_that_others_can_read_is_refused) {
   const Pair pair;
   for (const unsigned mode : {0640u, 0604u, 0620u}) {

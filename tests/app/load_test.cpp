@@ -66,6 +66,42 @@ TEST(ReadVocabulary, the_tokenizer_of_a_folder_may_stand_behind_images) {
   EXPECT_EQ(error_of(folder).rfind("config.json: bos_token_id: ", 0), 0u);
 }
 
+// A table may have more rows than there are tokens, as padded ones do, and not fewer: the id of a token without a row leads beyond it.
+TEST(ReadVocabulary, each_token_has_a_row_of_the_embedding_table) {
+  const auto read = [](std::uint64_t rows) -> std::string {
+    try {
+      read_vocabulary(Gguf::parse(tiny_llama({.rows = rows}).finish()));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::file);
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(read(260), "no error");
+  EXPECT_EQ(read(320), "no error");
+  EXPECT_EQ(read(259), "tokenizer.ggml.tokens: 260 tokens, the embedding table has 259 rows: each token needs one");
+  SmallModel model = small_chatglm_6b();
+  model.settings["bos_token_id"] = 2;
+  const TemporaryFolder folder;
+  folder.write("ice_text.model", sentencepiece_model({{"<unk>", 2}, {"[gMASK]", 3}, {"<sop>", 3}, {"<eop>", 3}, {"a", 1}, {"b", 1}}));
+  folder.write(model);
+  EXPECT_EQ(error_of(folder), "ice_text.model: 6 tokens, the embedding table has 5 rows: each token needs one");
+}
+
+// A small file can state heads of millions of rows in all: more columns than the kernels' sums hold.
+TEST(ReadConfig, heads_of_more_rows_than_a_matrix_may_have_are_refused) {
+  SmallModel model = small_gguf("llama");
+  model.settings["attention.head_count"] = 1024;
+  model.settings["attention.key_length"] = 4096;
+  try {
+    read_config(model.gguf());
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::unsupported);
+    EXPECT_STREQ(error.what(), "llama.attention.head_count: 1024 heads of 4096, at most 131072 in all are supported");
+  }
+}
+
 // v needs room in its ring to be lifted: where it is large, columns of finer steps give way, and then the model is refused.
 TEST(OfferModel, finer_steps_of_small_columns_give_way_where_the_rings_lack_room) {
   SmallModel model = small_chatglm_6b();

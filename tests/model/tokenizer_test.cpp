@@ -12,6 +12,7 @@
 #include "permllm/error.h"
 #include "support/gguf_writer.h"
 #include "support/model.h"
+#include "support/small_model.h"
 
 namespace permllm::test {
 namespace {
@@ -161,13 +162,18 @@ TEST(Tokenizer, chatglm_s_folder_says_how_many_ids_are_of_images) {
       return e.field();
     }
   };
-  write("config.json", fmt::format("{{\"bos_token_id\": {}}}", sop + 1000));
+  const auto config = [&](TokenId bos) {
+    auto settings = nlohmann::json(small_chatglm_6b().settings);
+    settings.update({{"bos_token_id", bos}, {"vocab_size", 150528}});
+    write("config.json", settings.dump());
+  };
+  config(sop + 1000);
   EXPECT_EQ(error(), "ice_text.model");
   write("ice_text.model", {bytes.begin(), bytes.end()});
   const Vocabulary v = read_vocabulary(ModelFile::open(folder));
   EXPECT_EQ(v.bos, sop + 1000);
   EXPECT_EQ(v.tokens[1000], "<unk>");
-  write("config.json", "{\"bos_token_id\": 3}");
+  config(3);
   EXPECT_EQ(error(), "config.json: bos_token_id");
   const auto other = file_bytes("bpe, normalised");
   write("ice_text.model", {other.begin(), other.end()});

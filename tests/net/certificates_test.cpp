@@ -2,10 +2,13 @@
 #include "net/certificates.h"
 
 #include <gtest/gtest.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 
 #include <thread>
 
 #include "net/tls.h"
+#include "support/errors.h"
 #include "support/parties.h"
 #include "wire/frame.h"
 
@@ -41,6 +44,31 @@ Outcome meet(const Credentials& server, const Credentials& client, Role expected
     outcome.client = error.what();
   }
   return outcome;
+}
+
+// The certificate with another text as the time of its end, which is of the same length.
+std::string ending(const Certificate& certificate, std::string_view time) {
+  unsigned char* bytes = nullptr;
+  const int size = i2d_X509(certificate.get(), &bytes);
+  std::string der(reinterpret_cast<const char*>(bytes), static_cast<std::size_t>(size));
+  OPENSSL_free(bytes);
+  const std::string head("\x17\x0d", 2);  // UTCTime of 13 characters
+  const std::size_t begin = der.find(head), end = der.find(head, begin + 15);
+  der.replace(end + 2, 13, time);
+  const auto* from = reinterpret_cast<const unsigned char*>(der.data());
+  const std::unique_ptr<X509, decltype(&X509_free)> changed(d2i_X509(nullptr, &from, size), X509_free);
+  const std::unique_ptr<BIO, decltype(&BIO_free)> memory(BIO_new(BIO_s_mem()), BIO_free);
+  PEM_write_bio_X509(memory.get(), changed.get());
+  char* data = nullptr;
+  const long length = BIO_get_mem_data(memory.get(), &data);
+  return {data, static_cast<std::size_t>(length)};
+}
+
+TEST(Certificates, one_whose_dates_are_none_is_refused) {
+  const Identity provider = make_identity(Role::provider, "acme", 7);
+  EXPECT_EQ(Certificate::parse(ending(provider.certificate, "300102030405Z"), "file").last_day(), "2030-01-02");
+  EXPECT_EQ(error_of([&] { Certificate::parse(ending(provider.certificate, "309902030405Z"), "file").days_left(); }), "file: its validity is written as no time");
+  EXPECT_EQ(error_of([&] { Certificate::parse(ending(provider.certificate, "x\x1b[2Jxxxxxxxx"), "file").days_left(); }), "file: its validity is written as no time");
 }
 
 void expect_met(const Outcome& outcome) {

@@ -75,6 +75,47 @@ TEST(PlanTest, a_range_that_fits_no_ring_is_refused_by_name) {
   EXPECT_NE(with([](Ranges& r) { r.logit = 1e15; }).find("the logits' range (1e+15)"), std::string::npos);
 }
 
+// Of a peer's plan, whose numbers may be anything: what follows from them would be negative, wrap, or take a machine's memory for a few bytes.
+TEST(PlanTest, a_plan_that_no_model_has_is_refused) {
+  const auto with = [](const std::function<void(Plan&)>& change, Profile profile = Profile::paper) {
+    Plan plan = tiny_plan(profile);
+    change(plan);
+    return refusal([&] { plan.check(); });
+  };
+  EXPECT_EQ(with([](Plan&) {}), "accepted");
+  // A residual of no magnitude in a narrow ring, of which more bits than it has would be cut.
+  EXPECT_NE(with([](Plan& p) {
+    p.ranges.residual = p.ranges.v = p.ranges.activation = 0;
+    p.residual_frac = 36;
+    p.residual.bits = 12;
+    for (LayerFractions& layer : p.layers) layer.o = layer.down = 26;
+  }).find("the residual's range does not fit its ring"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.config.heads = p.config.kv_heads = 1 << 10, p.config.head_dim = 1 << 12; }).find("1024 heads of 4096, at most 131072"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.config.vocab = 1 << 20, p.config.width = 1 << 13; }).find("an embedding table of 1048576 x 8192"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) {
+    p.config.distinct_layers = 2, p.config.layers = 1000, p.config.heads = p.config.kv_heads = 1 << 7, p.config.head_dim = 1 << 9;
+    p.layers.resize(1000, p.layers[0]);
+    for (auto* ranges : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) ranges->resize(1000, (*ranges)[0]);
+  }).find("16 slots of 1572864000 bytes of keys and values"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.slots = 1 << 20, p.config.heads = p.config.kv_heads = 1 << 7, p.config.head_dim = 1 << 9; }).find("1048576 slots of 3145728 bytes"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.config.positions = Positions::learned, p.config.width = 1 << 12, p.slots = 1 << 15; }, Profile::open).find("words of constants, gains and positions"), std::string::npos);
+}
+
+TEST(PlanTest, what_a_peer_would_refuse_is_refused_before_it_is_asked) {
+  const auto with = [](const std::function<void(Plan&)>& change) {
+    Plan plan = tiny_plan();
+    change(plan);
+    return refusal([&] { check_as_peers_do(plan); });
+  };
+  EXPECT_EQ(with([](Plan&) {}), "accepted");
+  EXPECT_EQ(with([](Plan& p) { p.embed_frac = -3; }), "model.plan.embed.frac: -3, expected 0 to 40");
+  EXPECT_EQ(with([](Plan& p) { p.config.rope[0] = 1e7; }), "model.config.rope: is out of range");
+  EXPECT_EQ(with([](Plan& p) { p.config.head_dim = 1 << 13, p.config.rope.resize(1 << 12); }), "model.config.head_dim: 8192, expected 1 to 4096");
+  Ranges ranges = tiny_ranges();
+  ranges.activation = INFINITY;
+  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16); }).find("not finite"), std::string::npos);
+}
+
 // Two sides with different plans must not talk: every number that a box consumes is in the hash.
 TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
   const Plan plan = tiny_plan();

@@ -124,6 +124,9 @@ struct TinyOptions {
   bool tied = true;
   std::string architecture = "llama", tokenizer = "gpt2", pre = "smollm", chat_template = "<|im_start|>{{role}}<|im_end|>";
   std::uint32_t tensor_type = 0;  // of blk.0.attn_q.weight, whatever its data is
+  std::string name = "tiny";
+  std::uint64_t rows = 0;         // of the embedding table; 0: one for each token
+  std::vector<std::string> pieces = {};  // where there are some: a vocabulary of sentencepiece; the first three are <unk>, <s> and </s>
 };
 
 // A tiny llama with random weights and a byte-level vocabulary: 256 bytes, ChatML's marks, one merge.
@@ -143,8 +146,15 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
   }
   tokens.push_back("th");
   types.push_back(1);
+  if (!o.pieces.empty()) {
+    tokens = o.pieces;
+    types.assign(tokens.size(), 1);
+    types[0] = 2, types[1] = types[2] = 3;
+    w.reals("tokenizer.ggml.scores", std::vector<float>(tokens.size(), -1.0f));
+  }
+  const std::uint64_t table_rows = o.rows != 0 ? o.rows : tokens.size();
   w.text("general.architecture", o.architecture);
-  w.text("general.name", "tiny");
+  w.text("general.name", o.name);
   w.number("llama.block_count", o.layers);
   w.number("llama.context_length", o.context);
   w.number("llama.embedding_length", o.width);
@@ -152,7 +162,7 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
   w.number("llama.attention.head_count", o.heads);
   w.number("llama.attention.head_count_kv", o.kv_heads);
   w.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-  w.text("tokenizer.ggml.model", o.tokenizer);
+  w.text("tokenizer.ggml.model", o.pieces.empty() ? o.tokenizer : "llama");
   w.text("tokenizer.ggml.pre", o.pre);
   w.texts("tokenizer.ggml.tokens", tokens);
   w.numbers("tokenizer.ggml.token_type", types);
@@ -167,7 +177,7 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
   };
   const auto gain = [&](const std::string& name) { w.tensor(name, {o.width}, std::vector<float>(o.width, 1.0f)); };
   const std::uint64_t kv = o.width / o.heads * o.kv_heads;
-  matrix("token_embd.weight", o.width, tokens.size(), 0.5f);
+  matrix("token_embd.weight", o.width, table_rows, 0.5f);
   for (std::uint32_t l = 0; l < o.layers; ++l) {
     const std::string p = "blk." + std::to_string(l) + ".";
     gain(p + "attn_norm.weight");
@@ -181,7 +191,7 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
     matrix(p + "ffn_down.weight", o.ff, o.width, 0.2f);
   }
   gain("output_norm.weight");
-  if (!o.tied) matrix("output.weight", o.width, tokens.size(), 0.5f);
+  if (!o.tied) matrix("output.weight", o.width, table_rows, 0.5f);
   return w;
 }
 

@@ -112,6 +112,40 @@ TEST(MessageTest, errors_name_the_field_and_the_expectation) {
   EXPECT_EQ(error_of([&] { read<Card>(written(narrow)); }), "Card.plan.ring: 4, expected 8 to 64");
 }
 
+// A provider may send such a card on purpose: each size and id is looked at against the others before anything is made of it.
+TEST(MessageTest, a_card_that_does_not_fit_itself_is_refused) {
+  const auto with = [](const auto& change) -> std::string {
+    Card changed = card();
+    change(changed);
+    try {
+      read<Card>(written(changed));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::malformed);
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(with([](Card&) {}), "accepted");
+  EXPECT_EQ(with([](Card& c) { c.vocabulary = {}; }), "accepted");  // a conversation of ids alone
+  EXPECT_EQ(with([](Card& c) { c.session = 0; }), "Card.session: 0, expected any other number");
+  EXPECT_EQ(with([](Card& c) {
+    c.vocabulary.tokens.resize(261, "x");
+    c.vocabulary.types.resize(261, 1);
+    c.vocabulary.scores.clear();
+  }), "Card.vocabulary.tokens: 261 of them, the plan's embedding table has 260 rows: each token needs one");
+  EXPECT_EQ(with([](Card& c) { c.vocabulary.types.push_back(1); }), "Card.vocabulary.types: 3 types for 2 tokens");
+  EXPECT_EQ(with([](Card& c) { c.vocabulary.scores.pop_back(); }), "Card.vocabulary.scores: 1 scores for 2 tokens");
+  EXPECT_EQ(with([](Card& c) { c.vocabulary.eos = 2; }), "Card.vocabulary.eos: 2, the vocabulary has 2 tokens");
+  EXPECT_EQ(with([](Card& c) { c.vocabulary.bos = 0xffffffff; }), "Card.vocabulary.bos: 4294967295, the vocabulary has 2 tokens");
+  EXPECT_EQ(with([](Card& c) { c.vocabulary.ends = {1, 2}; }), "Card.vocabulary.ends: 2, the vocabulary has 2 tokens");
+  EXPECT_EQ(with([](Card& c) { c.chains = {{1, {{16, 16, 16, 16}}, {{31, 16, 16, 0}}, false}}; }), "accepted");  // burnt ahead of its use
+  EXPECT_EQ(with([](Card& c) { c.chains = {{1, {{0, 17, 0, 0}}, {}, false}}; }), "Card.chains.made: 17, expected at most 16");
+  EXPECT_EQ(with([](Card& c) { c.chains = {{1, {}, {{0, 0, 0xffffffff, 0}}, false}}; }), "Card.chains.burnt: 4294967295, expected at most 32");
+  EXPECT_EQ(with([](Card& c) { c.plan.config.heads = 0; }), "Card.config.heads: 0, expected 1 to 1024");
+  EXPECT_EQ(with([](Card& c) { c.plan.config.kv_heads = 3; }), "Card.config.kv_heads: 3, expected a divisor of 4 heads");
+  EXPECT_EQ(with([](Card& c) { c.plan.slots = 0; }), "Card.plan.slots: 0, expected 1 to 1048576");
+}
+
 TEST(MessageTest, a_list_cannot_claim_more_elements_than_bytes) {
   Bytes payload = written(card());
   const std::string needle("\x02\0\0\0\x01\0\0\0a", 9);  // two tokens, the first "a"
@@ -135,7 +169,7 @@ TEST(MessageTest, a_refusal_arrives_as_the_error_it_names_and_cannot_paint_the_s
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::mismatch);
-    EXPECT_STREQ(error.what(), "peer: no [31m more");
+    EXPECT_STREQ(error.what(), "peer: no\xef\xbf\xbd[31m\xef\xbf\xbdmore");
   }
 }
 
