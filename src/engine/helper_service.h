@@ -32,6 +32,8 @@ class HelperService {
   // on_event a line. The processor goes round by user. A model is its provider's and that provider's users' (Peer::provider): to others it is not
   // there.
   void serve(std::unique_ptr<Link> link, const Peer& peer);
+  // That all connections of a peer should have for what they bring (net/room.h): twice the longest frame, a chunk of a model.
+  static std::size_t room();
 
  private:
   // The provider's link of a session, parked until the user's arrives, or for the patience.
@@ -55,6 +57,7 @@ class HelperService {
   OnEvent on_event_;
   std::function<void()> admit_ = [] {};
   ModelStore store_;
+  RoomByPeer answers_{k_answer_room};
   std::mutex mutex_;
   std::condition_variable parked_changed_;
   std::map<std::uint64_t, std::unique_ptr<Parked>> parked_;  // by session
