@@ -81,7 +81,7 @@ class Replaying : public Link {
   void send(Frame) override { said_ = true; }
   void flush() override {}
   void close() override {}
-  Frame receive(Clock::time_point, const char* awaited) override {
+  Frame receive(Clock::time_point, const char* awaited, std::size_t) override {
     const bool at_end = next_ == recorded_.online.size();
     if (at_end || recorded_.online[next_].tag == static_cast<std::uint16_t>(Tag::pass_begin)) {
       if (at_end || passes_ == 1) at_stop_();

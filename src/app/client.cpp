@@ -47,7 +47,7 @@ class Cancellable : public Link {
     link_->send(std::move(frame));
   }
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link_->receive(deadline, awaited, most); }
   void close() override { link_->close(); }
 
  private:

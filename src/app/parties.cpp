@@ -313,7 +313,7 @@ void run_helper(HelperOptions& helper) {
   party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
     service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer);
-  }}, {});
+  }, HelperService::room()}, {});
 }
 
 // Of answers, by the record of the user's invite.
@@ -386,7 +386,7 @@ void run_provider(ProviderOptions& options) {
     UserLimits limits = options.limits;
     limits.tokens = allowance_of(directory, peer);
     service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer, limits);
-  }}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
+  }, service.room()}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
        {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
 }
 

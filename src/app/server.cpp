@@ -44,11 +44,12 @@ struct Open {
 
 struct Server::State {
   State(TlsListener& l, Handler h, const Limits& most, Log& o, Metrics& m)
-      : listener(l), handler(std::move(h)), log(o), metrics(m), limits(most) {}
+      : listener(l), handler(std::move(h)), log(o), metrics(m), rooms(handler.room), limits(most) {}
   TlsListener& listener;
   const Handler handler;
   Log& log;
   Metrics& metrics;
+  RoomByPeer rooms;
 
   struct Worker {
     std::atomic<bool> done = false;
@@ -120,7 +121,7 @@ class Known : public Link {
   Known(std::shared_ptr<Link> link, std::shared_ptr<void> ticket) : link_(std::move(link)), ticket_(std::move(ticket)) {}
   void send(Frame frame) override { link_->send(std::move(frame)); }
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link_->receive(deadline, awaited, most); }
   void close() override { link_->close(); }
 
  private:
@@ -132,7 +133,7 @@ class Known : public Link {
 void tell(Link& link, const Error& error) {
   Channel channel(link, 0, k_first_message_patience);
   try {
-    channel.receive_any("the first message of a connection");
+    channel.receive_any("the first message of a connection", k_first_payload);
   } catch (const Error&) {
     return;
   }
@@ -217,6 +218,7 @@ void Server::attend(std::uint64_t number) {
           else s.refuse(entry->address, name_of(error.code()), error.what());
           throw;
         }
+        entry->link->share(s.rooms.of(peer.key));
         std::string full;
         {
           const std::lock_guard lock(s.mutex);

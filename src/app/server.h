@@ -31,6 +31,7 @@ class Server {
     std::function<void(const Peer&)> admit;  // its Error is the peer's
     // Serves a connection to its end, in its thread; it may keep the link for longer.
     std::function<void(std::unique_ptr<Link>, const Peer&)> serve;
+    std::size_t room;  // bytes that all connections of a peer may hold of what they received (net/room.h)
   };
   // The references outlive the server, but not the links that `serve` keeps.
   Server(TlsListener& listener, Handler handler, const Limits& limits, Log& log, Metrics& metrics);

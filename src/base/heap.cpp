@@ -31,6 +31,8 @@ void prepare_heap() {
   // Set, they no longer grow with the largest block that was ever freed.
   mallopt(M_MMAP_THRESHOLD, 4 << 20);
   mallopt(M_TRIM_THRESHOLD, 16 << 20);
+  // What one thread frees another uses: else as many threads as a user has connections would each keep what passed through them.
+  mallopt(M_ARENA_MAX, 2);
 }
 
 void trim_heap() { trim(true); }

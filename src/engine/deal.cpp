@@ -9,18 +9,22 @@
 namespace permllm {
 namespace {
 
-// One frame of a batch's pieces.
+// A batch's pieces, as many in a frame as k_cut_bytes hold.
 void send_packs(Channel& provider, Part part, Batch batch, std::vector<Writer>& packs) {
-  PackMaterial message{static_cast<std::uint8_t>(part.kind), part.layer, batch.first, static_cast<std::uint32_t>(batch.count), {}};
-  std::size_t total = 0;
-  for (const Writer& pack : packs) total += pack.size();
-  message.material.reserve(total);
-  for (Writer& pack : packs) {
-    const Bytes piece = pack.take();
-    message.material.insert(message.material.end(), piece.begin(), piece.end());
+  for (std::size_t next = 0; next < packs.size();) {
+    PackMaterial message{static_cast<std::uint8_t>(part.kind), part.layer, batch.index(next), 0, {}};
+    std::size_t total = 0, end = next;
+    do total += packs[end++].size();
+    while (end < packs.size() && total + packs[end].size() <= k_cut_bytes);
+    message.count = static_cast<std::uint32_t>(end - next);
+    message.material.reserve(total);
+    for (; next < end; ++next) {
+      const Bytes piece = packs[next].take();
+      message.material.insert(message.material.end(), piece.begin(), piece.end());
+    }
+    provider.send(std::move(message));
+    provider.flush();
   }
-  provider.send(std::move(message));
-  provider.flush();
 }
 
 // Collects what a dealer writes for one part and sends it.
@@ -66,18 +70,45 @@ struct CountedMaterial {
   void close(Counter& counter, Part) { parts.push_back(counter.total); }
 };
 
-}  // namespace
-
-std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
-  std::size_t largest = 1;  // piece, in bytes: of the last slot, the one with the most keys; layers differ in rings
+// In bytes: of the last slot, the one with the most keys; layers differ in rings.
+std::size_t largest_piece(const Plan& plan, Part::Kind kind) {
+  std::size_t largest = 1;
   for (std::uint32_t layer = 0; layer < (kind == Part::Kind::slot ? plan.config.layers : 1); ++layer) {
     const Cost cost = piece_cost(plan, kind, layer, static_cast<std::uint32_t>(plan.slots - 1));
     largest = std::max({largest, cost.offline.helper_to_provider, cost.offline.user_to_provider});
   }
+  return largest;
+}
+
+}  // namespace
+
+std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
+  const std::size_t largest = largest_piece(plan, kind);
   if (largest > PackMaterial::k_limit) {
     throw Error(Code::unsupported, "plan", fmt::format("a piece of offline material would have {} bytes, the limit is {}: use a shorter context", largest, PackMaterial::k_limit));
   }
   return std::min(PackMaterial::k_limit / largest, kind == Part::Kind::query ? k_query_batch : k_deal_batch);
+}
+
+std::vector<PartOrder> parts_of(const Plan& plan, const PackOrder& order) {
+  const std::size_t piece = largest_piece(plan, static_cast<Part::Kind>(order.kind));
+  const std::size_t most = std::max(k_least_dealt, k_dealt_bytes / piece);
+  std::vector<PartOrder> parts;
+  for (std::size_t at = 0; at < order.count; at += most) {
+    const std::size_t count = std::min(most, order.count - at);
+    parts.push_back({{order.kind, order.batch().index(at), static_cast<std::uint32_t>(count)}, count * piece});
+  }
+  return parts;
+}
+
+std::size_t most_material(const Plan& plan) {
+  std::size_t most = k_cut_bytes;
+  std::vector<Part::Kind> kinds{Part::Kind::slot, Part::Kind::pass};
+  if (!plan.open()) kinds.push_back(Part::Kind::entry);
+  if (plan.bfv()) kinds.push_back(Part::Kind::query);
+  for (const Part::Kind kind : kinds) most = std::max(most, largest_piece(plan, kind));
+  PackMaterial any;
+  return bound_of(any).bytes() - PackMaterial::k_limit + std::min(most, PackMaterial::k_limit);
 }
 
 namespace {

@@ -26,7 +26,7 @@ struct PackOrder {  // user -> helper: deal this; user and helper then send it t
 
 struct PackMaterial {  // helper or user -> provider: one part of a batch, piece after piece
   static constexpr Tag tag = Tag::pack_material;
-  static constexpr std::size_t k_limit = std::size_t{1} << 28;
+  static constexpr std::size_t k_limit = std::size_t{1} << 28;  // of one piece; several together have k_cut_bytes at most
   std::uint8_t kind = 0;
   std::uint32_t layer = 0, first = 0, count = 0;
   Bytes material;
@@ -58,8 +58,18 @@ void check_order(const Plan& plan, const PackOrder& order);
 
 constexpr std::size_t k_deal_batch = 256;  // pieces dealt together at most: one expansion of U serves them all
 constexpr std::size_t k_query_batch = 16;  // queries, of which each is up to 3.5 MB and gains nothing by company
-// The same, where so many pieces of the chain fit a message. Errors: unsupported, where not one does.
+// The same, where so many pieces of the chain have PackMaterial::k_limit bytes together. Errors: unsupported, where one has more.
 std::size_t deal_batch(const Plan& plan, Part::Kind kind);
+// An order in parts whose pieces have k_dealt_bytes together, or of k_least_dealt pieces: what the helper has of it at once. Its matrices are
+// there, so that little is lost by it; a user, who expands U for each, deals an order whole.
+struct PartOrder {
+  PackOrder order;
+  std::size_t bytes = 0;  // of the longest frames that it makes, all of one layer
+};
+std::vector<PartOrder> parts_of(const Plan& plan, const PackOrder& order);
+constexpr std::size_t k_dealt_bytes = std::size_t{4} << 20, k_least_dealt = 16;
+// Bytes of the longest PackMaterial: k_cut_bytes of pieces, or a single piece that has more.
+std::size_t most_material(const Plan& plan);
 
 // Deals one order. `Party` is Helper or UserDealer, with V or U; `provider` takes the material. on_part is told after
 // each part (a layer of a batch of slots, a batch of entries or passes).

@@ -104,12 +104,27 @@ PublicVectors vectors_of(const IntWeights& weights, const Plan& plan) {
   return vectors;
 }
 
-Weights<NoMatrix> weights_of(const PublicVectors& vectors, const Plan& plan) {
+namespace {
+
+Weights<NoMatrix> without_values(const Plan& plan) {
   Weights<NoMatrix> w;
   w.config = plan.config;
   w.layers.resize(plan.config.stored_layers());
-  std::size_t expected = 0;
-  for_each_vector(w, plan, [&](const auto&, std::size_t size, int = 0) { expected += size; });
+  return w;
+}
+
+}  // namespace
+
+std::size_t values_of(const Plan& plan) {
+  const Weights<NoMatrix> w = without_values(plan);
+  std::size_t values = 0;
+  for_each_vector(w, plan, [&](const auto&, std::size_t size, int = 0) { values += size; });
+  return values;
+}
+
+Weights<NoMatrix> weights_of(const PublicVectors& vectors, const Plan& plan) {
+  Weights<NoMatrix> w = without_values(plan);
+  const std::size_t expected = values_of(plan);
   if (vectors.values.size() != expected) {
     throw Error(Code::malformed, "PublicVectors.values", fmt::format("{} of them, expected {}", vectors.values.size(), expected));
   }

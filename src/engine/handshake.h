@@ -107,6 +107,7 @@ struct Card {
   std::uint64_t tokens_left = 0;        // of the user's allowance
   std::vector<ChainState> chains = {};  // of this user and this model
   static constexpr std::size_t k_most_chains = 1000;
+  static constexpr std::size_t k_most = std::size_t{64} << 20;  // a vocabulary of 262,144 tokens and twice as many merges has 14 MB
   template <class Io>
   void visit(Io& io) {
     io.number("session", session);
@@ -123,10 +124,11 @@ struct Card {
 // provider -> user, after Accepted, in profile open: the embedding table, 16-bit integers of some tokens in order.
 struct EmbeddingRows {
   static constexpr Tag tag = Tag::embedding_rows;
+  static constexpr std::size_t k_limit = std::size_t{2} << 20;  // 8 rows of the widest model
   Bytes rows;
   template <class Io>
   void visit(Io& io) {
-    io.raw("rows", rows, std::size_t{1} << 26);
+    io.raw("rows", rows, k_limit);
   }
 };
 
@@ -134,6 +136,7 @@ struct EmbeddingRows {
 struct PublicVectors {
   static constexpr Tag tag = Tag::public_vectors;
   std::vector<float> values;
+  std::size_t limit = std::size_t{1} << 26;  // of them: a receiver states the plan's number
   template <class Io>
   void visit(Io& io) {
     const auto bits = [](auto& out, float& value) {
@@ -141,7 +144,7 @@ struct PublicVectors {
       out.number("value", word);
       value = std::bit_cast<float>(word);
     };
-    io.list("values", values, std::size_t{1} << 28, bits);
+    io.list("values", values, limit, bits);
   }
 };
 
@@ -225,7 +228,8 @@ struct PairAccepted {  // helper -> user or provider: the helper's half; of no u
 // provider -> helper: a model is about to come, as V = W - U (engine/masked_model.h), cut into chunks.
 struct ModelOffer {
   static constexpr Tag tag = Tag::model_offer;
-  static constexpr std::uint32_t k_least_chunk = 1 << 10, k_most_chunk = 1 << 26, k_most_chunks = 1 << 20;
+  static constexpr std::uint32_t k_least_chunk = 1 << 10, k_most_chunk = 1 << 22, k_most_chunks = 1 << 20;
+  static constexpr std::size_t k_most = std::size_t{1} << 20;  // a plan of 1,000 layers has a tenth of it
   std::string model_id;
   Plan plan;
   std::uint64_t bytes = 0;  // of V: what the plan says
@@ -379,6 +383,7 @@ void for_each_vector(AnyWeights& w, const Plan& plan, Each each) {
   some(w.positions, c.positions == Positions::learned, plan.slots * c.width);
 }
 PublicVectors vectors_of(const IntWeights& weights, const Plan& plan);
+std::size_t values_of(const Plan& plan);  // how many they are
 // Errors: malformed when their number is not the plan's.
 Weights<NoMatrix> weights_of(const PublicVectors& vectors, const Plan& plan);
 

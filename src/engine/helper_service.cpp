@@ -8,12 +8,16 @@
 namespace permllm {
 namespace {
 
+std::size_t most_of_chunk() {
+  ModelChunk any;
+  return bound_of(any).bytes();
+}
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
 // What a provider had under way: a connection that is closed before it is read takes the refusal with it.
 void pass_over_chunks(Channel& provider) {
   try {
-    for (std::size_t i = 0; i <= ModelTaken::k_window; ++i) provider.receive_any("the end of a connection that was refused");
+    for (std::size_t i = 0; i <= ModelTaken::k_window; ++i) provider.receive_any("the end of a connection that was refused", most_of_chunk());
   } catch (const Error&) {
     // The provider closed it.
   }
@@ -24,13 +28,15 @@ void pass_over_chunks(Channel& provider) {
 HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event, std::filesystem::path store)
     : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
 
+std::size_t HelperService::room() { return 2 * most_of_chunk(); }
+
 void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
   Channel channel(*link, 0, patience_);
   SessionEvents events(on_event_, peer.key);
   try {
-    const Frame first = channel.receive_any("the first message of a connection");
+    const Frame first = channel.receive_any("the first message of a connection", peer.role == Role::provider ? ModelOffer::k_most : k_first_payload);
     if (is_probe(first)) {
-      serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids, peer); });
+      serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids, peer); }, *answers_.of(peer.key));
       link->close();
       return;
     }
@@ -72,7 +78,7 @@ void HelperService::store_model(Channel& provider, const Frame& frame, const Pee
     provider.flush();
   }
   for (;;) {
-    const Frame next = provider.receive_any("a chunk of the model");
+    const Frame next = provider.receive_any("a chunk of the model", most_of_chunk());
     if (is(next, Tag::model_end)) {
       arrival->finish(message_of<ModelEnd>(next));
       break;
@@ -154,7 +160,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
     provider->channel.send(Paired{seed_digest(common, hello.chain)});
     provider->channel.flush();
     for (;;) {
-      const Frame frame = user.receive_any("an order for material");
+      const Frame frame = user.receive_any("an order for material", k_least_payload);
       if (is(frame, Tag::pack_end)) break;
       if (!is(frame, Tag::pack_order)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackOrder or PackEnd", frame.tag));
@@ -166,7 +172,10 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
         throw Error(Code::malformed, "PackOrder.first", fmt::format("{}, expected {}", order.first, *expected));
       }
       expected = order.first + order.count;
-      deal(helper, plan, model->v, order, provider->channel);
+      for (const PartOrder& part : parts_of(plan, order)) {
+        const Room::Held room = answers_.of(peer.key)->take(part.bytes, Clock::now() + patience_, "room for material");
+        deal(helper, plan, model->v, part.order, provider->channel);
+      }
       events.dealt();
       user.send(PackDealt{});
       user.flush();

@@ -33,6 +33,8 @@ class HelperService {
   // on_event a line. The processor goes round by user. A model is its provider's and that provider's users' (Peer::provider): to others it is not
   // there.
   void serve(std::unique_ptr<Link> link, const Peer& peer);
+  // That all connections of a peer should have for what they bring (net/room.h): twice the longest frame, a chunk of a model.
+  static std::size_t room();
 
  private:
   // Which session: its number alone would let another who learns it take a side's place. Of the provider's side as it says, of the user's
@@ -63,6 +65,7 @@ class HelperService {
   OnEvent on_event_;
   std::function<void()> admit_ = [] {};
   ModelStore store_;
+  RoomByPeer answers_{k_answer_room};
   std::mutex mutex_;
   std::condition_variable parked_changed_;
   std::map<Place, std::unique_ptr<Parked>> parked_;

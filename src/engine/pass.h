@@ -58,6 +58,19 @@ struct Progress {
   }
 };
 
+// A prompt's entries, as many together as k_cut_bytes hold one-hots of, at least one: a provider has words of so many at a time.
+inline std::vector<Batch> together(const Plan& plan, Batch entries) {
+  const std::size_t most = std::max<std::size_t>(1, k_cut_bytes / cost(one_hot_shape(plan), {0, 1}).online.user_to_provider);
+  std::vector<Batch> batches;
+  for (std::size_t at = 0; at < entries.count; at += most) batches.push_back({entries.index(at), std::min(most, entries.count - at)});
+  return batches;
+}
+template <class Value>
+void append(Value& rows, Value more) {
+  if (rows.words.empty()) return void(rows = std::move(more));
+  rows.words.insert(rows.words.end(), more.words.begin(), more.words.end());
+}
+
 // Told before anything is made of the pieces in front of the marks: they are burnt when it returns. What it throws ends the pass before it
 // begins.
 using Burn = std::function<void(const Marks&)>;

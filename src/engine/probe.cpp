@@ -36,8 +36,8 @@ class Behind : public Link {
   explicit Behind(Link& link) : link_(link) {}
   void send(Frame frame) override { link_.send(std::move(frame)); }
   void flush() override { link_.flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override {
-    Frame frame = link_.receive(deadline, awaited);
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+    Frame frame = link_.receive(deadline, awaited, most);
     --frame.step;
     return frame;
   }
@@ -55,7 +55,8 @@ std::uint64_t system_time() {
 
 bool is_probe(const Frame& first) { return first.tag == static_cast<std::uint16_t>(Tag::probe); }
 
-void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(const std::vector<std::string>&)>& facts, const WallClock& now) {
+void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(const std::vector<std::string>&)>& facts, Room& room,
+                 const WallClock& now) {
   Behind rest(link);
   Channel peer(rest, 0, k_patience);
   try {
@@ -71,7 +72,9 @@ void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(
         throw Error(Code::resource, "Ping", fmt::format("a connection has {} of them, {} bytes each, {} bytes in all and {} seconds", k_most_pings,
                                                         k_most_ping_bytes, k_most_probe_bytes, k_most_probe_time.count()));
       }
+      const auto answer = ping.answer_bytes > k_small_payload ? room.take(ping.answer_bytes, end, "room for an answer") : nullptr;
       peer.send(Pong{now(), Bytes(ping.answer_bytes)});
+      if (answer) peer.flush();
     }
   } catch (const Error& error) {
     if (error.code() != Code::closed) peer.refuse(error);

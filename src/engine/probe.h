@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "net/room.h"
 #include "offline/plan_io.h"
 #include "wire/message.h"
 
@@ -17,6 +18,7 @@ namespace permllm {
 inline constexpr std::uint32_t k_most_pings = 64;
 inline constexpr std::uint32_t k_most_ping_bytes = 2 << 20;   // of one, in each direction
 inline constexpr std::uint64_t k_most_probe_bytes = 8 << 20;  // of all, in each direction
+inline constexpr std::size_t k_answer_room = std::size_t{4} << 20;  // for what is on its way to one peer, over all its connections
 inline constexpr auto k_most_probe_time = std::chrono::seconds(15);
 
 struct Probe {  // user or provider -> service, the first message of a connection
@@ -55,6 +57,7 @@ struct HelperState {
 
 struct Probed {  // service -> who probes
   static constexpr Tag tag = Tag::probed;
+  static constexpr std::size_t k_most = std::size_t{4} << 20;  // sixteen plans
   std::string version;  // of the program; that of the wire is in the frame
   std::vector<ProbedModel> models;    // the provider's; those of the helper that were asked for
   std::optional<HelperState> helper;  // of a provider
@@ -99,9 +102,10 @@ struct ProbeFacts {
 using WallClock = std::function<std::uint64_t()>;  // milliseconds since 1970
 std::uint64_t system_time();
 bool is_probe(const Frame& first);
-// Answers Probe and the Pings behind it until the peer goes. Never throws for what a peer does. facts: of the models asked for.
+// Answers Probe and the Pings behind it until the peer goes. Never throws for what a peer does. facts: of the models asked for. room: of
+// the peer, for answers on their way.
 void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(const std::vector<std::string>&)>& facts,
-                 const WallClock& now = system_time);
+                 Room& room, const WallClock& now = system_time);
 
 // The asking side. Errors: those of a channel.
 Probed probe(Channel& peer, std::vector<std::string> model_ids);

@@ -50,12 +50,15 @@ std::string ProviderChains::name_of_chain(const ChainRecord& record) const {
   return fmt::format("{:.16}-{:016x}", record.peer.empty() ? "user" : record.peer, record.chain);
 }
 
-void ProviderChains::forget(const ChainRecord& record) {
-  // Files first: what a cut leaves in the ledger alone, the next start finds; files alone it would not.
+void ProviderChains::remove_files(const ChainRecord& record) const {
   std::error_code ignored;
   for (const char* half : {".helper", ".user"}) {
     if (!folder_.empty()) std::filesystem::remove(folder_ / (name_of_chain(record) + half), ignored);
   }
+}
+
+void ProviderChains::forget(const ChainRecord& record) {
+  remove_files(record);  // first: what a cut leaves in the ledger alone, the next start finds; files alone it would not
   ledger_.drop(record);  // one that is not as it was stays, and is lost at the next start
   idle_.erase({record.peer, record.chain});
 }
@@ -148,10 +151,11 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   before ? ledger_.change(*before, *record) : ledger_.add(*record);
   const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
   chain->keep_ = agreement.keep && !folder_.empty();
-  if (chain->keep_) {
+  if (!folder_.empty()) {  // what a user does not keep takes no memory either: files without a name last as long as the session
     chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
     chain->stock_.drop_behind(record->made);
     chain->free(record->burnt);
+    if (!chain->keep_) remove_files(*record);
   }
   idle_.erase({peer, number});
   open_[{peer, number}] = chain.get();

@@ -104,6 +104,7 @@ class ProviderChains {
   // Whether no session can make use of it any more.
   bool used_up(const ChainRecord& record) const;
   std::string name_of_chain(const ChainRecord& record) const;
+  void remove_files(const ChainRecord& record) const;
   void forget(const ChainRecord& record);
 
   std::filesystem::path folder_;  // empty: none

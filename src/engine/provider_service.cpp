@@ -7,6 +7,18 @@
 #include <thread>
 
 namespace permllm {
+namespace {
+
+// On the wire, about: nearly all of a card.
+std::size_t bytes_of(const Vocabulary& vocabulary) {
+  std::size_t bytes = vocabulary.charsmap.size() + vocabulary.chat_template.size() + 8 * vocabulary.tokens.size();
+  for (const auto* texts : {&vocabulary.tokens, &vocabulary.merges}) {
+    for (const std::string& text : *texts) bytes += sizeof(std::uint32_t) + text.size();
+  }
+  return bytes;
+}
+
+}  // namespace
 
 Weights<StreamedMatrix> expansion_of(const ReadableStream& stream, const Plan& plan) {
   Weights<StreamedMatrix> u;
@@ -29,7 +41,7 @@ Words gain_mask(const ReadableStream& stream, std::uint32_t id, const LinearShap
 ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper,
                                  OnEvent on_event, const std::filesystem::path& state, Clock::duration grace, Clock::duration idle)
     : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience), idle_(std::max(idle, patience)),
-      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)), resume_limits_{.grace = grace, .patience = patience},
+      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)), resume_limits_{.grace = grace, .kept_bytes = k_kept_bytes, .patience = patience}, most_material_(most_material(model_.plan)),
       chains_(state.empty() ? state : state / "stock", model_.model_id, model_.plan, on_event_) {}
 
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {
@@ -129,16 +141,18 @@ void ProviderService::send_chunks(Registration& registration, std::span<const st
 void ProviderService::watch_helper(Dial dial) { watch_ = std::make_unique<HelperWatch>(std::move(dial), ProbedModel{model_.model_id, model_.plan}); }
 
 void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, const UserLimits& limits) {
-  const auto link = std::make_shared<ResumableLink>(std::move(connection), resume_limits_);
+  ResumeLimits resume_limits = resume_limits_;
+  resume_limits.room = kept_.of(peer.key);
+  const auto link = std::make_shared<ResumableLink>(std::move(connection), resume_limits);
   Channel user(*link, 0, patience_);
   SessionEvents events(on_event_, peer.key);
   try {
     if (resumable_.resumed(*link, peer, Clock::now() + patience_)) return events.resumed();
-    const Frame first = user.receive_any("the first message of a connection");
+    const Frame first = user.receive_any("the first message of a connection", k_first_payload);
     if (is_probe(first)) {
       return serve_probe(*link, first, [&](const auto&) {
         return ProbeFacts{{{model_.model_id, model_.plan}}, watch_ ? std::optional(watch_->look()) : std::nullopt};
-      });
+      }, *answers_.of(peer.key));
     }
     const auto hello = message_of<Hello>(first);
     if (hello.purpose == Hello::online) {
@@ -177,8 +191,14 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     const auto account = accounts_.find(peer);
     used_tokens = account == accounts_.end() ? chains_.tokens(peer) : account->second;
   }
+  // A card has a megabyte and more, until it is on its way.
+  const std::size_t card_bytes = bytes_of(model_.vocabulary);
+  Room::Held room;
+  if (card_bytes > k_small_payload) room = answers_.of(peer)->take(card_bytes, Clock::now() + patience_, "room for the card");
   user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed,
                  limits.tokens - std::min(limits.tokens, used_tokens), chains_.of(peer)});
+  user.flush();
+  room = nullptr;
   const auto agreement = user.receive(Agreement{});
   if (agreement.plan_hash != plan_hash_) {
     throw Error(Code::mismatch, "Agreement.plan_hash",
@@ -221,7 +241,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   user.flush();
   std::optional<RetrievalKey> key;
   if (model_.plan.bfv()) key = user.receive(RetrievalKey{});
-  link->await_frame(Clock::now() + idle_, "the next pass");  // the user may lack what was sent, and agrees on no seed before it has that
+  link->await_frame(Clock::now() + idle_, "the next pass", k_least_payload);  // the user may lack what was sent, and agrees on no seed before it has that
   AesCoins coins(chain->seed(Clock::now() + patience_));
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain->number());
@@ -265,7 +285,7 @@ std::size_t ProviderService::sessions_of(const std::string& peer) const {
 void ProviderService::send_embedding(Channel& user) {
   // A piece at a time: the whole table is no session's to keep.
   const std::size_t vocab = model_.plan.config.vocab, row_bytes = model_.plan.config.width * sizeof(EmbeddingTable::value_type);
-  const std::size_t step = std::max<std::size_t>(1, (std::size_t{1} << 19) / row_bytes) * 8;
+  const std::size_t step = std::max<std::size_t>(1, (std::size_t{1} << 15) / row_bytes) * 8;
   for (std::size_t first = 0; first < vocab; first += step) {
     const EmbeddingTable rows = embedding_rows(model_.weights.embed, first, std::min(step, vocab - first));
     const auto* bytes = reinterpret_cast<const std::uint8_t*>(rows.data());
@@ -276,7 +296,7 @@ void ProviderService::send_embedding(Channel& user) {
 
 void ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain, const UserLimits& limits) {
   for (;;) {
-    const Frame frame = from.receive_any("offline material");
+    const Frame frame = from.receive_any("offline material", most_material_);
     if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return;
     if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
       throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));

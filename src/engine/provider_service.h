@@ -65,7 +65,13 @@ class ProviderService {
   // processor goes round by user, however many sessions each has. Never throws for what a peer does.
   void serve(std::unique_ptr<Link> connection, const Peer& peer = {}, const UserLimits& limits = {});
 
+  // That all connections of a user should have for what they bring (net/room.h): twice the longest frame.
+  std::size_t room() const { return 2 * std::max(k_cut_bytes, most_material_); }
+
  private:
+  // What is kept until it is acknowledged: of each session, beside one frame more, and of all sessions of a user beyond that, so that the
+  // frames of a long prompt need not wait for each other.
+  static constexpr std::size_t k_kept_bytes = std::size_t{512} << 10, k_kept_room = 2 * (k_cut_bytes + k_least_payload);
   struct Session {
     std::string peer;
     std::shared_ptr<ProviderChains::Chain> chain;
@@ -89,6 +95,8 @@ class ProviderService {
   std::unique_ptr<HelperWatch> watch_;
   std::function<void(std::size_t)> admit_ = [](std::size_t) {};
   ResumeLimits resume_limits_;
+  const std::size_t most_material_;  // bytes of a frame of it
+  RoomByPeer answers_{k_answer_room}, kept_{k_kept_room};
   ResumableSessions resumable_;
   std::mutex mutex_;
   std::map<std::uint64_t, Session> sessions_;

@@ -63,7 +63,7 @@ void ProviderSession::serve() {
   for (;;) {
     bool in_pass = false;
     try {
-      const Frame frame = user_.receive_any("the next pass", idle_);
+      const Frame frame = user_.receive_any("the next pass", k_least_payload, idle_);
       if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
       if (frame.tag != static_cast<std::uint16_t>(Tag::pass_begin)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PassBegin or SessionEnd", frame.tag));
@@ -121,6 +121,9 @@ void ProviderSession::run(const PassBegin& begin) {
   if (burn_) burn_(next.marks(plan_));
   progress_ = next;
   append(timeline_, begin, plan_);
+  // Large messages of a pass are received once all its material is here: nobody has memory of the provider for nothing, and who holds room of
+  // his user's (net/room.h) does not wait for material that comes through the same room.
+  stock_.await(progress_.marks(plan_), Clock::now() + patience_);
   StockMaterial material{progress_, stock_, patience_};
   const Clock::time_point began = Clock::now();
   const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
@@ -144,8 +147,13 @@ void ProviderSession::run(const PassBegin& begin) {
   if (bfv_ != nullptr) bfv_->prepare(material.query(bfv_shape(plan_), pass));
   Masked rows;
   if (begin.kind == PassBegin::prompt) {
-    provider_.batch = progress_.entry;
-    rows = run_entries(provider_, plan_, weights_, prompt_one_hots(provider_, one_hot_shape(plan_)), material);
+    for (const Batch& some : together(plan_, progress_.entry)) {
+      Progress part = progress_;
+      part.entry = some;
+      StockMaterial entries{part, stock_, patience_};
+      provider_.batch = some;
+      append(rows, run_entries(provider_, plan_, weights_, prompt_one_hots(provider_, one_hot_shape(plan_)), entries));
+    }
   } else {
     rows = std::move(sampled_.row);
   }

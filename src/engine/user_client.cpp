@@ -138,7 +138,7 @@ void UserClient::receive_public_part() {
     std::memcpy(public_.table.data() + begin, rows.data(), rows.size());
     left -= rows.size();
   }
-  public_.vectors = weights_of(online_->receive(PublicVectors{}), card_.plan);
+  public_.vectors = weights_of(online_->receive(PublicVectors{{}, values_of(card_.plan)}), card_.plan);
 }
 
 UserClient::~UserClient() = default;

@@ -54,9 +54,15 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose, 
     return;
   }
   begin({PassBegin::prompt, static_cast<std::uint32_t>(rows_of.size()), static_cast<std::uint32_t>(rows_of.size() - tokens.size())});
-  Indices material{progress_};
-  user_.batch = progress_.entry;
-  Mask rows = run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), rows_of), material);
+  Mask rows;
+  for (const Batch& some : together(plan_, progress_.entry)) {
+    Progress part = progress_;
+    part.entry = some;
+    Indices entries{part};
+    user_.batch = some;
+    const std::span<const TokenId> these = std::span(rows_of).subspan(some.first - progress_.entry.first, some.count);
+    append(rows, run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), these), entries));
+  }
   user_.batch = progress_.slot;
   rows = remask(user_, embed_remask_shape(plan_), rows);
   run(rows, choose, behind);
@@ -153,7 +159,7 @@ ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t hea
 void UserSession::give_up() {
   user_.provider.send(PassCancel{});
   // What the provider sent before it learnt of this is of no use.
-  while (user_.provider.receive_any("the end of a pass that was given up").tag !=
+  while (user_.provider.receive_any("the end of a pass that was given up", k_cut_bytes).tag !=
          static_cast<std::uint16_t>(Tag::pass_cancelled)) {
   }
   for (std::size_t i = 0; i < progress_.slot.count; ++i) skip(progress_.slot.index(i));

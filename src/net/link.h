@@ -20,18 +20,20 @@ struct Frame {
   std::uint64_t session = 0;
   std::uint32_t step = 0;  // counts the frames of one direction of one link from 0, over all its connections
   Bytes payload;
+  std::shared_ptr<void> room = {};  // that the receiver has taken for it (net/room.h); not sent
 };
 
 // Blocking. One thread uses a link at a time. Errors: closed (the peer went away), timeout (names what was awaited),
-// malformed (bad magic, length over the limit), mismatch (another wire version; names both).
+// malformed (bad magic; a payload longer than may come, which is refused before any of it is taken), mismatch (another wire version; names both).
 class Link {
  public:
   virtual ~Link() = default;
   // Queues a frame; it is on its way at the latest when the owner starts to wait in receive, or at flush.
   virtual void send(Frame frame) = 0;
   virtual void flush() = 0;
-  // Waits for the next frame until `deadline`; `awaited` names it in the error.
-  virtual Frame receive(Clock::time_point deadline, const char* awaited) = 0;
+  // Waits for the next frame until `deadline`; `awaited` names it in the error. most: bytes of payload that it may have; k_least_payload
+  // (wire/frame.h) may always come, because a Refusal may.
+  virtual Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) = 0;
   // Closes the connection; the peer's next receive fails with closed. Idempotent; may be called from another thread.
   virtual void close() = 0;
 };

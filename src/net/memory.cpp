@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "permllm/error.h"
+#include "wire/frame.h"
 
 namespace permllm {
 namespace {
@@ -30,12 +31,13 @@ class MemoryLink : public Link {
     out_->changed.notify_one();
   }
   void flush() override {}
-  Frame receive(Clock::time_point deadline, const char* awaited) override {
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
     std::unique_lock lock(in_->mutex);
     if (!in_->changed.wait_until(lock, deadline, [&] { return in_->closed || !in_->frames.empty(); })) {
       throw Error(Code::timeout, awaited, "did not arrive before the deadline");
     }
     if (in_->frames.empty()) throw Error(Code::closed, awaited, "the peer closed the connection");
+    check_length(in_->frames.front().tag, in_->frames.front().payload.size(), most, awaited);
     Frame frame = std::move(in_->frames.front());
     in_->frames.pop_front();
     return frame;

@@ -23,10 +23,10 @@ void Meter::send(Frame frame) {
   link_->send(std::move(frame));
 }
 
-Frame Meter::receive(Clock::time_point deadline, const char* awaited) {
+Frame Meter::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
   if (sent_since_receive_) count([](Traffic& traffic) { traffic.round_trips += 1; });
   sent_since_receive_ = false;
-  Frame frame = link_->receive(deadline, awaited);
+  Frame frame = link_->receive(deadline, awaited, most);
   count([&](Traffic& traffic) {
     traffic.received.payload_bytes += frame.payload.size();
     traffic.received.frames += 1;

@@ -43,7 +43,7 @@ class Meter : public Link {
 
   void send(Frame frame) override;
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override;
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
   void close() override { link_->close(); }
 
  private:

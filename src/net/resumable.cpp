@@ -69,7 +69,8 @@ bool ResumableLink::attempt(Operation operation) {
 void ResumableLink::hear_out() {
   hears_out_ = true;
   try {
-    for (const Clock::time_point deadline = Clock::now() + k_last_words;;) absorb(connection_->receive(deadline, "the last frames"));
+    const Clock::time_point deadline = Clock::now() + k_last_words;
+    while (arrived_bytes_ <= limits_.kept_bytes) absorb(connection_->receive(deadline, "the last frames", k_cut_bytes));
   } catch (const Error&) {
     // No more.
   }
@@ -103,19 +104,20 @@ void ResumableLink::confirm(const Frame& frame) {
     fail(Error(Code::malformed, std::string(name_of(static_cast<Tag>(frame.tag))) + ".step",
                fmt::format("{}, expected {} to {}", frame.step, least, next_send_)));
   }
-  for (; !kept_.empty() && kept_.front().step != frame.step; kept_.pop_front()) kept_bytes_ -= size_of(kept_.front());
+  for (; !kept_.empty() && kept_.front().step != frame.step; kept_.pop_front()) kept_bytes_ -= kept_.front().room ? 0 : size_of(kept_.front());
 }
 
 void ResumableLink::send(Frame frame) {
-  if (keeps()) await_room();
+  std::shared_ptr<void> room = keeps() ? await_room(size_of(frame)) : nullptr;
   {
     const std::lock_guard lock(mutex_);
     check();
     PERMLLM_ASSERT(frame.step == next_send_);
     ++next_send_;
     if (keeps()) {
-      kept_bytes_ += size_of(frame);
+      if (!room) kept_bytes_ += size_of(frame);
       kept_.push_back(frame);
+      kept_.back().room = std::move(room);
     }
   }
   if (adopt()) return;  // which sent this frame, too
@@ -133,16 +135,17 @@ void ResumableLink::flush() {
   });
 }
 
-Frame ResumableLink::receive(Clock::time_point deadline, const char* awaited) {
-  await_frame(deadline, awaited);
+Frame ResumableLink::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
+  await_frame(deadline, awaited, most);
+  check_length(arrived_.front().tag, arrived_.front().payload.size(), most, awaited);  // it may have come when another was awaited
   Frame frame = std::move(arrived_.front());
   arrived_.pop_front();
   arrived_bytes_ -= size_of(frame);
   return frame;
 }
 
-void ResumableLink::await_frame(Clock::time_point deadline, const char* awaited) {
-  while (arrived_.empty()) step_on(deadline, awaited);
+void ResumableLink::await_frame(Clock::time_point deadline, const char* awaited, std::size_t most) {
+  while (arrived_.empty()) step_on(deadline, awaited, most);
 }
 
 void ResumableLink::close() {
@@ -156,25 +159,27 @@ void ResumableLink::close() {
   changed_.notify_all();
 }
 
-void ResumableLink::await_room() {
+std::shared_ptr<void> ResumableLink::await_room(std::size_t size) {
   const Clock::time_point deadline = Clock::now() + limits_.patience;
   try {
     while (kept_bytes() > limits_.kept_bytes) {
+      if (std::shared_ptr<void> room = limits_.room ? limits_.room->try_take(size) : nullptr) return room;
       if (arrived_bytes_ > limits_.kept_bytes) throw Error(Code::resource, "link", "both sides send and neither receives");
-      step_on(deadline, "an acknowledgement");
+      step_on(deadline, "an acknowledgement", k_cut_bytes);
     }
   } catch (const Error& error) {  // a frame that was not sent would leave a gap
     const std::lock_guard lock(mutex_);
     fail(error);
   }
+  return nullptr;
 }
 
 // One frame further, or one connection.
-void ResumableLink::step_on(Clock::time_point deadline, const char* awaited) {
+void ResumableLink::step_on(Clock::time_point deadline, const char* awaited, std::size_t most) {
   adopt();
   if (connection_ == nullptr) return dial_ ? redial(deadline) : await_connection(deadline);
   std::optional<Frame> frame;
-  attempt([&](Link& link) { frame = link.receive(deadline, awaited); });
+  attempt([&](Link& link) { frame = link.receive(deadline, awaited, most); });
   unflushed_bytes_ = 0;
   if (frame) absorb(std::move(*frame));
 }
@@ -226,6 +231,7 @@ void ResumableLink::resend() {
       // Fewer than before where a connection that was lost at once has brought what the peer has.
       if (pending_ != nullptr || i >= kept_.size()) return;
       frame = kept_[i];
+      frame->room = nullptr;
     }
     const bool sent = attempt([&](Link& link) {
       unflushed_bytes_ += size_of(*frame);
@@ -260,7 +266,7 @@ void ResumableLink::redial(Clock::time_point deadline) {
     try {
       connection = dial_();
       connection->send(own(Tag::resume));
-      answer = connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume");
+      answer = connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume", k_least_payload);
       if (has_tag(answer, Tag::refusal)) throw refusal_of(answer);
       if (!has_tag(answer, Tag::ack)) throw Error(Code::malformed, "frame.tag", "expected the answer to Resume");
     } catch (const Error& error) {
@@ -304,7 +310,7 @@ void ResumableLink::take_over(std::unique_ptr<Link>& connection, const Frame& re
 void ResumableLink::settle() noexcept {
   try {
     const Clock::time_point deadline = Clock::now() + limits_.grace;
-    while (kept_bytes() > 0 && arrived_.empty()) step_on(deadline, "the end");
+    while (kept_bytes() > 0 && arrived_.empty()) step_on(deadline, "the end", k_least_payload);
   } catch (const std::exception&) {
     // It has left, or is gone.
   }
@@ -349,7 +355,7 @@ ResumableSessions::Kept::~Kept() {
 bool ResumableSessions::resumed(ResumableLink& link, const Peer& peer, Clock::time_point deadline) {
   Frame first;
   try {
-    first = link.connection_->receive(deadline, "Hello");
+    first = link.connection_->receive(deadline, "Hello", k_first_payload);
   } catch (const Error& error) {
     if (error.code() == Code::closed) link.close();  // a refusal would be the last word of a session that may live on
     throw;

@@ -7,9 +7,10 @@
 //   after a cut           dialler: Resume;  the other: Ack;  then each sends again from the step that the other expects
 //   an orderly end        Leave: nobody waits for the one who left
 //
-// Memory: what one side keeps is at most ResumeLimits::kept_bytes and one frame more. In a conversation it is less than k_ack_bytes
-// and what goes one way before a reply. The largest of that is a prompt's one-hots, 2 bytes x vocabulary for each token, kept until
-// the provider's next message: for SmolLM2 98 kB a token, 3.9 MB for the 40 tokens of README's question; for Gemma 3 0.52 MB a token.
+// Memory: what one side keeps is at most ResumeLimits::kept_bytes and one frame more, beside what has room, and so is what has come while it waited for an
+// acknowledgement, or was heard on a connection that is lost; none of these frames is longer than k_cut_bytes (wire/message.h). In a conversation it is less than
+// k_ack_bytes and what goes one way before a reply. The largest of that is a prompt's one-hots, 2 bytes x vocabulary for each token,
+// kept until the provider's next message: for SmolLM2 98 kB a token, 3.9 MB for the 40 tokens of README's question; for Gemma 3 0.52 MB.
 #pragma once
 
 #include <condition_variable>
@@ -22,6 +23,7 @@
 
 #include "net/certificates.h"
 #include "net/link.h"
+#include "net/room.h"
 #include "wire/tags.h"
 
 namespace permllm {
@@ -32,6 +34,7 @@ struct ResumeLimits {
   Clock::duration grace{};  // how long a session waits for its next connection; 0: it ends with its first, and nothing is kept
   std::size_t kept_bytes = std::size_t{16} << 20;  // beyond it send waits for an acknowledgement; at least k_ack_bytes
   Clock::duration patience = std::chrono::seconds(120);  // of that wait
+  std::shared_ptr<Room> room = {};  // null, or where frames beyond kept_bytes are kept, too, as far as they find room
 };
 inline constexpr auto k_default_grace = std::chrono::seconds(60);
 
@@ -52,11 +55,11 @@ class ResumableLink : public Link {
 
   void send(Frame frame) override;
   void flush() override;  // what has no connection goes over the next
-  Frame receive(Clock::time_point deadline, const char* awaited) override;
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
   void close() override;
 
   // Waits until a frame has come, which is left for receive; what a cut has lost is sent again meanwhile. Errors: those of receive.
-  void await_frame(Clock::time_point deadline, const char* awaited);
+  void await_frame(Clock::time_point deadline, const char* awaited, std::size_t most);
   // Waits until the peer has all that was sent, or is gone for good.
   void settle() noexcept;
   // The orderly end of this side; whatever it has not received it does not want. The owner's thread.
@@ -71,8 +74,8 @@ class ResumableLink : public Link {
   template <class Operation>
   bool attempt(Operation operation);
   void hear_out();
-  void await_room();
-  void step_on(Clock::time_point deadline, const char* awaited);
+  std::shared_ptr<void> await_room(std::size_t size);
+  void step_on(Clock::time_point deadline, const char* awaited, std::size_t most);
   void absorb(Frame frame);
   bool adopt();
   void resend();
@@ -103,7 +106,7 @@ class ResumableLink : public Link {
   std::unique_ptr<Link> pending_;     // taken over from the one above, whose frames do not count any more
   Clock::time_point lost_since_{};
   std::deque<Frame> kept_;  // the last of next_send_, in order
-  std::size_t kept_bytes_ = 0;
+  std::size_t kept_bytes_ = 0;  // of those that took no room
   std::uint32_t next_send_ = 0, next_expected_ = 0;
   bool closed_ = false;
   std::exception_ptr failure_;

@@ -28,9 +28,9 @@ void Shaped::send(Frame frame) {
   link_->send(std::move(frame));
 }
 
-Frame Shaped::receive(Clock::time_point deadline, const char* awaited) {
+Frame Shaped::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
   prctl(PR_SET_TIMERSLACK, 1000);  // wake within microseconds; per thread, so set where the sleep is
-  Frame frame = link_->receive(deadline, awaited);
+  Frame frame = link_->receive(deadline, awaited, most + sizeof(Stamp));
   Stamp sent = 0;
   if (frame.payload.size() < sizeof sent) throw Error(Code::malformed, awaited, "the peer's link is not shaped");
   std::memcpy(&sent, frame.payload.data(), sizeof sent);

@@ -16,7 +16,7 @@ class Shaped : public Link {
 
   void send(Frame frame) override;
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override;
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
   void close() override { link_->close(); }
 
  private:

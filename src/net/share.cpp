@@ -22,8 +22,8 @@ void Throttled::send(Frame frame) {
   link_->send(std::move(frame));
 }
 
-Frame Throttled::receive(Clock::time_point deadline, const char* awaited) {
-  Frame frame = link_->receive(deadline, awaited);
+Frame Throttled::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
+  Frame frame = link_->receive(deadline, awaited, most);
   wait(in_->reserve(k_frame_header_bytes + frame.payload.size()));
   return frame;
 }

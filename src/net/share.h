@@ -33,7 +33,7 @@ class Throttled : public Link {
       : link_(std::move(link)), out_(std::move(out)), in_(std::move(in)) {}
   void send(Frame frame) override;
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override;
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
   void close() override;
 
  private:

@@ -17,6 +17,7 @@
 #include <boost/asio/write.hpp>
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -34,7 +35,7 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using boost::system::error_code;
 
-constexpr std::size_t k_buffer = std::size_t{1} << 17;
+constexpr std::size_t k_buffer = std::size_t{1} << 15;  // two records of TLS: no more comes at once
 constexpr auto k_send_patience = std::chrono::seconds(120);
 constexpr auto k_alert_patience = std::chrono::seconds(1);
 // A peer whose machine or network is gone is noticed by the system, whatever the parties are doing: seconds of silence before it
@@ -211,6 +212,8 @@ struct TlsLink::State {
   Bytes out;
   Bytes in = Bytes(k_buffer);
   std::size_t in_begin = 0, in_end = 0;
+  std::shared_ptr<Room> room;  // null: no limit
+  std::atomic<bool> closed = false;
   bool unwritable = false;  // a write failed: asio would wait for a readiness that the system told already
 
   void begin_tls(const Trust& trust, std::shared_ptr<asio::ssl::context> of_identity, std::optional<Role> expected) {
@@ -319,12 +322,16 @@ void TlsLink::read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point
   }
 }
 
-Frame TlsLink::receive(Clock::time_point deadline, const char* awaited) {
+Frame TlsLink::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
   flush();
   std::array<std::uint8_t, k_frame_header_bytes> bytes;
   read_exactly(bytes.data(), bytes.size(), deadline, awaited);
   const FrameHeader header = decode_header(bytes);
+  check_length(header.tag, header.length, most, awaited);
   Frame frame{header.tag, header.session, header.step, {}};
+  if (state_->room && header.length > k_small_payload) {
+    frame.room = state_->room->take(header.length, deadline, awaited, [this] { return state_->closed.load(); });
+  }
   // Memory is taken as the payload arrives, whatever the header says is to come.
   constexpr std::size_t k_step = std::size_t{1} << 22;
   while (frame.payload.size() < header.length) {
@@ -335,7 +342,10 @@ Frame TlsLink::receive(Clock::time_point deadline, const char* awaited) {
   return frame;
 }
 
+void TlsLink::share(std::shared_ptr<Room> room) { state_->room = std::move(room); }
+
 void TlsLink::close() {
+  state_->closed = true;
   // Wakes a thread that waits on the socket; the descriptor itself lives as long as the link.
   ::shutdown(state_->socket.native_handle(), SHUT_RDWR);
 }

@@ -8,6 +8,7 @@
 
 #include "net/certificates.h"
 #include "net/link.h"
+#include "net/room.h"
 
 namespace permllm {
 
@@ -27,13 +28,16 @@ class TlsLink : public Link {
   ~TlsLink() override;
   void send(Frame frame) override;
   void flush() override;
-  Frame receive(Clock::time_point deadline, const char* awaited) override;
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
   void close() override;
   // The server's side of the handshake, so that a stalled peer holds up nobody but its own thread; a client's link has
   // done it. Errors: mismatch, naming why the peer's certificate is refused; those of the listener's credentials.
   const Peer& handshake(Clock::time_point deadline);
   // Who is at the other end, once the handshake is done.
   const Peer& peer() const;
+  // From now on what is received takes room there, which the peer's other links share: a frame over k_small_payload waits until there is as
+  // much, and behind it the peer waits, as long as the receiver's deadline lets it.
+  void share(std::shared_ptr<Room> room);
 
  private:
   friend class TlsListener;

@@ -201,7 +201,6 @@ void Plan::check() const {
   require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
           fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots, config.prefix && !open() ? "1 to all but one" : "none"));
   check_sizes();
-  require((prompt_slots + 1) * config.vocab * embed.bytes() <= k_max_payload, fmt::format("one-hots of {} prompt slots do not fit a message", prompt_slots));
   require((config.positions != Positions::rotary_2d || config.prefix) && (config.norm == NormKind::rms || !(config.post_norm || config.qk_norm)),
           "two places of a token without a prompt that attends both ways, or LayerNorm behind matrices, are not supported");
   require(!config.prefix || (config.window == 0 && config.positions != Positions::learned), "a prompt that attends both ways, with a window or learned positions, is not supported");

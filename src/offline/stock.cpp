@@ -7,6 +7,11 @@
 #include "permllm/error.h"
 
 namespace permllm {
+namespace {
+
+[[noreturn]] void throw_none() { throw Error(Code::timeout, "stock", "no offline material arrived from helper and user before the deadline"); }
+
+}  // namespace
 
 void Stock::keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain, const std::string& plan_hash, Lengths lengths) {
   for (const Source source : {Source::helper, Source::user}) {
@@ -88,9 +93,7 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
     }
     return true;
   };
-  if (!arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; })) {
-    throw Error(Code::timeout, "stock", "no offline material arrived from helper and user before the deadline");
-  }
+  if (!arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; })) throw_none();
   if (!ready()) std::rethrow_exception(failure_);
   std::shared_ptr<const Bytes> memory[2];
   PackFile::Place places[2];
@@ -124,8 +127,19 @@ void Stock::fail(std::exception_ptr error) {
   arrived_.notify_all();
 }
 
+void Stock::await(const Marks& needed, Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  const auto ready = [&] { return within(needed, made_here()); };
+  if (!arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; })) throw_none();
+  if (!ready()) std::rethrow_exception(failure_);
+}
+
 Marks Stock::made() const {
   const std::lock_guard lock(mutex_);
+  return made_here();
+}
+
+Marks Stock::made_here() const {
   Marks made;
   for (const std::uint8_t kind : {k_slot_kind, k_entry_kind, k_pass_kind, k_users_kind}) {
     std::size_t least = SIZE_MAX;

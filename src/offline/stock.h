@@ -36,6 +36,8 @@ class Stock {
   // All halves of a piece; waits for them until `deadline` (Error{timeout} says that the stock is empty). A piece is
   // handed out once.
   Pack take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline);
+  // Waits until all pieces in front of these marks were put. Errors: those of take.
+  void await(const Marks& needed, Clock::time_point deadline);
   // A source is gone: takers that wait, and later ones that find nothing, get this error, until a filling begins.
   void fail(std::exception_ptr error);
 
@@ -75,7 +77,9 @@ class Stock {
   };
   Half& half(Source source) { return halves_[static_cast<std::size_t>(source)]; }
   const Half& half(Source source) const { return halves_[static_cast<std::size_t>(source)]; }
-  // With the lock, as what follows: gives back what pieces [first, end) take of the file.
+  // With the lock, as what follows.
+  Marks made_here() const;
+  // Gives back what pieces [first, end) take of the file.
   static bool free(const Half& half, const Row& row, std::size_t first, std::size_t end);
   // The row has fewer pieces from here on.
   void cut(Row& row, std::size_t size);

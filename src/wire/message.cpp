@@ -149,9 +149,22 @@ void Channel::send_payload(Tag tag, Bytes payload) {
   link_->send({static_cast<std::uint16_t>(tag), session_, next_step_++, std::move(payload)});
 }
 
-Frame Channel::receive_any(const char* awaited, Clock::duration patience) {
+void Channel::send_whole(Tag tag, Bytes payload, const Bound& bound) {
+  if (payload.size() > bound.bytes()) {
+    throw Error(Code::resource, name_of(tag), fmt::format("it would have {} bytes, the limit is {}", payload.size(), bound.bytes()));
+  }
+  if (!bound.is_cut()) return send_payload(tag, std::move(payload));
+  for (std::size_t begin = 0; begin < payload.size(); begin += k_cut_bytes) {
+    const auto from = payload.begin() + static_cast<std::ptrdiff_t>(begin);
+    send_payload(tag, Bytes(from, from + static_cast<std::ptrdiff_t>(std::min(k_cut_bytes, payload.size() - begin))));
+  }
+}
+
+Frame Channel::receive_any(const char* awaited, std::size_t most, Clock::duration patience) {
+  room_ = nullptr;
   const Clock::time_point begin = Clock::now();
-  Frame frame = link_->receive(begin + std::max(patience, patience_), awaited);
+  Frame frame = link_->receive(begin + std::max(patience, patience_), awaited, most);
+  room_ = std::move(frame.room);
   waited_seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
   if (frame.step != next_arrival_) throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", frame.step, next_arrival_));
   ++next_arrival_;
@@ -163,10 +176,16 @@ Frame Channel::receive_any(const char* awaited, Clock::duration patience) {
   return frame;
 }
 
-Frame Channel::receive_payload(Tag tag) {
-  Frame frame = receive_any(name_of(tag));
-  check_tag(frame, tag);
-  return frame;
+Frame Channel::receive_whole(Tag tag, const Bound& bound) {
+  Frame whole = receive_any(name_of(tag), bound.is_cut() ? k_cut_bytes : bound.bytes());
+  check_tag(whole, tag);
+  for (std::size_t last = whole.payload.size(); bound.is_cut() && last == k_cut_bytes && whole.payload.size() < bound.bytes();) {
+    const Frame next = receive_any(name_of(tag), std::min(k_cut_bytes, bound.bytes() - whole.payload.size()));
+    check_tag(next, tag);
+    last = next.payload.size();
+    whole.payload.insert(whole.payload.end(), next.payload.begin(), next.payload.end());
+  }
+  return whole;
 }
 
 void Channel::refuse(const Error& error) noexcept {

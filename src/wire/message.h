@@ -22,6 +22,7 @@
 #include "net/link.h"
 #include "permllm/error.h"
 #include "ring/pack.h"
+#include "wire/frame.h"
 #include "wire/tags.h"
 
 namespace permllm {
@@ -42,6 +43,60 @@ BlockOf<W> block(Ring ring, std::vector<W> words) {
 template <class W = Word>
 BlockOf<W> expect(Ring ring, std::size_t count) {
   return {ring, count, {}};
+}
+
+// The first message of a connection, but ModelOffer.
+inline constexpr std::size_t k_first_payload = std::size_t{64} << 10;
+// A message whose size the plan tells to the byte goes in frames of so many bytes, the last with the rest: so no frame of a pass is longer,
+// however long a prompt or large a model.
+inline constexpr std::size_t k_cut_bytes = std::size_t{2} << 20;
+
+// Counts the bytes that a message has at most, field by field, in what a receiver expects.
+class Bound {
+ public:
+  template <std::unsigned_integral T>
+  void number(const char*, const T&) {
+    add(sizeof(T));
+  }
+  void real(const char*, const double&) { add(sizeof(double)); }
+  void text(const char*, const std::string&, std::size_t limit) { vary(limit); }
+  template <class W>
+  void block(const char*, const BlockOf<W>& value) {
+    add(value.count * value.ring.bytes());
+  }
+  void raw(const char*, const Bytes&, std::size_t limit) { vary(limit); }
+  template <class T, class Each>
+  void list(const char*, std::vector<T>&, std::size_t limit, Each each) {
+    Bound one;
+    T any{};
+    each(one, any);
+    vary(limit * one.bytes());
+  }
+  void add(std::size_t bytes) { bytes_ += bytes; }
+  std::size_t bytes() const { return bytes_; }
+  // A message of exactly bytes(), in several frames.
+  bool is_cut() const { return fixed_ && bytes_ > k_cut_bytes; }
+
+ private:
+  void vary(std::size_t limit) {
+    add(sizeof(std::uint32_t) + limit);
+    fixed_ = false;
+  }
+  std::size_t bytes_ = 0;
+  bool fixed_ = true;
+};
+
+// Of a message as it is expected. One whose fields have sizes that other fields tell states k_most by itself.
+template <class Message>
+Bound bound_of(Message& message) {
+  Bound bound;
+  if constexpr (requires { Message::k_most; }) {
+    Bytes any;
+    bound.raw("payload", any, Message::k_most);
+  } else {
+    message.visit(bound);
+  }
+  return bound;
 }
 
 // Appends fields to a payload, little-endian, fixed widths.
@@ -144,18 +199,18 @@ class Channel {
   void send(Message message) {
     Writer writer;
     message.visit(writer);
-    send_payload(Message::tag, writer.take());
+    send_whole(Message::tag, writer.take(), bound_of(message));
   }
   // Reads into `message`, whose blocks state what is expected. A peer's `Refusal` arrives as the Error it names.
   template <class Message>
   Message receive(Message message = {}) {
-    return message_of(receive_any(name_of(Message::tag)), std::move(message));
+    const Bound bound = bound_of(message);
+    return message_of(receive_whole(Message::tag, bound), std::move(message));
   }
-  // Whatever comes next, for the places where the peer chooses.
+  // Whatever comes next, for the places where the peer chooses: one frame. most: bytes of payload of the longest that may come there.
   // patience: of this wait, where it is longer than the channel's.
-  Frame receive_any(const char* awaited, Clock::duration patience = {});
-  void send_payload(Tag tag, Bytes payload);
-  Frame receive_payload(Tag tag);
+  Frame receive_any(const char* awaited, std::size_t most, Clock::duration patience = {});
+  void send_payload(Tag tag, Bytes payload);  // in one frame
   void flush() { link_->flush(); }
   // From the handshake on, frames carry the session's number.
   void set_session(std::uint64_t session) { session_ = session; }
@@ -169,7 +224,11 @@ class Channel {
   double waited_seconds() const { return waited_seconds_; }
 
  private:
+  void send_whole(Tag tag, Bytes payload, const Bound& bound);
+  Frame receive_whole(Tag tag, const Bound& bound);
+
   Link* link_;
+  std::shared_ptr<void> room_;  // of the last frame: its words may be in use until the next one is awaited
   std::uint64_t session_;
   Clock::duration patience_;
   std::uint32_t next_step_ = 0, next_arrival_ = 0;  // steps of the frames to send and to receive

@@ -40,13 +40,13 @@ class Service {
               connections.emplace_back([=, link = listener_.accept(Clock::now() + std::chrono::milliseconds(20))] {
                 try {
                   link->handshake(Clock::now() + 5s);
-                  const Frame first = link->receive(Clock::now() + 5s, "the first message");
+                  const Frame first = link->receive(Clock::now() + 5s, "the first message", k_max_payload);
                   if (first.tag == static_cast<std::uint16_t>(Tag::hello)) {
                     Channel(*link, 0, 5s).send(Card{1, facts.models.at(0).id, facts.models[0].plan, {}, {}, 600, {{1, {{{9, 9, 9, 9}}}, {{{2, 2, 2, 2}}}}}});
                     link->flush();
-                    link->receive(Clock::now() + 5s, "the end");
+                    link->receive(Clock::now() + 5s, "the end", k_max_payload);
                   }
-                  serve_probe(*link, first, [&](const auto& ids) { return asked(facts, ids); }, clock);
+                  serve_probe(*link, first, [&](const auto& ids) { return asked(facts, ids); }, *std::make_shared<Room>(k_answer_room), clock);
                 } catch (const Error&) {
                 }
               });
@@ -380,7 +380,7 @@ TEST(Doctor, looks_at_a_providers_own_machine_and_its_link) {
 // One connection: what it costs the service is bounded.
 std::string refusal_of(const std::function<void(Channel&)>& ask) {
   auto [near, far] = memory_links();
-  const std::jthread server([link = far.get()] { serve_probe(*link, link->receive(Clock::now() + 5s, "x"), [](const auto&) { return ProbeFacts{}; }); });
+  const std::jthread server([link = far.get()] { serve_probe(*link, link->receive(Clock::now() + 5s, "x", k_max_payload), [](const auto&) { return ProbeFacts{}; }, *std::make_shared<Room>(k_answer_room)); });
   Channel peer(*near, 0, 5s);
   std::string said = "none";
   try {
@@ -437,7 +437,7 @@ TEST(Probe, a_provider_looks_at_its_helper_once_for_many_who_ask) {
     ++dials;
     auto [near, far] = memory_links();
     threads.emplace_back([&, link = links.emplace_back(std::move(far)).get()] {
-      serve_probe(*link, link->receive(Clock::now() + 5s, "x"), [&](const auto&) { return facts; }, [] { return system_time() - 40'000; });
+      serve_probe(*link, link->receive(Clock::now() + 5s, "x", k_max_payload), [&](const auto&) { return facts; }, *std::make_shared<Room>(k_answer_room), [] { return system_time() - 40'000; });
     });
     return std::move(near);
   };

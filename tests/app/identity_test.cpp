@@ -12,6 +12,7 @@
 #include "support/errors.h"
 #include "support/parties.h"
 #include "support/program.h"
+#include "wire/frame.h"
 
 namespace permllm::test {
 namespace {
@@ -128,7 +129,7 @@ class Service {
       }
     });
     try {
-      tls_connect(client, "127.0.0.1:" + std::to_string(listener_.port()), role_, Clock::now() + 5s)->receive(Clock::now() + 5s, "a frame");
+      tls_connect(client, "127.0.0.1:" + std::to_string(listener_.port()), role_, Clock::now() + 5s)->receive(Clock::now() + 5s, "a frame", k_max_payload);
     } catch (const Error&) {
     }
     serving.join();

@@ -214,7 +214,7 @@ TEST_F(SandboxTest, what_the_programs_need_works_on) {
       link->flush();
     });
     const auto link = tls_connect(parties.of(Role::user), "localhost:" + std::to_string(listener.port()), Role::provider, Clock::now() + std::chrono::seconds(20));
-    return holds(link->receive(Clock::now() + std::chrono::seconds(20), "a frame").payload.size() == 3);
+    return holds(link->receive(Clock::now() + std::chrono::seconds(20), "a frame", k_max_payload).payload.size() == 3);
   });
 }
 

@@ -113,7 +113,7 @@ class World {
               } catch (const Error&) {
                 // The peer went.
               }
-            }};
+            }, std::size_t{4} << 20};
   }
   Parties parties_;
   Log log_;
@@ -293,7 +293,7 @@ TEST(Server, closes_what_has_not_ended_in_time) {
   EXPECT_TRUE(world.join());
   EXPECT_GE(Clock::now() - begin, 1s);
   EXPECT_LT(Clock::now() - begin, 4s);
-  EXPECT_THROW(link->receive(in(5000ms), "the end"), Error);
+  EXPECT_THROW(link->receive(in(5000ms), "the end", k_max_payload), Error);
 }
 
 }  // namespace

@@ -91,7 +91,7 @@ class Machines {
       std::shared_ptr<Link> link;
       void send(Frame frame) override { link->send(std::move(frame)); }
       void flush() override { link->flush(); }
-      Frame receive(Clock::time_point deadline, const char* awaited) override { return link->receive(deadline, awaited); }
+      Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link->receive(deadline, awaited, most); }
       void close() override { link->close(); }
     };
     auto own = std::make_unique<Shared>();
@@ -453,6 +453,32 @@ TEST(Chain, the_allowance_is_kept_by_the_provider) {
   EXPECT_EQ(error_of([&] { ask_for(other, 7, "two"); }), "no error");
 }
 
+// Bytes of files without a name below a folder, that this process has open.
+std::size_t unnamed_below(const fs::path& folder) {
+  std::size_t sum = 0;
+  for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    const std::string target = fs::read_symlink(entry.path(), gone).string();
+    struct stat status {};
+    if (target.starts_with(folder.string()) && target.ends_with(" (deleted)") && stat(entry.path().c_str(), &status) == 0) sum += static_cast<std::size_t>(status.st_size);
+  }
+  return sum;
+}
+
+// Else a user could have as much of the provider's memory as it may have of its disk.
+TEST(Chain, what_a_user_does_not_keep_takes_the_disk_as_well) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger;  // in memory
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  client.make_material(k_prompt.size(), 4, 64, nullptr);
+  client.wait_for_material(k_prompt.size(), 4);
+  EXPECT_EQ(ask(client, k_prompt, 4).size(), 4u);
+  EXPECT_GT(unnamed_below(places.provider), 10'000u);
+  EXPECT_EQ(disk_of(places.provider), 0u);
+  client.end();
+}
+
 TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
   Places places;
   Machines machines(places.provider);
@@ -629,8 +655,8 @@ TEST(Chain, leftovers_do_not_heap_up) {
 class Meanwhile : public Passing {
  public:
   Meanwhile(std::unique_ptr<Link> link, int n, std::function<void(Frame&)> call) : Passing(std::move(link)), left_(n), call_(std::move(call)) {}
-  Frame receive(Clock::time_point deadline, const char* awaited) override {
-    Frame frame = Passing::receive(deadline, awaited);
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+    Frame frame = Passing::receive(deadline, awaited, most);
     if (--left_ == 0) call_(frame);
     return frame;
   }

@@ -55,12 +55,12 @@ class Counted : public Link {
     if (chunk) ++count_;
   }
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override {
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
     if (taken_ == cut_) {
       link_->close();
       throw Error(Code::closed, awaited, "the connection was cut");
     }
-    Frame frame = link_->receive(deadline, awaited);
+    Frame frame = link_->receive(deadline, awaited, most);
     if (is(frame, Tag::model_taken)) ++taken_;
     return frame;
   }
@@ -509,16 +509,16 @@ TEST(ModelStore, an_offer_that_does_not_fit_its_plan_is_named) {
   }
   EXPECT_EQ(said([](ModelOffer& o) { o.model_id[3] = '/'; }), "peer: ModelOffer.model_id: expected 64 hex digits");
   EXPECT_EQ(said([](ModelOffer& o) { ++o.bytes; }), fmt::format("peer: ModelOffer.bytes: {}, the plan says {}", good.bytes + 1, good.bytes));
-  for (const std::uint32_t chunk : {0u, 64u, 4097u, (1u << 26) + 64}) {
-    EXPECT_EQ(said([&](ModelOffer& o) { o.chunk = chunk; }), fmt::format("peer: ModelOffer.chunk: {}, expected a multiple of 64 from 1024 to 67108864", chunk));
+  for (const std::uint32_t chunk : {0u, 64u, 4097u, ModelOffer::k_most_chunk + 64}) {
+    EXPECT_EQ(said([&](ModelOffer& o) { o.chunk = chunk; }), fmt::format("peer: ModelOffer.chunk: {}, expected a multiple of 64 from 1024 to 4194304", chunk));
   }
-  // A plan of many terabytes: refused with both numbers, before anything is taken.
+  // A plan of terabytes: refused with both numbers, before anything is taken.
   const auto huge = [](ModelOffer& o) {
     o.plan.config.ff = 1 << 19;
-    o.plan.config.width = 1 << 17;
+    o.plan.config.width = 1 << 16;
     o.plan.config.vocab = 1 << 20;
     o.bytes = masked_model_bytes(o.plan);
-    o.chunk = 1 << 26;
+    o.chunk = ModelOffer::k_most_chunk;
   };
   ModelOffer large = good;
   huge(large);
@@ -595,7 +595,7 @@ TEST(ModelStore, a_helper_that_names_too_many_chunks_is_named) {
   ProviderService provider(tiny_offer(), executor, k_patience, [&, link = &near] { return std::move(*link); }, [](const std::string&) {});
   const std::jthread helper([&, link = far.get()] {
     Channel channel(*link, 0, k_patience);
-    channel.receive_any("offer");
+    channel.receive_any("offer", k_max_payload);
     channel.send(ModelHeld{std::vector<Digest>(3)});
   });
   EXPECT_EQ(error_of([&] { provider.register_model(nullptr); }),

@@ -277,7 +277,9 @@ TEST(Services, a_second_query_for_a_token_is_refused) {
     deal_queries(user, {k_users_kind, first, count}, sender, executor);
     put_in_stock(stock, Stock::Source::user, plan, receiver.receive(PackMaterial{}));
   };
+  EXPECT_EQ(error_of([&] { stock.await({{0, 0, 0, 2}}, Clock::now()); }), "stock: no offline material arrived from helper and user before the deadline");
   deliver(0, 2);
+  EXPECT_EQ(error_of([&] { stock.await({{0, 0, 0, 2}}, Clock::now()); }), "no error");
   EXPECT_EQ(error_of([&] { deliver(1, 1); }), "PackMaterial.first: 1, expected 2");
   EXPECT_NO_THROW(stock.take(k_users_kind, 0, 1, Clock::now()));
   EXPECT_EQ(error_of([&] { deliver(1, 1); }), "PackMaterial.first: 1, expected 2");

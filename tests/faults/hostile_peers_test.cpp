@@ -8,8 +8,10 @@
 
 #include "app/identity.h"
 #include "app/process.h"
+#include "app/server.h"
 #include "engine/pass.h"
 #include "support/errors.h"
+#include "support/hostile.h"
 #include "support/links.h"
 #include "support/program.h"
 #include "support/tls_services.h"
@@ -21,27 +23,6 @@ using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 
 void expect_in(const std::string& text, const std::string& part) { EXPECT_NE(text.find(part), std::string::npos) << text; }
-
-// A number of /proc/PID/status; process: "self" or a number.
-double status_of(const std::string& process, const std::string& key) {
-  std::ifstream status("/proc/" + process + "/status");
-  for (std::string word; status >> word;) {
-    double number = 0;
-    if (word == key && status >> number) return number;
-  }
-  return 0;
-}
-
-// Highest resident size of this process since the last call, in MB.
-class PeakMemory {
- public:
-  PeakMemory() { std::ofstream("/proc/self/clear_refs") << "5"; before_ = megabytes("VmRSS:"); }
-  double growth() const { return megabytes("VmHWM:") - before_; }
-
- private:
-  static double megabytes(const std::string& key) { return status_of("self", key) / 1024; }
-  double before_;
-};
 
 TEST(Strangers, hold_up_nobody_and_are_let_go) {
   TlsServices services(5s, 1500ms);
@@ -183,14 +164,14 @@ TEST(HostilePeers, announced_lengths_take_no_memory) {
   reads("PackMaterial", Lengths(PackMaterial{1, 0, 0, 1, Bytes(10)}), PackMaterial{});
   reads("Refusal", Lengths(Refusal{1, "why"}), Refusal{});
 
-  // Frames: refused over the limit of 2^29 bytes, and below it no memory is taken before the bytes come.
+  // Frames: a first one of more than 64 KiB is refused by its header.
   for (const Role role : {Role::provider, Role::helper}) {
-    for (const std::uint32_t length : {0xffffffffu, 0x80000000u, k_max_payload + 1, k_max_payload}) {
+    for (const std::uint32_t length : {0xffffffffu, 0x80000000u, std::uint32_t{k_first_payload + 1}, std::uint32_t{k_first_payload}}) {
       RawTls peer(services.parties().user, services.port(role));
       Bytes frame = encoded({10, 0, 0, Bytes(10)});
       std::memcpy(frame.data() + 20, &length, sizeof length);
       peer.write(frame);
-      if (length <= k_max_payload) continue;  // and hangs up
+      if (length <= k_first_payload) continue;  // and hangs up
       expect_in(peer.refusal(), "frame.length");
       ++tried;
     }
@@ -216,37 +197,6 @@ TEST(HostilePeers, a_first_message_that_is_none_is_refused) {
   }
   EXPECT_EQ(services.answer(), good);
 }
-
-// The handshake of a user, by hand.
-struct Handshake {
-  const std::uint64_t chain = random_number();
-  std::unique_ptr<Link> online_link, offline_link, helper_link;
-  std::unique_ptr<Channel> online, offline, helper;
-  Card card;
-
-  explicit Handshake(TlsServices& services, bool with_helper = true) {
-    online_link = services.dial(Role::user, Role::provider);
-    online = std::make_unique<Channel>(*online_link, 0, 20s);
-    online->send(Hello{});
-    card = online->receive(Card{});
-    online->send(Agreement{card.plan.hash(), chain});
-    online->receive(Accepted{});
-    online->set_session(card.session);
-    if (!with_helper) return;
-    offline_link = services.dial(Role::user, Role::provider);
-    offline = std::make_unique<Channel>(*offline_link, 0, 20s);
-    offline->send(Hello{Hello::offline, card.session});
-    offline->flush();
-    helper_link = services.dial(Role::user, Role::helper);
-    helper = std::make_unique<Channel>(*helper_link, 0, 20s);
-    helper->send(PairHello{card.session, "", card.model_id, card.plan.hash(), chain, false, Seed{}});
-    helper->receive(PairAccepted{});
-    helper->set_session(card.session);
-    helper->receive(Paired{});
-    offline->receive(Accepted{});
-    offline->set_session(card.session);
-  }
-};
 
 TEST(HostilePeers, a_session_that_is_played_again_is_refused_at_its_first_frame) {
   TlsServices services(1s);
@@ -300,12 +250,26 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
   expect_in(online(PassBegin{PassBegin::prompt, 1, 0, 0xffffffff}), "PassBegin.heads: 4294967295, expected 1");
   expect_in(online(PassCancel{}), "PassCancel: no pass is under way");
   expect_in(online(RetrievalIndex{}), "frame.tag: 64, expected PassBegin or SessionEnd");
-  expect_in(online(PassBegin{PassBegin::prompt, 1}, RetrievalIndex{}), "frame.tag: 64 (RetrievalIndex), expected PromptOneHots");
-  expect_in(online(PassBegin{PassBegin::prompt, 1}, PassBegin{PassBegin::prompt, 1}), "frame.tag: 40 (PassBegin), expected PromptOneHots");
-  expect_in(online(PassBegin{PassBegin::prompt, 1}, PassCancel{}, PassCancel{}), "frame.tag: 54 (PassCancelled), expected PartyReport");
   expect_in(online(PackOrder{1, 0, 1}), "frame.tag: 30, expected PassBegin or SessionEnd");
   expect_in(online(Refusal{200, "\x1b[2J"}), "peer: \xef\xbf\xbd[2J");
   EXPECT_TRUE(services.said("peer: \xef\xbf\xbd[2J"));
+
+  // In a pass, whose material has to be there (in profile open the user deals none).
+  TlsServices open(5s, 5s, tiny_model({.profile = Profile::open, .layers = 1, .slots = 8}));
+  const auto in_pass = [&](const auto&... messages) {
+    Handshake session(open);
+    session.online->receive(EmbeddingRows{});
+    session.online->receive(PublicVectors{{}, values_of(session.card.plan)});
+    for (const std::uint8_t kind : {k_slot_kind, k_pass_kind}) {
+      session.helper->send(PackOrder{kind, 0, 1});
+      session.helper->receive(PackDealt{});
+    }
+    (session.online->send(messages), ...);
+    return error_of([&] { session.online->receive(PartyReport{}); });
+  };
+  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, RetrievalIndex{}), "frame.tag: 64 (RetrievalIndex), expected Handed");
+  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, PassBegin{PassBegin::rows, 1}), "frame.tag: 40 (PassBegin), expected Handed");
+  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, PassCancel{}, PassCancel{}), "frame.tag: 54 (PassCancelled), expected PartyReport");
 
   // A context that is full: eight slots, of which the last pass is asked for once too often.
   std::size_t passes = 0;
@@ -380,7 +344,7 @@ TEST(HostilePeers, sessions_without_a_user_are_let_go_by_the_helper) {
   for (std::uint64_t session = 1; session <= 20; ++session) parked.push_back(park(session));
   std::this_thread::sleep_for(600ms);
   park(21);
-  for (const auto& link : parked) expect_in(error_of([&] { link->receive(Clock::now() + 10s, "the end"); }), "the peer closed the connection");
+  for (const auto& link : parked) expect_in(error_of([&] { link->receive(Clock::now() + 10s, "the end", k_max_payload); }), "the peer closed the connection");
 }
 
 // The helper has two models. The provider of one and its user would learn V of the other from material that is dealt for it.
@@ -510,6 +474,29 @@ class HelperProcess {
   std::optional<Process> process_;
   std::uint16_t port_ = 0;
 };
+
+// All of a user's connections announce a payload of 2^29 bytes where a first message is awaited, and send as much of it as is taken.
+TEST(HostileProcess, long_first_frames_take_no_memory) {
+  const HelperProcess helper;
+  ASSERT_TRUE(helper.serves());
+  const double before = helper.status("VmHWM:") / 1024;
+  std::list<std::jthread> peers;
+  for (std::size_t i = 0; i < Limits{}.per_user; ++i) {
+    peers.emplace_back([&helper] {
+      RawTls peer(helper.user(), helper.port());
+      Bytes announced = encoded(frame_of(Hello{}));
+      constexpr std::uint32_t k_length = 1 << 29;
+      std::memcpy(announced.data() + 20, &k_length, sizeof k_length);
+      peer.write(announced);
+      const Bytes some(std::size_t{1} << 18);
+      for (int sent = 0; sent < 32 && peer.write(some); ++sent) {
+      }
+    });
+  }
+  peers.clear();
+  EXPECT_LT(helper.status("VmHWM:") / 1024 - before, 32);
+  EXPECT_TRUE(helper.serves());
+}
 
 // What a peer says is told to whoever watches the service: bytes that are no text must not end it.
 TEST(HostileProcess, texts_that_are_none_do_not_end_a_service) {

@@ -50,8 +50,9 @@ class Connection : public Link {
   }
   void flush() override {}
   // Nobody waits: what is not there comes too late.
-  Frame receive(Clock::time_point, const char* awaited) override {
+  Frame receive(Clock::time_point, const char* awaited, std::size_t most) override {
     if (wire_->to_owner.empty()) throw Error(wire_->cut ? Code::closed : Code::timeout, awaited, "nothing came");
+    check_length(wire_->to_owner.front().tag, wire_->to_owner.front().payload.size(), most, awaited);
     Frame frame = std::move(wire_->to_owner.front());
     wire_->to_owner.pop_front();
     return frame;
@@ -136,7 +137,7 @@ class Model {
     }
   }
   bool receive() {
-    const Frame frame = link_->receive(Clock::now() + (dials_ ? std::chrono::milliseconds(20) : std::chrono::milliseconds(0)), "a frame");
+    const Frame frame = link_->receive(Clock::now() + (dials_ ? std::chrono::milliseconds(20) : std::chrono::milliseconds(0)), "a frame", k_max_payload);
     PERMLLM_ASSERT(frame.step == received_ && frame.session == k_session);
     ++received_;
     if (frame.tag != k_tag) return true;  // a refusal is a frame like others to the link
@@ -155,7 +156,7 @@ class Model {
     wire->to_owner.push_back({static_cast<std::uint16_t>(Tag::resume), k_session, from, {}});
     ResumableLink first(std::make_unique<Connection>(wire), k_limits);
     try {
-      PERMLLM_ASSERT(sessions_.resumed(first, peer, Clock::now()) && peer.fingerprint == k_alice.fingerprint);
+      PERMLLM_ASSERT(sessions_.resumed(first, peer, Clock::now()) && peer.key == k_alice.key);
     } catch (const Error&) {
       PERMLLM_ASSERT(wire->from_owner.empty());
       return;

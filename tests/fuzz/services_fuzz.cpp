@@ -143,7 +143,7 @@ class World {
       if (is(Tag::accepted) || is(Tag::pair_accepted)) joined_ = true;
     }
     void flush() override {}
-    Frame receive(Clock::time_point, const char* awaited) override {
+    Frame receive(Clock::time_point, const char* awaited, std::size_t most) override {
       while (!closed_) {
         const auto operation = world_.next();
         if (!operation || *operation % 6 == 1) break;
@@ -155,6 +155,7 @@ class World {
         if (!frame) continue;
         frame->session += joined_ ? world_.session_ : 0;
         frame->step += step_++;
+        check_length(frame->tag, frame->payload.size(), most, awaited);
         return std::move(*frame);
       }
       closed_ = true;
@@ -174,12 +175,12 @@ class World {
     explicit ToHelper(World& world) : world_(world) { std::tie(near_, far_) = memory_links(); }
     void send(Frame frame) override { near_->send(std::move(frame)); }
     void flush() override {}
-    Frame receive(Clock::time_point deadline, const char* awaited) override {
+    Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
       if (far_) serve(world_.services_, std::move(far_), provider_helper);
-      if (std::this_thread::get_id() != world_.script_) return near_->receive(deadline, awaited);
+      if (std::this_thread::get_id() != world_.script_) return near_->receive(deadline, awaited, most);
       for (;;) {  // the helper answers when the user has said something, too
         try {
-          return near_->receive(Clock::now(), awaited);
+          return near_->receive(Clock::now(), awaited, most);
         } catch (const Error& error) {
           if (error.code() != Code::timeout) throw;
         }

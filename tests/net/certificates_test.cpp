@@ -38,7 +38,7 @@ Outcome meet(const Credentials& server, const Credentials& client, Role expected
   try {
     const auto link = tls_connect(client, "127.0.0.1:" + std::to_string(listener.port()), expected, Clock::now() + 5s);
     link->send({40, 0, 0, Bytes(100)});
-    link->receive(Clock::now() + 5s, "a frame");
+    link->receive(Clock::now() + 5s, "a frame", k_max_payload);
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::mismatch) << error.what();
     outcome.client = error.what();

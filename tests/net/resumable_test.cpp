@@ -64,7 +64,7 @@ class Provider {
       try {
         std::uint32_t up = 0, down = 0;
         const auto expect = [&](std::size_t size) {
-          const Frame got = link->receive(in(5s), "a line");
+          const Frame got = link->receive(in(5s), "a line", k_max_payload);
           EXPECT_EQ(got.step, up);
           EXPECT_EQ(got.payload, content(Cuts::up, up, size));
           ++up;
@@ -113,7 +113,7 @@ class Provider {
 std::unique_ptr<ResumableLink> begin(const std::function<std::unique_ptr<Link>()>& dial, ResumeLimits limits) {
   auto link = std::make_unique<ResumableLink>(dial(), limits, dial);
   link->send({40, k_session, 0, content(Cuts::up, 0, 1)});
-  EXPECT_EQ(link->receive(in(5s), "the beginning").payload, content(Cuts::down, 0, 1));
+  EXPECT_EQ(link->receive(in(5s), "the beginning", k_max_payload).payload, content(Cuts::down, 0, 1));
   link->begin(k_session);
   return link;
 }
@@ -123,7 +123,7 @@ void converse(ResumableLink& link, const std::vector<Turn>& turns) {
   for (const Turn& turn : turns) {
     for (std::size_t i = 0; i < turn.up; ++i, ++up) link.send({40, k_session, up, content(Cuts::up, up, turn.bytes)});
     for (std::size_t i = 0; i < turn.down; ++i, ++down) {
-      const Frame got = link.receive(in(5s), "an answer");
+      const Frame got = link.receive(in(5s), "an answer", k_max_payload);
       ASSERT_EQ(got.step, down);
       ASSERT_EQ(got.payload, content(Cuts::down, down, turn.bytes));
     }
@@ -244,7 +244,7 @@ TEST(Resumable, who_is_gone_before_its_first_word_hears_none) {
   class HalfClosed : public Passing {  // nothing comes, but what is sent arrives
    public:
     using Passing::Passing;
-    Frame receive(Clock::time_point, const char* awaited) override { throw Error(Code::closed, awaited, "the peer closed the connection"); }
+    Frame receive(Clock::time_point, const char* awaited, std::size_t) override { throw Error(Code::closed, awaited, "the peer closed the connection"); }
   };
   ResumableLink arriving(std::make_unique<HalfClosed>(std::move(far)), {.grace = 5s});
   Channel channel(arriving, k_session, 5s);
@@ -256,7 +256,7 @@ TEST(Resumable, who_is_gone_before_its_first_word_hears_none) {
       throw;
     }
   }), "closed: Hello: the peer closed the connection");
-  EXPECT_EQ(error_of([&, &near = near] { near->receive(in(5s), "a refusal"); }), "closed: a refusal: the peer closed the connection");
+  EXPECT_EQ(error_of([&, &near = near] { near->receive(in(5s), "a refusal", k_max_payload); }), "closed: a refusal: the peer closed the connection");
 }
 
 TEST(Resumable, acknowledgements_are_few_and_take_no_round_trip) {
@@ -294,7 +294,7 @@ TEST(Resumable, nobody_there_again_ends_with_the_grace_and_says_how_long) {
   const Clock::time_point begun = Clock::now();
   EXPECT_EQ(error_of([&] { converse(*link, k_short); }), "closed: connection: was lost and did not come back for 0.3 s");
   EXPECT_LT(Clock::now() - begun, 2s);
-  EXPECT_EQ(error_of([&] { link->receive(in(5s), "another"); }).substr(0, 7), "closed:") << "final";
+  EXPECT_EQ(error_of([&] { link->receive(in(5s), "another", k_max_payload); }).substr(0, 7), "closed:") << "final";
   EXPECT_EQ(provider.error().substr(0, 28), "closed: connection: was lost");
 }
 
@@ -311,7 +311,7 @@ TEST(Resumable, a_deadline_holds_over_all_connections) {
       },
       {.grace = 30s});
   link->send({40, k_session, 1, Bytes(1)});
-  EXPECT_EQ(error_of([&] { link->receive(in(200ms), "an answer"); }), "timeout: connection: was lost and did not come back for 0.2 s");
+  EXPECT_EQ(error_of([&] { link->receive(in(200ms), "an answer", k_max_payload); }), "timeout: connection: was lost and did not come back for 0.2 s");
 }
 
 TEST(Resumable, what_the_provider_refuses_is_final_at_once) {
@@ -354,11 +354,11 @@ struct Raw {
   }
   void begin() {
     link->send({40, k_session, 0, content(Cuts::up, 0, 1)});
-    link->receive(in(5s), "the beginning");
+    link->receive(in(5s), "the beginning", k_max_payload);
   }
   Frame resume(std::uint32_t expected, std::uint64_t session = k_session) {
     link->send({static_cast<std::uint16_t>(Tag::resume), session, expected, {}});
-    return link->receive(in(5s), "the answer");
+    return link->receive(in(5s), "the answer", k_max_payload);
   }
   std::string refusal(std::uint32_t expected, std::uint64_t session = k_session) {
     const Frame answer = resume(expected, session);
@@ -374,7 +374,7 @@ TEST(Resumable, another_user_gets_no_session_and_disturbs_none) {
   EXPECT_EQ(Raw(provider, k_bob).refusal(1), "peer: Resume.session: no such session");
   EXPECT_EQ(Raw(provider).refusal(1, 8), "peer: Resume.session: no such session");
   alice.link->send({40, k_session, 1, content(Cuts::up, 1, 10)});
-  EXPECT_EQ(alice.link->receive(in(5s), "an answer").step, 1u);
+  EXPECT_EQ(alice.link->receive(in(5s), "an answer", k_max_payload).step, 1u);
   alice.link->send(frame(Tag::leave, 2, 0));
   EXPECT_EQ(provider.error(), "");
 }
@@ -392,7 +392,7 @@ TEST(Resumable, a_step_that_was_never_sent_or_is_dropped_ends_the_session) {
   first.begin();
   first.link->send(frame(Tag::ack, 1, 0));
   first.link->send({40, k_session, 1, content(Cuts::up, 1, 10)});
-  first.link->receive(in(5s), "an answer");
+  first.link->receive(in(5s), "an answer", k_max_payload);
   EXPECT_EQ(Raw(provider).refusal(0), "peer: Resume.step: 0, expected 1 to 2");
   EXPECT_EQ(provider.error(), "malformed: Resume.step: 0, expected 1 to 2");
 }
@@ -419,7 +419,7 @@ TEST(Resumable, a_providers_wrong_answer_is_malformed) {
     };
     auto link = begin(dial, {.grace = 5s});
     far_ends.front()->close();
-    EXPECT_EQ(error_of([&] { link->receive(in(5s), "an answer"); }).substr(0, 9), "malformed") << answer.tag << " " << answer.step;
+    EXPECT_EQ(error_of([&] { link->receive(in(5s), "an answer", k_max_payload); }).substr(0, 9), "malformed") << answer.tag << " " << answer.step;
   }
 }
 
@@ -428,16 +428,16 @@ TEST(Resumable, a_second_connection_takes_over_from_one_that_seems_alive) {
   Raw first(provider);
   first.begin();
   first.link->send({40, k_session, 1, content(Cuts::up, 1, 10)});
-  EXPECT_EQ(first.link->receive(in(5s), "an answer").step, 1u);
-  EXPECT_EQ(first.link->receive(in(5s), "an answer").step, 2u);  // but the user says it lacks this one
+  EXPECT_EQ(first.link->receive(in(5s), "an answer", k_max_payload).step, 1u);
+  EXPECT_EQ(first.link->receive(in(5s), "an answer", k_max_payload).step, 2u);  // but the user says it lacks this one
   Raw second(provider);
   const Frame answer = second.resume(2);
   EXPECT_EQ(answer.tag, static_cast<std::uint16_t>(Tag::ack));
   EXPECT_EQ(answer.step, 2u);
-  EXPECT_EQ(error_of([&] { first.link->receive(in(5s), "anything"); }).substr(0, 7), "closed:");
-  EXPECT_EQ(second.link->receive(in(5s), "it again").payload, content(Cuts::down, 2, 10));
+  EXPECT_EQ(error_of([&] { first.link->receive(in(5s), "anything", k_max_payload); }).substr(0, 7), "closed:");
+  EXPECT_EQ(second.link->receive(in(5s), "it again", k_max_payload).payload, content(Cuts::down, 2, 10));
   second.link->send({40, k_session, 2, content(Cuts::up, 2, 10)});
-  EXPECT_EQ(second.link->receive(in(5s), "an answer").step, 3u);
+  EXPECT_EQ(second.link->receive(in(5s), "an answer", k_max_payload).step, 3u);
   second.link->send(frame(Tag::leave, 4, 0));
   EXPECT_EQ(provider.error(), "");
   EXPECT_EQ(provider.finished, 1);
@@ -448,7 +448,7 @@ class Late : public Link {
  public:
   void send(Frame) override {}
   void flush() override {}
-  Frame receive(Clock::time_point, const char*) override {
+  Frame receive(Clock::time_point, const char*, std::size_t) override {
     waiting = true;
     closed_.acquire();
     closed_.release();
@@ -470,14 +470,14 @@ TEST(Resumable, frames_of_a_connection_that_was_taken_over_do_not_count) {
   const auto link = std::make_shared<ResumableLink>(std::move(late), ResumeLimits{.grace = 5s});
   const auto kept = sessions.keep(link, k_session, k_alice);
   std::jthread owner([&] {
-    EXPECT_EQ(link->receive(in(1s), "a frame").step, 0u);
-    EXPECT_EQ(link->receive(in(1s), "another").step, 1u);
+    EXPECT_EQ(link->receive(in(1s), "a frame", k_max_payload).step, 0u);
+    EXPECT_EQ(link->receive(in(1s), "another", k_max_payload).step, 1u);
   });
   while (!first.waiting) std::this_thread::yield();
   next_near->send(frame(Tag::resume, 0, 0));
   ResumableLink accepted(std::move(next_far), {});
   EXPECT_TRUE(sessions.resumed(accepted, k_alice, in(1s)));
-  EXPECT_EQ(next_near->receive(in(1s), "the answer").step, 0u);
+  EXPECT_EQ(next_near->receive(in(1s), "the answer", k_max_payload).step, 0u);
   next_near->send(frame(Tag::pass_begin, 0, 3, 1));
   next_near->send(frame(Tag::pass_begin, 1, 3, 1));
 }
@@ -498,6 +498,27 @@ TEST(Resumable, what_is_kept_is_bounded_and_sending_waits_for_room) {
   EXPECT_EQ(provider.error(), "");
   EXPECT_LE(provider.most_kept, k_ack_bytes + 50'000 + k_frame_header_bytes);
   EXPECT_GT(provider.most_kept, k_ack_bytes);
+}
+
+// Beyond its own bound a link keeps what finds room, which its peer's other links share.
+TEST(Resumable, what_finds_room_is_kept_beyond_the_bound) {
+  auto [near, far] = memory_links();
+  const auto room = std::make_shared<Room>(120'000);
+  ResumableLink link(std::move(near), {.grace = 5s, .kept_bytes = k_ack_bytes, .patience = 20ms, .room = room});
+  link.begin(k_session);
+  std::uint32_t sent = 0;
+  EXPECT_EQ(error_of([&] {
+              for (;; ++sent) link.send(frame(Tag::remask, sent, 50'000));
+            }),
+            "timeout: an acknowledgement: did not arrive before the deadline");
+  EXPECT_EQ(sent, 6u + 2u) << "six pass the bound, two find room";
+  EXPECT_EQ(room->used(), 2 * (50'000 + k_frame_header_bytes));
+  auto [here, there] = memory_links();
+  ResumableLink other(std::move(here), {.grace = 5s, .kept_bytes = k_ack_bytes, .patience = 5s, .room = std::make_shared<Room>(120'000)});
+  other.begin(k_session);
+  for (std::uint32_t step = 0; step < 8; ++step) other.send(frame(Tag::remask, step, 50'000));
+  there->send(frame(Tag::ack, 8, 0));
+  for (std::uint32_t step = 8; step < 16; ++step) other.send(frame(Tag::remask, step, 50'000));
 }
 
 TEST(Resumable, sending_to_a_peer_that_acknowledges_nothing_ends_with_the_patience) {
@@ -526,6 +547,72 @@ TEST(Resumable, who_leaves_is_not_waited_for) {
   EXPECT_LT(Clock::now() - begun, 5s);
 }
 
+// A connection on which nothing can be sent any more, and from which frames come without an end.
+class Endless : public Link {
+ public:
+  Endless(std::size_t size, std::atomic<std::size_t>& came) : size_(size), came_(came) {}
+  void send(Frame) override { throw Error(Code::closed, "x", "the peer closed the connection"); }
+  void flush() override {}
+  Frame receive(Clock::time_point, const char* awaited, std::size_t most) override {
+    check_length(static_cast<std::uint16_t>(Tag::remask), size_, most, awaited);
+    came_ += size_ + k_frame_header_bytes;
+    return frame(Tag::remask, next_++, size_);
+  }
+  void close() override {}
+
+ private:
+  const std::size_t size_;
+  std::uint32_t next_ = 0;
+  std::atomic<std::size_t>& came_;
+};
+
+TEST(Resumable, what_is_heard_on_a_lost_connection_is_bounded) {
+  for (const std::size_t size : {std::size_t{0}, std::size_t{1000}, k_cut_bytes, k_cut_bytes + 1}) {
+    std::atomic<std::size_t> came = 0;
+    ResumableLink link(std::make_unique<Endless>(size, came), {.grace = 50ms, .kept_bytes = k_ack_bytes});
+    link.begin(k_session);
+    EXPECT_NE(error_of([&] {
+                link.send(frame(Tag::remask, 0, 10));
+                link.receive(in(5s), "a frame", k_max_payload);
+                for (;;) link.receive(in(5s), "a frame", k_max_payload);
+              }),
+              "no error");
+    EXPECT_LE(came, size > k_cut_bytes ? 0 : k_ack_bytes + size + k_frame_header_bytes) << size;
+  }
+}
+
+// While it waits for an acknowledgement: at most what it would keep itself, and one frame.
+TEST(Resumable, what_comes_while_an_acknowledgement_is_awaited_is_bounded) {
+  auto [near, far] = memory_links();
+  ResumableLink link(std::move(near), {.grace = 5s, .kept_bytes = k_ack_bytes, .patience = 5s});
+  link.begin(k_session);
+  for (std::uint32_t step = 0; step < 100; ++step) far->send(frame(Tag::remask, step, 50'000));
+  EXPECT_EQ(error_of([&] {
+              for (std::uint32_t step = 0; step < 100; ++step) link.send(frame(Tag::remask, step, 50'000));
+            }),
+            "resource: link: both sides send and neither receives");
+  auto [here, there] = memory_links();
+  ResumableLink other(std::move(here), {.grace = 5s, .kept_bytes = k_ack_bytes, .patience = 5s});
+  other.begin(k_session);
+  there->send(frame(Tag::remask, 0, k_cut_bytes + 1));
+  EXPECT_EQ(error_of([&] {
+              for (std::uint32_t step = 0; step < 100; ++step) other.send(frame(Tag::remask, step, 50'000));
+            }),
+            "malformed: frame.length: Remask (42) of 2097153 bytes, the limit is 2097152 where this is awaited: an acknowledgement");
+}
+
+// A frame that came when more was allowed is looked at again when it is received.
+TEST(Resumable, a_frame_that_came_early_is_no_longer_than_what_is_awaited) {
+  auto [near, far] = memory_links();
+  ResumableLink link(std::move(near), {.grace = 5s, .kept_bytes = k_ack_bytes, .patience = 5s});
+  link.begin(k_session);
+  far->send(frame(Tag::remask, 0, 5000));
+  far->send(frame(Tag::ack, 6, 0));
+  for (std::uint32_t step = 0; step < 8; ++step) link.send(frame(Tag::remask, step, 50'000));
+  EXPECT_EQ(error_of([&] { link.receive(in(5s), "PassBegin", 13); }),
+            "malformed: frame.length: Remask (42) of 5000 bytes, the limit is 1024 where this is awaited: PassBegin");
+}
+
 // However the peer's connection ends behind its refusal, who sends the next frame hears why.
 TEST(Resumable, who_sends_to_a_peer_that_is_gone_hears_its_refusal) {
   for (const Clock::duration grace : {Clock::duration(0), Clock::duration(5s)}) {
@@ -544,8 +631,8 @@ TEST(Resumable, who_sends_to_a_peer_that_is_gone_hears_its_refusal) {
         EXPECT_EQ(error_of([&] {
                     link.send(frame(Tag::remask, static_cast<std::uint32_t>(i), 10));
                     link.flush();
-                    link.receive(in(5s), "a frame");
-                    link.receive(in(5s), "another");
+                    link.receive(in(5s), "a frame", k_max_payload);
+                    link.receive(in(5s), "another", k_max_payload);
                   }),
                   "resource: peer: tokens: your allowance is used up");
       }
@@ -563,7 +650,7 @@ TEST(Resumable, close_wakes_a_side_that_waits_for_a_connection) {
       std::this_thread::sleep_for(50ms);
       link.close();
     });
-    EXPECT_EQ(error_of([&] { link.receive(in(60s), "a frame"); }), "closed: link: this side closed it");
+    EXPECT_EQ(error_of([&] { link.receive(in(60s), "a frame", k_max_payload); }), "closed: link: this side closed it");
   }
 }
 
@@ -577,7 +664,7 @@ TEST(Resumable, without_grace_a_cut_is_the_end_and_nothing_is_kept) {
   link.send(frame(Tag::remask, 0, 1000));
   EXPECT_EQ(link.kept_bytes(), 0u);
   far.reset();
-  EXPECT_EQ(error_of([&] { link.receive(in(5s), "a frame"); }), "closed: a frame: the peer closed the connection");
+  EXPECT_EQ(error_of([&] { link.receive(in(5s), "a frame", k_max_payload); }), "closed: a frame: the peer closed the connection");
 }
 
 }  // namespace

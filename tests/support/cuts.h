@@ -60,8 +60,8 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
       if (cut == nullptr || !cut->lost) Passing::send(std::move(frame));
       if (cut != nullptr) Passing::close();
     }
-    Frame receive(Clock::time_point deadline, const char* awaited) override {
-      Frame frame = Passing::receive(deadline, awaited);
+    Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+      Frame frame = Passing::receive(deadline, awaited, most);
       cuts_->note(down, frame);
       const Cut* cut = cuts_->next(down);
       if (cut != nullptr) Passing::close();
@@ -80,8 +80,8 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
       Passing::send(std::move(frame));  // or it did not go out
       cuts_->note(down, copy);
     }
-    Frame receive(Clock::time_point deadline, const char* awaited) override {
-      Frame frame = Passing::receive(deadline, awaited);
+    Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+      Frame frame = Passing::receive(deadline, awaited, most);
       cuts_->note(up, frame);
       return frame;
     }

@@ -65,13 +65,14 @@ class Fibers {
       sent = true;
     }
     void flush() override {}
-    Frame receive(Clock::time_point, const char* awaited) override {
+    Frame receive(Clock::time_point, const char* awaited, std::size_t most) override {
       if (sent && side == 1) ++fibers.turns_;  // a round trip: the user begins to wait after it had sent
       if (side == 1) sent = false;
       while (fibers.queue_[side].empty()) {
         if (fibers.done_[1 - side]) throw Error(Code::closed, awaited, "the peer closed the connection");
         fibers.switch_to(1 - side);
       }
+      check_length(fibers.queue_[side].front().tag, fibers.queue_[side].front().payload.size(), most, awaited);
       Frame frame = std::move(fibers.queue_[side].front());
       fibers.queue_[side].pop_front();
       if (fibers.keep_received) fibers.received_[side].push_back(frame);

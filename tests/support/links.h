@@ -19,7 +19,7 @@ class Passing : public Link {
   explicit Passing(std::unique_ptr<Link> link) : link_(std::move(link)) {}
   void send(Frame frame) override { link_->send(std::move(frame)); }
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited) override { return link_->receive(deadline, awaited); }
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link_->receive(deadline, awaited, most); }
   void close() override { link_->close(); }
 
  private:

@@ -34,12 +34,13 @@ class Scripted : public Link {
   explicit Scripted(Script script) : script_(std::move(script)) {}
   void send(Frame) override {}
   void flush() override {}
-  Frame receive(Clock::time_point, const char* awaited) override {
+  Frame receive(Clock::time_point, const char* awaited, std::size_t most) override {
     if (next_ == script_.lines.size()) throw Error(Code::closed, "link", "the script ends");
     Script::Line& line = script_.lines[next_];
     const auto step = static_cast<std::uint32_t>(next_++);
-    const Tag tag = line.refusal ? Tag::refusal : tag_of(awaited);
-    return {static_cast<std::uint16_t>(tag), step < script_.handshake ? 0 : script_.session, step, std::move(line.payload)};
+    const auto tag = static_cast<std::uint16_t>(line.refusal ? Tag::refusal : tag_of(awaited));
+    check_length(tag, line.payload.size(), most, awaited);
+    return {tag, step < script_.handshake ? 0 : script_.session, step, std::move(line.payload)};
   }
   void close() override {}
 

@@ -31,11 +31,11 @@ constexpr TinyModel k_smallest{.layers = 1, .slots = 8};
 
 class TlsServices {
  public:
-  explicit TlsServices(Clock::duration patience, Clock::duration handshake_patience = std::chrono::seconds(5))
+  explicit TlsServices(Clock::duration patience, Clock::duration handshake_patience = std::chrono::seconds(5), OfferedModel model = tiny_model(k_smallest))
       : patience_(patience), handshake_patience_(handshake_patience), helper_(executor_, patience, [this](const std::string& text) { note(text); }),
-        provider_(tiny_model(k_smallest), executor_, patience, [this] { return dial(Role::provider, Role::helper); }, [this](const std::string& text) { note(text); }) {
-    accept(helper_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer); });
-    accept(provider_listener_, [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer, limits); });
+        provider_(std::move(model), executor_, patience, [this] { return dial(Role::provider, Role::helper); }, [this](const std::string& text) { note(text); }) {
+    accept(helper_listener_, helper_rooms_, [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer); });
+    accept(provider_listener_, provider_rooms_, [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer, limits); });
     provider_.register_model(nullptr);
   }
   ~TlsServices() {
@@ -81,15 +81,16 @@ class TlsServices {
 
  private:
   template <class Serve>
-  void accept(TlsListener& listener, Serve serve) {
-    accepting_.emplace_back([this, &listener, serve] {
+  void accept(TlsListener& listener, RoomByPeer& rooms, Serve serve) {
+    accepting_.emplace_back([this, &listener, &rooms, serve] {
       while (!stopping_) {
         try {
           std::shared_ptr<TlsLink> link = listener.accept(Clock::now() + std::chrono::milliseconds(50));
           const std::lock_guard lock(mutex_);
-          serving_.emplace_back([this, link, serve]() mutable {
+          serving_.emplace_back([this, &rooms, link, serve]() mutable {
             try {
               const Peer peer = link->handshake(Clock::now() + handshake_patience_);
+              link->share(rooms.of(peer.key));
               serve(std::make_unique<Shared>(std::move(link)), peer);
             } catch (const Error& error) {
               note(std::string("refused: ") + error.what());
@@ -104,7 +105,7 @@ class TlsServices {
     explicit Shared(std::shared_ptr<Link> l) : link(std::move(l)) {}
     void send(Frame frame) override { link->send(std::move(frame)); }
     void flush() override { link->flush(); }
-    Frame receive(Clock::time_point deadline, const char* awaited) override { return link->receive(deadline, awaited); }
+    Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link->receive(deadline, awaited, most); }
     void close() override { link->close(); }
     std::shared_ptr<Link> link;
   };
@@ -120,6 +121,7 @@ class TlsServices {
   std::string notes_;
   HelperService helper_;
   ProviderService provider_;
+  RoomByPeer helper_rooms_{HelperService::room()}, provider_rooms_{provider_.room()};
   TlsListener helper_listener_{[this] { return parties_.of(Role::helper); }, "127.0.0.1:0", handshake_patience_}, provider_listener_{[this] { return parties_.of(Role::provider); }, "127.0.0.1:0", handshake_patience_};
   std::atomic<bool> stopping_ = false;
   std::list<std::jthread> serving_, accepting_;
@@ -196,6 +198,11 @@ class RawTls {
 
   bool connected() const { return connected_; }
   bool write(std::span<const std::uint8_t> bytes) { return SSL_write(ssl_, bytes.data(), static_cast<int>(bytes.size())) == static_cast<int>(bytes.size()); }
+  // A peer that reads no more is given up after so long.
+  void give_up_after(int milliseconds) {
+    const timeval patience{milliseconds / 1000, 1000 * (milliseconds % 1000)};
+    setsockopt(tcp_.descriptor(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  }
   // Whether the peer says something, or goes, within that time.
   bool speaks(int milliseconds) {
     pollfd wait{tcp_.descriptor(), POLLIN, 0};
