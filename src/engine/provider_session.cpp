@@ -48,14 +48,10 @@ constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::siz
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                                  Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn,
                                  std::function<void(double)> on_pass, Clock::duration idle)
-    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), idle_(std::max(idle, patience)), keys_(plan.config.layers),
+    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), idle_(std::max(idle, patience)), timeline_(burnt[k_slot_kind]), keys_(plan.config.layers),
       provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), on_pass_(std::move(on_pass)), progress_(burnt) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
-  reserve(keys_, plan);
-  for (std::uint32_t slot = 0; slot < burnt[k_slot_kind]; ++slot) {  // of earlier sessions
-    timeline_.append(true);
-    skip(slot);
-  }
+  reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
 }
 
 void ProviderSession::serve() {
