@@ -1,13 +1,19 @@
 // A SQLite database whose commits are on the disk when they return.
+//
+// Beside it lies a file of k_reserve bytes, PATH-reserve. On a full disk it is given up, bit by bit, so that commits go on; when there is room
+// again it is made anew. The write-ahead log is checkpointed early, so that small changes to what is there go on within the reserve for good.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "base/file.h"
 
 struct sqlite3;
 struct sqlite3_stmt;
@@ -16,8 +22,9 @@ namespace permllm {
 
 class Database {
  public:
+  static constexpr std::uint64_t k_reserve = 1 << 20;
   // Opens or makes it, for its owner alone; without a path it lives in memory. Errors of all: file where it is damaged or cannot be opened;
-  // resource, when the disk is full. They name the file, never what it holds.
+  // resource, when the disk is full and the reserve with it. They name the file, never what it holds.
   explicit Database(const std::filesystem::path& path);
   ~Database();
   Database(const Database&) = delete;
@@ -43,12 +50,19 @@ class Database {
   };
   Query query(const char* sql) { return Query(*this, sql); }
   void run(const char* sql);
-  // Everything that `body` does, or nothing.
+  // Everything that `body` does, or nothing; it may be called several times.
   void transaction(const std::function<void()>& body);
 
  private:
-  [[noreturn]] void fail() const;
+  [[noreturn]] void fail();
+  // Whether the last statement failed because its disk is full.
+  bool is_full() const;
+  // Whether there was one, and made room.
+  bool give_up_reserve();
+  void keep_reserve() noexcept;
   std::string name_;
+  bool full_ = false, in_transaction_ = false;
+  std::optional<File> reserve_;
   sqlite3* database_ = nullptr;
 };
 
