@@ -2,8 +2,10 @@
 
 #include <malloc.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <thread>
 
 namespace permllm {
 namespace {
@@ -31,6 +33,8 @@ void prepare_heap() {
   // Set, they no longer grow with the largest block that was ever freed.
   mallopt(M_MMAP_THRESHOLD, 4 << 20);
   mallopt(M_TRIM_THRESHOLD, 16 << 20);
+  // Each has some MB that cannot be given back. There would be eight for each core: as many as connections came, long after they went.
+  mallopt(M_ARENA_MAX, static_cast<int>(std::max(2u, std::thread::hardware_concurrency())));
 }
 
 void trim_heap() { trim(true); }

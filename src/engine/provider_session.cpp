@@ -54,10 +54,10 @@ ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Ch
   reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
 }
 
-void ProviderSession::serve() {
+void ProviderSession::serve(std::atomic<bool>& in_pass) {
   user_.allow_cancel();
   for (;;) {
-    bool in_pass = false;
+    in_pass = false;
     try {
       const Frame frame = user_.receive_any("the next pass", idle_);
       if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
@@ -71,6 +71,7 @@ void ProviderSession::serve() {
       in_pass = true;
       const Clock::time_point began = Clock::now();
       run(begin);
+      in_pass = false;
       if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind) on_pass_(std::chrono::duration<double>(Clock::now() - began).count());
       begin.tokens > 1 ? trim_heap() : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {

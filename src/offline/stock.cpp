@@ -88,7 +88,10 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
     }
     return true;
   };
-  if (!arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; })) {
+  if (!ready()) waits_since_ = Clock::now();
+  const bool arrived = arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; });
+  waits_since_.reset();
+  if (!arrived) {
     throw Error(Code::timeout, "stock", "no offline material arrived from helper and user before the deadline");
   }
   if (!ready()) std::rethrow_exception(failure_);
@@ -114,6 +117,11 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
   };
   Reader from_helper = reader("helper's pack", 0), from_user = reader("user's pack", 1);
   return {std::move(from_helper), std::move(from_user), memory[0], memory[1]};
+}
+
+std::optional<Clock::time_point> Stock::waits_since() const {
+  const std::lock_guard lock(mutex_);
+  return waits_since_;
 }
 
 void Stock::fail(std::exception_ptr error) {

@@ -36,6 +36,8 @@ class Stock {
   // All halves of a piece; waits for them until `deadline` (Error{timeout} says that the stock is empty). A piece is
   // handed out once.
   Pack take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline);
+  // Since when a taker waits; none: nobody does.
+  std::optional<Clock::time_point> waits_since() const;
   // A source is gone: takers that wait, and later ones that find nothing, get this error, until a filling begins.
   void fail(std::exception_ptr error);
 
@@ -88,6 +90,7 @@ class Stock {
   Half halves_[2];
   std::size_t bytes_ = 0;
   std::exception_ptr failure_;
+  std::optional<Clock::time_point> waits_since_;
 };
 
 }  // namespace permllm
