@@ -406,13 +406,16 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
       if (stops.stopped()) answer.end = Answer::End::stop;
       return !stops.stopped() && client->tokens_left > 0;
     };
-    // A session that has no room left, or that the provider ended while nobody asked, is begun again.
+    // A session that has no room left, or that the provider ended while nobody asked (perhaps to make room for others), is begun again; so is a
+    // new one whose connection is lost before its first pass, which the provider does not keep.
     if (!session->fits(request)) open_session(session->slots_afresh(request));
     const bool went_on = session->used();
     try {
       session->run(request);
     } catch (const Error& error) {
-      if (!went_on || answering || cancelled || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
+      const bool gone = error.code() == Code::closed ? went_on || !session->began()
+                                                     : went_on && (error.code() == Code::timeout || error.code() == Code::resource);
+      if (answering || cancelled || !gone) throw;
       open_session(session->slots_afresh(request));
       session->run(request);
     }

@@ -50,6 +50,8 @@ class MeasuredConversation {
   Marks ready() { return between(client_.session().marks(), client_.filler().made()); }
   // Whether there was an answer before; prompt tokens that were fed for the last one.
   bool used() const { return !fed_.empty(); }
+  // Whether a pass of the last answer was begun.
+  bool began() { return client_.session().slots() > before_; }
   std::size_t prompted() const { return prompted_; }
   // Tokens of a prompt that were fed before.
   std::size_t in_common(std::span<const TokenId> ids) const;

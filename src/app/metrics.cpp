@@ -43,6 +43,8 @@ struct Metrics::State {
   prometheus::Counter& offline_of_helper = offline.Add({{"from", "helper"}});
   prometheus::Counter& offline_of_user = offline.Add({{"from", "user"}});
   prometheus::Gauge& model = gauges("permllm_model_bytes", "Bytes of model held for sessions.").Add({});
+  prometheus::Family<prometheus::Gauge>& stock = gauges("permllm_stock_bytes", "Bytes of offline material that are kept and not used yet.");
+  prometheus::Family<prometheus::Gauge>& disk_free = gauges("permllm_disk_free_bytes", "Bytes that the disk of the offline material, or of the models, has left.");
   prometheus::Family<prometheus::Gauge>& links = gauges("permllm_connections", "Open connections, by whether their handshake is done.");
   prometheus::Gauge& handshaking = links.Add({{"stage", "handshake"}});
   prometheus::Gauge& served = links.Add({{"stage", "served"}});
@@ -110,6 +112,8 @@ std::string Metrics::text() {
   s.draining.Set(now.draining);
   s.handshaking.Set(static_cast<double>(now.handshakes));
   s.served.Set(static_cast<double>(now.connections));
+  if (now.stock) s.stock.Add({}).Set(static_cast<double>(*now.stock));
+  if (now.disk_free) s.disk_free.Add({}).Set(static_cast<double>(*now.disk_free));
   s.memory.Set(static_cast<double>(memory_in_use().resident));
   s.cpu.Increment(report_of_this_process().cpu_seconds - s.cpu.Value());
   s.files.Set(static_cast<double>(open_files()));

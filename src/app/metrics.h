@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "engine/event.h"
@@ -27,6 +28,7 @@ class Metrics {
   struct Now {
     std::size_t handshakes = 0, connections = 0;
     bool ready = false, draining = false;
+    std::optional<std::uint64_t> stock, disk_free;  // bytes of offline material, and what is left of the disk; none: nothing is told of them
   };
   void set_source(std::function<Now()> source);
   std::string text();

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 
@@ -103,22 +104,20 @@ class Party {
     const double seconds = std::chrono::duration<double>(now - begun_).count();
     note("progress", fmt::format("{} of the model: {:.0f} %, about {:.0f} s left", what, fraction * 100, seconds * (1 / fraction - 1)));
   }
-  // A new session beside those that are open. Errors: resource.
-  void admit(std::size_t open) const {
+  // A new session. Errors: resource.
+  void admit() const {
     if (draining_) throw Error(Code::resource, name_of(role_), "is shutting down; try again in a moment");
     const std::string reason = short_of_memory();
     if (!reason.empty()) throw Error(Code::resource, name_of(role_), reason + "; try again later");
-    const std::size_t most = session_limit_;
-    if (most != 0 && open >= most) {
-      throw Error(Code::resource, name_of(role_), fmt::format("as many conversations are open as may be ({}, of all users); try again in a moment", most));
-    }
   }
-  // Serves until a signal ends it. facts: of the ready event.
-  void serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts) {
+  std::size_t most_sessions() const { return session_limit_; }
+  // Serves until a signal ends it. facts: of the ready event. of_disk: adds what /metrics says of it.
+  void serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts, std::function<void(Metrics::Now&)> of_disk) {
     Server server(listener, std::move(handler), limits(), log_, metrics_);
     {
       const std::lock_guard lock(mutex_);
       server_ = &server;
+      of_disk_ = std::move(of_disk);
       state_.clear();
     }
     log_.write(Log::Level::info, "ready", fmt::format("listening on port {}", listener.port()));
@@ -178,6 +177,7 @@ class Party {
       const Server::Count count = server_->count();
       now.handshakes = count.handshakes;
       now.connections = count.served;
+      of_disk_(now);
     }
     return now;
   }
@@ -267,6 +267,7 @@ class Party {
   std::mutex mutex_;  // of the options that are reloaded and of what follows
   std::string state_;          // before the server is there
   Server* server_ = nullptr;
+  std::function<void(Metrics::Now&)> of_disk_;
   Signals signals_;
   std::optional<StatusServer> status_;
 };
@@ -309,11 +310,15 @@ void run_helper(HelperOptions& helper) {
   TlsListener listener([&] { return directory.credentials(); }, options.listen);
   require_peer(options.identity, Role::provider);
   HelperService service(executor, options.patience(), party.on_event(), helper.store);
-  service.set_admission([&] { party.admit(0); });
+  service.set_admission([&] { party.admit(); });
   party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
                          [&](std::unique_ptr<Link> link, const Peer& peer) {
     service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer);
-  }, HelperService::room()}, {});
+  }, HelperService::room()}, {}, [&](Metrics::Now& now) {
+    std::error_code error;
+    const auto disk = std::filesystem::space(helper.store, error);
+    if (!helper.store.empty() && !error) now.disk_free = disk.available;
+  });
 }
 
 // Of answers, by the record of the user's invite.
@@ -349,7 +354,10 @@ void run_provider(ProviderOptions& options) {
   const LiveDirectory directory(options.party.identity, Role::provider);
   const auto credentials = [&] { return directory.credentials(); };
   ProviderService* serving = nullptr;  // asked once it serves
-  Party party(Role::provider, options.party, options.model, [&] { return serving->helper_trouble(); });
+  Party party(Role::provider, options.party, options.model, [&] {
+    const std::string disk = serving->disk_trouble();
+    return disk.empty() ? serving->helper_trouble() : disk;
+  });
   Executor executor;
   credentials();  // refused before the long work
   parse_bandwidth(options.user_bandwidth, "--user-bandwidth");
@@ -374,7 +382,7 @@ void run_provider(ProviderOptions& options) {
   } catch (const Error& error) {  // whose a damaged record is is not known: nobody's material goes
     party.note("note", fmt::format("offline material of users without an invite is kept: {}", error.what()));
   }
-  service.set_admission([&](std::size_t open) { party.admit(open); });
+  service.set_admission([&] { party.admit(); }, [&] { return party.most_sessions(); });
   service.watch_helper([&] { return dial_within(std::chrono::seconds(3)); });
   const Clock::time_point registration = Clock::now();
   party.progress("registration", 0);
@@ -387,7 +395,10 @@ void run_provider(ProviderOptions& options) {
     limits.tokens = allowance_of(directory, peer);
     service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer, limits);
   }, service.room()}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
-       {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}});
+       {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}}, [&](Metrics::Now& now) {
+    now.stock = service.stock_bytes();
+    now.disk_free = service.disk_free();
+  });
 }
 
 CLI::App* provider_command(CLI::App& parent, const char* description, const std::shared_ptr<ProviderOptions>& options) {

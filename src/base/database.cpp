@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "permllm/error.h"
@@ -37,6 +38,7 @@ Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "le
     if (file >= 0) close(file);
     refuse_if_open_to_others(path);
     place_ = file_at(path);
+    reserve_.emplace(path.string() + "-reserve", File::Mode::create);
   }
   if (sqlite3_open_v2(path.empty() ? ":memory:" : path.c_str(), &database_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
                       nullptr) != SQLITE_OK) {
@@ -45,23 +47,53 @@ Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "le
   sqlite3_busy_timeout(database_, 10'000);
   try {
     // With EXTRA each commit waits for the disk, and for the folder where the file system has no room for a WAL and journals come and go.
-    run("PRAGMA journal_mode = WAL; PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON;");
+    run("PRAGMA journal_mode = WAL; PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON; PRAGMA wal_autocheckpoint = 50;");
   } catch (const Error&) {
     sqlite3_close(database_);
     throw;
   }
+  keep_reserve();
 }
 
 Database::~Database() { sqlite3_close(database_); }
 
-void Database::fail() const {
+void Database::fail() {
+  full_ = is_full();
+  if (full_) {
+    const std::filesystem::path path(name_);  // a peer may read this
+    throw Error(Code::resource, (path.parent_path().filename() / path.filename()).string(),
+                fmt::format("its disk is full, {} bytes are free; make room: what is used up has to be written down first", reserve_->free_space()));
+  }
   const int code = sqlite3_errcode(database_) & 0xff;
-  const bool disk = code == SQLITE_FULL || code == SQLITE_IOERR || code == SQLITE_BUSY;
-  throw Error(disk ? Code::resource : Code::file, name_, fmt::format("{}{}", sqlite3_errstr(code), code == SQLITE_FULL || code == SQLITE_IOERR ? "; is its disk full?" : ""));
+  throw Error(code == SQLITE_FULL || code == SQLITE_IOERR || code == SQLITE_BUSY ? Code::resource : Code::file, name_, sqlite3_errstr(code));
+}
+
+// A file beside the database that cannot grow is an input or output error.
+bool Database::is_full() const {
+  const int code = sqlite3_errcode(database_) & 0xff;
+  return reserve_ && (code == SQLITE_FULL || (code == SQLITE_IOERR && reserve_->free_space() < k_reserve));
+}
+
+// A piece at a time: others may take what is left over of each.
+bool Database::give_up_reserve() {
+  constexpr std::uint64_t k_piece = 64 << 10;
+  if (!reserve_ || reserve_->size() == 0) return false;
+  reserve_->resize(reserve_->size() - std::min(k_piece, reserve_->size()));
+  return true;
+}
+
+void Database::keep_reserve() noexcept {
+  try {
+    if (reserve_ && reserve_->size() < k_reserve && reserve_->free_space() >= 2 * k_reserve) reserve_->allocate(k_reserve);
+  } catch (const Error&) {
+    // The next time.
+  }
 }
 
 void Database::run(const char* sql) {
-  if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) fail();
+  while (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) {
+    if (in_transaction_ || !is_full() || !give_up_reserve()) fail();
+  }
 }
 
 void Database::check_place() const {
@@ -71,14 +103,29 @@ void Database::check_place() const {
 
 void Database::transaction(const std::function<void()>& body) {
   check_place();
-  run("BEGIN IMMEDIATE");
-  try {
-    body();
-    run("COMMIT");
-  } catch (...) {
-    sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr);
-    throw;
+  const auto attempt = [&] {
+    run("BEGIN IMMEDIATE");
+    full_ = false;
+    in_transaction_ = true;
+    try {
+      body();
+      run("COMMIT");
+      in_transaction_ = false;
+    } catch (...) {
+      in_transaction_ = false;
+      sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr);
+      throw;
+    }
+  };
+  for (bool done = false; !done;) {
+    try {
+      attempt();
+      done = true;
+    } catch (const Error&) {
+      if (!full_ || !give_up_reserve()) throw;
+    }
   }
+  keep_reserve();
 }
 
 Database::Query::Query(Database& database, const char* sql)
@@ -102,7 +149,12 @@ Database::Query& Database::Query::bind(std::span<const std::uint8_t> bytes) {
 }
 
 bool Database::Query::step() {
-  const int result = sqlite3_step(statement_.get());
+  int result = sqlite3_step(statement_.get());
+  // By itself a statement is a transaction: it did nothing.
+  while (result != SQLITE_ROW && result != SQLITE_DONE && !database_.in_transaction_ && database_.is_full() && database_.give_up_reserve()) {
+    sqlite3_reset(statement_.get());
+    result = sqlite3_step(statement_.get());
+  }
   if (result == SQLITE_ROW) return true;
   if (result != SQLITE_DONE) database_.fail();
   return false;

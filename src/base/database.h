@@ -1,14 +1,20 @@
 // A SQLite database whose commits are on the disk when they return.
+//
+// Beside it lies a file of k_reserve bytes, PATH-reserve. On a full disk it is given up, bit by bit, so that commits go on; when there is room
+// again it is made anew. The write-ahead log is checkpointed early, so that small changes to what is there go on within the reserve for good.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "base/file.h"
 
 struct sqlite3;
 struct sqlite3_stmt;
@@ -17,8 +23,9 @@ namespace permllm {
 
 class Database {
  public:
+  static constexpr std::uint64_t k_reserve = 1 << 20;
   // Opens or makes it, for its owner alone; without a path it lives in memory. Errors of all: file where it is damaged, cannot be opened or was
-  // replaced since; resource, when the disk is full. They name the file, never what it holds.
+  // replaced since; resource, when the disk is full and the reserve with it. They name the file, never what it holds.
   explicit Database(const std::filesystem::path& path);
   ~Database();
   Database(const Database&) = delete;
@@ -46,15 +53,23 @@ class Database {
   };
   Query query(const char* sql) { return Query(*this, sql); }
   void run(const char* sql);
-  // Everything that `body` does, or nothing. Not in a file that is not at its path any more: what were written there, nobody would read again.
+  // Everything that `body` does, or nothing; it may be called several times. Not in a file that is not at its path any more: what were written there,
+  // nobody would read again.
   void transaction(const std::function<void()>& body);
 
  private:
-  [[noreturn]] void fail() const;
+  [[noreturn]] void fail();
   void check_place() const;
+  // Whether the last statement failed because its disk is full.
+  bool is_full() const;
+  // Whether there was one, and made room.
+  bool give_up_reserve();
+  void keep_reserve() noexcept;
   std::string name_;
   std::filesystem::path path_;
   std::pair<std::uint64_t, std::uint64_t> place_;  // device and number of the file
+  bool full_ = false, in_transaction_ = false;
+  std::optional<File> reserve_;
   sqlite3* database_ = nullptr;
 };
 

@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -91,6 +92,20 @@ void File::write(std::uint64_t offset, std::span<const std::uint8_t> bytes) cons
 
 void File::resize(std::uint64_t size) const {
   if (ftruncate(file_, static_cast<off_t>(size)) != 0) fail(name_, fmt::format("it cannot have {} bytes", size));
+}
+
+void File::allocate(std::uint64_t size) const {
+  const int failed = posix_fallocate(file_, 0, static_cast<off_t>(size));
+  if (failed == 0) return;
+  resize(0);
+  errno = failed;
+  fail(name_, fmt::format("there is no room for its {} bytes", size));
+}
+
+std::uint64_t File::free_space() const {
+  struct statvfs disk {};
+  if (fstatvfs(file_, &disk) != 0) fail(name_, "its disk does not tell what is free");
+  return std::uint64_t{disk.f_bavail} * disk.f_frsize;
 }
 
 bool File::free(std::uint64_t offset, std::uint64_t bytes) const {

@@ -28,6 +28,10 @@ class File {
   bool read(std::uint64_t offset, std::span<std::uint8_t> out) const;
   void write(std::uint64_t offset, std::span<const std::uint8_t> bytes) const;
   void resize(std::uint64_t size) const;
+  // Has so many bytes, zeros, for which the disk has set room aside. Errors: resource; then it is empty.
+  void allocate(std::uint64_t size) const;
+  // Bytes that the file's disk has left.
+  std::uint64_t free_space() const;
   // Gives the room of these bytes back to the file system; they read as zeros, the size stays. False where it does not take any.
   bool free(std::uint64_t offset, std::uint64_t bytes) const;
   void sync() const;  // what was written is on the disk

@@ -93,15 +93,45 @@ std::uint64_t ProviderChains::bytes(const std::string& peer) {
   return bytes_of(peer);
 }
 
+std::uint64_t ProviderChains::bytes() {
+  const std::lock_guard lock(mutex_);
+  std::uint64_t sum = 0;
+  for (const auto& [key, chain] : open_) sum += chain->stock_.bytes();
+  for (const auto& [key, bytes] : idle_) sum += bytes;
+  return sum;
+}
+
+bool ProviderChains::disk_has(std::uint64_t bytes) const {
+  for (const auto& [peer, coming] : coming_) bytes += coming;
+  const auto free = free_space();
+  return !free || *free >= bytes + k_disk_margin;
+}
+
+void ProviderChains::refuse_for_disk(std::uint64_t bytes) {
+  disk_trouble();
+  throw Error(Code::resource, "stock", fmt::format("the provider's disk is full: {} bytes are free, {} more are wanted beside {} that stay free; what is made can be used, "
+                                                   "and the provider has to make room for more", *free_space(), bytes, k_disk_margin));
+}
+
+std::string ProviderChains::disk_trouble() {
+  const auto free = free_space();
+  const bool full = free && *free < k_disk_margin;
+  const std::string trouble = full ? fmt::format("the disk of the offline material is full ({} bytes are free, {} stay free): no more is taken", *free, k_disk_margin) : "";
+  if (disk_full_.exchange(full) != full) on_event_(full ? trouble : fmt::format("the disk of the offline material has room again, {} bytes", *free));
+  return trouble;
+}
+
 void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits) {
   const auto coming = coming_.find(peer);
   const std::uint64_t more = bytes + (coming == coming_.end() ? 0 : coming->second);
-  const auto fits = [&] { return bytes_of(peer) + more <= limits.stock; };
+  const auto fits = [&] { return bytes_of(peer) + more <= limits.stock && disk_has(bytes); };
+  if (disk_full_) disk_trouble();  // there may be room again
   if (fits()) return;
   for (const ChainRecord& leftover : leftovers(peer)) {
     forget(leftover);
     if (fits()) return;
   }
+  if (!disk_has(bytes)) refuse_for_disk(bytes);
   throw Error(Code::resource, "stock",
               fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}; a question that what is made suffices for "
                           "makes room, or the provider raises --user-stock",
@@ -133,6 +163,7 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   if (before && before->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
   std::optional<ChainRecord> record = before;
   if (!record) {
+    if (!disk_has(0)) refuse_for_disk(0);  // for a new chain material comes first
     drop_leftovers(peer);
     record = ChainRecord{};
     record->chain = number;
@@ -268,8 +299,14 @@ void ProviderChains::Chain::end_filling() {
     const std::lock_guard lock(mutex_);
     stock_.drop_behind(record_.made);
     filling_ = false;
+    filled_at_ = Clock::now();
   }
   changed_.notify_all();
+}
+
+std::optional<Clock::time_point> ProviderChains::Chain::filled_at() const {
+  const std::lock_guard lock(mutex_);
+  return filling_ ? std::optional(Clock::now()) : filled_at_;
 }
 
 }  // namespace permllm

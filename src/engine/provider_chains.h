@@ -1,6 +1,7 @@
 // The provider's chains of one model: the stock of each, in memory or on the disk, and who uses it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
@@ -65,6 +66,8 @@ class ProviderChains {
     // Something was put into the stock: what is complete by now becomes made, on the disk too. Errors: resource.
     void commit();
     void end_filling();
+    // When it was filled last: now, while it is. None: it was not.
+    std::optional<Clock::time_point> filled_at() const;
 
    private:
     friend class ProviderChains;
@@ -78,6 +81,7 @@ class ProviderChains {
     std::condition_variable changed_;
     Marks freed_;  // of the session's thread
     bool open_ = false, keep_ = false, filling_ = false;
+    std::optional<Clock::time_point> filled_at_;
   };
 
   // For the card.
@@ -88,8 +92,15 @@ class ProviderChains {
   // Drops the chains of users who are not to be kept.
   void drop_unless(const std::function<bool(const std::string& peer)>& keep);
   std::uint64_t tokens(const std::string& peer) { return ledger_.tokens(peer); }
-  // Bytes of packs of a user that take room, on the disk or in memory.
+  // Bytes of packs of a user, or of all, that take room, on the disk or in memory.
   std::uint64_t bytes(const std::string& peer);
+  std::uint64_t bytes();
+  // Where less is free, no material is taken: what is there can be used, and the ledger written, on a disk that packs alone never fill.
+  static constexpr std::uint64_t k_disk_margin = 16 << 20;
+  // Bytes that the folder's disk has left; none: there is no folder.
+  std::optional<std::uint64_t> free_space() const { return lock_ ? std::optional(lock_->free_space()) : std::nullopt; }
+  // Why no material can be taken; empty: it can. When that changes, it is told to on_event.
+  std::string disk_trouble();
   Ledger& ledger() { return ledger_; }
 
  private:
@@ -99,7 +110,10 @@ class ProviderChains {
   std::vector<ChainRecord> leftovers(const std::string& peer);
   void drop_leftovers(const std::string& peer);
   std::uint64_t bytes_of(const std::string& peer) const;
-  // Where the limit leaves no room for so many bytes more, leftovers give way. Errors: resource.
+  // Whether the disk has room for so many bytes more, beside those that are coming.
+  bool disk_has(std::uint64_t bytes) const;
+  [[noreturn]] void refuse_for_disk(std::uint64_t bytes);
+  // Where the limit or the disk leaves no room for so many bytes more, leftovers give way. Errors: resource.
   void need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits);
   // Whether no session can make use of it any more.
   bool used_up(const ChainRecord& record) const;
@@ -117,6 +131,7 @@ class ProviderChains {
   std::map<Key, Chain*> open_;          // in a session
   std::map<Key, std::uint64_t> idle_;   // bytes of the others
   std::map<std::string, std::uint64_t> coming_;  // bytes by user, that are being put into a stock
+  std::atomic<bool> disk_full_ = false;          // on_event was told so
 };
 
 }  // namespace permllm

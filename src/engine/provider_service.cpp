@@ -6,8 +6,13 @@
 #include <optional>
 #include <thread>
 
+#include "base/heap.h"
+
 namespace permllm {
 namespace {
+
+constexpr auto k_filling = std::chrono::hours(24);  // the longest that material is made before a session's first pass
+constexpr auto k_stalled = std::chrono::seconds(30);  // that a pass waits for its user, before others may have its place
 
 // On the wire, about: nearly all of a card.
 std::size_t bytes_of(const Vocabulary& vocabulary) {
@@ -158,7 +163,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
     if (hello.purpose == Hello::online) {
       {
         const std::lock_guard lock(mutex_);
-        admit_(sessions_.size());
+        admit(peer.key);
       }
       Executor executor(executor_, std::hash<std::string>()(peer.key));
       converse(user, link, peer, limits, executor, events);
@@ -217,20 +222,28 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   };
   std::optional<End> end;
   std::shared_ptr<ProviderChains::Chain> held;
+  Session* session = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    admit_(sessions_.size());  // others may have come since
-    const std::size_t own = sessions_of(peer);
+    const std::size_t own = places_of(peer);
     if (own >= limits.sessions) {
       throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
     }
+    const std::uint64_t gives_way = admit(peer);  // others may have come since
     held = chains_.open(peer, agreement);
-    sessions_[id] = {peer, held};
+    if (gives_way != 0) {
+      this->end(gives_way, Error(Code::resource, "session", "it was idle and was ended to make room for other users; ask again"));
+    }
+    session = &sessions_[id];
+    session->peer = peer;
+    session->chain = held;
+    session->link = link;
     end.emplace(*this, id, peer);
     accounts_.try_emplace(peer, chains_.tokens(peer));
   }
+  sessions_changed_.notify_all();
   events.begin(id);
-  const ResumableSessions::Kept kept = resumable_.keep(link, id, whose);
+  const ResumableSessions::Kept kept = resumable_.keep(link, id, whose, false);
   ProviderChains::Chain* const chain = held.get();
   user.send(chain->state());
   user.set_session(id);
@@ -241,7 +254,8 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   user.flush();
   std::optional<RetrievalKey> key;
   if (model_.plan.bfv()) key = user.receive(RetrievalKey{});
-  link->await_frame(Clock::now() + idle_, "the next pass", k_least_payload);  // the user may lack what was sent, and agrees on no seed before it has that
+  trim_heap();  // the card took as much as the vocabulary, many times over
+  link->await_frame(Clock::now() + k_filling, "the first pass", k_least_payload);  // end_unused says how long; material may be made meanwhile
   AesCoins coins(chain->seed(Clock::now() + patience_));
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain->number());
@@ -251,6 +265,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   const auto burn = [&](const Marks& to) {
     {
       const std::lock_guard lock(mutex_);
+      session->used = true;
       std::uint64_t& used = accounts_.at(peer);
       const std::uint32_t more = to[k_pass_kind] - charged;
       if (used + more > limits.tokens) throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", limits.tokens));
@@ -258,6 +273,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
       charged += more;
     }
     burning->reach(to);
+    link->outlast();
   };
   const auto behind_pass = [&](double seconds) {
     events.pass(seconds);
@@ -267,7 +283,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   };
   ProviderSession conversation(model_.plan, model_.weights, user, coins, chain->stock(), executor, patience_, bfv ? &*bfv : nullptr, begin, burn,
                                behind_pass, idle_);
-  conversation.serve();
+  conversation.serve(session->in_pass);
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it
   end.reset();
@@ -280,6 +296,73 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
 
 std::size_t ProviderService::sessions_of(const std::string& peer) const {
   return static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
+}
+
+std::size_t ProviderService::places_of(const std::string& peer) const {
+  return static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer && !s.second.ending; }));
+}
+
+std::optional<Clock::time_point> ProviderService::Session::waits_since() const {
+  const auto on_link = link->waits_since();
+  return on_link ? on_link : chain->stock().waits_since();
+}
+
+std::optional<Clock::time_point> ProviderService::Session::idle_since() const {
+  if (ending || in_pass) return {};
+  const Clock::time_point since = waits_since().value_or(begun);
+  return std::max(since, chain->filled_at().value_or(since));
+}
+
+std::uint64_t ProviderService::admit(const std::string& peer) const {
+  admit_();
+  const std::size_t most = most_sessions_();
+  std::map<std::string, std::size_t> places;
+  std::size_t taken = 0;
+  for (const auto& [id, session] : sessions_) {
+    if (!session.ending) ++places[session.peer], ++taken;
+  }
+  if (most == 0 || taken < most) return 0;
+  // A pass that its user has let lie may go where no session is idle: else it would cost little to be never idle.
+  const std::size_t own = places[peer];
+  for (const bool in_pass : {false, true}) {
+    std::uint64_t chosen = 0;
+    std::pair<std::size_t, Clock::duration> best{};  // most places, longest idle
+    const Clock::time_point now = Clock::now();
+    for (const auto& [id, session] : sessions_) {
+      if (session.ending || session.in_pass != in_pass || places[session.peer] <= own) continue;
+      const auto since = in_pass ? session.waits_since() : session.idle_since();
+      if (!since || (in_pass && now - *since < k_stalled)) continue;
+      const std::pair mine{places[session.peer], now - *since};
+      if (chosen != 0 && mine <= best) continue;
+      chosen = id;
+      best = mine;
+    }
+    if (chosen != 0) return chosen;
+  }
+  throw Error(Code::resource, "provider", fmt::format("as many conversations are open as may be ({}, of all users); try again in a moment", most));
+}
+
+void ProviderService::end(std::uint64_t session, const Error& why) {
+  Session& s = sessions_.at(session);
+  s.ending = true;
+  resumable_.remember_end(session, s.peer, why);
+  s.link->end(why);
+}
+
+void ProviderService::end_unused(const std::stop_token& stop) {
+  const auto patience = std::min<Clock::duration>(patience_, k_first_patience);
+  std::unique_lock lock(mutex_);
+  while (sessions_changed_.wait(lock, stop, [&] { return !sessions_.empty(); })) {
+    for (auto& [id, session] : sessions_) {
+      if (session.used || !session.link->waits_since()) continue;
+      const auto since = session.idle_since();
+      if (since && Clock::now() - *since >= patience) end(id, Error(Code::timeout, "the first pass", "did not come in time; ask again"));
+    }
+    sessions_changed_.wait_for(lock, stop, patience / 8, [] { return false; });
+    lock.unlock();
+    trim_heap_if_due();  // what others let go of when it was not
+    lock.lock();
+  }
 }
 
 void ProviderService::send_embedding(Channel& user) {
@@ -321,7 +404,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
   {
     const std::lock_guard lock(mutex_);
     const auto found = sessions_.find(session);
-    if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::malformed, "Hello.session", "no such session");
+    if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::closed, "Hello.session", "no such session");
     chain = found->second.chain;
   }
   chain->begin_filling(limits, Clock::now() + patience_);

@@ -48,20 +48,16 @@ constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::siz
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                                  Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn,
                                  std::function<void(double)> on_pass, Clock::duration idle)
-    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), idle_(std::max(idle, patience)), keys_(plan.config.layers),
+    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), idle_(std::max(idle, patience)), timeline_(burnt[k_slot_kind]), keys_(plan.config.layers),
       provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), on_pass_(std::move(on_pass)), progress_(burnt) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
-  reserve(keys_, plan);
-  for (std::uint32_t slot = 0; slot < burnt[k_slot_kind]; ++slot) {  // of earlier sessions
-    timeline_.append(true);
-    skip(slot);
-  }
+  reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
 }
 
-void ProviderSession::serve() {
+void ProviderSession::serve(std::atomic<bool>& in_pass) {
   user_.allow_cancel();
   for (;;) {
-    bool in_pass = false;
+    in_pass = false;
     try {
       const Frame frame = user_.receive_any("the next pass", k_least_payload, idle_);
       if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
@@ -75,6 +71,7 @@ void ProviderSession::serve() {
       in_pass = true;
       const Clock::time_point began = Clock::now();
       run(begin);
+      in_pass = false;
       if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind) on_pass_(std::chrono::duration<double>(Clock::now() - began).count());
       begin.tokens > 1 ? trim_heap() : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {

@@ -1,6 +1,7 @@
 // The provider's side of one conversation.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <vector>
 
@@ -17,8 +18,9 @@ class ProviderSession {
   ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock, Executor& executor, Clock::duration patience,
                   BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr, std::function<void(double)> on_pass = nullptr,
                   Clock::duration idle = {});
-  // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong.
-  void serve();
+  // Serves passes until the user ends the session. in_pass: set while one is under way, for other threads. Errors: whatever the peer or the
+  // stock does wrong.
+  void serve(std::atomic<bool>& in_pass);
 
   // What passes that followed a sampled token used; the rest of the report is the process's.
   PartyReport report() const;

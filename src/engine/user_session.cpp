@@ -16,18 +16,14 @@ struct Indices {
 
 UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part, BfvUser* bfv,
                          const Marks& burnt, Burn burn)
-    : plan_(plan), none_(no_weights(plan.config)), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor}, progress_(burnt),
+    : plan_(plan), none_(no_weights(plan.config)), timeline_(burnt[k_slot_kind]), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor}, progress_(burnt),
       bfv_(bfv), burn_(std::move(burn)) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   if (plan.open()) {
     PERMLLM_ASSERT(part != nullptr);
     clear_.emplace(plan, *part, executor);
   } else {
-    reserve(keys_, plan);
-  }
-  for (std::uint32_t slot = 0; slot < burnt[k_slot_kind]; ++slot) {  // of earlier sessions
-    timeline_.append(true);
-    skip(slot);
+    reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
   }
 }
 

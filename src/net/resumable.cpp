@@ -30,10 +30,35 @@ ResumableLink::ResumableLink(std::unique_ptr<Link> connection, ResumeLimits limi
 
 ResumableLink::~ResumableLink() { leave(); }
 
-void ResumableLink::begin(std::uint64_t session) {
+void ResumableLink::begin(std::uint64_t session, bool outlasts) {
   begun_ = true;
   session_ = session;
   unacknowledged_frames_ = unacknowledged_bytes_ = 0;
+  outlasts_ = outlasts;
+}
+
+void ResumableLink::outlast() {
+  {
+    const std::lock_guard lock(mutex_);
+    outlasts_ = true;
+  }
+  changed_.notify_all();
+}
+
+void ResumableLink::end(const Error& why) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = std::make_exception_ptr(why);
+    for (Link* link : {connection_.get(), pending_.get()}) {
+      if (link != nullptr) link->close();
+    }
+  }
+  changed_.notify_all();
+}
+
+std::optional<Clock::time_point> ResumableLink::waits_since() const {
+  const std::lock_guard lock(mutex_);
+  return waits_since_;
 }
 
 std::size_t ResumableLink::kept_bytes() const {
@@ -84,6 +109,7 @@ void ResumableLink::check() const {
 
 void ResumableLink::fail(const Error& error) {
   if (!failure_) failure_ = std::make_exception_ptr(error);
+  changed_.notify_all();
   std::rethrow_exception(failure_);
 }
 
@@ -145,6 +171,16 @@ Frame ResumableLink::receive(Clock::time_point deadline, const char* awaited, st
 }
 
 void ResumableLink::await_frame(Clock::time_point deadline, const char* awaited, std::size_t most) {
+  if (!arrived_.empty()) return;
+  struct Waiting {
+    ResumableLink& link;
+    void set(std::optional<Clock::time_point> since) {
+      const std::lock_guard lock(link.mutex_);
+      link.waits_since_ = since;
+    }
+    ~Waiting() { set({}); }
+  } waiting{*this};
+  waiting.set(Clock::now());
   while (arrived_.empty()) step_on(deadline, awaited, most);
 }
 
@@ -288,7 +324,9 @@ void ResumableLink::redial(Clock::time_point deadline) {
 
 void ResumableLink::take_over(std::unique_ptr<Link>& connection, const Frame& resume) {
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    // Its first pass may be in what came before the cut, and not yet looked at.
+    changed_.wait_for(lock, k_last_words, [&] { return closed_ || failure_ || outlasts_; });
     if (closed_ || failure_ || !keeps()) throw Error(Code::closed, "Resume.session", "no such session");
     // The one before may seem alive: its peer does not use it any more.
     if (connection_ != nullptr) connection_->close();
@@ -337,14 +375,20 @@ void ResumableLink::leave() noexcept {
   close();
 }
 
-ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer) {
-  link->begin(session);
+ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer, bool outlasts) {
+  link->begin(session, outlasts);
   {
     const std::lock_guard lock(mutex_);
     const bool fresh = sessions_.emplace(session, Entry{std::move(link), peer.key}).second;
     PERMLLM_ASSERT(fresh);
   }
   return Kept(*this, session);
+}
+
+void ResumableSessions::remember_end(std::uint64_t session, const std::string& key, const Error& why) {
+  const std::lock_guard lock(mutex_);
+  ended_.push_back({session, key, why});
+  if (ended_.size() > k_ends_remembered) ended_.pop_front();
 }
 
 ResumableSessions::Kept::~Kept() {
@@ -367,6 +411,9 @@ bool ResumableSessions::resumed(ResumableLink& link, const Peer& peer, Clock::ti
   std::shared_ptr<ResumableLink> session;
   {
     const std::lock_guard lock(mutex_);
+    for (const Ended& ended : ended_) {
+      if (ended.session == first.session && ended.key == peer.key) throw ended.why;
+    }
     const auto found = sessions_.find(first.session);
     if (found != sessions_.end() && found->second.key == peer.key) session = found->second.link;
   }

@@ -19,6 +19,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "net/certificates.h"
@@ -51,7 +52,14 @@ class ResumableLink : public Link {
   ~ResumableLink() override;  // leaves
 
   // Both sides agree on the session: the accepting side calls this before it sends what tells the other, the other when it has that.
-  void begin(std::uint64_t session);
+  // outlasts: as if outlast() was called, too.
+  void begin(std::uint64_t session, bool outlasts = true);
+  // From now on the session outlasts its connection. The peer has all that was sent so far.
+  void outlast();
+  // Another thread ends the session: its owner gets this Error from whatever it does next, or waits for.
+  void end(const Error& why);
+  // Since when the owner waits for a frame; none: it does not.
+  std::optional<Clock::time_point> waits_since() const;
 
   void send(Frame frame) override;
   void flush() override;  // what has no connection goes over the next
@@ -69,7 +77,7 @@ class ResumableLink : public Link {
 
  private:
   friend class ResumableSessions;
-  bool keeps() const { return begun_ && limits_.grace > Clock::duration::zero(); }
+  bool keeps() const { return outlasts_ && limits_.grace > Clock::duration::zero(); }
   // The owner's thread:
   template <class Operation>
   bool attempt(Operation operation);
@@ -92,7 +100,7 @@ class ResumableLink : public Link {
 
   const ResumeLimits limits_;
   const Dial dial_;
-  bool begun_ = false;
+  bool begun_ = false, outlasts_ = false;
   std::uint64_t session_ = 0;
   std::deque<Frame> arrived_;  // and not yet received
   std::size_t arrived_bytes_ = 0, unflushed_bytes_ = 0;
@@ -105,6 +113,7 @@ class ResumableLink : public Link {
   std::unique_ptr<Link> connection_;  // null: lost. Replaced by the owner's thread alone
   std::unique_ptr<Link> pending_;     // taken over from the one above, whose frames do not count any more
   Clock::time_point lost_since_{};
+  std::optional<Clock::time_point> waits_since_;
   std::deque<Frame> kept_;  // the last of next_send_, in order
   std::size_t kept_bytes_ = 0;  // of those that took no room
   std::uint32_t next_send_ = 0, next_expected_ = 0;
@@ -128,11 +137,13 @@ class ResumableSessions {
     ResumableSessions& sessions_;
     std::uint64_t session_;
   };
-  // Begins the session on its link.
-  [[nodiscard]] Kept keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer);
+  // Begins the session on its link; outlasts: as there.
+  [[nodiscard]] Kept keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer, bool outlasts = true);
+  // A session that is ended: whoever asks to resume it is told why, for as long as not many others were ended.
+  void remember_end(std::uint64_t session, const std::string& key, const Error& why);
 
   // Waits for the first frame of a new connection. Where that asks to resume a session, the session goes on over this connection
-  // and `link` has none left: true. Errors: closed, when there is no such session or it is another peer's; those of receive.
+  // and `link` has none left: true. Errors: closed, when there is no such session or it is another peer's; why it was ended; those of receive.
   bool resumed(ResumableLink& link, const Peer& peer, Clock::time_point deadline);
 
  private:
@@ -140,8 +151,15 @@ class ResumableSessions {
     std::shared_ptr<ResumableLink> link;
     std::string key;  // of the peer
   };
+  struct Ended {
+    std::uint64_t session;
+    std::string key;
+    Error why;
+  };
+  static constexpr std::size_t k_ends_remembered = 256;
   std::mutex mutex_;
   std::map<std::uint64_t, Entry> sessions_;
+  std::deque<Ended> ended_;
 };
 
 }  // namespace permllm

@@ -138,10 +138,10 @@ inline ShowShape show_output_shape(const LinearShape& linear, const Reveal& reve
   return {linear.site, linear.site, linear.layer, {linear.out.ring, 0}, linear.out, 0, linear.rows, {0, linear.out.ring.bits}, reveal};
 }
 
-// Room for a whole chain in the caches of a party: growing them would stall a token. Pages are taken when they are written.
+// Room for so many slots in the caches of a party: growing them would stall a token. Pages are taken when they are written.
 template <class Keys>
-void reserve(std::vector<Keys>& layers, const Plan& p) {
-  for (std::size_t l = 0; !p.open() && l < layers.size(); ++l) layers[l].reserve(p.slots * p.config.kv_rows(), p.mixed(l).bits > 64);
+void reserve(std::vector<Keys>& layers, const Plan& p, std::size_t slots) {
+  for (std::size_t l = 0; !p.open() && l < layers.size(); ++l) layers[l].reserve(slots * p.config.kv_rows(), p.mixed(l).bits > 64);
 }
 
 // --- Embedding --------------------------------------------------------------------------------------------------------

@@ -7,11 +7,6 @@
 #include "permllm/error.h"
 
 namespace permllm {
-namespace {
-
-[[noreturn]] void throw_none() { throw Error(Code::timeout, "stock", "no offline material arrived from helper and user before the deadline"); }
-
-}  // namespace
 
 void Stock::keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain, const std::string& plan_hash, Lengths lengths) {
   for (const Source source : {Source::helper, Source::user}) {
@@ -85,6 +80,16 @@ Stock::Piece* Stock::find(Source source, std::uint8_t kind, std::uint32_t layer,
   return piece.taken ? nullptr : &piece;
 }
 
+template <class Ready>
+void Stock::wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, const Ready& ready) {
+  if (ready()) return;
+  waits_since_ = Clock::now();
+  const bool arrived = arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; });
+  waits_since_.reset();
+  if (!arrived) throw Error(Code::timeout, "stock", "no offline material arrived from helper and user before the deadline");
+  if (!ready()) std::rethrow_exception(failure_);
+}
+
 Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   const auto ready = [&] {
@@ -93,8 +98,7 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
     }
     return true;
   };
-  if (!arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; })) throw_none();
-  if (!ready()) std::rethrow_exception(failure_);
+  wait(lock, deadline, ready);
   std::shared_ptr<const Bytes> memory[2];
   PackFile::Place places[2];
   const PackFile* files[2] = {};
@@ -119,6 +123,11 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
   return {std::move(from_helper), std::move(from_user), memory[0], memory[1]};
 }
 
+std::optional<Clock::time_point> Stock::waits_since() const {
+  const std::lock_guard lock(mutex_);
+  return waits_since_;
+}
+
 void Stock::fail(std::exception_ptr error) {
   {
     const std::lock_guard lock(mutex_);
@@ -129,9 +138,7 @@ void Stock::fail(std::exception_ptr error) {
 
 void Stock::await(const Marks& needed, Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
-  const auto ready = [&] { return within(needed, made_here()); };
-  if (!arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; })) throw_none();
-  if (!ready()) std::rethrow_exception(failure_);
+  wait(lock, deadline, [&] { return within(needed, made_here()); });
 }
 
 Marks Stock::made() const {

@@ -38,6 +38,8 @@ class Stock {
   Pack take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline);
   // Waits until all pieces in front of these marks were put. Errors: those of take.
   void await(const Marks& needed, Clock::time_point deadline);
+  // Since when a taker waits; none: nobody does.
+  std::optional<Clock::time_point> waits_since() const;
   // A source is gone: takers that wait, and later ones that find nothing, get this error, until a filling begins.
   void fail(std::exception_ptr error);
 
@@ -77,7 +79,9 @@ class Stock {
   };
   Half& half(Source source) { return halves_[static_cast<std::size_t>(source)]; }
   const Half& half(Source source) const { return halves_[static_cast<std::size_t>(source)]; }
-  // With the lock, as what follows.
+  // With the lock, as what follows. Waits until ready(). Errors: those of take.
+  template <class Ready>
+  void wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, const Ready& ready);
   Marks made_here() const;
   // Gives back what pieces [first, end) take of the file.
   static bool free(const Half& half, const Row& row, std::size_t first, std::size_t end);
@@ -92,6 +96,7 @@ class Stock {
   Half halves_[2];
   std::size_t bytes_ = 0;
   std::exception_ptr failure_;
+  std::optional<Clock::time_point> waits_since_;
 };
 
 }  // namespace permllm

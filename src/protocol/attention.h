@@ -126,17 +126,22 @@ template <class W>
 void fast_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
   Words& alpha = helper.keys[s.head().layer].lift;
-  for_new_keys(s.head(), helper.batch, alpha, [&](std::uint32_t slot) { append(alpha, lift_alpha(helper.with_provider, s.values, slot)); });
+  const std::size_t first = helper.keys[s.head().layer].first;
+  const auto alpha_of = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s.values, slot); };
+  for_new_keys(s.head(), helper.batch, first, alpha, [&](std::uint32_t slot) { append(alpha, alpha_of(slot)); });
   for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
+  std::vector<std::vector<W>> t(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
     const std::size_t n = s.head().keys_at(slot);
-    const auto t = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
-    auto x = helper.with_user.words<W>(values_at(Use::value_share, s.values, slot), s.head().q_rows(), s.values.mixed);
-    for (W& word : x) word = W{0} - word;
-    mix(s.head(), t.data(), alpha, n, x.data());
-    helper.packs[i].words(x, s.values.mixed);
+    t[i] = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
+    x[i] = helper.with_user.words<W>(values_at(Use::value_share, s.values, slot), s.head().q_rows(), s.values.mixed);
+    for (W& word : x[i]) word = W{0} - word;
+    mix(s.head(), t[i].data(), n, first, alpha, x[i].data());
+    if (first == 0) t[i] = {};
   });
+  mix_earlier(helper, s.head(), first, alpha_of, [&](std::size_t i) { return t[i].data(); }, [&](std::size_t i) { return x[i].data(); });
+  for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.values.mixed);
 }
 
 template <class W>
@@ -151,11 +156,17 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
     const std::size_t pairs = s.head().pairs(provider.batch);
     const auto w = provider.user.receive(Probabilities<W>{expect<W>(s.values.mixed, pairs)}).w.words;
     const auto d = provider.user.receive(MaskedMix{expect(s.values.out.ring, count * q)}).d.words;
+    const auto weights = [&](std::size_t i) { return &w[s.head().pairs_before(provider.batch, i)]; };
+    std::vector<std::vector<W>> shares(count);
     provider.executor.parallel(count, [&](std::size_t i) {
-      auto share = provider.pack(i).helper.words<W>("t.alpha - rho", q, s.values.mixed);
-      mix(s.head(), &w[s.head().pairs_before(provider.batch, i)], alpha, s.head().keys_at(provider.batch.index(i)), share.data());
-      for (std::size_t j = 0; j < q; ++j) out.words[(begin + i) * q + j] = cut(share[j], s.values.cut) + d[i * q + j];
+      shares[i] = provider.pack(i).helper.words<W>("t.alpha - rho", q, s.values.mixed);
+      mix(s.head(), weights(i), s.head().keys_at(provider.batch.index(i)), provider.timeline.first(), alpha, shares[i].data());
     });
+    mix_earlier(provider, s.head(), provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s.values, slot); },
+                weights, [&](std::size_t i) { return shares[i].data(); });
+    for (std::size_t i = 0; i < count; ++i) {
+      for (std::size_t j = 0; j < q; ++j) out.words[(begin + i) * q + j] = cut(shares[i][j], s.values.cut) + d[i * q + j];
+    }
   });
   return out;
 }
@@ -186,7 +197,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
     append(r, send_mix(user, s.values, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
       auto share = user.with_helper.words<W>(values_at(Use::value_share, s.values, slot), q, s.values.mixed);
-      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], user.keys[s.head().layer].lift, s.head().keys_at(slot), share.data());
+      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], s.head().keys_at(slot), user.timeline.first(), user.keys[s.head().layer].lift, share.data());
       return share;
     }));
   });
@@ -246,7 +257,7 @@ inline Counted attention(Counter& counter, const AttentionShape& s, const Counte
 inline void skip_slot(Provider& provider, const AttentionShape& shape, std::uint32_t slot) {
   const ValuesShape& s = shape.values;
   ProviderKeys& keys = provider.keys[s.head.layer];
-  const std::size_t kv = s.head.kv_rows(), begin = slot * kv;
+  const std::size_t kv = s.head.kv_rows(), begin = (slot - provider.timeline.first()) * kv;
   const auto empty = [&](auto& words) {
     words.resize(begin);
     words.insert(words.end(), kv, 0);
@@ -260,7 +271,7 @@ inline void skip_slot(Provider& provider, const AttentionShape& shape, std::uint
 inline void skip_slot(User& user, const AttentionShape& shape, std::uint32_t slot) {
   const ValuesShape& s = shape.values;
   UserKeys& keys = user.keys[s.head.layer];
-  const std::size_t kv = s.head.kv_rows(), begin = slot * kv;
+  const std::size_t kv = s.head.kv_rows(), begin = (slot - user.timeline.first()) * kv;
   for (Words* words : {&keys.mask, &keys.shown, &keys.lift}) {
     words->resize(begin);
     words->insert(words->end(), kv, 0);

@@ -78,37 +78,42 @@ void replace_leading(Share<R>& x, const Share<R>& part) {
 
 // Which slots of the chain hold a token. The others are known to provider and user, take no position, and their keys have
 // probability zero: a skipped slot was begun and given up, and left nothing in the caches; a dead one went through a pass
-// with the others (unused slots of a prompt that attends both ways, tokens that were taken back).
+// with the others (unused slots of a prompt that attends both ways, tokens that were taken back). Slots before `first` were
+// burnt by others: they are skipped, and nothing is kept of them, here or in the caches.
 class Timeline {
  public:
+  explicit Timeline(std::size_t first = 0) : first_(first) {}
   void append(bool live) {
-    before_.push_back(slots() == 0 ? 0 : before_.back() + (live_.back() ? 1 : 0));
+    before_.push_back(length());
     live_.push_back(live);
     skipped_.push_back(false);
   }
-  std::size_t slots() const { return live_.size(); }
+  std::size_t first() const { return first_; }
+  std::size_t slots() const { return first_ + live_.size(); }
   void skip(std::size_t slot) {
-    for (std::size_t s = slot + 1; s < slots() && live_[slot]; ++s) --before_[s];
-    live_[slot] = false;
-    skipped_[slot] = true;
+    const std::size_t at = slot - first_;
+    for (std::size_t s = at + 1; s < live_.size() && live_[at]; ++s) --before_[s];
+    live_[at] = false;
+    skipped_[at] = true;
   }
   // Keeps the first n live slots; those behind them become dead.
   void rewind(std::size_t n) {
-    for (std::size_t s = 0; s < slots(); ++s) {
+    for (std::size_t s = 0; s < live_.size(); ++s) {
       live_[s] = live_[s] && before_[s] < n;
       before_[s] = std::min(before_[s], n);
     }
   }
   // Live slots.
-  std::size_t length() const { return slots() == 0 ? 0 : before_.back() + (live_.back() ? 1 : 0); }
-  bool live(std::size_t slot) const { return live_[slot]; }
-  bool skipped(std::size_t slot) const { return skipped_[slot]; }
+  std::size_t length() const { return live_.empty() ? 0 : before_.back() + (live_.back() ? 1 : 0); }
+  bool live(std::size_t slot) const { return slot >= first_ && live_[slot - first_]; }
+  bool skipped(std::size_t slot) const { return slot < first_ || skipped_[slot - first_]; }
   bool all_live(std::size_t n) const { return n == 0 || (position(n - 1) == n - 1 && live(n - 1)); }
   // Number of live slots before `slot`.
-  std::size_t position(std::size_t slot) const { return before_[slot]; }
+  std::size_t position(std::size_t slot) const { return slot < first_ ? 0 : before_[slot - first_]; }
 
  private:
-  std::vector<bool> live_, skipped_;
+  std::size_t first_;
+  std::vector<bool> live_, skipped_;  // from the first on
   std::vector<std::size_t> before_;
 };
 
@@ -136,7 +141,7 @@ struct Pack {
   std::shared_ptr<const Bytes> from_helper, from_user;  // what the readers read
 };
 
-// Of every key so far, in one layer: [slot][kv_rows].
+// Of every key so far, in one layer, from the timeline's first slot on: [slot][kv_rows].
 struct ProviderKeys {
   Words key;      // k0, re-masked: k - b
   Words lift;     // alpha: v - alpha is at the user
@@ -161,6 +166,7 @@ struct Provider {
 
 // --- User -------------------------------------------------------------------------------------------------------------
 
+// Likewise.
 struct UserKeys {
   Words mask;   // b: the provider holds k - b
   Words shown;  // k0 - a
@@ -207,13 +213,11 @@ struct UserDealer {
 
 // --- Helper -----------------------------------------------------------------------------------------------------------
 
+// Likewise, but from the first slot on that was dealt for.
 struct HelperKeys {
+  std::size_t first = 0;
   Words mask, sent, lift;  // b, a, alpha
   WideOrNot reshare_mask;  // c; profile paper
-  void reserve(std::size_t words, bool wide) {
-    for (Words* cache : {&mask, &sent, &lift}) cache->reserve(words);
-    reshare_mask.reserve(words, wide);
-  }
 };
 
 struct Helper {

@@ -177,20 +177,34 @@ inline QueryKey query_key_masks(const Coins& coins, Use use, const HeadShape& s,
           coins.words(scores_at(use, s, slot, 1), s.kv_rows(), s.qk.ring)};
 }
 
-// out[head][key] += q[head] . keys[key][kv head], for as many keys as `out` has.
-inline void add_pairs(const HeadShape& s, std::span<const Word> q, const Words& keys, std::span<Word> out) {
-  const std::size_t n = out.size() / s.heads;
-  for (std::size_t h = 0; h < s.heads; ++h) {
-    dots(&q[h * s.head_dim], &keys[s.kv_of(h) * s.head_dim], s.kv_rows(), n, s.head_dim, &out[h * n]);
+// out[head][key] += q[head] . keys[key][kv head]; `keys` are those of slot `first` and after, as far as there are some and `out` has them.
+inline void add_pairs(const HeadShape& s, std::span<const Word> q, std::size_t first, const Words& keys, std::span<Word> out) {
+  const std::size_t n = out.size() / s.heads, count = std::min(n - first, keys.size() / s.kv_rows());
+  for (std::size_t h = 0; count > 0 && h < s.heads; ++h) {
+    dots(&q[h * s.head_dim], &keys[s.kv_of(h) * s.head_dim], s.kv_rows(), count, s.head_dim, &out[h * n + first]);
   }
 }
 
 inline void append(Words& to, std::span<const Word> from) { to.insert(to.end(), from.begin(), from.end()); }
 
-// each(slot) of the keys that queries of the batch meet and that a cache ([slot][kv_rows]) does not have yet.
+// What `derive` makes of the slots before a cache's first, [slot][kv_rows], some slots at a time: with(begin, values). They are needed
+// again in each pass and are not kept, so that a chain costs the memory of what is used of it, wherever that begins.
+template <class Derive, class With>
+void for_earlier_keys(Executor& executor, std::size_t first, Derive derive, With with) {
+  constexpr std::size_t k_stretch = 64;
+  for (std::size_t begin = 0; begin < first; begin += k_stretch) {
+    std::vector<decltype(derive(std::uint32_t{0}))> parts(std::min(k_stretch, first - begin));
+    executor.parallel(parts.size(), [&](std::size_t i) { parts[i] = derive(static_cast<std::uint32_t>(begin + i)); });
+    decltype(derive(std::uint32_t{0})) values;
+    for (const auto& part : parts) values.insert(values.end(), part.begin(), part.end());
+    with(begin, values);
+  }
+}
+
+// each(slot) of the keys that queries of the batch meet and that a cache ([slot][kv_rows], from `first` on) does not have yet.
 template <class Each>
-void for_new_keys(const HeadShape& s, Batch batch, const Words& cache, Each each) {
-  const std::size_t begin = cache.size() / s.kv_rows();
+void for_new_keys(const HeadShape& s, Batch batch, std::size_t first, const Words& cache, Each each) {
+  const std::size_t begin = first + cache.size() / s.kv_rows();
   for (std::size_t slot = begin; slot < s.keys_at(batch.index(batch.count - 1)); ++slot) each(static_cast<std::uint32_t>(slot));
 }
 
@@ -204,19 +218,32 @@ inline void scores(Helper& helper, const HeadShape& s) {
     a.push_back(query_key_masks(helper.with_provider, Use::score_sent, s, slot));
     helper.with_user.burn(scores_at(Use::score_share, s, slot));
   }
-  for_new_keys(s, helper.batch, keys.mask, [&](std::uint32_t slot) {
-    append(keys.mask, query_key_masks(helper.with_user, Use::score_rotated, s, slot).k);
-    append(keys.sent, query_key_masks(helper.with_provider, Use::score_sent, s, slot).k);
+  if (keys.mask.empty()) keys.first = helper.batch.index(0);
+  const auto mask = [&](std::uint32_t slot) { return query_key_masks(helper.with_user, Use::score_rotated, s, slot).k; };
+  const auto sent = [&](std::uint32_t slot) { return query_key_masks(helper.with_provider, Use::score_sent, s, slot).k; };
+  for_new_keys(s, helper.batch, keys.first, keys.mask, [&](std::uint32_t slot) {
+    append(keys.mask, mask(slot));
+    append(keys.sent, sent(slot));
   });
-  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+  std::vector<Words> x(helper.batch.count);
+  helper.executor.parallel(x.size(), [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = s.keys_at(slot);
-    Words x = helper.with_user.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
-    for (Word& word : x) word = Word{0} - word;
-    add_pairs(s, a[i].q, keys.mask, x);
-    add_pairs(s, b[i].q, keys.sent, x);
-    helper.packs[i].words(x, s.qk.ring);
+    x[i] = helper.with_user.words(scores_at(Use::score_share, s, slot), s.heads * s.keys_at(slot), s.qk.ring);
+    for (Word& word : x[i]) word = Word{0} - word;
+    add_pairs(s, a[i].q, keys.first, keys.mask, x[i]);
+    add_pairs(s, b[i].q, keys.first, keys.sent, x[i]);
   });
+  const auto add_earlier = [&](const std::vector<QueryKey>& of, auto derive) {
+    for_earlier_keys(helper.executor, keys.first, derive, [&](std::size_t begin, const Words& earlier) {
+      helper.executor.parallel(x.size(), [&](std::size_t i) { add_pairs(s, of[i].q, begin, earlier, x[i]); });
+    });
+  };
+  add_earlier(a, mask);
+  add_earlier(b, sent);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    helper.packs[i].words(x[i], s.qk.ring);
+    x[i] = {};  // all of them are as much again as the packs
+  }
 }
 
 // Steps 1 and 2. Keys of the batch join the cache. Returns q0, [token][q_rows].
@@ -249,7 +276,7 @@ inline Words score_shares(Provider& provider, const HeadShape& s, std::span<cons
     const auto x = provider.pack(i).helper.words("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
     const std::span<Word> share = std::span(shares).subspan(s.pairs_before(provider.batch, i), x.size());
     std::copy(x.begin(), x.end(), share.begin());
-    add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), keys.key, share);
+    add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), provider.timeline.first(), keys.key, share);
     const std::uint32_t slot = provider.batch.index(i);
     if (s.sees_all(provider.timeline, slot)) return;
     // The score of a key that is not seen would tell the hidden level: noise stands in for it, one word for all such keys of a
@@ -305,8 +332,8 @@ inline Words score_shares(User& user, const HeadShape& s, std::span<const Word> 
     const Words rho = user.with_helper.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
     const std::span<Word> share = std::span(shares).subspan(s.pairs_before(user.batch, i), rho.size());
     std::copy(rho.begin(), rho.end(), share.begin());
-    add_pairs(s, opened, keys.mask, share);
-    add_pairs(s, bq, keys.shown, share);
+    add_pairs(s, opened, user.timeline.first(), keys.mask, share);
+    add_pairs(s, bq, user.timeline.first(), keys.shown, share);
     for (std::size_t j = 0; j < n; ++j) {
       for (std::size_t h = 0; h < s.heads && !s.sees(user.timeline, slot, j); ++h) share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
     }

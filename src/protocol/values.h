@@ -92,26 +92,39 @@ inline Words lift_masks(Words alpha, Ring v) {
 }
 constexpr Ring lift_ring(Ring v) { return Ring{v.bits - 1}; }
 
-// out[h] += sum over keys j of weights[h][j] values[j][kv_of(h)]; values are signed integers or words of the same ring.
+// out[h] += sum over keys j of weights[h][j] values[j][kv_of(h)]; values are signed integers or words of the same ring, of slot `first`
+// and after. weights: [head][n].
 template <class W, class V>
-void mix(const HeadShape& s, const W* weights, const std::vector<V>& values, std::size_t n, W* out) {
-  for (std::size_t h = 0; h < s.heads; ++h) {
+void mix(const HeadShape& s, const W* weights, std::size_t n, std::size_t first, const std::vector<V>& values, W* out) {
+  const std::size_t count = std::min(n - first, values.size() / s.kv_rows());
+  for (std::size_t h = 0; count > 0 && h < s.heads; ++h) {
     const V* value = &values[s.kv_of(h) * s.head_dim];
+    const W* weight = weights + h * n + first;
     W* sum = out + h * s.head_dim;
     if constexpr (std::is_same_v<W, Word>) {
-      mix_rows(weights + h * n, value, s.kv_rows(), n, s.head_dim, sum);
+      mix_rows(weight, value, s.kv_rows(), count, s.head_dim, sum);
     } else {
-      for (std::size_t j = 0; j < n; ++j, value += s.kv_rows()) {
+      for (std::size_t j = 0; j < count; ++j, value += s.kv_rows()) {
         for (std::size_t d = 0; d < s.head_dim; ++d) {
           if constexpr (std::is_same_v<V, Word>) {
-            sum[d] += weights[h * n + j] * widen<W>(value[d]);
+            sum[d] += weight[j] * widen<W>(value[d]);
           } else {
-            sum[d] += weights[h * n + j] * value[d];
+            sum[d] += weight[j] * value[d];
           }
         }
       }
     }
   }
+}
+
+// The same over the slots before `first`, of which there is no cache: weights(i) and out(i) of each token of the party's batch.
+template <class Party, class Derive, class Weights, class Out>
+void mix_earlier(Party& party, const HeadShape& s, std::size_t first, Derive derive, Weights weights, Out out) {
+  for_earlier_keys(party.executor, first, derive, [&](std::size_t begin, const auto& values) {
+    party.executor.parallel(party.batch.count, [&](std::size_t i) {
+      mix(s, weights(i), s.keys_at(party.batch.index(i)), begin, values, out(i));
+    });
+  });
 }
 
 // v of the batch, cut: the last part of a party's share of qkv.
@@ -126,6 +139,12 @@ Words cut_values(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
 // alpha of a slot, to the caches of provider and helper.
 inline Words lift_alpha(const Coins& coins, const ValuesShape& s, std::uint32_t slot) {
   return lift_masks(coins.words(values_at(Use::value_lift, s, slot), s.head.kv_rows(), lift_ring(s.head.v.ring)), s.head.v.ring);
+}
+
+// c of a slot.
+template <class W>
+std::vector<W> reshare_masks(const Coins& coins, const ValuesShape& s, std::uint32_t slot) {
+  return coins.words<W>(values_at(Use::value_reshared, s, slot), s.head.kv_rows(), s.mixed);
 }
 
 // r: the user's share of the output.
@@ -150,22 +169,29 @@ template <class W>
 void values(Helper& helper, const ValuesShape& s, const std::vector<W>& rp) {
   HelperKeys& keys = helper.keys[s.head.layer];
   std::vector<W>& c = keys.reshare_mask.of<W>();
-  for_new_keys(s.head, helper.batch, keys.lift, [&](std::uint32_t slot) {
-    append(keys.lift, lift_alpha(helper.with_provider, s, slot));
-    const auto words = helper.with_user.words<W>(values_at(Use::value_reshared, s, slot), s.head.kv_rows(), s.mixed);
+  const auto alpha_of = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s, slot); };
+  const auto c_of = [&](std::uint32_t slot) { return reshare_masks<W>(helper.with_user, s, slot); };
+  for_new_keys(s.head, helper.batch, keys.first, keys.lift, [&](std::uint32_t slot) {
+    append(keys.lift, alpha_of(slot));
+    const auto words = c_of(slot);
     c.insert(c.end(), words.begin(), words.end());
   });
   for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s, helper.batch.index(i)));
+  std::vector<std::vector<W>> a(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
     const std::size_t n = s.head.keys_at(slot);
-    const auto a = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * n, s.mixed);
-    auto x = helper.with_user.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
-    for (W& word : x) word = W{0} - word;
-    mix(s.head, a.data(), c, n, x.data());
-    mix(s.head, &rp[s.head.pairs_before(helper.batch, i)], keys.lift, n, x.data());
-    helper.packs[i].words(x, s.mixed);
+    a[i] = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * n, s.mixed);
+    x[i] = helper.with_user.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
+    for (W& word : x[i]) word = W{0} - word;
+    mix(s.head, a[i].data(), n, keys.first, c, x[i].data());
+    mix(s.head, &rp[s.head.pairs_before(helper.batch, i)], n, keys.first, keys.lift, x[i].data());
+    if (keys.first == 0) a[i] = {};
   });
+  const auto out = [&](std::size_t i) { return x[i].data(); };
+  mix_earlier(helper, s.head, keys.first, c_of, [&](std::size_t i) { return a[i].data(); }, out);
+  mix_earlier(helper, s.head, keys.first, alpha_of, [&](std::size_t i) { return &rp[s.head.pairs_before(helper.batch, i)]; }, out);
+  for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.mixed);
 }
 
 // lift: with step 2 of Scores.
@@ -209,7 +235,7 @@ void values_reshare(User& user, const ValuesShape& s) {
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t slot = user.batch.index(i);
     const auto c = user.with_helper.spend<W>(values_at(Use::value_reshared, s, slot), kv, s.mixed);
-    for (std::size_t j = 0; j < kv; ++j) f.push_back(widen<W>(lift[slot * kv + j]) - c[j]);
+    for (std::size_t j = 0; j < kv; ++j) f.push_back(widen<W>(lift[(slot - user.timeline.first()) * kv + j]) - c[j]);
   }
   user.provider.send(ResharedValues<W>{block(s.mixed, std::move(f))});
 }
@@ -222,17 +248,22 @@ Masked values(Provider& provider, const ValuesShape& s, const std::vector<W>& p0
   const std::size_t q = s.head.q_rows();
   Masked out{s.out, q, Words(provider.batch.count * q)};
   std::vector<W> e = p0;
+  std::vector<std::vector<W>> shares(provider.batch.count);
   for (std::size_t i = 0; i < provider.batch.count; ++i) provider.with_helper.burn(values_at(Use::value_weights, s, provider.batch.index(i)));
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = provider.batch.index(i);
     const std::size_t n = s.head.keys_at(slot), pairs = s.head.heads * n, at = s.head.pairs_before(provider.batch, i);
     const auto a = provider.with_helper.words<W>(values_at(Use::value_weights, s, slot), pairs, s.mixed);
     for (std::size_t j = 0; j < pairs; ++j) e[at + j] -= a[j];
-    auto share = provider.pack(i).helper.words<W>("a.c + rp.alpha - rho", q, s.mixed);
-    mix(s.head, &p0[at], keys.lift, n, share.data());
-    mix(s.head, a.data(), f, n, share.data());
-    for (std::size_t d = 0; d < q; ++d) out.words[i * q + d] = cut(share[d], s.cut);
+    shares[i] = provider.pack(i).helper.words<W>("a.c + rp.alpha - rho", q, s.mixed);
+    mix(s.head, &p0[at], n, provider.timeline.first(), keys.lift, shares[i].data());
+    mix(s.head, a.data(), n, provider.timeline.first(), f, shares[i].data());
   });
+  mix_earlier(provider, s.head, provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s, slot); },
+              [&](std::size_t i) { return &p0[s.head.pairs_before(provider.batch, i)]; }, [&](std::size_t i) { return shares[i].data(); });
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    for (std::size_t d = 0; d < q; ++d) out.words[i * q + d] = cut(shares[i][d], s.cut);
+  }
   provider.user.send(MaskedWeights<W>{block(s.mixed, std::move(e))});
   const auto d = provider.user.receive(MaskedMix{expect(s.out.ring, out.words.size())}).d.words;
   for (std::size_t j = 0; j < d.size(); ++j) out.words[j] += d[j];
@@ -258,9 +289,9 @@ Mask send_mix(User& user, const ValuesShape& s, const Shares& share) {
 // cache of L, which holds 0 there.
 template <class W>
 void add_skipped(User& user, const ValuesShape& s, const W* weights, std::size_t n, W* out) {
-  for (std::size_t j = 0; j < n; ++j) {
+  for (std::size_t j = user.timeline.first(); j < n; ++j) {
     if (!user.timeline.skipped(j)) continue;
-    const auto c = user.with_helper.words<W>(values_at(Use::value_reshared, s, static_cast<std::uint32_t>(j)), s.head.kv_rows(), s.mixed);
+    const auto c = reshare_masks<W>(user.with_helper, s, static_cast<std::uint32_t>(j));
     for (std::size_t h = 0; h < s.head.heads; ++h) {
       for (std::size_t d = 0; d < s.head.head_dim; ++d) {
         out[h * s.head.head_dim + d] += weights[h * n + j] * c[s.head.kv_of(h) * s.head.head_dim + d];
@@ -274,15 +305,18 @@ template <class W>
 Mask values(User& user, const ValuesShape& s, const std::vector<W>& rp) {
   auto opened = user.provider.receive(MaskedWeights<W>{expect<W>(s.mixed, rp.size())}).e.words;
   for (std::size_t j = 0; j < rp.size(); ++j) opened[j] += rp[j];
-  return send_mix(user, s, [&](std::size_t i) {
+  const auto weights = [&](std::size_t i) { return &opened[s.head.pairs_before(user.batch, i)]; };
+  std::vector<std::vector<W>> shares(user.batch.count);
+  user.executor.parallel(shares.size(), [&](std::size_t i) {
     const std::uint32_t slot = user.batch.index(i);
-    auto share = user.with_helper.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
+    shares[i] = user.with_helper.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
     const std::size_t n = s.head.keys_at(slot);
-    const W* weights = &opened[s.head.pairs_before(user.batch, i)];
-    mix(s.head, weights, user.keys[s.head.layer].lift, n, share.data());
-    add_skipped(user, s, weights, n, share.data());
-    return share;
+    mix(s.head, weights(i), n, user.timeline.first(), user.keys[s.head.layer].lift, shares[i].data());
+    add_skipped(user, s, weights(i), n, shares[i].data());
   });
+  mix_earlier(user, s.head, user.timeline.first(), [&](std::uint32_t slot) { return reshare_masks<W>(user.with_helper, s, slot); }, weights,
+              [&](std::size_t i) { return shares[i].data(); });
+  return send_mix(user, s, [&](std::size_t i) { return std::move(shares[i]); });
 }
 
 }  // namespace permllm

@@ -263,6 +263,29 @@ TEST_F(PublicApi, conversations_run_side_by_side_within_one_allowance) {
   EXPECT_EQ(error_of([&] { client.conversation().ask("Is it so?"); }).field(), "tokens");
 }
 
+// A conversation whose idle session gave its place to another user's begins another with its next question, and says nothing of it.
+TEST_F(PublicApi, a_conversation_goes_on_when_its_idle_session_was_taken) {
+  const Service small("provider --events --listen 127.0.0.1:0 --context 64 --max-sessions 1 --identity " + (folder / "provider").string() + " --helper " +
+                      helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf");
+  const auto client_of = [&](const std::string& name) {
+    const auto path = folder / (name + ".invite");
+    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " + small.address() + " --helper-address " + helper->address() +
+        " --tokens 100 --out " + path.string());
+    permllm::ClientOptions options;
+    options.state = folder / (name + "-state");
+    return permllm::Client(path, options);
+  };
+  const permllm::Client one = client_of("taken"), two = client_of("taking");
+  permllm::AnswerOptions options;
+  options.max_tokens = 2;
+  permllm::Conversation first = one.conversation(), second = two.conversation();
+  const Answer alone = first.answer({{"user", "Is it so?"}}, options);
+  for (int i = 0; i < 2; ++i) {  // each takes the other's place
+    EXPECT_EQ(second.answer({{"user", "Is it so?"}}, options).text, alone.text);
+    EXPECT_EQ(first.answer({{"user", "Is it so?"}}, options).text, alone.text);
+  }
+}
+
 TEST_F(PublicApi, an_invite_that_is_no_good_is_refused_by_name) {
   EXPECT_EQ(error_of([] { permllm::Client(folder / "none.invite"); }).code(), permllm::Code::file);
   const auto path = invite("erin", 10);

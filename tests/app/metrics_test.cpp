@@ -31,14 +31,15 @@ TEST(Metrics, count_sessions_by_how_they_ended) {
   on_event(material_event(1, Role::user, 100));
   on_event(material_event(1, Role::helper, 1000));
   on_event(material_event(1, Role::helper, 10));
-  metrics.set_source([] { return Metrics::Now{2, 5, true, false}; });
+  EXPECT_EQ(metrics.text().find("permllm_disk_free_bytes "), std::string::npos);  // of no disk nothing is told
+  metrics.set_source([] { return Metrics::Now{2, 5, true, false, 1000, 2000}; });
   const std::string text = metrics.text();
   for (const char* line : {
            "permllm_sessions_open 1\n", "permllm_sessions_begun_total 3\n", "permllm_sessions_ended_total{code=\"none\",outcome=\"ended\"} 1\n",
            "permllm_sessions_ended_total{code=\"timeout\",outcome=\"failed\"} 1\n", "permllm_sessions_ended_total{code=\"mismatch\",outcome=\"refused\"} 1\n",
            "permllm_pass_seconds_count 2\n", "permllm_pass_seconds_sum 3.3\n", "permllm_pass_seconds_bucket{le=\"0.5\"} 1\n",
            "permllm_offline_bytes_total{from=\"user\"} 100\n", "permllm_offline_bytes_total{from=\"helper\"} 1010\n", "permllm_ready 1\n",
-           "permllm_connections{stage=\"handshake\"} 2\n", "permllm_connections{stage=\"served\"} 5\n"}) {
+           "permllm_stock_bytes 1000\n", "permllm_disk_free_bytes 2000\n", "permllm_connections{stage=\"handshake\"} 2\n", "permllm_connections{stage=\"served\"} 5\n"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << text;
   }
   EXPECT_EQ(text.find("code=\"closed\""), std::string::npos) << text;

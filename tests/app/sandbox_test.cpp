@@ -195,8 +195,8 @@ TEST_F(SandboxTest, what_the_programs_need_works_on) {
       Ledger ledger(scratch_ / "state/ledger.sqlite");
       ChainRecord record;
       record.chain = 7;
-      ledger.put(record);
-      ledger.set_burnt("", 7, Marks{{1, 1, 1, 1}}, 0);
+      ledger.add(record);
+      ledger.move_burnt("", 7, {}, Marks{{1, 1, 1, 1}});
     }
     return holds(Ledger(scratch_ / "state/ledger.sqlite").find("", 7)->burnt == Marks{{1, 1, 1, 1}});
   });

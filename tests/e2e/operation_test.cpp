@@ -228,7 +228,7 @@ TEST(Operation, one_peer_fills_no_log_and_ports_in_use_are_told) {
   for (int i = 0; i < 40; ++i) {
     const auto link = tls_connect(credentials, address, Role::helper, Clock::now() + std::chrono::seconds(5));
     link->send({9, 0, 0, {}});
-    EXPECT_EQ(link->receive(Clock::now() + std::chrono::seconds(5), "a refusal", k_max_payload).tag, 1u);
+    EXPECT_EQ(link->receive(Clock::now() + std::chrono::seconds(5), "a refusal", 1024).tag, 1u);
   }
 
   const Result shared = run({"helper", "--identity", keys.helper, "--status", status_address}, "timeout 20 ");

@@ -89,13 +89,14 @@ TEST_P(ResumedSessions, answer_the_same_wherever_the_connection_is_cut) {
   const auto answer = [&](Cuts& cuts) { return world.answer(cuts, GetParam().give_up); };
   const auto whole = Cuts::make();
   const auto good = answer(*whole);
-  constexpr std::size_t k_handshake = 2;  // frames of each side before the session
+  // Frames of each side before the first pass: a session that is cut there is over. Of the user's also the frame that begins it, where it is lost.
+  const std::size_t handshake[] = {GetParam().retrieval == Retrieval::bfv ? 3u : 2u, GetParam().profile == Profile::open ? 4u : 2u};
   std::size_t cut = 0;
   for (const auto direction : {Cuts::up, Cuts::down}) {
     const std::size_t end = whole->frames(direction) - (direction == Cuts::up ? 1 : 0);  // Leave is the end anyway
-    for (std::size_t at = k_handshake; at < end; ++at) {
+    for (std::size_t at = handshake[direction]; at < end; ++at) {
       // Every third time also where it resumes.
-      std::vector<Cuts::Cut> where{{direction, at, at % 2 == 0}};
+      std::vector<Cuts::Cut> where{{direction, at, at % 2 == 0 && (direction == Cuts::down || at > handshake[direction])}};
       if (at % 3 == 0) where.push_back({direction, at + 1, true});
       const auto cuts = Cuts::make(where);
       EXPECT_EQ(answer(*cuts), good) << "direction " << direction << " frame " << at;

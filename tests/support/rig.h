@@ -111,7 +111,8 @@ class Rig {
     provider_thread_ = std::jthread([this] {
       try {
         ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience(), bfv_provider_ ? &*bfv_provider_ : nullptr);
-        session.serve();
+        std::atomic<bool> in_pass = false;
+        session.serve(in_pass);
       } catch (const Error& error) {
         provider_error_ = error.what();
         provider_link_->close();
