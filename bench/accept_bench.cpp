@@ -20,7 +20,7 @@ namespace {
 
 class Service {
  public:
-  Service() : server_(listener_, {[](const Peer&) {}, [](std::unique_ptr<Link> link, const Peer&) { link->close(); }}, {}, log_, metrics_), thread_([this] { server_.run(); }) {}
+  Service() : server_(listener_, {[](const Peer&) {}, [](std::unique_ptr<Link> link, const Peer&) { link->close(); }, 1 << 20}, {}, log_, metrics_), thread_([this] { server_.run(); }) {}
   ~Service() {
     server_.drain();
     thread_.join();

@@ -177,7 +177,7 @@ TEST_P(BurntChains, answer_like_fresh_ones) {
     client.end();
   }
   const ChainRecord record = ledger.all().at(0);
-  ledger.set_burnt({}, record.chain, {{150, GetParam() == Profile::open ? 0u : 150u, 5, 0}}, 0);
+  ledger.move_burnt({}, record.chain, record.burnt, {{150, GetParam() == Profile::open ? 0u : 150u, 5, 0}});
   Asking asking(kept, "u", ledger);
   EXPECT_EQ(asking.client.chain(), record.chain);
   EXPECT_EQ(asking.client.session().slots(), 150u);
@@ -213,7 +213,7 @@ TEST(Places, a_fifth_user_is_served_while_four_hold_all) {
   EXPECT_TRUE(world.says("it was idle and was ended to make room for other users"));
   EXPECT_EQ(world.said("it was idle and was ended"), 1u);
   // The one that was idle for longest; the others are there.
-  EXPECT_NE(error_of([&] { held.front().online.receive_any("anything"); }).find("closed"), std::string::npos);
+  EXPECT_NE(error_of([&] { held.front().online.receive_any("anything", k_cut_bytes); }).find("closed"), std::string::npos);
   for (auto i = std::next(held.begin()); i != held.end(); ++i) i->link->close();
   EXPECT_TRUE(world.says("session fails: the first pass: the peer closed the connection", 7));
 }
@@ -346,27 +346,27 @@ TEST(FullDisk, keeps_a_reserve_for_the_ledger) {
   record.chain = 1;
   {
     Ledger ledger(path);
-    ledger.put(record);
+    ledger.add(record);
   }
   disk.fill();
   Ledger ledger(path);  // which makes files of its own
   for (std::uint32_t i = 1; i <= 2000; ++i) {
     if (i % 100 == 0) disk.fill();
-    ledger.set_burnt({}, 1, {{i, 0, i, 0}}, 1);
+    ledger.move_burnt({}, 1, {{i - 1, 0, i - 1, 0}}, {{i, 0, i, 0}});
   }
   EXPECT_EQ(ledger.find({}, 1)->burnt[k_slot_kind], 2000u);
   disk.fill();
   const std::string error = error_of([&] {
     for (std::uint64_t chain = 2; chain < 20000; ++chain) {
       record.chain = chain;
-      ledger.put(record);
+      ledger.add(record);
     }
   });
   EXPECT_NE(error.find("disk/ledger.sqlite: its disk is full, "), std::string::npos) << error;
   EXPECT_NE(error.find("bytes are free; make room"), std::string::npos) << error;
   EXPECT_EQ(std::filesystem::file_size(reserve), 0u);
   disk.clear();
-  ledger.set_burnt({}, 1, {{2001, 0, 0, 0}}, 1);
+  ledger.move_burnt({}, 1, {{2000, 0, 2000, 0}}, {{2001, 0, 2001, 0}});
   EXPECT_EQ(ledger.find({}, 1)->burnt[k_slot_kind], 2001u);
   EXPECT_EQ(ledger.tokens({}), 2001u);
   EXPECT_EQ(std::filesystem::file_size(reserve), Database::k_reserve);

@@ -80,7 +80,7 @@ TEST(HostileCards, marks_beyond_the_chain_are_refused) {
   own.plan_hash = card.plan.hash();
   own.paired = true;
   own.seed = seed_of(3);
-  ledger.put(own);
+  ledger.add(own);
   for (const Marks& burnt : {Marks{{64, 64, 64, 0}}, Marks{{0, 80, 0, 0}}, Marks{{79, 0, 0, 0}}}) {
     Card said = card;
     said.chains = {{7, {{64, 64, 64, 0}}, burnt, false}};

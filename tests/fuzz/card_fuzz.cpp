@@ -63,13 +63,13 @@ void talk(const Said& said) {
   if (!is_small(card.plan)) return;
   static Executor executor(1);
   static Ledger ledger;  // emptied each time: to make one takes longer than all the rest
-  for (const ChainRecord& chain : ledger.all()) ledger.drop(chain.peer, chain.chain);
+  for (const ChainRecord& chain : ledger.all()) ledger.drop(chain);
   ChainRecord own;  // a chain that the card may name
   own.chain = 9;
   own.model_id = card.model_id;
   own.plan_hash = card.plan.hash();
   own.paired = true;
-  ledger.put(own);
+  ledger.add(own);
   UserClient client(links, ledger, executor, std::chrono::seconds(1));
   PERMLLM_ASSERT(client.room() <= card.plan.slots);
 }

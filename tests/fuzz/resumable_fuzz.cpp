@@ -18,7 +18,7 @@ namespace permllm::test {
 namespace {
 
 constexpr std::uint64_t k_session = 7;
-constexpr ResumeLimits k_limits{.grace = std::chrono::milliseconds(20), .kept_bytes = k_ack_bytes, .patience = std::chrono::milliseconds(20)};
+const ResumeLimits k_limits{.grace = std::chrono::milliseconds(20), .kept_bytes = k_ack_bytes, .patience = std::chrono::milliseconds(20)};
 constexpr std::size_t k_most_frame = 100 << 10;
 constexpr std::uint16_t k_tag = 40;
 

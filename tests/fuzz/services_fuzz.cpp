@@ -296,8 +296,8 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   // An honest session: a filling when the provider waits for the first pass, with the user's connection to the helper when it waits for the helper.
   const auto session = [&](const Bytes& agreement, std::size_t passes_end) {
     Bytes bytes{0, online, 2, 0};
-    bytes.insert(bytes.end(), agreement.begin(), agreement.end());
-    bytes.insert(bytes.end(), {0, offline, 2, 0, 0, user_helper});
+    for (const std::uint8_t byte : agreement) bytes.push_back(byte);
+    for (const std::uint8_t byte : {std::uint8_t{0}, std::uint8_t{offline}, std::uint8_t{2}, std::uint8_t{0}, std::uint8_t{0}, std::uint8_t{user_helper}}) bytes.push_back(byte);
     frames(bytes, 0, all(user_helper));  // the last frame of each is its orderly end
     frames(bytes, 1, all(offline));
     frames(bytes, 2, passes_end);

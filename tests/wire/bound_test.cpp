@@ -80,7 +80,7 @@ TEST(Bound, holds_for_every_message_and_is_what_the_longest_has) {
   within_bound(Accepted{true, k_marks, k_marks});
   within_bound(EmbeddingRows{Bytes(EmbeddingRows::k_limit)});
   within_bound(PublicVectors{std::vector<float>(1000), 1000}, PublicVectors{{}, 1000});
-  within_bound(PairHello{1, x(64), x(64), 1, true, Seed{}});
+  within_bound(PairHello{1, x(64), x(64), x(64), 1, true, Seed{}});
   within_bound(PairAccepted{});
   within_bound(Paired{});
   within_bound(ModelOffer{x(64), long_plan(), 1, 1}, false);
