@@ -149,10 +149,8 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
   const Plan& plan = model->plan();
   AesCoins with_user(common);
   AesCoins with_provider(provider->common);
-  std::vector<HelperKeys> keys(plan.config.layers);
   std::array<std::optional<std::uint32_t>, 4> next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
   if (!hello.whole) next.fill(0);
-  Helper helper{with_user, with_provider, executor, keys};
   try {
     user.send(Paired{seed_digest(provider->common, hello.chain)});
     user.flush();
@@ -173,6 +171,8 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
       expected = order.first + order.count;
       for (const PartOrder& part : parts_of(plan, order)) {
         const Room::Held room = answers_.of(peer.key)->take(part.bytes, Clock::now() + patience_, "room for material");
+        std::vector<HelperKeys> keys(plan.config.layers);  // of this part: those before it are derived anew, so that a filling holds no more the longer it lasts
+        Helper helper{with_user, with_provider, executor, keys};
         deal(helper, plan, model->v, part.order, provider->channel);
       }
       events.dealt();

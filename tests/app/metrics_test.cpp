@@ -75,7 +75,7 @@ TEST(Log, a_line_stays_a_line_and_json_stays_json) {
   }
   const std::string out = testing::internal::GetCapturedStderr();
   const std::size_t middle = out.find('\n');
-  EXPECT_EQ(out.find(" warning helper: two?lines \xff (peer alice, seconds 1.5)\n"), std::string("2026-01-31T12:00:00.000Z").size()) << out;
+  EXPECT_EQ(out.find(" warning helper: two\xef\xbf\xbdlines \xef\xbf\xbd (peer alice, seconds 1.5)\n"), std::string("2026-01-31T12:00:00.000Z").size()) << out;
   const auto object = nlohmann::json::parse(out.substr(middle + 1));
   EXPECT_EQ(object.at("level"), "warning");
   EXPECT_EQ(object.at("party"), "helper");

@@ -138,7 +138,7 @@ TEST_F(Terminal, what_a_provider_says_draws_nothing_at_its_user_and_helper) {
     expect_shown("banner", chat.output);
     chat.type("hi\n");
     ASSERT_TRUE(chat.shows("left of the invite]")) << chat.output;
-    chat.type("/save " + at("saved") + "\n");
+    chat.type("/save answer.md\n");
     ASSERT_TRUE(chat.shows("(saved in")) << chat.output;
     expect_plain("chat", chat.output);
     chat.type("\x04");
@@ -146,7 +146,7 @@ TEST_F(Terminal, what_a_provider_says_draws_nothing_at_its_user_and_helper) {
     expect_plain("chat", chat.output);
   }
   // A file is no terminal: it has what the model said.
-  const std::string saved = read_text(*scratch / "saved");
+  const std::string saved = read_text(*scratch / "state" / "saved" / "answer.md");
   EXPECT_TRUE(saved.find(k_title) != std::string::npos || saved.find(k_c1) != std::string::npos || saved.find(k_turned) != std::string::npos) << saved;
   for (const std::string format : {"text", "json"}) {
     const std::string log = at("serve.log");

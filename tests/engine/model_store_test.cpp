@@ -516,7 +516,7 @@ TEST(ModelStore, an_offer_that_does_not_fit_its_plan_is_named) {
   const auto huge = [](ModelOffer& o) {
     o.plan.config.ff = 1 << 19;
     o.plan.config.width = 1 << 16;
-    o.plan.config.vocab = 1 << 20;
+    o.plan.config.vocab = 1 << 15;
     o.bytes = masked_model_bytes(o.plan);
     o.chunk = ModelOffer::k_most_chunk;
   };

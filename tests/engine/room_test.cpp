@@ -33,11 +33,13 @@ struct How {
   Clock::duration patience = 20s, grace = 20s, idle = 20s;
 };
 
+Peer user_named(const std::string& name) { return {Role::user, name, name, "p"}; }
+
 class World {
  public:
   explicit World(const How& how = {})
       : helper_(executor_, 20s, [](const std::string&) {}),
-        provider_(tiny_model(how.model), executor_, how.patience, [this] { return to_helper(Role::provider); }, [this](const Event& event) { note(event); }, how.state,
+        provider_(tiny_model(how.model), executor_, how.patience, [this] { return to_helper({Role::provider, "acme", "p", "p"}); }, [this](const Event& event) { note(event); }, how.state,
                   how.grace, how.idle) {
     provider_.set_admission([] {}, [this] { return most_sessions.load(); });
     provider_.register_model(nullptr);
@@ -45,19 +47,19 @@ class World {
   ~World() {
     threads_.clear();
   }
-  std::unique_ptr<Link> to_helper(Role who) {
+  std::unique_ptr<Link> to_helper(const Peer& who) {
     auto [near, far] = memory_links();
-    start([this, who, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] { helper_.serve(std::move(*link), Peer{who, {}, {}, {}}); });
+    start([this, who, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] { helper_.serve(std::move(*link), who); });
     return std::move(near);
   }
   std::unique_ptr<Link> to_provider(const std::string& user) {
     auto [near, far] = memory_links();
-    start([this, user, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] { provider_.serve(std::move(*link), Peer{Role::user, user, user, {}}); });
+    start([this, user, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] { provider_.serve(std::move(*link), user_named(user)); });
     return std::move(near);
   }
   UserLinks links(const std::string& user) {
     const auto dial = [this, user] { return to_provider(user); };
-    return {dial, dial, [this] { return to_helper(Role::user); }, 20s};
+    return {dial, dial, [this, user] { return to_helper(user_named(user)); }, 20s};
   }
   Executor& executor() { return executor_; }
   ProviderService& provider() { return provider_; }
@@ -182,7 +184,11 @@ TEST_P(BurntChains, answer_like_fresh_ones) {
   EXPECT_EQ(asking.client.chain(), record.chain);
   EXPECT_EQ(asking.client.session().slots(), 150u);
   EXPECT_EQ(asking.ask(12), expected);
-  if (GetParam() != Profile::open) asking.client.session().advance([](TokenId) { return false; }, greedy);  // given up
+  if (GetParam() != Profile::open) {
+    asking.client.make_material(1, 1, 64, nullptr);
+    asking.client.wait_for_material(1, 1);
+    asking.client.session().advance([](TokenId) { return false; }, greedy);  // given up
+  }
   EXPECT_EQ(asking.ask(12), expected);
   asking.client.end();
 }
