@@ -479,15 +479,16 @@ TlsListener::Arrival TlsListener::next(Clock::time_point deadline) {
     }
     while (s.done < s.ready_count) {
       const epoll_event event = s.ready[s.done++];
-      if (event.data.u64 == State::k_interrupt) {
+      const std::uint64_t number = event.data.u64;  // by value: the structure is packed
+      if (number == State::k_interrupt) {
         eventfd_t ignored;
         eventfd_read(s.interrupted.number, &ignored);
         throw Error(Code::closed, "a connection", "the wait was interrupted");
       }
       std::optional<Arrival> arrival;
-      if (event.data.u64 == State::k_acceptor) {
+      if (number == State::k_acceptor) {
         arrival = s.let_in();
-      } else if (const auto one = s.waiting.find(event.data.u64); one != s.waiting.end()) {
+      } else if (const auto one = s.waiting.find(number); one != s.waiting.end()) {
         arrival = s.look(one, event.events);
       }
       if (arrival) return std::move(*arrival);
