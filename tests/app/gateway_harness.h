@@ -65,7 +65,7 @@ class SlowRelay {
     socklen_t size = sizeof any;
     getsockname(listening_, reinterpret_cast<sockaddr*>(&any), &size);
     port_ = ntohs(any.sin_port);
-    threads_.emplace_back([this] {
+    accepting_ = std::jthread([this] {
       for (int from = 0; (from = accept(listening_, nullptr, nullptr)) >= 0;) {
         const int on = ::socket(AF_INET, SOCK_STREAM, 0);
         const sockaddr_in party = loopback(to_);
@@ -76,16 +76,16 @@ class SlowRelay {
           setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
           sockets_.push_back(socket);
         }
-        threads_.emplace_back([from, on] { pass(from, on); });
-        threads_.emplace_back([from, on] { pass(on, from); });
+        passing_.emplace_back([from, on] { pass(from, on); });
+        passing_.emplace_back([from, on] { pass(on, from); });
       }
     });
   }
   ~SlowRelay() {
     shutdown(listening_, SHUT_RDWR);
-    threads_.front().join();
+    accepting_.join();
     for (const int socket : sockets_) shutdown(socket, SHUT_RDWR);
-    threads_.clear();
+    passing_.clear();
     for (const int socket : sockets_) close(socket);
     close(listening_);
   }
@@ -110,7 +110,8 @@ class SlowRelay {
   int to_, listening_, port_ = 0;
   std::mutex mutex_;
   std::vector<int> sockets_;
-  std::list<std::jthread> threads_;  // the first accepts
+  std::list<std::jthread> passing_;  // of the thread that accepts, until that ends
+  std::jthread accepting_;
 };
 
 // Provider and helper.
