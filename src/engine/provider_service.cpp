@@ -47,6 +47,7 @@ ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::
                                  OnEvent on_event, const std::filesystem::path& state, Clock::duration grace, Clock::duration idle)
     : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience), idle_(std::max(idle, patience)),
       dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)), resume_limits_{.grace = grace, .kept_bytes = k_kept_bytes, .patience = patience}, most_material_(most_material(model_.plan)),
+      card_{0, model_.model_id, model_.plan, std::move(model_.vocabulary), model_.plan.open() ? Seed{} : model_.mask_seed},
       chains_(state.empty() ? state : state / "stock", model_.model_id, model_.plan, on_event_) {}
 
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {
@@ -197,11 +198,18 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     used_tokens = account == accounts_.end() ? chains_.tokens(peer) : account->second;
   }
   // A card has a megabyte and more, until it is on its way.
-  const std::size_t card_bytes = bytes_of(model_.vocabulary);
+  const std::size_t card_bytes = bytes_of(card_.vocabulary);
   Room::Held room;
   if (card_bytes > k_small_payload) room = answers_.of(peer)->take(card_bytes, Clock::now() + patience_, "room for the card");
-  user.send(Card{id, model_.model_id, model_.plan, model_.vocabulary, model_.plan.open() ? Seed{} : model_.mask_seed,
-                 limits.tokens - std::min(limits.tokens, used_tokens), chains_.of(peer)});
+  Writer card;
+  {
+    const std::lock_guard lock(card_mutex_);
+    card_.session = id;
+    card_.tokens_left = limits.tokens - std::min(limits.tokens, used_tokens);
+    card_.chains = chains_.of(peer);
+    card_.visit(card);
+  }
+  user.send_payload(Card::tag, card.take());
   user.flush();
   room = nullptr;
   const auto agreement = user.receive(Agreement{});

@@ -128,6 +128,8 @@ class ProviderService {
   std::function<std::size_t()> most_sessions_ = [] { return std::size_t{0}; };
   ResumeLimits resume_limits_;
   const std::size_t most_material_;  // bytes of a frame of it
+  Card card_;  // what all users are told; a session's own fields are set for it, so that no session copies the vocabulary
+  std::mutex card_mutex_;
   RoomByPeer answers_{k_answer_room}, kept_{k_kept_room};
   ResumableSessions resumable_;
   std::mutex mutex_;
