@@ -135,33 +135,6 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& he
   return provider;
 }
 
-// Slots of which one filling has keys, counted with the user's other fillings.
-class HelperService::KeptKeys {
- public:
-  KeptKeys(HelperService& service, const std::string& user) : service_(service), user_(user) {}
-  ~KeptKeys() {
-    const std::lock_guard lock(service_.mutex_);
-    const auto all = service_.kept_slots_.find(user_);
-    if (all != service_.kept_slots_.end() && (all->second -= slots_) == 0) service_.kept_slots_.erase(all);
-  }
-  KeptKeys(const KeptKeys&) = delete;
-  KeptKeys& operator=(const KeptKeys&) = delete;
-  void add(std::size_t slots, std::size_t most) {
-    const std::lock_guard lock(service_.mutex_);
-    std::size_t& all = service_.kept_slots_[user_];
-    if (slots > most - std::min(all, most)) {
-      throw Error(Code::resource, "stock", fmt::format("the helper has keys of {} slots for this user's fillings, {} more are wanted, the limit is {}; let one end", all, slots, most));
-    }
-    all += slots;
-    slots_ += slots;
-  }
-
- private:
-  HelperService& service_;
-  const std::string user_;
-  std::size_t slots_ = 0;
-};
-
 void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events) {
   if (!hello.user.empty()) throw Error(Code::malformed, "PairHello.user", "a user names none, its certificate says who it is");
   const auto model = find_model(hello, peer);
@@ -177,7 +150,6 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
   AesCoins with_user(common);
   AesCoins with_provider(provider->common);
   std::vector<HelperKeys> keys(plan.config.layers);
-  KeptKeys kept(*this, peer.key);
   std::array<std::optional<std::uint32_t>, 4> next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
   if (!hello.whole) next.fill(0);
   Helper helper{with_user, with_provider, executor, keys};
@@ -199,7 +171,6 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
         throw Error(Code::malformed, "PackOrder.first", fmt::format("{}, expected {}", order.first, *expected));
       }
       expected = order.first + order.count;
-      if (order.kind == k_slot_kind) kept.add(order.count, k_most_contexts * plan.slots);
       for (const PartOrder& part : parts_of(plan, order)) {
         const Room::Held room = answers_.of(peer.key)->take(part.bytes, Clock::now() + patience_, "room for material");
         deal(helper, plan, model->v, part.order, provider->channel);

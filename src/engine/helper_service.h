@@ -53,9 +53,6 @@ class HelperService {
     Clock::time_point until;
   };
 
-  class KeptKeys;
-  static constexpr std::size_t k_most_contexts = 2;  // whose keys the fillings of a user have together
-
   ProbeFacts facts(const std::vector<std::string>& ids, const Peer& peer);
   void store_model(Channel& provider, const Frame& offer, const Peer& peer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer);
@@ -72,7 +69,6 @@ class HelperService {
   std::mutex mutex_;
   std::condition_variable parked_changed_;
   std::map<Place, std::unique_ptr<Parked>> parked_;
-  std::map<std::string, std::size_t> kept_slots_;  // by user
 };
 
 }  // namespace permllm

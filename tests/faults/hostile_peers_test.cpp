@@ -435,27 +435,6 @@ TEST(HostilePeers, a_user_does_not_take_the_material_of_another) {
 }
 
 // A user names nobody: its certificate does.
-// The helper has keys of each slot that it has dealt, for as long as a filling lasts: a user's fillings share what two contexts of eight have.
-TEST(HostilePeers, fillings_of_one_user_have_keys_of_two_contexts) {
-  TlsServices services(5s);
-  std::list<Handshake> fillings;
-  const auto order = [&](Handshake& filling, std::uint32_t first, std::uint32_t count) {
-    filling.helper->send(PackOrder{k_slot_kind, first, count});
-    return error_of([&] { filling.helper->receive(PackDealt{}); });
-  };
-  for (int i = 0; i < 3; ++i) fillings.emplace_back(services);
-  EXPECT_EQ(order(fillings.front(), 0, 8), "no error");
-  EXPECT_EQ(order(fillings.back(), 0, 7), "no error");
-  expect_in(order(*std::next(fillings.begin()), 0, 2), "the helper has keys of 15 slots for this user's fillings, 2 more are wanted, the limit is 16");
-  fillings.pop_front();  // those of one that is over are free
-  std::string later;
-  for (int i = 0; i < 100 && later != "no error"; ++i, std::this_thread::sleep_for(10ms)) {
-    Handshake filling(services);
-    later = order(filling, 0, 8);
-  }
-  EXPECT_EQ(later, "no error");
-}
-
 TEST(HostilePeers, a_user_that_names_a_user_is_refused) {
   TlsServices services(2s);
   const OfferedModel model = tiny_model(k_smallest);
