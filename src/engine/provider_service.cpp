@@ -262,7 +262,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   user.flush();
   std::optional<RetrievalKey> key;
   if (model_.plan.bfv()) key = user.receive(RetrievalKey{});
-  trim_heap();  // the card took as much as the vocabulary, many times over
+  trim_heap();  // of the card, whose bytes grew in steps
   link->await_frame(Clock::now() + k_filling, "the first pass", k_least_payload);  // end_unused says how long; material may be made meanwhile
   AesCoins coins(chain->seed(Clock::now() + patience_));
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work

@@ -545,7 +545,7 @@ TEST_P(Chains, what_is_used_gives_its_room_back) {
     const ChainRecord record = late.all().at(0);
     late.move_burnt(record.peer, record.chain, record.burnt, begin);
   }
-  EXPECT_GT(disk_of(cut.provider), full - full / 6);  // as before, but for a block of the file system's own
+  EXPECT_GE(disk_of(cut.provider) + 2 * 4096, full);  // nothing went: a copy has at most a block less for each file, which the file system takes for its map
   const Machines again(cut.provider, GetParam());
   EXPECT_LT(disk_of(cut.provider), full - full / 3);
 }
