@@ -15,7 +15,7 @@ class GatewayTest : public testing::Test {
     relay = std::make_unique<SlowRelay>(parties->provider->port());
   }
   static void TearDownTestSuite() {
-    EXPECT_EQ(gateway->end(), 0);
+    EXPECT_EQ(gateway->end(), 0) << parties->logged();
     gateway.reset();
     relay.reset();
     parties.reset();
