@@ -27,22 +27,18 @@ namespace {
 struct Caches {
   std::vector<ProviderKeys> provider{1};
   std::vector<UserKeys> user{1};
-  std::vector<HelperKeys> helper{1};
 
   template <class F>
   void each(const F& f) {
-    for (Words* words : {&provider[0].key, &provider[0].lift, &user[0].mask, &user[0].shown, &user[0].lift, &helper[0].mask,
-                         &helper[0].sent, &helper[0].lift, &provider[0].reshare.narrow, &helper[0].reshare_mask.narrow}) {
+    for (Words* words : {&provider[0].key, &provider[0].lift, &user[0].mask, &user[0].shown, &user[0].lift, &provider[0].reshare.narrow}) {
       f(*words);
     }
     f(provider[0].reshare.wide);
-    f(helper[0].reshare_mask.wide);
   }
   // Moves them into a run, or back out of it.
   void exchange(test::BoxRun& run) {
     provider.swap(run.provider_keys());
     user.swap(run.user_keys());
-    helper.swap(run.helper_keys());
   }
 };
 

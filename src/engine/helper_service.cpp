@@ -149,10 +149,9 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
   const Plan& plan = model->plan();
   AesCoins with_user(common);
   AesCoins with_provider(provider->common);
-  std::vector<HelperKeys> keys(plan.config.layers);
   std::array<std::optional<std::uint32_t>, 4> next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
   if (!hello.whole) next.fill(0);
-  Helper helper{with_user, with_provider, executor, keys};
+  Helper helper{with_user, with_provider, executor};
   try {
     user.send(Paired{seed_digest(provider->common, hello.chain)});
     user.flush();

@@ -35,7 +35,7 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using boost::system::error_code;
 
-constexpr std::size_t k_buffer = std::size_t{1} << 15;  // two records of TLS: no more comes at once
+constexpr std::size_t k_buffer = std::size_t{1} << 14;  // a record of TLS: no more comes at once
 constexpr auto k_send_patience = std::chrono::seconds(120);
 constexpr auto k_alert_patience = std::chrono::seconds(1);
 // A peer whose machine or network is gone is noticed by the system, whatever the parties are doing: seconds of silence before it
@@ -105,6 +105,7 @@ std::shared_ptr<asio::ssl::context> make_context(const Identity& identity) {
   SSL_CTX_set_cert_verify_callback(native, judge, nullptr);
   SSL_CTX_set_session_cache_mode(native, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_num_tickets(native, 0);
+  SSL_CTX_set_mode(native, SSL_MODE_RELEASE_BUFFERS);  // connections that rest are many
   return context;
 }
 
@@ -295,7 +296,7 @@ void TlsLink::flush() {
     throw;
   }
   state_->out.clear();
-  if (state_->out.capacity() > 8 * k_buffer) state_->out.shrink_to_fit();
+  if (state_->out.capacity() > 4 * k_buffer) state_->out.shrink_to_fit();
 }
 
 void TlsLink::read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point deadline, const char* awaited) {

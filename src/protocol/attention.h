@@ -125,22 +125,16 @@ constexpr Cost fast_cost(const ValuesShape& s, Batch batch) {
 template <class W>
 void fast_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
-  Words& alpha = helper.keys[s.head().layer].lift;
-  const std::size_t first = helper.keys[s.head().layer].first;
-  const auto alpha_of = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s.values, slot); };
-  for_new_keys(s.head(), helper.batch, first, alpha, [&](std::uint32_t slot) { append(alpha, alpha_of(slot)); });
   for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
   std::vector<std::vector<W>> t(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = s.head().keys_at(slot);
-    t[i] = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
+    t[i] = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * s.head().keys_at(slot), s.values.mixed);
     x[i] = helper.with_user.words<W>(values_at(Use::value_share, s.values, slot), s.head().q_rows(), s.values.mixed);
     for (W& word : x[i]) word = W{0} - word;
-    mix(s.head(), t[i].data(), n, first, alpha, x[i].data());
-    if (first == 0) t[i] = {};
   });
-  mix_earlier(helper, s.head(), first, alpha_of, [&](std::size_t i) { return t[i].data(); }, [&](std::size_t i) { return x[i].data(); });
+  const auto alpha = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s.values, slot); };
+  mix_derived(helper, s.head(), s.head().keys_at(helper.batch.index(helper.batch.count - 1)), alpha, [&](std::size_t i) { return t[i].data(); }, [&](std::size_t i) { return x[i].data(); });
   for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.values.mixed);
 }
 
@@ -162,7 +156,7 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
       shares[i] = provider.pack(i).helper.words<W>("t.alpha - rho", q, s.values.mixed);
       mix(s.head(), weights(i), s.head().keys_at(provider.batch.index(i)), provider.timeline.first(), alpha, shares[i].data());
     });
-    mix_earlier(provider, s.head(), provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s.values, slot); },
+    mix_derived(provider, s.head(), provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s.values, slot); },
                 weights, [&](std::size_t i) { return shares[i].data(); });
     for (std::size_t i = 0; i < count; ++i) {
       for (std::size_t j = 0; j < q; ++j) out.words[(begin + i) * q + j] = cut(shares[i][j], s.values.cut) + d[i * q + j];

@@ -213,18 +213,11 @@ struct UserDealer {
 
 // --- Helper -----------------------------------------------------------------------------------------------------------
 
-// Likewise, but from the first slot on that was dealt for.
-struct HelperKeys {
-  std::size_t first = 0;
-  Words mask, sent, lift;  // b, a, alpha
-  WideOrNot reshare_mask;  // c; profile paper
-};
-
+// It keeps nothing of what was dealt: what later slots need of it is derived again.
 struct Helper {
   Coins& with_user;
   Coins& with_provider;
   Executor& executor;
-  std::vector<HelperKeys>& keys;
   Batch batch = {};
   std::vector<Writer> packs = {};
 };

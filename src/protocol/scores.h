@@ -171,15 +171,25 @@ inline Address scores_at(Use use, const HeadShape& s, std::uint32_t slot, std::u
   return {use, Site::scores, s.layer, slot, part};
 }
 
+// Masks of one slot's key alone.
+inline Words key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
+  return coins.words(scores_at(use, s, slot, 1), s.kv_rows(), s.qk.ring);
+}
+
 // Masks of one slot, q then k: b (user, helper) or a (provider, helper).
 inline QueryKey query_key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
   return {coins.words(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring),
-          coins.words(scores_at(use, s, slot, 1), s.kv_rows(), s.qk.ring)};
+          key_masks(coins, use, s, slot)};
+}
+
+// How many of n keys are among `size` words of keys, [slot][kv_rows] from slot `first` on.
+inline std::size_t keys_met(const HeadShape& s, std::size_t n, std::size_t first, std::size_t size) {
+  return first < n ? std::min(n - first, size / s.kv_rows()) : 0;
 }
 
 // out[head][key] += q[head] . keys[key][kv head]; `keys` are those of slot `first` and after, as far as there are some and `out` has them.
 inline void add_pairs(const HeadShape& s, std::span<const Word> q, std::size_t first, const Words& keys, std::span<Word> out) {
-  const std::size_t n = out.size() / s.heads, count = std::min(n - first, keys.size() / s.kv_rows());
+  const std::size_t n = out.size() / s.heads, count = keys_met(s, n, first, keys.size());
   for (std::size_t h = 0; count > 0 && h < s.heads; ++h) {
     dots(&q[h * s.head_dim], &keys[s.kv_of(h) * s.head_dim], s.kv_rows(), count, s.head_dim, &out[h * n + first]);
   }
@@ -187,59 +197,48 @@ inline void add_pairs(const HeadShape& s, std::span<const Word> q, std::size_t f
 
 inline void append(Words& to, std::span<const Word> from) { to.insert(to.end(), from.begin(), from.end()); }
 
-// What `derive` makes of the slots before a cache's first, [slot][kv_rows], some slots at a time: with(begin, values). They are needed
-// again in each pass and are not kept, so that a chain costs the memory of what is used of it, wherever that begins.
+// What `derive` makes of the slots before `end`, [slot][kv_rows], as many at a time as k_stretch words hold: with(begin, values). The helper keeps
+// nothing of a slot that was dealt, and provider and user nothing of slots that were burnt before: a chain costs the memory of what is used of it,
+// and deriving is little beside what is done with the words.
 template <class Derive, class With>
-void for_earlier_keys(Executor& executor, std::size_t first, Derive derive, With with) {
-  constexpr std::size_t k_stretch = 64;
-  for (std::size_t begin = 0; begin < first; begin += k_stretch) {
-    std::vector<decltype(derive(std::uint32_t{0}))> parts(std::min(k_stretch, first - begin));
-    executor.parallel(parts.size(), [&](std::size_t i) { parts[i] = derive(static_cast<std::uint32_t>(begin + i)); });
-    decltype(derive(std::uint32_t{0})) values;
-    for (const auto& part : parts) values.insert(values.end(), part.begin(), part.end());
-    with(begin, values);
+void for_derived_keys(Executor& executor, const HeadShape& s, std::size_t end, Derive derive, With with) {
+  constexpr std::size_t k_stretch = std::size_t{1} << 18, k_task = 16;
+  const std::size_t slots = std::max(k_task, k_stretch / s.kv_rows());
+  for (std::size_t begin = 0; begin < end; begin += slots) {
+    const std::size_t count = std::min(slots, end - begin);
+    decltype(derive(std::uint32_t{0})) values(count * s.kv_rows());
+    executor.parallel((count + k_task - 1) / k_task, [&](std::size_t task) {
+      for (std::size_t i = task * k_task; i < std::min(count, (task + 1) * k_task); ++i) {
+        const auto one = derive(static_cast<std::uint32_t>(begin + i));
+        std::copy(one.begin(), one.end(), values.begin() + static_cast<std::ptrdiff_t>(i * s.kv_rows()));
+      }
+    });
+    with(begin, std::as_const(values));
   }
-}
-
-// each(slot) of the keys that queries of the batch meet and that a cache ([slot][kv_rows], from `first` on) does not have yet.
-template <class Each>
-void for_new_keys(const HeadShape& s, Batch batch, std::size_t first, const Words& cache, Each each) {
-  const std::size_t begin = first + cache.size() / s.kv_rows();
-  for (std::size_t slot = begin; slot < s.keys_at(batch.index(batch.count - 1)); ++slot) each(static_cast<std::uint32_t>(slot));
 }
 
 // offline, helper -> provider: x.
 inline void scores(Helper& helper, const HeadShape& s) {
-  HelperKeys& keys = helper.keys[s.layer];
-  std::vector<QueryKey> a, b;
+  std::vector<Words> a, b, x(helper.batch.count);  // a, b: of q
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
     const std::uint32_t slot = helper.batch.index(i);
-    b.push_back(query_key_masks(helper.with_user, Use::score_rotated, s, slot));
-    a.push_back(query_key_masks(helper.with_provider, Use::score_sent, s, slot));
+    b.push_back(query_key_masks(helper.with_user, Use::score_rotated, s, slot).q);
+    a.push_back(query_key_masks(helper.with_provider, Use::score_sent, s, slot).q);
     helper.with_user.burn(scores_at(Use::score_share, s, slot));
   }
-  if (keys.mask.empty()) keys.first = helper.batch.index(0);
-  const auto mask = [&](std::uint32_t slot) { return query_key_masks(helper.with_user, Use::score_rotated, s, slot).k; };
-  const auto sent = [&](std::uint32_t slot) { return query_key_masks(helper.with_provider, Use::score_sent, s, slot).k; };
-  for_new_keys(s, helper.batch, keys.first, keys.mask, [&](std::uint32_t slot) {
-    append(keys.mask, mask(slot));
-    append(keys.sent, sent(slot));
-  });
-  std::vector<Words> x(helper.batch.count);
   helper.executor.parallel(x.size(), [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
     x[i] = helper.with_user.words(scores_at(Use::score_share, s, slot), s.heads * s.keys_at(slot), s.qk.ring);
     for (Word& word : x[i]) word = Word{0} - word;
-    add_pairs(s, a[i].q, keys.first, keys.mask, x[i]);
-    add_pairs(s, b[i].q, keys.first, keys.sent, x[i]);
   });
-  const auto add_earlier = [&](const std::vector<QueryKey>& of, auto derive) {
-    for_earlier_keys(helper.executor, keys.first, derive, [&](std::size_t begin, const Words& earlier) {
-      helper.executor.parallel(x.size(), [&](std::size_t i) { add_pairs(s, of[i].q, begin, earlier, x[i]); });
+  const auto add = [&](const std::vector<Words>& q, const Coins& coins, Use use) {
+    const auto derive = [&](std::uint32_t slot) { return key_masks(coins, use, s, slot); };
+    for_derived_keys(helper.executor, s, s.keys_at(helper.batch.index(helper.batch.count - 1)), derive, [&](std::size_t begin, const Words& keys) {
+      helper.executor.parallel(x.size(), [&](std::size_t i) { add_pairs(s, q[i], begin, keys, x[i]); });
     });
   };
-  add_earlier(a, mask);
-  add_earlier(b, sent);
+  add(a, helper.with_user, Use::score_rotated);
+  add(b, helper.with_provider, Use::score_sent);
   for (std::size_t i = 0; i < x.size(); ++i) {
     helper.packs[i].words(x[i], s.qk.ring);
     x[i] = {};  // all of them are as much again as the packs

@@ -96,7 +96,7 @@ constexpr Ring lift_ring(Ring v) { return Ring{v.bits - 1}; }
 // and after. weights: [head][n].
 template <class W, class V>
 void mix(const HeadShape& s, const W* weights, std::size_t n, std::size_t first, const std::vector<V>& values, W* out) {
-  const std::size_t count = std::min(n - first, values.size() / s.kv_rows());
+  const std::size_t count = keys_met(s, n, first, values.size());
   for (std::size_t h = 0; count > 0 && h < s.heads; ++h) {
     const V* value = &values[s.kv_of(h) * s.head_dim];
     const W* weight = weights + h * n + first;
@@ -117,10 +117,10 @@ void mix(const HeadShape& s, const W* weights, std::size_t n, std::size_t first,
   }
 }
 
-// The same over the slots before `first`, of which there is no cache: weights(i) and out(i) of each token of the party's batch.
+// The same over the slots before `end`, of which there is no cache: weights(i) and out(i) of each token of the party's batch.
 template <class Party, class Derive, class Weights, class Out>
-void mix_earlier(Party& party, const HeadShape& s, std::size_t first, Derive derive, Weights weights, Out out) {
-  for_earlier_keys(party.executor, first, derive, [&](std::size_t begin, const auto& values) {
+void mix_derived(Party& party, const HeadShape& s, std::size_t end, Derive derive, Weights weights, Out out) {
+  for_derived_keys(party.executor, s, end, derive, [&](std::size_t begin, const auto& values) {
     party.executor.parallel(party.batch.count, [&](std::size_t i) {
       mix(s, weights(i), s.keys_at(party.batch.index(i)), begin, values, out(i));
     });
@@ -136,7 +136,7 @@ Words cut_values(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
   return v;
 }
 
-// alpha of a slot, to the caches of provider and helper.
+// alpha of a slot.
 inline Words lift_alpha(const Coins& coins, const ValuesShape& s, std::uint32_t slot) {
   return lift_masks(coins.words(values_at(Use::value_lift, s, slot), s.head.kv_rows(), lift_ring(s.head.v.ring)), s.head.v.ring);
 }
@@ -167,30 +167,20 @@ void append(Share<R>& to, const Share<R>& from) {
 // offline, helper -> provider: x. rp: the user's share of the probabilities, [token][head][key].
 template <class W>
 void values(Helper& helper, const ValuesShape& s, const std::vector<W>& rp) {
-  HelperKeys& keys = helper.keys[s.head.layer];
-  std::vector<W>& c = keys.reshare_mask.of<W>();
-  const auto alpha_of = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s, slot); };
-  const auto c_of = [&](std::uint32_t slot) { return reshare_masks<W>(helper.with_user, s, slot); };
-  for_new_keys(s.head, helper.batch, keys.first, keys.lift, [&](std::uint32_t slot) {
-    append(keys.lift, alpha_of(slot));
-    const auto words = c_of(slot);
-    c.insert(c.end(), words.begin(), words.end());
-  });
   for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s, helper.batch.index(i)));
   std::vector<std::vector<W>> a(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    const std::size_t n = s.head.keys_at(slot);
-    a[i] = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * n, s.mixed);
+    a[i] = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * s.head.keys_at(slot), s.mixed);
     x[i] = helper.with_user.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
     for (W& word : x[i]) word = W{0} - word;
-    mix(s.head, a[i].data(), n, keys.first, c, x[i].data());
-    mix(s.head, &rp[s.head.pairs_before(helper.batch, i)], n, keys.first, keys.lift, x[i].data());
-    if (keys.first == 0) a[i] = {};
   });
+  const auto c = [&](std::uint32_t slot) { return reshare_masks<W>(helper.with_user, s, slot); };
+  const auto alpha = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s, slot); };
+  const std::size_t end = s.head.keys_at(helper.batch.index(helper.batch.count - 1));
   const auto out = [&](std::size_t i) { return x[i].data(); };
-  mix_earlier(helper, s.head, keys.first, c_of, [&](std::size_t i) { return a[i].data(); }, out);
-  mix_earlier(helper, s.head, keys.first, alpha_of, [&](std::size_t i) { return &rp[s.head.pairs_before(helper.batch, i)]; }, out);
+  mix_derived(helper, s.head, end, c, [&](std::size_t i) { return a[i].data(); }, out);
+  mix_derived(helper, s.head, end, alpha, [&](std::size_t i) { return &rp[s.head.pairs_before(helper.batch, i)]; }, out);
   for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.mixed);
 }
 
@@ -259,7 +249,7 @@ Masked values(Provider& provider, const ValuesShape& s, const std::vector<W>& p0
     mix(s.head, &p0[at], n, provider.timeline.first(), keys.lift, shares[i].data());
     mix(s.head, a.data(), n, provider.timeline.first(), f, shares[i].data());
   });
-  mix_earlier(provider, s.head, provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s, slot); },
+  mix_derived(provider, s.head, provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s, slot); },
               [&](std::size_t i) { return &p0[s.head.pairs_before(provider.batch, i)]; }, [&](std::size_t i) { return shares[i].data(); });
   for (std::size_t i = 0; i < shares.size(); ++i) {
     for (std::size_t d = 0; d < q; ++d) out.words[i * q + d] = cut(shares[i][d], s.cut);
@@ -314,7 +304,7 @@ Mask values(User& user, const ValuesShape& s, const std::vector<W>& rp) {
     mix(s.head, weights(i), n, user.timeline.first(), user.keys[s.head.layer].lift, shares[i].data());
     add_skipped(user, s, weights(i), n, shares[i].data());
   });
-  mix_earlier(user, s.head, user.timeline.first(), [&](std::uint32_t slot) { return reshare_masks<W>(user.with_helper, s, slot); }, weights,
+  mix_derived(user, s.head, user.timeline.first(), [&](std::uint32_t slot) { return reshare_masks<W>(user.with_helper, s, slot); }, weights,
               [&](std::size_t i) { return shares[i].data(); });
   return send_mix(user, s, [&](std::size_t i) { return std::move(shares[i]); });
 }

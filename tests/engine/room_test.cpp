@@ -140,25 +140,30 @@ TEST(BurntSlots, take_no_memory) {
   Executor executor(1);
   auto [a, b] = memory_links();
   Channel channel(*a, 7, 5s);
-  AesCoins coins(seed_of(1)), others(seed_of(2));
+  AesCoins coins(seed_of(1));
   Stock stock(model.plan.config.layers);
   const std::size_t before = allocated();
   const ProviderSession provider(model.plan, model.weights, channel, coins, stock, executor, 5s, nullptr, burnt);
   const UserSession user(model.plan, channel, coins, executor, nullptr, nullptr, burnt);
   EXPECT_LT(allocated() - before, std::size_t{1} << 16);
   EXPECT_EQ(user.slots(), last);
+}
 
-  // The helper, for the chain's last slot.
+// A filling takes no more of the helper the longer it lasts.
+TEST(Helper, keeps_nothing_of_what_it_dealt) {
+  const OfferedModel model = tiny_model({.slots = 2048});
   const ReadableStream stream(seed_of(3));
   const auto v = masked_weights(model.weights, model.plan, stream);
-  std::vector<HelperKeys> keys(model.plan.config.layers);
-  Helper helper{coins, others, executor, keys};
-  deal(helper, model.plan, v, {k_slot_kind, last, 1}, channel);
-  for (const HelperKeys& layer : keys) {
-    EXPECT_EQ(layer.first, last);
-    EXPECT_EQ(layer.mask.size(), model.plan.config.kv_rows());
-    EXPECT_EQ(layer.lift.size(), model.plan.config.kv_rows());
+  Executor executor(1);
+  AesCoins coins(seed_of(1)), others(seed_of(2));
+  Helper helper{coins, others, executor};
+  const std::size_t before = allocated();
+  for (std::uint32_t first = 0; first < model.plan.slots; first += 256) {
+    auto [near, far] = memory_links();
+    Channel channel(*near, 7, 5s);
+    deal(helper, model.plan, v, {k_slot_kind, first, 16}, channel);
   }
+  EXPECT_LT(allocated() - before, std::size_t{1} << 16);
 }
 
 class BurntChains : public testing::TestWithParam<Profile> {};

@@ -363,12 +363,10 @@ std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int prov
   Fibers fibers;
   std::vector<ProviderKeys> provider_keys(1);
   std::vector<UserKeys> user_keys(1);
-  std::vector<HelperKeys> helper_keys(1);
   for (const Batch batch : {Batch{0, 5}, Batch{5, 1}, Batch{6, 1}, Batch{7, 1}, Batch{8, 1}}) {
     BoxRun run(user, helper_user, helper_provider, provider, batch, fibers, batch.first > k_skipped ? k_skipped : SIZE_MAX);
     run.provider_keys() = provider_keys;
     run.user_keys() = user_keys;
-    run.helper_keys() = helper_keys;
     const std::size_t rows = k_q + 2 * k_v;
     const Words x(qkv.begin() + static_cast<std::ptrdiff_t>(batch.first * rows), qkv.begin() + static_cast<std::ptrdiff_t>((batch.first + batch.count) * rows));
     const Words m = source.words(x.size(), Ring{64});
@@ -395,7 +393,6 @@ std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int prov
     }
     provider_keys = run.provider_keys();
     user_keys = run.user_keys();
-    helper_keys = run.helper_keys();
   }
   return told;
 }

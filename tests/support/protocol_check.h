@@ -32,7 +32,7 @@ class BoxRun {
   BoxRun(Coins& user, Coins& helper_user, Coins& helper_provider, Coins& provider, Batch batch, Fibers& fibers,
          std::size_t skip_slot = SIZE_MAX)
       : fibers_(fibers), user_coins_(user), helper_user_(helper_user), helper_provider_(helper_provider), provider_coins_(provider),
-        batch_(batch), executor_(1), provider_keys_(1), user_keys_(1), helper_keys_(1) {
+        batch_(batch), executor_(1), provider_keys_(1), user_keys_(1) {
     for (std::size_t s = 0; s < batch.first + batch.count; ++s) timeline_.append(true);
     if (skip_slot < timeline_.slots()) timeline_.skip(skip_slot);
     fibers_.clear();
@@ -40,7 +40,7 @@ class BoxRun {
 
   // offline: deal(helper) and prepare(dealer) fill the packs.
   void offline(const std::function<void(Helper&)>& deal, const std::function<void(UserDealer&)>& prepare = nullptr) {
-    Helper helper{helper_user_, helper_provider_, executor_, helper_keys_, batch_, std::vector<Writer>(batch_.count)};
+    Helper helper{helper_user_, helper_provider_, executor_, batch_, std::vector<Writer>(batch_.count)};
     UserDealer dealer{user_coins_, executor_, batch_, std::vector<Writer>(batch_.count)};
     deal(helper);
     if (prepare) prepare(dealer);
@@ -92,7 +92,6 @@ class BoxRun {
   }
   std::vector<ProviderKeys>& provider_keys() { return provider_keys_; }
   std::vector<UserKeys>& user_keys() { return user_keys_; }
-  std::vector<HelperKeys>& helper_keys() { return helper_keys_; }
 
  private:
   Fibers& fibers_;
@@ -102,7 +101,6 @@ class BoxRun {
   Timeline timeline_;
   std::vector<ProviderKeys> provider_keys_;
   std::vector<UserKeys> user_keys_;
-  std::vector<HelperKeys> helper_keys_;
   std::vector<std::shared_ptr<const Bytes>> from_helper_, from_user_;
   std::size_t offline_helper_ = 0, offline_user_ = 0;
 };

@@ -95,7 +95,7 @@ class Rig {
       : weights_(weights), plan_(plan), executor_(executor), stream_(seed_of(100)), u_(expansion_of(stream_, plan)),
         v_(masked_weights(weights, plan, stream_)), user_coins_(seed_of(seed), left_out), helper_user_coins_(seed_of(seed), left_out),
         helper_provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))),
-        provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))), helper_keys_(plan.config.layers) {
+        provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))) {
     auto [provider_end, user_end] = memory_links();
     provider_link_ = wrap_provider ? wrap_provider(std::move(provider_end)) : std::move(provider_end);
     if (wrap_user) user_end = wrap_user(std::move(user_end));
@@ -130,7 +130,7 @@ class Rig {
       const auto now = static_cast<std::uint32_t>(std::min(count, most_dealt_together));
       std::uint32_t& next = next_[static_cast<std::size_t>(kind)];
       const PackOrder order{static_cast<std::uint8_t>(kind), next, now};
-      Helper helper{helper_user_coins_, helper_provider_coins_, executor_, helper_keys_};
+      Helper helper{helper_user_coins_, helper_provider_coins_, executor_};
       UserDealer dealer{user_coins_, executor_};
       if (kind == Part::Kind::query) {
         transfer(Stock::Source::user, [&](Channel& channel) { deal_queries(*bfv_user_, order, channel, executor_); });
@@ -194,7 +194,6 @@ class Rig {
   Weights<RingMatrix> v_;
   LeakyCoins user_coins_, helper_user_coins_;
   AesCoins helper_provider_coins_, provider_coins_;
-  std::vector<HelperKeys> helper_keys_;
   std::uint32_t next_[5] = {};
   Stock stock_{plan_.config.layers, !plan_.open()};
   PublicPart public_;
