@@ -12,7 +12,7 @@
 #include <deque>
 #include <thread>
 
-#include "app/server.h"
+#include "service/server.h"
 #include "support/parties.h"
 
 namespace permllm::test {

@@ -15,7 +15,7 @@
 #include <string>
 
 #include "model/synthetic.h"
-#include "offline/shapes.h"
+#include "plan/shapes.h"
 #include "support/protocol_check.h"
 
 namespace permllm {

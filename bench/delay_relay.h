@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

@@ -10,7 +10,7 @@
 #include <list>
 #include <thread>
 
-#include "app/load.h"
+#include "cli/offer_options.h"
 #include "base/heap.h"
 #include "model/synthetic.h"
 #include "net/units.h"
@@ -165,7 +165,7 @@ void run(const Recorded& recorded, const OfferedModel& model, const Options& opt
 void run(const Options& options) {
   Executor executor;
   for (const std::string& profile : options.profiles) {
-    ServeOptions serve;
+    OfferOptions serve;
     serve.context = options.context;
     serve.profile = profile_of(profile);
     serve.synthetic = is_synthetic(options.model);

@@ -16,10 +16,12 @@
 #include <optional>
 #include <sstream>
 
-#include "app/local_parties.h"
+#include "service/identity.h"
+#include "cli/invite.h"
+#include "cli/local_parties.h"
 #include "base/small_file.h"
 #include "delay_relay.h"
-#include "engine/handshake.h"
+#include "session/handshake.h"
 #include "net/units.h"
 
 namespace permllm {

@@ -4,7 +4,7 @@
 
 #include <cstdlib>
 
-#include "app/load.h"
+#include "cli/offer_options.h"
 #include "support/rig.h"
 
 namespace permllm {

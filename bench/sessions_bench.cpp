@@ -10,9 +10,10 @@
 #include <list>
 #include <thread>
 
-#include "app/load.h"
-#include "engine/helper_service.h"
-#include "engine/user_client.h"
+#include "provider/service.h"
+#include "cli/offer_options.h"
+#include "helper/service.h"
+#include "user/user_client.h"
 #include "model/synthetic.h"
 #include "net/memory.h"
 #include "net/shaped.h"
@@ -85,7 +86,7 @@ class World {
 void run(const Options& options, Profile profile, std::size_t users) {
   Executor loader;
   const std::size_t slots = std::max(options.prompt, options.long_prompt) + options.tokens + 1;
-  ServeOptions serve;
+  OfferOptions serve;
   serve.context = slots;
   serve.profile = profile;
   serve.synthetic = is_synthetic(options.model);

@@ -18,7 +18,7 @@ file(WRITE "${OUT}" "// Made by cmake/pack_web.cmake.
 #include <span>
 #include <vector>
 
-#include \"app/web_assets.h\"
+#include \"gateway/web_assets.h\"
 
 ${data}
 namespace permllm {

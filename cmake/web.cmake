@@ -20,4 +20,4 @@ file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/web_assets.list CONTENT "@web_packed
 add_custom_command(OUTPUT ${web_source}
   COMMAND ${CMAKE_COMMAND} -DOUT=${web_source} "-DFILES=${web_packed}" -P ${PROJECT_SOURCE_DIR}/cmake/pack_web.cmake
   DEPENDS ${web_files} ${web_marked} ${web_purify} ${PROJECT_SOURCE_DIR}/cmake/pack_web.cmake ${PROJECT_BINARY_DIR}/web_assets.list VERBATIM)
-target_sources(permllm_core PRIVATE ${web_source})
+target_sources(permllm_services PRIVATE ${web_source})

@@ -24,7 +24,7 @@ enum class Positions : std::uint8_t {
 inline constexpr std::size_t k_most_head_rows = std::size_t{1} << 17;
 
 // Differences between architectures are fields here, each with the model family that needs it. What a field changes stands on
-// the transformer's page (engine/transformer.h). Gains of norms, scales of embeddings and the order of a head's rotary pairs
+// the transformer's page (page/transformer.h). Gains of norms, scales of embeddings and the order of a head's rotary pairs
 // are no fields: they are folded into the weights when a model is loaded (model/weights.h).
 struct Config {
   std::string architecture;      // GGUF general.architecture, or "chatglm-6b"

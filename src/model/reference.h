@@ -1,5 +1,5 @@
 // The transformer in clear arithmetic: the oracle of every test, the `generate` command, and the calibration.
-// The same page as engine/transformer.h.
+// The same page as page/transformer.h.
 #pragma once
 
 #include <functional>

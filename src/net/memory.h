@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

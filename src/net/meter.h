@@ -5,7 +5,7 @@
 #include <memory>
 #include <utility>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

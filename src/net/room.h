@@ -10,7 +10,7 @@
 #include <mutex>
 #include <string>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

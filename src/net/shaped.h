@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <string>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

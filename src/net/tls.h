@@ -7,7 +7,7 @@
 #include <string>
 
 #include "net/certificates.h"
-#include "net/link.h"
+#include "wire/link.h"
 #include "net/room.h"
 
 namespace permllm {

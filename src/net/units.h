@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

@@ -12,7 +12,7 @@ inline constexpr const char* chain_seed = "permllm/1 digest of a chain's seed";
 inline constexpr const char* model_commitment = "permllm/1 model commitment";
 inline constexpr const char* plan = "permllm/1 plan";
 inline constexpr const char* retrieval = "permllm/1 retrieval";
-// V at the helper (src/engine/model_store.h), and what the provider keeps of it
+// V at the helper (src/helper/model_store.h), and what the provider keeps of it
 inline constexpr const char* chunk = "permllm/1 chunk of a stored model";
 inline constexpr const char* stored_model = "permllm/1 stored model";
 inline constexpr const char* stored_head = "permllm/1 head of a stored model";

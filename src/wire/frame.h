@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm {
 

@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "net/link.h"
+#include "wire/link.h"
 #include "permllm/error.h"
 #include "ring/pack.h"
 #include "wire/frame.h"

@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "app/identity.h"
-#include "app/user_state.h"
-#include "engine/model_record.h"
-#include "engine/model_store.h"
-#include "engine/provider_chains.h"
+#include "service/identity.h"
+#include "user/user_state.h"
+#include "provider/model_record.h"
+#include "helper/model_store.h"
+#include "provider/chains.h"
 #include "support/errors.h"
 #include "support/program.h"
 #include "support/tiny_model.h"

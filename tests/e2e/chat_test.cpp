@@ -1,7 +1,7 @@
 // Strangers: keys, an invite, provider and helper as services, and a user who has the invite alone.
 #include <gtest/gtest.h>
 
-#include "app/process.h"
+#include "cli/process.h"
 #include "support/program.h"
 
 namespace permllm::test {

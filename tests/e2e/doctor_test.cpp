@@ -1,7 +1,7 @@
 // permllm doctor beside the services themselves: what it says of them while they run, and once one is gone.
 #include <gtest/gtest.h>
 
-#include "app/process.h"
+#include "cli/process.h"
 #include "support/program.h"
 
 namespace permllm::test {

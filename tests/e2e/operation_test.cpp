@@ -10,8 +10,8 @@
 #include <regex>
 #include <thread>
 
-#include "app/identity.h"
-#include "app/process.h"
+#include "service/identity.h"
+#include "cli/process.h"
 #include "net/tls.h"
 #include "support/program.h"
 

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "app/process.h"
-#include "engine/ledger.h"
+#include "cli/process.h"
+#include "session/ledger.h"
 #include "support/cutting_proxy.h"
 #include "support/program.h"
 

@@ -7,8 +7,8 @@
 
 #include <thread>
 
-#include "app/process.h"
-#include "app/sandbox.h"
+#include "cli/process.h"
+#include "service/sandbox.h"
 #include "support/cutting_proxy.h"
 #include "support/program.h"
 

@@ -9,8 +9,8 @@
 #include <optional>
 #include <thread>
 
-#include "app/process.h"
-#include "engine/ledger.h"
+#include "cli/process.h"
+#include "session/ledger.h"
 #include "support/program.h"
 
 namespace permllm::test {

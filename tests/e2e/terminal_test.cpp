@@ -5,7 +5,7 @@
 
 #include <fstream>
 
-#include "app/process.h"
+#include "cli/process.h"
 #include "support/gguf_writer.h"
 #include "support/program.h"
 

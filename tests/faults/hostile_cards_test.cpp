@@ -2,7 +2,7 @@
 // nothing of a session is made of it.
 #include <gtest/gtest.h>
 
-#include "engine/user_client.h"
+#include "user/user_client.h"
 #include "model/chat_format.h"
 #include "support/errors.h"
 #include "support/scripted_link.h"

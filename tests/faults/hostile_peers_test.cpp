@@ -6,10 +6,10 @@
 
 #include <fstream>
 
-#include "app/identity.h"
-#include "app/process.h"
-#include "app/server.h"
-#include "engine/pass.h"
+#include "service/identity.h"
+#include "cli/process.h"
+#include "service/server.h"
+#include "page/pass.h"
 #include "support/errors.h"
 #include "support/hostile.h"
 #include "support/links.h"

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "app/server.h"
+#include "service/server.h"
 #include "base/heap.h"
-#include "engine/pass.h"
+#include "page/pass.h"
 #include "support/errors.h"
 #include "support/hostile.h"
 

@@ -1,5 +1,5 @@
 // Bodies of requests to the gateway, through to the ids of what they ask. The first byte of an input says to which of its addresses they go.
-#include "app/openai.h"
+#include "gateway/openai.h"
 #include "fuzz/target.h"
 #include "model/chat_format.h"
 #include "model/gguf.h"

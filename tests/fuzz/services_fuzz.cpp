@@ -12,8 +12,8 @@
 #include <fstream>
 #include <thread>
 
-#include "engine/helper_service.h"
-#include "engine/user_client.h"
+#include "helper/service.h"
+#include "user/user_client.h"
 #include "fuzz/target.h"
 #include "net/memory.h"
 #include "support/links.h"

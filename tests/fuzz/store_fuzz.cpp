@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/model_record.h"
-#include "engine/model_store.h"
+#include "provider/model_record.h"
+#include "helper/model_store.h"
 #include "fuzz/scratch.h"
 #include "fuzz/target.h"
 #include "support/tiny_plan.h"
@@ -13,7 +13,7 @@ namespace permllm::test {
 namespace {
 
 const std::string k_id(64, 'a');
-constexpr std::size_t k_before_offer = 16, k_record_hashed = 23 + 64 + 32;  // engine/model_store.cpp, engine/model_record.cpp
+constexpr std::size_t k_before_offer = 16, k_record_hashed = 23 + 64 + 32;  // helper/model_store.cpp, provider/model_record.cpp
 
 const ScratchFolder& scratch() {
   static const ScratchFolder folder;

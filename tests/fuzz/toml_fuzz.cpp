@@ -2,8 +2,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
-#include "app/invite.h"
-#include "app/parties.h"
+#include "service/identity.h"
+#include "user/invite.h"
+#include "cli/helper.h"
+#include "cli/provider.h"
 #include "base/small_file.h"
 #include "fuzz/scratch.h"
 #include "fuzz/target.h"

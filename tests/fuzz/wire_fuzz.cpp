@@ -5,10 +5,11 @@
 // number is what the input holds. Keys, queries and replies of encrypted retrieval are he_fuzz's.
 #include <algorithm>
 
-#include "engine/deal.h"
-#include "engine/handshake.h"
-#include "engine/masked_model.h"
-#include "engine/pass.h"
+#include "provider/stock.h"
+#include "page/deal.h"
+#include "session/handshake.h"
+#include "session/masked_model.h"
+#include "page/pass.h"
 #include "fuzz/target.h"
 #include "support/tiny_plan.h"
 #include "wire/frame.h"

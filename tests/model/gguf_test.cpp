@@ -9,7 +9,7 @@
 #include "model/chat_format.h"
 #include "model/load.h"
 #include "model/tokenizer.h"
-#include "net/link.h"
+#include "wire/link.h"
 #include "support/gguf_writer.h"
 
 namespace permllm::test {

@@ -1,4 +1,4 @@
-/* One chain of offline material, in the ledger of a user (two programs on one folder) and in that of a provider: src/engine/ledger.cpp,
+/* One chain of offline material, in the ledger of a user (two programs on one folder) and in that of a provider: src/session/ledger.cpp,
    UserClient::take_chain, ProviderChains::open, Burning. Any step may be the last before a program or the provider is killed; a session may be cut and
    resumed; the provider may end or forget what it likes; one older copy of either folder is put back once.
 

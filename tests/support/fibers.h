@@ -13,7 +13,7 @@
 #include <functional>
 #include <vector>
 
-#include "net/link.h"
+#include "wire/link.h"
 #include "permllm/error.h"
 
 namespace permllm::test {

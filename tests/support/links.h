@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "net/link.h"
+#include "wire/link.h"
 
 namespace permllm::test {
 

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
-#include "app/load.h"
+#include "cli/offer_options.h"
 #include "model/gguf.h"
 
 namespace permllm::test {

@@ -7,11 +7,12 @@
 #include <optional>
 #include <thread>
 
-#include "engine/deal.h"
-#include "engine/provider_service.h"
-#include "engine/provider_session.h"
-#include "engine/user_client.h"
-#include "engine/user_session.h"
+#include "session/model_mask.h"
+#include "page/deal.h"
+#include "provider/service.h"
+#include "provider/session.h"
+#include "user/user_client.h"
+#include "user/session.h"
 #include "net/memory.h"
 #include "net/meter.h"
 

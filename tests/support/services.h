@@ -11,9 +11,9 @@
 #include <mutex>
 #include <thread>
 
-#include "engine/helper_service.h"
-#include "engine/provider_service.h"
-#include "engine/user_client.h"
+#include "helper/service.h"
+#include "provider/service.h"
+#include "user/user_client.h"
 #include "net/memory.h"
 #include "support/links.h"
 #include "support/rig.h"

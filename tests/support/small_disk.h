@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "app/local_parties.h"
+#include "cli/local_parties.h"
 
 namespace permllm::test {
 

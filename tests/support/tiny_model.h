@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "engine/provider_service.h"
+#include "provider/service.h"
 #include "model/load.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "model/load.h"
-#include "offline/plan.h"
+#include "plan/plan.h"
 #include "support/gguf_writer.h"
 
 namespace permllm::test {

@@ -5,11 +5,11 @@
 #include <utility>
 #include <vector>
 
-#include "engine/deal.h"
-#include "engine/handshake.h"
-#include "engine/pass.h"
-#include "engine/probe.h"
-#include "engine/transformer.h"
+#include "page/deal.h"
+#include "session/handshake.h"
+#include "page/pass.h"
+#include "session/probe.h"
+#include "page/transformer.h"
 #include "net/memory.h"
 #include "support/errors.h"
 #include "support/tiny_plan.h"

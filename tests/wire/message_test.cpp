@@ -4,9 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include "engine/deal.h"
-#include "engine/handshake.h"
-#include "engine/pass.h"
+#include "page/deal.h"
+#include "session/handshake.h"
+#include "page/pass.h"
 #include "net/memory.h"
 #include "support/tiny_plan.h"
 

@@ -1,0 +1,312 @@
+#include "cli/bench.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <random>
+#include <sstream>
+
+#include "cli/offer_options.h"
+#include "service/print_event.h"
+#include "cli/local_parties.h"
+#include "cli/progress.h"
+#include "user/measure.h"
+#include "cli/plot.h"
+#include "model/synthetic.h"
+#include "net/units.h"
+#include "ring/int_kernels.h"
+
+namespace permllm {
+namespace {
+
+struct BenchOptions {
+  LocalOptions local;
+  std::size_t prompt = 0, tokens = 4, draft = 0;  // prompt 0: what the context leaves
+  std::vector<std::string> sweep;
+  std::string out = "bench";
+  bool json = false;
+};
+
+// Bytes of the cache that the cores share. The C library counts all of a chip's, of which a virtual machine may see a part.
+double last_level_cache() {
+  for (const char* index : {"3", "2"}) {
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    double kilobytes = 0;
+    char unit = 0;
+    if (file >> kilobytes >> unit && unit == 'K') return kilobytes * 1024;
+  }
+  return std::max(0.0, static_cast<double>(sysconf(_SC_LEVEL3_CACHE_SIZE)));
+}
+
+// One run with parties of its own.
+nlohmann::json measure(const BenchOptions& options) {
+  const LocalParties parties(options.local);
+  // Layers that are used in turn must come from memory each time, as those of a whole model do.
+  const std::size_t distinct = options.local.serve.distinct_layers;
+  if (distinct != 0 && parties.layer_bytes() < last_level_cache()) {
+    throw Error(Code::usage, "--distinct-layers", fmt::format("{} layers are {:.0f} MB, within the last-level cache of {:.0f} MB; hold more",
+                                                              distinct, parties.layer_bytes() / 1e6, last_level_cache() / 1e6));
+  }
+  Executor executor;
+  const Clock::time_point begin = Clock::now();
+  Ledger ledger;  // in memory: the chain goes with the session
+  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
+                                    executor, ledger);
+  const double session_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
+  MeasuredConversation::Request request;
+  std::minstd_rand random(1);
+  const std::size_t vocab = conversation.plan().config.vocab;
+  for (std::size_t i = 0; i < options.prompt; ++i) request.ids.push_back(static_cast<TokenId>(random() % vocab));
+  request.max_tokens = options.tokens + 1;  // the first comes of the prompt's pass
+  request.draft = options.draft;
+  // All material is there before the clock starts, so that nobody deals while tokens are timed.
+  request.ahead = options.prompt + (options.tokens + 1) * (options.draft + 1);
+  request.choose = [](std::span<const std::int64_t> logits) {
+    return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  };
+  request.on_token = [](TokenId) { return true; };
+  show_progress(request, options.local.quiet);
+  conversation.run(request);
+  nlohmann::json report = conversation.end();
+  parties.complete(report);
+  report.erase("output_ids");
+  report["model"] = options.local.model;
+  report["synthetic"] = options.local.serve.synthetic;
+  report["width"] = conversation.plan().config.width;
+  report["context"] = conversation.plan().slots;
+  report["tokens"] = options.tokens;
+  report["weight_bits"] = options.local.serve.weight_bits;
+  report["rtt"] = options.local.shape.rtt;
+  report["bandwidth"] = options.local.shape.bandwidth;
+  report["distinct_layers"] = distinct == 0 ? conversation.plan().config.layers : distinct;
+  report["layer_bytes"] = parties.layer_bytes();
+  report["last_level_cache_bytes"] = last_level_cache();
+  report["seconds"]["session"] = session_seconds;
+  report["session_bytes"] = session_bytes;
+  report["simd"] = kernels::int_target();
+  report["cores"] = executor.threads();
+  return report;
+}
+
+void print(const nlohmann::json& r) {
+  const auto mb = [](const nlohmann::json& bytes) { return bytes.get<double>() / 1e6; };
+  const auto row = [](const std::string& name, const std::string& value) { fmt::print("  {:<40}{}\n", name, value); };
+  const auto& seconds = r.at("seconds");
+  const auto& online = r.at("online_per_token");
+  const auto& declared = r.at("declared_per_pass");
+  const auto& offline = r.at("offline_per_token");
+  fmt::print("{}{}, profile {}{}, retrieval {}, {} round trip, {}\n", r.at("model").get<std::string>(), r.at("synthetic").get<bool>() ? " (random weights)" : "",
+             r.at("profile").get<std::string>(), r.at("fused").get<bool>() ? " with fused norms" : "", r.at("retrieval").get<std::string>(), r.at("rtt").get<std::string>(),
+             r.at("bandwidth").get<std::string>());
+  row("weights in memory", fmt::format("{} of {} layers, {} bits, {:.0f} MB; last-level cache {:.0f} MB", r.at("distinct_layers").get<int>(),
+                                       r.at("layers").get<int>(), r.at("weight_bits").get<int>(), mb(r.at("layer_bytes")), mb(r.at("last_level_cache_bytes"))));
+  row("machine", fmt::format("{} cores for all three parties, {}", r.at("cores").get<int>(), r.at("simd").get<std::string>()));
+  row("load, registration", fmt::format("{:.1f} s, {:.1f} s", seconds.at("load").get<double>(), seconds.at("registration").get<double>()));
+  row("a session's handshakes, to the user", fmt::format("{:.1f} s, {:.1f} MB", seconds.at("session").get<double>(), mb(r.at("session_bytes"))));
+  row("offline, both makers, a token", fmt::format("{:.3f} s", seconds.at("offline_per_token").get<double>()));
+  row(fmt::format("prefill of {} tokens, a token", r.at("prompt_tokens").get<int>()), fmt::format("{:.3f} s", seconds.at("prefill_per_token").get<double>()));
+  row("decode, a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
+  row("  latency, transfer, compute", fmt::format("{:.3f}, {:.3f}, {:.3f} s", seconds.at("latency_per_token").get<double>(),
+                                                  seconds.at("transfer_per_token").get<double>(), seconds.at("compute_per_token").get<double>()));
+  for (const char* party : {"provider", "user"}) {
+    const auto& p = r.at("by_party").at(party);
+    row(fmt::format("  {}: busy, waiting; processor", party), fmt::format("{:.3f}, {:.3f}; {:.3f} s", p.at("busy_seconds_per_token").get<double>(),
+                                                                         p.at("waiting_seconds_per_token").get<double>(), p.at("cpu_seconds_per_token").get<double>()));
+  }
+  fmt::print("  {:<40}{:>10}{:>10}\n", "a token", "measured", "declared");
+  const auto pair = [&](const char* name, const nlohmann::json& measured, const nlohmann::json& formula) {
+    fmt::print("  {:<40}{:>10.3f}{:>10.3f}\n", name, mb(measured), mb(formula));
+  };
+  pair("online MB, provider to user", online.at("provider_to_user_bytes"), declared.at("provider_to_user_bytes"));
+  pair("online MB, user to provider", online.at("user_to_provider_bytes"), declared.at("user_to_provider_bytes"));
+  pair("offline MB, user to provider", offline.at("user_to_provider_bytes"), declared.at("offline_user_to_provider_bytes"));
+  pair("offline MB, helper to provider", offline.at("helper_to_provider_bytes"), declared.at("offline_helper_to_provider_bytes"));
+  fmt::print("  {:<40}{:>10.0f}{:>10.0f}\n", "round trips", online.at("round_trips").get<double>(), declared.at("round_trips").get<double>());
+  const auto& memory = r.at("memory_bytes");
+  row("memory MB: provider, user, helper", fmt::format("{:.0f}, {:.0f}, {:.0f}", mb(memory.at("provider")), mb(memory.at("user")), mb(memory.at("helper"))));
+}
+
+// --- Sweeps -----------------------------------------------------------------------------------------------------------
+
+// "rtt=0,1,10": one dimension of a sweep and its values.
+struct Dimension {
+  std::string name;
+  std::vector<std::string> values;
+};
+
+constexpr const char* k_sweep_help = "write it like rtt=0,1,10 bandwidth=100mbit,1gbit profile=all context=32,512 prompt=64 layers=8,16 width=1024";
+
+std::size_t parse_count(const std::string& text, const std::string& name) {
+  std::size_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value == 0) {
+    throw Error(Code::usage, "--sweep " + name, fmt::format("\"{:.20}\" is no positive number", text));
+  }
+  return value;
+}
+
+void set_dimension(BenchOptions& options, const std::string& name, std::string value) {
+  if (name == "rtt") {
+    if (value.find_first_not_of("0123456789.") == std::string::npos && value != "0") value += "ms";
+    parse_duration(value, "--sweep rtt");
+    options.local.shape.rtt = value;
+  } else if (name == "bandwidth") {
+    parse_bandwidth(value, "--sweep bandwidth");
+    options.local.shape.bandwidth = value;
+  } else if (name == "profile") {
+    options.local.serve.profile = profile_of(value);
+  } else if (name == "context") {
+    options.local.serve.context = parse_count(value, name);
+  } else if (name == "prompt") {
+    options.prompt = parse_count(value, name);
+  } else if (name == "layers") {
+    options.local.serve.layers = parse_count(value, name);
+  } else if (name == "width") {
+    options.local.serve.width = parse_count(value, name);
+  } else {
+    throw Error(Code::usage, "--sweep", fmt::format("\"{:.20}\" is no dimension; {}", name, k_sweep_help));
+  }
+}
+
+std::vector<Dimension> parse_sweep(const BenchOptions& options) {
+  std::vector<Dimension> dimensions;
+  for (const std::string& word : options.sweep) {
+    const std::size_t equals = word.find('=');
+    if (equals == std::string::npos || equals + 1 == word.size()) {
+      throw Error(Code::usage, "--sweep", fmt::format("\"{:.60}\" is not understood; {}", word, k_sweep_help));
+    }
+    Dimension& d = dimensions.emplace_back(Dimension{word.substr(0, equals), {}});
+    std::istringstream in(word.substr(equals + 1));
+    for (std::string value; std::getline(in, value, ',');) d.values.push_back(value);
+    if (d.name == "profile" && d.values == std::vector<std::string>{"all"}) d.values = {"paper", "fast", "open"};
+    BenchOptions probe = options;
+    for (const std::string& value : d.values) set_dimension(probe, d.name, value);  // refused before anything runs
+  }
+  // Those with several values first: the first of all is the plot's horizontal axis.
+  std::stable_sort(dimensions.begin(), dimensions.end(), [](const auto& x, const auto& y) {
+    const auto late = [](const Dimension& d) { return d.values.size() < 2 ? 2 : d.name == "profile" || d.name == "bandwidth" ? 1 : 0; };
+    return late(x) < late(y);
+  });
+  return dimensions;
+}
+
+// A value on the horizontal axis: milliseconds of a round trip, bits a second, or a count.
+double position_of(const BenchOptions& o, const std::string& name) {
+  if (name == "rtt") return std::chrono::duration<double, std::milli>(parse_duration(o.local.shape.rtt, "--rtt")).count();
+  if (name == "bandwidth") return parse_bandwidth(o.local.shape.bandwidth, "--bandwidth") / 1e6;
+  if (name == "context") return static_cast<double>(o.local.serve.context);
+  if (name == "prompt") return static_cast<double>(o.prompt);
+  if (name == "layers") return static_cast<double>(o.local.serve.layers);
+  if (name == "width") return static_cast<double>(o.local.serve.width);
+  return static_cast<double>(o.local.serve.profile);
+}
+
+void check_prompt(BenchOptions& options) {
+  const std::size_t slots = options.local.serve.context, needed = options.tokens * (options.draft + 1);
+  if (options.prompt == 0 && needed < slots) options.prompt = slots - needed;
+  if (options.prompt == 0 || options.prompt + needed > slots) {
+    throw Error(Code::usage, "--context", fmt::format("{} is too short for a prompt of {} tokens and {} more slots", slots, options.prompt, needed));
+  }
+  options.local.serve.prompt_slots = std::max<std::size_t>(options.prompt - 1, 1);  // of a model that has them: as many as the prompt fills
+}
+
+void run_sweep(const BenchOptions& options) {
+  const std::vector<Dimension> dimensions = parse_sweep(options);
+  std::ofstream csv(options.out + ".csv");
+  if (!csv) throw Error(Code::usage, "--out", fmt::format("{}.csv cannot be written", options.out));
+  csv << "model,layers,width,profile,fused,rtt,bandwidth,context,prompt,seconds_per_token,latency,transfer,compute,prefill_per_token,"
+         "offline_per_token,provider_to_user_bytes,user_to_provider_bytes,declared_provider_to_user_bytes,declared_user_to_provider_bytes,"
+         "offline_bytes,round_trips\n";
+  std::map<std::string, PlotLine> seconds, bytes;  // by the values of all dimensions but the first
+  std::size_t total = 1, done = 0;
+  for (const Dimension& d : dimensions) total *= d.values.size();
+  for (std::size_t run = 0; run < total; ++run) {
+    BenchOptions one = options;
+    one.local.quiet = true;
+    std::string line, all;
+    std::size_t rest = run;
+    for (std::size_t i = dimensions.size(); i-- > 0;) {
+      const Dimension& d = dimensions[i];
+      const std::string& value = d.values[rest % d.values.size()];
+      rest /= d.values.size();
+      set_dimension(one, d.name, value);
+      all += fmt::format(" {}={}", d.name, value);
+      if (i > 0 && d.values.size() > 1) line += fmt::format("{}{}", line.empty() ? "" : ", ", value);
+    }
+    if (one.local.serve.profile == Profile::open) one.local.serve.fused.reset();
+    check_prompt(one);
+    if (!options.json) fmt::print(stderr, "run {} of {}:{}\n", ++done, total, all);
+    const nlohmann::json r = measure(one);
+    if (options.json) print_event(r);
+    const auto& s = r.at("seconds");
+    const auto& online = r.at("online_per_token");
+    const auto& declared = r.at("declared_per_pass");
+    const auto& offline = r.at("offline_per_token");
+    const auto number = [](const nlohmann::json& value) { return value.get<double>(); };
+    const double sent = number(online.at("provider_to_user_bytes")) + number(online.at("user_to_provider_bytes"));
+    csv << fmt::format("{},{},{},{},{},{},{},{},{},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f}\n", options.local.model,
+                       r.at("layers").get<int>(), r.at("width").get<int>(), r.at("profile").get<std::string>(), r.at("fused").get<bool>(),
+                       one.local.shape.rtt, one.local.shape.bandwidth, one.local.serve.context, one.prompt, number(s.at("decode_per_token")),
+                       number(s.at("latency_per_token")), number(s.at("transfer_per_token")), number(s.at("compute_per_token")),
+                       number(s.at("prefill_per_token")), number(s.at("offline_per_token")), number(online.at("provider_to_user_bytes")),
+                       number(online.at("user_to_provider_bytes")), number(declared.at("provider_to_user_bytes")),
+                       number(declared.at("user_to_provider_bytes")),
+                       number(offline.at("user_to_provider_bytes")) + number(offline.at("helper_to_provider_bytes")), number(online.at("round_trips")));
+    csv.flush();
+    const double x = position_of(one, dimensions.front().name);
+    seconds[line].name = bytes[line].name = line;
+    seconds[line].points.emplace_back(x, number(s.at("decode_per_token")));
+    bytes[line].points.emplace_back(x, sent / 1e6);
+  }
+  const auto lines = [](const std::map<std::string, PlotLine>& named) {
+    std::vector<PlotLine> all;
+    for (const auto& [name, line] : named) all.push_back(line);
+    return all;
+  };
+  const std::string& name = dimensions.front().name;
+  const std::string axis = name == "rtt" ? "round-trip time, ms" : name == "bandwidth" ? "bandwidth, Mbit/s" : name;
+  std::ofstream(options.out + ".svg") << line_plot(options.local.model + ": seconds a token", axis, "s", lines(seconds));
+  std::ofstream(options.out + "-bytes.svg") << line_plot(options.local.model + ": online MB a token", axis, "MB", lines(bytes));
+  if (!options.json) fmt::print("{0}.csv, {0}.svg and {0}-bytes.svg are written\n", options.out);
+}
+
+void run(BenchOptions options) {
+  if (is_synthetic(options.local.model)) options.local.serve.synthetic = true;
+  if (options.local.serve.synthetic) synthetic_config(options.local.model, options.local.serve.layers, options.local.serve.width);  // refused before anything starts
+  if (!options.sweep.empty()) return run_sweep(options);
+  check_prompt(options);
+  options.local.quiet = options.json;
+  const nlohmann::json report = measure(options);
+  if (options.json) {
+    print_event(report);
+  } else {
+    print(report);
+  }
+}
+
+}  // namespace
+
+void add_bench(CLI::App& parent) {
+  const auto options = std::make_shared<BenchOptions>();
+  options->local.serve.context = 32;
+  options->local.serve.ids_only = true;
+  CLI::App* command = parent.add_subcommand("bench", "what a token costs: the whole protocol in three processes, over a simulated network");
+  command->add_option("model", options->local.model, "GGUF file or ChatGLM-6B's folder, or a shape with random weights: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
+  add_synthetic_options(*command, options->local.serve);
+  add_local_options(*command, options->local);
+  command->add_option("--prompt", options->prompt, "tokens of the prompt; 0: what the context leaves")->capture_default_str();
+  command->add_option("--tokens", options->tokens, "tokens to time after the first")->capture_default_str()->check(CLI::Range(1, 100000));
+  command->add_option("--draft", options->draft, "drafted tokens a pass (profile open)")->capture_default_str()->check(CLI::Range(0, 63));
+  command->add_option("--sweep", options->sweep, "several runs: rtt=0,1,10 (ms) bandwidth=100mbit,1gbit profile=all, and context, prompt, layers, width; writes a CSV file and plots");
+  command->add_option("--out", options->out, "of a sweep: path of its files, without their endings")->capture_default_str();
+  command->add_flag("--json", options->json, "one JSON object a run, for programs");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace permllm

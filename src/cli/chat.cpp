@@ -1,0 +1,352 @@
+#include "cli/chat.h"
+
+#include <editline/readline.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <mutex>
+#include <optional>
+
+#include "cli/shared_options.h"
+#include "service/print_event.h"
+#include "cli/options.h"
+#include "cli/process.h"
+#include "service/process_limits.h"
+#include "cli/progress.h"
+#include "service/sandbox.h"
+#include "service/settings.h"
+#include "base/file.h"
+#include "base/small_file.h"
+#include "base/text.h"
+#include "user/user_state.h"
+#include "permllm/client.h"
+
+namespace permllm {
+namespace {
+
+struct ChatOptions {
+  std::string invite, state, history, saves;
+  PromptOptions prompt;
+  ConversationOptions conversation;
+  double patience_seconds = 120, grace_seconds = 60;
+};
+
+std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds)); }
+
+Conversation* answering = nullptr;  // a signal handler has no other place to look
+
+// While it lives, the first Ctrl-C ends the answer; a second the program.
+class Interruptible {
+ public:
+  explicit Interruptible(Conversation& conversation) {
+    answering = &conversation;
+    struct sigaction action {};
+    action.sa_handler = [](int) { answering->cancel(); };
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+    sigaction(SIGINT, &action, &before_);
+  }
+  ~Interruptible() { sigaction(SIGINT, &before_, nullptr); }
+
+ private:
+  struct sigaction before_ {};
+};
+
+// Lines as they are typed, with editing; or of a pipe, as they are.
+class Lines {
+ public:
+  explicit Lines(std::string history) : history_(std::move(history)) {
+    if (!person()) return;
+    signal(SIGINT, [](int) {
+      constexpr std::string_view note = "\n(Ctrl-D ends the program)\n> ";
+      if (write(STDERR_FILENO, note.data(), note.size()) < 0) return;
+    });
+    rl_catch_signals = 0;  // libedit would take one at the prompt for the end of the input
+    rl_initialize();
+    using_history();
+    if (!history_.empty()) read_history(history_.c_str());
+  }
+  ~Lines() {
+    if (person() && !history_.empty()) write_history(history_.c_str());
+  }
+  static bool person() { return isatty(STDIN_FILENO) != 0; }
+  std::optional<std::string> next() const {
+    std::string line;
+    if (!person()) return std::getline(std::cin, line) ? std::optional(line) : std::nullopt;
+    const std::unique_ptr<char, decltype(&std::free)> typed(readline("> "), &std::free);
+    if (!typed) return std::nullopt;
+    line = typed.get();
+    if (!line.empty()) add_history(line.c_str());
+    return line;
+  }
+
+ private:
+  std::string history_;
+};
+
+// What is shown while an answer is awaited. Told by several threads, and between answers too: material for the next is made.
+class Waiting {
+ public:
+  Waiting(bool json, double grace_seconds)
+      : json_(json), grace_seconds_(grace_seconds), making_("Offline material for this answer", json), reading_("Reading your question", json) {}
+
+  void begin() {
+    const std::lock_guard lock(mutex_);
+    stage_ = Stage::connecting;
+    lost_ = false;
+  }
+  void show(const AnswerProgress& progress) {
+    const std::lock_guard lock(mutex_);
+    if (progress.stage == Stage::reconnecting) {
+      if (!std::exchange(lost_, true)) tell_of_loss();
+      return;
+    }
+    if (progress.stage == Stage::connecting) stage_ = Stage::connecting;
+    if (progress.stage < stage_) return;  // material that is made ahead, beside the answer
+    if (progress.stage != stage_) end_line();
+    stage_ = progress.stage;
+    if (progress.stage == Stage::material) return making_.show(progress.fraction, progress.seconds);
+    lost_ = false;
+    if (progress.stage == Stage::prompt && progress.seconds > 1) reading_.show(progress.fraction, progress.seconds);
+    if (progress.stage == Stage::answer && json_) print_event({{"event", "token"}, {"id", progress.token}});
+  }
+  // Nothing is awaited any more.
+  void end() {
+    const std::lock_guard lock(mutex_);
+    end_line();
+    stage_ = Stage::answer;
+  }
+
+ private:
+  using Stage = AnswerProgress::Stage;
+  void end_line() {
+    making_.close();
+    reading_.close();
+  }
+  void tell_of_loss() {
+    if (json_) return print_event({{"event", "reconnecting"}, {"seconds", grace_seconds_}});
+    end_line();
+    std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n", stage_ == Stage::answer ? "\n" : "", grace_seconds_).c_str(), stderr);
+  }
+  const bool json_;
+  const double grace_seconds_;
+  std::mutex mutex_;
+  ProgressBar making_, reading_;
+  Stage stage_ = Stage::answer;
+  bool lost_ = false;
+};
+
+constexpr const char* k_help =
+    "A line is a question. Ctrl-C ends an answer, Ctrl-D the program.\n"
+    "  /cost       what the last answer took: tokens, seconds, bytes, round trips\n"
+    "  /privacy    what each party sees\n"
+    "  /save NAME  writes the conversation as Markdown, for your eyes alone, into the folder of --saves\n"
+    "  /reset      begins another conversation\n"
+    "  /help       this\n";
+
+class Chat {
+ public:
+  explicit Chat(ChatOptions options)
+      : options_(std::move(options)), lines_(options_.history), saves_(folder_of_saves()), sandbox_(enter_sandbox(needed())),
+        client_(options_.invite, client_options()), waiting_(json(), options_.grace_seconds), conversation_(begin()) {}
+
+  void run() {
+    if (Lines::person()) {
+      tell(fmt::format("{}, profile {}, context {}; {} tokens of answers left\nprovider at {}, key sha256:{}\nhelper at {}, key sha256:{}\nsandbox: {}\n{}",
+                       client_.model().name, client_.model().profile, client_.model().context, client_.tokens_left(), client_.provider().address,
+                       client_.provider().key, client_.helper().address, client_.helper().key, sandbox_.text(), k_help));
+    }
+    while (const std::optional<std::string> line = lines_.next()) {
+      try {
+        if (!line->empty()) line->front() == '/' ? command(*line) : ask(*line);
+      } catch (const Error& error) {
+        waiting_.end();
+        if (std::exchange(within_line_, false)) fmt::print("\n");
+        std::fflush(stdout);
+        // A person may go on; a program is told and decides.
+        if (!Lines::person()) throw;
+        const bool lost = error.code() == Code::closed || error.code() == Code::timeout;
+        tell(fmt::format("permllm: {}\n{}", for_terminal(error.what()), lost ? fmt::format("(permllm doctor --invite {} looks at each link; ask again once they are well)\n", options_.invite) : ""));
+      }
+      std::fflush(stdout);
+    }
+    conversation_.reset();
+  }
+
+ private:
+  bool json() const { return options_.prompt.json; }
+  void tell(const std::string& text) const {
+    if (!json()) std::fputs(text.c_str(), stderr);
+  }
+  std::filesystem::path folder_of_saves() const {
+    if (!options_.saves.empty()) {
+      if (!std::filesystem::is_directory(options_.saves)) throw Error(Code::usage, "--saves", fmt::format("{} is no folder", options_.saves));
+      return std::filesystem::canonical(options_.saves);
+    }
+    return std::filesystem::canonical(user_folder(options_.state)) / "saved";
+  }
+  // What is opened from now on. The history is written at the end, into a file that is there.
+  Sandbox needed() const {
+    Sandbox sandbox{{options_.invite}, {user_folder(options_.state), saves_}};
+    if (options_.history.empty() || !Lines::person()) return sandbox;
+    std::ofstream(options_.history, std::ios::app);
+    sandbox.write.push_back(options_.history);
+    return sandbox;
+  }
+  // The name may be a path within the folder.
+  std::filesystem::path place_of(const std::string& name) const {
+    const std::filesystem::path place = (saves_ / name).lexically_normal();
+    const std::filesystem::path within = place.lexically_relative(saves_);
+    if (within.empty() || *within.begin() == ".." || *within.begin() == ".") {
+      throw Error(Code::usage, "/save", fmt::format("writes into {} alone; name another folder with --saves when chat begins", saves_.string()));
+    }
+    return place;
+  }
+  ClientOptions client_options() const {
+    ClientOptions options;
+    options.state = options_.state;
+    options.patience = milliseconds(options_.patience_seconds);
+    options.grace = milliseconds(options_.grace_seconds);
+    return options;
+  }
+  Conversation begin() {
+    ConversationOptions options = options_.conversation;
+    options.chat_format = options_.prompt.chat_format;
+    options.think = options_.prompt.think;
+    options.on_progress = [this](const AnswerProgress& progress) { waiting_.show(progress); };
+    return client_.conversation(options);
+  }
+
+  void ask(const std::string& question) {
+    AnswerOptions how;
+    how.max_tokens = options_.prompt.max_tokens;
+    how.temperature = options_.prompt.sampling.temperature;
+    how.top_k = options_.prompt.sampling.top_k;
+    how.top_p = options_.prompt.sampling.top_p;
+    how.min_p = options_.prompt.sampling.min_p;
+    how.seed = options_.prompt.seed;
+    waiting_.begin();
+    const Interruptible interruptible(conversation_);
+    TerminalText shown;
+    last_ = conversation_.ask(question, how, [&](std::string_view piece) {
+      if (json()) {
+        print_event({{"event", "text"}, {"text", piece}});
+      } else {
+        fmt::print("{}", shown.push(piece));
+        std::fflush(stdout);
+        within_line_ = true;
+      }
+    });
+    waiting_.end();
+    const bool cancelled = last_->end == Answer::End::cancelled;
+    if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
+    if (json()) return print_event(report());
+    fmt::print("{}\n", shown.finish());
+    within_line_ = false;
+    if (cancelled) tell("(stopped)\n");
+    if (last_->end == Answer::End::length) {
+      tell(last_->cost.tokens_left == 0                 ? "(ended: the allowance of the invite is used up)\n"
+           : last_->cost.answer_tokens < how.max_tokens ? "(ended: the model's context is full; /reset begins anew)\n"
+                                                        : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", how.max_tokens));
+    }
+    if (!Lines::person()) return;
+    const Answer::Cost& cost = last_->cost;
+    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready{}; {} left of the invite]\n", cost.answer_tokens,
+                     cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(), cancelled ? "" : " and more is made", cost.tokens_left));
+  }
+
+  void command(const std::string& line) {
+    const std::string name = line.substr(0, line.find(' ')), rest = line.size() > name.size() ? line.substr(name.size() + 1) : "";
+    if (name == "/help") {
+      fmt::print("{}", k_help);
+    } else if (name == "/cost") {
+      fmt::print("{}", last_ ? cost() : "there is no answer yet\n");
+    } else if (name == "/privacy") {
+      fmt::print("the provider sees  {}\nthe helper sees    {}\nyou see            {}\n", client_.views().provider, client_.views().helper, client_.views().user);
+      if (client_.model().profile != "open") fmt::print("you do not see     the model's weights: what you see is a barrier to copying them, not a guarantee\n");
+      fmt::print("It holds as long as provider and helper do not work together.\n");
+    } else if (name == "/reset") {
+      conversation_.reset();
+      said_.clear();
+      tell("(a new conversation)\n");
+    } else if (name == "/save") {
+      if (rest.empty()) throw Error(Code::usage, "/save", "expected a file's name behind it");
+      if (said_.empty()) throw Error(Code::usage, "/save", "there is no answer to save yet");
+      const std::filesystem::path place = place_of(rest);
+      if (options_.saves.empty()) make_private_folder(saves_);
+      write_new_file(place, said_, 0600);
+      tell(fmt::format("(saved in {})\n", place.string()));
+    } else {
+      throw Error(Code::usage, name, "is no command; /help lists them");
+    }
+  }
+
+  nlohmann::json report() const {
+    const Answer::Cost& cost = last_->cost;
+    const auto bytes = [](const Answer::Bytes& b) { return nlohmann::json{{"sent", b.sent}, {"received", b.received}}; };
+    constexpr const char* ends[] = {"model", "length", "stop", "cancelled"};
+    return {{"event", "done"}, {"text", last_->text}, {"output_ids", last_->tokens}, {"end", ends[static_cast<int>(last_->end)]},
+            {"profile", client_.model().profile}, {"prompt_tokens", cost.prompt_tokens}, {"prompt_tokens_fed", cost.fed_tokens},
+            {"seconds", {{"offline", cost.offline_seconds}, {"prefill", cost.first_token_seconds}, {"decode_per_token", cost.token_seconds}, {"all", cost.seconds}}},
+            {"bytes", {{"set_up", bytes(cost.set_up)}, {"online", bytes(cost.online)}, {"offline_provider", bytes(cost.offline_provider)},
+                       {"offline_helper", bytes(cost.offline_helper)}}},
+            {"round_trips", cost.round_trips}, {"tokens_left", cost.tokens_left}, {"tokens_ready", client_.ready_tokens()}};
+  }
+
+  std::string cost() const {
+    const Answer::Cost& cost = last_->cost;
+    const auto row = [](const char* what, const Answer::Bytes& b) {
+      return fmt::format("{:<28}{:>9.3f} MB sent, {:>9.3f} MB received\n", what, 1e-6 * static_cast<double>(b.sent), 1e-6 * static_cast<double>(b.received));
+    };
+    return fmt::format("tokens: prompt {}, of which {} were fed now; answer {}; left of the invite {}\n", cost.prompt_tokens, cost.fed_tokens, cost.answer_tokens,
+                       cost.tokens_left) +
+           fmt::format("offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s; profile {}, {} round trips\n", cost.offline_seconds, cost.first_token_seconds,
+                       cost.token_seconds, client_.model().profile, cost.round_trips) +
+           row("set-up", cost.set_up) + row("online, with the provider", cost.online) + row("offline, with the provider", cost.offline_provider) +
+           row("offline, with the helper", cost.offline_helper);
+  }
+
+  ChatOptions options_;
+  Lines lines_;
+  std::filesystem::path saves_;
+  SandboxSupport sandbox_;  // ahead of the client, which starts threads
+  Client client_;
+  Waiting waiting_;
+  Conversation conversation_;
+  std::optional<Answer> last_;
+  std::string said_;  // the conversation, for /save: a file, which has the text as it is
+  bool within_line_ = false;  // of an answer
+};
+
+}  // namespace
+
+void add_chat(CLI::App& parent) {
+  const auto options = std::make_shared<ChatOptions>();
+  options->prompt.max_tokens = 256;
+  CLI::App* command = parent.add_subcommand("chat", "the user: asks a provider that sent an invite, a line a question");
+  command->add_option("--invite", options->invite, "the file that the provider sent")->required();
+  add_user_state(*command, options->state);
+  add_answer_options(*command, options->prompt);
+  command->add_option("--system", options->conversation.system, "the system message")->default_str("as the model's template has it");
+  command->add_option("--ahead", options->conversation.ahead, "tokens to make offline material for ahead of need")->capture_default_str();
+  command->add_option("--draft", options->conversation.draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+      ->capture_default_str()->check(CLI::Range(0, 63));
+  command->add_option("--history", options->history, "file that keeps what you typed, for the arrow keys; without it nothing is kept");
+  command->add_option("--saves", options->saves, "folder that /save writes into, one that is there")->default_str("saved in that of --state");
+  command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
+      ->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
+      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
+  command->callback([options] {
+    keep_to_itself();
+    check_answer_options(options->prompt);
+    if (Lines::person()) options->conversation.next_prompt = k_next_prompt;
+    Chat(*options).run();
+  });
+  add_settings(*command);
+}
+
+}  // namespace permllm

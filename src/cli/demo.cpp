@@ -1,0 +1,113 @@
+#include "cli/demo.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "service/print_event.h"
+#include "cli/offer_options.h"
+#include "cli/local_parties.h"
+#include "cli/progress.h"
+#include "user/measure.h"
+#include "cli/options.h"
+
+namespace permllm {
+namespace {
+
+struct DemoOptions {
+  LocalOptions local;
+  PromptOptions prompt;
+  std::size_t ahead = 256, draft = 0;
+};
+
+void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profile profile) {
+  const auto mb = [](const nlohmann::json& bytes) { return bytes.get<double>() / 1e6; };
+  const auto& online = report.at("online_per_token");
+  const auto& offline = report.at("offline_per_token");
+  const auto& seconds = report.at("seconds");
+  const std::size_t answer = report.at("output_ids").size();
+  const double layers = report.at("layers");
+  const auto row = [](const std::string& name, const std::string& value) { fmt::print("  {:<44}{}\n", name, value); };
+  fmt::print("\n");
+  row("tokens: prompt, answer", fmt::format("{}, {}", report.at("prompt_tokens").get<int>(), answer));
+  const bool bfv = report.at("retrieval") == name_of(Retrieval::bfv);
+  row("profile", fmt::format("{}{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : "", bfv ? ", tokens retrieved by BFV" : ""));
+  row("offline material made ahead", fmt::format("{:.2f} s", seconds.at("offline").get<double>()));
+  row("time to first token", fmt::format("{:.2f} s", seconds.at("prefill").get<double>()));
+  if (answer > 1) {
+    row("a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
+    row("online MB a token: to user, to provider", fmt::format("{:.3f}, {:.3f}", mb(online.at("provider_to_user_bytes")), mb(online.at("user_to_provider_bytes"))));
+    row("offline MB a token: from user, from helper", fmt::format("{:.3f}, {:.3f}", mb(offline.at("user_to_provider_bytes")), mb(offline.at("helper_to_provider_bytes"))));
+    const double rounds = report.at("declared_per_pass").at("round_trips");
+    row("round trips a pass, of them a layer", fmt::format("{:.0f}, {:.0f} x {:.0f} + {:.0f}", rounds, std::floor(rounds / layers), layers, std::fmod(rounds, layers)));
+    const int passes = report.at("passes");
+    if (passes + 2 < static_cast<int>(answer)) row("passes for these tokens, with drafts", fmt::format("{}", passes));
+  }
+  fmt::print("\nWhat each party saw\n");
+  row("provider", fmt::format("{:.1f} MB of uniform words{}, and how many tokens there were",
+                              static_cast<double>(traffic.online.sent.payload_bytes + traffic.offline.sent.payload_bytes) / 1e6, bfv ? " and ciphertexts" : ""));
+  row("helper", "how much material was asked for; it took no part in the request");
+  if (profile == Profile::open) {
+    row("user", "its own question and answer; all that the public weights make of them");
+    return;
+  }
+  row("user", profile == Profile::fast ? "its own question and answer; attention scores, other inner values permuted,"
+                                       : "its own question and answer; the model's inner values permuted afresh,");
+  row("", "none of its weights (a barrier to extraction, not a guarantee)");
+}
+
+void run(DemoOptions options) {
+  check_prompt_options(options.prompt);
+  const bool json = options.prompt.json;
+  options.local.quiet = json;
+  if (!options.local.serve.synthetic) check_chat_format(options.prompt, read_vocabulary(ModelFile::open(options.local.model)));
+  const LocalParties parties(options.local);
+  Executor executor;
+  Ledger ledger;  // in memory: the chain goes with the session
+  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
+                                    executor, ledger);
+  const Tokenizer tokenizer(conversation.vocabulary());
+
+  Sampler sampler(options.prompt.sampling);
+  TokenPrinter printer(tokenizer, json);
+  MeasuredConversation::Request request;
+  request.ids = prompt_tokens(options.prompt, tokenizer, conversation.plan().slots);
+  request.max_tokens = options.prompt.max_tokens;
+  request.ahead = options.ahead;
+  request.draft = options.draft;
+  request.choose = [&](std::span<const std::int64_t> logits) { return sampler.choose(logits, frac::logit); };
+  request.on_token = [&](TokenId id) {
+    printer.token(id);
+    return !tokenizer.is_end(id);
+  };
+  request.on_ready = [&] {
+    if (!json && !options.prompt.prompt.empty()) fmt::print("\n> {}\n\n", valid_utf8(options.prompt.prompt));
+  };
+  show_progress(request, options.local.quiet);
+  conversation.run(request);
+  nlohmann::json report = conversation.end();
+  parties.complete(report);
+  printer.finish();
+  report["text"] = printer.text();
+  if (json) {
+    print_event(report);
+  } else {
+    print_table(report, conversation.traffic(), conversation.plan().profile);
+  }
+}
+
+}  // namespace
+
+void add_demo(CLI::App& parent) {
+  const auto options = std::make_shared<DemoOptions>();
+  CLI::App* command = parent.add_subcommand("demo", "all three parties on this machine: three processes, real TLS links");
+  command->add_option("model", options->local.model, "GGUF file, or ChatGLM-6B's folder")->required();
+  add_prompt_options(*command, options->prompt);
+  add_local_options(*command, options->local);
+  command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")->capture_default_str();
+  command->add_option("--draft", options->draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+      ->capture_default_str()->check(CLI::Range(0, 63));
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace permllm

@@ -1,0 +1,176 @@
+#include "gateway/desk.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace permllm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto k_key_lasts = std::chrono::minutes(10);
+constexpr auto k_key_grace = std::chrono::seconds(10);  // for whoever lost its connection to come back
+constexpr std::size_t k_most_keys = 256;
+constexpr std::size_t k_most_listeners = 4;  // of an answer under way: each has a thread of the server
+// Without max_tokens an answer may be as long as its session has room for, where that is so much at least: a session that is begun again is
+// fed the whole dialogue, which few answers are worth.
+constexpr std::size_t k_enough_room = 256;
+
+}  // namespace
+
+AnswerDesk::AnswerDesk(const Client& client, const DeskOptions& options, Log& log)
+    : client_(client), options_(options), log_(log), pool_(client, options.conversation, options.sessions),
+      keeper_(client, options.stock, [this] { return idle(); }, log), tidier_([this](const std::stop_token& stop) {
+        std::condition_variable_any never;
+        std::unique_lock lock(mutex_);
+        while (!never.wait_for(lock, stop, std::chrono::seconds(1), [&] { return stop.stop_requested(); })) tidy();
+      }) {}
+
+AnswerDesk::~AnswerDesk() { drain({}); }
+
+void AnswerDesk::check(const openai::Request& request) const {
+  ConversationOptions options = options_.conversation;
+  if (!request.chat) options = {.chat_format = "none"};
+  const std::size_t tokens = client_.tokenize(request.messages, options).size(), context = client_.model().context;
+  if (tokens == 0) throw Error(Code::usage, request.chat ? "messages" : "prompt", "has no tokens");
+  if (tokens >= context) {
+    throw Error(Code::usage, "conversation", fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context, tokens));
+  }
+  if (client_.tokens_left() == 0) throw Error(Code::usage, "tokens", "all tokens of the invite are used; ask the provider for another");
+}
+
+std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key,
+                                                    const std::string& digest) {
+  const auto known = [&]() -> std::shared_ptr<Ticket> {
+    const auto found = key.empty() ? keyed_.end() : keyed_.find({owner, key});
+    if (found == keyed_.end()) return nullptr;
+    if (found->second.digest != digest) throw Error(Code::usage, "Idempotency-Key", "was used for another request less than ten minutes ago");
+    if (!found->second.job->done() && found->second.job->listeners() >= k_most_listeners) {
+      throw Error(Code::resource, "queue", "the answer to this Idempotency-Key is awaited by as many connections as may be; try again in a moment");
+    }
+    return std::make_shared<Ticket>(found->second.job);
+  };
+  {
+    const std::lock_guard lock(mutex_);
+    if (auto ticket = known()) return ticket;
+  }
+  check(request);
+  const std::lock_guard lock(mutex_);
+  if (auto ticket = known()) return ticket;
+  if (draining_) throw Error(Code::resource, "permllm", "is shutting down");
+  tidy();
+  if (runs_.size() >= options_.max_requests) {
+    throw Error(Code::resource, "queue", fmt::format("{} requests are under way or wait, as many as may be; try again in a moment", runs_.size()));
+  }
+  const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(shape));
+  job->keyed = !key.empty();
+  auto ticket = std::make_shared<Ticket>(job);
+  if (job->keyed) {
+    if (keyed_.size() >= k_most_keys) {  // the oldest whose answer is there makes room
+      const auto rank = [](const auto& entry) { return std::pair(!entry.second.job->done(), entry.second.begun); };
+      const auto oldest = std::min_element(keyed_.begin(), keyed_.end(), [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+      if (!oldest->second.job->done()) throw Error(Code::resource, "queue", "too many answers with an Idempotency-Key are under way; try again in a moment");
+      keyed_.erase(oldest);
+    }
+    keyed_[{owner, key}] = {digest, job, Clock::now()};
+  }
+  runs_.push_back({job, std::jthread([this, job] { run(job); })});
+  return ticket;
+}
+
+// The lease ends before the listeners hear: the next question of the dialogue finds the conversation free.
+Answer AnswerDesk::answer(AnswerJob& job) {
+  const openai::Request& request = job.request;
+  const std::stop_token stop = job.stop_token();
+  Conversation* conversation = nullptr;
+  auto lease = pool_.take(job.owner, request.messages, !request.chat, [&](const AnswerProgress& progress) {
+    job.set(progress);
+    if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
+    if (stop.stop_requested()) conversation->cancel();  // what was asked for before the answer began was forgotten there
+  }, stop);
+  Answer answer;
+  answer.end = Answer::End::cancelled;
+  if (!lease) return answer;
+  conversation = &**lease;
+  AnswerOptions how = request.answer;
+  const std::size_t context = client_.model().context, room = conversation->room(request.messages);
+  how.max_tokens = request.max_tokens ? *request.max_tokens : room >= std::min(k_enough_room, context / 4) ? room : context;
+  const std::stop_callback cancel(stop, [&] { conversation->cancel(); });
+  answer = conversation->answer(request.messages, how, [&](std::string_view piece) { job.add(piece); });
+  lease->holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
+  return answer;
+}
+
+void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
+  const auto fail = [&](const openai::Refusal& refusal) {
+    log_.write(Log::Level::warn, "answer_fails", refusal.code.empty() ? "an answer failed" : refusal.code, {{"status", refusal.status}});
+    job->fail(refusal);
+  };
+  try {
+    const Answer made = answer(*job);
+    prompt_tokens_ += made.cost.prompt_tokens;
+    if (made.cost.token_seconds > 0) last_rate_ = 1 / made.cost.token_seconds;
+    if (made.cost.answer_tokens > 0) keeper_.heard();
+    if (made.end == Answer::End::cancelled) {
+      job->fail({503, "server_error", "the answer was cancelled", "", "cancelled"});
+    } else {
+      job->finish(made, openai::usage_of({client_.model().profile, made.cost, client_.ready_tokens()}));
+    }
+  } catch (const Error& error) {
+    const openai::Refusal refusal = openai::refusal_of(error, client_.helper().address);
+    if (refusal.code == "provider_unreachable") keeper_.lost();
+    fail(refusal);
+  } catch (const std::exception&) {  // its words may be anybody's
+    fail({500, "server_error", "this program made a mistake"});
+  }
+  keeper_.wake();
+}
+
+void AnswerDesk::tidy() {
+  std::erase_if(runs_, [](const Run& run) { return run.job->done(); });  // its thread is at its end
+  std::erase_if(keyed_, [](const auto& entry) {
+    AnswerJob& job = *entry.second.job;
+    job.give_up_if_alone(k_key_grace);
+    return job.done() && (job.failure() || Clock::now() - entry.second.begun > k_key_lasts);
+  });
+}
+
+bool AnswerDesk::idle() {
+  const std::lock_guard lock(mutex_);
+  return std::all_of(runs_.begin(), runs_.end(), [](const Run& run) { return run.job->done(); });
+}
+
+AnswerDesk::Now AnswerDesk::now() {
+  Now now;
+  now.foremost.stage = AnswerJob::Stage::queued;
+  now.tokens = tokens_;
+  now.prompt_tokens = prompt_tokens_;
+  now.tokens_per_second = last_rate_;
+  const std::lock_guard lock(mutex_);
+  for (const Run& run : runs_) {
+    const AnswerJob::Now job = run.job->now();
+    if (job.stage == AnswerJob::Stage::done) continue;
+    job.stage == AnswerJob::Stage::queued ? ++now.queued : ++now.active;
+    if (job.stage >= now.foremost.stage) now.foremost = job;
+  }
+  if (now.foremost.tokens_per_second > 0) now.tokens_per_second = now.foremost.tokens_per_second;
+  return now;
+}
+
+void AnswerDesk::drain(Clock::duration patience) {
+  const Clock::time_point end = Clock::now() + patience;
+  {
+    const std::lock_guard lock(mutex_);
+    draining_ = true;
+  }
+  while (!idle() && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  std::list<Run> runs;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Run& run : runs_) run.job->cancel();
+    runs.swap(runs_);
+  }
+}  // each thread is waited for
+
+}  // namespace permllm

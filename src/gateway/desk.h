@@ -1,0 +1,86 @@
+// Where requests become answers: each waits for a conversation, has a thread, and may be asked for again by its key.
+#pragma once
+
+#include <atomic>
+#include <list>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "gateway/job.h"
+#include "gateway/pool.h"
+#include "gateway/keeper.h"
+
+namespace permllm {
+
+struct DeskOptions {
+  std::size_t sessions = 4, max_requests = 16, stock = 0;
+  ConversationOptions conversation = {};
+};
+
+class AnswerDesk {
+ public:
+  // The client and the log outlive it.
+  AnswerDesk(const Client& client, const DeskOptions& options, Log& log);
+  ~AnswerDesk();
+
+  // Of a listener: while any lives, the answer is made.
+  class Ticket {
+   public:
+    explicit Ticket(std::shared_ptr<AnswerJob> job) : job_(std::move(job)) { job_->join(); }
+    ~Ticket() { job_->leave(); }
+    Ticket(const Ticket&) = delete;
+    Ticket& operator=(const Ticket&) = delete;
+    AnswerJob& operator*() const { return *job_; }
+    AnswerJob* operator->() const { return job_.get(); }
+
+   private:
+    std::shared_ptr<AnswerJob> job_;
+  };
+  // Begins an answer, or finds the one that the same owner began under the same key (empty: none) less than ten minutes ago. digest: of the
+  // request. Errors: usage for what cannot be answered (fields conversation, tokens, Idempotency-Key), resource (field queue) where there are max_requests already.
+  std::shared_ptr<Ticket> ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key, const std::string& digest);
+
+  // Nothing new; what is under way has so long to end, then it is cancelled. Returns once all has ended.
+  void drain(std::chrono::steady_clock::duration patience);
+
+  struct Now {
+    std::size_t active = 0, queued = 0;
+    AnswerJob::Now foremost;  // of those under way, the one that is furthest on
+    double tokens_per_second = 0;  // of it, or of the last; 0: none yet
+    std::uint64_t tokens = 0, prompt_tokens = 0;  // since the start
+  };
+  Now now();
+  StockKeeper& keeper() { return keeper_; }
+
+ private:
+  struct Run {
+    std::shared_ptr<AnswerJob> job;
+    std::jthread thread;
+  };
+  struct Keyed {
+    std::string digest;
+    std::shared_ptr<AnswerJob> job;
+    std::chrono::steady_clock::time_point begun;
+  };
+  void check(const openai::Request& request) const;
+  void run(const std::shared_ptr<AnswerJob>& job);
+  Answer answer(AnswerJob& job);
+  void tidy();  // with the mutex held
+  bool idle();
+
+  const Client& client_;
+  const DeskOptions options_;
+  Log& log_;
+  ConversationPool pool_;
+  std::mutex mutex_;
+  std::list<Run> runs_;
+  std::map<std::pair<std::size_t, std::string>, Keyed> keyed_;
+  bool draining_ = false;
+  std::atomic<std::uint64_t> tokens_ = 0, prompt_tokens_ = 0;
+  std::atomic<double> last_rate_ = 0;
+  StockKeeper keeper_;
+  std::jthread tidier_;
+};
+
+}  // namespace permllm

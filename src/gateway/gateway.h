@@ -1,0 +1,35 @@
+// The user's gateway: OpenAI's HTTP interface and a web page on this machine, in front of one invite. docs/serve.md.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gateway/desk.h"
+#include "service/log.h"
+
+namespace permllm {
+
+struct GatewayOptions {
+  std::string listen = "127.0.0.1:8080", key_file;
+  std::vector<std::string> hosts;  // further names by which it is reached
+  DeskOptions desk;
+};
+
+class Gateway {
+ public:
+  // Refuses settings that are not safe, before anything else is done. Errors: usage, file.
+  static void check(const GatewayOptions& options);
+  // Listens. Client and log outlive it. Errors: those of check; resource, where nobody can listen there.
+  Gateway(const Client& client, const GatewayOptions& options, Log& log);
+  ~Gateway();
+  std::uint16_t port() const;
+  // What is under way has so long to end.
+  void drain(std::chrono::steady_clock::duration patience);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace permllm

@@ -1,0 +1,117 @@
+#include "gateway/job.h"
+
+namespace permllm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+}  // namespace
+
+void AnswerJob::set(const AnswerProgress& progress) {
+  const std::lock_guard lock(mutex_);
+  switch (progress.stage) {
+    case AnswerProgress::Stage::connecting: now_.stage = Stage::preparing; break;
+    case AnswerProgress::Stage::material:
+      if (now_.stage > Stage::preparing) return;  // made ahead, beside the answer
+      now_.stage = Stage::preparing;
+      now_.progress = {progress.fraction, progress.seconds_left};
+      break;
+    case AnswerProgress::Stage::reconnecting: now_.stage = Stage::reconnecting; break;
+    case AnswerProgress::Stage::prompt:
+      now_.stage = Stage::reading;
+      now_.progress = {progress.fraction, progress.seconds_left};
+      break;
+    case AnswerProgress::Stage::answer:
+      now_.stage = Stage::answering;
+      if (++now_.tokens == 1) {
+        first_ = Clock::now();
+      } else {
+        now_.tokens_per_second = static_cast<double>(now_.tokens - 1) / std::max(1e-6, std::chrono::duration<double>(Clock::now() - first_).count());
+      }
+      break;
+  }
+}
+
+void AnswerJob::add(std::string_view piece) {
+  {
+    const std::lock_guard lock(mutex_);
+    text_ += piece;
+  }
+  changed_.notify_all();
+}
+
+void AnswerJob::finish(const Answer& answer, const openai::Json& usage) {
+  {
+    const std::lock_guard lock(mutex_);
+    finish_ = openai::finish_reason(answer.end);
+    usage_ = usage;
+    now_.stage = Stage::done;
+  }
+  changed_.notify_all();
+}
+
+void AnswerJob::fail(openai::Refusal refusal) {
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::move(refusal);
+    now_.stage = Stage::done;
+  }
+  changed_.notify_all();
+}
+
+std::string AnswerJob::wait(std::size_t from, Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_until(lock, deadline, [&] { return text_.size() > from || now_.stage == Stage::done; });
+  return text_.substr(std::min(from, text_.size()));
+}
+
+std::size_t AnswerJob::listeners() const {
+  const std::lock_guard lock(mutex_);
+  return listeners_;
+}
+
+bool AnswerJob::done() const {
+  const std::lock_guard lock(mutex_);
+  return now_.stage == Stage::done;
+}
+
+std::optional<openai::Refusal> AnswerJob::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+AnswerJob::Result AnswerJob::result() const {
+  const std::lock_guard lock(mutex_);
+  return {text_, finish_, usage_};
+}
+
+AnswerJob::Now AnswerJob::now() const {
+  const std::lock_guard lock(mutex_);
+  return now_;
+}
+
+void AnswerJob::join() {
+  const std::lock_guard lock(mutex_);
+  ++listeners_;
+}
+
+void AnswerJob::leave() {
+  bool give_up = false;
+  {
+    const std::lock_guard lock(mutex_);
+    alone_since_ = Clock::now();
+    give_up = --listeners_ == 0 && !keyed && now_.stage != Stage::done;
+  }
+  if (give_up) cancel();
+}
+
+void AnswerJob::give_up_if_alone(Clock::duration grace) {
+  bool give_up = false;
+  {
+    const std::lock_guard lock(mutex_);
+    give_up = listeners_ == 0 && now_.stage != Stage::done && Clock::now() - alone_since_ > grace;
+  }
+  if (give_up) cancel();
+}
+
+}  // namespace permllm

@@ -1,0 +1,75 @@
+// An answer under way: one thread makes it, any number of connections read along.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+
+#include "gateway/openai.h"
+
+namespace permllm {
+
+class AnswerJob {
+ public:
+  enum class Stage { queued, preparing, reconnecting, reading, answering, done };
+  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped) : owner(who), request(std::move(asked)), shape(std::move(shaped)) {}
+
+  const std::size_t owner;  // which API key asks; 0 where none is needed
+  const openai::Request request;
+  const openai::Shape shape;
+  bool keyed = false;  // with an Idempotency-Key: goes on for a while without listeners
+
+  // Of the thread that makes it.
+  void set(const AnswerProgress& progress);
+  void add(std::string_view piece);
+  void finish(const Answer& answer, const openai::Json& usage);
+  void fail(openai::Refusal refusal);
+  std::stop_token stop_token() const { return stop_.get_token(); }
+  void cancel() { stop_.request_stop(); }
+
+  // Of those that read along.
+  struct Result {
+    std::string text;
+    const char* finish = nullptr;
+    openai::Json usage;
+  };
+  // Waits for text behind the first `from` bytes, for the end, or for the deadline. Returns the text.
+  std::string wait(std::size_t from, std::chrono::steady_clock::time_point deadline);
+  bool done() const;
+  // Once it is done: what went wrong, or the result.
+  std::optional<openai::Refusal> failure() const;
+  Result result() const;
+
+  struct Now {
+    Stage stage = Stage::queued;
+    struct Progress {
+      double fraction, seconds_left;
+    };
+    std::optional<Progress> progress = {};  // of its material, then of its reading
+    std::size_t tokens = 0;
+    double tokens_per_second = 0;  // 0: not known yet
+  };
+  Now now() const;
+
+  // Listeners: a job that nobody listens to is given up, a keyed one when nobody has come back within `grace`.
+  void join();
+  void leave();
+  std::size_t listeners() const;
+  void give_up_if_alone(std::chrono::steady_clock::duration grace);
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::stop_source stop_;
+  std::string text_;
+  Now now_;
+  std::chrono::steady_clock::time_point first_{}, alone_since_{};
+  std::size_t listeners_ = 0;
+  std::optional<openai::Refusal> failure_;
+  const char* finish_ = nullptr;
+  openai::Json usage_;
+};
+
+}  // namespace permllm

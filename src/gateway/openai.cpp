@@ -1,0 +1,147 @@
+#include "gateway/openai.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "rand/seed.h"
+
+namespace permllm::openai {
+namespace {
+
+Json bytes(const char* to, std::uint64_t sent, const char* from, std::uint64_t received) { return {{to, sent}, {from, received}}; }
+Json or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+
+// "--top-p" -> "top_p"
+std::string param_of(const Error& error) {
+  std::string param = error.field();
+  if (!param.starts_with("--")) return param;
+  param.erase(0, 2);
+  std::replace(param.begin(), param.end(), '-', '_');
+  return param;
+}
+
+}  // namespace
+
+std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string event(const Json& json) { return "data: " + dump(json) + "\n\n"; }
+
+Json body_of(const Refusal& refusal) {
+  return {{"error", {{"message", refusal.message}, {"type", refusal.type}, {"param", or_null(refusal.param)}, {"code", or_null(refusal.code)}}}};
+}
+
+Refusal invalid(const std::string& message, const std::string& param, const std::string& code, int status) {
+  return {status, "invalid_request_error", message, param, code};
+}
+
+Refusal refusal_of(const Error& error, const std::string& helper) {
+  const std::string what = error.what(), &field = error.field();
+  switch (error.code()) {
+    case Code::unsupported: return invalid(what, param_of(error), "unsupported_parameter");
+    case Code::usage:
+      if (field == "tokens") return {429, "insufficient_quota", what, "", "allowance_used_up"};
+      if (field == "conversation" || field == "context" || field == "--context") return invalid(what, "", "context_length_exceeded");
+      if (field == "address") return {503, "server_error", what, "", "provider_unreachable", 30};  // a name that is not found
+      return invalid(what, param_of(error));
+    case Code::closed:
+    case Code::timeout:
+      if (what.find("the helper at " + helper) != std::string::npos) {
+        return {503, "server_error", "no offline material is left for this request and none can be made now: " + what, "", "out_of_stock", 30};
+      }
+      return {503, "server_error", what, "", "provider_unreachable", 10};
+    case Code::resource:
+      if (field == "queue") return {429, "rate_limit_error", what, "", "queue_full", 5};
+      if (field == "stock") return {503, "server_error", what, "", "out_of_stock", 30};
+      return {503, "server_error", what, "", "provider_busy", 10};
+    case Code::mismatch:
+      // Never another mode than the one that the person saw at the start.
+      if (field == "model") return {503, "server_error", what, "", "model_changed", 60};
+      return {502, "server_error", what, "", "peer_fault"};
+    case Code::malformed: return {502, "server_error", what, "", "peer_fault"};
+    case Code::file: break;
+  }
+  return {500, "server_error", what};
+}
+
+std::string slug(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    const auto u = static_cast<unsigned char>(c);
+    const bool kept = std::isalnum(u) != 0 && u < 128;
+    if (kept || c == '.' || c == '_') {
+      out += static_cast<char>(std::tolower(u));
+    } else if (!out.empty() && out.back() != '-') {
+      out += '-';
+    }
+  }
+  while (out.ends_with('-')) out.pop_back();
+  return out.empty() ? "permllm" : out;
+}
+
+Json tokens_left(std::uint64_t tokens) { return tokens > INT64_MAX / 2 ? Json(nullptr) : Json(tokens); }
+
+Json usage_of(const Costs& costs) {
+  const Answer::Cost& c = costs.cost;
+  return {{"prompt_tokens", c.prompt_tokens},
+          {"completion_tokens", c.answer_tokens},
+          {"total_tokens", c.prompt_tokens + c.answer_tokens},
+          {"prompt_tokens_details", {{"cached_tokens", c.prompt_tokens - std::min(c.prompt_tokens, c.fed_tokens)}}},
+          {"permllm",
+           {{"profile", costs.profile},
+            {"online_bytes", bytes("sent", c.online.sent, "received", c.online.received)},
+            {"offline_bytes",
+             {{"to_provider", c.offline_provider.sent}, {"from_provider", c.offline_provider.received},
+              {"to_helper", c.offline_helper.sent}, {"from_helper", c.offline_helper.received}}},
+            {"set_up_bytes", bytes("sent", c.set_up.sent, "received", c.set_up.received)},
+            {"round_trips", c.round_trips},
+            {"seconds", {{"offline", c.offline_seconds}, {"first_token", c.first_token_seconds}, {"per_token", c.token_seconds}, {"total", c.seconds}}},
+            {"stock_tokens", costs.stock_tokens},
+            {"tokens_left", tokens_left(c.tokens_left)}}}};
+}
+
+const char* finish_reason(Answer::End end) { return end == Answer::End::length ? "length" : "stop"; }
+
+Shape::Shape(bool chat, std::string model, std::string fingerprint)
+    : chat_(chat), id_(fmt::format("{}-{:016x}{:016x}", chat ? "chatcmpl" : "cmpl", random_number(), random_number())), model_(std::move(model)),
+      fingerprint_(std::move(fingerprint)),
+      created_(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count()) {}
+
+Json Shape::head(const char* object) const {
+  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_}, {"system_fingerprint", fingerprint_}};
+}
+
+Json Shape::chunk(const Json& delta_or_text, const char* finish, bool include_usage) const {
+  Json all = head(chat_ ? "chat.completion.chunk" : "text_completion");
+  all["choices"] = Json::array({{{"index", 0}, {chat_ ? "delta" : "text", delta_or_text}, {"logprobs", nullptr},
+                                 {"finish_reason", finish == nullptr ? Json(nullptr) : Json(finish)}}});
+  if (include_usage) all["usage"] = nullptr;
+  return all;
+}
+Json Shape::first_chunk(bool include_usage) const { return chunk({{"role", "assistant"}, {"content", ""}}, nullptr, include_usage); }
+Json Shape::text_chunk(const std::string& text, bool include_usage) const {
+  return chunk(chat_ ? Json{{"content", text}} : Json(text), nullptr, include_usage);
+}
+Json Shape::last_chunk(const char* finish, bool include_usage) const { return chunk(chat_ ? Json::object() : Json(""), finish, include_usage); }
+Json Shape::usage_chunk(const Json& usage) const {
+  Json all = head(chat_ ? "chat.completion.chunk" : "text_completion");
+  all["choices"] = Json::array();
+  all["usage"] = usage;
+  return all;
+}
+
+Json Shape::whole(const std::string& text, const char* finish, const Json& usage) const {
+  Json all = head(chat_ ? "chat.completion" : "text_completion");
+  Json choice{{"index", 0}};
+  if (chat_) {
+    choice["message"] = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+  } else {
+    choice["text"] = text;
+  }
+  choice["logprobs"] = nullptr;
+  choice["finish_reason"] = finish;
+  all["choices"] = Json::array({choice});
+  all["usage"] = usage;
+  return all;
+}
+
+}  // namespace permllm::openai

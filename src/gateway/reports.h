@@ -1,0 +1,28 @@
+// What the gateway says of itself: who sees what, what is going on, and counts.
+#pragma once
+
+#include <memory>
+
+#include "gateway/desk.h"
+
+namespace permllm {
+
+// GET /v1/privacy.
+openai::Json privacy_of(const Client& client, const std::string& model_id);
+// An event of GET /v1/activity, without the time that has passed.
+openai::Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_target);
+
+// GET /metrics: Prometheus' text. No label names a key, a model's user or a peer.
+class GatewayMetrics {
+ public:
+  GatewayMetrics();
+  ~GatewayMetrics();
+  void count(const std::string& route, int status);
+  std::string text(const Client& client, AnswerDesk& desk);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace permllm

@@ -1,0 +1,193 @@
+#include "helper/service.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <optional>
+
+namespace permllm {
+namespace {
+
+std::size_t most_of_chunk() {
+  ModelChunk any;
+  return bound_of(any).bytes();
+}
+bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
+
+// What a provider had under way: a connection that is closed before it is read takes the refusal with it.
+void pass_over_chunks(Channel& provider) {
+  try {
+    for (std::size_t i = 0; i <= ModelTaken::k_window; ++i) provider.receive_any("the end of a connection that was refused", most_of_chunk());
+  } catch (const Error&) {
+    // The provider closed it.
+  }
+}
+
+}  // namespace
+
+HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event, std::filesystem::path store)
+    : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
+
+std::size_t HelperService::room() { return 2 * most_of_chunk(); }
+
+void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
+  Channel channel(*link, 0, patience_);
+  SessionEvents events(on_event_, peer.key);
+  try {
+    const Frame first = channel.receive_any("the first message of a connection", peer.role == Role::provider ? ModelOffer::k_most : k_first_payload);
+    if (is_probe(first)) {
+      serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids, peer); }, *answers_.of(peer.key));
+      link->close();
+      return;
+    }
+    if (peer.role == Role::provider) admit_();
+    if (is(first, Tag::model_offer) && peer.role == Role::provider) {
+      store_model(channel, first, peer);
+    } else if (is(first, Tag::pair_hello) && peer.role == Role::provider) {
+      park(link, channel, message_of<PairHello>(first), peer);
+    } else if (is(first, Tag::pair_hello) && peer.role == Role::user) {
+      Executor executor(executor_, std::hash<std::string>()(peer.key));
+      deal_session(channel, message_of<PairHello>(first), peer, executor, events);
+    } else {
+      throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));
+    }
+  } catch (const Error& error) {
+    events.fail(error.what(), error.code(), channel.session());
+    if (link) channel.refuse(error);
+    if (link && peer.role == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
+  } catch (const std::exception& error) {
+    events.fail(error.what(), Code::resource, channel.session());
+    if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
+  }
+  if (link) link->close();
+}
+
+// Whoever does not know a model's id does not learn of it: a helper may serve several providers.
+ProbeFacts HelperService::facts(const std::vector<std::string>& ids, const Peer& peer) {
+  ProbeFacts facts;
+  for (const std::string& id : ids) {
+    if (const auto model = store_.find(id); model && model->stored.owner == peer.provider) facts.models.push_back({id, model->plan()});
+  }
+  return facts;
+}
+
+void HelperService::store_model(Channel& provider, const Frame& frame, const Peer& peer) {
+  const std::unique_ptr<ModelStore::Arrival> arrival = store_.begin(message_of<ModelOffer>(frame), peer.provider);
+  for (std::vector<Digest> held = arrival->next_held(); !held.empty(); held = arrival->next_held()) {
+    provider.send(ModelHeld{std::move(held)});
+    provider.flush();
+  }
+  for (;;) {
+    const Frame next = provider.receive_any("a chunk of the model", most_of_chunk());
+    if (is(next, Tag::model_end)) {
+      arrival->finish(message_of<ModelEnd>(next));
+      break;
+    }
+    if (!is(next, Tag::model_chunk)) throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
+    const auto chunk = message_of<ModelChunk>(next);
+    arrival->put(chunk);
+    provider.send(ModelTaken{chunk.number});
+    provider.flush();
+  }
+  provider.send(ModelStored{});
+  provider.flush();
+}
+
+std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& hello, const Peer& peer) {
+  auto model = store_.find(hello.model_id);
+  // Another provider's users would learn its V from what is dealt for them.
+  if (!model || model->stored.owner != peer.provider) throw Error(Code::mismatch, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
+  const std::string own = model->plan().hash();
+  if (hello.plan_hash != own) {
+    throw Error(Code::mismatch, "PairHello.plan_hash", fmt::format("{:.8} here, {:.8} at the peer", own, hello.plan_hash));
+  }
+  return model;
+}
+
+void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer) {
+  find_model(hello, peer);
+  const Seed half = random_seed();
+  channel.send(PairAccepted{half});
+  channel.flush();
+  channel.set_session(hello.session);
+  auto parked = std::make_unique<Parked>(
+      Parked{std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello, Clock::now() + patience_});
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(parked_, [now = Clock::now()](const auto& other) { return other.second->until < now; });  // their users never came
+    parked_[{peer.provider, hello.user, hello.session}] = std::move(parked);
+  }
+  parked_changed_.notify_all();
+}
+
+std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& hello, const Peer& peer) {
+  const Place place{peer.provider, peer.key, hello.session};
+  std::unique_lock lock(mutex_);
+  if (!parked_changed_.wait_for(lock, patience_, [&] { return parked_.contains(place); })) {
+    throw Error(Code::timeout, "session", "the provider did not open its side of the session for this user");
+  }
+  auto provider = std::move(parked_.extract(place).mapped());
+  // Material of one model for the provider of another would give that provider, with its user's masks, the other's V.
+  if (provider->hello.model_id != hello.model_id) {
+    throw Error(Code::mismatch, "PairHello.model_id", fmt::format("{:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id, hello.model_id));
+  }
+  if (provider->hello.chain != hello.chain) throw Error(Code::mismatch, "PairHello.chain", "another at the provider of this session than at the user");
+  return provider;
+}
+
+void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events) {
+  if (!hello.user.empty()) throw Error(Code::malformed, "PairHello.user", "a user names none, its certificate says who it is");
+  const auto model = find_model(hello, peer);
+  const Seed half = random_seed();
+  user.send(PairAccepted{half});
+  user.flush();
+  user.set_session(hello.session);
+  const std::unique_ptr<Parked> provider = unpark(hello, peer);
+  const Seed common = common_seed(half, domain::user_helper, hello);
+  events.begin(hello.session);
+  model->touch();
+  const Plan& plan = model->plan();
+  AesCoins with_user(common);
+  AesCoins with_provider(provider->common);
+  std::array<std::optional<std::uint32_t>, 4> next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
+  if (!hello.whole) next.fill(0);
+  Helper helper{with_user, with_provider, executor};
+  try {
+    user.send(Paired{seed_digest(provider->common, hello.chain)});
+    user.flush();
+    provider->channel.send(Paired{seed_digest(common, hello.chain)});
+    provider->channel.flush();
+    for (;;) {
+      const Frame frame = user.receive_any("an order for material", k_least_payload);
+      if (is(frame, Tag::pack_end)) break;
+      if (!is(frame, Tag::pack_order)) {
+        throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackOrder or PackEnd", frame.tag));
+      }
+      const auto order = message_of<PackOrder>(frame);
+      check_order(plan, order);
+      std::optional<std::uint32_t>& expected = next[order.kind];
+      if (expected && order.first != *expected) {
+        throw Error(Code::malformed, "PackOrder.first", fmt::format("{}, expected {}", order.first, *expected));
+      }
+      expected = order.first + order.count;
+      for (const PartOrder& part : parts_of(plan, order)) {
+        const Room::Held room = answers_.of(peer.key)->take(part.bytes, Clock::now() + patience_, "room for material");
+        deal(helper, plan, model->v, part.order, provider->channel);
+      }
+      events.dealt();
+      user.send(PackDealt{});
+      user.flush();
+    }
+    provider->channel.send(PackEnd{});
+    provider->channel.flush();
+    user.send(report_of_this_process());
+    user.flush();
+    events.end();
+  } catch (const Error& error) {
+    provider->channel.refuse(error);
+    provider->link->close();
+    throw;
+  }
+}
+
+}  // namespace permllm

@@ -1,0 +1,316 @@
+#include "plan/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "he/parameters.h"
+#include "plan/plan_io.h"
+#include "rand/domains.h"
+#include "rand/seed.h"
+#include "wire/frame.h"
+
+namespace permllm {
+namespace {
+
+// Bits of a signed integer that holds `magnitude`, with the margin, with `frac` fraction bits.
+int bits_for(double magnitude, int frac) {
+  return static_cast<int>(std::ceil(std::log2(std::max(k_range_margin * magnitude, 1e-9)))) + frac + 1;
+}
+
+int whole_bytes(int bits) { return (std::max(bits, 1) + 7) / 8 * 8; }
+
+// A value with `frac` fraction bits in `ring`, shown with all the bits that its range needs.
+Reveal reveal_of(Ring ring, int frac, double range, int shown_frac) {
+  const int drop = frac - shown_frac;
+  return {drop, std::min(ring.bits - drop, std::max(1, bits_for(range, shown_frac)))};
+}
+
+// Products of rows that are not normalised: as many fraction bits, up to frac::raw, as the fewest bytes hold that hold
+// frac::raw_least.
+Reveal raw_reveal(Ring ring, int frac, double range) {
+  const int sent = whole_bytes(bits_for(range, frac::raw_least));
+  return reveal_of(ring, frac, range, std::min({frac::raw, sent - bits_for(range, 0), frac}));
+}
+
+// Far above any model, and what a machine has: bytes that a party keeps of a token's keys and values, and of a conversation's; words of
+// constants, gains and positions; entries of the embedding table.
+constexpr std::uint64_t k_most_slot_bytes = std::uint64_t{1} << 26, k_most_cache_bytes = std::uint64_t{1} << 40;
+constexpr std::uint64_t k_most_vector_words = std::uint64_t{1} << 26, k_most_table = std::uint64_t{1} << 32;
+
+double largest_of(std::span<const float> values) {
+  double largest = 0;
+  for (const float v : values) largest = std::max(largest, double{std::fabs(v)});
+  return largest;
+}
+
+void require(bool holds, const std::string& what) {
+  if (!holds) throw Error(Code::unsupported, "plan", what);
+}
+
+}  // namespace
+
+const char* name_of(Profile profile) {
+  switch (profile) {
+    case Profile::paper: return "paper";
+    case Profile::fast: return "fast";
+    case Profile::open: return "open";
+  }
+  return "unknown";
+}
+
+Profile profile_of(const std::string& name) {
+  for (const Profile profile : {Profile::paper, Profile::fast, Profile::open}) {
+    if (name == name_of(profile)) return profile;
+  }
+  throw Error(Code::usage, "--profile", fmt::format("\"{:.40}\", expected paper, fast or open", name));
+}
+
+const char* name_of(Retrieval retrieval) { return retrieval == Retrieval::bfv ? "bfv" : "linear"; }
+
+Retrieval retrieval_of(const std::string& name) {
+  for (const Retrieval retrieval : {Retrieval::linear, Retrieval::bfv}) {
+    if (name == name_of(retrieval)) return retrieval;
+  }
+  throw Error(Code::usage, "--retrieval", fmt::format("\"{:.40}\", expected linear or bfv", name));
+}
+
+Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots) {
+  for (const std::span<const double> some : {std::span(ranges.gate_up), std::span(ranges.gate_up_raw), std::span(ranges.qkv_raw)}) {
+    require(std::all_of(some.begin(), some.end(), [](double range) { return std::isfinite(range); }), "the model's values on the calibration text are not finite");
+  }
+  for (const double range : {ranges.residual, ranges.qk, ranges.v, ranges.score, ranges.activation, ranges.logit, ranges.logit_raw, ranges.o, ranges.down, ranges.qk_normed}) {
+    require(std::isfinite(range), "the model's values on the calibration text are not finite");
+  }
+  Plan p;
+  p.config = weights.config;
+  p.profile = profile;
+  p.fused = fused;
+  p.ranges = ranges;
+  p.slots = slots;
+  if (p.config.prefix && !p.open()) p.prompt_slots = prompt_slots != 0 ? prompt_slots : std::max<std::size_t>(slots / 4, 1);
+  p.embed_frac = weights.embed.frac();
+  p.head_frac = weights.head.frac();
+  p.residual_frac = std::max(frac::norm_row, p.embed_frac);
+  for (std::size_t l = 0; l < weights.config.layers; ++l) {
+    const LayerWeights<IntMatrix>& layer = weights.layer(l);
+    p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac(), layer.qk_gain.frac, layer.attention_gain.frac,
+                        layer.mlp_gain.frac});
+    if (!p.config.post_norm) p.residual_frac = std::max({p.residual_frac, p.o_frac(l), p.down_frac(l)});
+    if (p.gained()) p.residual_frac = std::max({p.residual_frac, p.attention_gain_frac(l), p.mlp_gain_frac(l)});
+  }
+  require(p.config.positions != Positions::learned || weights.positions.size() >= slots * p.config.width, "the model has fewer positions than slots");
+  const double places = largest_of(weights.positions);
+  require(std::ldexp(places, p.embed_frac) + (1 << (k_weight_bits - 1)) < (1 << (p.embed.bits - 1)),
+          fmt::format("rows of positions reach {:g}, too much beside the embedding table", places));
+  require(ranges.gate_up.size() == p.layers.size() && ranges.gate_up_raw.size() == p.layers.size() &&
+              ranges.qkv_raw.size() == p.layers.size(), "ranges of another number of layers");
+  // The residual's ring also holds what a matrix makes of a row that is not normalised.
+  int bits = bits_for(ranges.residual, p.residual_frac);
+  for (std::size_t l = 0; l < p.layers.size(); ++l) {
+    if (p.raw_qkv()) bits = std::max(bits, bits_for(ranges.qkv_raw[l], p.qkv_frac(l)));
+    if (p.raw_up()) bits = std::max(bits, bits_for(ranges.gate_up_raw[l], p.up_frac(l)));
+  }
+  if (p.raw_head()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
+  p.residual = Ring{whole_bytes(bits)};
+  // Logits at a hidden level wrap: a bit more than their range, so that differences do not.
+  p.head = Ring{whole_bytes(p.raw_head() ? bits_for(ranges.logit_raw, p.logit_frac()) : bits_for(ranges.logit, p.logit_frac()) + 1)};
+  p.check();
+  return p;
+}
+
+Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, std::size_t prompt_slots) {
+  if (profile != Profile::open) {
+    try {
+      return make(weights, ranges, slots, profile, true, prompt_slots);
+    } catch (const Error& error) {
+      if (error.code() != Code::unsupported) throw;
+    }
+  }
+  return make(weights, ranges, slots, profile, false, prompt_slots);
+}
+
+Ring Plan::qkv(std::size_t l) const {
+  if (raw_qkv()) return Ring{whole_bytes(bits_for(ranges.qkv_raw[l], qkv_frac(l)))};
+  return Ring{open() ? whole_bytes(bits_for(std::max(ranges.qk, ranges.v), qkv_frac(l))) : 64};
+}
+
+Ring Plan::o(std::size_t l) const { return config.post_norm ? Ring{whole_bytes(bits_for(ranges.o, o_frac(l)))} : part(o_frac(l)); }
+Ring Plan::down(std::size_t l) const {
+  return config.post_norm ? Ring{whole_bytes(bits_for(ranges.down, down_frac(l)))} : part(down_frac(l));
+}
+
+Ring Plan::up(std::size_t l) const {
+  return Ring{whole_bytes(bits_for(raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l], up_frac(l)))};
+}
+
+// A skipped key's score lies this much below all others at least, so that its probability rounds to 0.
+double Plan::skipped_gap() const {
+  return (probability_frac() + 2) * std::log(2.0) / config.score_scale;
+}
+
+// Scores leave room for a skipped key's, which lies in the second quarter from below of what is shown: two bits more.
+Ring Plan::qk(std::size_t l) const {
+  return Ring{std::min(64 - qk_cut(l), whole_bytes(bits_for(ranges.score + skipped_gap() / k_range_margin, 2 * frac::qk) + 2))};
+}
+
+Reveal Plan::norm_reveal() const { return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row); }
+Reveal Plan::head_norm_reveal(std::size_t l) const { return reveal_of(qkv(l), qkv_frac(l), ranges.qk, std::min(frac::head_row, qkv_frac(l))); }
+Reveal Plan::o_reveal(std::size_t l) const { return reveal_of(o(l), o_frac(l), ranges.o, std::min(frac::norm_row, o_frac(l))); }
+Reveal Plan::down_reveal(std::size_t l) const { return reveal_of(down(l), down_frac(l), ranges.down, std::min(frac::norm_row, down_frac(l))); }
+
+Reveal Plan::score_reveal(std::size_t l) const {
+  const int drop = 2 * frac::qk - frac::score, keep = qk(l).bits - drop;
+  return {drop, std::min(keep, 32)};
+}
+
+Reveal Plan::gate_up_reveal(std::size_t l) const {
+  return raw_up() ? raw_reveal(up(l), up_frac(l), ranges.gate_up_raw[l])
+                  : reveal_of(up(l), up_frac(l), ranges.gate_up[l], frac::gate_up);
+}
+
+Reveal Plan::qkv_reveal(std::size_t l) const {
+  return raw_qkv() ? raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l])
+                   : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.qk, ranges.v), std::min(frac::norm_row, qkv_frac(l)));
+}
+
+Reveal Plan::logit_reveal() const {
+  if (raw_head()) return raw_reveal(head, logit_frac(), ranges.logit_raw);
+  const int drop = logit_frac() - frac::logit;
+  return {drop, head.bits - drop};
+}
+
+void Plan::check_sizes() const {
+  const Config& c = config;
+  require(c.q_rows() <= k_most_head_rows, fmt::format("{} heads of {}, at most {} in all are supported", c.heads, c.head_dim, k_most_head_rows));
+  require(c.vocab * c.width <= k_most_table, fmt::format("an embedding table of {} x {}, at most {} entries are supported", c.vocab, c.width, k_most_table));
+  // Of keys, values and their masks: three words an entry.
+  const std::uint64_t slot = c.layers * c.kv_rows() * 3 * sizeof(Word);
+  require(slot <= k_most_slot_bytes && slots <= k_most_cache_bytes / slot,
+          fmt::format("{} slots of {} bytes of keys and values, at most {} and {} in all are supported", slots, slot, k_most_slot_bytes, k_most_cache_bytes));
+  const std::uint64_t vectors = c.stored_layers() * (c.qkv_rows() + c.up_rows() + c.qk_rows() + 4 * c.width) + c.vocab +
+                                (c.positions == Positions::learned ? slots * c.width : 0);
+  require(vectors <= k_most_vector_words, fmt::format("{} words of constants, gains and positions, at most {} are supported", vectors, k_most_vector_words));
+}
+
+void Plan::check() const {
+  require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
+              ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers, "no slots or no layers");
+  require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
+          fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots, config.prefix && !open() ? "1 to all but one" : "none"));
+  check_sizes();
+  require((config.positions != Positions::rotary_2d || config.prefix) && (config.norm == NormKind::rms || !(config.post_norm || config.qk_norm)),
+          "two places of a token without a prompt that attends both ways, or LayerNorm behind matrices, are not supported");
+  require(!config.prefix || (config.window == 0 && config.positions != Positions::learned), "a prompt that attends both ways, with a window or learned positions, is not supported");
+  require(!(fused && open()), "profile open has no fused norm: all of its norms are");
+  require(!bfv() || !open(), "--retrieval bfv has nothing to retrieve in profile open: a token's position is its id");
+  require(!bfv() || config.vocab <= he::k_most_vocabulary, fmt::format("--retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));
+  require(!bfv() || slots <= he::k_queries_per_key, fmt::format("--retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
+  require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
+                                           raw_up() ? " with the norm fused" : ""));
+  require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
+  require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
+  const auto shows = [](const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; };
+  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits && shows(norm_reveal(), residual),
+          "the residual's range does not fit its ring");
+  require(!(fused && (config.up_bias || config.norm != NormKind::rms || config.normed_residual)),
+          "norms cannot be fused: gate and up have a bias, or the norm is no RMSNorm");
+  require(!(config.post_norm && config.normed_residual) && (config.gated || config.activation == Activation::gelu),
+          "an MLP or norms of this kind are not supported");
+  // No entry of a normed row is larger than the root of their number.
+  const auto fits_normed = [&](Ring ring, int frac) {
+    return bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac) <= ring.bits;
+  };
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const auto fits = [&](bool holds, const char* matrix, int bits) {
+      require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", l, matrix, bits));
+    };
+    const LayerFractions& f = layers[l];
+    for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}}) fits(bits >= 0 && bits <= 40, matrix, bits);
+    fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, "o", f.o);
+    fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64, "down", f.down);
+    if (config.post_norm) {
+      fits(shows(o_reveal(l), o(l)) && bits_for(ranges.o, o_frac(l)) <= o(l).bits, "o", f.o);
+      fits(shows(down_reveal(l), down(l)) && bits_for(ranges.down, down_frac(l)) <= down(l).bits, "down", f.down);
+    }
+    if (gained()) {
+      fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post), "(gain of attention)", f.attention_gain);
+      fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), "(gain of MLP)", f.mlp_gain);
+    }
+    fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
+    fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
+    fits(raw_up() || fits_normed(up(l), frac::norm), "up (normed rows)", f.up);
+    fits(raw_qkv() || fits_normed(qkv(l), frac::norm), "qkv (normed rows)", f.qkv);
+    fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
+    const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
+    fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
+    if (open()) {
+      fits(qkv(l).bits <= (raw_qkv() ? residual.bits : 64) && shows(qkv_reveal(l), qkv(l)), "qkv", f.qkv);
+      continue;
+    }
+    fits(qk_cut(l) >= 0 && qk(l).bits > 2 * frac::qk, "qkv", f.qkv);
+    fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96, "qkv", f.qkv);
+    // Scores and the gap below them fit half of what a skipped key has; q, k and v fit before and after their cuts.
+    const double scores = k_range_margin * ranges.score + skipped_gap();
+    fits(scores <= std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
+    fits(scores <= std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
+    const double turned = config.qk_norm ? ranges.qk_normed : ranges.qk;
+    fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "qkv", f.qkv);
+    fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(ranges.qk, qkv_frac(l)) <= qkv(l).bits), "qkv (norm of heads)", f.qkv);
+    fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
+  }
+  for (std::size_t l = config.stored_layers(); l < layers.size(); ++l) {
+    const std::size_t k = l % config.stored_layers();
+    require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k), "layers that share weights differ in rings");
+  }
+  require(raw_head() || fits_normed(head, frac::norm), "normed rows do not fit the ring of the logits");
+  const double logits = raw_head() ? ranges.logit_raw : ranges.logit;
+  require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep && head.bits <= (raw_head() ? residual.bits : 64),
+          "the logits' range does not fit");
+  require(open() || lift_slack_bits() >= k_least_lift_slack,
+          fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less", lift_slack_bits(), k_least_lift_slack));
+}
+
+void Plan::check_prompt(std::size_t tokens) const {
+  if (tokens == 0) throw Error(Code::usage, "prompt", "is empty");
+  if (!config.prefix) return;
+  const std::size_t most = open() ? slots : prompt_slots + 1;
+  if (tokens < 2 || tokens > most) {
+    throw Error(Code::usage, "prompt", fmt::format("{} tokens, the model takes 2 to {} (the provider's --prompt-slots)", tokens, most));
+  }
+}
+
+double Plan::lift_slack_bits() const {
+  double least = 64;
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const double magnitude = std::max(ranges.v, 1e-9) * k_range_margin;
+    least = std::min(least, v(l).bits - 1 - v_frac(l) - std::log2(magnitude));
+  }
+  return least;
+}
+
+void check_as_peers_do(const Plan& plan) {
+  Plan copy = plan;
+  Writer writer;
+  visit(writer, copy);
+  const Bytes bytes = writer.take();
+  Reader reader("model", bytes);
+  try {
+    visit(reader, copy);
+  } catch (const Error& error) {
+    throw Error(Code::unsupported, "", error.what());
+  }
+}
+
+std::string Plan::hash() const {
+  Plan copy = *this;
+  copy.config.context = 0;
+  copy.config.name.clear();
+  Writer writer;
+  visit(writer, copy);
+  return hash_hex(domain::plan, writer.take());
+}
+
+}  // namespace permllm

@@ -1,0 +1,180 @@
+// What a model consumes: fixed-point formats, rings and ranges of every value, and the shape of every box.
+// Both sides of a session compute with the same plan; its hash is compared in the handshake (docs/protocol.md 3).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/weights.h"
+#include "ring/ring.h"
+
+namespace permllm {
+
+// Fraction bits (docs/protocol.md 2.3).
+namespace frac {
+inline constexpr int norm = 10;         // output of a norm
+inline constexpr int probability = 16;  // 18 where a chain is long: Plan::probability_frac
+inline constexpr int activation = 10;   // silu(gate) up
+inline constexpr int rope = 10;         // cos and sin
+inline constexpr int qk = 12;           // q and k once rotated and cut
+inline constexpr int v = 12;            // v once cut (at most: Plan::v_frac)
+inline constexpr int attention = 10;    // p.v, the input of o
+inline constexpr int head = 12;         // q and k once normed, before their gain
+inline constexpr int post = 12;         // what attention and MLP put out once normed, before its gain
+// As revealed to the user:
+inline constexpr int norm_row = 16;
+inline constexpr int head_row = 14;     // q and k before their norm
+inline constexpr int gate_up = 10;
+inline constexpr int score = 10;        // q.k, before the division by sqrt(head_dim)
+inline constexpr int logit = 10;
+inline constexpr int raw = 16;          // products of rows that are not normalised yet; at least raw_least
+inline constexpr int raw_least = 12;
+}  // namespace frac
+
+// From this many slots on, probabilities have two more fraction bits: a flat row of keys would round to nothing.
+inline constexpr std::size_t k_long_chain = 2048;
+
+// How much of the model's inner values the user sees, and how many round trips a layer takes (docs/protocol.md 5).
+enum class Profile : std::uint8_t {
+  paper = 1,  // every row in a fresh order
+  fast = 2,   // attention scores in the order of the keys
+  open = 3,   // public weights: nothing is permuted
+};
+const char* name_of(Profile profile);
+// Errors: usage, naming the profiles.
+Profile profile_of(const std::string& name);
+
+// How the user learns which token it sampled (docs/protocol.md 4.7, 4.11).
+enum class Retrieval : std::uint8_t {
+  linear = 1,  // two words, exact
+  bfv = 2,     // by homomorphic encryption, as the paper does it; not in profile open, where a token's position is its id
+};
+const char* name_of(Retrieval retrieval);
+// Errors: usage, naming both.
+Retrieval retrieval_of(const std::string& name);
+
+// Largest magnitudes over real text (plan/calibrate.h), before the margin. "Raw": the matrix times the row that its norm
+// would have divided, without a bias.
+struct Ranges {
+  double residual = 0;
+  double qk = 0, v = 0;             // outputs of the qkv matrix
+  double score = 0;                 // q.k, undivided
+  double activation = 0, logit = 0;
+  double logit_raw = 0;
+  double o = 0, down = 0;           // what the matrices put out, where it is normed (Config::post_norm)
+  double qk_normed = 0;             // q and k with their gains (Config::qk_norm); qk is what their norm divides
+  std::vector<double> gate_up, gate_up_raw, qkv_raw;  // by layer
+};
+inline constexpr double k_range_margin = 8;
+inline constexpr double k_most_range = 1e15;
+// The least statistical slack, in bits, under which v may be lifted (Plan::lift_slack_bits).
+inline constexpr double k_least_lift_slack = 30;
+
+// Fraction bits of each layer's integer matrices and gains.
+struct LayerFractions {
+  int qkv = 0, o = 0, up = 0, down = 0;
+  int qk_gain = 0, attention_gain = 0, mlp_gain = 0;  // 0 where the model has none
+};
+
+struct Plan {
+  Config config;
+  Profile profile = Profile::paper;
+  Retrieval retrieval = Retrieval::linear;
+  bool fused = false;  // the MLP's norm is applied after its matrix (paper and fast); always so in `open`
+  std::vector<LayerFractions> layers;
+  int embed_frac = 0, head_frac = 0;
+  Ranges ranges;
+  std::size_t slots = 0;  // of a chain: the longest conversation, in tokens
+  // Of these, those of a prompt that attends both ways (Config::prefix), all of its tokens but the last. Unused ones are dead;
+  // the prompt's pass goes through all of them.
+  std::size_t prompt_slots = 0;
+  // Of the residual: what its exact sum of all contributions needs.
+  int residual_frac = 0;
+
+  // Rings of the residual and of what the matrices put out: whole bytes that hold the calibrated ranges with their
+  // margin. What o and down put out is added to the residual after a left shift, so they need that many bits less.
+  Ring embed{16}, head{32}, residual{48};
+
+  // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix).
+  // prompt_slots: of models that have any (Config::prefix); 0: a quarter of the slots.
+  static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile = Profile::paper,
+                   bool fused = false, std::size_t prompt_slots = 0);
+  // As above, fused where the ranges allow it.
+  static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile,
+                                     std::size_t prompt_slots = 0);
+  // The same checks, for a plan that a peer sent: nothing that follows from it is negative, wraps, or takes memory out of proportion to a model.
+  // (plan/plan_io.h checks each field by itself.) Errors: unsupported.
+  void check() const;
+
+  bool open() const { return profile == Profile::open; }
+  bool bfv() const { return retrieval == Retrieval::bfv; }
+  // Rows of the pass of a prompt.
+  std::size_t prompt_rows(std::size_t tokens) const { return prompt_slots != 0 ? prompt_slots + 1 : tokens; }
+  // Errors: usage, where a prompt of so many tokens has no room (both numbers).
+  void check_prompt(std::size_t tokens) const;
+  // The norms of attention and MLP have gains of their own. In profile open they are the user's.
+  bool gained() const { return config.post_norm || config.normed_residual; }
+  // A row goes into the matrix behind its norm before it is normalised. With norms behind the matrices as well, the user of
+  // profile open keeps the residual by itself and hands over normed rows.
+  bool raw_qkv() const { return open() && !config.post_norm; }
+  bool raw_up() const { return raw_qkv() || fused; }
+  bool raw_head() const { return raw_qkv(); }
+
+  // --- Derived formats of layer l ---
+  Ring qkv(std::size_t l) const;
+  Ring up(std::size_t l) const;
+  int qkv_frac(std::size_t l) const { return (raw_qkv() ? residual_frac : frac::norm) + layers[l].qkv; }
+  int up_frac(std::size_t l) const { return (raw_up() ? residual_frac : frac::norm) + layers[l].up; }
+  int logit_frac() const { return (raw_head() ? residual_frac : frac::norm) + head_frac; }
+  int o_frac(std::size_t l) const { return frac::attention + layers[l].o; }
+  int down_frac(std::size_t l) const { return frac::activation + layers[l].down; }
+  // Once normed or as they are, with their gain where there is one:
+  int attention_gain_frac(std::size_t l) const { return (config.post_norm ? frac::post : frac::norm) + layers[l].attention_gain; }
+  int mlp_gain_frac(std::size_t l) const { return (config.post_norm ? frac::post : frac::norm) + layers[l].mlp_gain; }
+  // Of a part of the residual that has `frac` fraction bits and is shifted when it is added.
+  Ring part(int frac) const { return Ring{residual.bits - (residual_frac - frac)}; }
+  Ring o(std::size_t l) const;
+  Ring down(std::size_t l) const;
+  int qk_frac(std::size_t l) const { return config.qk_norm ? frac::head + layers[l].qk_gain : frac::norm + layers[l].qkv; }
+  int qk_cut(std::size_t l) const { return qk_frac(l) + frac::rope - frac::qk; }
+  Ring qk(std::size_t l) const;  // of scores, and of q and k once cut, which need not fit it: products commute with reduction
+  double skipped_gap() const;
+  int probability_frac() const { return slots >= k_long_chain ? frac::probability + 2 : frac::probability; }
+  // p.v has v_frac + probability_frac() fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.
+  // v keeps fewer fraction bits where that lets the ring fit a 64-bit word; where the residual is wide it is wider.
+  int v_frac(std::size_t l) const {
+    const int room = 64 - o(l).bits - (probability_frac() - frac::attention);
+    return room >= frac::v || room < frac::v - 2 ? frac::v : room;
+  }
+  int v_cut(std::size_t l) const { return frac::norm + layers[l].qkv - v_frac(l); }
+  int mix_cut(std::size_t l) const { return probability_frac() + v_frac(l) - frac::attention; }
+  Ring v(std::size_t l) const { return Ring{64 - v_cut(l)}; }
+  Ring mixed(std::size_t l) const { return Ring{o(l).bits + mix_cut(l)}; }  // of p and p.v
+  Reveal norm_reveal() const;
+  Reveal head_norm_reveal(std::size_t l) const;
+  Reveal o_reveal(std::size_t l) const;     // Config::post_norm
+  Reveal down_reveal(std::size_t l) const;  // likewise
+  Reveal score_reveal(std::size_t l) const;
+  Reveal gate_up_reveal(std::size_t l) const;
+  Reveal logit_reveal() const;
+  Reveal qkv_reveal(std::size_t l) const;  // open
+  int shown_logit_frac() const { return logit_frac() - logit_reveal().drop; }
+
+  // v reaches the user under a mask that hides it up to a statistical distance of 2^-this a value (the model owner's side
+  // of privacy); the least over the layers, at the calibrated range with its margin.
+  double lift_slack_bits() const;
+
+  // Part of check().
+  void check_sizes() const;
+
+  // SHA-256 over every number above in wire order, hex. The config's `context` and `name` are not part of it.
+  std::string hash() const;
+};
+
+// What a peer would refuse of this side's own plan is refused before one is asked. Errors: unsupported, naming the field.
+void check_as_peers_do(const Plan& plan);
+
+}  // namespace permllm

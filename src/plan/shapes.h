@@ -1,0 +1,187 @@
+// The plan as shapes of boxes: what the transformer's page calls each box with.
+#pragma once
+
+#include "plan/plan.h"
+#include "protocol/attention.h"
+#include "protocol/embed.h"
+#include "protocol/mlp.h"
+#include "protocol/open.h"
+#include "protocol/retrieve_bfv.h"
+#include "protocol/sample.h"
+
+namespace permllm {
+
+inline std::uint16_t layer_id(std::size_t l) { return static_cast<std::uint16_t>(l); }
+
+// --- By layer ---------------------------------------------------------------------------------------------------------
+
+inline LinearShape qkv_shape(const Plan& p, std::size_t l) {
+  return {Site::qkv, layer_id(l), p.config.qkv_rows(), p.config.width, {p.qkv(l), p.qkv_frac(l)}, p.open()};
+}
+inline LinearShape o_shape(const Plan& p, std::size_t l) {
+  return {Site::o, layer_id(l), p.config.width, p.config.q_rows(), {p.o(l), p.o_frac(l)}, p.open()};
+}
+inline LinearShape up_shape(const Plan& p, std::size_t l) {
+  return {Site::up, layer_id(l), p.config.up_rows(), p.config.width, {p.up(l), p.up_frac(l)}, p.open()};
+}
+inline LinearShape down_shape(const Plan& p, std::size_t l) {
+  return {Site::down, layer_id(l), p.config.width, p.config.ff, {p.down(l), p.down_frac(l)}, p.open()};
+}
+// Gains are diagonal: as many columns as rows.
+inline LinearShape qk_gain_shape(const Plan& p, std::size_t l) {
+  return {Site::qk_gain, layer_id(l), p.config.qk_rows(), p.config.qk_rows(), {p.qkv(l), p.qk_frac(l)}};
+}
+inline LinearShape attention_gain_shape(const Plan& p, std::size_t l) {
+  return {Site::attention_gain, layer_id(l), p.config.width, p.config.width, {p.part(p.attention_gain_frac(l)), p.attention_gain_frac(l)}};
+}
+inline LinearShape mlp_gain_shape(const Plan& p, std::size_t l) {
+  return {Site::mlp_gain, layer_id(l), p.config.width, p.config.width, {p.part(p.mlp_gain_frac(l)), p.mlp_gain_frac(l)}};
+}
+
+// A norm of the residual, whose output goes into a matrix of ring `out`.
+inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
+  NormShape s;
+  s.map = {.site = site, .layer = layer_id(l), .columns = p.config.width, .in = p.residual, .reveal = p.norm_reveal(),
+           .answers = {{site, {out, frac::norm}}}};
+  s.eps = p.config.norm_eps;
+  s.centred = p.config.norm == NormKind::layer;
+  return s;
+}
+// What goes into the matrix and, where the norm's output is the residual, into its gain.
+inline Ring normed_ring(const Plan& p, Ring matrix, int gain_frac) {
+  return Ring{p.config.normed_residual ? std::max(matrix.bits, p.part(gain_frac).bits) : matrix.bits};
+}
+inline NormShape attention_norm_shape(const Plan& p, std::size_t l) {
+  return norm_shape(p, Site::attention_norm, l, normed_ring(p, p.qkv(l), p.attention_gain_frac(l)));
+}
+inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) {
+  return norm_shape(p, Site::mlp_norm, l, normed_ring(p, p.up(l), p.mlp_gain_frac(l)));
+}
+// Behind a matrix. No mean is taken away: the signs of its entries are hidden.
+inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::size_t rows, std::size_t columns, Ring in, const Reveal& reveal,
+                                Format out) {
+  NormShape s;
+  s.map = {.site = site, .layer = layer_id(l), .rows = rows, .columns = columns, .in = in, .reveal = reveal, .sign = true, .answers = {{site, out}}};
+  s.eps = p.config.norm_eps;
+  return s;
+}
+// Of q and k, head by head.
+inline NormShape head_norm_shape(const Plan& p, std::size_t l) {
+  const Config& c = p.config;
+  return rms_norm_shape(p, Site::head_norm, l, c.heads + c.kv_heads, c.head_dim, p.qkv(l), p.head_norm_reveal(l), {p.qkv(l), frac::head});
+}
+// Of what attention and MLP put out.
+inline NormShape post_attention_shape(const Plan& p, std::size_t l) {
+  return rms_norm_shape(p, Site::post_attention, l, 1, p.config.width, p.o(l), p.o_reveal(l), {attention_gain_shape(p, l).out.ring, frac::post});
+}
+inline NormShape post_mlp_shape(const Plan& p, std::size_t l) {
+  return rms_norm_shape(p, Site::post_mlp, l, 1, p.config.width, p.down(l), p.down_reveal(l), {mlp_gain_shape(p, l).out.ring, frac::post});
+}
+// Fused: the row is shown, nothing is answered.
+inline NormShape mlp_scale_shape(const Plan& p, std::size_t l) {
+  NormShape s = mlp_norm_shape(p, l);
+  s.map.answers.clear();
+  return s;
+}
+
+inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
+  AttentionShape s;
+  const Config& c = p.config;
+  s.values.head = {.layer = layer_id(l), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
+                   .rope = c.rope_of(l), .two_places = c.positions == Positions::rotary_2d, .prompt = p.prompt_slots,
+                   .window = c.windowed(l) ? c.window : 0, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
+                   .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)},
+                   .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2, .shown = p.score_reveal(l), .level = c.score_cap == 0};
+  s.values.mixed = p.mixed(l);
+  s.values.cut = p.mix_cut(l);
+  s.values.out = {p.o(l), frac::attention};
+  s.fast = p.profile == Profile::fast;
+  s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .prompt = p.prompt_slots, .in = p.qk(l), .reveal = p.score_reveal(l),
+               .level = c.score_cap == 0, .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
+  s.unit = c.score_scale * power_of_two(-frac::score);
+  s.cap = c.score_cap;
+  s.weight_frac = p.probability_frac();
+  return s;
+}
+
+inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
+  MlpShape s;
+  s.map = {.site = Site::mlp, .layer = layer_id(l), .groups = p.config.gated ? std::size_t{2} : std::size_t{1}, .columns = p.config.ff,
+           .in = p.up(l), .reveal = p.gate_up_reveal(l), .sign = p.config.gated, .answers = {{Site::mlp, {p.down(l), frac::activation}}}};
+  s.gelu = p.config.activation == Activation::gelu;
+  return s;
+}
+
+// --- Public weights ---------------------------------------------------------------------------------------------------
+
+inline HandShape hand_row_shape(const Plan& p) { return {Site::hand_row, 0, p.config.width, {p.residual, p.residual_frac}}; }
+inline HandShape hand_attention_shape(const Plan& p, std::size_t l) {
+  return {Site::hand_attention, layer_id(l), p.config.q_rows(), {p.o(l), frac::attention}};
+}
+inline HandShape hand_activation_shape(const Plan& p, std::size_t l) {
+  return {Site::hand_activation, layer_id(l), p.config.ff, {p.down(l), frac::activation}};
+}
+// A whole residual row, once attention or MLP is through (Config::normed_residual).
+inline HandShape hand_residual_shape(const Plan& p, Site norm, std::size_t l) {
+  return {norm, layer_id(l), p.config.width, {p.residual, p.residual_frac}};
+}
+// A normed row, for the matrix of `linear` (Config::post_norm).
+inline HandShape hand_normed_shape(Site norm, const LinearShape& linear) {
+  return {norm, linear.layer, linear.cols, {linear.out.ring, frac::norm}};
+}
+// The residual with what the matrix of `linear` makes of it.
+inline ShowShape show_shape(const Plan& p, Site norm, const LinearShape& linear, const Reveal& reveal) {
+  return {norm, linear.site, linear.layer, {p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal};
+}
+// What the matrix of `linear` puts out alone.
+inline ShowShape show_output_shape(const LinearShape& linear, const Reveal& reveal) {
+  return {linear.site, linear.site, linear.layer, {linear.out.ring, 0}, linear.out, 0, linear.rows, {0, linear.out.ring.bits}, reveal};
+}
+
+// Room for so many slots in the caches of a party: growing them would stall a token. Pages are taken when they are written.
+template <class Keys>
+void reserve(std::vector<Keys>& layers, const Plan& p, std::size_t slots) {
+  for (std::size_t l = 0; !p.open() && l < layers.size(); ++l) layers[l].reserve(slots * p.config.kv_rows(), p.mixed(l).bits > 64);
+}
+
+// --- Embedding --------------------------------------------------------------------------------------------------------
+
+inline OneHotShape one_hot_shape(const Plan& p) { return {Site::prompt_one_hot, p.config.vocab, p.embed}; }
+
+// The table times one-hots: of a prompt (by entry), or of the sampled token (by pass).
+inline LinearShape embed_linear_shape(const Plan& p, Site site) {
+  return {site, 0, p.config.width, p.config.vocab, {p.embed, p.embed_frac}};
+}
+inline RemaskShape embed_remask_shape(const Plan& p) {
+  return {Use::embed_row, Site::embed_residual, p.config.width, {p.embed, p.embed_frac}};
+}
+inline EmbedShape embed_shape(const Plan& p) {
+  EmbedShape s;
+  s.map = {.site = Site::embed_residual, .columns = p.config.width, .in = p.embed, .reveal = {0, p.embed.bits},
+           .answers = {{Site::embed_residual, {p.residual, p.residual_frac}}, {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out}}};
+  s.eps = p.config.norm_eps;
+  s.centred = p.config.norm == NormKind::layer;
+  s.frac = p.embed_frac;
+  return s;
+}
+
+// --- By pass ----------------------------------------------------------------------------------------------------------
+
+inline RemaskShape last_row_shape(const Plan& p) {
+  return {Use::last_row, Site::final_norm, p.config.width, {p.residual, p.residual_frac}};
+}
+inline NormShape final_norm_shape(const Plan& p) { return norm_shape(p, Site::final_norm, 0, p.head); }
+inline LinearShape head_shape(const Plan& p) {
+  return {Site::head, 0, p.config.vocab, p.config.width, {p.head, p.logit_frac()}, p.open()};
+}
+inline SampleShape sample_shape(const Plan& p) {
+  SampleShape s;
+  s.map = {.site = Site::logits, .columns = p.config.vocab, .in = p.head, .reveal = p.logit_reveal(), .level = p.config.logit_cap == 0,
+           .answers = {{Site::logits, {p.embed, 0}}}};
+  s.cap = std::ldexp(p.config.logit_cap, p.shown_logit_frac());
+  return s;
+}
+
+inline BfvShape bfv_shape(const Plan& p) { return {he::parameters_of(p.config.vocab), sample_shape(p).map}; }
+
+}  // namespace permllm

@@ -1,0 +1,312 @@
+#include "provider/chains.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace permllm {
+namespace {
+
+std::filesystem::path prepared(const std::filesystem::path& folder) {
+  if (folder.empty()) return {};
+  make_private_folder(folder);
+  return folder / "ledger.sqlite";
+}
+
+File locked(const std::filesystem::path& folder) {
+  File file(folder / "lock", File::Mode::create);
+  if (!file.lock()) throw Error(Code::file, folder.string(), "another provider runs on it");
+  return file;
+}
+
+}  // namespace
+
+ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan,
+                               std::function<void(const std::string&)> on_event)
+    : folder_(folder), model_id_(std::move(model_id)), plan_hash_(plan.hash()), plan_(plan), on_event_(std::move(on_event)),
+      ledger_(prepared(folder)) {
+  if (folder_.empty()) return;
+  lock_.emplace(locked(folder_));
+  for (const ChainRecord& record : ledger_.all()) {
+    if (record.model_id != model_id_) continue;
+    try {
+      Stock stock(plan_.config.layers, !plan_.open());
+      stock.keep_in(folder_, name_of_chain(record), record.chain, plan_hash_, record.lengths);
+      if (!within(record.made, stock.made())) throw Error(Code::file, name_of_chain(record), "packs are missing");
+      if (!used_up(record)) {
+        stock.drop_behind(record.made);
+        stock.free(record.burnt);
+        idle_[{record.peer, record.chain}] = stock.bytes();
+        continue;
+      }
+    } catch (const Error& error) {
+      on_event_(fmt::format("a chain of offline material is lost: {}", error.what()));
+    }
+    forget(record);
+  }
+}
+
+std::string ProviderChains::name_of_chain(const ChainRecord& record) const {
+  return fmt::format("{:.16}-{:016x}", record.peer.empty() ? "user" : record.peer, record.chain);
+}
+
+void ProviderChains::remove_files(const ChainRecord& record) const {
+  std::error_code ignored;
+  for (const char* half : {".helper", ".user"}) {
+    if (!folder_.empty()) std::filesystem::remove(folder_ / (name_of_chain(record) + half), ignored);
+  }
+}
+
+void ProviderChains::forget(const ChainRecord& record) {
+  remove_files(record);  // first: what a cut leaves in the ledger alone, the next start finds; files alone it would not
+  ledger_.drop(record);  // one that is not as it was stays, and is lost at the next start
+  idle_.erase({record.peer, record.chain});
+}
+
+bool ProviderChains::used_up(const ChainRecord& record) const {
+  // A model that takes one prompt a chain needs a fresh one.
+  return record.burnt[k_slot_kind] >= plan_.slots || (plan_.prompt_slots != 0 && record.burnt[k_slot_kind] > 0);
+}
+
+std::vector<ChainRecord> ProviderChains::leftovers(const std::string& peer) {
+  std::vector<ChainRecord> used = ledger_.chains(peer, model_id_);
+  std::erase_if(used, [&](const ChainRecord& record) { return record.burnt == Marks{} || open_.contains({peer, record.chain}); });
+  const auto ready = [](const ChainRecord& record) { return between(record.burnt, record.made)[k_slot_kind]; };
+  std::sort(used.begin(), used.end(), [&](const ChainRecord& a, const ChainRecord& b) { return ready(a) < ready(b); });
+  return used;
+}
+
+void ProviderChains::drop_leftovers(const std::string& peer) {
+  const std::vector<ChainRecord> used = leftovers(peer);
+  for (std::size_t i = 0; i + k_most_leftovers < used.size(); ++i) forget(used[i]);
+}
+
+std::uint64_t ProviderChains::bytes_of(const std::string& peer) const {
+  std::uint64_t sum = 0;
+  for (auto i = open_.lower_bound({peer, 0}); i != open_.end() && i->first.first == peer; ++i) sum += i->second->stock_.bytes();
+  for (auto i = idle_.lower_bound({peer, 0}); i != idle_.end() && i->first.first == peer; ++i) sum += i->second;
+  return sum;
+}
+
+std::uint64_t ProviderChains::bytes(const std::string& peer) {
+  const std::lock_guard lock(mutex_);
+  return bytes_of(peer);
+}
+
+std::uint64_t ProviderChains::bytes() {
+  const std::lock_guard lock(mutex_);
+  std::uint64_t sum = 0;
+  for (const auto& [key, chain] : open_) sum += chain->stock_.bytes();
+  for (const auto& [key, bytes] : idle_) sum += bytes;
+  return sum;
+}
+
+bool ProviderChains::disk_has(std::uint64_t bytes) const {
+  for (const auto& [peer, coming] : coming_) bytes += coming;
+  const auto free = free_space();
+  return !free || *free >= bytes + k_disk_margin;
+}
+
+void ProviderChains::refuse_for_disk(std::uint64_t bytes) {
+  disk_trouble();
+  throw Error(Code::resource, "stock", fmt::format("the provider's disk is full: {} bytes are free, {} more are wanted beside {} that stay free; what is made can be used, "
+                                                   "and the provider has to make room for more", *free_space(), bytes, k_disk_margin));
+}
+
+std::string ProviderChains::disk_trouble() {
+  const auto free = free_space();
+  const bool full = free && *free < k_disk_margin;
+  const std::string trouble = full ? fmt::format("the disk of the offline material is full ({} bytes are free, {} stay free): no more is taken", *free, k_disk_margin) : "";
+  if (disk_full_.exchange(full) != full) on_event_(full ? trouble : fmt::format("the disk of the offline material has room again, {} bytes", *free));
+  return trouble;
+}
+
+void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits) {
+  const auto coming = coming_.find(peer);
+  const std::uint64_t more = bytes + (coming == coming_.end() ? 0 : coming->second);
+  const auto fits = [&] { return bytes_of(peer) + more <= limits.stock && disk_has(bytes); };
+  if (disk_full_) disk_trouble();  // there may be room again
+  if (fits()) return;
+  for (const ChainRecord& leftover : leftovers(peer)) {
+    forget(leftover);
+    if (fits()) return;
+  }
+  if (!disk_has(bytes)) refuse_for_disk(bytes);
+  throw Error(Code::resource, "stock",
+              fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}; a question that what is made suffices for "
+                          "makes room, or the provider raises --user-stock",
+                          bytes_of(peer), bytes, limits.stock));
+}
+
+void ProviderChains::drop_unless(const std::function<bool(const std::string& peer)>& keep) {
+  const std::lock_guard lock(mutex_);
+  for (const ChainRecord& record : ledger_.all()) {
+    if (!keep(record.peer) && !open_.contains({record.peer, record.chain})) forget(record);
+  }
+}
+
+std::vector<ChainState> ProviderChains::of(const std::string& peer) {
+  std::vector<ChainState> states;
+  const std::lock_guard lock(mutex_);
+  for (const ChainRecord& record : ledger_.chains(peer, model_id_)) {
+    states.push_back({record.chain, record.made, record.burnt, open_.contains({peer, record.chain})});
+    if (states.size() == Card::k_most_chains) break;
+  }
+  return states;
+}
+
+std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& peer, const Agreement& agreement) {
+  const std::uint64_t number = agreement.chain;
+  const std::lock_guard lock(mutex_);
+  if (open_.contains({peer, number})) throw Error(Code::mismatch, "Agreement.chain", "another session uses it");
+  const std::optional<ChainRecord> before = ledger_.find(peer, number);
+  if (before && before->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
+  std::optional<ChainRecord> record = before;
+  if (!record) {
+    if (!disk_has(0)) refuse_for_disk(0);  // for a new chain material comes first
+    drop_leftovers(peer);
+    record = ChainRecord{};
+    record->chain = number;
+    record->peer = peer;
+    record->model_id = model_id_;
+    record->plan_hash = plan_hash_;
+  }
+  record->burnt = later_of(record->burnt, agreement.burnt);
+  const auto slots = static_cast<std::uint32_t>(plan_.slots);
+  if (!within(record->burnt, Marks{{slots, slots, slots, slots}})) throw Error(Code::mismatch, "Agreement.burnt", "the chain has no room left; begin another");
+  if (!record->paired || !agreement.paired) {  // one of the two has lost its seed, or there was none yet
+    record->paired = false;
+    record->made = {};
+    record->lengths = {};
+  }
+  before ? ledger_.change(*before, *record) : ledger_.add(*record);
+  const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
+  chain->keep_ = agreement.keep && !folder_.empty();
+  if (!folder_.empty()) {  // what a user does not keep takes no memory either: files without a name last as long as the session
+    chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
+    chain->stock_.drop_behind(record->made);
+    chain->free(record->burnt);
+    if (!chain->keep_) remove_files(*record);
+  }
+  idle_.erase({peer, number});
+  open_[{peer, number}] = chain.get();
+  chain->open_ = true;
+  return chain;
+}
+
+ProviderChains::Chain::Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals)
+    : chains_(chains), record_(std::move(record)), stock_(layers, user_deals) {}
+
+ProviderChains::Chain::~Chain() {
+  if (!open_) return;
+  std::optional<ChainRecord> record;
+  try {
+    record = chains_.ledger_.find(record_.peer, record_.chain);
+    if (record) free(record->burnt);
+  } catch (const std::exception&) {
+    // It stays in the ledger until the next start.
+  }
+  const std::lock_guard lock(chains_.mutex_);
+  chains_.open_.erase({record_.peer, record_.chain});
+  if (!record) return;
+  chains_.idle_[{record_.peer, record_.chain}] = stock_.bytes();
+  try {
+    // One that is used up, or of which nothing was made, is of no use to anybody.
+    if (!keep_ || chains_.used_up(*record) || record->made == Marks{}) chains_.forget(*record);
+  } catch (const std::exception&) {
+    // Likewise.
+  }
+}
+
+Accepted ProviderChains::Chain::state() const {
+  const std::lock_guard lock(mutex_);
+  return {record_.paired, record_.made, record_.burnt};
+}
+
+std::optional<Seed> ProviderChains::Chain::standing() const {
+  const std::lock_guard lock(mutex_);
+  return record_.paired ? std::optional(record_.seed) : std::nullopt;
+}
+
+Seed ProviderChains::Chain::seed(Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [&] { return record_.paired; })) {
+    throw Error(Code::timeout, "stock", "no offline material was begun before the deadline");
+  }
+  return record_.seed;
+}
+
+std::unique_ptr<Burning> ProviderChains::Chain::burning() {
+  return std::make_unique<Burning>(chains_.ledger_, record_.peer, record_.chain, state().burnt);
+}
+
+void ProviderChains::Chain::free(const Marks& used) {
+  stock_.free(used);
+  freed_ = used;
+}
+
+ProviderChains::Chain::Room::Room(Chain& chain, std::uint64_t bytes, const UserLimits& limits) : chain_(chain), bytes_(bytes) {
+  const std::lock_guard lock(chain_.chains_.mutex_);
+  chain_.chains_.need_room(chain_.record_.peer, bytes_, limits);
+  chain_.chains_.coming_[chain_.record_.peer] += bytes_;
+}
+
+ProviderChains::Chain::Room::~Room() {
+  auto& coming = chain_.chains_.coming_;
+  const std::lock_guard lock(chain_.chains_.mutex_);
+  const auto of_peer = coming.find(chain_.record_.peer);
+  if ((of_peer->second -= bytes_) == 0) coming.erase(of_peer);
+}
+
+void ProviderChains::Chain::begin_filling(const UserLimits& limits, Clock::time_point deadline) {
+  Room(*this, 1, limits);
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [&] { return !filling_; })) throw Error(Code::mismatch, "Hello.session", "another filling of this chain is under way");
+  filling_ = true;
+  record_.paired ? stock_.begin_filling(record_.made) : stock_.clear();
+}
+
+void ProviderChains::Chain::paired(const Seed& seed, const Digest& other) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (record_.paired && other != record_.other) {
+      throw Error(Code::mismatch, "Paired.other", "the user's seed of this chain is another than when it was begun; begin another chain");
+    }
+    if (record_.paired) return;
+    ChainRecord now = record_;
+    now.seed = seed;
+    now.other = other;
+    now.paired = true;
+    chains_.ledger_.change(record_, now);
+    record_ = now;
+  }
+  changed_.notify_all();
+}
+
+void ProviderChains::Chain::commit() {
+  const std::lock_guard one(commit_);
+  const Marks now = stock_.made(), before = state().made;
+  if (now == before) return;
+  const HalfLengths lengths = stock_.sync();
+  chains_.ledger_.set_made(record_.peer, record_.chain, before, now, lengths);
+  const std::lock_guard lock(mutex_);
+  record_.made = now;
+  record_.lengths = lengths;
+}
+
+void ProviderChains::Chain::end_filling() {
+  {
+    const std::lock_guard lock(mutex_);
+    stock_.drop_behind(record_.made);
+    filling_ = false;
+    filled_at_ = Clock::now();
+  }
+  changed_.notify_all();
+}
+
+std::optional<Clock::time_point> ProviderChains::Chain::filled_at() const {
+  const std::lock_guard lock(mutex_);
+  return filling_ ? std::optional(Clock::now()) : filled_at_;
+}
+
+}  // namespace permllm

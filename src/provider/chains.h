@@ -1,0 +1,138 @@
+// The provider's chains of one model: the stock of each, in memory or on the disk, and who uses it.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "provider/stock.h"
+#include "session/handshake.h"
+#include "session/ledger.h"
+
+namespace permllm {
+
+// What a user may have at a provider.
+struct UserLimits {
+  std::size_t sessions = 16;           // at once
+  std::uint64_t stock = 32ull << 30;   // bytes of packs that are not burnt, and of those that are being made
+  std::uint64_t tokens = UINT64_MAX;   // of answers, ever: the invite's allowance
+};
+
+class ProviderChains {
+ public:
+  // folder: for the ledger and the packs, which outlast the process; empty: in memory, and each chain goes with its session. Chains whose files
+  // are lost or damaged are dropped, and told to on_event. Errors: file, also where another provider runs on the folder.
+  ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan, std::function<void(const std::string&)> on_event);
+
+  // One chain, while a session uses it.
+  class Chain {
+   public:
+    ~Chain();
+    std::uint64_t number() const { return record_.chain; }
+    Stock& stock() { return stock_; }
+    // What a session or a filling begins with.
+    Accepted state() const;
+    // The seed with the helper. Waits for a filling to agree on it. Errors: timeout.
+    Seed seed(Clock::time_point deadline);
+    // Burns ahead of use; counts tokens.
+    std::unique_ptr<Burning> burning();
+    // Whether enough was used to be worth giving its room back now; what is left of it goes with the session.
+    bool should_free(const Marks& used) const { return used[k_slot_kind] >= freed_[k_slot_kind] + k_free_step; }
+    // Gives it back. used: no more than is burnt on the disk; no pass with it is under way.
+    void free(const Marks& used);
+
+    // A filling begins; whatever an earlier one left unfinished is forgotten. One at a time: waits until `deadline` for the one before.
+    // Errors: resource, where the user's stock is full.
+    void begin_filling(const UserLimits& limits, Clock::time_point deadline);
+    // Room for so many bytes, while they are being put into the stock. Errors: resource, likewise.
+    class Room {
+     public:
+      Room(Chain& chain, std::uint64_t bytes, const UserLimits& limits);
+      ~Room();
+      Room(const Room&) = delete;
+      Room& operator=(const Room&) = delete;
+
+     private:
+      Chain& chain_;
+      const std::uint64_t bytes_;
+    };
+    // The seed that stands, or none: a new one is to be agreed on.
+    std::optional<Seed> standing() const;
+    // The helper's digest of the user's seed, and the seed that was agreed on. Errors: mismatch, where it is another than in earlier fillings.
+    void paired(const Seed& seed, const Digest& other);
+    // Something was put into the stock: what is complete by now becomes made, on the disk too. Errors: resource.
+    void commit();
+    void end_filling();
+    // When it was filled last: now, while it is. None: it was not.
+    std::optional<Clock::time_point> filled_at() const;
+
+   private:
+    friend class ProviderChains;
+    static constexpr std::uint32_t k_free_step = 16;  // slots
+    Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals);
+    ProviderChains& chains_;
+    ChainRecord record_;
+    Stock stock_;
+    mutable std::mutex mutex_;
+    std::mutex commit_;
+    std::condition_variable changed_;
+    Marks freed_;  // of the session's thread
+    bool open_ = false, keep_ = false, filling_ = false;
+    std::optional<Clock::time_point> filled_at_;
+  };
+
+  // For the card.
+  std::vector<ChainState> of(const std::string& peer);
+  // Takes a chain for a session, or makes it; then all but k_most_leftovers of the user's that are used in part and in no session are dropped,
+  // those with the least material first. Errors: mismatch, where it is in use.
+  std::shared_ptr<Chain> open(const std::string& peer, const Agreement& agreement);
+  // Drops the chains of users who are not to be kept.
+  void drop_unless(const std::function<bool(const std::string& peer)>& keep);
+  std::uint64_t tokens(const std::string& peer) { return ledger_.tokens(peer); }
+  // Bytes of packs of a user, or of all, that take room, on the disk or in memory.
+  std::uint64_t bytes(const std::string& peer);
+  std::uint64_t bytes();
+  // Where less is free, no material is taken: what is there can be used, and the ledger written, on a disk that packs alone never fill.
+  static constexpr std::uint64_t k_disk_margin = 16 << 20;
+  // Bytes that the folder's disk has left; none: there is no folder.
+  std::optional<std::uint64_t> free_space() const { return lock_ ? std::optional(lock_->free_space()) : std::nullopt; }
+  // Why no material can be taken; empty: it can. When that changes, it is told to on_event.
+  std::string disk_trouble();
+  Ledger& ledger() { return ledger_; }
+
+ private:
+  using Key = std::pair<std::string, std::uint64_t>;
+  static constexpr std::size_t k_most_leftovers = 8;
+  // With the lock, as what follows: chains that are used in part and in no session, the one with the least material first.
+  std::vector<ChainRecord> leftovers(const std::string& peer);
+  void drop_leftovers(const std::string& peer);
+  std::uint64_t bytes_of(const std::string& peer) const;
+  // Whether the disk has room for so many bytes more, beside those that are coming.
+  bool disk_has(std::uint64_t bytes) const;
+  [[noreturn]] void refuse_for_disk(std::uint64_t bytes);
+  // Where the limit or the disk leaves no room for so many bytes more, leftovers give way. Errors: resource.
+  void need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits);
+  // Whether no session can make use of it any more.
+  bool used_up(const ChainRecord& record) const;
+  std::string name_of_chain(const ChainRecord& record) const;
+  void remove_files(const ChainRecord& record) const;
+  void forget(const ChainRecord& record);
+
+  std::filesystem::path folder_;  // empty: none
+  std::string model_id_, plan_hash_;
+  const Plan& plan_;
+  std::function<void(const std::string&)> on_event_;
+  std::optional<File> lock_;
+  Ledger ledger_;
+  std::mutex mutex_;  // before a chain's and a stock's
+  std::map<Key, Chain*> open_;          // in a session
+  std::map<Key, std::uint64_t> idle_;   // bytes of the others
+  std::map<std::string, std::uint64_t> coming_;  // bytes by user, that are being put into a stock
+  std::atomic<bool> disk_full_ = false;          // on_event was told so
+};
+
+}  // namespace permllm

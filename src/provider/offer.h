@@ -1,0 +1,57 @@
+// From a model file to what a provider offers.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/load.h"
+#include "model/tokenizer.h"
+#include "plan/plan.h"
+#include "provider/model_record.h"
+
+namespace permllm {
+
+// What a provider offers: made once from a file.
+struct OfferedModel {
+  IntWeights weights;
+  Plan plan;
+  Vocabulary vocabulary;
+  std::string model_id;  // SHA-256 of a fresh salt and the file's hash
+  Seed mask_seed;        // expands U; fresh for every version, known to provider and users, never to the helper
+  std::uint32_t chunk = 4 << 20;                  // bytes of V that are sent to the helper together
+  std::unique_ptr<ModelRecord> record = nullptr;  // null: id and seed go with the process
+};
+// How a provider serves its model.
+struct OfferOptions {
+  std::size_t context = 1024;  // slots of a chain; at most the model's own limit (usage Error with both numbers)
+  std::size_t prompt_slots = 0;  // of these, of models whose prompt attends both ways: room for a prompt; 0: a quarter
+  Profile profile = Profile::paper;
+  std::optional<bool> fused;  // unset: where the ranges allow it
+  Retrieval retrieval = Retrieval::linear;
+  int weight_bits = 12;       // 8: less memory to read a token, at a loss that `inspect --loss` measures
+  bool synthetic = false;     // the model is the name of a published shape, with random weights
+  bool ids_only = false;      // a folder's tokenizer may be missing
+  std::size_t layers = 0, width = 0;  // of a synthetic model, where not the shape's own
+  std::size_t distinct_layers = 0;  // of a synthetic model: layers of weights to hold, used in turn; 0: all
+};
+
+// Of a GGUF file, or of ChatGLM-6B's folder: its ice_text.model. With ids_only, a folder without one has a text like <7> for
+// each token. Errors: file, naming what is missing; unsupported; those of either kind of tokenizer.
+Vocabulary read_vocabulary(const ModelFile& file, bool ids_only = false);
+
+// The text that ships with the project, as a prompt begins: with bos where the file says so, with ChatGLM-6B's marks at the end.
+std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Config& config);
+
+// Reads the file (or makes synthetic weights, with the ranges of SmolLM2-135M), makes the integer weights, calibrates the ranges on the text that ships with the project, and draws a
+// fresh seed for U and a fresh salt.
+OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor, const LoadProgress& progress = nullptr);
+
+// Keeps id and seed of the model in a record of the folder `state`; where it has one of this model already, they are taken from
+// there. Errors: those of ModelRecord.
+void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor);
+
+}  // namespace permllm

@@ -1,0 +1,206 @@
+#include "provider/session.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "base/heap.h"
+
+namespace permllm {
+namespace {
+
+// Hands each part its packs, once.
+struct StockMaterial {
+  const Progress& progress;
+  Stock& stock;
+  Clock::duration patience;
+  PartyReport used = {};
+
+  void open(Provider& provider, Part part) {
+    provider.batch = progress.of(part.kind);
+    provider.packs.clear();
+    const Clock::time_point deadline = Clock::now() + patience;
+    for (std::size_t i = 0; i < provider.batch.count; ++i) {
+      provider.packs.push_back(
+          stock.take(static_cast<std::uint8_t>(part.kind), part.layer, provider.batch.index(i), deadline));
+      used.bytes_of_user += provider.packs.back().user.left();
+      used.bytes_of_helper += provider.packs.back().helper.left();
+    }
+  }
+  // The user's query of a pass.
+  he::Query query(const BfvShape& shape, std::uint32_t pass) {
+    Pack pack = stock.take(static_cast<std::uint8_t>(Part::Kind::query), 0, pass, Clock::now() + patience);
+    used.bytes_of_user += pack.user.left();
+    he::Query query{shape.parameters, {}, {}};
+    query.visit(pack.user);
+    return query;
+  }
+  void close(Provider& provider, Part) {
+    for (const Pack& pack : provider.packs) PERMLLM_ASSERT(pack.helper.left() == 0 && pack.user.left() == 0);
+    provider.packs.clear();
+  }
+};
+
+constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
+
+}  // namespace
+
+ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
+                                 Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn,
+                                 std::function<void(double)> on_pass, Clock::duration idle)
+    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), idle_(std::max(idle, patience)), timeline_(burnt[k_slot_kind]), keys_(plan.config.layers),
+      provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), on_pass_(std::move(on_pass)), progress_(burnt) {
+  PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
+  reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
+}
+
+void ProviderSession::serve(std::atomic<bool>& in_pass) {
+  user_.allow_cancel();
+  for (;;) {
+    in_pass = false;
+    try {
+      const Frame frame = user_.receive_any("the next pass", k_least_payload, idle_);
+      if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
+      if (frame.tag != static_cast<std::uint16_t>(Tag::pass_begin)) {
+        throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PassBegin or SessionEnd", frame.tag));
+      }
+      PassBegin begin;
+      Reader reader(name_of(Tag::pass_begin), frame.payload);
+      begin.visit(reader);
+      reader.finish();
+      in_pass = true;
+      const Clock::time_point began = Clock::now();
+      run(begin);
+      in_pass = false;
+      if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind) on_pass_(std::chrono::duration<double>(Clock::now() - began).count());
+      begin.tokens > 1 ? trim_heap() : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
+    } catch (const Cancelled&) {
+      if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
+      give_up();
+    }
+  }
+}
+
+void ProviderSession::run(const PassBegin& begin) {
+  const auto refuse = [](const char* field, const std::string& why) {
+    throw Error(Code::malformed, std::string("PassBegin.") + field, why);
+  };
+  if (begin.kind == PassBegin::rewind && !plan_.open()) return rewind(begin.tokens);
+  const int least = plan_.open() ? PassBegin::rows : PassBegin::prompt, most = plan_.open() ? PassBegin::rows : PassBegin::retrieve;
+  if (begin.kind < least || begin.kind > most) {
+    refuse("kind", fmt::format("{}, expected {} to {} in profile {}", begin.kind, least, most, name_of(plan_.profile)));
+  }
+  if (!plan_.open() && begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
+  if (begin.kind == PassBegin::retrieve) {
+    retrieve_sampled();
+    return;
+  }
+  if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
+    refuse("tokens", fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
+  }
+  const bool both_ways = plan_.prompt_slots != 0 && begin.kind == PassBegin::prompt;
+  if (both_ways && (timeline_.slots() != 0 || begin.tokens != plan_.prompt_slots + 1)) {
+    refuse("tokens", fmt::format("{}, expected {} of a new chain: this model takes one prompt", begin.tokens, plan_.prompt_slots + 1));
+  }
+  if (begin.dead >= (both_ways ? plan_.prompt_slots : 1)) {
+    refuse("dead", fmt::format("{}, expected less than {}", begin.dead, both_ways ? plan_.prompt_slots : 1));
+  }
+  if (begin.heads < 1 || begin.heads > (plan_.open() ? begin.tokens : 1)) {
+    refuse("heads", fmt::format("{}, expected 1{}", begin.heads, plan_.open() ? " to the number of tokens" : ""));
+  }
+  if (begin.heads > plan_.slots - progress_.pass.index(progress_.pass.count)) refuse("heads", "the chain has no passes left");
+  if (begin.tokens > plan_.slots - timeline_.slots()) {
+    refuse("tokens", fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
+  }
+
+  Progress next = progress_;
+  next.begin(begin);
+  if (burn_) burn_(next.marks(plan_));
+  progress_ = next;
+  append(timeline_, begin, plan_);
+  // Large messages of a pass are received once all its material is here: nobody has memory of the provider for nothing, and who holds room of
+  // his user's (net/room.h) does not wait for material that comes through the same room.
+  stock_.await(progress_.marks(plan_), Clock::now() + patience_);
+  StockMaterial material{progress_, stock_, patience_};
+  const Clock::time_point began = Clock::now();
+  const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
+  const auto count = [&] {  // a pass that follows a sampled token
+    ++used_.passes;
+    used_.bytes_of_user += material.used.bytes_of_user;
+    used_.bytes_of_helper += material.used.bytes_of_helper;
+    used_.pass_seconds += std::chrono::duration<double>(Clock::now() - began).count();
+    used_.pass_waited += user_.waited_seconds() - waited;
+    used_.pass_cpu += report_of_this_process().cpu_seconds - cpu;
+  };
+  if (plan_.open()) {
+    NoClear none;
+    provider_.batch = progress_.slot;
+    const Masked x = run_open_layers(provider_, plan_, weights_, hand_rows(provider_, plan_, {}), material, none);
+    run_open_pass(provider_, plan_, weights_, plan_.config.post_norm ? Masked{} : x.last(begin.heads), material, none);
+    if (progress_.slot.first > 0 && begin.tokens == begin.heads) count();
+    return;
+  }
+  const std::uint32_t pass = progress_.pass.index(0);
+  if (bfv_ != nullptr) bfv_->prepare(material.query(bfv_shape(plan_), pass));
+  Masked rows;
+  if (begin.kind == PassBegin::prompt) {
+    for (const Batch& some : together(plan_, progress_.entry)) {
+      Progress part = progress_;
+      part.entry = some;
+      StockMaterial entries{part, stock_, patience_};
+      provider_.batch = some;
+      append(rows, run_entries(provider_, plan_, weights_, prompt_one_hots(provider_, one_hot_shape(plan_)), entries));
+    }
+  } else {
+    rows = std::move(sampled_.row);
+  }
+  provider_.batch = progress_.slot;
+  rows = remask(provider_, embed_remask_shape(plan_), std::move(rows));
+  const bool owed = begin.kind == PassBegin::sampled;  // the id, as soon as it holds nobody up
+  if (owed && bfv_ == nullptr) retrieve_sampled();
+  const Masked x = run_layers(provider_, plan_, weights_, rows, material, [&](std::size_t layer) {
+    if (layer == 0 && owed && bfv_ != nullptr) retrieve_sampled();
+  });
+  sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
+  if (bfv_ != nullptr) bfv_->answer(user_.receive(RetrievalIndex{}), provider_.with_helper, pass);
+  if (begin.kind == PassBegin::sampled) count();
+}
+
+void ProviderSession::retrieve_sampled() {
+  if (bfv_ != nullptr) {
+    user_.send(bfv_->reply());
+  } else {
+    retrieve(provider_, sampled_.one_hot);
+  }
+}
+
+PartyReport ProviderSession::report() const {
+  PartyReport report = used_;
+  const PartyReport process = report_of_this_process();
+  report.cpu_seconds = process.cpu_seconds;
+  report.memory_bytes = process.memory_bytes;
+  return report;
+}
+
+void ProviderSession::rewind(std::size_t tokens) {
+  if (plan_.prompt_slots != 0 || tokens > timeline_.length()) {
+    throw Error(Code::malformed, "PassBegin.tokens", fmt::format("{} to be kept, {}", tokens, plan_.prompt_slots != 0 ? "this model takes one prompt a chain"
+                                                                 : fmt::format("there are {}", timeline_.length())));
+  }
+  timeline_.rewind(tokens);
+  sampled_ = {};
+}
+
+void ProviderSession::skip(std::uint32_t slot) {
+  timeline_.skip(slot);
+  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(provider_, attention_shape(plan_, l), slot);
+}
+
+void ProviderSession::give_up() {
+  for (std::size_t i = 0; i < progress_.slot.count; ++i) skip(progress_.slot.index(i));
+  sampled_ = {};
+  user_.send(PassCancelled{});
+  user_.flush();
+}
+
+}  // namespace permllm

@@ -1,0 +1,52 @@
+// The provider's side of one conversation.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <vector>
+
+#include "session/handshake.h"
+#include "page/pass.h"
+#include "provider/stock.h"
+
+namespace permllm {
+
+class ProviderSession {
+ public:
+  // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. The chain is burnt up to `burnt`; each
+  // pass burns more of it by `burn`. on_pass: told the seconds that each pass took. idle: how long the user may take for the next pass, at least the patience. All references outlive the session.
+  ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock, Executor& executor, Clock::duration patience,
+                  BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr, std::function<void(double)> on_pass = nullptr,
+                  Clock::duration idle = {});
+  // Serves passes until the user ends the session. in_pass: set while one is under way, for other threads. Errors: whatever the peer or the
+  // stock does wrong.
+  void serve(std::atomic<bool>& in_pass);
+
+  // What passes that followed a sampled token used; the rest of the report is the process's.
+  PartyReport report() const;
+
+ private:
+  void run(const PassBegin& begin);
+  // The last pass's token, to the user.
+  void retrieve_sampled();
+  void rewind(std::size_t tokens);
+  void give_up();
+  void skip(std::uint32_t slot);
+
+  const Plan& plan_;
+  const IntWeights& weights_;
+  Channel& user_;
+  Stock& stock_;
+  Clock::duration patience_, idle_;
+  Timeline timeline_;
+  std::vector<ProviderKeys> keys_;
+  Provider provider_;
+  BfvProvider* bfv_;
+  Burn burn_;
+  std::function<void(double)> on_pass_;
+  Progress progress_;
+  PartyReport used_;
+  Sampled<Masked> sampled_;  // by the last pass; empty before the first
+};
+
+}  // namespace permllm

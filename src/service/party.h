@@ -1,0 +1,89 @@
+// A party's process: signals, log, counters, status, and the server once it is there.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "service/log.h"
+#include "service/metrics.h"
+#include "service/server.h"
+#include "service/settings.h"
+#include "service/signals.h"
+#include "service/status.h"
+#include "session/event.h"
+#include "user/links.h"
+
+namespace permllm {
+
+// Settings that provider and helper share.
+struct PartyOptions {
+  std::string listen = "127.0.0.1:0", identity, status;
+  LinkShape shape;
+  double patience_seconds = 120;
+  Limits limits;
+  LogOptions log;
+  bool events = false;  // one JSON object a line on standard output, for the program that started this one
+  std::shared_ptr<Settings> settings;
+
+  Clock::duration patience() const {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(patience_seconds));
+  }
+};
+
+// Made before any other thread.
+class Party {
+ public:
+  // mapped: the folder or file whose bytes are mapped into memory; may be empty. ready: asked by /readyz once the party serves: why it is not ready;
+  // may take seconds.
+  Party(Role role, PartyOptions& options, const std::string& mapped, std::function<std::string()> ready);
+
+  Metrics& metrics() { return metrics_; }
+  void note(const char* event, const std::string& text);
+  OnEvent on_event();
+  // What the party is at before it serves.
+  void progress(const char* what, double fraction);
+  // A new session. Errors: resource.
+  void admit() const;
+  std::size_t most_sessions() const { return session_limit_; }
+  // Serves until a signal ends it. facts: of the ready event. of_disk: adds what /metrics says of it.
+  void serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts, std::function<void(Metrics::Now&)> of_disk);
+
+ private:
+  void set_state(const std::string& state);
+  // As asked for, as far as the system has files for it.
+  Limits limits();
+  std::string short_of_memory() const;
+  // Why not, as far as this process knows without asking others.
+  std::string own_state();
+  std::string why_not_ready();
+  Metrics::Now now();
+  void write(const Event& event);
+  void handle(int number);
+  void reload();
+
+  const Role role_;
+  PartyOptions& options_;
+  Log log_;
+  Metrics metrics_;
+  const std::string mapped_;
+  const std::function<std::string()> ready_;
+  const std::size_t files_;
+  std::atomic<bool> draining_ = false;
+  std::atomic<std::size_t> memory_limit_ = 0, session_limit_ = 0;
+  LineBound refusals_, empty_sessions_;
+  std::string doing_;  // of progress, since when, and when the log was told
+  Clock::time_point begun_{}, told_{};
+  std::mutex mutex_;  // of the options that are reloaded and of what follows
+  std::string state_;          // before the server is there
+  Server* server_ = nullptr;
+  std::function<void(Metrics::Now&)> of_disk_;
+  Signals signals_;
+  std::optional<StatusServer> status_;
+};
+
+}  // namespace permllm

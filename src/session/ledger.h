@@ -1,0 +1,104 @@
+// A party's ledger of chains, at the provider and at the user: which are there, how far each is made, and how far it is burnt. What is
+// burnt is on the disk before anything is made of it, so that no piece serves twice, whatever process dies when.
+//
+// Both keep one and compare at each handshake; the later mark counts. A copy of an older state at one of the two is so caught up with by
+// the other's.
+//
+// A mark moves only from where the one who moves it has read or left it, and so does a row: compared and set in one step. Whoever finds
+// another state there has lost the chain to another program, and makes nothing more of it. tests/spin has these rules as a model.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/database.h"
+#include "plan/marks.h"
+#include "rand/seed.h"
+
+namespace permllm {
+
+struct ChainRecord {
+  std::uint64_t chain = 0;           // a random number
+  std::string peer;                  // at the provider: the user's key; at the user: empty, the model says whose it is
+  std::string model_id, plan_hash;
+  bool paired = false;               // the seed was agreed with the helper
+  Seed seed = {};                    // of the coins that this party has with the helper
+  Seed own = {};                     // at the user: of its key and queries (Plan::bfv)
+  Digest other = {};                 // of the seed that the helper has with the other party
+  Digest mask = {};                  // at the user: of U's seed; zeros: not known yet
+  Marks made, burnt;                 // made: at the provider
+  HalfLengths lengths = {};       // at the provider: of the files, when so much was made
+};
+
+// Thread-safe. Errors: those of Database.
+class Ledger {
+ public:
+  // In memory without a path.
+  explicit Ledger(const std::filesystem::path& path = {});
+  bool durable() const { return durable_; }
+
+  // Those of a model that are with a peer, the one used last first.
+  std::vector<ChainRecord> chains(const std::string& peer, const std::string& model_id);
+  std::vector<ChainRecord> all();
+  std::optional<ChainRecord> find(const std::string& peer, std::uint64_t chain);
+  // A new one. Errors: mismatch, where there is one of this peer and number.
+  void add(const ChainRecord& record);
+  // What follows changes a chain that is still as this process has read or left it (as far as is said), and is on the disk when it returns.
+  // Errors: mismatch, where it is not: then nothing is changed. Of the whole row, seeds and marks:
+  void change(const ChainRecord& from, const ChainRecord& to);
+  // Of the whole row. False where it is not as it was: it stays.
+  bool drop(const ChainRecord& record);
+  // Of `made`. How far it is made, and the files' lengths.
+  void set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to, const HalfLengths& lengths);
+  // Of `burnt`. The passes between are counted as tokens of answers of the peer, or taken off where `to` is earlier.
+  void move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to);
+  // Of answers, over all chains of a peer.
+  std::uint64_t tokens(const std::string& peer);
+
+  // A session's hold on a chain, against all others of this ledger in this process and, where it is a file, in any. Goes with its last copy.
+  using Hold = std::shared_ptr<const void>;
+  // Null: another has it. Errors: resource, where the file system keeps no locks.
+  Hold hold(std::uint64_t chain);
+  bool held(std::uint64_t chain);
+
+ private:
+  // Calls body in a transaction; it says how many rows it changed. Errors: mismatch where it is not one; then none is.
+  void change_one(const std::function<std::int64_t()>& body);
+
+  bool durable_;
+  std::filesystem::path locks_;  // a file of which byte i is locked for chains 2i and 2i + 1; empty: in memory
+  std::mutex mutex_;
+  Database database_;
+  std::set<std::uint64_t> held_;  // in memory
+};
+
+// Burns a chain ahead of its use: a stretch at a time, so that not every pass waits for the disk. What is left of the stretch when this
+// ends well was not used, and is given back.
+class Burning {
+ public:
+  static constexpr std::uint32_t k_stretch = 16;
+  // The chain is burnt up to `at`, which is on the disk already.
+  Burning(Ledger& ledger, std::string peer, std::uint64_t chain, const Marks& at)
+      : ledger_(ledger), peer_(std::move(peer)), chain_(chain), used_(at), burnt_(at) {}
+  ~Burning();
+  Burning(const Burning&) = delete;
+  Burning& operator=(const Burning&) = delete;
+
+  // Before anything is made of pieces in front of `to`; where that is behind what was used, it stays. Errors: the ledger's; nothing may be used
+  // then, nor later: further calls fail, too.
+  void reach(const Marks& to);
+  const Marks& used() const { return used_; }
+
+ private:
+  Ledger& ledger_;
+  std::string peer_;
+  std::uint64_t chain_;
+  Marks used_, burnt_;
+  bool lost_ = false;  // what the disk has is not known to be burnt_
+};
+
+}  // namespace permllm

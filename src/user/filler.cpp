@@ -1,0 +1,319 @@
+#include "user/filler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace permllm {
+namespace {
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// By cost: a slot is worth one, an entry or pass about a fifth.
+double worth(std::uint8_t kind) { return kind == k_slot_kind ? 1.0 : 0.2; }
+double worth(const Marks& from, const Marks& to) {
+  double sum = 0;
+  for (std::uint8_t kind = 1; kind <= 4; ++kind) sum += worth(kind) * between(from, to)[kind];
+  return sum;
+}
+
+// Where a connection was lost, the provider may know why.
+template <class Filling>
+std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
+  try {
+    filling.offline->send(PackEnd{});
+    filling.offline->flush();
+  } catch (const std::exception&) {
+    // What it said before it closed can still be read.
+  }
+  try {
+    for (;;) filling.offline->receive(Accepted{});
+  } catch (const Error& error) {
+    if (error.field() == "peer") return std::current_exception();
+  } catch (const std::exception&) {
+  }
+  return failure;
+}
+
+bool wants_room(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Error& error) {
+    return error.code() == Code::resource;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+// How long the connections of a filling stay open when nothing is wanted; less than the provider waits.
+Clock::duration linger(Clock::duration patience) { return std::min<Clock::duration>(std::chrono::seconds(2), patience / 4); }
+
+}  // namespace
+
+std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const Marks& target) {
+  std::vector<PackOrder> orders;
+  Marks next = made;
+  const auto left = [&](std::uint8_t kind) { return next[kind] < target[kind]; };
+  const auto order = [&](std::uint8_t kind) {
+    const auto count = std::min<std::size_t>(deal_batch(plan, static_cast<Part::Kind>(kind)), target[kind] - next[kind]);
+    orders.push_back({kind, next[kind], static_cast<std::uint32_t>(count)});
+    next[kind] += static_cast<std::uint32_t>(count);
+  };
+  while (left(k_entry_kind)) order(k_entry_kind);
+  while (left(k_slot_kind) || left(k_pass_kind) || left(k_users_kind)) {
+    // A pass of the answer comes when its slot has: before further slots, which may have to wait until some are used.
+    while (left(k_pass_kind) && (!left(k_slot_kind) || target[k_slot_kind] + 1 + next[k_pass_kind] <= next[k_slot_kind] + target[k_pass_kind])) {
+      order(k_pass_kind);
+    }
+    while (left(k_users_kind) && (next[k_users_kind] < next[k_pass_kind] || !left(k_pass_kind))) order(k_users_kind);
+    if (left(k_slot_kind)) order(k_slot_kind);
+  }
+  return orders;
+}
+
+Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens) {
+  PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
+  prompt_tokens = plan.prompt_rows(prompt_tokens);
+  Marks target = begin;
+  const auto add = [&](std::uint8_t kind, std::size_t count) {
+    target[kind] = static_cast<std::uint32_t>(std::min<std::size_t>(plan.slots, target[kind] + count));
+  };
+  if (!plan.open()) add(k_entry_kind, prompt_tokens);
+  add(k_slot_kind, prompt_tokens + max_tokens - 1);
+  add(k_pass_kind, max_tokens);
+  if (plan.bfv()) add(k_users_kind, max_tokens);
+  return target;
+}
+
+Filler::Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u, ChainRecord& record, Ledger& ledger,
+               const BfvUser* bfv, const Marks& made, Executor& executor, Clock::duration patience)
+    : links_(std::move(links)), session_(session), card_(card), u_(u), record_(record), ledger_(ledger), bfv_(bfv), executor_(executor),
+      patience_(patience), begin_(made), made_(made), target_(made) {}
+
+Filler::~Filler() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    if (filling_) {  // unblocks the thread, whatever it waits for
+      filling_->offline_link->close();
+      filling_->helper_link->close();
+    }
+  }
+  changed_.notify_all();
+}
+
+std::shared_ptr<Filler::Filling> Filler::begin() {
+  const auto filling = std::make_shared<Filling>();
+  filling->offline_link = links_.offline();
+  filling->offline = std::make_unique<Channel>(*filling->offline_link, 0, patience_);
+  filling->offline->send(Hello{Hello::offline, session_});
+  filling->offline->flush();
+  filling->helper_link = links_.helper();
+  filling->helper = std::make_unique<Channel>(*filling->helper_link, 0, patience_);
+  {
+    const std::lock_guard lock(mutex_);
+    filling_ = filling;  // from here on it can be closed
+  }
+  const PairHello hello{session_, "", card_.model_id, record_.plan_hash, record_.chain, record_.paired, record_.paired ? record_.seed : random_seed()};
+  filling->helper->send(hello);
+  const Accepted accepted = receive_accepted(*filling->offline, card_.plan);
+  filling->offline->set_session(session_);
+  const Seed common = common_seed(filling->helper->receive(PairAccepted{}).half, domain::user_helper, hello);
+  filling->helper->set_session(session_);
+  const Digest other = filling->helper->receive(Paired{}).other;
+  if (accepted.paired != record_.paired) throw Error(Code::mismatch, "Accepted.paired", "the provider and this side differ about the chain's seeds; begin another chain");
+  if (record_.paired && other != record_.other) {
+    throw Error(Code::mismatch, "Paired.other", "the provider's seed of this chain is another than when it was begun; begin another chain");
+  }
+  if (!record_.paired) {
+    ChainRecord paired = record_;
+    paired.seed = common;
+    paired.other = other;
+    paired.paired = true;
+    ledger_.change(record_, paired);
+    record_ = paired;
+  }
+  filling->coins = std::make_unique<AesCoins>(record_.seed);
+  const std::lock_guard lock(mutex_);
+  made_ = accepted.made;
+  return filling;
+}
+
+void Filler::finish(Filling& filling) {
+  filling.offline->send(PackEnd{});
+  filling.offline->flush();
+  filling.helper->send(PackEnd{});
+  const auto report = filling.helper->receive(PartyReport{});
+  const Accepted accepted = receive_accepted(*filling.offline, card_.plan);  // it is all on the provider's disk
+  const std::lock_guard lock(mutex_);
+  made_ = accepted.made;
+  report_ = report;
+  filling_ = nullptr;
+}
+
+void Filler::pair() { begin(); }
+
+void Filler::want(const Marks& target, std::size_t ahead, std::size_t order, std::function<void(const OfflineProgress&)> on_progress) {
+  {
+    const std::lock_guard lock(mutex_);
+    begin_ = made_;
+    target_ = target;
+    ahead_ = ahead;
+    order_ = order;
+    on_progress_ = std::move(on_progress);
+    failure_ = nullptr;
+    ending_ = false;
+  }
+  changed_.notify_all();
+  if (!thread_.joinable()) thread_ = std::jthread([this] { produce(); });
+}
+
+void Filler::produce() {
+  std::unique_lock lock(mutex_);
+  std::vector<PackOrder> orders;
+  // Back-pressure: the stock never grows beyond `ahead`.
+  const auto can_make = [&] {
+    orders = orders_between(card_.plan, made_, target_);
+    if (orders.empty()) return false;
+    PackOrder& next = orders[0];
+    const std::size_t end = used_[next.kind] + ahead_;
+    std::size_t room = end - std::min<std::size_t>(end, next.first);
+    if (room < std::min(next.count, k_least_order)) room = needed_[next.kind] - std::min(needed_[next.kind], next.first);  // somebody waits
+    next.count = std::min({next.count, static_cast<std::uint32_t>(room), static_cast<std::uint32_t>(order_)});
+    return room > 0;
+  };
+  for (;;) {
+    const auto awaited = [&] { return stopping_ || (!failure_ && ((ending_ && filling_) || (!ending_ && can_make()))); };
+    bool idle = false;
+    if (filling_ && !failure_) {
+      idle = !changed_.wait_for(lock, linger(patience_), awaited);
+    } else {
+      changed_.wait(lock, awaited);
+    }
+    if (stopping_) return;
+    std::shared_ptr<Filling> filling = filling_;
+    const bool end = idle || ending_;
+    const Marks from = made_;
+    lock.unlock();
+    try {
+      if (end) {
+        finish(*filling);
+      } else {
+        const Clock::time_point start = Clock::now();
+        if (!filling) filling = begin();
+        make(*filling, orders[0], from);
+        const std::lock_guard again(mutex_);
+        seconds_ += seconds_since(start);
+      }
+      lock.lock();
+    } catch (const std::exception& error) {
+      const auto* known = dynamic_cast<const Error*>(&error);
+      std::exception_ptr failure = std::current_exception();
+      if (known != nullptr && known->code() == Code::closed && filling) failure = cause_of(failure, *filling);
+      lock.lock();
+      if (!end && wants_room(failure) && orders[0].count > k_smallest_order) {
+        order_ = orders[0].count / 2;  // less may find room
+      } else {
+        failure_ = failure;
+        failed_at_ = used_;
+      }
+      if (filling_) {
+        filling_->offline_link->close();
+        filling_->helper_link->close();
+      }
+      filling_ = nullptr;
+    }
+    changed_.notify_all();
+  }
+}
+
+void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
+  const Clock::time_point start = Clock::now();
+  const double parts = order.kind == k_slot_kind ? static_cast<double>(card_.plan.config.layers) : 1.0;
+  double done = worth(begin_, from), seconds_before = 0;
+  double total = 0;
+  std::function<void(const OfflineProgress&)> on_progress;
+  {
+    const std::lock_guard lock(mutex_);
+    total = worth(begin_, target_);
+    seconds_before = seconds_;
+    on_progress = on_progress_;
+    if (made_ != from) return;  // the provider has another count: order anew
+  }
+  const auto on_part = [&] {
+    done += worth(order.kind) * order.count / parts;
+    if (on_progress) on_progress({std::min(1.0, done / total), seconds_before + seconds_since(start)});
+  };
+  if (order.kind == k_users_kind) {
+    deal_queries(*bfv_, order, *filling.offline, executor_);
+    on_part();
+  } else {
+    filling.helper->send(order);
+    filling.helper->flush();
+    UserDealer dealer{*filling.coins, executor_};
+    if (!card_.plan.open()) deal(dealer, card_.plan, u_, order, *filling.offline, on_part);
+    filling.helper->receive(PackDealt{});
+    if (card_.plan.open()) on_part();
+  }
+  const std::lock_guard lock(mutex_);
+  made_[order.kind] += order.count;
+}
+
+void Filler::used(const Marks& marks) {
+  {
+    const std::lock_guard lock(mutex_);
+    used_ = marks;
+  }
+  changed_.notify_all();
+}
+
+void Filler::wait_for(const Marks& needed) {
+  std::unique_lock lock(mutex_);
+  needed_ = needed;
+  // What was used since has made room.
+  if (failure_ && !within(needed, made_) && wants_room(failure_) && failed_at_ != used_) failure_ = nullptr;
+  changed_.notify_all();
+  changed_.wait(lock, [&] { return within(needed, made_) || failure_ || within(target_, made_); });
+  if (within(needed, made_)) return;
+  if (!failure_) {
+    const auto count = [](const Marks& marks) { return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind], marks[k_entry_kind]); };
+    throw Error(Code::usage, "stock", fmt::format("{} of the chain are made, {} are needed", count(made_), count(needed)));
+  }
+  try {
+    std::rethrow_exception(failure_);
+  } catch (const Error& error) {
+    throw Error(error.code(), "stock", fmt::format("no more offline material can be made: {}", error.what()));
+  }
+}
+
+void Filler::check() const {
+  const std::lock_guard lock(mutex_);
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+Marks Filler::made() const {
+  const std::lock_guard lock(mutex_);
+  return made_;
+}
+
+double Filler::seconds() const {
+  const std::lock_guard lock(mutex_);
+  return seconds_;
+}
+
+std::optional<PartyReport> Filler::end() {
+  std::unique_lock lock(mutex_);
+  ending_ = true;
+  changed_.notify_all();
+  if (thread_.joinable()) {
+    changed_.wait(lock, [&] { return !filling_ || failure_; });
+  } else if (filling_) {
+    const auto filling = filling_;
+    lock.unlock();
+    finish(*filling);
+    lock.lock();
+  }
+  return report_;
+}
+
+}  // namespace permllm

@@ -1,0 +1,90 @@
+// One conversation of one or several turns, and what each answer cost: the report of `demo`, `bench` and `chat`.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <vector>
+
+#include "user/links.h"
+#include "user/draft.h"
+
+namespace permllm {
+
+class MeasuredConversation {
+ public:
+  // links: makes the user's links, metered by what it is given. The ledger outlives it. Errors: those of
+  // UserClient. room: slots that a chain must have left to be taken up.
+  using Links = std::function<UserLinks(UserTraffic&)>;
+  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, Executor& executor, Ledger& ledger,
+                       std::size_t room = 1);
+
+  const Card& card() const { return client_.card(); }
+  const Plan& plan() const { return client_.card().plan; }
+  const Vocabulary& vocabulary() const { return client_.card().vocabulary; }
+
+  struct Request {
+    std::vector<TokenId> ids;  // of the whole conversation: what it has in common with the turns before is not fed again
+    std::size_t max_tokens = 1;
+    std::size_t ahead = 256;  // slots of material to make ahead of need
+    std::size_t start = SIZE_MAX;  // of these, for how many of the answer they are waited for before it begins
+    std::size_t draft = 0;    // drafted tokens a pass; profile open only
+    UserSession::Choose choose;
+    std::function<bool(TokenId)> on_token;  // false: no more
+    std::function<void()> on_ready = nullptr;  // material for the request is there
+    std::function<void(double)> on_read = nullptr;  // the share of the model's layers that have read the prompt
+    std::function<void(const OfflineProgress&)> on_material = nullptr;  // while it is made: fraction of what is waited for, from another thread
+  };
+  // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
+  void run(const Request& request);
+  // Has the material for a further turn made, where there is room for one, and waits for nothing: of its prompt and the beginning of its answer.
+  void prepare(std::size_t prompt_tokens, std::size_t answer_tokens);
+  // Whether a request has room behind what the conversation has used; else it needs a new one.
+  bool fits(const Request& request);
+  // The longest answer, of max_tokens, with which a request for these ids fits; 0: none does.
+  std::size_t answer_room(std::span<const TokenId> ids, std::size_t draft);
+  // Slots that it takes in a new one.
+  std::size_t slots_afresh(const Request& request) const;
+  // The chain, and how much of it is made and not used.
+  std::uint64_t chain() const { return client_.chain(); }
+  Marks ready() { return between(client_.session().marks(), client_.filler().made()); }
+  // Whether there was an answer before; prompt tokens that were fed for the last one.
+  bool used() const { return !fed_.empty(); }
+  // Whether a pass of the last answer was begun.
+  bool began() { return client_.session().slots() > before_; }
+  std::size_t prompted() const { return prompted_; }
+  // Tokens of a prompt that were fed before.
+  std::size_t in_common(std::span<const TokenId> ids) const;
+
+  // Ends the session. The report of `--json`, one object.
+  nlohmann::json end();
+  // The same of the last answer, without what the parties tell at the end.
+  nlohmann::json report() const { return report(nullptr); }
+  const UserTraffic& traffic() const { return traffic_; }
+
+ private:
+  struct Moment {
+    Clock::time_point time;
+    Traffic online;
+    double waited = 0, cpu = 0;
+  };
+  Moment now() const;
+  nlohmann::json report(const UserClient::Reports* reports) const;
+  std::size_t slots_of(const Request& request) const;
+  std::size_t room();
+
+  LinkShape shape_;
+  UserTraffic traffic_;
+  UserClient client_;
+  Request request_;
+  std::vector<TokenId> fed_;   // tokens that the session holds
+  std::size_t prompted_ = 0, before_ = 0;  // prompt tokens that were fed for the last answer; slots used before it
+  double offline_before_ = 0;
+  std::vector<TokenId> output_;
+  Moment begin_, first_, last_;
+  // Passes after the prompt's that were completed, the tokens that they kept, and what their links carried.
+  std::size_t passes_ = 0, kept_ = 0;
+  Traffic passes_begin_, passes_end_;
+};
+
+}  // namespace permllm

@@ -1,0 +1,181 @@
+#include "user/session.h"
+
+#include <fmt/format.h>
+
+namespace permllm {
+namespace {
+
+// The user holds no packs: a part only sets the range of addresses.
+struct Indices {
+  const Progress& progress;
+  void open(User& user, Part part) { user.batch = progress.of(part.kind); }
+  void close(User&, Part) {}
+};
+
+}  // namespace
+
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part, BfvUser* bfv,
+                         const Marks& burnt, Burn burn)
+    : plan_(plan), none_(no_weights(plan.config)), timeline_(burnt[k_slot_kind]), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor}, progress_(burnt),
+      bfv_(bfv), burn_(std::move(burn)) {
+  PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
+  if (plan.open()) {
+    PERMLLM_ASSERT(part != nullptr);
+    clear_.emplace(plan, *part, executor);
+  } else {
+    reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
+  }
+}
+
+void UserSession::begin(PassBegin begin) {
+  if (begin.tokens > plan_.slots - timeline_.slots()) {
+    throw Error(Code::usage, "context", fmt::format("{} tokens are used and {} more do not fit: the context is {}",
+                                                    timeline_.slots(), begin.tokens, plan_.slots));
+  }
+  Progress next = progress_;
+  next.begin(begin);
+  if (burn_) burn_(next.marks(plan_));
+  progress_ = next;
+  user_.provider.send(begin);
+  append(timeline_, begin, plan_);
+}
+
+void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose, const Behind& behind) {
+  plan_.check_prompt(tokens.size());
+  for (const TokenId token : tokens) PERMLLM_ASSERT(token < plan_.config.vocab);
+  const std::vector<TokenId> rows_of = padded(tokens);
+  if (plan_.open()) {
+    const ShownPair seen = run_open(tokens, 1, behind);
+    sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, 0)));
+    return;
+  }
+  begin({PassBegin::prompt, static_cast<std::uint32_t>(rows_of.size()), static_cast<std::uint32_t>(rows_of.size() - tokens.size())});
+  Mask rows;
+  for (const Batch& some : together(plan_, progress_.entry)) {
+    Progress part = progress_;
+    part.entry = some;
+    Indices entries{part};
+    user_.batch = some;
+    const std::span<const TokenId> these = std::span(rows_of).subspan(some.first - progress_.entry.first, some.count);
+    append(rows, run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), these), entries));
+  }
+  user_.batch = progress_.slot;
+  rows = remask(user_, embed_remask_shape(plan_), rows);
+  run(rows, choose, behind);
+}
+
+// A prompt that attends both ways fills its slots with tokens that nobody sees; its last token comes behind them.
+std::vector<TokenId> UserSession::padded(std::span<const TokenId> tokens) const {
+  std::vector<TokenId> rows(tokens.begin(), tokens.end());
+  if (!plan_.config.prefix) return rows;
+  if (timeline_.slots() != 0) throw Error(Code::usage, "prompt", "this model takes one prompt a conversation: it attends both ways");
+  if (plan_.open()) return rows;
+  rows.insert(rows.end() - 1, plan_.prompt_slots + 1 - tokens.size(), 0);
+  return rows;
+}
+
+TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Choose& choose) {
+  if (plan_.open()) {
+    const TokenId id = sampled_id_;
+    advance({}, more, choose);
+    return id;
+  }
+  PERMLLM_ASSERT(!sampled_.row.words.empty());
+  begin({PassBegin::sampled, 1});
+  user_.batch = progress_.slot;
+  const Mask rows = remask(user_, embed_remask_shape(plan_), sampled_.row);
+  struct NoMore {};
+  TokenId id = 0;
+  const auto go_on = [&] {
+    if (!more(id)) throw NoMore{};
+  };
+  try {
+    if (bfv_ != nullptr) {
+      run(rows, choose, [&](std::size_t layer) {
+        if (layer > 0) return;
+        id = bfv_->open(user_.provider.receive(RetrievalReply{}));
+        go_on();
+      });
+    } else {
+      id = retrieve(user_, sampled_.one_hot);
+      go_on();
+      run(rows, choose);
+    }
+  } catch (const NoMore&) {
+    sampled_ = {};
+    give_up();
+  }
+  return id;
+}
+
+void UserSession::advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose) {
+  PERMLLM_ASSERT(plan_.open());
+  if (!more(sampled_id_)) return;
+  std::vector<TokenId> fed{sampled_id_};
+  fed.insert(fed.end(), draft.begin(), draft.end());
+  const std::size_t before = clear_->length();
+  const ShownPair seen = run_open(fed, fed.size());
+  // Of all rows, also of those that will be rejected.
+  std::vector<std::vector<std::int64_t>> logits;
+  for (std::size_t i = 0; i < fed.size(); ++i) logits.push_back(clear_->logits(seen, i));
+  std::size_t kept = 0;
+  bool go_on = true;
+  do {
+    sampled_id_ = static_cast<TokenId>(choose(logits[kept]));
+    ++kept;
+    if (kept == fed.size() || sampled_id_ != fed[kept]) break;
+    go_on = more(sampled_id_);
+  } while (go_on);
+  clear_->keep(before + kept);
+}
+
+TokenId UserSession::retrieve_last() {
+  if (plan_.open()) return sampled_id_;
+  user_.provider.send(PassBegin{PassBegin::retrieve, 0});
+  return bfv_ != nullptr ? bfv_->open(user_.provider.receive(RetrievalReply{})) : retrieve(user_, sampled_.one_hot);
+}
+
+void UserSession::run(const Mask& rows, const Choose& choose, const Behind& behind) {
+  Indices material{progress_};
+  const Mask x = run_layers(user_, plan_, none_, rows, material, behind);
+  std::size_t position = 0;
+  sampled_ = run_pass(user_, plan_, none_, x.last(), [&](std::span<const std::int64_t> logits) { return position = choose(logits); }, material);
+  if (bfv_ != nullptr) user_.provider.send(bfv_->choose(progress_.pass.index(0), position));
+}
+
+ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t heads, const Behind& behind) {
+  begin({PassBegin::rows, static_cast<std::uint32_t>(tokens.size()), 0, static_cast<std::uint32_t>(heads)});
+  Indices material{progress_};
+  user_.batch = progress_.slot;
+  const Mask rows = hand_rows(user_, plan_, clear_->begin(tokens, heads));
+  const Mask x = run_open_layers(user_, plan_, none_, rows, material, *clear_, behind);
+  return run_open_pass(user_, plan_, none_, plan_.config.post_norm ? Mask{} : x.last(heads), material, *clear_);
+}
+
+void UserSession::give_up() {
+  user_.provider.send(PassCancel{});
+  // What the provider sent before it learnt of this is of no use.
+  while (user_.provider.receive_any("the end of a pass that was given up", k_cut_bytes).tag !=
+         static_cast<std::uint16_t>(Tag::pass_cancelled)) {
+  }
+  for (std::size_t i = 0; i < progress_.slot.count; ++i) skip(progress_.slot.index(i));
+}
+
+void UserSession::skip(std::uint32_t slot) {
+  timeline_.skip(slot);
+  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(user_, attention_shape(plan_, l), slot);
+}
+
+void UserSession::rewind(std::size_t n) {
+  PERMLLM_ASSERT(n <= length() && !plan_.config.prefix);
+  if (clear_) {
+    clear_->keep(n);
+    return;
+  }
+  if (n == length()) return;
+  user_.provider.send(PassBegin{PassBegin::rewind, static_cast<std::uint32_t>(n)});
+  timeline_.rewind(n);
+  sampled_ = {};
+}
+
+}  // namespace permllm

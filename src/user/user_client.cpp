@@ -1,0 +1,184 @@
+#include "user/user_client.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "session/model_mask.h"
+
+namespace permllm {
+
+std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens) {
+  return orders_between(plan, {}, target_of(plan, {}, prompt_tokens, max_tokens));
+}
+
+Card read_card(const UserLinks& links, Clock::duration patience) {
+  const std::unique_ptr<Link> link = links.online();
+  Channel provider(*link, 0, patience);
+  provider.send(Hello{Hello::online, 0});
+  Card card = provider.receive(Card{});
+  link->close();
+  return card;
+}
+
+const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) {
+  const auto best = std::min_element(chains.begin(), chains.end(), [](const ChainChoice& a, const ChainChoice& b) {
+    return std::pair(a.burnt[k_slot_kind], b.ready()) < std::pair(b.burnt[k_slot_kind], a.ready());
+  });
+  return best == chains.end() ? nullptr : &*best;
+}
+
+UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose)
+    : ledger_(ledger), executor_(executor) {
+  constexpr int k_tries = 4;
+  for (int i = 1;; ++i) {
+    online_ = nullptr;
+    hold_ = nullptr;
+    const std::vector<ChainRecord> before = ledger_.all();  // what the card does not know of these is lost; of later ones it cannot know
+    online_link_ = std::make_unique<ResumableLink>(links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
+    online_ = std::make_unique<Channel>(*online_link_, 0, patience);
+    online_->send(Hello{Hello::online, 0});
+    card_ = online_->receive(Card{});
+    try {
+      take_chain(before, choose);
+      break;
+    } catch (const Error& error) {
+      // Another program of this user may have taken the chain since the card was written; the next card says so.
+      if (error.code() != Code::mismatch || i == k_tries) throw;
+    }
+  }
+  online_->set_session(card_.session);
+  online_link_->begin(card_.session);
+  if (card_.plan.open()) receive_public_part();
+  if (card_.plan.bfv()) {
+    bfv_.emplace(bfv_shape(card_.plan), record_.own);
+    online_->send(bfv_->key(record_.chain));
+    online_->flush();
+  }
+  mask_stream_ = std::make_unique<ReadableStream>(card_.model_mask);
+  u_ = expansion_of(*mask_stream_, card_.plan);
+  filler_ = std::make_unique<Filler>(Filler::Links{links.offline, links.helper}, card_.session, card_, u_, record_, ledger_, bfv_ ? &*bfv_ : nullptr,
+                                     accepted_.made, executor, patience);
+  if (!record_.paired) filler_->pair();
+  coins_ = std::make_unique<AesCoins>(record_.seed);
+  burning_.emplace(ledger_, record_.peer, record_.chain, record_.burnt);
+  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr, record_.burnt,
+                                           [this](const Marks& marks) { burning_->reach(marks); });
+  filler_->used(session_->marks());
+}
+
+// What the provider says decides which chain is taken, never whether it may be: that the ledger and its holds say.
+void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose& choose) {
+  const std::string plan_hash = card_.plan.hash();
+  // Holds a chain that is still as it was before the card came.
+  const auto take = [&](const ChainRecord& record) {
+    hold_ = ledger_.hold(record.chain);
+    const auto now = hold_ ? ledger_.find({}, record.chain) : std::nullopt;
+    if (now && now->paired == record.paired && now->other == record.other && now->burnt == record.burnt) return true;
+    hold_ = nullptr;
+    return false;
+  };
+  std::vector<ChainChoice> choices;
+  for (const ChainRecord& own : before) {
+    if (own.model_id != card_.model_id || own.plan_hash != plan_hash) continue;
+    const auto there = std::find_if(card_.chains.begin(), card_.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
+    if (there == card_.chains.end()) {  // the provider has lost or dropped it
+      if (card_.chains.size() < Card::k_most_chains && take(own)) ledger_.drop(own);
+      continue;
+    }
+    const ChainChoice choice{own.chain, there->made, later_of(own.burnt, there->burnt)};
+    // A model that takes one prompt a chain needs a fresh one.
+    const std::uint32_t least_room = card_.plan.prompt_slots != 0 ? static_cast<std::uint32_t>(card_.plan.slots) : 1;
+    // The halves of one chain under two U would tell its masks: U r + c less U' r + c (docs/protocol.md 4.1).
+    const bool of_this_mask = own.mask == Digest{} || own.mask == seed_digest(card_.model_mask, own.chain);
+    // One that was burnt beyond its end, ahead of its use, has no room.
+    const std::uint32_t most = *std::max_element(choice.burnt.first.begin(), choice.burnt.first.end());
+    const bool fits = most <= card_.plan.slots && choice.burnt[k_slot_kind] + least_room <= card_.plan.slots;
+    if (!there->busy && own.paired && of_this_mask && fits) choices.push_back(choice);
+  }
+  std::optional<ChainRecord> taken;
+  for (const ChainChoice* chosen; !taken && (chosen = choose(choices)) != nullptr;) {
+    const std::uint64_t chain = chosen->chain;
+    const ChainRecord& own = *std::find_if(before.begin(), before.end(), [&](const ChainRecord& r) { return r.chain == chain; });
+    if (take(own)) {
+      taken = own;
+    } else {  // another program of this user has it, or has had it since
+      std::erase_if(choices, [&](const ChainChoice& choice) { return choice.chain == chain; });
+    }
+  }
+  record_ = {};
+  if (taken) {
+    record_ = *taken;
+  } else {
+    do record_.chain = random_number();
+    while ((hold_ = ledger_.hold(record_.chain)) == nullptr);
+    record_.model_id = card_.model_id;
+    record_.plan_hash = plan_hash;
+  }
+  online_->send(Agreement{plan_hash, record_.chain, ledger_.durable(), record_.paired, record_.burnt});
+  accepted_ = receive_accepted(*online_, card_.plan);
+  if (!taken && accepted_.burnt != Marks{}) throw Error(Code::malformed, "Accepted.burnt", "pieces of a chain that is new, expected none");
+  record_.burnt = later_of(record_.burnt, accepted_.burnt);
+  record_.paired = record_.paired && accepted_.paired;
+  if (!record_.paired) record_.own = random_seed();  // what the other side has forgotten begins anew with all of its coins
+  record_.mask = seed_digest(card_.model_mask, record_.chain);
+  taken ? ledger_.change(*taken, record_) : ledger_.add(record_);
+}
+
+void UserClient::receive_public_part() {
+  const std::size_t row_bytes = card_.plan.config.width * sizeof(std::int16_t);
+  for (std::size_t left = card_.plan.config.vocab * row_bytes; left > 0;) {
+    const Bytes rows = online_->receive(EmbeddingRows{}).rows;
+    if (rows.empty() || rows.size() % row_bytes != 0 || rows.size() > left) {
+      throw Error(Code::malformed, "EmbeddingRows.rows", fmt::format("{} bytes, expected rows of {} and at most {}", rows.size(), row_bytes, left));
+    }
+    const std::size_t begin = public_.table.size();
+    public_.table.resize(begin + rows.size() / sizeof(std::int16_t));
+    std::memcpy(public_.table.data() + begin, rows.data(), rows.size());
+    left -= rows.size();
+  }
+  public_.vectors = weights_of(online_->receive(PublicVectors{{}, values_of(card_.plan)}), card_.plan);
+}
+
+UserClient::~UserClient() = default;
+
+void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
+                               std::function<void(const OfflineProgress&)> on_progress) {
+  const std::size_t order = std::max<std::size_t>(ahead, k_least_order);
+  filler_->used(session_->marks());
+  filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens), card_.plan.prompt_rows(prompt_tokens) + ahead + order, order,
+                std::move(on_progress));
+}
+
+void UserClient::fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress) {
+  filler_->want(target, card_.plan.slots, k_deal_batch, std::move(on_progress));
+  filler_->wait_for(target);
+  filler_->end();
+  filler_->check();
+}
+
+void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens) {
+  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens));
+}
+
+void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads) {
+  Marks next = session_->marks();
+  filler_->used(next);
+  const auto add = [&](std::uint8_t kind, std::size_t count) { next[kind] += static_cast<std::uint32_t>(count); };
+  add(k_slot_kind, tokens);
+  add(k_pass_kind, heads);
+  if (card_.plan.bfv()) add(k_users_kind, heads);
+  filler_->wait_for(next);
+}
+
+UserClient::Reports UserClient::end() {
+  Reports reports;
+  reports.helper = filler_->end();
+  online_->send(SessionEnd{});
+  reports.provider = online_->receive(PartyReport{});
+  online_link_->leave();
+  return reports;
+}
+
+}  // namespace permllm

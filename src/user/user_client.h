@@ -1,0 +1,103 @@
+// The user: joins a session with the provider on one of its chains, has its offline material made, and asks.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "user/filler.h"
+#include "session/handshake.h"
+#include "session/ledger.h"
+#include "user/session.h"
+#include "model/chat_format.h"
+#include "model/tokenizer.h"
+#include "net/resumable.h"
+
+namespace permllm {
+
+// The user's three links. The online link carries the conversation; the other two offline material, and are made when there is some to make.
+struct UserLinks {
+  std::function<std::unique_ptr<Link>()> online, offline, helper;
+  Clock::duration grace{};  // how long the online link waits for its next connection when one was lost (net/resumable.h)
+};
+
+// A chain that a session could take, as both ledgers see it.
+struct ChainChoice {
+  std::uint64_t chain = 0;
+  Marks made, burnt;
+  // Slots that are made and not burnt.
+  std::uint32_t ready() const { return between(burnt, made)[k_slot_kind]; }
+  bool fresh() const { return burnt == Marks{}; }
+};
+
+class UserClient {
+ public:
+  // Which of the chains a session takes; null: a new one.
+  using Choose = std::function<const ChainChoice*(std::span<const ChainChoice>)>;
+  // The one with the least burnt; among those that are fresh, the one with the most ready: burnt slots cost memory and bytes.
+  static const ChainChoice* least_burnt(std::span<const ChainChoice> chains);
+
+  // Handshakes with the provider; of a new chain also with the helper. The ledger outlives the client; where it is a file, so does the chain.
+  // Errors: mismatch (names both values), closed, timeout.
+  UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose = least_burnt);
+  ~UserClient();
+  UserClient(const UserClient&) = delete;
+  UserClient& operator=(const UserClient&) = delete;
+
+  const Card& card() const { return card_; }
+  UserSession& session() { return *session_; }
+  std::uint64_t chain() const { return record_.chain; }
+  // Slots of the chain that this session may still use.
+  std::size_t room() const { return card_.plan.slots - session_->slots(); }
+
+  // Has the material made for a prompt and an answer of at most max_tokens, from what the session has used on, about `ahead` slots ahead of
+  // need, and in orders of about that size. on_progress is called from another thread.
+  void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
+                     std::function<void(const OfflineProgress&)> on_progress);
+  // For nobody's prompt: up to the marks, until the provider says that it has it all. Errors: those of Filler::wait_for and check.
+  void fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress);
+  // Waits until the provider has material for a prompt and an answer of `tokens`. Errors: those of Filler::wait_for.
+  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens);
+  // Before a pass over so many tokens behind the prompt: waits for its material. Errors: as above; nothing is burnt.
+  void wait_for_pass(std::size_t tokens, std::size_t heads = 1);
+  const Filler& filler() const { return *filler_; }
+
+  // Time spent waiting for the provider online.
+  double waited_seconds() const { return online_->waited_seconds(); }
+
+  // Ends the session and asks the provider, and the helper where it took part, for their reports.
+  struct Reports {
+    PartyReport provider;
+    std::optional<PartyReport> helper;
+  };
+  Reports end();
+
+ private:
+  void receive_public_part();
+  void take_chain(const std::vector<ChainRecord>& before, const Choose& choose);
+
+  Ledger& ledger_;
+  Executor& executor_;
+  std::unique_ptr<ResumableLink> online_link_;
+  std::unique_ptr<Channel> online_;
+  Card card_;
+  Ledger::Hold hold_;  // of the chain; goes after what burns it
+  ChainRecord record_;
+  Accepted accepted_;
+  PublicPart public_;  // profile open
+  std::unique_ptr<ReadableStream> mask_stream_;
+  Weights<StreamedMatrix> u_;
+  std::optional<BfvUser> bfv_;
+  std::unique_ptr<AesCoins> coins_;
+  std::optional<Burning> burning_;
+  std::unique_ptr<Filler> filler_;
+  std::unique_ptr<UserSession> session_;
+};
+
+// What the provider says of itself and of the user's chains, without a session. Errors: closed, timeout.
+Card read_card(const UserLinks& links, Clock::duration patience);
+
+// The orders for a prompt of n tokens and an answer of at most m on a new chain.
+std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens);
+
+}  // namespace permllm

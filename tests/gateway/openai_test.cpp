@@ -1,0 +1,178 @@
+// Requests and answers of OpenAI's interface as data.
+#include "gateway/openai.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+namespace permllm::openai {
+namespace {
+
+using In = nlohmann::json;
+
+const In k_chat{{"messages", {{{"role", "user"}, {"content", "Hi"}}}}};
+
+// The field and the code of the error that a body gives.
+std::string refused(const std::function<void()>& parse) {
+  try {
+    parse();
+  } catch (const Error& error) {
+    return error.field() + (error.code() == Code::unsupported ? " unsupported" : "");
+  }
+  return "accepted";
+}
+std::string chat_with(const In& more) {
+  In body = k_chat;
+  body.update(more);
+  return refused([&] { parse_chat(body.dump()); });
+}
+
+TEST(Requests, a_chat_is_read_with_all_that_is_honoured) {
+  In body = k_chat;
+  body["messages"] = {{{"role", "developer"}, {"content", "Be brief."}},
+                      {{"role", "user"}, {"content", {{{"type", "text"}, {"text", "a"}}, {{"type", "text"}, {"text", "b"}}}}},
+                      {{"role", "assistant"}, {"content", "c"}, {"refusal", nullptr}, {"tool_calls", In::array()}}};
+  body.update({{"model", "m"}, {"temperature", 0.5}, {"top_p", 0.9}, {"top_k", 5}, {"min_p", 0.1}, {"seed", -1}, {"stop", {"x", "y"}}, {"max_completion_tokens", 7},
+               {"stream", true}, {"stream_options", {{"include_usage", true}}}});
+  const Request request = parse_chat(body.dump());
+  ASSERT_EQ(request.messages.size(), 3u);
+  EXPECT_EQ(request.messages[0].role, "system");
+  EXPECT_EQ(request.messages[1].content, "a\nb");
+  EXPECT_EQ(request.model, "m");
+  EXPECT_EQ(request.answer.temperature, 0.5);
+  EXPECT_EQ(request.answer.top_p, 0.9);
+  EXPECT_EQ(request.answer.top_k, 5u);
+  EXPECT_EQ(request.answer.min_p, 0.1);
+  EXPECT_EQ(request.answer.seed, UINT64_MAX);
+  EXPECT_EQ(request.answer.stop, (std::vector<std::string>{"x", "y"}));
+  EXPECT_EQ(request.max_tokens, 7u);
+  EXPECT_TRUE(request.chat && request.stream && request.include_usage);
+
+  const Request plain = parse_chat(k_chat.dump());
+  EXPECT_EQ(plain.answer.temperature, 0);  // greedy
+  const auto more = [](const std::string& name, const In& value) {
+    In with = k_chat;
+    with[name] = value;
+    return with;
+  };
+  for (const auto& [name, value] : std::map<std::string, In>{{"top_p", 0.5}, {"top_k", 3}, {"min_p", 0.1}}) {
+    EXPECT_EQ(parse_chat(more(name, value).dump()).answer.temperature, 1) << name;
+  }
+  for (const auto& [name, value] : std::map<std::string, In>{{"top_p", 1}, {"top_k", 0}, {"min_p", 0}, {"seed", 5}}) {
+    EXPECT_EQ(parse_chat(more(name, value).dump()).answer.temperature, 0) << name;
+  }
+  EXPECT_FALSE(plain.max_tokens || plain.stream || plain.answer.seed);
+  EXPECT_EQ(parse_completion(R"({"prompt":["once"],"echo":false,"best_of":1,"suffix":""})").messages[0].content, "once");
+}
+
+TEST(Requests, fields_that_ask_for_nothing_are_accepted) {
+  for (const In& more : {In{{"user", "u"}}, In{{"metadata", {{"a", "b"}}}}, In{{"store", false}}, In{{"service_tier", "auto"}}, In{{"n", 1}}, In{{"logit_bias", In::object()}},
+                         In{{"presence_penalty", 0}}, In{{"frequency_penalty", 0.0}}, In{{"logprobs", false}}, In{{"top_logprobs", 0}}, In{{"tools", In::array()}},
+                         In{{"tool_choice", "none"}}, In{{"response_format", {{"type", "text"}}}}, In{{"modalities", {"text"}}}, In{{"stop", nullptr}}, In{{"tools", nullptr}},
+                         In{{"top_p", 0}}}) {
+    EXPECT_EQ(chat_with(more), "accepted") << more;
+  }
+}
+
+TEST(Requests, what_is_not_honoured_is_refused_by_name) {
+  for (const auto& [name, value] : std::map<std::string, In>{{"n", 2}, {"logit_bias", {{"5", 1}}}, {"presence_penalty", 0.1}, {"frequency_penalty", -1}, {"logprobs", true},
+                                                             {"top_logprobs", 3}, {"tools", {{{"type", "function"}}}}, {"tool_choice", "auto"}, {"functions", {1}},
+                                                             {"function_call", "auto"}, {"response_format", {{"type", "json_object"}}}, {"store", true}, {"service_tier", "flex"},
+                                                             {"modalities", {"text", "audio"}}, {"audio", {{"voice", "x"}}}}) {
+    EXPECT_EQ(chat_with({{name, value}}), name + " unsupported");
+  }
+  for (const auto& [name, value] : std::map<std::string, In>{{"prompt", "a"}, {"best_of", 2}, {"parallel_tool_calls", true}, {"reasoning_effort", "low"}, {"unheard_of", nullptr},
+                                                             {"max_tokens", 0}, {"temperature", 2.1}, {"top_p", -1}, {"min_p", "x"}, {"seed", 1.5}, {"stop", ""}, {"stream", 1},
+                                                             {"stop", {"1", "2", "3", "4", "5"}}, {"user", 5}, {"model", 1}, {"max_completion_tokens", -1}, {"messages", In::array()}}) {
+    EXPECT_EQ(chat_with({{name, value}}), name);
+  }
+  EXPECT_EQ(chat_with({{"stream_options", {{"include_usage", true}}}}), "stream_options");
+  EXPECT_EQ(chat_with({{"stream", true}, {"stream_options", {{"other", true}}}}), "stream_options.other");
+  EXPECT_EQ(chat_with({{"max_tokens", 1}, {"max_completion_tokens", 2}}), "max_tokens");
+  const auto message = [](const In& one) { return chat_with({{"messages", In::array({one})}}); };
+  EXPECT_EQ(message({{"role", "tool"}, {"content", "a"}}), "messages[0].role unsupported");
+  EXPECT_EQ(message({{"role", "king"}, {"content", "a"}}), "messages[0].role");
+  EXPECT_EQ(message({{"content", "a"}}), "messages[0].role");
+  EXPECT_EQ(message({{"role", "user"}}), "messages[0].content");
+  EXPECT_EQ(message({{"role", "user"}, {"content", "a"}, {"name", "b"}}), "messages[0].name");
+  EXPECT_EQ(message({{"role", "user"}, {"content", {{{"type", "image_url"}, {"image_url", "x"}}}}}), "messages[0].content[0].type unsupported");
+  EXPECT_EQ(message({{"role", "assistant"}, {"content", "a"}, {"tool_calls", {1}}}), "messages[0].tool_calls unsupported");
+  for (const char* body : {R"({"prompt":"a","echo":true})", R"({"prompt":"a","suffix":"b"})", R"({"prompt":"a","best_of":2})", R"({"prompt":"a","logprobs":0})"}) {
+    EXPECT_TRUE(refused([&] { parse_completion(body); }).ends_with("unsupported")) << body;
+  }
+  EXPECT_EQ(refused([] { parse_completion(R"({"prompt":["a","b"]})"); }), "prompt");
+  EXPECT_EQ(refused([] { parse_completion(R"({"prompt":[1,2]})"); }), "prompt");
+}
+
+TEST(Requests, an_error_never_quotes_the_body) {
+  for (const char* body : {R"({"messages": secret})", "secret", R"(["secret"])", "{\"a\": \"secret\xff\"}", R"({"messages":[{"role":"secret","content":"secret"}]})",
+                           R"({"messages":"secret"})", R"({"stop":[["secret"]]})"}) {
+    try {
+      parse_chat(body);
+      ADD_FAILURE() << body;
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()).find("secret"), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(Requests, json_that_would_take_a_reader_down_is_refused) {
+  const std::string deep = std::string(400'000, '[') + std::string(400'000, ']');
+  EXPECT_EQ(refused([] { parse_chat(std::string(900'000, '[')); }), "body");
+  EXPECT_EQ(refused([&] { parse_chat(R"({"max_tokens":)" + deep + R"(,"max_completion_tokens":)" + deep + "}"); }), "body");
+  EXPECT_EQ(refused([] { parse_chat(R"({"temperature":1e400})"); }), "body");
+  EXPECT_EQ(refused([] { parse_chat(R"({"temperature":0,"temperature":1})"); }), "temperature");
+  EXPECT_EQ(refused([] { parse_chat(R"({"messages":[{"role":"user","content":"a","role":"system"}]})"); }), "role");
+}
+
+TEST(Answers, chunks_are_what_strict_clients_take) {
+  const Shape shape(true, "m", "fp");
+  const Json first = shape.first_chunk(false), text = shape.text_chunk("a", false), last = shape.last_chunk("stop", true);
+  EXPECT_EQ(first["choices"][0]["delta"], (Json{{"role", "assistant"}, {"content", ""}}));
+  EXPECT_EQ(text["choices"][0]["delta"], (Json{{"content", "a"}}));
+  EXPECT_TRUE(text["choices"][0]["finish_reason"].is_null());
+  EXPECT_FALSE(text.contains("usage"));
+  EXPECT_EQ(last["choices"][0]["delta"], Json::object());
+  EXPECT_EQ(last["choices"][0]["finish_reason"], "stop");
+  EXPECT_TRUE(last.at("usage").is_null());
+  for (const Json& chunk : {first, text, last}) {
+    EXPECT_EQ(chunk["object"], "chat.completion.chunk");
+    EXPECT_EQ(chunk["id"], first["id"]);
+    EXPECT_EQ(chunk["created"], first["created"]);
+  }
+  EXPECT_NE(Shape(true, "m", "fp").first_chunk(false)["id"], first["id"]);
+  EXPECT_EQ(shape.usage_chunk({{"x", 1}})["choices"], Json::array());
+  EXPECT_EQ(Shape(false, "m", "fp").text_chunk("a", false)["choices"][0]["text"], "a");
+  EXPECT_EQ(event({{"a", "\n"}}), "data: {\"a\":\"\\n\"}\n\n");  // a line is a line
+}
+
+TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
+  const auto status = [](Code code, const char* field, const char* message = "m") {
+    const Refusal refusal = refusal_of(Error(code, field, message), "h:1");
+    return std::to_string(refusal.status) + " " + refusal.code;
+  };
+  EXPECT_EQ(status(Code::unsupported, "tools"), "400 unsupported_parameter");
+  EXPECT_EQ(status(Code::usage, "stop"), "400 ");
+  EXPECT_EQ(status(Code::usage, "tokens"), "429 allowance_used_up");
+  EXPECT_EQ(status(Code::usage, "conversation"), "400 context_length_exceeded");
+  EXPECT_EQ(status(Code::resource, "queue"), "429 queue_full");
+  EXPECT_EQ(status(Code::resource, "provider"), "503 provider_busy");
+  EXPECT_EQ(status(Code::closed, "the provider at p:1"), "503 provider_unreachable");
+  EXPECT_EQ(status(Code::timeout, "ModelCard"), "503 provider_unreachable");
+  EXPECT_EQ(status(Code::closed, "the helper at h:1"), "503 out_of_stock");
+  EXPECT_EQ(status(Code::closed, "stock"), "503 provider_unreachable");
+  EXPECT_EQ(status(Code::resource, "stock"), "503 out_of_stock");
+  EXPECT_EQ(status(Code::mismatch, "model"), "503 model_changed");
+  EXPECT_EQ(status(Code::mismatch, "frame.version"), "502 peer_fault");
+  EXPECT_EQ(status(Code::malformed, "frame.tag"), "502 peer_fault");
+  EXPECT_EQ(refusal_of(Error(Code::usage, "--top-p", "m"), "").param, "top_p");
+  EXPECT_EQ(refusal_of(Error(Code::usage, "tokens", "m"), "").type, "insufficient_quota");
+  EXPECT_EQ(body_of(invalid("m")).dump(), R"({"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}})");
+  EXPECT_EQ(slug("SmolLM2 135M (Instruct)"), "smollm2-135m-instruct");
+  EXPECT_EQ(slug("\xe4\xbd\xa0"), "permllm");
+  EXPECT_TRUE(tokens_left(INT64_MAX).is_null());
+  EXPECT_EQ(tokens_left(5), 5);
+}
+
+}  // namespace
+}  // namespace permllm::openai

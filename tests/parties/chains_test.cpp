@@ -1,0 +1,851 @@
+// Chains that outlive their sessions and processes: what is made stays, what is burnt stays burnt.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <list>
+#include <set>
+#include <thread>
+
+#include "base/temporary_directory.h"
+#include "helper/service.h"
+#include "provider/service.h"
+#include "user/user_client.h"
+#include "net/memory.h"
+#include "support/errors.h"
+#include "support/links.h"
+#include "support/rig.h"
+#include "support/tiny_model.h"
+
+namespace permllm::test {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+const std::vector<TokenId> k_prompt{5, 6, 7};
+
+struct Variety {
+  Profile profile = Profile::paper;
+  Retrieval retrieval = Retrieval::linear;
+  std::uint8_t mask = 'a';  // of U's seed
+};
+OfferedModel model_of(const Variety& variety) {
+  OfferedModel model = tiny_model({variety.profile, variety.retrieval});
+  model.mask_seed = seed_of(variety.mask);
+  return model;
+}
+
+// The processes of provider and helper, on a folder of the provider's. When it goes, they are gone.
+class Machines {
+ public:
+  explicit Machines(const fs::path& provider_state, Variety variety = {})
+      : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
+        provider_(model_of(variety), executor_, 5s, [this] { return to_helper(Role::provider); },
+                  [this](const std::string& s) { note(s); }, provider_state) {
+    provider_.set_admission([] {}, [this] { return most_sessions.load(); });
+    provider_.register_model(nullptr);
+  }
+  ~Machines() {
+    for (const auto& end : ends_) end->close();
+    threads_.clear();
+  }
+
+  UserLinks links(const std::string& user = "user", const UserLimits& limits = {}) {
+    const auto to_provider = [this, user, limits]() -> std::unique_ptr<Link> {
+      auto [near, far] = memory_links();
+      return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) { provider_.serve(std::move(link), Peer{Role::user, user, user, {}}, limits); });
+    };
+    return {to_provider, to_provider, [this, user] { return to_helper(Role::user, user); }};
+  }
+  Executor& executor() { return executor_; }
+  bool helper_works = true;
+  std::atomic<std::size_t> most_sessions = 0;
+  std::string notes() {
+    const std::lock_guard lock(mutex_);
+    return notes_;
+  }
+
+ private:
+  // A link whose other end is closed when the machines go.
+  class End : public Passing {
+   public:
+    End(std::unique_ptr<Link> link, std::shared_ptr<Link> shared) : Passing(std::move(link)), shared_(std::move(shared)) {}
+
+   private:
+    std::shared_ptr<Link> shared_;
+  };
+  template <class Serve>
+  std::unique_ptr<Link> start(std::unique_ptr<Link> near, std::unique_ptr<Link> far, Serve serve) {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<Link> shared = std::move(far);
+    ends_.push_back(shared);
+    struct Shared : Link {
+      std::shared_ptr<Link> link;
+      void send(Frame frame) override { link->send(std::move(frame)); }
+      void flush() override { link->flush(); }
+      Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link->receive(deadline, awaited, most); }
+      void close() override { link->close(); }
+    };
+    auto own = std::make_unique<Shared>();
+    own->link = shared;
+    threads_.emplace_back([serve, link = std::move(own)]() mutable { serve(std::move(link)); });
+    return near;
+  }
+  std::unique_ptr<Link> to_helper(Role who, const std::string& key = {}) {
+    if (!helper_works) throw Error(Code::closed, "helper", "no connection");
+    auto [near, far] = memory_links();
+    return start(std::move(near), std::move(far), [this, who, key](std::unique_ptr<Link> link) { helper_.serve(std::move(link), Peer{who, {}, key, {}}); });
+  }
+  void note(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    notes_ += text + "\n";
+  }
+  std::mutex mutex_;
+  std::string notes_;
+  Executor executor_{1};
+  HelperService helper_;
+  ProviderService provider_;
+  std::list<std::shared_ptr<Link>> ends_;
+  std::list<std::jthread> threads_;
+};
+
+// Two folders: the provider's and the user's.
+struct Places {
+  TemporaryDirectory folder;
+  fs::path provider = folder.path() / "provider", user = folder.path() / "user";
+  Places() { fs::create_directories(user); }
+  fs::path ledger() const { return user / "ledger.sqlite"; }
+};
+void copy_folder(const fs::path& from, const fs::path& to) {
+  fs::remove_all(to);
+  fs::create_directories(to);
+  if (fs::exists(from)) fs::copy(from, to, fs::copy_options::recursive);
+}
+
+// Bytes of the disk that the packs below a provider's folder have.
+std::uint64_t disk_of(const fs::path& provider) {
+  std::uint64_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(provider / "stock")) {
+    struct stat status {};
+    const bool pack = entry.path().extension() == ".helper" || entry.path().extension() == ".user";
+    if (pack && stat(entry.path().c_str(), &status) == 0) sum += static_cast<std::uint64_t>(status.st_blocks) * 512;
+  }
+  return sum;
+}
+
+// An answer of n tokens behind a prompt, with what is made.
+std::vector<TokenId> ask(UserClient& client, const std::vector<TokenId>& prompt, std::size_t n) {
+  client.session().prompt(prompt, greedy);
+  std::vector<TokenId> ids;
+  while (ids.size() + 1 < n) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
+  ids.push_back(client.session().retrieve_last());
+  return ids;
+}
+std::vector<TokenId> answer(Machines& machines, Ledger& ledger, std::size_t n, Marks* begin = nullptr, Marks* used = nullptr) {
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  if (begin != nullptr) *begin = client.session().marks();
+  client.make_material(k_prompt.size(), n, 64, nullptr);
+  client.wait_for_material(k_prompt.size(), n);
+  const auto ids = ask(client, k_prompt, n);
+  if (used != nullptr) *used = client.session().marks();
+  client.end();
+  return ids;
+}
+void fill(Machines& machines, Ledger& ledger, std::size_t slots) {
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  client.fill(target_of(client.card().plan, client.session().marks(), slots / 2, slots - slots / 2), nullptr);
+  client.end();
+}
+
+class Chains : public testing::TestWithParam<Variety> {};
+INSTANTIATE_TEST_SUITE_P(Varieties, Chains,
+                         testing::Values(Variety{}, Variety{Profile::fast}, Variety{Profile::open}, Variety{Profile::paper, Retrieval::bfv}),
+                         [](const auto& i) { return std::string(name_of(i.param.profile)) + "_" + name_of(i.param.retrieval); });
+
+// Packs made in one session answer in the next, and the one after, of other processes, while the helper is away.
+TEST_P(Chains, what_is_made_answers_later_without_the_helper) {
+  Places places;
+  std::vector<TokenId> expected;
+  {
+    Machines machines(places.provider, GetParam());
+    Ledger memory;
+    expected = answer(machines, memory, 5);
+    Ledger ledger(places.ledger());
+    fill(machines, ledger, 40);
+  }
+  for (int i = 0; i < 2; ++i) {
+    Machines machines(places.provider, GetParam());
+    Ledger ledger(places.ledger());
+    machines.helper_works = false;
+    Marks begin;
+    EXPECT_EQ(answer(machines, ledger, 5, &begin), expected);
+    EXPECT_EQ(begin[k_slot_kind], i * 7u);  // three of the prompt, four of the answer; the stretch ahead is given back
+  }
+}
+
+// More is wanted than was made: with the helper the chain grows; without it the error says how much there is.
+TEST(Chain, grows_where_it_ended) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  fill(machines, ledger, 10);
+  const auto first = answer(machines, ledger, 6);
+  EXPECT_EQ(answer(machines, ledger, 6), first);
+  machines.helper_works = false;
+  const std::string error = error_of([&] { answer(machines, ledger, 6); });
+  EXPECT_NE(error.find("no more offline material can be made: helper: no connection"), std::string::npos) << error;
+  machines.helper_works = true;
+  EXPECT_EQ(answer(machines, ledger, 6), first);
+}
+
+// The cache serves the next turn; a turn that is edited keeps what is before it.
+TEST_P(Chains, turns_go_on_and_are_taken_back) {
+  Places places;
+  Machines machines(places.provider, GetParam());
+  const auto whole = [&](const std::vector<TokenId>& prompt) {
+    Ledger memory;
+    UserClient client(machines.links(), memory, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, {}, prompt.size(), 4), nullptr);
+    return ask(client, prompt, 4);
+  };
+  Ledger ledger;
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  client.fill(target_of(client.card().plan, {}, 24, 20), nullptr);
+  const auto first = ask(client, k_prompt, 4);
+  EXPECT_EQ(first, whole(k_prompt));
+  // The next turn: what was said, and two tokens more. Of the answer the last token was not fed.
+  std::vector<TokenId> talk = k_prompt;
+  talk.insert(talk.end(), first.begin(), first.end());
+  talk.insert(talk.end(), {9, 4});
+  ASSERT_EQ(client.session().length(), 6u);
+  EXPECT_EQ(ask(client, {talk.begin() + 6, talk.end()}, 4), whole(talk));
+  // The second question was another one.
+  client.session().rewind(6);
+  EXPECT_EQ(client.session().length(), 6u);
+  talk.back() = 11;
+  EXPECT_EQ(ask(client, {talk.begin() + 6, talk.end()}, 4), whole(talk));
+  // Everything was.
+  client.session().rewind(0);
+  EXPECT_EQ(ask(client, k_prompt, 4), first);
+}
+
+// A link that makes a copy of all folders before its k-th frame, as a power cut would leave them.
+class Copying : public Passing {
+ public:
+  Copying(std::unique_ptr<Link> link, std::size_t& count, std::size_t at, std::function<void()> make) : Passing(std::move(link)), count_(count), at_(at), make_(std::move(make)) {}
+  void send(Frame frame) override {
+    flush();
+    if (count_++ == at_) make_();
+    Passing::send(std::move(frame));
+  }
+
+ private:
+  std::size_t& count_;
+  std::size_t at_;
+  std::function<void()> make_;
+};
+
+// At each frame of a short session both die, or one of them while the other goes on to the end; at last one of them finds itself with a copy of
+// its folder from before. What was used is not used again, and there is an answer.
+TEST(Chain, nothing_is_used_twice_whatever_dies_when) {
+  std::size_t frames = 0;
+  std::vector<TokenId> expected;
+  const auto begins_behind = [&](const fs::path& provider, const fs::path& user, const Marks& used, std::size_t at) {
+    Places again;
+    copy_folder(provider, again.provider);
+    copy_folder(user, again.user);
+    Machines machines(again.provider);
+    Ledger ledger(again.ledger());
+    Marks begin;
+    EXPECT_EQ(answer(machines, ledger, 2, &begin), expected) << "frame " << at;
+    EXPECT_TRUE(within(used, begin)) << "frame " << at << ": " << begin[k_slot_kind] << " slots, used were " << used[k_slot_kind];
+  };
+  for (std::size_t at = 0; at == 0 || at < frames; ++at) {
+    Places places, now, before;
+    Machines machines(places.provider);
+    Ledger ledger(places.ledger());
+    fill(machines, ledger, 24);
+    if (at == 0) {
+      Ledger memory;
+      expected = answer(machines, memory, 2);
+      copy_folder(places.provider, before.provider);
+      copy_folder(places.user, before.user);
+    }
+    Marks used_now, used;  // when the copy was made, and at the end
+    std::size_t count = 0;
+    UserClient* asking = nullptr;
+    UserLinks links = machines.links();
+    links.online = [&, dial = links.online] {
+      return std::make_unique<Copying>(dial(), count, at, [&] {
+        copy_folder(places.provider, now.provider);
+        copy_folder(places.user, now.user);
+        if (asking != nullptr) used_now = asking->session().marks();
+      });
+    };
+    {
+      UserClient client(links, ledger, machines.executor(), 5s);
+      asking = &client;
+      ask(client, k_prompt, 2);
+      used = client.session().marks();
+      client.end();
+    }
+    frames = count;
+    begins_behind(now.provider, now.user, used_now, at);
+    begins_behind(now.provider, places.user, used, at);
+    begins_behind(places.provider, now.user, used, at);
+    if (at > 0) continue;
+    begins_behind(before.provider, places.user, used, at);
+    begins_behind(places.provider, before.user, used, at);
+  }
+  EXPECT_GT(frames, 30u);
+}
+
+// The same while packs are made: what was not complete is made again, word for word.
+TEST(Chain, a_filling_that_dies_goes_on_where_it_was_complete) {
+  std::size_t frames = 0;
+  std::vector<TokenId> expected;
+  for (std::size_t at = 0; at == 0 || at < frames; ++at) {
+    Places places, now;
+    Machines machines(places.provider);
+    if (expected.empty()) {
+      Ledger memory;
+      expected = answer(machines, memory, 5);
+    }
+    std::size_t count = 0;
+    UserLinks links = machines.links();
+    links.offline = [&, dial = links.offline] {
+      return std::make_unique<Copying>(dial(), count, at, [&] {
+        copy_folder(places.provider, now.provider);
+        copy_folder(places.user, now.user);
+      });
+    };
+    {
+      Ledger ledger(places.ledger());
+      UserClient client(links, ledger, machines.executor(), 5s);
+      for (std::size_t n = 4; n <= 12; n += 4) client.fill(target_of(client.card().plan, {}, n, n), nullptr);
+      client.end();
+    }
+    frames = count;
+    Machines others(now.provider);
+    Ledger ledger(now.ledger());
+    EXPECT_EQ(answer(others, ledger, 5), expected) << at;
+    EXPECT_EQ(answer(others, ledger, 5), expected) << at;
+  }
+  EXPECT_GT(frames, 10u);
+}
+
+// A user whose seeds are gone begins anew; the provider's packs of that chain are of no use.
+TEST(Chain, lost_seeds_cost_the_packs_and_nothing_else) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger memory;
+  const auto expected = answer(machines, memory, 5);
+  {
+    Ledger ledger(places.ledger());
+    fill(machines, ledger, 20);
+  }
+  {
+    Ledger fresh;
+    EXPECT_EQ(answer(machines, fresh, 5), expected);
+  }
+  fs::remove_all(places.provider / "stock");
+  Machines others(places.folder.path() / "other");
+  Ledger ledger(places.ledger());
+  EXPECT_EQ(answer(others, ledger, 5), expected);
+}
+
+TEST(Chain, another_seed_at_the_other_side_is_refused) {
+  Places places;
+  Ledger ledger(places.ledger());
+  {
+    Machines machines(places.provider);
+    fill(machines, ledger, 10);
+  }
+  {  // as if two providers had one chain
+    Ledger provider(places.provider / "stock" / "ledger.sqlite");
+    const ChainRecord before = provider.all().at(0);
+    ChainRecord record = before;
+    record.seed = seed_of(9);
+    provider.change(before, record);
+  }
+  Machines machines(places.provider);
+  const std::string error = error_of([&] { answer(machines, ledger, 30); });
+  EXPECT_NE(error.find("the provider's seed of this chain is another than when it was begun"), std::string::npos) << error;
+}
+
+TEST(Chain, damaged_packs_are_named_and_passed_over) {
+  Places places;
+  std::vector<TokenId> expected;
+  {
+    Machines machines(places.provider);
+    Ledger memory, ledger(places.ledger());
+    expected = answer(machines, memory, 5);
+    fill(machines, ledger, 20);
+  }
+  for (const auto& entry : fs::directory_iterator(places.provider / "stock")) {
+    if (entry.path().extension() != ".helper") continue;
+    // In the first slots' pieces, behind the entries.
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(fs::file_size(entry.path()) / 3));
+    file.put('x');
+    file.put('y');
+  }
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  std::size_t errors = 0;
+  std::vector<TokenId> got;
+  for (int i = 0; i < 20 && got.empty(); ++i) {
+    try {
+      got = answer(machines, ledger, 5);
+    } catch (const Error& error) {
+      ++errors;
+      EXPECT_NE(std::string(error.what()).find("are damaged"), std::string::npos) << error.what();
+    }
+  }
+  EXPECT_EQ(got, expected);
+  EXPECT_LE(errors, 1u);
+}
+
+TEST(Chain, a_full_disk_ends_the_filling_and_nothing_else) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger()), memory;
+  const auto expected = answer(machines, memory, 5);
+  fill(machines, ledger, 16);
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  rlimit small{0, old.rlim_max};
+  for (const auto& entry : fs::directory_iterator(places.provider / "stock")) {
+    if (!entry.path().string().ends_with("-reserve")) small.rlim_cur = std::max<rlim_t>(small.rlim_cur, entry.file_size() + 1000);
+  }
+  setrlimit(RLIMIT_FSIZE, &small);
+  const std::string error = error_of([&] { fill(machines, ledger, 60); });
+  setrlimit(RLIMIT_FSIZE, &old);
+  EXPECT_NE(error.find("cannot be written"), std::string::npos) << error;
+  EXPECT_EQ(answer(machines, ledger, 5), expected);
+}
+
+TEST(Chain, the_allowance_is_kept_by_the_provider) {
+  Places places;
+  Machines machines(places.provider);
+  const auto ask_for = [&](Ledger& ledger, std::size_t n, const std::string& user) {
+    UserLimits limits;
+    limits.tokens = 7;
+    UserClient client(machines.links(user, limits), ledger, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, client.session().marks(), 3, n), nullptr);
+    ask(client, k_prompt, n);
+    client.end();
+  };
+  Ledger ledger(places.ledger()), other;
+  EXPECT_EQ(error_of([&] { ask_for(ledger, 4, "one"); }), "no error");
+  EXPECT_EQ(error_of([&] { ask_for(other, 3, "one"); }), "no error");
+  EXPECT_NE(error_of([&] { ask_for(ledger, 1, "one"); }), "no error");
+  // The user may find the link closed while it still sends; the provider knows why.
+  for (int i = 0; i < 100 && machines.notes().find("all 7 tokens of the invite are used") == std::string::npos; ++i) std::this_thread::sleep_for(20ms);
+  EXPECT_NE(machines.notes().find("all 7 tokens of the invite are used"), std::string::npos) << machines.notes();
+  EXPECT_EQ(error_of([&] { ask_for(other, 7, "two"); }), "no error");
+}
+
+// Bytes of files without a name below a folder, that this process has open.
+std::size_t unnamed_below(const fs::path& folder) {
+  std::size_t sum = 0;
+  for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    const std::string target = fs::read_symlink(entry.path(), gone).string();
+    struct stat status {};
+    if (target.starts_with(folder.string()) && target.ends_with(" (deleted)") && stat(entry.path().c_str(), &status) == 0) sum += static_cast<std::size_t>(status.st_size);
+  }
+  return sum;
+}
+
+// Else a user could have as much of the provider's memory as it may have of its disk.
+TEST(Chain, what_a_user_does_not_keep_takes_the_disk_as_well) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger;  // in memory
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  client.make_material(k_prompt.size(), 4, 64, nullptr);
+  client.wait_for_material(k_prompt.size(), 4);
+  EXPECT_EQ(ask(client, k_prompt, 4).size(), 4u);
+  EXPECT_GT(unnamed_below(places.provider), 10'000u);
+  EXPECT_EQ(disk_of(places.provider), 0u);
+  client.end();
+}
+
+TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  limits.sessions = 2;
+  Ledger a, b, c;
+  UserClient one(machines.links("u", limits), a, machines.executor(), 5s), two(machines.links("u", limits), b, machines.executor(), 5s);
+  EXPECT_NE(error_of([&] { UserClient(machines.links("u", limits), c, machines.executor(), 5s); }).find("2 of this user are open, the limit is 2"),
+            std::string::npos);
+  EXPECT_EQ(error_of([&] { UserClient(machines.links("v", limits), c, machines.executor(), 5s); }), "no error");
+}
+
+TEST(Chain, all_users_together_have_so_many_sessions) {
+  Machines machines({});
+  machines.most_sessions = 2;
+  Ledger a, b, c;
+  UserClient one(machines.links("u"), a, machines.executor(), 5s);
+  {
+    const UserClient two(machines.links("v"), b, machines.executor(), 5s);
+    EXPECT_NE(error_of([&] { UserClient(machines.links("u"), c, machines.executor(), 5s); }).find("as many conversations are open as may be (2, of all users)"), std::string::npos);
+    one.fill(target_of(one.card().plan, {}, k_prompt.size(), 4), nullptr);  // an open one is no newcomer
+    EXPECT_EQ(ask(one, k_prompt, 4).size(), 4u);
+  }
+  std::string error = "none yet";
+  for (int i = 0; i < 100 && error != "no error"; ++i, std::this_thread::sleep_for(20ms)) {
+    error = error_of([&] { UserClient(machines.links("u"), c, machines.executor(), 5s); });
+  }
+  EXPECT_EQ(error, "no error");
+}
+
+// What is used gives its room back: while a session lasts, at its end, and at a start where there was no end.
+TEST_P(Chains, what_is_used_gives_its_room_back) {
+  Places places, cut;
+  std::uint64_t full = 0, part = 0, rest = 0;
+  std::vector<TokenId> expected;
+  {
+    Machines machines(places.provider, GetParam());
+    Ledger memory, ledger(places.ledger());
+    expected = answer(machines, memory, 5);
+    UserClient client(machines.links(), ledger, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, {}, 15, 46), nullptr);
+    full = disk_of(places.provider);
+    copy_folder(places.provider, cut.provider);
+    ask(client, k_prompt, 21);
+    client.session().rewind(0);
+    ask(client, k_prompt, 2);
+    part = disk_of(places.provider);
+    client.session().rewind(0);
+    ask(client, k_prompt, 11);
+    client.end();
+    rest = disk_of(places.provider);
+  }
+  EXPECT_LT(part, full - full / 6);  // 16 of 60 slots at least, those with few keys
+  EXPECT_LT(rest, full - full / 3);  // 40
+  {
+    Machines machines(places.provider, GetParam());
+    machines.helper_works = false;
+    Ledger ledger(places.ledger());
+    Marks begin;
+    EXPECT_EQ(answer(machines, ledger, 5, &begin), expected);
+    EXPECT_EQ(begin[k_slot_kind], 40u);
+    // The provider dies in a session with a copy of the files from before: its ledger has the marks alone.
+    Ledger late(cut.provider / "stock" / "ledger.sqlite");
+    const ChainRecord record = late.all().at(0);
+    late.move_burnt(record.peer, record.chain, record.burnt, begin);
+  }
+  EXPECT_GE(disk_of(cut.provider) + 2 * 4096, full);  // nothing went: a copy has at most a block less for each file, which the file system takes for its map
+  const Machines again(cut.provider, GetParam());
+  EXPECT_LT(disk_of(cut.provider), full - full / 3);
+}
+
+TEST(Chain, a_filling_stops_at_the_limit_and_what_is_made_answers) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger()), other(places.folder.path() / "other.sqlite"), memory;
+  const auto expected = answer(machines, memory, 5);
+  const auto fill_to = [&](Ledger& of, std::size_t slots) {
+    UserClient client(machines.links("w", limits), of, machines.executor(), 5s);
+    for (std::size_t n = 8; n <= slots; n += 8) client.fill(target_of(client.card().plan, {}, n, n), nullptr);
+    client.end();
+  };
+  fill_to(ledger, 8);
+  const std::uint64_t first = disk_of(places.provider);
+  limits.stock = 2 * first;
+  // Of two that are filled at once.
+  std::string one, two;
+  {
+    const std::jthread thread([&] { one = error_of([&] { fill_to(ledger, 32); }); });
+    two = error_of([&] { fill_to(other, 32); });
+  }
+  EXPECT_NE((one + two).find("bytes of the user's packs are on the provider's disk"), std::string::npos) << one << two;
+  EXPECT_NE((one + two).find(fmt::format("the limit is {}", limits.stock)), std::string::npos) << one << two;
+  EXPECT_LE(disk_of(places.provider), limits.stock + limits.stock / 4);  // and heads of records, and what blocks have over
+  EXPECT_GT(disk_of(places.provider), first);
+  const auto busy = [&] {  // the refused sessions end by themselves
+    const Card card = read_card(machines.links("w"), 5s);
+    return std::any_of(card.chains.begin(), card.chains.end(), [](const ChainState& chain) { return chain.busy; });
+  };
+  for (int i = 0; i < 100 && busy(); ++i) std::this_thread::sleep_for(20ms);
+  machines.helper_works = false;
+  UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
+  EXPECT_EQ(ask(client, k_prompt, 5), expected);
+}
+
+// A user who asks and asks is never shut out by what was used.
+TEST(Chain, questions_go_on_under_a_limit) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger()), another(places.folder.path() / "another.sqlite"), memory;
+  const auto expected = answer(machines, memory, 5);
+  fill(machines, another, 60);
+  limits.stock = disk_of(places.provider) / 2;
+  // The one used last, while a question has room in it.
+  const auto with_room = [](std::span<const ChainChoice> chains) -> const ChainChoice* {
+    const auto found = std::find_if(chains.begin(), chains.end(), [](const ChainChoice& c) { return c.burnt[k_slot_kind] <= 64 - 7; });
+    return found == chains.end() ? nullptr : &*found;
+  };
+  for (int i = 0; i < 25; ++i) {
+    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s, with_room);
+    client.fill(target_of(client.card().plan, client.session().marks(), k_prompt.size(), 5), nullptr);
+    EXPECT_EQ(ask(client, k_prompt, 5), expected) << i;
+    client.end();
+  }
+}
+
+// Where leftovers take the room, they give way, the one with the least material first; a chain that is fresh or in use does not.
+TEST(Chain, leftovers_give_way_at_the_limit) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  Ledger ledger(places.ledger());
+  const auto new_chain = [](std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
+  const auto begin = [&](std::size_t slots, bool use) {
+    UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s, new_chain);
+    client.fill(target_of(client.card().plan, {}, k_prompt.size(), slots), nullptr);
+    if (use) ask(client, k_prompt, 4);
+    client.end();
+  };
+  begin(20, true);
+  begin(30, true);
+  begin(10, false);
+  limits.stock = disk_of(places.provider);
+  begin(14, false);
+  UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s);
+  std::multiset<std::uint32_t> ready;
+  for (const ChainState& chain : client.card().chains) ready.insert(between(chain.burnt, chain.made)[k_slot_kind]);
+  EXPECT_EQ(ready, (std::multiset<std::uint32_t>{12, 16, 26}));
+}
+
+// Chains that are used in part do not heap up: eight stay, those with the most material.
+TEST(Chain, leftovers_do_not_heap_up) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  const auto new_chain = [](std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
+  for (std::size_t i = 0; i < 12; ++i) {
+    UserClient client(machines.links(), ledger, machines.executor(), 5s, new_chain);
+    client.fill(target_of(client.card().plan, {}, 3, 8 + i % 6), nullptr);
+    if (i != 2) ask(client, k_prompt, 4);  // that one stays fresh
+    client.end();
+  }
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);  // hears what is left
+  std::multiset<std::uint32_t> ready;
+  for (const ChainState& chain : client.card().chains) ready.insert(between(chain.burnt, chain.made)[k_slot_kind]);
+  // 3 of the prompt and 3 of the answer are used of 10 + i % 6; two went when the last session began, whose own chain came to the eight.
+  EXPECT_EQ(ready, (std::multiset<std::uint32_t>{5, 5, 6, 7, 7, 8, 8, 9, 9, 12}));
+  EXPECT_EQ(std::count_if(fs::directory_iterator(places.provider / "stock"), fs::directory_iterator(),
+                          [](const auto& entry) { return entry.path().extension() == ".helper"; }), 10);
+}
+
+// Calls what it is told behind the n-th frame that comes, before its owner has it; it may change the frame.
+class Meanwhile : public Passing {
+ public:
+  Meanwhile(std::unique_ptr<Link> link, int n, std::function<void(Frame&)> call) : Passing(std::move(link)), left_(n), call_(std::move(call)) {}
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+    Frame frame = Passing::receive(deadline, awaited, most);
+    if (--left_ == 0) call_(frame);
+    return frame;
+  }
+
+ private:
+  int left_;
+  std::function<void(Frame&)> call_;
+};
+UserLinks meanwhile(UserLinks links, int n, std::function<void(Frame&)> call) {
+  links.online = [dial = links.online, n, once = std::move(call)]() mutable { return std::make_unique<Meanwhile>(dial(), n, std::exchange(once, [](Frame&) {})); };
+  return links;
+}
+
+// Two providers on copies of one folder are as one that says a chain is idle when it is in use, and has forgotten what was burnt.
+struct Liar {
+  Places places, copy;
+  std::optional<Machines> one, other;
+  explicit Liar(std::size_t slots = 40) {
+    {
+      Machines machines(places.provider);
+      Ledger ledger(places.ledger());
+      fill(machines, ledger, slots);
+    }
+    copy_folder(places.provider, copy.provider);
+    one.emplace(places.provider);
+    other.emplace(copy.provider);
+  }
+};
+
+TEST(Chain, a_provider_that_calls_a_chain_idle_gets_no_second_session_on_it) {
+  Liar liar;
+  Ledger ledger(liar.places.ledger()), another(liar.places.ledger());
+  UserClient one(liar.one->links(), ledger, liar.one->executor(), 5s);
+  ask(one, k_prompt, 4);
+  UserClient two(liar.other->links(), another, liar.other->executor(), 5s), three(liar.other->links(), ledger, liar.other->executor(), 5s);
+  EXPECT_NE(two.chain(), one.chain());
+  EXPECT_NE(three.chain(), one.chain());
+  EXPECT_NE(three.chain(), two.chain());
+}
+
+// The same where the file system keeps no locks: the first goes on to the end of its stretch, the second begins behind that, and whoever comes to the disk
+// second makes nothing more.
+TEST(Chain, where_no_locks_hold_a_provider_that_lies_gets_no_piece_twice) {
+  Liar liar;
+  Ledger ledger(liar.places.ledger());
+  std::optional<UserClient> one(std::in_place, liar.one->links(), ledger, liar.one->executor(), 5s);
+  ask(*one, k_prompt, 4);
+  const Marks used = one->session().marks(), burnt = ledger.find({}, one->chain())->burnt;
+  fs::remove(liar.places.ledger() += ".lock");
+  {
+    UserClient two(liar.other->links(), ledger, liar.other->executor(), 5s);
+    ASSERT_EQ(two.chain(), one->chain());
+    EXPECT_EQ(two.session().marks(), burnt);
+    two.fill(target_of(two.card().plan, two.session().marks(), k_prompt.size(), 4), nullptr);
+    ask(two, k_prompt, 4);
+    one->session().rewind(0);
+    const std::string error = error_of([&] {
+      for (int i = 0; i < 4; ++i) ask(*one, k_prompt, 4), one->session().rewind(0);
+    });
+    EXPECT_NE(error.find("another program has used or removed this chain"), std::string::npos) << error;
+    EXPECT_TRUE(within(one->session().marks(), burnt));
+    EXPECT_TRUE(within(used, one->session().marks()));
+    two.end();
+    const Marks end = two.session().marks();
+    one.reset();  // gives nothing back
+    EXPECT_TRUE(within(end, ledger.find({}, two.chain())->burnt));
+  }
+}
+
+TEST(Chain, a_provider_that_has_lost_its_seed_gets_none_of_the_old_coins) {
+  Places places;
+  Ledger ledger(places.ledger());
+  ChainRecord before;
+  {
+    Machines machines(places.provider, {Profile::paper, Retrieval::bfv});
+    fill(machines, ledger, 10);
+    answer(machines, ledger, 4);
+    before = ledger.all().at(0);
+  }
+  {
+    Ledger provider(places.provider / "stock" / "ledger.sqlite");
+    ChainRecord record = provider.all().at(0);
+    record.paired = false;
+    provider.change(provider.all().at(0), record);
+  }
+  Machines machines(places.provider, {Profile::paper, Retrieval::bfv});
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  ASSERT_EQ(client.chain(), before.chain);
+  const ChainRecord after = *ledger.find({}, before.chain);
+  EXPECT_FALSE(std::ranges::equal(after.seed.bytes(), before.seed.bytes()));
+  EXPECT_FALSE(std::ranges::equal(after.own.bytes(), before.own.bytes()));
+  EXPECT_TRUE(within(before.burnt, after.burnt));
+}
+
+// c1 = U r + rho - m under two U would tell r (docs/protocol.md 4.1): a provider that says "nothing is made" and has another U gets no halves of a chain that
+// was dealt under the first.
+TEST(Chain, another_mask_of_the_model_is_dealt_another_chain) {
+  Places places;
+  Ledger ledger(places.ledger());
+  {
+    Machines machines(places.provider);
+    fill(machines, ledger, 10);
+  }
+  const std::uint64_t first = ledger.all().at(0).chain;
+  {
+    Machines machines(places.provider, {.mask = 'b'});
+    UserClient client(machines.links(), ledger, machines.executor(), 5s);
+    EXPECT_NE(client.chain(), first);
+  }
+  Machines machines(places.provider);
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  EXPECT_EQ(client.chain(), first);
+}
+
+TEST(Chain, a_mark_beyond_the_plan_is_refused) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  const UserLinks links = meanwhile(machines.links(), 2, [](Frame& frame) {
+    Accepted accepted = message_of<Accepted>(frame);
+    accepted.burnt[k_slot_kind] = 4'000'000'000;
+    Writer writer;
+    accepted.visit(writer);
+    frame.payload = writer.take();
+  });
+  const std::string error = error_of([&] { UserClient(links, ledger, machines.executor(), 5s); });
+  EXPECT_NE(error.find("Accepted.burnt"), std::string::npos) << error;
+}
+
+// While the card is on its way another program begins a chain, of which the card cannot know.
+TEST(Chain, a_chain_that_is_younger_than_the_connection_is_not_dropped) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger()), another(places.ledger());
+  std::optional<UserClient> one;
+  const auto begin = [&](Frame&) {
+    one.emplace(machines.links(), ledger, machines.executor(), 5s);
+    one->fill(target_of(one->card().plan, {}, 3, 40), nullptr);
+    ask(*one, k_prompt, 4);
+    one->end();
+    one.reset();  // nor is it held
+  };
+  UserClient two(meanwhile(machines.links(), 1, begin), another, machines.executor(), 5s);
+  const auto chains = ledger.all();
+  ASSERT_EQ(chains.size(), 2u);
+  EXPECT_EQ(std::count_if(chains.begin(), chains.end(), [&](const ChainRecord& r) { return r.burnt[k_slot_kind] == 6; }), 1);
+}
+
+// Nor one that is in use, whatever the provider says.
+TEST(Chain, a_chain_in_use_is_not_dropped_where_the_provider_denies_it) {
+  Places places, empty;
+  Machines machines(places.provider), others(empty.provider);
+  Ledger ledger(places.ledger());
+  fill(machines, ledger, 40);
+  UserClient one(machines.links(), ledger, machines.executor(), 5s);
+  ask(one, k_prompt, 4);
+  { UserClient two(others.links(), ledger, others.executor(), 5s); }
+  ASSERT_TRUE(ledger.find({}, one.chain()));
+  one.session().rewind(0);
+  EXPECT_EQ(ask(one, k_prompt, 14).size(), 14u);  // beyond its stretch
+}
+
+// During a handshake's round trip another program uses the chain, where no locks hold: what it burnt is not overwritten, and the next try sees it.
+TEST(Chain, an_agreement_sees_what_was_burnt_during_its_round_trip) {
+  Liar liar;
+  Ledger ledger(liar.places.ledger());
+  const std::uint64_t chain = ledger.all().at(0).chain;
+  const auto use = [&](Frame&) {
+    const ChainRecord row = *ledger.find({}, chain);
+    ledger.move_burnt({}, chain, row.burnt, later_of(row.burnt, Marks{{9, 9, 9, 0}}));
+  };
+  UserClient two(meanwhile(liar.other->links(), 2, use), ledger, liar.other->executor(), 5s);
+  EXPECT_TRUE(within(Marks{{9, 9, 9, 0}}, ledger.find({}, chain)->burnt));
+  if (two.chain() == chain) {  // else the provider had not ended the first try yet, and it took another
+    EXPECT_EQ(two.session().marks()[k_slot_kind], 9u);
+  }
+}
+
+TEST(Chain, two_sessions_take_two_chains) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  fill(machines, ledger, 10);
+  UserClient one(machines.links(), ledger, machines.executor(), 5s), two(machines.links(), ledger, machines.executor(), 5s);
+  one.fill(target_of(one.card().plan, {}, 3, 4), nullptr);
+  two.fill(target_of(two.card().plan, {}, 3, 4), nullptr);
+  EXPECT_EQ(ask(one, k_prompt, 4), ask(two, k_prompt, 4));
+  EXPECT_EQ(ledger.all().size(), 2u);
+}
+
+}  // namespace
+}  // namespace permllm::test

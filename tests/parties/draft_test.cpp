@@ -1,0 +1,92 @@
+// Drafts: what is guessed, and that a conversation with drafts says what one without says while the provider sees blocks of
+// one size.
+#include "user/draft.h"
+
+#include <gtest/gtest.h>
+
+#include "support/links.h"
+#include "support/model.h"
+#include "support/rig.h"
+
+namespace permllm::test {
+namespace {
+
+TEST(Draft, continues_what_stood_before) {
+  const std::vector<TokenId> history{1, 2, 3, 4, 5, 9, 2, 3};
+  EXPECT_EQ(draft_by_lookup(history, 3), (std::vector<TokenId>{4, 5, 9}));
+  EXPECT_EQ(draft_by_lookup(history, 7), (std::vector<TokenId>{4, 5, 9, 2, 3, 3, 3}));  // always n
+}
+TEST(Draft, prefers_the_longest_and_then_the_last_place) {
+  EXPECT_EQ(draft_by_lookup(std::vector<TokenId>{7, 8, 1, 5, 8, 2, 7, 8}, 1), (std::vector<TokenId>{1}));
+  EXPECT_EQ(draft_by_lookup(std::vector<TokenId>{8, 1, 8, 2, 8}, 1), (std::vector<TokenId>{2}));
+}
+TEST(Draft, guesses_something_where_nothing_stood_before) {
+  EXPECT_EQ(draft_by_lookup(std::vector<TokenId>{4}, 2), (std::vector<TokenId>{4, 4}));
+  EXPECT_EQ(draft_by_lookup(std::vector<TokenId>{1, 2, 3}, 2), (std::vector<TokenId>{3, 3}));
+  EXPECT_TRUE(draft_by_lookup(std::vector<TokenId>{1}, 0).empty());
+}
+
+struct Spoken {
+  std::vector<TokenId> ids;
+  std::size_t passes = 0;
+  std::vector<std::size_t> sizes;  // of the frames that the provider received
+};
+
+Spoken speak(const std::vector<TokenId>& prompt, std::size_t tokens, const std::function<std::vector<TokenId>(const std::vector<TokenId>&)>& draft,
+             std::size_t size) {
+  const Plan plan = smollm2_plan({Profile::open, false}, 512);
+  Spoken spoken;
+  std::vector<Frame> frames;
+  Rig rig(smollm2().weights, plan, executor(), 1, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
+    return std::make_unique<Recording>(std::move(link), frames);
+  });
+  rig.deal_for_request(prompt.size(), tokens * (size + 1));
+  UserSession& session = rig.user();
+  session.prompt(prompt, greedy);
+  std::vector<TokenId> all = prompt;
+  const auto more = [&](TokenId id) {
+    spoken.ids.push_back(id);
+    all.push_back(id);
+    return spoken.ids.size() < tokens;
+  };
+  for (; spoken.ids.size() < tokens; ++spoken.passes) {
+    std::vector<TokenId> known = all;
+    known.push_back(session.retrieve_last());
+    session.advance(draft(known), more, greedy);
+  }
+  for (const Frame& frame : frames) spoken.sizes.push_back(frame.payload.size());
+  return spoken;
+}
+
+TEST(Drafts, say_what_a_conversation_without_them_says) {
+  const GreedyCase c = greedy_cases()[4];
+  constexpr std::size_t k_tokens = 16, k_size = 3;
+  const Spoken plain = speak(c.prompt_ids, k_tokens, [](const auto&) { return std::vector<TokenId>{}; }, 0);
+  EXPECT_EQ(plain.passes, k_tokens);
+  // The best guess there is, a useless one, and one that is right half of the time.
+  const auto oracle = [&](const std::vector<TokenId>& known) {
+    std::vector<TokenId> draft(plain.ids.begin() + static_cast<std::ptrdiff_t>(std::min(known.size() - c.prompt_ids.size(), plain.ids.size())), plain.ids.end());
+    draft.resize(k_size, 0);
+    return draft;
+  };
+  const Spoken best = speak(c.prompt_ids, k_tokens, oracle, k_size);
+  EXPECT_EQ(best.ids, plain.ids);
+  EXPECT_EQ(best.passes, k_tokens / (k_size + 1));
+  const Spoken useless = speak(c.prompt_ids, k_tokens, [](const auto&) { return std::vector<TokenId>(k_size, 17); }, k_size);
+  EXPECT_EQ(useless.ids, plain.ids);
+  const Spoken half = speak(c.prompt_ids, k_tokens, [&](const auto& known) {
+    auto draft = oracle(known);
+    draft[1] = 17;
+    return draft;
+  }, k_size);
+  EXPECT_EQ(half.ids, plain.ids);
+  EXPECT_LT(half.passes, useless.passes);
+  const Spoken lookup = speak(c.prompt_ids, k_tokens, [](const auto& known) { return draft_by_lookup(known, k_size); }, k_size);
+  EXPECT_EQ(lookup.ids, plain.ids);
+  // Every pass looks the same to the provider, however many of its rows were kept.
+  ASSERT_GE(useless.sizes.size(), best.sizes.size());
+  EXPECT_TRUE(std::equal(best.sizes.begin(), best.sizes.end(), useless.sizes.begin()));
+}
+
+}  // namespace
+}  // namespace permllm::test

@@ -1,0 +1,159 @@
+#include "plan/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <set>
+
+#include "support/tiny_plan.h"
+
+namespace permllm::test {
+namespace {
+
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::unsupported);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(PlanTest, rings_grow_with_the_calibrated_ranges) {
+  Ranges ranges = tiny_ranges();
+  const auto residual_bits = [&](Profile profile = Profile::paper, bool fused = false) {
+    return Plan::make(tiny_weights(), ranges, 16, profile, fused).residual.bits;
+  };
+  const int frac = tiny_plan().residual_frac;
+  for (const double residual : {30.0, 22778.0, 150000.0, 4e6}) {
+    ranges.residual = residual;
+    const int needed = static_cast<int>(std::ceil(std::log2(8 * residual))) + frac + 1;
+    EXPECT_EQ(residual_bits(), (needed + 7) / 8 * 8);
+  }
+  // A row that is not normalised goes into the matrix behind the norm: its product must fit the residual's ring.
+  ranges = tiny_ranges();
+  ranges.gate_up_raw[1] = 1e6;
+  EXPECT_GT(residual_bits(Profile::fast, true), residual_bits(Profile::fast, false));
+  EXPECT_EQ(residual_bits(Profile::open), residual_bits(Profile::fast, true));
+}
+
+TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
+  Ranges ranges = tiny_ranges();
+  EXPECT_TRUE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
+  EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::open).fused);
+  ranges.gate_up_raw[0] = 1e13;
+  EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
+  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16, Profile::paper, true); }).find("with the norm fused"), std::string::npos);
+  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), tiny_ranges(), 16, Profile::open, true); }).find("profile open has no fused norm"), std::string::npos);
+}
+
+TEST(PlanTest, a_skipped_keys_probability_rounds_to_zero) {
+  for (const double score : {0.1, 4.0, 50.0, 379.0}) {
+    Ranges ranges = tiny_ranges();
+    ranges.score = score;
+    const Plan plan = Plan::make(tiny_weights(), ranges, 16);
+    // The least that lies between any score and a skipped key's.
+    const double gap = std::ldexp(1.0, plan.score_reveal(0).keep - 3 - frac::score) - 8 * score;
+    EXPECT_LT(std::exp(-gap / std::sqrt(static_cast<double>(plan.config.head_dim))), std::ldexp(0.5, -plan.probability_frac())) << score;
+  }
+}
+
+TEST(PlanTest, a_range_that_fits_no_ring_is_refused_by_name) {
+  const auto with = [](const std::function<void(Ranges&)>& change) {
+    Ranges ranges = tiny_ranges();
+    change(ranges);
+    return refusal([&] { Plan::make(tiny_weights(), ranges, 16); });
+  };
+  EXPECT_EQ(with([](Ranges&) {}), "accepted");
+  EXPECT_NE(with([](Ranges& r) { r.residual = 1e14; }).find("the residual's range (1e+14)"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.score = 1e9; }).find("scores"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.residual = 1e6, r.v = 1e5; }).find("values would be hidden"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.qk = 1e12; }).find("qkv"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.gate_up[1] = 1e12; }).find("layer 1: matrix up"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.logit = 1e15; }).find("the logits' range (1e+15)"), std::string::npos);
+}
+
+// Of a peer's plan, whose numbers may be anything: what follows from them would be negative, wrap, or take a machine's memory for a few bytes.
+TEST(PlanTest, a_plan_that_no_model_has_is_refused) {
+  const auto with = [](const std::function<void(Plan&)>& change, Profile profile = Profile::paper) {
+    Plan plan = tiny_plan(profile);
+    change(plan);
+    return refusal([&] { plan.check(); });
+  };
+  EXPECT_EQ(with([](Plan&) {}), "accepted");
+  // A residual of no magnitude in a narrow ring, of which more bits than it has would be cut.
+  EXPECT_NE(with([](Plan& p) {
+    p.ranges.residual = p.ranges.v = p.ranges.activation = 0;
+    p.residual_frac = 36;
+    p.residual.bits = 12;
+    for (LayerFractions& layer : p.layers) layer.o = layer.down = 26;
+  }).find("the residual's range does not fit its ring"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.config.heads = p.config.kv_heads = 1 << 10, p.config.head_dim = 1 << 12; }).find("1024 heads of 4096, at most 131072"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.config.vocab = 1 << 20, p.config.width = 1 << 13; }).find("an embedding table of 1048576 x 8192"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) {
+    p.config.distinct_layers = 2, p.config.layers = 1000, p.config.heads = p.config.kv_heads = 1 << 7, p.config.head_dim = 1 << 9;
+    p.layers.resize(1000, p.layers[0]);
+    for (auto* ranges : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) ranges->resize(1000, (*ranges)[0]);
+  }).find("16 slots of 1572864000 bytes of keys and values"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.slots = 1 << 20, p.config.heads = p.config.kv_heads = 1 << 7, p.config.head_dim = 1 << 9; }).find("1048576 slots of 3145728 bytes"), std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.config.positions = Positions::learned, p.config.width = 1 << 12, p.slots = 1 << 15; }, Profile::open).find("words of constants, gains and positions"), std::string::npos);
+}
+
+TEST(PlanTest, what_a_peer_would_refuse_is_refused_before_it_is_asked) {
+  const auto with = [](const std::function<void(Plan&)>& change) {
+    Plan plan = tiny_plan();
+    change(plan);
+    return refusal([&] { check_as_peers_do(plan); });
+  };
+  EXPECT_EQ(with([](Plan&) {}), "accepted");
+  EXPECT_EQ(with([](Plan& p) { p.embed_frac = -3; }), "model.plan.embed.frac: -3, expected 0 to 40");
+  EXPECT_EQ(with([](Plan& p) { p.config.rope[0] = 1e7; }), "model.config.rope: is out of range");
+  EXPECT_EQ(with([](Plan& p) { p.config.head_dim = 1 << 13, p.config.rope.resize(1 << 12); }), "model.config.head_dim: 8192, expected 1 to 4096");
+  Ranges ranges = tiny_ranges();
+  ranges.activation = INFINITY;
+  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16); }).find("not finite"), std::string::npos);
+}
+
+// Two sides with different plans must not talk: every number that a box consumes is in the hash.
+TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
+  const Plan plan = tiny_plan();
+  std::set<std::string> hashes{plan.hash()};
+  const std::vector<std::function<void(Plan&)>> changes{
+      [](Plan& p) { ++p.slots; },
+      [](Plan& p) { ++p.layers[1].qkv; },
+      [](Plan& p) { ++p.layers[0].o; },
+      [](Plan& p) { ++p.layers[0].up; },
+      [](Plan& p) { ++p.layers[0].down; },
+      [](Plan& p) { ++p.embed_frac; },
+      [](Plan& p) { ++p.head_frac; },
+      [](Plan& p) { p.residual.bits += 8; },
+      [](Plan& p) { ++p.residual_frac; },
+      [](Plan& p) { p.profile = Profile::fast; },
+      [](Plan& p) { p.fused = true; },
+      [](Plan& p) { p.ranges.qkv_raw[0] *= 2; },
+      [](Plan& p) { p.ranges.gate_up_raw[0] *= 2; },
+      [](Plan& p) { p.ranges.logit_raw *= 2; },
+      [](Plan& p) { p.config.gated = false; },
+      [](Plan& p) { p.config.distinct_layers = 1; },
+      [](Plan& p) { p.head.bits += 8; },
+      [](Plan& p) { p.ranges.gate_up[1] *= 2; },
+      [](Plan& p) { p.config.rope[0] *= 2; },
+      [](Plan& p) { p.config.norm_eps *= 2; },
+      [](Plan& p) { p.config.vocab += 1; },
+      [](Plan& p) { p.config.ff += 1; },
+      [](Plan& p) { p.config.heads *= 2; },
+  };
+  for (const auto& change : changes) {
+    Plan other = plan;
+    change(other);
+    EXPECT_TRUE(hashes.insert(other.hash()).second);
+  }
+  Plan renamed = plan;
+  renamed.config.name = "another name";
+  EXPECT_EQ(renamed.hash(), plan.hash());
+}
+
+}  // namespace
+}  // namespace permllm::test
