@@ -14,6 +14,7 @@
 #include <functional>
 #include <string>
 
+#include "page/deal.h"
 #include "model/synthetic.h"
 #include "plan/shapes.h"
 #include "support/protocol_check.h"

@@ -10,6 +10,9 @@
 #include <list>
 #include <thread>
 
+#include "session/report.h"
+#include "page/pack.h"
+#include "page/declared.h"
 #include "cli/offer_options.h"
 #include "base/heap.h"
 #include "model/synthetic.h"

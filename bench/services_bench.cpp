@@ -21,7 +21,7 @@
 #include "cli/local_parties.h"
 #include "base/small_file.h"
 #include "delay_relay.h"
-#include "session/handshake.h"
+#include "session/report.h"
 #include "net/units.h"
 
 namespace permllm {

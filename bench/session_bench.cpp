@@ -4,6 +4,9 @@
 
 #include <cstdlib>
 
+#include "session/model_order.h"
+#include "page/deal.h"
+#include "page/pack.h"
 #include "cli/offer_options.h"
 #include "support/rig.h"
 

@@ -15,7 +15,7 @@
 #include "cli/process.h"
 #include "service/sandbox.h"
 #include "base/text.h"
-#include "page/deal.h"
+#include "page/declared.h"
 #include "provider/model_record.h"
 #include "helper/model_store.h"
 #include "model/model_file.h"

@@ -1,5 +1,7 @@
 #include "cli/inspect.h"
 
+#include "session/model_order.h"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -15,7 +17,8 @@
 #include "cli/process.h"
 #include "cli/progress.h"
 #include "base/text.h"
-#include "page/deal.h"
+#include "page/declared.h"
+#include "page/pack.h"
 #include "model/chat_format.h"
 #include "model/reference.h"
 #include "model/synthetic.h"

@@ -1,5 +1,7 @@
 #include "cli/plan.h"
 
+#include "session/model_order.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,7 +15,7 @@
 #include "cli/process.h"
 #include "cli/progress.h"
 #include "base/text.h"
-#include "page/deal.h"
+#include "page/declared.h"
 #include "model/synthetic.h"
 #include "net/units.h"
 #include "permllm/error.h"

@@ -1,5 +1,7 @@
 #include "helper/model_store.h"
 
+#include "session/registration.h"
+
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "session/registration.h"
 #include "base/file.h"
 #include "base/mapped_file.h"
 #include "session/masked_model.h"

@@ -1,5 +1,9 @@
 #include "helper/service.h"
 
+#include "session/report.h"
+#include "page/deal.h"
+#include "page/pack.h"
+
 #include <fmt/format.h>
 
 #include <array>

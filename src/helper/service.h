@@ -10,9 +10,8 @@
 #include <mutex>
 #include <string>
 
-#include "page/deal.h"
 #include "session/event.h"
-#include "session/handshake.h"
+#include "session/pairing.h"
 #include "helper/model_store.h"
 #include "session/probe.h"
 #include "net/certificates.h"

@@ -31,16 +31,6 @@ void visit_bits(Io& io, const char* field, int& value, int least, int most) {
   }
 }
 
-template <class Io>
-void visit_flag(Io& io, const char* field, bool& value) {
-  auto number = static_cast<std::uint8_t>(value);
-  io.number(field, number);
-  if constexpr (std::is_same_v<Io, Reader>) {
-    if (number > 1) io.refuse(field, std::to_string(number) + ", expected 0 or 1");
-    value = number != 0;
-  }
-}
-
 // An enumeration whose values are 1 to `most`.
 template <class Io, class E>
 void visit_choice(Io& io, const char* field, E& value, int most) {

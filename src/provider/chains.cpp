@@ -1,5 +1,7 @@
 #include "provider/chains.h"
 
+#include "session/pairing.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -10,7 +10,7 @@
 #include <mutex>
 
 #include "provider/stock.h"
-#include "session/handshake.h"
+#include "session/greeting.h"
 #include "session/ledger.h"
 
 namespace permllm {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include "permllm/error.h"
+#include "rand/domains.h"
 
 namespace permllm {
 namespace {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/file.h"
-#include "session/handshake.h"
+#include "rand/seed.h"
 
 namespace permllm {
 

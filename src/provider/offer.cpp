@@ -1,5 +1,7 @@
 #include "provider/offer.h"
 
+#include "session/fields.h"
+
 #include <fmt/format.h>
 
 #include <cmath>
@@ -7,7 +9,7 @@
 
 #include "model/chat_format.h"
 #include "model/synthetic.h"
-#include "page/deal.h"
+#include "page/pack.h"
 #include "plan/calibrate.h"
 #include "plan/calibration_text.h"
 #include "session/masked_model.h"

@@ -12,42 +12,37 @@
 #include <string>
 #include <thread>
 
-#include "page/deal.h"
 #include "session/event.h"
-#include "session/handshake.h"
+#include "session/greeting.h"
 #include "session/masked_model.h"
 #include "provider/offer.h"
 #include "session/probe.h"
 #include "provider/chains.h"
+#include "provider/registration.h"
 #include "provider/session.h"
+#include "provider/sessions.h"
 #include "net/resumable.h"
 
 namespace permllm {
 
 class ProviderService {
  public:
-  using Dial = std::function<std::unique_ptr<Link>()>;
-
   // state: the folder of chains and packs; empty: in memory. grace: how long a conversation waits for its user's next connection when one was
   // lost; idle: how long it keeps its cache for the next turn, at least the patience. Before its first pass a session has neither: it ends with
   // its connection, and when nothing was asked or made for it for as long as the patience, or k_first_patience. Errors: those of ProviderChains.
-  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, Dial dial_helper, OnEvent on_event,
+  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, DialHelper dial_helper, OnEvent on_event,
                   const std::filesystem::path& state = {}, Clock::duration grace = {}, Clock::duration idle = {});
   // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
   void register_model(const std::function<void(double)>& progress);
-  static constexpr auto k_first_patience = std::chrono::seconds(30);
-  // Asked before each session; its Error is the user's. most_sessions: how many there may be, of all users; 0: any number. Where there are as
-  // many, a newcomer takes the place of an idle one of whoever has most, and more than the newcomer has. Sessions under way go on whatever admit
-  // says. To be set before serve.
+  // Those of ProviderSessions. To be set before serve.
   void set_admission(std::function<void()> admit, std::function<std::size_t()> most_sessions) {
-    admit_ = std::move(admit);
-    most_sessions_ = std::move(most_sessions);
+    sessions_.set_admission(std::move(admit), std::move(most_sessions));
   }
   // Users who probe this service are told how its own link to the helper is, and so is whoever asks helper_trouble (empty: none). dial: as
   // dial_helper, with little patience.
-  void watch_helper(Dial dial);
+  void watch_helper(DialHelper dial);
   std::string helper_trouble() { return watch_ ? watch_->look().trouble : std::string(); }
   // Why no offline material can be taken; empty: it can. Sessions go on with what is there.
   std::string disk_trouble() { return chains_.disk_trouble(); }
@@ -67,57 +62,31 @@ class ProviderService {
   // What is kept until it is acknowledged: of each session, beside one frame more, and of all sessions of a user beyond that, so that the
   // frames of a long prompt need not wait for each other.
   static constexpr std::size_t k_kept_bytes = std::size_t{512} << 10, k_kept_room = 2 * (k_cut_bytes + k_least_payload);
-  struct Session {
-    std::string peer;
-    std::shared_ptr<ProviderChains::Chain> chain;
-    std::shared_ptr<ResumableLink> link;
-    Clock::time_point begun = Clock::now();
-    std::atomic<bool> in_pass = false;
-    bool used = false;    // a pass began
-    bool ending = false;  // it was told to go, and counts no more
-    // Since when it waits, in a pass or for one.
-    std::optional<Clock::time_point> waits_since() const;
-    // Since when nothing was asked or made for it; none: it is no place to take.
-    std::optional<Clock::time_point> idle_since() const;
-  };
-  struct Registration;
-  void send_model(Registration& registration);
-  void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper);
-  void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& whose, const UserLimits& limits, Executor& executor,
+  void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& peer, const UserLimits& limits, Executor& executor,
                 SessionEvents& events);
+  void send_card(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
+  // What follows the agreement; of a plan with BFV the key that the user answers with.
+  std::optional<RetrievalKey> begin(Channel& user, std::uint64_t session, const ProviderChains::Chain& chain);
   void send_embedding(Channel& user);
   void take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain, const UserLimits& limits);
-  // With the lock: of a peer, all or those that count.
-  std::size_t sessions_of(const std::string& peer) const;
-  std::size_t places_of(const std::string& peer) const;
-  // With the lock: whether there is room for one more, and which session has to go for it; 0: none. Errors: those of admission.
-  std::uint64_t admit(const std::string& peer) const;
-  // With the lock.
-  void end(std::uint64_t session, const Error& why);
-  void end_unused(const std::stop_token& stop);
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
 
   OfferedModel model_;
   std::string plan_hash_;
   Executor& executor_;
   Clock::duration patience_, idle_;
-  Dial dial_helper_;
+  DialHelper dial_helper_;
   OnEvent on_event_;
   std::unique_ptr<HelperWatch> watch_;
-  std::function<void()> admit_ = [] {};
-  std::function<std::size_t()> most_sessions_ = [] { return std::size_t{0}; };
   ResumeLimits resume_limits_;
   const std::size_t most_material_;  // bytes of a frame of it
   Card card_;  // what all users are told; a session's own fields are set for it, so that no session copies the vocabulary
+  const std::size_t card_bytes_;
   std::mutex card_mutex_;
   RoomByPeer answers_{k_answer_room}, kept_{k_kept_room};
   ResumableSessions resumable_;
-  std::mutex mutex_;
-  std::map<std::uint64_t, Session> sessions_;
-  std::map<std::string, std::uint64_t> accounts_;  // tokens used, of users with sessions; the ledger charges some ahead
   ProviderChains chains_;
-  std::condition_variable_any sessions_changed_;
-  std::jthread unused_{[this](const std::stop_token& stop) { end_unused(stop); }};  // the last, which uses the others
+  ProviderSessions sessions_;
 };
 
 }  // namespace permllm

@@ -5,12 +5,17 @@
 #include <chrono>
 
 #include "base/heap.h"
+#include "page/open_page.h"
 
 namespace permllm {
 namespace {
 
+constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
+
+}  // namespace
+
 // Hands each part its packs, once.
-struct StockMaterial {
+struct ProviderSession::StockMaterial {
   const Progress& progress;
   Stock& stock;
   Clock::duration patience;
@@ -40,10 +45,6 @@ struct StockMaterial {
     provider.packs.clear();
   }
 };
-
-constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
-
-}  // namespace
 
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                                  Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn,
@@ -81,20 +82,16 @@ void ProviderSession::serve(std::atomic<bool>& in_pass) {
   }
 }
 
-void ProviderSession::run(const PassBegin& begin) {
+void ProviderSession::check(const PassBegin& begin) const {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PassBegin.") + field, why);
   };
-  if (begin.kind == PassBegin::rewind && !plan_.open()) return rewind(begin.tokens);
   const int least = plan_.open() ? PassBegin::rows : PassBegin::prompt, most = plan_.open() ? PassBegin::rows : PassBegin::retrieve;
   if (begin.kind < least || begin.kind > most) {
     refuse("kind", fmt::format("{}, expected {} to {} in profile {}", begin.kind, least, most, name_of(plan_.profile)));
   }
   if (!plan_.open() && begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
-  if (begin.kind == PassBegin::retrieve) {
-    retrieve_sampled();
-    return;
-  }
+  if (begin.kind == PassBegin::retrieve) return;
   if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
     refuse("tokens", fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
   }
@@ -112,7 +109,12 @@ void ProviderSession::run(const PassBegin& begin) {
   if (begin.tokens > plan_.slots - timeline_.slots()) {
     refuse("tokens", fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
   }
+}
 
+void ProviderSession::run(const PassBegin& begin) {
+  if (begin.kind == PassBegin::rewind && !plan_.open()) return rewind(begin.tokens);
+  check(begin);
+  if (begin.kind == PassBegin::retrieve) return retrieve_sampled();
   Progress next = progress_;
   next.begin(begin);
   if (burn_) burn_(next.marks(plan_));
@@ -124,22 +126,25 @@ void ProviderSession::run(const PassBegin& begin) {
   StockMaterial material{progress_, stock_, patience_};
   const Clock::time_point began = Clock::now();
   const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
-  const auto count = [&] {  // a pass that follows a sampled token
-    ++used_.passes;
-    used_.bytes_of_user += material.used.bytes_of_user;
-    used_.bytes_of_helper += material.used.bytes_of_helper;
-    used_.pass_seconds += std::chrono::duration<double>(Clock::now() - began).count();
-    used_.pass_waited += user_.waited_seconds() - waited;
-    used_.pass_cpu += report_of_this_process().cpu_seconds - cpu;
-  };
-  if (plan_.open()) {
-    NoClear none;
-    provider_.batch = progress_.slot;
-    const Masked x = run_open_layers(provider_, plan_, weights_, hand_rows(provider_, plan_, {}), material, none);
-    run_open_pass(provider_, plan_, weights_, plan_.config.post_norm ? Masked{} : x.last(begin.heads), material, none);
-    if (progress_.slot.first > 0 && begin.tokens == begin.heads) count();
-    return;
-  }
+  plan_.open() ? walk_open(begin, material) : walk(begin, material);
+  const bool follows_a_sampled = plan_.open() ? progress_.slot.first > 0 && begin.tokens == begin.heads : begin.kind == PassBegin::sampled;
+  if (!follows_a_sampled) return;
+  ++used_.passes;
+  used_.bytes_of_user += material.used.bytes_of_user;
+  used_.bytes_of_helper += material.used.bytes_of_helper;
+  used_.pass_seconds += std::chrono::duration<double>(Clock::now() - began).count();
+  used_.pass_waited += user_.waited_seconds() - waited;
+  used_.pass_cpu += report_of_this_process().cpu_seconds - cpu;
+}
+
+void ProviderSession::walk_open(const PassBegin& begin, StockMaterial& material) {
+  NoClear none;
+  provider_.batch = progress_.slot;
+  const Masked x = run_open_layers(provider_, plan_, weights_, hand_rows(provider_, plan_, {}), material, none);
+  run_open_pass(provider_, plan_, weights_, plan_.config.post_norm ? Masked{} : x.last(begin.heads), material, none);
+}
+
+void ProviderSession::walk(const PassBegin& begin, StockMaterial& material) {
   const std::uint32_t pass = progress_.pass.index(0);
   if (bfv_ != nullptr) bfv_->prepare(material.query(bfv_shape(plan_), pass));
   Masked rows;
@@ -163,7 +168,6 @@ void ProviderSession::run(const PassBegin& begin) {
   });
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
   if (bfv_ != nullptr) bfv_->answer(user_.receive(RetrievalIndex{}), provider_.with_helper, pass);
-  if (begin.kind == PassBegin::sampled) count();
 }
 
 void ProviderSession::retrieve_sampled() {

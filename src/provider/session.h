@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "session/handshake.h"
+#include "session/report.h"
 #include "page/pass.h"
 #include "provider/stock.h"
 
@@ -26,7 +26,13 @@ class ProviderSession {
   PartyReport report() const;
 
  private:
+  struct StockMaterial;
   void run(const PassBegin& begin);
+  // What the user wants of the chain as it is. Errors: malformed.
+  void check(const PassBegin& begin) const;
+  // The pages, with weights of the provider's alone, and with public ones.
+  void walk(const PassBegin& begin, StockMaterial& material);
+  void walk_open(const PassBegin& begin, StockMaterial& material);
   // The last pass's token, to the user.
   void retrieve_sampled();
   void rewind(std::size_t tokens);

@@ -1,5 +1,7 @@
 #include "provider/stock.h"
 
+#include "page/declared.h"
+
 #include <fmt/format.h>
 
 #include <numeric>

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "wire/link.h"
-#include "page/deal.h"
+#include "page/pack.h"
 #include "plan/marks.h"
 #include "provider/pack_file.h"
 #include "protocol/party.h"

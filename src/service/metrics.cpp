@@ -11,7 +11,7 @@
 
 #include "permllm/version.h"
 #include "service/process_limits.h"
-#include "session/handshake.h"
+#include "session/report.h"
 
 namespace permllm {
 namespace {

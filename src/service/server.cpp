@@ -111,6 +111,13 @@ struct Server::State {
     log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", why), {{"address", address}}, strangers, group_of(address));
   }
   void refuse_crowded(const std::string& address) { refuse(address, "crowded", "its handshake was not done when there was no more room"); }
+
+  // A connection to its end, in its thread. ticket: of the links to it.
+  void serve(Open& entry, std::shared_ptr<void> ticket);
+  // Its handshake, and its place among those that are served. Both say in the log, and the second to the peer, why there is none; then their Error
+  // is of no more use.
+  Peer greet(Open& entry);
+  void admit(Open& entry, const Peer& peer);
 };
 
 namespace {
@@ -144,6 +151,65 @@ void tell(Link& link, const Error& error) {
 nlohmann::ordered_json fields_of(const Peer& peer) { return {{"role", name_of(peer.role)}, {"peer", peer.name}}; }
 
 }  // namespace
+
+Peer Server::State::greet(Open& entry) {
+  try {
+    return entry.link->handshake(entry.since + k_handshake_patience);
+  } catch (const Error& error) {
+    bool gave_way = false;
+    {
+      const std::lock_guard lock(mutex);
+      gave_way = entry.gave_way;
+    }
+    gave_way ? refuse_crowded(entry.address) : refuse(entry.address, name_of(error.code()), error.what());
+    throw;
+  }
+}
+
+void Server::State::admit(Open& entry, const Peer& peer) {
+  std::string full;
+  {
+    const std::lock_guard lock(mutex);
+    const std::size_t kept = std::min<std::size_t>(16, limits.connections / 4);
+    std::size_t of_user = 0;
+    for (const auto& [number, other] : open) of_user += other->served && peer.role == Role::user && other->user == peer.key;
+    if (count().served >= limits.connections - kept) full = "as many are open as may be; try again in a moment";
+    else if (of_user >= limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
+    if (full.empty()) {
+      entry.served = true;
+      entry.user = peer.key;
+    }
+  }
+  metrics.count_connection();
+  try {
+    if (!full.empty()) {
+      metrics.count_refused_connection();
+      throw Error(Code::resource, "connections", full);
+    }
+    handler.admit(peer);
+  } catch (const Error& error) {
+    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer), peers, peer.key);
+    tell(*entry.link, error);
+    throw;
+  }
+}
+
+void Server::State::serve(Open& entry, std::shared_ptr<void> ticket) {
+  try {
+    const Peer peer = greet(entry);
+    entry.link->share(rooms.of(peer.key));
+    admit(entry, peer);
+    log.write(Log::Level::debug, "connection_begins", "a connection begins", fields_of(peer));
+    handler.serve(std::make_unique<Known>(entry.link, std::move(ticket)), peer);
+    nlohmann::ordered_json fields = fields_of(peer);
+    fields["seconds"] = std::chrono::duration<double>(Clock::now() - entry.since).count();
+    log.write(Log::Level::debug, "connection_ends", "a connection was served", fields);
+  } catch (const Error&) {
+    // It is logged, and the peer knows.
+  } catch (const std::exception& error) {
+    log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()), {}, peers, entry.group);
+  }
+}
 
 Server::Server(TlsListener& listener, Handler handler, const Limits& limits, Log& log, Metrics& metrics)
     : state_(std::make_shared<State>(listener, std::move(handler), limits, log, metrics)) {}
@@ -193,57 +259,7 @@ void Server::attend(std::uint64_t number) {
   State::Worker& worker = s.workers.emplace_back();
   try {
     worker.thread = std::jthread([&s, &worker, entry, ticket = std::move(ticket)]() mutable {
-      try {
-        Peer peer;
-        try {
-          peer = entry->link->handshake(entry->since + k_handshake_patience);
-        } catch (const Error& error) {
-          bool gave_way = false;
-          {
-            const std::lock_guard lock(s.mutex);
-            gave_way = entry->gave_way;
-          }
-          if (gave_way) s.refuse_crowded(entry->address);
-          else s.refuse(entry->address, name_of(error.code()), error.what());
-          throw;
-        }
-        entry->link->share(s.rooms.of(peer.key));
-        std::string full;
-        {
-          const std::lock_guard lock(s.mutex);
-          const std::size_t kept = std::min<std::size_t>(16, s.limits.connections / 4);
-          std::size_t of_user = 0;
-          for (const auto& [other_number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.key;
-          if (s.count().served >= s.limits.connections - kept) full = "as many are open as may be; try again in a moment";
-          else if (of_user >= s.limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
-          if (full.empty()) {
-            entry->served = true;
-            entry->user = peer.key;
-          }
-        }
-        s.metrics.count_connection();
-        try {
-          if (!full.empty()) {
-            s.metrics.count_refused_connection();
-            throw Error(Code::resource, "connections", full);
-          }
-          s.handler.admit(peer);
-        } catch (const Error& error) {
-          s.log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer), s.peers, peer.key);
-          tell(*entry->link, error);
-          throw;
-        }
-        s.log.write(Log::Level::debug, "connection_begins", "a connection begins", fields_of(peer));
-        auto link = std::make_unique<Known>(entry->link, std::move(ticket));
-        s.handler.serve(std::move(link), peer);
-        nlohmann::ordered_json fields = fields_of(peer);
-        fields["seconds"] = std::chrono::duration<double>(Clock::now() - entry->since).count();
-        s.log.write(Log::Level::debug, "connection_ends", "a connection was served", fields);
-      } catch (const Error&) {
-        // Told where it was found.
-      } catch (const std::exception& error) {
-        s.log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()), {}, s.peers, entry->group);
-      }
+      s.serve(*entry, std::move(ticket));
       trim_heap();
       worker.done = true;
     });

@@ -1,5 +1,7 @@
 #include "session/masked_model.h"
 
+#include "session/fields.h"
+
 #include <cstring>
 
 namespace permllm {

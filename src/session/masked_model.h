@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "session/handshake.h"
+#include "session/model_order.h"
 
 namespace permllm {
 

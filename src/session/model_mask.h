@@ -1,7 +1,7 @@
 // U, the mask of the weights: expanded from a seed that provider and users have, wherever a matrix is multiplied by it.
 #pragma once
 
-#include "session/handshake.h"
+#include "session/model_order.h"
 
 namespace permllm {
 

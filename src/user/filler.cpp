@@ -1,5 +1,8 @@
 #include "user/filler.h"
 
+#include "session/pairing.h"
+#include "page/deal.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -50,27 +53,6 @@ Clock::duration linger(Clock::duration patience) { return std::min<Clock::durati
 
 }  // namespace
 
-std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const Marks& target) {
-  std::vector<PackOrder> orders;
-  Marks next = made;
-  const auto left = [&](std::uint8_t kind) { return next[kind] < target[kind]; };
-  const auto order = [&](std::uint8_t kind) {
-    const auto count = std::min<std::size_t>(deal_batch(plan, static_cast<Part::Kind>(kind)), target[kind] - next[kind]);
-    orders.push_back({kind, next[kind], static_cast<std::uint32_t>(count)});
-    next[kind] += static_cast<std::uint32_t>(count);
-  };
-  while (left(k_entry_kind)) order(k_entry_kind);
-  while (left(k_slot_kind) || left(k_pass_kind) || left(k_users_kind)) {
-    // A pass of the answer comes when its slot has: before further slots, which may have to wait until some are used.
-    while (left(k_pass_kind) && (!left(k_slot_kind) || target[k_slot_kind] + 1 + next[k_pass_kind] <= next[k_slot_kind] + target[k_pass_kind])) {
-      order(k_pass_kind);
-    }
-    while (left(k_users_kind) && (next[k_users_kind] < next[k_pass_kind] || !left(k_pass_kind))) order(k_users_kind);
-    if (left(k_slot_kind)) order(k_slot_kind);
-  }
-  return orders;
-}
-
 Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens) {
   PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
   prompt_tokens = plan.prompt_rows(prompt_tokens);
@@ -88,12 +70,14 @@ Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens,
 Filler::Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u, ChainRecord& record, Ledger& ledger,
                const BfvUser* bfv, const Marks& made, Executor& executor, Clock::duration patience)
     : links_(std::move(links)), session_(session), card_(card), u_(u), record_(record), ledger_(ledger), bfv_(bfv), executor_(executor),
-      patience_(patience), begin_(made), made_(made), target_(made) {}
+      patience_(patience), begin_(made) {
+  state_.made = state_.target = made;
+}
 
 Filler::~Filler() {
   {
     const std::lock_guard lock(mutex_);
-    stopping_ = true;
+    state_.phase = FillingState::Phase::stopped;
     if (filling_) {  // unblocks the thread, whatever it waits for
       filling_->offline_link->close();
       filling_->helper_link->close();
@@ -113,6 +97,7 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
   {
     const std::lock_guard lock(mutex_);
     filling_ = filling;  // from here on it can be closed
+    enter(FillingState::Phase::connected);
   }
   const PairHello hello{session_, "", card_.model_id, record_.plan_hash, record_.chain, record_.paired, record_.paired ? record_.seed : random_seed()};
   filling->helper->send(hello);
@@ -135,7 +120,7 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
   }
   filling->coins = std::make_unique<AesCoins>(record_.seed);
   const std::lock_guard lock(mutex_);
-  made_ = accepted.made;
+  state_.made = accepted.made;
   return filling;
 }
 
@@ -146,9 +131,10 @@ void Filler::finish(Filling& filling) {
   const auto report = filling.helper->receive(PartyReport{});
   const Accepted accepted = receive_accepted(*filling.offline, card_.plan);  // it is all on the provider's disk
   const std::lock_guard lock(mutex_);
-  made_ = accepted.made;
+  state_.made = accepted.made;
   report_ = report;
   filling_ = nullptr;
+  enter(FillingState::Phase::apart);
 }
 
 void Filler::pair() { begin(); }
@@ -156,52 +142,50 @@ void Filler::pair() { begin(); }
 void Filler::want(const Marks& target, std::size_t ahead, std::size_t order, std::function<void(const OfflineProgress&)> on_progress) {
   {
     const std::lock_guard lock(mutex_);
-    begin_ = made_;
-    target_ = target;
-    ahead_ = ahead;
-    order_ = order;
+    begin_ = state_.made;
+    state_.target = target;
+    state_.ahead = ahead;
+    state_.order = order;
+    state_.ending = false;
     on_progress_ = std::move(on_progress);
-    failure_ = nullptr;
-    ending_ = false;
+    try_anew();
   }
   changed_.notify_all();
   if (!thread_.joinable()) thread_ = std::jthread([this] { produce(); });
 }
 
+void Filler::enter(FillingState::Phase phase) {
+  if (state_.phase != FillingState::Phase::stopped) state_.phase = phase;
+}
+
+void Filler::try_anew() {
+  failure_ = nullptr;
+  if (state_.phase == FillingState::Phase::failed) enter(FillingState::Phase::apart);
+}
+
 void Filler::produce() {
+  using Step = FillingState::Step;
   std::unique_lock lock(mutex_);
-  std::vector<PackOrder> orders;
-  // Back-pressure: the stock never grows beyond `ahead`.
-  const auto can_make = [&] {
-    orders = orders_between(card_.plan, made_, target_);
-    if (orders.empty()) return false;
-    PackOrder& next = orders[0];
-    const std::size_t end = used_[next.kind] + ahead_;
-    std::size_t room = end - std::min<std::size_t>(end, next.first);
-    if (room < std::min(next.count, k_least_order)) room = needed_[next.kind] - std::min(needed_[next.kind], next.first);  // somebody waits
-    next.count = std::min({next.count, static_cast<std::uint32_t>(room), static_cast<std::uint32_t>(order_)});
-    return room > 0;
-  };
   for (;;) {
-    const auto awaited = [&] { return stopping_ || (!failure_ && ((ending_ && filling_) || (!ending_ && can_make()))); };
-    bool idle = false;
-    if (filling_ && !failure_) {
-      idle = !changed_.wait_for(lock, linger(patience_), awaited);
+    Step step = Step::wait;
+    const auto decided = [&] { return (step = state_.step(card_.plan)) != Step::wait; };
+    if (state_.phase == FillingState::Phase::connected) {
+      if (!changed_.wait_for(lock, linger(patience_), decided)) step = Step::finish;  // nobody asked for a while
     } else {
-      changed_.wait(lock, awaited);
+      changed_.wait(lock, decided);
     }
-    if (stopping_) return;
+    if (step == Step::leave) return;
     std::shared_ptr<Filling> filling = filling_;
-    const bool end = idle || ending_;
-    const Marks from = made_;
+    const Marks from = state_.made;
+    const std::optional<PackOrder> order = step == Step::make ? state_.next(card_.plan) : std::nullopt;
     lock.unlock();
     try {
-      if (end) {
+      if (!order) {
         finish(*filling);
       } else {
         const Clock::time_point start = Clock::now();
         if (!filling) filling = begin();
-        make(*filling, orders[0], from);
+        make(*filling, *order, from);
         const std::lock_guard again(mutex_);
         seconds_ += seconds_since(start);
       }
@@ -211,20 +195,26 @@ void Filler::produce() {
       std::exception_ptr failure = std::current_exception();
       if (known != nullptr && known->code() == Code::closed && filling) failure = cause_of(failure, *filling);
       lock.lock();
-      if (!end && wants_room(failure) && orders[0].count > k_smallest_order) {
-        order_ = orders[0].count / 2;  // less may find room
-      } else {
-        failure_ = failure;
-        failed_at_ = used_;
-      }
-      if (filling_) {
-        filling_->offline_link->close();
-        filling_->helper_link->close();
-      }
-      filling_ = nullptr;
+      fail(failure, order);
     }
     changed_.notify_all();
   }
+}
+
+void Filler::fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order) {
+  if (order && wants_room(failure) && order->count > k_smallest_order) {
+    state_.order = order->count / 2;  // less may find room
+    enter(FillingState::Phase::apart);
+  } else {
+    failure_ = failure;
+    failed_at_ = state_.used;
+    enter(FillingState::Phase::failed);
+  }
+  if (filling_) {
+    filling_->offline_link->close();
+    filling_->helper_link->close();
+  }
+  filling_ = nullptr;
 }
 
 void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
@@ -235,10 +225,10 @@ void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
   std::function<void(const OfflineProgress&)> on_progress;
   {
     const std::lock_guard lock(mutex_);
-    total = worth(begin_, target_);
+    total = worth(begin_, state_.target);
     seconds_before = seconds_;
     on_progress = on_progress_;
-    if (made_ != from) return;  // the provider has another count: order anew
+    if (state_.made != from) return;  // the provider has another count: order anew
   }
   const auto on_part = [&] {
     done += worth(order.kind) * order.count / parts;
@@ -256,28 +246,28 @@ void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
     if (card_.plan.open()) on_part();
   }
   const std::lock_guard lock(mutex_);
-  made_[order.kind] += order.count;
+  state_.made[order.kind] += order.count;
 }
 
 void Filler::used(const Marks& marks) {
   {
     const std::lock_guard lock(mutex_);
-    used_ = marks;
+    state_.used = marks;
   }
   changed_.notify_all();
 }
 
 void Filler::wait_for(const Marks& needed) {
   std::unique_lock lock(mutex_);
-  needed_ = needed;
+  state_.needed = needed;
   // What was used since has made room.
-  if (failure_ && !within(needed, made_) && wants_room(failure_) && failed_at_ != used_) failure_ = nullptr;
+  if (failure_ && !within(needed, state_.made) && wants_room(failure_) && failed_at_ != state_.used) try_anew();
   changed_.notify_all();
-  changed_.wait(lock, [&] { return within(needed, made_) || failure_ || within(target_, made_); });
-  if (within(needed, made_)) return;
+  changed_.wait(lock, [&] { return within(needed, state_.made) || failure_ || within(state_.target, state_.made); });
+  if (within(needed, state_.made)) return;
   if (!failure_) {
     const auto count = [](const Marks& marks) { return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind], marks[k_entry_kind]); };
-    throw Error(Code::usage, "stock", fmt::format("{} of the chain are made, {} are needed", count(made_), count(needed)));
+    throw Error(Code::usage, "stock", fmt::format("{} of the chain are made, {} are needed", count(state_.made), count(needed)));
   }
   try {
     std::rethrow_exception(failure_);
@@ -293,7 +283,7 @@ void Filler::check() const {
 
 Marks Filler::made() const {
   const std::lock_guard lock(mutex_);
-  return made_;
+  return state_.made;
 }
 
 double Filler::seconds() const {
@@ -303,10 +293,10 @@ double Filler::seconds() const {
 
 std::optional<PartyReport> Filler::end() {
   std::unique_lock lock(mutex_);
-  ending_ = true;
+  state_.ending = true;
   changed_.notify_all();
   if (thread_.joinable()) {
-    changed_.wait(lock, [&] { return !filling_ || failure_; });
+    changed_.wait(lock, [&] { return state_.phase != FillingState::Phase::connected; });
   } else if (filling_) {
     const auto filling = filling_;
     lock.unlock();

@@ -8,9 +8,10 @@
 #include <optional>
 #include <thread>
 
-#include "page/deal.h"
-#include "session/handshake.h"
+#include "session/greeting.h"
+#include "session/report.h"
 #include "session/ledger.h"
+#include "user/filling_state.h"
 
 namespace permllm {
 
@@ -20,14 +21,8 @@ struct OfflineProgress {
   double seconds = 0;  // of production so far
 };
 
-// The orders that take a chain from `made` to `target`, in the order of need: lists of batches of at most deal_batch pieces. The last pass of
-// the target goes with its last slot. The first tokens of a prompt need entries.
-std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const Marks& target);
 // What a prompt of n tokens and an answer of at most m need, from `begin` on. The answer's first token costs no slot; its last is never fed.
 Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens);
-
-inline constexpr std::uint32_t k_least_order = 64;  // pieces that are worth an order of their own
-inline constexpr std::uint32_t k_smallest_order = 16;  // where there is no room for so many at the provider, the filling ends
 
 class Filler {
  public:
@@ -70,6 +65,11 @@ class Filler {
   void finish(Filling& filling);
   void produce();
   void make(Filling& filling, const PackOrder& order, const Marks& from);
+  // With the lock, as what follows. A stopped one stays so.
+  void enter(FillingState::Phase phase);
+  void try_anew();
+  // order: that was at hand, if one was.
+  void fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order);
 
   Links links_;
   std::uint64_t session_;
@@ -83,12 +83,11 @@ class Filler {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Marks begin_, made_, target_, used_, needed_;
+  FillingState state_;
+  Marks begin_;      // what was made when this much was asked for
   Marks failed_at_;  // what was used when a filling failed
-  std::size_t order_ = 0, ahead_ = 0;
   std::function<void(const OfflineProgress&)> on_progress_;
-  std::shared_ptr<Filling> filling_;
-  bool stopping_ = false, ending_ = false;
+  std::shared_ptr<Filling> filling_;  // while connected
   double seconds_ = 0;
   std::exception_ptr failure_;
   std::optional<PartyReport> report_;

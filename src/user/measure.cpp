@@ -1,5 +1,7 @@
 #include "user/measure.h"
 
+#include "page/declared.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -69,12 +71,7 @@ std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std:
   return 1 + (left - rows) / (draft + 1);
 }
 
-void MeasuredConversation::run(const Request& request) {
-  request_ = request;
-  plan().check_prompt(request.ids.size());
-  const std::size_t block = request.draft + 1, common = in_common(request.ids), slots = slots_of(request);
-  const std::vector<TokenId> fresh(request.ids.begin() + static_cast<std::ptrdiff_t>(common), request.ids.end());
-  const std::size_t rows = plan().prompt_rows(fresh.size());
+void MeasuredConversation::check(const Request& request, std::size_t rows, std::size_t slots) {
   if (request.draft > 0 && !plan().open()) {
     throw Error(Code::usage, "--draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
                                                     "would learn how many drafted tokens were kept", name_of(plan().profile)));
@@ -82,31 +79,45 @@ void MeasuredConversation::run(const Request& request) {
   if (slots > room()) {
     throw Error(Code::usage, "--context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
                                                       rows, request.max_tokens,
-                                                      block > 1 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,
+                                                      request.draft > 0 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,
                                                       client_.session().slots() > 0 ? fmt::format(", {} are used", client_.session().slots()) : ""));
   }
+}
+
+void MeasuredConversation::make_material(const Request& request, std::size_t prompt) {
+  struct Making {
+    std::mutex mutex;  // of the rest: the filling goes on in a thread of its own
+    bool told = true;
+  };
+  const auto making = std::make_shared<Making>();
+  const std::size_t rows = plan().prompt_rows(prompt), answer = 1 + (request.max_tokens - 1) * (request.draft + 1);
+  const std::size_t begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
+  const double share = static_cast<double>(rows + begin) / static_cast<double>(rows + answer);
+  client_.make_material(prompt, answer, request.ahead, [making, share, on_material = request.on_material](const OfflineProgress& progress) {
+    const std::lock_guard lock(making->mutex);
+    if (making->told && on_material) on_material({std::min(1.0, progress.fraction / share), progress.seconds});
+  });
+  client_.wait_for_material(prompt, begin);
+  {
+    const std::lock_guard lock(making->mutex);
+    making->told = false;
+  }
+}
+
+void MeasuredConversation::run(const Request& request) {
+  request_ = request;
+  plan().check_prompt(request.ids.size());
+  const std::size_t block = request.draft + 1, common = in_common(request.ids), slots = slots_of(request);
+  const std::vector<TokenId> fresh(request.ids.begin() + static_cast<std::ptrdiff_t>(common), request.ids.end());
+  const std::size_t rows = plan().prompt_rows(fresh.size());
+  check(request, rows, slots);
   UserSession& session = client_.session();
   before_ = session.slots();
   prompted_ = fresh.size();
   offline_before_ = client_.filler().seconds();
   output_.clear();
   passes_ = kept_ = 0;
-  struct Making {
-    std::mutex mutex;  // of the rest: the filling goes on in a thread of its own
-    bool told = true;
-  };
-  const auto making = std::make_shared<Making>();
-  const std::size_t answer = 1 + (request.max_tokens - 1) * block, begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
-  const double share = static_cast<double>(rows + begin) / static_cast<double>(rows + answer);
-  client_.make_material(fresh.size(), answer, request.ahead, [making, share, on_material = request.on_material](const OfflineProgress& progress) {
-    const std::lock_guard lock(making->mutex);
-    if (making->told && on_material) on_material({std::min(1.0, progress.fraction / share), progress.seconds});
-  });
-  client_.wait_for_material(fresh.size(), begin);
-  {
-    const std::lock_guard lock(making->mutex);
-    making->told = false;
-  }
+  make_material(request, fresh.size());
   if (request.on_ready) request.on_ready();
 
   std::vector<TokenId> history = request.ids;

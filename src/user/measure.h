@@ -71,6 +71,10 @@ class MeasuredConversation {
   Moment now() const;
   nlohmann::json report(const UserClient::Reports* reports) const;
   std::size_t slots_of(const Request& request) const;
+  // Errors: usage, where it does not fit, with rows of its prompt and slots in all, or its drafts do not.
+  void check(const Request& request, std::size_t rows, std::size_t slots);
+  // Waits for what the answer begins with, behind so many tokens of a prompt; the rest is made beside it.
+  void make_material(const Request& request, std::size_t prompt);
   std::size_t room();
 
   LinkShape shape_;

@@ -1,5 +1,7 @@
 #include "user/session.h"
 
+#include "page/open_page.h"
+
 #include <fmt/format.h>
 
 namespace permllm {

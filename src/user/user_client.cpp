@@ -1,5 +1,8 @@
 #include "user/user_client.h"
 
+#include "session/pairing.h"
+#include "session/public_part.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>

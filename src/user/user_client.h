@@ -6,7 +6,8 @@
 #include <optional>
 
 #include "user/filler.h"
-#include "session/handshake.h"
+#include "session/greeting.h"
+#include "session/report.h"
 #include "session/ledger.h"
 #include "user/session.h"
 #include "model/chat_format.h"

@@ -189,6 +189,16 @@ Message message_of(const Frame& frame, Message message = {}) {
 // The user gave up the pass that is under way (its next message says so); caught by the provider's session.
 struct Cancelled {};
 
+template <class Io>
+void visit_flag(Io& io, const char* field, bool& value) {
+  auto number = static_cast<std::uint8_t>(value);
+  io.number(field, number);
+  if constexpr (std::is_same_v<Io, Reader>) {
+    if (number > 1) io.refuse(field, std::to_string(number) + ", expected 0 or 1");
+    value = number != 0;
+  }
+}
+
 // Messages over a link, with a deadline on every wait. One thread uses a channel.
 class Channel {
  public:

@@ -2,6 +2,8 @@
 // nothing of a session is made of it.
 #include <gtest/gtest.h>
 
+#include "session/pairing.h"
+#include "page/declared.h"
 #include "user/user_client.h"
 #include "model/chat_format.h"
 #include "support/errors.h"

@@ -6,6 +6,7 @@
 
 #include <fstream>
 
+#include "session/public_part.h"
 #include "service/identity.h"
 #include "cli/process.h"
 #include "service/server.h"

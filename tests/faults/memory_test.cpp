@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "session/greeting.h"
+#include "session/registration.h"
+#include "page/pack.h"
 #include "service/server.h"
 #include "base/heap.h"
 #include "page/pass.h"

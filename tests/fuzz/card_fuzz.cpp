@@ -4,6 +4,7 @@
 // An input is what they say, message by message: a byte (low two bits: over which link; bit 7: a refusal), the payload's length (u16), the payload.
 #include <algorithm>
 
+#include "session/pairing.h"
 #include "user/user_client.h"
 #include "fuzz/target.h"
 #include "model/chat_format.h"

@@ -6,8 +6,12 @@
 #include <algorithm>
 
 #include "provider/stock.h"
-#include "page/deal.h"
-#include "session/handshake.h"
+#include "page/pack.h"
+#include "session/greeting.h"
+#include "session/pairing.h"
+#include "session/public_part.h"
+#include "session/registration.h"
+#include "session/report.h"
 #include "session/masked_model.h"
 #include "page/pass.h"
 #include "fuzz/target.h"

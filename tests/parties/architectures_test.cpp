@@ -7,6 +7,7 @@
 #include <cmath>
 #include <set>
 
+#include "page/declared.h"
 #include "model/load.h"
 #include "plan/calibrate.h"
 #include "support/model.h"

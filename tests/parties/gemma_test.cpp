@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "page/declared.h"
 #include "model/load.h"
 #include "model/reference.h"
 #include "support/model.h"

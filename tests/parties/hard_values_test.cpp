@@ -7,6 +7,7 @@
 #include <map>
 #include <random>
 
+#include "page/declared.h"
 #include "model/reference.h"
 #include "plan/calibrate.h"
 #include "support/model.h"

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "page/declared.h"
 #include "model/reference.h"
 #include "support/model.h"
 #include "support/rig.h"

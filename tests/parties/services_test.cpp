@@ -7,6 +7,7 @@
 #include <mutex>
 #include <thread>
 
+#include "session/public_part.h"
 #include "helper/service.h"
 #include "provider/service.h"
 #include "user/user_client.h"

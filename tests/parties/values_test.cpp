@@ -6,6 +6,7 @@
 #include <cmath>
 #include <thread>
 
+#include "page/open_page.h"
 #include "support/activations.h"
 #include "support/model.h"
 #include "support/rig.h"

@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "page/deal.h"
 #include "protocol/linear.h"
 #include "protocol/party.h"
 #include "support/enumerated_coins.h"

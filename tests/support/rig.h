@@ -9,6 +9,7 @@
 
 #include "session/model_mask.h"
 #include "page/deal.h"
+#include "page/pack.h"
 #include "provider/service.h"
 #include "provider/session.h"
 #include "user/user_client.h"

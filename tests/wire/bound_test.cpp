@@ -5,8 +5,13 @@
 #include <utility>
 #include <vector>
 
-#include "page/deal.h"
-#include "session/handshake.h"
+#include "page/declared.h"
+#include "page/pack.h"
+#include "session/greeting.h"
+#include "session/pairing.h"
+#include "session/public_part.h"
+#include "session/registration.h"
+#include "session/report.h"
 #include "page/pass.h"
 #include "session/probe.h"
 #include "page/transformer.h"

@@ -4,8 +4,11 @@
 
 #include <gtest/gtest.h>
 
-#include "page/deal.h"
-#include "session/handshake.h"
+#include "page/pack.h"
+#include "session/greeting.h"
+#include "session/pairing.h"
+#include "session/registration.h"
+#include "session/report.h"
 #include "page/pass.h"
 #include "net/memory.h"
 #include "support/tiny_plan.h"

@@ -1,0 +1,21 @@
+// A model on its way to the helper, as V = W - U.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "net/tls.h"
+#include "provider/offer.h"
+#include "session/event.h"
+#include "wire/link.h"
+
+namespace permllm {
+
+using DialHelper = std::function<std::unique_ptr<Link>()>;
+
+// Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each gets something across.
+// progress: fraction done of what had to be sent; may be null. Errors: the helper's refusals, among them resource where its disk has no room.
+void register_at_helper(const OfferedModel& model, Executor& executor, Clock::duration patience, const DialHelper& dial, const OnEvent& on_event,
+                        const std::function<void(double)>& progress);
+
+}  // namespace permllm

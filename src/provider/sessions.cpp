@@ -1,0 +1,158 @@
+#include "provider/sessions.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/heap.h"
+
+namespace permllm {
+namespace {
+
+constexpr auto k_stalled = std::chrono::seconds(30);  // that a pass waits for its user, before others may have its place
+
+}  // namespace
+
+ProviderSessions::ProviderSessions(ProviderChains& chains, ResumableSessions& resumable, Clock::duration patience)
+    : chains_(chains), resumable_(resumable), patience_(std::min<Clock::duration>(patience, k_first_patience)) {}
+
+void ProviderSessions::set_admission(std::function<void()> admit, std::function<std::size_t()> most) {
+  admit_ = std::move(admit);
+  most_ = std::move(most);
+}
+
+void ProviderSessions::check_admission(const std::string& peer) {
+  const std::lock_guard lock(mutex_);
+  admit(peer);
+}
+
+std::uint64_t ProviderSessions::used_tokens(const std::string& peer) {
+  const std::lock_guard lock(mutex_);
+  const auto account = accounts_.find(peer);
+  return account == accounts_.end() ? chains_.tokens(peer) : account->second;
+}
+
+std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id, const std::string& peer, const Agreement& agreement,
+                                                                const std::shared_ptr<ResumableLink>& link, const UserLimits& limits) {
+  std::unique_ptr<Place> place;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::size_t own = places_of(peer);
+    if (own >= limits.sessions) {
+      throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
+    }
+    const std::uint64_t gives_way = admit(peer);  // others may have come since
+    auto chain = chains_.open(peer, agreement);
+    if (gives_way != 0) end(gives_way, Error(Code::resource, "session", "it was idle and was ended to make room for other users; ask again"));
+    const std::uint64_t used = chains_.tokens(peer);
+    Session& session = sessions_[id];
+    session.peer = peer;
+    session.chain = chain;
+    session.link = link;
+    accounts_.try_emplace(peer, used);
+    place = std::make_unique<Place>(*this, id, peer, std::move(chain), session);
+  }
+  changed_.notify_all();
+  return place;
+}
+
+std::shared_ptr<ProviderChains::Chain> ProviderSessions::chain_of(std::uint64_t id, const std::string& peer) {
+  const std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::closed, "Hello.session", "no such session");
+  return found->second.chain;
+}
+
+ProviderSessions::Place::Place(ProviderSessions& sessions, std::uint64_t id, const std::string& peer, std::shared_ptr<ProviderChains::Chain> chain,
+                               Session& session)
+    : sessions_(sessions), id_(id), peer_(peer), chain_(std::move(chain)), session_(session) {}
+
+ProviderSessions::Place::~Place() {
+  const std::lock_guard lock(sessions_.mutex_);
+  sessions_.sessions_.erase(id_);
+  if (sessions_.sessions_of(peer_) == 0) sessions_.accounts_.erase(peer_);
+}
+
+std::atomic<bool>& ProviderSessions::Place::in_pass() { return session_.in_pass; }
+
+void ProviderSessions::Place::charge(std::uint32_t tokens, std::uint64_t allowance) {
+  const std::lock_guard lock(sessions_.mutex_);
+  session_.used = true;
+  std::uint64_t& used = sessions_.accounts_.at(peer_);
+  if (used + tokens > allowance) {
+    throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", allowance));
+  }
+  used += tokens;
+}
+
+std::size_t ProviderSessions::sessions_of(const std::string& peer) const {
+  return static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
+}
+
+std::size_t ProviderSessions::places_of(const std::string& peer) const {
+  return static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer && !s.second.ending; }));
+}
+
+std::optional<Clock::time_point> ProviderSessions::Session::waits_since() const {
+  const auto on_link = link->waits_since();
+  return on_link ? on_link : chain->stock().waits_since();
+}
+
+std::optional<Clock::time_point> ProviderSessions::Session::idle_since() const {
+  if (ending || in_pass) return {};
+  const Clock::time_point since = waits_since().value_or(begun);
+  return std::max(since, chain->filled_at().value_or(since));
+}
+
+std::uint64_t ProviderSessions::admit(const std::string& peer) const {
+  admit_();
+  const std::size_t most = most_();
+  std::map<std::string, std::size_t> places;
+  std::size_t taken = 0;
+  for (const auto& [id, session] : sessions_) {
+    if (!session.ending) ++places[session.peer], ++taken;
+  }
+  if (most == 0 || taken < most) return 0;
+  // A pass that its user has let lie may go where no session is idle: else it would cost little to be never idle.
+  const std::size_t own = places[peer];
+  for (const bool in_pass : {false, true}) {
+    std::uint64_t chosen = 0;
+    std::pair<std::size_t, Clock::duration> best{};  // most places, longest idle
+    const Clock::time_point now = Clock::now();
+    for (const auto& [id, session] : sessions_) {
+      if (session.ending || session.in_pass != in_pass || places[session.peer] <= own) continue;
+      const auto since = in_pass ? session.waits_since() : session.idle_since();
+      if (!since || (in_pass && now - *since < k_stalled)) continue;
+      const std::pair mine{places[session.peer], now - *since};
+      if (chosen != 0 && mine <= best) continue;
+      chosen = id;
+      best = mine;
+    }
+    if (chosen != 0) return chosen;
+  }
+  throw Error(Code::resource, "provider", fmt::format("as many conversations are open as may be ({}, of all users); try again in a moment", most));
+}
+
+void ProviderSessions::end(std::uint64_t session, const Error& why) {
+  Session& s = sessions_.at(session);
+  s.ending = true;
+  resumable_.remember_end(session, s.peer, why);
+  s.link->end(why);
+}
+
+void ProviderSessions::end_unused(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  while (changed_.wait(lock, stop, [&] { return !sessions_.empty(); })) {
+    for (auto& [id, session] : sessions_) {
+      if (session.used || !session.link->waits_since()) continue;
+      const auto since = session.idle_since();
+      if (since && Clock::now() - *since >= patience_) end(id, Error(Code::timeout, "the first pass", "did not come in time; ask again"));
+    }
+    changed_.wait_for(lock, stop, patience_ / 8, [] { return false; });
+    lock.unlock();
+    trim_heap_if_due();  // what others let go of when it was not
+    lock.lock();
+  }
+}
+
+}  // namespace permllm

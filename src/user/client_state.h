@@ -1,0 +1,69 @@
+// What the conversations of a Client share.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "permllm/client.h"
+#include "user/links.h"
+#include "user/measure.h"
+#include "user/user_state.h"
+
+namespace permllm {
+
+struct Client::State {
+  State(const std::filesystem::path& invite, const ClientOptions& options);
+  UserLinks links(UserTraffic& counted) {
+    UserLinks all = links_of(invite, {}, options.patience, counted, &traffic);
+    all.grace = options.grace;
+    return all;
+  }
+  // What a card says of the chains. Its count of tokens is for a start: sessions under way are charged some ahead.
+  void know(const Card& card) {
+    const std::lock_guard lock(mutex);
+    ready.clear();
+    for (const Chain& chain : chains_of(card)) ready[chain.number] = chain.tokens;
+  }
+  std::vector<Chain> chains_of(const Card& card);
+  // Ids of a whole conversation, up to where the answer begins.
+  std::vector<TokenId> encode(const std::vector<Message>& messages, const ConversationOptions& with);
+  void set_ready(std::uint64_t chain, std::size_t tokens) {
+    const std::lock_guard lock(mutex);
+    ready[chain] = tokens;
+  }
+  // One token of an answer less.
+  void use_token() {
+    std::uint64_t left = tokens_left;
+    while (left > 0 && !tokens_left.compare_exchange_weak(left, left - 1)) {}
+  }
+
+  Invite invite;
+  Ledger ledger;
+  ClientOptions options;
+  Executor executor;
+  UserTraffic traffic;  // of all conversations
+  UserTraffic spent;    // of links that belong to none
+  Party provider{invite.provider_address, invite.provider_pin}, helper{invite.helper_address, invite.helper_pin};
+  std::string plan_hash;
+  Model model;
+  Views views;
+  Vocabulary vocabulary;
+  std::optional<Tokenizer> tokenizer;
+  std::mutex long_text;  // one at a time is cut into tokens
+  std::atomic<std::uint64_t> tokens_left = 0;  // of answers
+  std::mutex mutex;
+  std::map<std::uint64_t, std::size_t> ready;  // tokens of each chain
+};
+
+// In these, where they are told to a library's user.
+AnswerProgress progress_of(const OfflineProgress& made);
+Answer::Bytes bytes_of(const permllm::Traffic& traffic);
+// Of a question and its answer, for which this much material is enough. A question takes entries where the weights are not public, an answer
+// passes, both slots.
+std::size_t tokens_of(const Plan& plan, const Marks& made);
+
+}  // namespace permllm

@@ -1,0 +1,304 @@
+// A conversation keeps its session, and with it what the model was fed, from answer to answer.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+
+#include "base/no_denormals.h"
+#include "base/text.h"
+#include "model/chat_format.h"
+#include "rand/seed.h"
+#include "user/cancellable.h"
+#include "user/client_state.h"
+#include "user/sampler.h"
+#include "user/stops.h"
+
+namespace permllm {
+namespace {
+
+constexpr std::size_t k_start = 16;  // tokens of an answer for which material is there before it begins; the rest is made beside it
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+
+SamplingOptions sampling_of(const AnswerOptions& o) {
+  const SamplingOptions sampling{o.temperature, o.top_k, o.top_p, o.min_p, o.seed ? *o.seed : random_number()};
+  sampling.check();
+  if (o.max_tokens < 1) throw Error(Code::usage, "max_tokens", "0, expected 1 or more");
+  for (const std::string& text : o.stop) {
+    if (text.empty()) throw Error(Code::usage, "stop", "a text is empty");
+  }
+  return sampling;
+}
+
+}  // namespace
+
+struct Conversation::State {
+  State(std::shared_ptr<Client::State> client_state, const ConversationOptions& with) : client(std::move(client_state)), options(with) { reset(); }
+
+  ~State() { leave(); }
+  bool raw() const { return options.chat_format == "none"; }
+  // Ends the session in order, where it still stands.
+  void leave() {
+    leaving = true;  // a connection that is lost by now is not made again
+    try {
+      if (session) session->end();
+    } catch (const Error&) {  // the answers are there
+    }
+    session = nullptr;
+    leaving = false;
+  }
+  void reset() {
+    leave();
+    messages.clear();
+    if (!options.system.empty() && !raw()) messages.push_back({"system", options.system});
+  }
+  std::vector<Message> with(const std::string& text) const {
+    std::vector<Message> all = messages;
+    if (raw() && !all.empty()) {
+      all.back().content += text;
+    } else {
+      all.push_back({"user", text});
+    }
+    return all;
+  }
+  // How long an answer may be: as asked, as the model has room, as the invite allows.
+  std::size_t most_tokens(const Plan& plan, std::size_t prompt, std::size_t asked) const {
+    plan.check_prompt(prompt);
+    const std::size_t rows = plan.prompt_rows(prompt);
+    if (rows >= plan.slots) {
+      throw Error(Code::usage, "conversation", fmt::format("{} tokens do not fit the context of {}; reset it or begin another", prompt, plan.slots));
+    }
+    return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
+  }
+  void open_session(std::size_t room = 1);
+  class Answering;
+  Answer ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text);
+
+  std::shared_ptr<Client::State> client;
+  ConversationOptions options;
+  void tell(const AnswerProgress& progress) const {
+    if (!options.on_progress) return;
+    const std::lock_guard lock(telling);
+    options.on_progress(progress);
+  }
+  mutable std::mutex telling;     // one thread after the other
+  std::vector<Message> messages;  // raw: none or one
+  std::atomic<bool> cancelled = false, answering = false, leaving = false;
+  UserTraffic traffic, told;  // so far; and when the last answer's cost was told
+  std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
+};
+
+void Conversation::State::open_session(std::size_t room) {
+  leave();
+  tell({AnswerProgress::Stage::connecting, 0, 0, 0, 0});
+  const auto links = [&](UserTraffic&) {
+    const UserLinks all = client->links(traffic);
+    const auto cancellable = [&](const std::function<std::unique_ptr<Link>()>& dial) {
+      return [this, dial]() -> std::unique_ptr<Link> {
+        if (leaving) throw Error(Code::usage, "session", "is over");
+        return std::make_unique<Cancellable>(dial(), cancelled, answering);
+      };
+    };
+    const auto online = [this, dial = cancellable(all.online)] {
+      const bool again = session != nullptr && !leaving;
+      if (again && cancelled) throw Error(Code::usage, "answer", "cancelled");
+      if (again) tell({AnswerProgress::Stage::reconnecting, 0, 0, 0, 0});
+      auto link = dial();
+      if (again && !answering) tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
+      return link;
+    };
+    return UserLinks{online, cancellable(all.offline), cancellable(all.helper), all.grace};
+  };
+  session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, client->executor, client->ledger, room);
+  client->know(session->card());
+  if (session->plan().hash() != client->plan_hash) {
+    session = nullptr;
+    throw Error(Code::mismatch, "model", "the provider serves another model, or the same otherwise, than when this program began; start it again");
+  }
+}
+
+// One answer, from its question on.
+class Conversation::State::Answering {
+ public:
+  Answering(State& state, const AnswerOptions& how, const OnText& on_text)
+      : state_(state), client_(*state.client), how_(how), on_text_(on_text), sampler_(sampling_of(how)), stops_(how.stop), begin_(Clock::now()),
+        ready_(begin_), first_(begin_), last_(begin_), start_(state.traffic.online), behind_set_up_(start_) {
+    if (client_.tokens_left == 0) throw used_up();
+    answer_.end = Answer::End::length;
+  }
+  // After an error the session is gone, unless it was cancelled: then too, and the answer is what there is of it.
+  Answer run(const std::vector<Message>& prompt) {
+    try {
+      ask(prompt);
+    } catch (...) {
+      state_.session = nullptr;  // what its last pass left is not known
+      if (!state_.cancelled) throw;
+    }
+    if (state_.cancelled) answer_.end = Answer::End::cancelled;
+    count_cost();
+    return std::move(answer_);
+  }
+
+ private:
+  Error used_up() const {
+    return Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", client_.invite.tokens));
+  }
+  void ask(const std::vector<Message>& prompt) {
+    if (!state_.session) state_.open_session();
+    const MeasuredConversation::Request request = request_of(prompt);
+    // A session that has no room left, or that the provider ended while nobody asked (perhaps to make room for others), is begun again; so is a
+    // new one whose connection is lost before its first pass, which the provider does not keep.
+    if (!state_.session->fits(request)) begin_again(request);
+    const bool went_on = state_.session->used();
+    try {
+      state_.session->run(request);
+    } catch (const Error& error) {
+      const bool gone = error.code() == Code::closed ? went_on || !state_.session->began()
+                                                     : went_on && (error.code() == Code::timeout || error.code() == Code::resource);
+      if (state_.answering || state_.cancelled || !gone) throw;
+      begin_again(request);
+      state_.session->run(request);
+    }
+    emit(stops_.push(characters_.finish()));
+    emit(stops_.finish());
+    answer_.cost.fed_tokens = state_.session->prompted();
+    if (state_.options.next_prompt > 0 && !state_.cancelled) state_.session->prepare(state_.options.next_prompt, k_start);
+  }
+  void begin_again(const MeasuredConversation::Request& request) { state_.open_session(state_.session->slots_afresh(request)); }
+
+  MeasuredConversation::Request request_of(const std::vector<Message>& prompt) {
+    MeasuredConversation::Request request;
+    request.ids = client_.encode(prompt, state_.options);
+    if (request.ids.empty()) throw Error(Code::usage, "text", "has no tokens");
+    answer_.cost.prompt_tokens = request.ids.size();
+    request.max_tokens = state_.most_tokens(state_.session->plan(), request.ids.size(), how_.max_tokens);
+    if (request.max_tokens == 0) throw used_up();  // by another conversation, meanwhile
+    request.draft = state_.options.draft;
+    request.ahead = state_.options.ahead;
+    request.start = k_start;
+    request.on_material = [this](const OfflineProgress& made) { state_.tell(progress_of(made)); };
+    request.choose = [this](std::span<const std::int64_t> logits) { return sampler_.choose(logits, frac::logit); };
+    request.on_ready = [this] {
+      ready_ = Clock::now();
+      state_.tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
+      behind_set_up_ = state_.traffic.online;
+    };
+    request.on_read = [this](double share) {
+      const double seconds = seconds_between(ready_, Clock::now());
+      state_.tell({AnswerProgress::Stage::prompt, share, seconds, seconds * (1 / share - 1), 0});
+    };
+    request.on_token = [this](TokenId id) { return take(id); };
+    return request;
+  }
+  // A token of the answer; whether another is wanted.
+  bool take(TokenId id) {
+    state_.answering = true;
+    if (state_.cancelled) return false;
+    const Tokenizer& tokenizer = *client_.tokenizer;
+    last_ = Clock::now();
+    if (++answer_.cost.answer_tokens == 1) first_ = last_;
+    answer_.tokens.push_back(id);
+    client_.use_token();
+    client_.set_ready(state_.session->chain(), tokens_of(state_.session->plan(), state_.session->ready()));
+    state_.tell({AnswerProgress::Stage::answer, 0, 0, 0, id});
+    if (tokenizer.is_end(id)) {
+      answer_.end = Answer::End::model;
+      return false;
+    }
+    emit(stops_.push(characters_.push(answer_.cost.answer_tokens == 1 ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
+    if (stops_.stopped()) answer_.end = Answer::End::stop;
+    return !stops_.stopped() && client_.tokens_left > 0;
+  }
+  void emit(const std::string& text) {
+    answer_.text += text;
+    if (on_text_ && !text.empty()) on_text_(text);
+  }
+  void count_cost() {
+    const permllm::Traffic during = state_.traffic.online - behind_set_up_;
+    const UserTraffic now = state_.traffic;
+    Answer::Cost& cost = answer_.cost;
+    cost.set_up = bytes_of(behind_set_up_ - start_);
+    cost.online = bytes_of(during);
+    cost.offline_provider = bytes_of(now.offline - state_.told.offline);
+    cost.offline_helper = bytes_of(now.helper - state_.told.helper);
+    state_.told = now;
+    cost.round_trips = during.round_trips;
+    cost.offline_seconds = seconds_between(begin_, ready_);
+    cost.first_token_seconds = seconds_between(ready_, std::max(ready_, first_));
+    cost.token_seconds = cost.answer_tokens < 2 ? 0 : seconds_between(first_, last_) / static_cast<double>(cost.answer_tokens - 1);
+    cost.seconds = seconds_between(begin_, Clock::now());
+    cost.tokens_left = client_.tokens_left;
+  }
+
+  State& state_;
+  Client::State& client_;
+  const AnswerOptions& how_;
+  const OnText& on_text_;
+  Sampler sampler_;
+  Stops stops_;
+  Utf8Stream characters_;
+  Answer answer_;
+  const Clock::time_point begin_;
+  Clock::time_point ready_, first_, last_;
+  const permllm::Traffic start_;
+  permllm::Traffic behind_set_up_;  // where the prompt's pass begins
+};
+
+Answer Conversation::State::ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text) {
+  const NoDenormals no_denormals;
+  answering = false;
+  return Answering(*this, how, on_text).run(prompt);
+}
+
+Conversation Client::conversation(const ConversationOptions& options) const {
+  if (!options.chat_format.empty()) ChatFormat::named(options.chat_format);
+  if (options.chat_format == "none" && !options.system.empty()) throw Error(Code::usage, "system", "needs a chat format other than none");
+  if (options.draft > 63) throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63", options.draft));
+  if (options.draft > 0 && state_->model.profile != name_of(Profile::open)) {
+    throw Error(Code::usage, "draft", fmt::format("needs profile open, this provider serves {}", state_->model.profile));
+  }
+  return Conversation(std::make_unique<Conversation::State>(state_, options));
+}
+
+Conversation::Conversation(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Conversation::~Conversation() = default;
+Conversation::Conversation(Conversation&&) noexcept = default;
+Conversation& Conversation::operator=(Conversation&&) noexcept = default;
+
+Answer Conversation::ask(const std::string& text, const AnswerOptions& options, const OnText& on_text) {
+  if (text.empty()) throw Error(Code::usage, "text", "is empty");
+  state_->cancelled = false;
+  std::vector<Message> messages = state_->with(text);
+  Answer answer = state_->ask(messages, options, on_text);
+  if (answer.text.empty() && answer.end == Answer::End::cancelled) return answer;
+  if (state_->raw()) {
+    messages.back().content += answer.text;
+  } else {
+    messages.push_back({"assistant", answer.text});
+  }
+  state_->messages = std::move(messages);
+  return answer;
+}
+
+Answer Conversation::answer(const std::vector<Message>& messages, const AnswerOptions& options, const OnText& on_text) {
+  state_->cancelled = false;
+  return state_->ask(messages, options, on_text);
+}
+
+std::size_t Conversation::in_common(const std::vector<Message>& messages) const {
+  if (!state_->session) return 0;
+  const auto ids = state_->client->encode(messages, state_->options);
+  return ids.empty() ? 0 : state_->session->in_common(ids);
+}
+
+std::size_t Conversation::room(const std::vector<Message>& messages) const {
+  if (!state_->session) return 0;
+  const auto ids = state_->client->encode(messages, state_->options);
+  return ids.empty() ? 0 : state_->session->answer_room(ids, state_->options.draft);
+}
+
+void Conversation::cancel() noexcept { state_->cancelled = true; }
+void Conversation::reset() { state_->reset(); }
+
+}  // namespace permllm

@@ -1,0 +1,39 @@
+// What a filling is at, and what it does next.
+#pragma once
+
+#include <optional>
+
+#include "page/pack.h"
+#include "plan/marks.h"
+
+namespace permllm {
+
+inline constexpr std::uint32_t k_least_order = 64;  // pieces that are worth an order of their own
+inline constexpr std::uint32_t k_smallest_order = 16;  // where there is no room for so many at the provider, the filling ends
+
+// The orders that take a chain from `made` to `target`, in the order of need: lists of batches of at most deal_batch pieces. The last pass of
+// the target goes with its last slot. The first tokens of a prompt need entries.
+std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const Marks& target);
+
+// Apart -> connected with the first order, and back once all is made and nobody asked for a while; failed until it is tried anew; stopped for good.
+struct FillingState {
+  enum class Phase { apart, connected, failed, stopped };
+  enum class Step {
+    wait,    // for an order, for room, for whoever tries it anew
+    make,    // next()
+    finish,  // take leave of provider and helper
+    leave,   // the filling's thread ends
+  };
+  Phase phase = Phase::apart;
+  bool ending = false;  // no further order
+  Marks made, target;   // of the chain; how far it is wanted
+  Marks used, needed;   // how far it is used; how far somebody waits for it
+  std::size_t ahead = 0;  // slots that are made ahead of use
+  std::size_t order = 0;  // pieces of an order at most
+
+  // What is made next: of no more pieces than there is room for ahead of use, or than somebody waits for. None: all is made, or there is no room.
+  std::optional<PackOrder> next(const Plan& plan) const;
+  Step step(const Plan& plan) const;
+};
+
+}  // namespace permllm
