@@ -7,13 +7,14 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models web demo serve test test-clients test-sanitized bench deb sanitize thread fuzz format clean
+.PHONY: help setup build model test-models web demo serve check test test-clients test-sanitized bench deb sanitize thread fuzz format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
 	@echo "              make demo PROMPT=\"What is the capital of France?\" ARGS=\"--rtt 10ms --bandwidth 1gbit\""
 	@echo "make serve    a chat page and OpenAI's HTTP interface on this machine, at http://127.0.0.1:8080/"
 	@echo "              make serve ARGS=\"--stock 512 --profile fast\""
+	@echo "make check    the tests of single units and protocols: under a minute, for before each commit"
 	@echo "make test     build everything and run all tests"
 	@echo "make test-clients  OpenAI's packages, LangChain, LiteLLM, llm, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
@@ -48,6 +49,10 @@ web:
 
 serve: web build model
 	@$(BINARY) serve --demo $(MODEL) $(ARGS)
+
+check: setup test-models
+	@scripts/build.sh release checked
+	@ctest --preset release -L '^(unit|box)$$'
 
 test: setup test-models
 	@scripts/setup.sh tests

@@ -5,11 +5,12 @@
 #include <atomic>
 #include <chrono>
 
+#include "base/clock.h"
+
 namespace permllm {
 namespace {
 
 void trim(bool asked) {
-  using Clock = std::chrono::steady_clock;
   // It walks the whole heap and holds up whoever allocates meanwhile: of the time, it gets a fiftieth.
   constexpr int k_share = 50;
   static std::atomic<bool> left{false};  // much is free that was not given back

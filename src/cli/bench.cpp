@@ -57,7 +57,7 @@ nlohmann::json measure(const BenchOptions& options) {
   Ledger ledger;  // in memory: the chain goes with the session
   MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
                                     executor, ledger);
-  const double session_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const double session_seconds = seconds_since(begin);
   const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
   MeasuredConversation::Request request;
   std::minstd_rand random(1);

@@ -13,7 +13,7 @@
 
 #include "cli/shared_options.h"
 #include "service/print_event.h"
-#include "cli/options.h"
+#include "cli/prompt_options.h"
 #include "cli/process.h"
 #include "service/process_limits.h"
 #include "cli/progress.h"

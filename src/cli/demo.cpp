@@ -9,7 +9,7 @@
 #include "cli/local_parties.h"
 #include "cli/progress.h"
 #include "user/measure.h"
-#include "cli/options.h"
+#include "cli/prompt_options.h"
 
 namespace permllm {
 namespace {

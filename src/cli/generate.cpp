@@ -5,7 +5,7 @@
 
 #include "service/print_event.h"
 #include "cli/offer_options.h"
-#include "cli/options.h"
+#include "cli/prompt_options.h"
 #include "cli/process.h"
 #include "cli/progress.h"
 #include "model/reference.h"
@@ -14,11 +14,9 @@
 namespace permllm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 
 void run(const std::string& path, PromptOptions options) {
   check_prompt_options(options);
-  const auto seconds_since = [](Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); };
   const Clock::time_point load_begin = Clock::now();
   Executor executor;
   const ModelFile file = ModelFile::open(path);

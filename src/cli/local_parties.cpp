@@ -46,7 +46,7 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   ProgressBar bar(options.serve.profile == Profile::open ? "Weights to the helper" : "Masked weights to the helper", options.quiet);
   const auto ready = provider_->wait_for("ready", [&](const nlohmann::json& event) {
     if (event.at("event") != "progress") return;
-    if (event.at("what") == "registration") return bar.show(event.at("fraction"), std::chrono::duration<double>(Clock::now() - begin).count());
+    if (event.at("what") == "registration") return bar.show(event.at("fraction"), seconds_since(begin));
     loading(event.at("fraction"));
     begin = Clock::now();
   });

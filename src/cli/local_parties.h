@@ -22,7 +22,7 @@ struct LocalOptions {
   bool stock = false;  // the provider keeps offline material beyond a session, as long as this lives
 
   Clock::duration patience() const {
-    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(patience_seconds));
+    return duration_of(patience_seconds);
   }
 };
 // model, the serve options, --rtt, --bandwidth, --patience

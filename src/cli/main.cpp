@@ -29,6 +29,7 @@
 #include "base/text.h"
 #include "permllm/error.h"
 #include "permllm/version.h"
+#include "wire/frame.h"
 
 int main(int argc, char** argv) {
   // Core files would hold prompts, seeds or weights.
@@ -44,7 +45,11 @@ int main(int argc, char** argv) {
 
   CLI::App app{"permllm: answers from a language model whose owner never sees the prompt, and whose weights never leave "
                "the owner"};
-  app.set_version_flag("--version", std::string("permllm ") + permllm::version());
+  std::string version = std::string("permllm ") + permllm::version() + ", wire version " + std::to_string(permllm::k_wire_version);
+#ifdef PERMLLM_COMMIT
+  version += ", commit " PERMLLM_COMMIT;
+#endif
+  app.set_version_flag("--version", version);
   app.require_subcommand(1);
   permllm::add_demo(app);
   permllm::add_bench(app);

@@ -54,7 +54,7 @@ double product_seconds(const OfferedModel& model, std::size_t tokens, Executor& 
       Words y(n * s.rows);
       const Clock::time_point begin = Clock::now();
       product(w, s.out.ring, x, y, executor);
-      const double taken = std::chrono::duration<double>(Clock::now() - begin).count();
+      const double taken = seconds_since(begin);
       seconds += taken * (by_layer ? static_cast<double>(model.plan.config.layers) / static_cast<double>(model.plan.config.stored_layers()) : 1);
     });
     best = run == 0 ? seconds : std::min(best, seconds);
@@ -71,7 +71,7 @@ struct Seconds {
 void run(Options options) {
   options.serve.synthetic = is_synthetic(options.path);
   options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // the sizes of all follow from it
-  const double rtt = std::chrono::duration<double>(parse_duration(options.shape.rtt, "--rtt")).count();
+  const double rtt = seconds_of(parse_duration(options.shape.rtt, "--rtt"));
   const double bandwidth = parse_bandwidth(options.shape.bandwidth, "--bandwidth");
   Executor executor;
   const OfferedModel model = offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));

@@ -43,7 +43,7 @@ void ProgressBar::close() {
 
 std::function<void(double)> late_bar(std::string what, bool quiet) {
   return [bar = std::make_shared<ProgressBar>(std::move(what), quiet), begin = Clock::now()](double fraction) {
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double seconds = seconds_since(begin);
     if (seconds < 1) return;
     if (fraction < 1) return bar->show(fraction, seconds);
     bar->finish();

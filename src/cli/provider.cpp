@@ -35,14 +35,12 @@ std::set<std::string> invites_in_force(const std::string& identity) {
   return users;
 }
 
-Clock::duration seconds(double number) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(number)); }
-
 constexpr std::size_t k_most_sessions = 64;
 
 struct ProviderOptions {
   PartyOptions party;
   std::string model, helper, state, user_bandwidth = "0";
-  double grace_seconds = std::chrono::duration<double>(k_default_grace).count(), idle_seconds = 600;
+  double grace_seconds = seconds_of(k_default_grace), idle_seconds = 600;
   OfferOptions serve;
   UserLimits limits;
 };
@@ -67,12 +65,12 @@ void run_provider(ProviderOptions& options) {
     for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());
   }
   party.metrics().set_model_bytes(layer_bytes);
-  const double load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const double load_seconds = seconds_since(begin);
   const auto dial_within = [&](Clock::duration patience) {
     return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + patience), options.party.shape);
   };
   ProviderService service(std::move(model), executor, options.party.patience(), [&] { return dial_within(options.party.patience()); },
-                          party.on_event(), options.state, seconds(options.grace_seconds), seconds(options.idle_seconds));
+                          party.on_event(), options.state, duration_of(options.grace_seconds), duration_of(options.idle_seconds));
   serving = &service;
   try {
     service.drop_stock_unless([in_force = invites_in_force(options.party.identity)](const std::string& user) { return in_force.contains(user); });
@@ -92,7 +90,7 @@ void run_provider(ProviderOptions& options) {
     limits.tokens = allowance_of(directory, peer);
     service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer, limits);
   }, service.room()}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
-       {"registration_seconds", std::chrono::duration<double>(Clock::now() - registration).count()}}, [&](Metrics::Now& now) {
+       {"registration_seconds", seconds_since(registration)}}, [&](Metrics::Now& now) {
     now.stock = service.stock_bytes();
     now.disk_free = service.disk_free();
   });

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
+
 namespace permllm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 
 constexpr auto k_key_lasts = std::chrono::minutes(10);
 constexpr auto k_key_grace = std::chrono::seconds(10);  // for whoever lost its connection to come back

@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "base/clock.h"
 #include "gateway/guard.h"
 #include "gateway/reports.h"
 #include "service/http_server.h"
@@ -12,7 +13,6 @@
 namespace permllm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using httplib::Request;
 using httplib::Response;
 using openai::Json;
@@ -260,7 +260,7 @@ void Gateway::State::watch(Response& response) {
     if (now == watch->said && Clock::now() < watch->last + std::chrono::seconds(5)) return true;
     watch->said = now;
     watch->last = Clock::now();
-    now["uptime"] = std::chrono::duration<double>(watch->last - s.start).count();
+    now["uptime"] = seconds_between(s.start, watch->last);
     const std::string event = openai::event(now);
     return sink.write(event.data(), event.size());
   });

@@ -1,9 +1,10 @@
 #include "gateway/job.h"
 
+#include "base/clock.h"
+
 namespace permllm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
@@ -26,7 +27,7 @@ void AnswerJob::set(const AnswerProgress& progress) {
       if (++now_.tokens == 1) {
         first_ = Clock::now();
       } else {
-        now_.tokens_per_second = static_cast<double>(now_.tokens - 1) / std::max(1e-6, std::chrono::duration<double>(Clock::now() - first_).count());
+        now_.tokens_per_second = static_cast<double>(now_.tokens - 1) / std::max(1e-6, seconds_since(first_));
       }
       break;
   }

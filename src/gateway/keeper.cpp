@@ -4,10 +4,11 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/clock.h"
+
 namespace permllm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t k_step = 64;  // tokens a filling: soon over when somebody asks
 constexpr auto k_pause = std::chrono::seconds(10);  // after a fault

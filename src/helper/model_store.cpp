@@ -193,7 +193,7 @@ void ModelStore::check(const std::filesystem::path& path) {
     const std::string id = stored.offer.model_id;
     if (damaged.empty() && stored.whole()) {
       on_event_(fmt::format("model {:.8}: {} checked in {:.1f} s", id, megabytes(stored.offer.bytes),
-                            std::chrono::duration<double>(Clock::now() - begin).count()));
+                            seconds_since(begin)));
       models_[id] = mapped(std::move(stored));
       return;
     }

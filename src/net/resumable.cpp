@@ -115,7 +115,7 @@ void ResumableLink::fail(const Error& error) {
 
 void ResumableLink::give_up() {
   const Clock::duration lost = Clock::now() - lost_since_;
-  const std::string why = fmt::format("was lost and did not come back for {:.1f} s", std::chrono::duration<double>(lost).count());
+  const std::string why = fmt::format("was lost and did not come back for {:.1f} s", seconds_of(lost));
   fail(Error(lost < limits_.grace ? Code::timeout : Code::closed, "connection", why));
 }
 

@@ -40,7 +40,7 @@ Frame Shaped::receive(Clock::time_point deadline, const char* awaited, std::size
   free_ = begin;
   if (bits_per_second_ > 0) {
     const double seconds = 8.0 * static_cast<double>(frame.payload.size() + k_frame_header_bytes) / bits_per_second_;
-    free_ += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+    free_ += duration_of(seconds);
   }
   const Clock::time_point delivery = free_ + half_;
   if (delivery > deadline) {

@@ -32,7 +32,7 @@ double parse(const std::string& text, const std::string& flag, const std::map<st
 Clock::duration parse_duration(const std::string& text, const std::string& flag) {
   const double seconds = parse(text, flag, {{"s", 1}, {"ms", 1e-3}, {"us", 1e-6}}, "10ms, 250us, 1s or 0");
   if (seconds > 3600) throw Error(Code::usage, flag, "more than an hour");
-  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  return duration_of(seconds);
 }
 
 double parse_bandwidth(const std::string& text, const std::string& flag) {

@@ -73,7 +73,7 @@ void ProviderSession::serve(std::atomic<bool>& in_pass) {
       const Clock::time_point began = Clock::now();
       run(begin);
       in_pass = false;
-      if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind) on_pass_(std::chrono::duration<double>(Clock::now() - began).count());
+      if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind) on_pass_(seconds_since(began));
       begin.tokens > 1 ? trim_heap() : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {
       if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
@@ -132,7 +132,7 @@ void ProviderSession::run(const PassBegin& begin) {
   ++used_.passes;
   used_.bytes_of_user += material.used.bytes_of_user;
   used_.bytes_of_helper += material.used.bytes_of_helper;
-  used_.pass_seconds += std::chrono::duration<double>(Clock::now() - began).count();
+  used_.pass_seconds += seconds_since(began);
   used_.pass_waited += user_.waited_seconds() - waited;
   used_.pass_cpu += report_of_this_process().cpu_seconds - cpu;
 }

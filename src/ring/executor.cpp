@@ -10,10 +10,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
+
 namespace permllm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 
 // A few microseconds: long enough for the next matrix of a token, short enough to leave the core to another party.
 constexpr int k_spins = 400;

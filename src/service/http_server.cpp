@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/clock.h"
 #include "permllm/error.h"
 
 namespace permllm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 
 // Waits for one of `events`; false at the deadline.
 bool wait_for(int socket, short events, Clock::time_point deadline) {

@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "base/clock.h"
 #include "base/text.h"
 
 namespace permllm {

@@ -10,6 +10,8 @@
 #include <optional>
 #include <string>
 
+#include "base/clock.h"
+
 namespace spdlog {
 class logger;
 }
@@ -24,7 +26,6 @@ struct LogOptions {
 // lines out. Thread-safe.
 class LineBound {
  public:
-  using Clock = std::chrono::steady_clock;
   LineBound(std::size_t in_all, std::size_t of_one) : in_all_(in_all), of_one_(of_one) {}
   // A line that `who` causes: how many were left out in the minutes before, where it may be written, and was counted; nothing where it is left out.
   std::optional<std::size_t> admit(const std::string& who, Clock::time_point now = Clock::now());

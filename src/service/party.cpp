@@ -48,7 +48,7 @@ void Party::progress(const char* what, double fraction) {
   if (what != doing_) doing_ = what, begun_ = told_ = now;
   if (now - told_ < k_silence || fraction < 0.02) return;
   told_ = now;
-  const double seconds = std::chrono::duration<double>(now - begun_).count();
+  const double seconds = seconds_between(begun_, now);
   note("progress", fmt::format("{} of the model: {:.0f} %, about {:.0f} s left", what, fraction * 100, seconds * (1 / fraction - 1)));
 }
 

@@ -31,7 +31,7 @@ struct PartyOptions {
   std::shared_ptr<Settings> settings;
 
   Clock::duration patience() const {
-    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(patience_seconds));
+    return duration_of(patience_seconds);
   }
 };
 

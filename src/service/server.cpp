@@ -202,7 +202,7 @@ void Server::State::serve(Open& entry, std::shared_ptr<void> ticket) {
     log.write(Log::Level::debug, "connection_begins", "a connection begins", fields_of(peer));
     handler.serve(std::make_unique<Known>(entry.link, std::move(ticket)), peer);
     nlohmann::ordered_json fields = fields_of(peer);
-    fields["seconds"] = std::chrono::duration<double>(Clock::now() - entry.since).count();
+    fields["seconds"] = seconds_since(entry.since);
     log.write(Log::Level::debug, "connection_ends", "a connection was served", fields);
   } catch (const Error&) {
     // It is logged, and the peer knows.

@@ -87,7 +87,7 @@ class SessionEvents {
   }
   void tell_end(std::string words, std::optional<Code> error) {
     Event event(Event::Kind::session_ends, std::move(words), session_);
-    event.seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
+    event.seconds = seconds_since(begin_);
     event.error = error;
     event.worked = worked_;
     tell(std::move(event));

@@ -13,7 +13,6 @@ constexpr double k_long_transfer = 0.5;               // seconds
 constexpr std::uint32_t k_first_transfer = 16 << 10;  // bytes
 constexpr int k_least_delays = 3, k_most_delays = 16;
 
-double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 // Seconds from the first byte out to the last one in.
 struct Echo {
@@ -25,7 +24,7 @@ Echo echo(Channel& peer, std::uint32_t out, std::uint32_t in) {
   const Clock::time_point begin = Clock::now();
   peer.send(std::move(ping));
   const auto pong = peer.receive(Pong{});
-  const double taken = seconds(Clock::now() - begin);
+  const double taken = seconds_of(Clock::now() - begin);
   if (pong.bytes.size() != in) throw Error(Code::malformed, "Pong.bytes", fmt::format("{} of them, expected {}", pong.bytes.size(), in));
   return {taken, pong.time};
 }
@@ -124,7 +123,7 @@ HelperState HelperWatch::look() {
     looked_ = Clock::now();
   }
   HelperState state = state_;
-  state.age = static_cast<std::uint32_t>(seconds(Clock::now() - *looked_));
+  state.age = static_cast<std::uint32_t>(seconds_of(Clock::now() - *looked_));
   return state;
 }
 

@@ -19,8 +19,6 @@ namespace {
 
 constexpr std::size_t k_start = 16;  // tokens of an answer for which material is there before it begins; the rest is made beside it
 
-double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
-
 SamplingOptions sampling_of(const AnswerOptions& o) {
   const SamplingOptions sampling{o.temperature, o.top_k, o.top_p, o.min_p, o.seed ? *o.seed : random_number()};
   sampling.check();

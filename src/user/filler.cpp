@@ -10,8 +10,6 @@
 namespace permllm {
 namespace {
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
 // By cost: a slot is worth one, an entry or pass about a fifth.
 double worth(std::uint8_t kind) { return kind == k_slot_kind ? 1.0 : 0.2; }
 double worth(const Marks& from, const Marks& to) {

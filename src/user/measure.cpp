@@ -13,8 +13,6 @@
 namespace permllm {
 namespace {
 
-double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
-
 nlohmann::json online_json(const Traffic& t, double per) {
   return {{"provider_to_user_bytes", static_cast<double>(t.received.payload_bytes) / per},
           {"user_to_provider_bytes", static_cast<double>(t.sent.payload_bytes) / per},
@@ -186,7 +184,7 @@ nlohmann::json MeasuredConversation::report(const UserClient::Reports* reports) 
   for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
     declared += pass_cost(plan(), std::min(before_ + rows + i * block, plan().slots - block), block, false);
   }
-  const double rtt = std::chrono::duration<double>(parse_duration(shape_.rtt, "--rtt")).count();
+  const double rtt = seconds_of(parse_duration(shape_.rtt, "--rtt"));
   const double bandwidth = parse_bandwidth(shape_.bandwidth, "--bandwidth");
   const double latency = rtt * static_cast<double>(decode.round_trips) / kept;
   const double bits = 8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;

@@ -1,7 +1,6 @@
 // A link to one peer: frames in order, in both directions.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -9,10 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
+
 namespace permllm {
 
 using Bytes = std::vector<std::uint8_t>;
-using Clock = std::chrono::steady_clock;
 
 // One message on the wire (docs/wire.md): a header of k_frame_header_bytes, then the payload.
 struct Frame {

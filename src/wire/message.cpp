@@ -165,7 +165,7 @@ Frame Channel::receive_any(const char* awaited, std::size_t most, Clock::duratio
   const Clock::time_point begin = Clock::now();
   Frame frame = link_->receive(begin + std::max(patience, patience_), awaited, most);
   room_ = std::move(frame.room);
-  waited_seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
+  waited_seconds_ += seconds_since(begin);
   if (frame.step != next_arrival_) throw Error(Code::malformed, "frame.step", fmt::format("{}, expected {}", frame.step, next_arrival_));
   ++next_arrival_;
   if (frame.session != session_) {

@@ -87,8 +87,8 @@ TEST(Log, a_line_stays_a_line_and_json_stays_json) {
 
 TEST(LineBound, one_peer_leaves_room_for_others_and_the_next_minute_tells_what_was_left_out) {
   LineBound bound(10, 4);
-  const auto now = LineBound::Clock::now();
-  const auto admitted = [&](const char* who, int times, LineBound::Clock::time_point at) {
+  const auto now = Clock::now();
+  const auto admitted = [&](const char* who, int times, Clock::time_point at) {
     int count = 0;
     for (int i = 0; i < times; ++i) count += bound.admit(who, at).has_value();
     return count;

@@ -1,4 +1,4 @@
-#include "cli/options.h"
+#include "cli/prompt_options.h"
 
 #include <fmt/format.h>
 
