@@ -100,7 +100,7 @@ void check_listening(const std::string& address, const Credentials& credentials,
     const TlsListener listener([&] { return credentials; }, address);
     teller.warning("listen", fmt::format("nobody listens on {}", address), fmt::format("start permllm {}", service));
   } catch (const Error& error) {
-    if (std::string(error.what()).ends_with(std::strerror(EADDRINUSE))) return teller.ok("listen", fmt::format("{} is taken, as it is when the service runs", address));
+    if (error.reason() == Reason::address_in_use) return teller.ok("listen", fmt::format("{} is taken, as it is when the service runs", address));
     teller.wrong("listen", error, "choose an address of this machine and a port that this user may have");
   }
 }

@@ -134,7 +134,7 @@ void Gateway::State::routes() {
       try {
         body(request, response);
       } catch (const Error& error) {
-        put(response, openai::refusal_of(error, client.helper().address));
+        put(response, openai::refusal_of(error));
       }
     };
   };

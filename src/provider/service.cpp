@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/heap.h"
+#include "base/reason.h"
 #include "model/embedding.h"
 
 namespace permllm {
@@ -48,7 +49,7 @@ void ProviderService::register_model(const std::function<void(double)>& progress
   for (;;) {
     registration.advanced = false;
     try {
-      return send_model(registration);
+      return reach(Reason::helper_unreachable, [&] { send_model(registration); });
     } catch (const Error& error) {
       if (!registration.advanced || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
       on_event_(fmt::format("the connection to the helper was lost, registration goes on: {}", error.what()));
@@ -146,7 +147,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
   } catch (const Error& error) {
-    if (error.code() == Code::closed && error.field() == "session") {
+    if (error.code() == Code::closed && error.field() == "session" && !error.by_peer()) {
       events.end();  // the user has left in order, without a word about it
     } else {
       events.fail(error.what(), error.code(), user.session());
@@ -154,7 +155,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
     }
   } catch (const std::exception& error) {
     events.fail(error.what(), Code::resource, user.session());
-    user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
+    user.refuse(Error(Code::resource, Reason::busy, "memory", "the provider has too little for this session"));
   }
   link->leave();
 }
@@ -186,8 +187,8 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   room = nullptr;
   const auto agreement = user.receive(Agreement{});
   if (agreement.plan_hash != plan_hash_) {
-    throw Error(Code::mismatch, "Agreement.plan_hash",
-                fmt::format("{:.8} here, {:.8} at the user", plan_hash_, agreement.plan_hash));
+    throw Error(Code::mismatch, Reason::model_changed, "Agreement.plan_hash",
+                fmt::format("plan {:.8} here, {:.8} at the user", plan_hash_, agreement.plan_hash));
   }
   struct End {  // however this ends, the session is forgotten
     ProviderService& service;
@@ -207,12 +208,12 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     const std::lock_guard lock(mutex_);
     const std::size_t own = places_of(peer);
     if (own >= limits.sessions) {
-      throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
+      throw Error(Code::resource, Reason::busy, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
     }
     const std::uint64_t gives_way = admit(peer);  // others may have come since
     held = chains_.open(peer, agreement);
     if (gives_way != 0) {
-      this->end(gives_way, Error(Code::resource, "session", "it was idle and was ended to make room for other users; ask again"));
+      this->end(gives_way, Error(Code::resource, Reason::session_ended, "session", "it was idle and was ended to make room for other users"));
     }
     session = &sessions_[id];
     session->peer = peer;
@@ -248,7 +249,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
       session->used = true;
       std::uint64_t& used = accounts_.at(peer);
       const std::uint32_t more = to[k_pass_kind] - charged;
-      if (used + more > limits.tokens) throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", limits.tokens));
+      if (used + more > limits.tokens) throw Error(Code::resource, Reason::allowance_used_up, "allowance", fmt::format("all {} tokens of the invite are used", limits.tokens));
       used += more;
       charged += more;
     }
@@ -319,7 +320,7 @@ std::uint64_t ProviderService::admit(const std::string& peer) const {
     }
     if (chosen != 0) return chosen;
   }
-  throw Error(Code::resource, "provider", fmt::format("as many conversations are open as may be ({}, of all users); try again in a moment", most));
+  throw Error(Code::resource, Reason::busy, "provider", fmt::format("as many conversations are open as may be ({}, of all users)", most));
 }
 
 void ProviderService::end(std::uint64_t session, const Error& why) {
@@ -336,7 +337,7 @@ void ProviderService::end_unused(const std::stop_token& stop) {
     for (auto& [id, session] : sessions_) {
       if (session.used || !session.link->waits_since()) continue;
       const auto since = session.idle_since();
-      if (since && Clock::now() - *since >= patience) end(id, Error(Code::timeout, "the first pass", "did not come in time; ask again"));
+      if (since && Clock::now() - *since >= patience) end(id, Error(Code::timeout, Reason::session_ended, "the first pass", "did not come in time"));
     }
     sessions_changed_.wait_for(lock, stop, patience / 8, [] { return false; });
     lock.unlock();
@@ -384,7 +385,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
   {
     const std::lock_guard lock(mutex_);
     const auto found = sessions_.find(session);
-    if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::closed, "Hello.session", "no such session");
+    if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::closed, Reason::session_ended, "Hello.session", "no such session");
     chain = found->second.chain;
   }
   chain->begin_filling(limits, Clock::now() + patience_);
@@ -400,12 +401,12 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     const std::optional<Seed> standing = chain->standing();
     const PairHello hello{session, peer, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
     helper.send(hello);
-    const Seed common = common_seed(helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
+    const Seed common = common_seed(reach(Reason::helper_unreachable, [&] { return helper.receive(PairAccepted{}).half; }), domain::provider_helper, hello);
     helper.set_session(session);
     user.send(chain->state());
     user.flush();
     user.set_session(session);
-    chain->paired(common, helper.receive(Paired{}).other);
+    chain->paired(common, reach(Reason::helper_unreachable, [&] { return helper.receive(Paired{}).other; }));
     std::exception_ptr failure;  // of the helper's half, or of ours with it
     const auto take = [&](Channel& from, Stock::Source source) {
       try {
@@ -418,7 +419,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     };
     std::jthread reader([&] {
       try {
-        take(helper, Stock::Source::helper);
+        reach(Reason::helper_unreachable, [&] { take(helper, Stock::Source::helper); });
       } catch (...) {
         failure = std::current_exception();
       }

@@ -214,7 +214,7 @@ void Server::attend(std::uint64_t number) {
           const std::size_t kept = std::min<std::size_t>(16, s.limits.connections / 4);
           std::size_t of_user = 0;
           for (const auto& [other_number, other] : s.open) of_user += other->served && peer.role == Role::user && other->user == peer.key;
-          if (s.count().served >= s.limits.connections - kept) full = "as many are open as may be; try again in a moment";
+          if (s.count().served >= s.limits.connections - kept) full = "as many are open as may be";
           else if (of_user >= s.limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
           if (full.empty()) {
             entry->served = true;
@@ -225,7 +225,7 @@ void Server::attend(std::uint64_t number) {
         try {
           if (!full.empty()) {
             s.metrics.count_refused_connection();
-            throw Error(Code::resource, "connections", full);
+            throw Error(Code::resource, Reason::busy, "connections", full);
           }
           s.handler.admit(peer);
         } catch (const Error& error) {

@@ -297,7 +297,7 @@ struct Conversation::State {
     plan.check_prompt(prompt);
     const std::size_t rows = plan.prompt_rows(prompt);
     if (rows >= plan.slots) {
-      throw Error(Code::usage, "conversation", fmt::format("{} tokens do not fit the context of {}; reset it or begin another", prompt, plan.slots));
+      throw Error(Code::usage, Reason::context_exceeded, "conversation", fmt::format("{} tokens do not fit the context of {}", prompt, plan.slots));
     }
     return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
   }
@@ -343,13 +343,13 @@ void Conversation::State::open_session(std::size_t room) {
   client->know(session->card());
   if (session->plan().hash() != client->plan_hash) {
     session = nullptr;
-    throw Error(Code::mismatch, "model", "the provider serves another model, or the same otherwise, than when this program began; start it again");
+    throw Error(Code::mismatch, Reason::model_changed, "model", "the provider serves another model, or the same otherwise, than when this program began");
   }
 }
 
 Answer Conversation::State::ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text) {
   Sampler sampler(sampling_of(how));
-  const auto used_up = [&] { return Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", client->invite.tokens)); };
+  const auto used_up = [&] { return Error(Code::usage, Reason::allowance_used_up, "tokens", fmt::format("all {} of the invite are used", client->invite.tokens)); };
   if (client->tokens_left == 0) throw used_up();
   const NoDenormals no_denormals;
   const Clock::time_point begin = Clock::now();
@@ -415,7 +415,7 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
     } catch (const Error& error) {
       const bool gone = error.code() == Code::closed ? went_on || !session->began()
                                                      : went_on && (error.code() == Code::timeout || error.code() == Code::resource);
-      if (answering || cancelled || !gone) throw;
+      if (answering || cancelled || !gone || error.reason() == Reason::allowance_used_up) throw;
       open_session(session->slots_afresh(request));
       session->run(request);
     }

@@ -251,7 +251,7 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
   expect_in(online(PassCancel{}), "PassCancel: no pass is under way");
   expect_in(online(RetrievalIndex{}), "frame.tag: 64, expected PassBegin or SessionEnd");
   expect_in(online(PackOrder{1, 0, 1}), "frame.tag: 30, expected PassBegin or SessionEnd");
-  expect_in(online(Refusal{200, "\x1b[2J"}), "peer: \xef\xbf\xbd[2J");
+  expect_in(online(Refusal{200, 200, "", "\x1b[2J"}), "peer: \xef\xbf\xbd[2J");
   EXPECT_TRUE(services.said("peer: \xef\xbf\xbd[2J"));
 
   // In a pass, whose material has to be there (in profile open the user deals none).
