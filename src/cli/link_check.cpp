@@ -132,7 +132,7 @@ std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector
     failure = error;
   }
   if (attempt.step == Step::name) {
-    teller.wrong("name", *failure, "correct the address, or the name service of this machine");
+    teller.wrong("name", failure->message(), "correct the address, or the name service of this machine");
     return std::nullopt;
   }
   teller.ok("name", fmt::format("{} is {}", link.address.substr(0, link.address.rfind(':')), attempt.ip));

@@ -40,7 +40,7 @@ Refusal refusal_of(const Error& error) {
   const std::string message = for_person(error);
   if (reason != Reason::none) {
     const ReasonFacts& facts = facts_of(reason);
-    return {facts.http_status, facts.type, message, "", facts.code, facts.retry_after, sentence(facts.cause) + " " + sentence(facts.remedy)};
+    return {facts.http_status, facts.type, message, "", facts.code, facts.retry_after, "", sentence(facts.cause) + " " + sentence(facts.remedy)};
   }
   // What a peer makes of this program's messages is nothing that the client did.
   const bool ours = !error.by_peer();

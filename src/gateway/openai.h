@@ -41,6 +41,7 @@ struct Refusal {
   std::string type = "server_error", message;
   std::string param = {}, code = {};  // empty: null
   int retry_after = 0;                // seconds; 0: not said
+  std::string allow = {};             // of 405: the methods that may be
   std::string plain = {};             // of a reason: sentences for the person at the page, cause and remedy
 };
 Json body_of(const Refusal& refusal);

@@ -133,8 +133,7 @@ void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, con
   }
   if (!disk_has(bytes)) refuse_for_disk(bytes);
   throw Error(Code::resource, Reason::stock_full, "stock",
-              fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}; a question that what is made suffices for "
-                          "makes room, or the provider raises --user-stock",
+              fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}",
                           bytes_of(peer), bytes, limits.stock));
 }
 
