@@ -1,5 +1,6 @@
 #include "session/probe.h"
 #include "permllm/version.h"
+#include "wire/plain.h"
 
 #include <fmt/format.h>
 
