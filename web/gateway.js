@@ -4,23 +4,19 @@ import {ask} from './dom.js';
 const k_key = 'permllm.key';  // in sessionStorage: gone with the tab
 
 export class GatewayError extends Error {
-  constructor(message, {status = 0, type = '', code = '', retryAfter = null} = {}) {
+  constructor(message, {status = 0, type = '', code = '', plain = '', retryAfter = null} = {}) {
     super(message);
-    Object.assign(this, {status, type, code, retryAfter});
+    Object.assign(this, {status, type, code, told: plain, retryAfter});
   }
 
   // To ask the same again would not help.
   get lasting() { return this.status >= 400 && this.status < 500 && ![401, 408, 409, 429].includes(this.status); }
 
-  // What a person can do about it; the server's own words are shown below.
+  // What a person can do about it, in the gateway's words where it knows; its message is shown below.
   get plain() {
-    return {
+    return this.told || ({
       gateway_unreachable: 'The gateway does not answer. Is permllm serve still running on this machine?',
       stream_cut: 'The connection to the gateway ended before the answer did.',
-      provider_unreachable: 'The provider cannot be reached.',
-      out_of_stock: 'No offline material is ready, and none can be made now.',
-      allowance_used_up: 'The allowance of your invite is used up. Ask the provider for a new one.',
-      context_length_exceeded: 'This conversation is longer than the model can read. Shorten your question, edit an earlier one, or begin a new conversation.',
       invalid_api_key: 'The gateway asks for a key, and has none that it accepts.',
       foreign_host: 'The gateway does not serve this address. Open the one that permllm serve printed.',
       foreign_origin: 'The gateway does not serve this address. Open the one that permllm serve printed.',
@@ -29,13 +25,13 @@ export class GatewayError extends Error {
       429: 'Too many requests are waiting already.',
       502: 'The provider or the helper failed during this request.',
       503: 'The gateway cannot answer now.',
-    }[this.status] ?? (this.status >= 500 || !this.message ? 'The gateway failed.' : this.message);
+    }[this.status] ?? (this.status >= 500 || !this.message ? 'The gateway failed.' : this.message));
   }
 }
 
 function fault(body, status = 0, retryAfter = null) {
-  const {message = '', type = '', code = ''} = body?.error ?? {};
-  return new GatewayError(message, {status, type, code: code ?? '', retryAfter});
+  const {message = '', type = '', code = '', plain = ''} = body?.error ?? {};
+  return new GatewayError(message, {status, type, code: code ?? '', plain, retryAfter});
 }
 
 // The data of server-sent events; comments (pings) are passed over.

@@ -61,7 +61,7 @@ void Database::fail() {
   full_ = is_full();
   if (full_) {
     const std::filesystem::path path(name_);  // a peer may read this
-    throw Error(Code::resource, (path.parent_path().filename() / path.filename()).string(),
+    throw Error(Code::resource, Reason::disk_full, (path.parent_path().filename() / path.filename()).string(),
                 fmt::format("its disk is full, {} bytes are free; make room: what is used up has to be written down first", reserve_->free_space()));
   }
   const int code = sqlite3_errcode(database_) & 0xff;

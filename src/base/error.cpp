@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/reason.h"
+
 namespace permllm {
 
 const char* name_of(Role role) {
@@ -28,10 +30,21 @@ const char* name_of(Code code) {
   return "?";
 }
 
-Error::Error(Code code, const std::string& field, const std::string& message)
-    : std::runtime_error(field.empty() ? message : field + ": " + message), code_(code), field_(field) {}
+const char* name_of(Reason reason) { return facts_of(reason).name; }
+const char* remedy_of(Reason reason) { return facts_of(reason).remedy; }
+
+namespace {
+
+std::string before_message(const std::string& field, bool by_peer) { return (by_peer ? "peer: " : "") + (field.empty() ? "" : field + ": "); }
+
+}  // namespace
+
+Error::Error(Code code, Reason reason, const std::string& field, const std::string& message, bool by_peer)
+    : std::runtime_error(before_message(field, by_peer) + message), code_(code), reason_(reason), by_peer_(by_peer),
+      message_at_(before_message(field, by_peer).size()), field_(field) {}
 
 int Error::exit_status() const {
+  if (reason_ != Reason::none) return facts_of(reason_).exit_status;
   return code_ == Code::usage || code_ == Code::file || code_ == Code::unsupported ? 2 : 1;
 }
 

@@ -18,7 +18,7 @@ namespace permllm {
 namespace {
 
 [[noreturn]] void fail(const std::string& name, const std::string& what) {
-  throw Error(Code::resource, name, fmt::format("{}: {}", what, std::strerror(errno)));
+  throw Error(Code::resource, errno == ENOSPC || errno == EDQUOT ? Reason::disk_full : Reason::none, name, fmt::format("{}: {}", what, std::strerror(errno)));
 }
 
 struct flock one_byte(std::uint64_t offset) {

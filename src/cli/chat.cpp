@@ -23,6 +23,7 @@
 #include "base/small_file.h"
 #include "base/text.h"
 #include "user/user_state.h"
+#include "wire/plain.h"
 #include "permllm/client.h"
 
 namespace permllm {
@@ -168,8 +169,7 @@ class Chat {
         std::fflush(stdout);
         // A person may go on; a program is told and decides.
         if (!Lines::person()) throw;
-        const bool lost = error.code() == Code::closed || error.code() == Code::timeout;
-        tell(fmt::format("permllm: {}\n{}", for_terminal(error.what()), lost ? fmt::format("(permllm doctor --invite {} looks at each link; ask again once they are well)\n", options_.invite) : ""));
+        tell(fmt::format("permllm: {}\n", for_terminal(for_person(error))));
       }
       std::fflush(stdout);
     }

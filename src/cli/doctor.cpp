@@ -53,7 +53,7 @@ void check_models(const std::vector<ProbedModel>& held, const ProbedModel& wante
 void tell_of_helper_state(const HelperState& state, const Teller& teller) {
   const std::string when = state.age == 0 ? "now" : fmt::format("{} s ago", state.age);
   if (!state.trouble.empty()) {
-    return teller.wrong("link", Error(Code::mismatch, "", fmt::format("the provider says, {}: {}", when, state.trouble)), "tell the provider, who runs permllm doctor provider");
+    return teller.wrong("link", fmt::format("the provider says, {}: {}", when, state.trouble), "tell the provider, who runs permllm doctor provider");
   }
   teller.ok("link", fmt::format("in order by the provider's word, {}: round trip {:.2f} ms, the helper holds the model", when, 1e3 * state.round_trip),
             {{"age_seconds", state.age}, {"round_trip_seconds", state.round_trip}});
@@ -88,7 +88,7 @@ std::optional<Credentials> check_identity(const std::string& directory, Role rol
     }
     return credentials;
   } catch (const Error& error) {
-    teller.wrong("identity", Error(error.code(), "", error.what()), fmt::format("restore the file, or make a new identity with permllm keygen --role {}", name_of(role)));
+    teller.wrong("identity", error.what(), fmt::format("restore the file, or make a new identity with permllm keygen --role {}", name_of(role)));
     return std::nullopt;
   }
 }
@@ -100,7 +100,7 @@ void check_listening(const std::string& address, const Credentials& credentials,
     const TlsListener listener([&] { return credentials; }, address);
     teller.warning("listen", fmt::format("nobody listens on {}", address), fmt::format("start permllm {}", service));
   } catch (const Error& error) {
-    if (std::string(error.what()).ends_with(std::strerror(EADDRINUSE))) return teller.ok("listen", fmt::format("{} is taken, as it is when the service runs", address));
+    if (error.reason() == Reason::address_in_use) return teller.ok("listen", fmt::format("{} is taken, as it is when the service runs", address));
     teller.wrong("listen", error, "choose an address of this machine and a port that this user may have");
   }
 }
@@ -113,7 +113,7 @@ void check_users(const std::string& identity, const Teller& teller) {
       ++(record.revoked ? revoked : active);
       if (record.key.empty()) teller.warning("users", fmt::format("{} is of version 0.2, which knew users by their certificates", path.string()), "make this user a new invite");
     } catch (const Error& error) {
-      teller.wrong("users", Error(error.code(), "", error.what()), "make this user a new invite; the damaged record lets nobody in");
+      teller.wrong("users", error.what(), "make this user a new invite; the damaged record lets nobody in");
     }
   }
   teller.ok("users", fmt::format("invites in force: {}, revoked: {}", active, revoked));
@@ -145,7 +145,7 @@ std::vector<std::string> check_state(const std::string& state, const Teller& tel
       teller.ok("state", fmt::format("{} models on record, the last one {:.8}", ids.size(), ids[0]));
     }
   } catch (const Error& error) {
-    teller.wrong("state", Error(error.code(), "", error.what()), "give the service's user access to it");
+    teller.wrong("state", error.what(), "give the service's user access to it");
   }
   return ids;
 }
@@ -165,7 +165,7 @@ void check_store_file(const StoreEntry& entry, std::uint64_t free, Executor& exe
     if (!stored.whole()) return teller.wrong("model", fmt::format("{}: its size or digest is another", name), again);
     teller.ok("model", fmt::format("{}: complete, {}", name, megabytes(stored.offer.bytes)), {{"id", entry.id}, {"bytes", stored.offer.bytes}});
   } catch (const Error& error) {
-    teller.wrong("model", Error(error.code(), "", error.what()), again);
+    teller.wrong("model", error.what(), again);
   }
 }
 
@@ -181,7 +181,7 @@ void check_store(const std::string& store, const Teller& teller) {
     Executor executor;
     for (const StoreEntry& entry : list_store(store)) check_store_file(entry, free, executor, teller);
   } catch (const Error& error) {
-    teller.wrong("store", Error(error.code(), "", error.what()), "give the service's user a folder that it may write, on a disk with room");
+    teller.wrong("store", error.what(), "give the service's user a folder that it may write, on a disk with room");
   } catch (const std::filesystem::filesystem_error& error) {
     teller.wrong("store", error.code().message(), "give the service's user a folder that it may write");
   }
@@ -202,7 +202,7 @@ void check_account(const Invite& invite, const Teller& teller) {
     teller.ok("stock", slots == 0 ? "no offline material: each answer waits until it is made (permllm stock --fill makes some ahead)"
                                   : fmt::format("{} slots of offline material in {} chain{}", slots, card.chains.size(), card.chains.size() == 1 ? "" : "s"), {{"slots", slots}, {"chains", card.chains.size()}});
   } catch (const Error& error) {
-    teller.wrong("account", Error(error.code(), "", error.what()), "tell the provider");
+    teller.wrong("account", error.what(), "tell the provider");
   }
 }
 
@@ -214,7 +214,7 @@ void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
   try {
     invite = load_invite(path);
   } catch (const Error& error) {
-    return here.wrong("invite", Error(error.code(), "", error.what()), "ask the provider for a new invite");
+    return here.wrong("invite", error.what(), "ask the provider for a new invite");
   }
   check_validity(invite->identity.certificate, k_user_days, "ask the provider for a new invite", "invite", here);
   here.ok("allowance", fmt::format("{} tokens of answers by the invite", invite->tokens), {{"tokens", invite->tokens}});
@@ -245,7 +245,7 @@ void examine_provider(const ProviderSettings& settings, const OnFinding& tell) {
     try {
       here.ok("model", fmt::format("{} can be read: {} tensors", settings.model, ModelFile::open(settings.model).tensors().size()));
     } catch (const Error& error) {
-      here.wrong("model", Error(error.code(), "", error.what()), "correct --model, or fetch the file again");
+      here.wrong("model", error.what(), "correct --model, or fetch the file again");
     }
   }
   const std::vector<std::string> ids = check_state(settings.state, here);

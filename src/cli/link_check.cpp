@@ -29,7 +29,7 @@ void tell_of_port(const LinkToCheck& link, const Attempt& attempt, const Error& 
   if (attempt.port_error == ECONNREFUSED) {
     teller.wrong("port", fmt::format("refused: nobody listens at {}", at), fmt::format("start the {} there, or correct the port", name_of(link.peer)));
   } else if (attempt.port_error != 0) {
-    teller.wrong("port", fmt::format("unreachable: {} at {}", without_field(error), at), "check cables, routes and the address of both machines");
+    teller.wrong("port", fmt::format("unreachable: {} at {}", error.message(), at), "check cables, routes and the address of both machines");
   } else {
     teller.wrong("port", fmt::format("no answer from {} within {} s", at, k_connect_patience.count()),
                  "look for a firewall that drops it, a machine that is off, or an address that is another's");
@@ -42,7 +42,7 @@ void tell_of_handshake(const LinkToCheck& link, const Attempt& attempt, const Er
   const std::string peer = name_of(link.peer);
   if (!attempt.shown) {
     if (error.code() == Code::timeout) return teller.wrong("TLS", "the port is open, and the peer does not answer", fmt::format("look whether the {} is overloaded, or restart it", peer));
-    return teller.wrong("TLS", without_field(error), fmt::format("see whether another program than the {} listens there, and what the {} reports", peer, peer));
+    return teller.wrong("TLS", error.message(), fmt::format("see whether another program than the {} listens there, and what the {} reports", peer, peer));
   }
   const Certificate& shown = *attempt.shown;
   if (shown.role() != link.peer) {
@@ -69,10 +69,10 @@ void tell_of_handshake(const LinkToCheck& link, const Attempt& attempt, const Er
 // The peer's first answer does not come.
 void tell_of_silence(const LinkToCheck& link, const Error& error, const Teller& teller) {
   const std::string peer = name_of(link.peer);
-  if (error.field() == "frame.version") {
-    teller.wrong("version", fmt::format("{}; this program is permllm {}", without_field(error), PERMLLM_VERSION), "bring both to the same release");
-  } else if (error.field() == "peer" && error.code() == Code::malformed) {
-    teller.wrong("version", fmt::format("the {} does not know what is asked (\"{}\"); this program is permllm {}", peer, without_field(error), PERMLLM_VERSION),
+  if (error.reason() == Reason::version && !error.by_peer()) {
+    teller.wrong("version", fmt::format("{}; this program is permllm {}", error.message(), PERMLLM_VERSION), "bring both to the same release");
+  } else if (error.by_peer() && error.code() == Code::malformed) {
+    teller.wrong("version", fmt::format("the {} does not know what is asked (\"{}\"); this program is permllm {}", peer, error.message(), PERMLLM_VERSION),
                  "bring both to the same release");
   } else if (error.code() == Code::mismatch) {
     teller.wrong("own key", error, fmt::format("ask the {}", peer));
@@ -98,15 +98,8 @@ void Teller::warning(const char* check, const std::string& text, const std::stri
 }
 void Teller::wrong(const char* check, const std::string& text, const std::string& remedy) const { tell_({Finding::State::wrong, link_, check, text, remedy}); }
 void Teller::wrong(const char* check, const Error& error, const std::string& remedy) const {
-  const std::string text = without_field(error);
-  const std::size_t semicolon = text.find("; ");
-  if (semicolon == std::string::npos) return wrong(check, text, remedy);
-  wrong(check, text.substr(0, semicolon), text.substr(semicolon + 2));
-}
-
-std::string without_field(const Error& error) {
-  const std::string text = error.what();
-  return error.field().empty() ? text : text.substr(error.field().size() + 2);
+  const std::string of_reason = remedy_of(error.reason());
+  wrong(check, error.message(), of_reason.empty() ? remedy : of_reason);
 }
 
 void check_validity(const Certificate& certificate, int days, const std::string& remedy, const char* check, const Teller& teller) {
@@ -139,7 +132,7 @@ std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector
     failure = error;
   }
   if (attempt.step == Step::name) {
-    teller.wrong("name", *failure, "correct the address, or the name service of this machine");
+    teller.wrong("name", failure->message(), "correct the address, or the name service of this machine");
     return std::nullopt;
   }
   teller.ok("name", fmt::format("{} is {}", link.address.substr(0, link.address.rfind(':')), attempt.ip));

@@ -40,7 +40,6 @@ class Teller {
 };
 
 // What an error says, without its field.
-std::string without_field(const Error& error);
 
 // How long a certificate still holds; a warning within `days` of its end, wrong once it has ended.
 void check_validity(const Certificate& certificate, int days, const std::string& remedy, const char* check, const Teller& teller);

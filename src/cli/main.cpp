@@ -15,6 +15,7 @@
 #include "cli/chat.h"
 #include "cli/demo.h"
 #include "cli/doctor.h"
+#include "cli/flag.h"
 #include "cli/generate.h"
 #include "service/identity.h"
 #include "cli/inspect.h"
@@ -27,6 +28,7 @@
 #include "cli/stock.h"
 #include "cli/store.h"
 #include "base/text.h"
+#include "wire/plain.h"
 #include "permllm/error.h"
 #include "permllm/version.h"
 #include "wire/frame.h"
@@ -71,8 +73,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const permllm::Error& error) {
-    std::fprintf(stderr, "permllm: %s\n", permllm::for_terminal(error.what()).c_str());
-    return error.exit_status();
+    const auto commands = app.get_subcommands();
+    const permllm::Error told = commands.empty() ? error : permllm::with_flag(error, *commands[0]);
+    std::fprintf(stderr, "permllm: %s\n", permllm::for_terminal(permllm::for_person(told)).c_str());
+    return told.exit_status();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "permllm: %s\n", permllm::for_terminal(error.what()).c_str());
     return 1;

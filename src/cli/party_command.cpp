@@ -25,7 +25,7 @@ void add_party_options(CLI::App& command, PartyOptions& options, const std::stri
 }
 
 void refuse_unless(bool fits, const Peer& peer, const char* who) {
-  if (!fits) throw Error(Code::mismatch, "certificate", fmt::format("{} \"{}\": only {} connect here", name_of(peer.role), peer.name, who));
+  if (!fits) throw Error(Code::mismatch, Reason::not_trusted, "certificate", fmt::format("{} \"{}\": only {} connect here", name_of(peer.role), peer.name, who));
 }
 
 void require_peer(const std::string& identity, Role role) {
@@ -42,7 +42,7 @@ void run_party(const PartyOptions& options, const std::function<void()>& run) {
     run();
   } catch (const Error& error) {
     if (!options.events) throw;
-    print_event({{"event", "error"}, {"code", static_cast<int>(error.code())}, {"message", error.what()}});
+    print_event({{"event", "error"}, {"code", error.code()}, {"reason", error.reason()}, {"field", error.by_peer() ? "peer: " + error.field() : error.field()}, {"message", error.message()}});
     throw CLI::RuntimeError(error.exit_status());
   }
 }

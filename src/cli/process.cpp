@@ -86,7 +86,7 @@ nlohmann::json Process::wait_for(const std::string& event, const std::function<v
     const std::string name = message.at("event");
     if (name == event) return message;
     if (name == "error") {
-      throw Error(static_cast<Code>(message.at("code").get<int>()), "", message.at("message").get<std::string>());
+      throw Error(message.at("code").get<Code>(), message.at("reason").get<Reason>(), message.at("field").get<std::string>(), message.at("message").get<std::string>());
     }
     if (on_event) on_event(message);
   }

@@ -21,7 +21,7 @@ namespace {
 // Of answers, by the record of the user's invite.
 std::uint64_t allowance_of(const LiveDirectory& directory, const Peer& peer) {
   const UserRecord record = directory.record(peer.name);
-  if (record.key != peer.key) throw Error(Code::mismatch, "certificate", fmt::format("\"{}\" is not the one of the invite in force", peer.name));
+  if (record.key != peer.key) throw Error(Code::mismatch, Reason::invite_revoked, "certificate", fmt::format("\"{}\" is not the one of the invite in force", peer.name));
   return record.tokens;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "base/reason.h"
 
 namespace permllm {
 namespace {
@@ -36,9 +37,9 @@ void AnswerDesk::check(const openai::Request& request) const {
   const std::size_t tokens = client_.tokenize(request.messages, options).size(), context = client_.model().context;
   if (tokens == 0) throw Error(Code::usage, request.chat ? "messages" : "prompt", "has no tokens");
   if (tokens >= context) {
-    throw Error(Code::usage, "conversation", fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context, tokens));
+    throw Error(Code::usage, Reason::context_exceeded, "conversation", fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context, tokens));
   }
-  if (client_.tokens_left() == 0) throw Error(Code::usage, "tokens", "all tokens of the invite are used; ask the provider for another");
+  if (client_.tokens_left() == 0) throw Error(Code::usage, Reason::allowance_used_up, "tokens", "all tokens of the invite are used");
 }
 
 std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key,
@@ -48,7 +49,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
     if (found == keyed_.end()) return nullptr;
     if (found->second.digest != digest) throw Error(Code::usage, "Idempotency-Key", "was used for another request less than ten minutes ago");
     if (!found->second.job->done() && found->second.job->listeners() >= k_most_listeners) {
-      throw Error(Code::resource, "queue", "the answer to this Idempotency-Key is awaited by as many connections as may be; try again in a moment");
+      throw Error(Code::resource, Reason::queue_full, "queue", "the answer to this Idempotency-Key is awaited by as many connections as may be");
     }
     return std::make_shared<Ticket>(found->second.job);
   };
@@ -59,10 +60,10 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
   check(request);
   const std::lock_guard lock(mutex_);
   if (auto ticket = known()) return ticket;
-  if (draining_) throw Error(Code::resource, "permllm", "is shutting down");
+  if (draining_) throw Error(Code::resource, Reason::busy, "permllm", "is shutting down");
   tidy();
   if (runs_.size() >= options_.max_requests) {
-    throw Error(Code::resource, "queue", fmt::format("{} requests are under way or wait, as many as may be; try again in a moment", runs_.size()));
+    throw Error(Code::resource, Reason::queue_full, "queue", fmt::format("{} requests are under way or wait, as many as may be", runs_.size()));
   }
   const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(shape));
   job->keyed = !key.empty();
@@ -71,7 +72,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
     if (keyed_.size() >= k_most_keys) {  // the oldest whose answer is there makes room
       const auto rank = [](const auto& entry) { return std::pair(!entry.second.job->done(), entry.second.begun); };
       const auto oldest = std::min_element(keyed_.begin(), keyed_.end(), [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
-      if (!oldest->second.job->done()) throw Error(Code::resource, "queue", "too many answers with an Idempotency-Key are under way; try again in a moment");
+      if (!oldest->second.job->done()) throw Error(Code::resource, Reason::queue_full, "queue", "too many answers with an Idempotency-Key are under way");
       keyed_.erase(oldest);
     }
     keyed_[{owner, key}] = {digest, job, Clock::now()};
@@ -119,9 +120,8 @@ void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
       job->finish(made, openai::usage_of({client_.model().profile, made.cost, client_.ready_tokens()}));
     }
   } catch (const Error& error) {
-    const openai::Refusal refusal = openai::refusal_of(error, client_.helper().address);
-    if (refusal.code == "provider_unreachable") keeper_.lost();
-    fail(refusal);
+    if (reason_for_user(error) == Reason::provider_unreachable) keeper_.lost();
+    fail(openai::refusal_of(error));
   } catch (const std::exception&) {  // its words may be anybody's
     fail({500, "server_error", "this program made a mistake"});
   }

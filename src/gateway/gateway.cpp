@@ -32,7 +32,7 @@ void put(Response& response, const Json& json) {
 void put(Response& response, const Refusal& refusal) {
   response.status = refusal.status;
   if (refusal.status == 401) response.set_header("WWW-Authenticate", "Bearer");
-  if (refusal.status == 405) response.set_header("Allow", refusal.message.ends_with("POST") ? "POST" : "GET, HEAD");
+  if (!refusal.allow.empty()) response.set_header("Allow", refusal.allow);
   if (refusal.retry_after > 0) response.set_header("Retry-After", fmt::format("{}", refusal.retry_after));
   response.set_content(openai::dump(body_of(refusal)) + "\n", "application/json");
 }
@@ -134,7 +134,7 @@ void Gateway::State::routes() {
       try {
         body(request, response);
       } catch (const Error& error) {
-        put(response, openai::refusal_of(error, client.helper().address));
+        put(response, openai::refusal_of(error));
       }
     };
   };

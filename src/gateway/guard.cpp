@@ -107,7 +107,11 @@ std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& requ
   if (!is_page(route) && (site == "cross-site" || site == "same-site")) return forbidden("pages of others have no access", "foreign_origin");
   const bool posts = route == "/v1/chat/completions" || route == "/v1/completions" || route == "/tokenize";
   const bool fits = posts ? method == "POST" : route == "other" ? method == "GET" || method == "HEAD" || method == "POST" : method == "GET" || method == "HEAD";
-  if (!fits) return openai::invalid(posts ? "expected POST" : "expected GET", "", "", 405);
+  if (!fits) {
+    openai::Refusal refusal = openai::invalid(posts ? "expected POST" : "expected GET", "", "", 405);
+    refusal.allow = posts ? "POST" : "GET, HEAD";
+    return refusal;
+  }
   if (keys_.needed() && !is_page(route) && (request.get_header_value_count("Authorization") != 1 || !keys_.find(request.get_header_value("Authorization")))) {
     return openai::Refusal{401, "authentication_error", "expected the header Authorization: Bearer KEY with a key of --key-file", "", "invalid_api_key"};
   }

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "base/clock.h"
+#include "base/reason.h"
 
 namespace permllm {
 namespace {
@@ -83,10 +84,8 @@ void StockKeeper::run(const std::stop_token& stop) {
         if (more) used_ = true;
       }
     } catch (const Error& error) {
-      log_.write(Log::Level::warn, "stock", error.what(), {{"code", name_of(error.code())}});
-      if ((error.code() == Code::closed || error.code() == Code::timeout) && std::string_view(error.what()).find("the helper at") == std::string_view::npos) {
-        lost();
-      }
+      log_.write(Log::Level::warn, "stock", error.what(), {{"code", name_of(error.code())}, {"reason", name_of(error.reason())}});
+      if (reason_for_user(error) == Reason::provider_unreachable) lost();
       not_before = Clock::now() + k_pause;
       used_ = true;
     } catch (const std::exception&) {  // its words may be anybody's

@@ -4,21 +4,19 @@
 
 #include <chrono>
 
+#include "base/reason.h"
 #include "rand/seed.h"
+#include "wire/plain.h"
 
 namespace permllm::openai {
 namespace {
 
 Json bytes(const char* to, std::uint64_t sent, const char* from, std::uint64_t received) { return {{to, sent}, {from, received}}; }
 Json or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
-
-// "--top-p" -> "top_p"
-std::string param_of(const Error& error) {
-  std::string param = error.field();
-  if (!param.starts_with("--")) return param;
-  param.erase(0, 2);
-  std::replace(param.begin(), param.end(), '-', '_');
-  return param;
+// "try again" -> "Try again."
+std::string sentence(std::string clause) {
+  clause[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(clause[0])));
+  return clause + ".";
 }
 
 }  // namespace
@@ -27,40 +25,29 @@ std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 std::string event(const Json& json) { return "data: " + dump(json) + "\n\n"; }
 
 Json body_of(const Refusal& refusal) {
-  return {{"error", {{"message", refusal.message}, {"type", refusal.type}, {"param", or_null(refusal.param)}, {"code", or_null(refusal.code)}}}};
+  Json error{{"message", refusal.message}, {"type", refusal.type}, {"param", or_null(refusal.param)}, {"code", or_null(refusal.code)}};
+  if (!refusal.plain.empty()) error["plain"] = refusal.plain;
+  return {{"error", error}};
 }
 
 Refusal invalid(const std::string& message, const std::string& param, const std::string& code, int status) {
   return {status, "invalid_request_error", message, param, code};
 }
 
-Refusal refusal_of(const Error& error, const std::string& helper) {
-  const std::string what = error.what(), &field = error.field();
-  switch (error.code()) {
-    case Code::unsupported: return invalid(what, param_of(error), "unsupported_parameter");
-    case Code::usage:
-      if (field == "tokens") return {429, "insufficient_quota", what, "", "allowance_used_up"};
-      if (field == "conversation" || field == "context" || field == "--context") return invalid(what, "", "context_length_exceeded");
-      if (field == "address") return {503, "server_error", what, "", "provider_unreachable", 30};  // a name that is not found
-      return invalid(what, param_of(error));
-    case Code::closed:
-    case Code::timeout:
-      if (what.find("the helper at " + helper) != std::string::npos) {
-        return {503, "server_error", "no offline material is left for this request and none can be made now: " + what, "", "out_of_stock", 30};
-      }
-      return {503, "server_error", what, "", "provider_unreachable", 10};
-    case Code::resource:
-      if (field == "queue") return {429, "rate_limit_error", what, "", "queue_full", 5};
-      if (field == "stock") return {503, "server_error", what, "", "out_of_stock", 30};
-      return {503, "server_error", what, "", "provider_busy", 10};
-    case Code::mismatch:
-      // Never another mode than the one that the person saw at the start.
-      if (field == "model") return {503, "server_error", what, "", "model_changed", 60};
-      return {502, "server_error", what, "", "peer_fault"};
-    case Code::malformed: return {502, "server_error", what, "", "peer_fault"};
-    case Code::file: break;
+Refusal refusal_of(const Error& error) {
+  Reason reason = reason_for_user(error);
+  if (reason == Reason::none && error.code() == Code::resource) reason = Reason::busy;
+  const std::string message = for_person(error);
+  if (reason != Reason::none) {
+    const ReasonFacts& facts = facts_of(reason);
+    return {facts.http_status, facts.type, message, "", facts.code, facts.retry_after, "", sentence(facts.cause) + " " + sentence(facts.remedy)};
   }
-  return {500, "server_error", what};
+  // What a peer makes of this program's messages is nothing that the client did.
+  const bool ours = !error.by_peer();
+  if (ours && error.code() == Code::unsupported) return invalid(message, error.field(), "unsupported_parameter");
+  if (ours && error.code() == Code::usage) return invalid(message, error.field());
+  if (ours && error.code() == Code::file) return {500, "server_error", message};
+  return {502, "server_error", message, "", "peer_fault"};
 }
 
 std::string slug(std::string_view name) {

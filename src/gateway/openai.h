@@ -41,10 +41,12 @@ struct Refusal {
   std::string type = "server_error", message;
   std::string param = {}, code = {};  // empty: null
   int retry_after = 0;                // seconds; 0: not said
+  std::string allow = {};             // of 405: the methods that may be
+  std::string plain = {};             // of a reason: sentences for the person at the page, cause and remedy
 };
 Json body_of(const Refusal& refusal);
-// What a fault of the library or of parse_* is to whoever asked. helper: its address.
-Refusal refusal_of(const Error& error, const std::string& helper);
+// What a fault of the library or of parse_* is to whoever asked.
+Refusal refusal_of(const Error& error);
 
 Refusal invalid(const std::string& message, const std::string& param = {}, const std::string& code = {}, int status = 400);
 

@@ -280,7 +280,7 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
   on_event_(fmt::format("model {:.8}: {}, takes {} more of {} that are free", offer.model_id, megabytes(offer.bytes), megabytes(needed),
                         megabytes(free)));
   if (needed > free) {
-    throw Error(Code::resource, "ModelOffer.bytes", fmt::format("the model takes {} bytes of the helper's disk, {} are free", needed, free));
+    throw Error(Code::resource, Reason::disk_full, "ModelOffer.bytes", fmt::format("the model takes {} bytes of the helper's disk, {} are free", needed, free));
   }
   if (!part.stored) {
     part.stored = StoredFile::begin(File(path, File::Mode::create), offer, owner);

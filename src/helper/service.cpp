@@ -61,7 +61,7 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
     if (link && peer.role == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
   } catch (const std::exception& error) {
     events.fail(error.what(), Code::resource, channel.session());
-    if (link) channel.refuse(Error(Code::resource, "memory", "the helper has too little for this"));
+    if (link) channel.refuse(Error(Code::resource, Reason::busy, "memory", "the helper has too little for this"));
   }
   if (link) link->close();
 }
@@ -100,10 +100,10 @@ void HelperService::store_model(Channel& provider, const Frame& frame, const Pee
 std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& hello, const Peer& peer) {
   auto model = store_.find(hello.model_id);
   // Another provider's users would learn its V from what is dealt for them.
-  if (!model || model->stored.owner != peer.provider) throw Error(Code::mismatch, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
+  if (!model || model->stored.owner != peer.provider) throw Error(Code::mismatch, Reason::model_missing, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
   const std::string own = model->plan().hash();
   if (hello.plan_hash != own) {
-    throw Error(Code::mismatch, "PairHello.plan_hash", fmt::format("{:.8} here, {:.8} at the peer", own, hello.plan_hash));
+    throw Error(Code::mismatch, Reason::model_missing, "PairHello.plan_hash", fmt::format("plan {:.8} here, {:.8} at the peer", own, hello.plan_hash));
   }
   return model;
 }
@@ -133,9 +133,9 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& he
   auto provider = std::move(parked_.extract(place).mapped());
   // Material of one model for the provider of another would give that provider, with its user's masks, the other's V.
   if (provider->hello.model_id != hello.model_id) {
-    throw Error(Code::mismatch, "PairHello.model_id", fmt::format("{:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id, hello.model_id));
+    throw Error(Code::mismatch, "PairHello.model_id", fmt::format("model {:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id, hello.model_id));
   }
-  if (provider->hello.chain != hello.chain) throw Error(Code::mismatch, "PairHello.chain", "another at the provider of this session than at the user");
+  if (provider->hello.chain != hello.chain) throw Error(Code::mismatch, "PairHello.chain", "another chain at the provider of this session than at the user");
   return provider;
 }
 

@@ -110,7 +110,7 @@ const char* ChatFormat::name() const { return k_names[static_cast<std::size_t>(k
 
 ChatFormat ChatFormat::named(std::string_view name) {
   const auto found = std::find(k_names.begin(), k_names.end(), name);
-  if (found == k_names.end()) throw Error(Code::usage, "--chat-format", fmt::format("\"{:.20}\" is unknown; known are {}", name, names()));
+  if (found == k_names.end()) throw Error(Code::usage, "chat_format", fmt::format("\"{:.20}\" is unknown; known are {}", name, names()));
   ChatFormat format(static_cast<Kind>(found - k_names.begin()));
   format.bos_ = format.kind_ == llama2 || format.kind_ == llama3 || format.kind_ == gemma || format.kind_ == mistral || format.kind_ == mistral_v7;
   return format;
@@ -155,7 +155,7 @@ std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::v
   for (const ChatMessage& m : messages) {
     if (m.role != "system" && m.role != "user" && m.role != "assistant") throw Error(Code::usage, "role", "expected system, user or assistant");
   }
-  if (think && !can_think()) throw Error(Code::usage, "--think", fmt::format("the chat format {} has no thinking", name()));
+  if (think && !can_think()) throw Error(Code::usage, "think", fmt::format("the chat format {} has no thinking", name()));
   Prompt prompt(tokenizer, name());
   if (bos_ || tokenizer.vocabulary().add_bos) prompt.bos();
   const bool pieces = tokenizer.vocabulary().model != "gpt2";

@@ -59,7 +59,7 @@ Config synthetic_config(const std::string& name, std::size_t layers, std::size_t
     if (width != 0) {
       const std::size_t step = c.head_dim * (c.heads / c.kv_heads);
       if (width % step != 0 || width > (1 << 17)) {
-        throw Error(Code::usage, "--width", fmt::format("{}, expected a multiple of {}, for whole heads", width, step));
+        throw Error(Code::usage, "width", fmt::format("{}, expected a multiple of {}, for whole heads", width, step));
       }
       c.ff = c.ff * width / c.width / 2 * 2;
       c.width = width;

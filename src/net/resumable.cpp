@@ -327,7 +327,7 @@ void ResumableLink::take_over(std::unique_ptr<Link>& connection, const Frame& re
     std::unique_lock lock(mutex_);
     // Its first pass may be in what came before the cut, and not yet looked at.
     changed_.wait_for(lock, k_last_words, [&] { return closed_ || failure_ || outlasts_; });
-    if (closed_ || failure_ || !keeps()) throw Error(Code::closed, "Resume.session", "no such session");
+    if (closed_ || failure_ || !keeps()) throw Error(Code::closed, Reason::session_ended, "Resume.session", "no such session");
     // The one before may seem alive: its peer does not use it any more.
     if (connection_ != nullptr) connection_->close();
     pending_.reset();
@@ -417,7 +417,7 @@ bool ResumableSessions::resumed(ResumableLink& link, const Peer& peer, Clock::ti
     const auto found = sessions_.find(first.session);
     if (found != sessions_.end() && found->second.key == peer.key) session = found->second.link;
   }
-  if (session == nullptr) throw Error(Code::closed, "Resume.session", "no such session");
+  if (session == nullptr) throw Error(Code::closed, Reason::session_ended, "Resume.session", "no such session");
   session->take_over(link.connection_, first);
   return true;
 }

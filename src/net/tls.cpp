@@ -25,6 +25,7 @@
 #include <mutex>
 #include <optional>
 
+#include "base/reason.h"
 #include "wire/frame.h"
 #include "wire/tags.h"
 
@@ -58,12 +59,14 @@ struct Check {
   std::optional<Role> expected;
   Peer peer;
   std::string reason;  // why the peer was refused
+  Reason cause = Reason::none;
   std::optional<Certificate> shown = std::nullopt;
 
   bool judge(X509_STORE_CTX* store) {
     const auto refuse = [&](int error, std::string why) {
       X509_STORE_CTX_set_error(store, error);
       reason = std::move(why);
+      cause = error == X509_V_ERR_CERT_REVOKED ? Reason::invite_revoked : error == X509_V_ERR_CERT_HAS_EXPIRED ? Reason::certificate_expired : Reason::not_trusted;
       return false;
     };
     try {
@@ -164,12 +167,23 @@ std::size_t needed_of_hello(std::span<const std::uint8_t> begin) {
 // What a failure of the TLS layer means; a peer that refuses this side's certificate says so by an alert.
 std::string meaning(const error_code& error) {
   switch (ERR_GET_REASON(static_cast<unsigned long>(error.value()))) {
-    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED: return "the peer refuses this side: its invite is revoked, replaced or unknown; ask the provider for a new one";
-    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED: return "the peer refuses this side: its certificate has expired; a user asks for a new invite, others run keygen --renew";
-    case SSL_R_TLSV1_ALERT_UNKNOWN_CA: return "the peer refuses this side: it does not trust its key or issuer; the peer needs the right certificate in its peers";
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED: return "the peer refuses this side: its invite is revoked, replaced or unknown";
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED: return "the peer refuses this side: its certificate has expired";
+    case SSL_R_TLSV1_ALERT_UNKNOWN_CA: return "the peer refuses this side: it does not trust its key or issuer";
     case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE: return "the peer refuses this side: its role does not fit, or its certificate is not valid yet";
     case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: return "the peer has no certificate";
     default: return "the TLS layer refuses the peer: " + error.message();
+  }
+}
+
+Reason reason_of(const error_code& error) {
+  switch (ERR_GET_REASON(static_cast<unsigned long>(error.value()))) {
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED: return Reason::invite_revoked;
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED: return Reason::certificate_expired;
+    case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
+    case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
+    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: return Reason::not_trusted;
+    default: return Reason::none;
   }
 }
 
@@ -262,8 +276,8 @@ struct TlsLink::State {
       throw Error(Code::timeout, awaited, "did not arrive before the deadline");
     }
     if (*result) {
-      if (!check.reason.empty()) throw Error(Code::mismatch, awaited, check.reason);
-      if (result->category() == asio::error::get_ssl_category()) throw Error(Code::mismatch, awaited, meaning(*result));
+      if (!check.reason.empty()) throw Error(Code::mismatch, check.cause, awaited, check.reason);
+      if (result->category() == asio::error::get_ssl_category()) throw Error(Code::mismatch, reason_of(*result), awaited, meaning(*result));
       throw Error(Code::closed, awaited, "the peer closed the connection");
     }
     return moved;
@@ -452,7 +466,7 @@ TlsListener::TlsListener(Source credentials, const std::string& address, Clock::
   std::uint16_t number = 0;
   const auto [end, parsed] = std::from_chars(port.data(), port.data() + port.size(), number);
   if (error || parsed != std::errc() || end != port.data() + port.size()) {
-    throw Error(Code::usage, "--listen", fmt::format("\"{}\" is not an IP address and port, like 127.0.0.1:7000", address));
+    throw Error(Code::usage, "listen", fmt::format("\"{}\" is not an IP address and port, like 127.0.0.1:7000", address));
   }
   const tcp::endpoint endpoint(ip, number);
   s.acceptor.open(endpoint.protocol(), error);
@@ -460,9 +474,9 @@ TlsListener::TlsListener(Source credentials, const std::string& address, Clock::
   if (!error) s.acceptor.bind(endpoint, error);
   if (!error) s.acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (!error) s.acceptor.native_non_blocking(true, error);
-  if (error) throw Error(Code::resource, "--listen", fmt::format("{}: {}", address, error.message()));
+  if (error) throw Error(Code::resource, error == asio::error::address_in_use ? Reason::address_in_use : Reason::none, "listen", fmt::format("{}: {}", address, error.message()));
   if (!s.watch(s.acceptor.native_handle(), State::k_acceptor, EPOLLIN) || !s.watch(s.interrupted.number, State::k_interrupt, EPOLLIN)) {
-    throw Error(Code::resource, "--listen", std::strerror(errno));
+    throw Error(Code::resource, "listen", std::strerror(errno));
   }
 }
 
@@ -542,13 +556,15 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   const auto endpoints = resolver.resolve(host, port, error);
   // Without a network no name is found, and it may come back.
   const Code code = error == asio::error::host_not_found_try_again ? Code::closed : Code::usage;
-  if (error) throw Error(code, "address", fmt::format("{}: {}", address, error.message()));
+  const Reason unreachable = expected == Role::helper ? Reason::helper_unreachable : Reason::provider_unreachable;
+  if (error) throw Error(code, unreachable, "address", fmt::format("{}: {}", address, error.message()));
   a.step = Attempt::Step::port;
   for (const auto& entry : endpoints) a.ip = entry.endpoint().address().to_string();
   const std::string who = fmt::format("the {} at {}", name_of(expected), address);
+  const auto await = [&](auto start) { reach(unreachable, [&] { state->await(deadline, who.c_str(), std::move(start)); }); };
   error_code unreached;
   try {
-    state->await(deadline, who.c_str(), [&](auto done) {
+    await([&](auto done) {
       asio::async_connect(state->socket, endpoints, [&, done = std::move(done)](error_code failure, const tcp::endpoint& reached) mutable {
         unreached = failure;
         if (!failure) a.ip = reached.address().to_string();
@@ -558,14 +574,14 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   } catch (const Error& failure) {
     if (failure.code() != Code::closed) throw;
     a.port_error = unreached.value();
-    throw Error(Code::closed, who, unreached == asio::error::connection_refused ? "nobody listens there; is it running, and is this its address?" : unreached.message());
+    throw Error(Code::closed, unreachable, who, unreached == asio::error::connection_refused ? "nobody listens there; is it running, and is this its address?" : unreached.message());
   }
   a.step = Attempt::Step::handshake;
   state->socket.set_option(tcp::no_delay(true), error);
   keep_alive(state->socket);
   state->begin_tls(credentials.trust, make_context(credentials.identity), expected);
   try {
-    state->await(deadline, who.c_str(), [&](auto done) {
+    await([&](auto done) {
       state->stream->async_handshake(asio::ssl::stream_base::client,
                                      [done = std::move(done)](error_code failure) mutable { done(failure, 0); });
     });

@@ -65,7 +65,7 @@ Profile profile_of(const std::string& name) {
   for (const Profile profile : {Profile::paper, Profile::fast, Profile::open}) {
     if (name == name_of(profile)) return profile;
   }
-  throw Error(Code::usage, "--profile", fmt::format("\"{:.40}\", expected paper, fast or open", name));
+  throw Error(Code::usage, "profile", fmt::format("\"{:.40}\", expected paper, fast or open", name));
 }
 
 const char* name_of(Retrieval retrieval) { return retrieval == Retrieval::bfv ? "bfv" : "linear"; }
@@ -74,7 +74,7 @@ Retrieval retrieval_of(const std::string& name) {
   for (const Retrieval retrieval : {Retrieval::linear, Retrieval::bfv}) {
     if (name == name_of(retrieval)) return retrieval;
   }
-  throw Error(Code::usage, "--retrieval", fmt::format("\"{:.40}\", expected linear or bfv", name));
+  throw Error(Code::usage, "retrieval", fmt::format("\"{:.40}\", expected linear or bfv", name));
 }
 
 Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots) {
@@ -205,9 +205,9 @@ void Plan::check() const {
           "two places of a token without a prompt that attends both ways, or LayerNorm behind matrices, are not supported");
   require(!config.prefix || (config.window == 0 && config.positions != Positions::learned), "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
-  require(!bfv() || !open(), "--retrieval bfv has nothing to retrieve in profile open: a token's position is its id");
-  require(!bfv() || config.vocab <= he::k_most_vocabulary, fmt::format("--retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));
-  require(!bfv() || slots <= he::k_queries_per_key, fmt::format("--retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
+  require(!bfv() || !open(), "retrieval bfv has nothing to retrieve in profile open: a token's position is its id");
+  require(!bfv() || config.vocab <= he::k_most_vocabulary, fmt::format("retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));
+  require(!bfv() || slots <= he::k_queries_per_key, fmt::format("retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
   require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
                                            raw_up() ? " with the norm fused" : ""));
   require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
@@ -278,7 +278,7 @@ void Plan::check_prompt(std::size_t tokens) const {
   if (!config.prefix) return;
   const std::size_t most = open() ? slots : prompt_slots + 1;
   if (tokens < 2 || tokens > most) {
-    throw Error(Code::usage, "prompt", fmt::format("{} tokens, the model takes 2 to {} (the provider's --prompt-slots)", tokens, most));
+    throw Error(Code::usage, tokens > most ? Reason::context_exceeded : Reason::none, "prompt", fmt::format("{} tokens, the model takes 2 to {}", tokens, most));
   }
 }
 

@@ -111,7 +111,7 @@ bool ProviderChains::disk_has(std::uint64_t bytes) const {
 
 void ProviderChains::refuse_for_disk(std::uint64_t bytes) {
   disk_trouble();
-  throw Error(Code::resource, "stock", fmt::format("the provider's disk is full: {} bytes are free, {} more are wanted beside {} that stay free; what is made can be used, "
+  throw Error(Code::resource, Reason::disk_full, "stock", fmt::format("the provider's disk is full: {} bytes are free, {} more are wanted beside {} that stay free; what is made can be used, "
                                                    "and the provider has to make room for more", *free_space(), bytes, k_disk_margin));
 }
 
@@ -134,9 +134,8 @@ void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, con
     if (fits()) return;
   }
   if (!disk_has(bytes)) refuse_for_disk(bytes);
-  throw Error(Code::resource, "stock",
-              fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}; a question that what is made suffices for "
-                          "makes room, or the provider raises --user-stock",
+  throw Error(Code::resource, Reason::stock_full, "stock",
+              fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}",
                           bytes_of(peer), bytes, limits.stock));
 }
 
@@ -233,7 +232,7 @@ std::optional<Seed> ProviderChains::Chain::standing() const {
 Seed ProviderChains::Chain::seed(Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   if (!changed_.wait_until(lock, deadline, [&] { return record_.paired; })) {
-    throw Error(Code::timeout, "stock", "no offline material was begun before the deadline");
+    throw Error(Code::timeout, Reason::out_of_stock, "stock", "no offline material was begun before the deadline");
   }
   return record_.seed;
 }

@@ -54,13 +54,13 @@ void set_id(OfferedModel& model, const std::string& hash) {
 // What no weights could change, before they are loaded.
 void check_options(const OfferOptions& options, const Config& config) {
   if (options.context < 1 || options.context > config.context) {
-    throw Error(Code::usage, "--context", fmt::format("{}, the model takes 1 to {}", options.context, config.context));
+    throw Error(Code::usage, "context", fmt::format("{}, the model takes 1 to {}", options.context, config.context));
   }
   if (options.profile == Profile::open && options.fused.value_or(false)) {
-    throw Error(Code::usage, "--fused", "on, but profile open applies every norm after its matrix: leave it out");
+    throw Error(Code::usage, "fused", "on, but profile open applies every norm after its matrix: leave it out");
   }
   if (options.profile == Profile::open && options.retrieval == Retrieval::bfv) {
-    throw Error(Code::usage, "--retrieval", "bfv, but in profile open there is nothing to retrieve: a token's position is its id; leave it out");
+    throw Error(Code::usage, "retrieval", "bfv, but in profile open there is nothing to retrieve: a token's position is its id; leave it out");
   }
 }
 
@@ -68,7 +68,7 @@ OfferedModel offer_synthetic(const std::string& name, const OfferOptions& option
   Config config = synthetic_config(name, options.layers, options.width);
   check_options(options, config);
   if (options.distinct_layers > config.layers) {
-    throw Error(Code::usage, "--distinct-layers", fmt::format("{}, {} has {} layers", options.distinct_layers, name, config.layers));
+    throw Error(Code::usage, "distinct_layers", fmt::format("{}, {} has {} layers", options.distinct_layers, name, config.layers));
   }
   config.distinct_layers = options.distinct_layers;
   OfferedModel model;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/reason.h"
 #include "session/masked_model.h"
 #include "session/registration.h"
 
@@ -93,7 +94,7 @@ void register_at_helper(const OfferedModel& model, Executor& executor, Clock::du
   for (;;) {
     registration.advanced = false;
     try {
-      return send(registration);
+      return reach(Reason::helper_unreachable, [&] { send(registration); });
     } catch (const Error& error) {
       if (!registration.advanced || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
       on_event(fmt::format("the connection to the helper was lost, registration goes on: {}", error.what()));

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/heap.h"
+#include "base/reason.h"
 #include "model/embedding.h"
 
 namespace permllm {
@@ -66,7 +67,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
       throw Error(Code::malformed, "Hello.purpose", fmt::format("{}, expected 1 or 2", hello.purpose));
     }
   } catch (const Error& error) {
-    if (error.code() == Code::closed && error.field() == "session") {
+    if (error.code() == Code::closed && error.field() == "session" && !error.by_peer()) {
       events.end();  // the user has left in order, without a word about it
     } else {
       events.fail(error.what(), error.code(), user.session());
@@ -74,7 +75,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
     }
   } catch (const std::exception& error) {
     events.fail(error.what(), Code::resource, user.session());
-    user.refuse(Error(Code::resource, "memory", "the provider has too little for this session"));
+    user.refuse(Error(Code::resource, Reason::busy, "memory", "the provider has too little for this session"));
   }
   link->leave();
 }
@@ -114,8 +115,8 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   send_card(user, id, peer.key, limits);
   const auto agreement = user.receive(Agreement{});
   if (agreement.plan_hash != plan_hash_) {
-    throw Error(Code::mismatch, "Agreement.plan_hash",
-                fmt::format("{:.8} here, {:.8} at the user", plan_hash_, agreement.plan_hash));
+    throw Error(Code::mismatch, Reason::model_changed, "Agreement.plan_hash",
+                fmt::format("plan {:.8} here, {:.8} at the user", plan_hash_, agreement.plan_hash));
   }
   std::unique_ptr<ProviderSessions::Place> place = sessions_.open(id, peer.key, agreement, link, limits);
   ProviderChains::Chain& chain = place->chain();
@@ -202,12 +203,12 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     const std::optional<Seed> standing = chain->standing();
     const PairHello hello{session, peer, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
     helper.send(hello);
-    const Seed common = common_seed(helper.receive(PairAccepted{}).half, domain::provider_helper, hello);
+    const Seed common = common_seed(reach(Reason::helper_unreachable, [&] { return helper.receive(PairAccepted{}).half; }), domain::provider_helper, hello);
     helper.set_session(session);
     user.send(chain->state());
     user.flush();
     user.set_session(session);
-    chain->paired(common, helper.receive(Paired{}).other);
+    chain->paired(common, reach(Reason::helper_unreachable, [&] { return helper.receive(Paired{}).other; }));
     std::exception_ptr failure;  // of the helper's half, or of ours with it
     const auto take = [&](Channel& from, Stock::Source source) {
       try {
@@ -220,7 +221,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     };
     std::jthread reader([&] {
       try {
-        take(helper, Stock::Source::helper);
+        reach(Reason::helper_unreachable, [&] { take(helper, Stock::Source::helper); });
       } catch (...) {
         failure = std::current_exception();
       }

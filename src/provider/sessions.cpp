@@ -39,11 +39,11 @@ std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id
     const std::lock_guard lock(mutex_);
     const std::size_t own = places_of(peer);
     if (own >= limits.sessions) {
-      throw Error(Code::resource, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
+      throw Error(Code::resource, Reason::busy, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
     }
     const std::uint64_t gives_way = admit(peer);  // others may have come since
     auto chain = chains_.open(peer, agreement);
-    if (gives_way != 0) end(gives_way, Error(Code::resource, "session", "it was idle and was ended to make room for other users; ask again"));
+    if (gives_way != 0) end(gives_way, Error(Code::resource, Reason::session_ended, "session", "it was idle and was ended to make room for other users"));
     const std::uint64_t used = chains_.tokens(peer);
     Session& session = sessions_[id];
     session.peer = peer;
@@ -59,7 +59,7 @@ std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id
 std::shared_ptr<ProviderChains::Chain> ProviderSessions::chain_of(std::uint64_t id, const std::string& peer) {
   const std::lock_guard lock(mutex_);
   const auto found = sessions_.find(id);
-  if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::closed, "Hello.session", "no such session");
+  if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::closed, Reason::session_ended, "Hello.session", "no such session");
   return found->second.chain;
 }
 
@@ -80,7 +80,7 @@ void ProviderSessions::Place::charge(std::uint32_t tokens, std::uint64_t allowan
   session_.used = true;
   std::uint64_t& used = sessions_.accounts_.at(peer_);
   if (used + tokens > allowance) {
-    throw Error(Code::resource, "allowance", fmt::format("all {} tokens of the invite are used; ask the provider for another", allowance));
+    throw Error(Code::resource, Reason::allowance_used_up, "allowance", fmt::format("all {} tokens of the invite are used", allowance));
   }
   used += tokens;
 }
@@ -130,7 +130,7 @@ std::uint64_t ProviderSessions::admit(const std::string& peer) const {
     }
     if (chosen != 0) return chosen;
   }
-  throw Error(Code::resource, "provider", fmt::format("as many conversations are open as may be ({}, of all users); try again in a moment", most));
+  throw Error(Code::resource, Reason::busy, "provider", fmt::format("as many conversations are open as may be ({}, of all users)", most));
 }
 
 void ProviderSessions::end(std::uint64_t session, const Error& why) {
@@ -146,7 +146,7 @@ void ProviderSessions::end_unused(const std::stop_token& stop) {
     for (auto& [id, session] : sessions_) {
       if (session.used || !session.link->waits_since()) continue;
       const auto since = session.idle_since();
-      if (since && Clock::now() - *since >= patience_) end(id, Error(Code::timeout, "the first pass", "did not come in time; ask again"));
+      if (since && Clock::now() - *since >= patience_) end(id, Error(Code::timeout, Reason::session_ended, "the first pass", "did not come in time"));
     }
     changed_.wait_for(lock, stop, patience_ / 8, [] { return false; });
     lock.unlock();

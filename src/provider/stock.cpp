@@ -88,7 +88,7 @@ void Stock::wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline,
   waits_since_ = Clock::now();
   const bool arrived = arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; });
   waits_since_.reset();
-  if (!arrived) throw Error(Code::timeout, "stock", "no offline material arrived from helper and user before the deadline");
+  if (!arrived) throw Error(Code::timeout, Reason::out_of_stock, "stock", "no offline material arrived from helper and user before the deadline");
   if (!ready()) std::rethrow_exception(failure_);
 }
 

@@ -53,9 +53,9 @@ void Party::progress(const char* what, double fraction) {
 }
 
 void Party::admit() const {
-  if (draining_) throw Error(Code::resource, name_of(role_), "is shutting down; try again in a moment");
+  if (draining_) throw Error(Code::resource, Reason::busy, name_of(role_), "is shutting down");
   const std::string reason = short_of_memory();
-  if (!reason.empty()) throw Error(Code::resource, name_of(role_), reason + "; try again later");
+  if (!reason.empty()) throw Error(Code::resource, Reason::busy, name_of(role_), reason);
 }
 
 void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts, std::function<void(Metrics::Now&)> of_disk) {

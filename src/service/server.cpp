@@ -173,7 +173,7 @@ void Server::State::admit(Open& entry, const Peer& peer) {
     const std::size_t kept = std::min<std::size_t>(16, limits.connections / 4);
     std::size_t of_user = 0;
     for (const auto& [number, other] : open) of_user += other->served && peer.role == Role::user && other->user == peer.key;
-    if (count().served >= limits.connections - kept) full = "as many are open as may be; try again in a moment";
+    if (count().served >= limits.connections - kept) full = "as many are open as may be";
     else if (of_user >= limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
     if (full.empty()) {
       entry.served = true;
@@ -184,7 +184,7 @@ void Server::State::admit(Open& entry, const Peer& peer) {
   try {
     if (!full.empty()) {
       metrics.count_refused_connection();
-      throw Error(Code::resource, "connections", full);
+      throw Error(Code::resource, Reason::busy, "connections", full);
     }
     handler.admit(peer);
   } catch (const Error& error) {

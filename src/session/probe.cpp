@@ -1,5 +1,6 @@
 #include "session/probe.h"
 #include "permllm/version.h"
+#include "wire/plain.h"
 
 #include <fmt/format.h>
 
@@ -143,7 +144,7 @@ HelperState HelperWatch::look_now() const {
     }
     link->close();
   } catch (const Error& error) {
-    state.trouble = std::string(error.what()).substr(0, 1000);
+    state.trouble = plain_words(error).substr(0, 1000);
   }
   return state;
 }

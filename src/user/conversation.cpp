@@ -65,7 +65,7 @@ struct Conversation::State {
     plan.check_prompt(prompt);
     const std::size_t rows = plan.prompt_rows(prompt);
     if (rows >= plan.slots) {
-      throw Error(Code::usage, "conversation", fmt::format("{} tokens do not fit the context of {}; reset it or begin another", prompt, plan.slots));
+      throw Error(Code::usage, Reason::context_exceeded, "conversation", fmt::format("{} tokens do not fit the context of {}", prompt, plan.slots));
     }
     return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
   }
@@ -112,7 +112,7 @@ void Conversation::State::open_session(std::size_t room) {
   client->know(session->card());
   if (session->plan().hash() != client->plan_hash) {
     session = nullptr;
-    throw Error(Code::mismatch, "model", "the provider serves another model, or the same otherwise, than when this program began; start it again");
+    throw Error(Code::mismatch, Reason::model_changed, "model", "the provider serves another model, or the same otherwise, than when this program began");
   }
 }
 
@@ -140,7 +140,7 @@ class Conversation::State::Answering {
 
  private:
   Error used_up() const {
-    return Error(Code::usage, "tokens", fmt::format("all {} of the invite are used; ask the provider for another", client_.invite.tokens));
+    return Error(Code::usage, Reason::allowance_used_up, "tokens", fmt::format("all {} of the invite are used", client_.invite.tokens));
   }
   void ask(const std::vector<Message>& prompt) {
     if (!state_.session) state_.open_session();
@@ -154,7 +154,7 @@ class Conversation::State::Answering {
     } catch (const Error& error) {
       const bool gone = error.code() == Code::closed ? went_on || !state_.session->began()
                                                      : went_on && (error.code() == Code::timeout || error.code() == Code::resource);
-      if (state_.answering || state_.cancelled || !gone) throw;
+      if (state_.answering || state_.cancelled || !gone || error.reason() == Reason::allowance_used_up) throw;
       begin_again(request);
       state_.session->run(request);
     }

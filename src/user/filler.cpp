@@ -7,6 +7,9 @@
 
 #include <algorithm>
 
+#include "base/reason.h"
+#include "wire/plain.h"
+
 namespace permllm {
 namespace {
 
@@ -30,7 +33,7 @@ std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
   try {
     for (;;) filling.offline->receive(Accepted{});
   } catch (const Error& error) {
-    if (error.field() == "peer") return std::current_exception();
+    if (error.by_peer()) return std::current_exception();
   } catch (const std::exception&) {
   }
   return failure;
@@ -101,9 +104,10 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
   filling->helper->send(hello);
   const Accepted accepted = receive_accepted(*filling->offline, card_.plan);
   filling->offline->set_session(session_);
-  const Seed common = common_seed(filling->helper->receive(PairAccepted{}).half, domain::user_helper, hello);
+  const auto of_helper = [](auto ask) { return reach(Reason::helper_unreachable, ask); };
+  const Seed common = common_seed(of_helper([&] { return filling->helper->receive(PairAccepted{}).half; }), domain::user_helper, hello);
   filling->helper->set_session(session_);
-  const Digest other = filling->helper->receive(Paired{}).other;
+  const Digest other = of_helper([&] { return filling->helper->receive(Paired{}).other; });
   if (accepted.paired != record_.paired) throw Error(Code::mismatch, "Accepted.paired", "the provider and this side differ about the chain's seeds; begin another chain");
   if (record_.paired && other != record_.other) {
     throw Error(Code::mismatch, "Paired.other", "the provider's seed of this chain is another than when it was begun; begin another chain");
@@ -236,11 +240,13 @@ void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
     deal_queries(*bfv_, order, *filling.offline, executor_);
     on_part();
   } else {
-    filling.helper->send(order);
-    filling.helper->flush();
+    reach(Reason::helper_unreachable, [&] {
+      filling.helper->send(order);
+      filling.helper->flush();
+    });
     UserDealer dealer{*filling.coins, executor_};
     if (!card_.plan.open()) deal(dealer, card_.plan, u_, order, *filling.offline, on_part);
-    filling.helper->receive(PackDealt{});
+    reach(Reason::helper_unreachable, [&] { filling.helper->receive(PackDealt{}); });
     if (card_.plan.open()) on_part();
   }
   const std::lock_guard lock(mutex_);
@@ -265,12 +271,12 @@ void Filler::wait_for(const Marks& needed) {
   if (within(needed, state_.made)) return;
   if (!failure_) {
     const auto count = [](const Marks& marks) { return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind], marks[k_entry_kind]); };
-    throw Error(Code::usage, "stock", fmt::format("{} of the chain are made, {} are needed", count(state_.made), count(needed)));
+    throw Error(Code::usage, Reason::out_of_stock, "stock", fmt::format("{} of the chain are made, {} are needed", count(state_.made), count(needed)));
   }
   try {
     std::rethrow_exception(failure_);
   } catch (const Error& error) {
-    throw Error(error.code(), "stock", fmt::format("no more offline material can be made: {}", error.what()));
+    throw Error(error.code(), error.reason(), "stock", fmt::format("no more offline material can be made: {}", plain_words(error)));
   }
 }
 

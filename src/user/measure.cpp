@@ -71,11 +71,11 @@ std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std:
 
 void MeasuredConversation::check(const Request& request, std::size_t rows, std::size_t slots) {
   if (request.draft > 0 && !plan().open()) {
-    throw Error(Code::usage, "--draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
+    throw Error(Code::usage, "draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
                                                     "would learn how many drafted tokens were kept", name_of(plan().profile)));
   }
   if (slots > room()) {
-    throw Error(Code::usage, "--context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
+    throw Error(Code::usage, Reason::context_exceeded, "context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
                                                       rows, request.max_tokens,
                                                       request.draft > 0 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,
                                                       client_.session().slots() > 0 ? fmt::format(", {} are used", client_.session().slots()) : ""));
@@ -184,8 +184,8 @@ nlohmann::json MeasuredConversation::report(const UserClient::Reports* reports) 
   for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
     declared += pass_cost(plan(), std::min(before_ + rows + i * block, plan().slots - block), block, false);
   }
-  const double rtt = seconds_of(parse_duration(shape_.rtt, "--rtt"));
-  const double bandwidth = parse_bandwidth(shape_.bandwidth, "--bandwidth");
+  const double rtt = seconds_of(parse_duration(shape_.rtt, "rtt"));
+  const double bandwidth = parse_bandwidth(shape_.bandwidth, "bandwidth");
   const double latency = rtt * static_cast<double>(decode.round_trips) / kept;
   const double bits = 8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;
   const double transfer = bandwidth > 0 ? bits / bandwidth : 0;

@@ -11,12 +11,12 @@
 namespace permllm {
 
 void SamplingOptions::check() const {
-  const auto require = [](bool holds, const char* flag, double value, const char* range) {
-    if (!holds) throw Error(Code::usage, flag, fmt::format("{}, expected {}", value, range));
+  const auto require = [](bool holds, const char* option, double value, const char* range) {
+    if (!holds) throw Error(Code::usage, option, fmt::format("{}, expected {}", value, range));
   };
-  require(temperature >= 0 && temperature <= 100, "--temperature", temperature, "a number from 0 (greedy) to 100");
-  require(top_p > 0 && top_p <= 1, "--top-p", top_p, "a number above 0 and up to 1");
-  require(min_p >= 0 && min_p <= 1, "--min-p", min_p, "a number from 0 to 1");
+  require(temperature >= 0 && temperature <= 100, "temperature", temperature, "a number from 0 (greedy) to 100");
+  require(top_p > 0 && top_p <= 1, "top_p", top_p, "a number above 0 and up to 1");
+  require(min_p >= 0 && min_p <= 1, "min_p", min_p, "a number from 0 to 1");
 }
 
 template <class Logit>

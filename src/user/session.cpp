@@ -31,7 +31,7 @@ UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Exec
 
 void UserSession::begin(PassBegin begin) {
   if (begin.tokens > plan_.slots - timeline_.slots()) {
-    throw Error(Code::usage, "context", fmt::format("{} tokens are used and {} more do not fit: the context is {}",
+    throw Error(Code::usage, Reason::context_exceeded, "context", fmt::format("{} tokens are used and {} more do not fit: the context is {}",
                                                     timeline_.slots(), begin.tokens, plan_.slots));
   }
   Progress next = progress_;

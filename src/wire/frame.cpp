@@ -35,7 +35,7 @@ FrameHeader decode_header(std::span<const std::uint8_t, k_frame_header_bytes> in
   std::memcpy(&header.length, &in[20], 4);
   if (magic != k_frame_magic) throw Error(Code::malformed, "frame.magic", "the peer does not speak this protocol");
   if (version != k_wire_version) {
-    throw Error(Code::mismatch, "frame.version", fmt::format("the peer has wire version {}, this side {}", version, k_wire_version));
+    throw Error(Code::mismatch, Reason::version, "frame.version", fmt::format("the peer has wire version {}, this side {}", version, k_wire_version));
   }
   return header;
 }

@@ -140,9 +140,10 @@ Error refusal_of(const Frame& frame) {
   Refusal refusal;
   Reader reader(name_of(Tag::refusal), frame.payload);
   refusal.visit(reader);
-  const bool known = refusal.code <= static_cast<std::uint16_t>(Code::resource);
+  const bool code = refusal.code <= static_cast<std::uint16_t>(Code::resource), reason = refusal.reason <= static_cast<std::uint16_t>(k_last_reason);
   // An error's words are shown in many places, by programs that use the library too.
-  return Error(known ? static_cast<Code>(refusal.code) : Code::closed, "peer", for_terminal(refusal.text));
+  return Error::of_a_peer(code ? static_cast<Code>(refusal.code) : Code::closed, reason ? static_cast<Reason>(refusal.reason) : Reason::none,
+                          for_terminal(refusal.field), for_terminal(refusal.text));
 }
 
 void Channel::send_payload(Tag tag, Bytes payload) {
@@ -190,7 +191,10 @@ Frame Channel::receive_whole(Tag tag, const Bound& bound) {
 
 void Channel::refuse(const Error& error) noexcept {
   try {
-    send(Refusal{static_cast<std::uint16_t>(error.code()), std::string(error.what()).substr(0, 1000)});
+    // What another party said here is told as such.
+    const std::string field = error.by_peer() ? "peer: " + error.field() : error.field();
+    send(Refusal{static_cast<std::uint16_t>(error.code()), static_cast<std::uint16_t>(error.reason()), field.substr(0, Refusal::k_field),
+                 error.message().substr(0, Refusal::k_text)});
     flush();
   } catch (const std::exception&) {
     // The link is gone already; the peer will see that.

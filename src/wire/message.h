@@ -258,18 +258,21 @@ struct PassCancelled {
   void visit(Io&) {}
 };
 
-// Ends a session: why, without any secret.
+// Ends a session: why, without any secret. Its longest is within k_least_payload.
 struct Refusal {
   static constexpr Tag tag = Tag::refusal;
-  std::uint16_t code = 0;
-  std::string text;
+  static constexpr std::size_t k_field = 100, k_text = 900;
+  std::uint16_t code = 0, reason = 0;
+  std::string field, text;
   template <class Io>
   void visit(Io& io) {
     io.number("code", code);
-    io.text("text", text, 1000);
+    io.number("reason", reason);
+    io.text("field", field, k_field);
+    io.text("text", text, k_text);
   }
 };
-// The Error that a frame of this tag names. Errors: malformed.
+// The Error that a frame of this tag names, by_peer(). A code that is not known is closed, a reason none. Errors: malformed.
 Error refusal_of(const Frame& frame);
 
 }  // namespace permllm

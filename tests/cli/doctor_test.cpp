@@ -215,7 +215,7 @@ TEST(Doctor, certificates_that_end_or_have_ended) {
 TEST(Doctor, an_invite_that_is_revoked_expired_or_unreadable) {
   World world;
   const Findings revoked = world.examine([&](Invite&) { revoke_invite(world.provider, "alice"); });
-  revoked.expect(State::wrong, "user-provider", "own key", "its invite is revoked, replaced or unknown", "ask the provider for a new one");
+  revoked.expect(State::wrong, "user-provider", "own key", "its invite is revoked, replaced or unknown", "ask the provider for a new invite");
   revoked.expect(State::ok, "user-helper", "own key", "accepted", "");
 
   const auto path = world.scratch / "other";
@@ -229,7 +229,7 @@ TEST(Doctor, an_invite_that_is_revoked_expired_or_unreadable) {
   save_invite(world.invite("localhost:1", "localhost:2", -1), path);
   said("user.certificate: expired on", "ask the provider for a new invite");
   ASSERT_EQ(chmod(path.c_str(), 0644), 0);
-  said("is open to others than its owner", "run chmod 600");
+  said("run chmod 600", "ask the provider");
   write_text(path, "nonsense");
   ASSERT_EQ(chmod(path.c_str(), 0600), 0);
   said("is not TOML", "ask the provider for a new invite");
@@ -259,7 +259,7 @@ TEST(Doctor, a_model_that_the_helper_lacks_or_has_otherwise) {
   world.provider_facts.helper->trouble = "the helper does not hold model aaaaaaaa; restart the provider, which registers its model when it starts";
   const Findings lacks = world.examine();
   lacks.expect(State::wrong, "user-helper", "model", "the helper does not hold", "the provider restarts its service");
-  lacks.expect(State::wrong, "provider-helper", "link", "3 s ago: the helper does not hold model aaaaaaaa", "restart the provider");
+  lacks.expect(State::wrong, "provider-helper", "link", "3 s ago: the helper does not hold model aaaaaaaa; restart the provider", "tell the provider");
   ProbedModel other = world.model;
   other.plan.profile = Profile::fast;
   world.helper_facts.models = {other};
@@ -332,7 +332,7 @@ TEST(Doctor, looks_at_a_helpers_own_machine) {
   std::filesystem::remove(world.helper / "peers/acme.pem");
   examined(store.string()).expect(State::wrong, "here", "peers", "holds no provider's certificate", "copy the provider's certificate.pem");
   ASSERT_EQ(chmod((world.helper / "key.pem").c_str(), 0644), 0);
-  examined(store.string()).expect(State::wrong, "here", "identity", "is open to others than its owner", "run chmod 600");
+  examined(store.string()).expect(State::wrong, "here", "identity", "run chmod 600", "restore the file");
 }
 
 TEST(Doctor, looks_at_a_providers_own_machine_and_its_link) {

@@ -163,7 +163,7 @@ TEST(HostilePeers, announced_lengths_take_no_memory) {
   reads("ModelHeld", Lengths(ModelHeld{{Digest{}, Digest{}}}), ModelHeld{});
   reads("PairAccepted", Lengths(PairAccepted{Seed{}}), PairAccepted{});
   reads("PackMaterial", Lengths(PackMaterial{1, 0, 0, 1, Bytes(10)}), PackMaterial{});
-  reads("Refusal", Lengths(Refusal{1, "why"}), Refusal{});
+  reads("Refusal", Lengths(Refusal{1, 2, "where", "why"}), Refusal{});
 
   // Frames: a first one of more than 64 KiB is refused by its header.
   for (const Role role : {Role::provider, Role::helper}) {
@@ -252,7 +252,7 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
   expect_in(online(PassCancel{}), "PassCancel: no pass is under way");
   expect_in(online(RetrievalIndex{}), "frame.tag: 64, expected PassBegin or SessionEnd");
   expect_in(online(PackOrder{1, 0, 1}), "frame.tag: 30, expected PassBegin or SessionEnd");
-  expect_in(online(Refusal{200, "\x1b[2J"}), "peer: \xef\xbf\xbd[2J");
+  expect_in(online(Refusal{200, 200, "", "\x1b[2J"}), "peer: \xef\xbf\xbd[2J");
   EXPECT_TRUE(services.said("peer: \xef\xbf\xbd[2J"));
 
   // In a pass, whose material has to be there (in profile open the user deals none).
@@ -504,7 +504,7 @@ TEST(HostileProcess, texts_that_are_none_do_not_end_a_service) {
   const HelperProcess helper;
   ASSERT_TRUE(helper.serves());
   for (const std::string& text : {std::string("\xff\xfe\x80\xc3"), std::string("\0\x1b[2J\n", 6), std::string(64, '\xed')}) {
-    for (const Frame& frame : {frame_of(Refusal{3, text}), frame_of(PairHello{1, "", text, text, 1, false, Seed{}})}) {
+    for (const Frame& frame : {frame_of(Refusal{3, 2, text, text}), frame_of(PairHello{1, "", text, text, 1, false, Seed{}})}) {
       for (const Identity* identity : {&helper.user(), &helper.provider()}) {
         RawTls peer(*identity, helper.port());
         ASSERT_TRUE(peer.connected());

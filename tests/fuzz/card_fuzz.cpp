@@ -116,7 +116,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     }
   }
   Bytes refusal;
-  say(refusal, 0x80, Refusal{3, "no"});
+  say(refusal, 0x80, Refusal{3, 2, "where", "no"});
   all.push_back(std::move(refusal));
   return all;
 }

@@ -109,7 +109,7 @@ class Model {
       case peer_leaves: return say({static_cast<std::uint16_t>(variant % 2 == 0 ? Tag::leave : Tag::resume), k_session, next_of_owner() + off(), {}});
       case peer_refuses: {
         Writer writer;
-        Refusal{value, "no"}.visit(writer);
+        Refusal{value, value, "", "no"}.visit(writer);
         Bytes payload = writer.take();
         if (variant % 2 == 1) payload.resize(value % payload.size());
         return say({static_cast<std::uint16_t>(Tag::refusal), k_session, peer_next_, std::move(payload)});

@@ -147,7 +147,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   add(WholeVocabulary{vocabulary()});
   add(PackMaterial{3, 0, 0, 1, Bytes(100, 7)});
   add(PackOrder{1, 0, 2});
-  add(Refusal{3, "why"});
+  add(Refusal{3, 2, "where", "why"});
   add(Hello{Hello::offline, 42});
   add(Card{42, std::string(64, 'a'), tiny_plan(), vocabulary(), Seed{}, 100, {{9, {{1, 2, 3, 4}}, {{1, 1, 1, 1}}, true}}});
   add(Agreement{std::string(64, 'a'), 7, true, false, {{1, 2, 3, 4}}});

@@ -407,6 +407,22 @@ TEST_F(GatewayTest, an_allowance_that_is_used_up_is_told) {
   EXPECT_EQ(reply.json()["error"]["code"], "allowance_used_up");
 }
 
+// Each knows of what is left when its own session begins alone; it is the provider who refuses.
+TEST_F(GatewayTest, two_programs_on_one_invite_are_told_that_its_allowance_is_used_up) {
+  const auto one = parties->gateway("", 30), other = parties->gateway_of_last("other");
+  const Json first = chat(k_question, {{"max_tokens", 10}});
+  EXPECT_EQ(post(*one, k_chats, first).status, 200);
+  EXPECT_EQ(post(*other, k_chats, first).status, 200);
+  EXPECT_EQ(post(*other, k_chats, chat("Another one", {{"max_tokens", 10}})).status, 200);
+  for (const bool stream : {false, true}) {
+    const Reply reply = post(*one, k_chats, chat("Is it so? And then?", {{"max_tokens", 10}, {"stream", stream}}));
+    EXPECT_EQ(reply.status, 429) << reply.text;
+    EXPECT_EQ(reply.json()["error"]["type"], "insufficient_quota");
+    EXPECT_EQ(reply.json()["error"]["code"], "allowance_used_up");
+    EXPECT_EQ(reply.json()["error"]["plain"], "The allowance of the invite is used up. Ask the provider for a new invite.");
+  }
+}
+
 TEST_F(GatewayTest, peers_that_are_gone_are_told_and_found_again) {
   Parties own(folder / "gone", "--state " + (folder / "state").string());
   const auto gate = own.gateway("--stock 40");

@@ -131,8 +131,15 @@ struct Parties {
     const auto invite = folder / (name + ".invite");
     run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " + (provider_address.empty() ? provider->address() : provider_address) + " --helper-address " + helper->address() +
         " --tokens " + std::to_string(tokens) + " --out " + invite.string());
-    return std::make_unique<Service>("serve --events --listen 127.0.0.1:0 --log-level debug --invite " + invite.string() + " --state " + (folder / name).string() + " " +
-                                     options + " 2>>" + log().string());
+    return serve(invite, folder / name, options);
+  }
+  // Another program on the invite of the last one, with a state of its own.
+  std::unique_ptr<Service> gateway_of_last(const std::string& state) {
+    return serve(folder / ("user" + std::to_string(users) + ".invite"), folder / state);
+  }
+  std::unique_ptr<Service> serve(const std::filesystem::path& invite, const std::filesystem::path& state, const std::string& options = "") const {
+    return std::make_unique<Service>("serve --events --listen 127.0.0.1:0 --log-level debug --invite " + invite.string() + " --state " + state.string() + " " + options + " 2>>" +
+                                     log().string());
   }
   std::filesystem::path log() const { return folder / "serve.log"; }
   std::string logged() const {

@@ -1,5 +1,6 @@
 // Requests and answers of OpenAI's interface as data.
 #include "gateway/openai.h"
+#include "base/reason.h"
 
 #include <gtest/gtest.h>
 
@@ -147,26 +148,43 @@ TEST(Answers, chunks_are_what_strict_clients_take) {
 }
 
 TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
-  const auto status = [](Code code, const char* field, const char* message = "m") {
-    const Refusal refusal = refusal_of(Error(code, field, message), "h:1");
+  const auto status = [](const Error& error) {
+    const Refusal refusal = refusal_of(error);
     return std::to_string(refusal.status) + " " + refusal.code;
   };
-  EXPECT_EQ(status(Code::unsupported, "tools"), "400 unsupported_parameter");
-  EXPECT_EQ(status(Code::usage, "stop"), "400 ");
-  EXPECT_EQ(status(Code::usage, "tokens"), "429 allowance_used_up");
-  EXPECT_EQ(status(Code::usage, "conversation"), "400 context_length_exceeded");
-  EXPECT_EQ(status(Code::resource, "queue"), "429 queue_full");
-  EXPECT_EQ(status(Code::resource, "provider"), "503 provider_busy");
-  EXPECT_EQ(status(Code::closed, "the provider at p:1"), "503 provider_unreachable");
-  EXPECT_EQ(status(Code::timeout, "ModelCard"), "503 provider_unreachable");
-  EXPECT_EQ(status(Code::closed, "the helper at h:1"), "503 out_of_stock");
-  EXPECT_EQ(status(Code::closed, "stock"), "503 provider_unreachable");
-  EXPECT_EQ(status(Code::resource, "stock"), "503 out_of_stock");
-  EXPECT_EQ(status(Code::mismatch, "model"), "503 model_changed");
-  EXPECT_EQ(status(Code::mismatch, "frame.version"), "502 peer_fault");
-  EXPECT_EQ(status(Code::malformed, "frame.tag"), "502 peer_fault");
-  EXPECT_EQ(refusal_of(Error(Code::usage, "--top-p", "m"), "").param, "top_p");
-  EXPECT_EQ(refusal_of(Error(Code::usage, "tokens", "m"), "").type, "insufficient_quota");
+  EXPECT_EQ(status(Error(Code::unsupported, "tools", "m")), "400 unsupported_parameter");
+  EXPECT_EQ(status(Error(Code::usage, "stop", "m")), "400 ");
+  // The reason alone counts, whoever says it, of what kind it is and whatever its words are.
+  for (const Code code : {Code::usage, Code::resource, Code::mismatch, Code::closed}) {
+    for (const ReasonFacts& facts : reasons()) {
+      for (const Error& error : {Error(code, facts.reason, "the helper at h:1", "m"), Error::of_a_peer(code, facts.reason, "stock", "m")}) {
+        const Refusal refusal = refusal_of(error);
+        EXPECT_EQ(refusal.status, facts.http_status) << facts.name;
+        EXPECT_EQ(refusal.type, facts.type) << facts.name;
+        EXPECT_EQ(refusal.code, facts.code) << facts.name;
+        EXPECT_EQ(refusal.retry_after, facts.retry_after) << facts.name;
+        EXPECT_EQ(refusal.param, "") << facts.name;
+        EXPECT_NE(refusal.message.find(facts.remedy), std::string::npos) << facts.name;
+      }
+    }
+  }
+  EXPECT_EQ(status(Error(Code::resource, Reason::allowance_used_up, "allowance", "m")), "429 allowance_used_up");
+  EXPECT_EQ(status(Error(Code::usage, Reason::context_exceeded, "context", "m")), "400 context_length_exceeded");
+  EXPECT_EQ(status(Error(Code::resource, Reason::queue_full, "queue", "m")), "429 queue_full");
+  EXPECT_EQ(status(Error(Code::closed, Reason::helper_unreachable, "x", "m")), "503 out_of_stock");
+  // What has none.
+  EXPECT_EQ(status(Error(Code::resource, "provider", "m")), "503 provider_busy");
+  EXPECT_EQ(status(Error(Code::closed, "stock", "m")), "503 provider_unreachable");
+  EXPECT_EQ(status(Error(Code::timeout, "ModelCard", "m")), "503 provider_unreachable");
+  EXPECT_EQ(status(Error(Code::mismatch, "certificate", "m")), "502 peer_fault");
+  EXPECT_EQ(status(Error(Code::malformed, "frame.tag", "m")), "502 peer_fault");
+  EXPECT_EQ(status(Error::of_a_peer(Code::usage, Reason::none, "stop", "m")), "502 peer_fault") << "not the client's mistake";
+  EXPECT_EQ(status(Error(Code::file, "f", "m")), "500 ");
+  EXPECT_EQ(refusal_of(Error(Code::usage, "top_p", "m")).param, "top_p");
+  EXPECT_EQ(refusal_of(Error(Code::malformed, "ModelHeld.hashes", "m")).message.find("ModelHeld"), std::string::npos);
+  EXPECT_EQ(body_of(refusal_of(Error(Code::usage, Reason::allowance_used_up, "tokens", "all 5 are used"))).dump(),
+            R"({"error":{"message":"tokens: all 5 are used; ask the provider for a new invite","type":"insufficient_quota","param":null,"code":"allowance_used_up",)"
+            R"("plain":"The allowance of the invite is used up. Ask the provider for a new invite."}})");
   EXPECT_EQ(body_of(invalid("m")).dump(), R"({"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}})");
   EXPECT_EQ(slug("SmolLM2 135M (Instruct)"), "smollm2-135m-instruct");
   EXPECT_EQ(slug("\xe4\xbd\xa0"), "permllm");

@@ -133,6 +133,9 @@ TEST(Tls, nobody_there_gives_an_error_at_once) {
   { port = TlsListener([&] { return parties.of(Role::provider); }, "127.0.0.1:0").port(); }
   const Error error = error_of([&] { tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(port), Role::provider, in(5000ms)); });
   EXPECT_NE(std::string(error.what()).find("nobody listens there"), std::string::npos);
+  EXPECT_EQ(error.reason(), Reason::provider_unreachable);
+  EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(port), Role::helper, in(5000ms)); }).reason(), Reason::helper_unreachable);
+  EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "nobody.invalid:1", Role::helper, in(5000ms)); }).reason(), Reason::helper_unreachable);
   EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "nonsense", Role::provider, in(100ms)); }).code(), Code::usage);
 }
 
@@ -205,7 +208,8 @@ TEST(Frame, headers_that_do_not_fit_are_refused_by_name) {
   EXPECT_EQ(error_of([&] { decode_header(other); }).field(), "frame.magic");
   other = header;
   other[4] = 9;
-  EXPECT_STREQ(error_of([&] { decode_header(other); }).what(), "frame.version: the peer has wire version 9, this side 5");
+  EXPECT_EQ(error_of([&] { decode_header(other); }).reason(), Reason::version);
+  EXPECT_STREQ(error_of([&] { decode_header(other); }).what(), "frame.version: the peer has wire version 9, this side 6");
 }
 
 TEST(Meter, counts_payload_frames_and_round_trips) {
@@ -273,11 +277,11 @@ TEST(Shaped, delivers_after_half_a_round_trip_and_the_time_on_the_wire) {
 }
 
 TEST(Units, are_understood_or_refused_with_an_example) {
-  EXPECT_EQ(parse_duration("10ms", "--rtt"), 10ms);
-  EXPECT_EQ(parse_duration("0", "--rtt"), 0ms);
-  EXPECT_EQ(parse_bandwidth("1gbit", "--bandwidth"), 1e9);
+  EXPECT_EQ(parse_duration("10ms", "rtt"), 10ms);
+  EXPECT_EQ(parse_duration("0", "rtt"), 0ms);
+  EXPECT_EQ(parse_bandwidth("1gbit", "bandwidth"), 1e9);
   for (const char* bad : {"", "10", "ms", "-1ms", "1e99s", "10 ms", "nan"}) {
-    const Error error = error_of([&] { parse_duration(bad, "--rtt"); });
+    const Error error = error_of([&] { parse_duration(bad, "rtt"); });
     EXPECT_EQ(error.code(), Code::usage);
     EXPECT_NE(std::string(error.what()).find("10ms"), std::string::npos);
   }

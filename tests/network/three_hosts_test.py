@@ -270,7 +270,7 @@ def a_revoked_user_is_refused_while_another_goes_on(world, want):
     alice = world.ask('alice')
     expect(alice.end() == 1 and 'its invite is revoked' in alice.said(), alice.said())
     line = world.doctor('alice', 1)['user-provider', 'own key']
-    expect(line['state'] == 'wrong' and 'ask the provider for a new one' in line['remedy'], line)
+    expect(line['state'] == 'wrong' and 'ask the provider for a new invite' in line['remedy'], line)
     answered(bob, want['bob'])
 
 

@@ -104,7 +104,12 @@ TEST(Services, a_model_that_the_helper_lacks_is_named) {
   auto link = world.to_helper(Role::user);
   Channel channel(*link, 0, std::chrono::seconds(5));
   channel.send(PairHello{1, "", std::string(64, 'b'), "x", 1, false, Seed{}});
-  EXPECT_EQ(error_of([&] { channel.receive(PairAccepted{}); }), "peer: PairHello.model_id: the helper does not hold model bbbbbbbb");
+  const auto error = caught([&] { channel.receive(PairAccepted{}); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->reason(), Reason::model_missing);
+  EXPECT_TRUE(error->by_peer());
+  EXPECT_EQ(error->field(), "PairHello.model_id");
+  EXPECT_EQ(error->message(), "the helper does not hold model bbbbbbbb");
 }
 
 // A model is its provider's: another provider may not offer it, and that one's users do not find it, whoever opens the session.
@@ -126,10 +131,10 @@ TEST(Services, a_model_is_its_providers_alone) {
     const auto link = dial(role, provider);
     Channel channel(*link, 0, std::chrono::seconds(5));
     channel.send(PairHello{1, "", std::string(64, 'a'), tiny_model().plan.hash(), 1, false, Seed{}});
-    return error_of([&] { channel.receive(PairAccepted{}); });
+    return reason_of([&] { channel.receive(PairAccepted{}); });
   };
   for (const Role role : {Role::user, Role::provider}) {
-    EXPECT_EQ(pair(role, "two"), "peer: PairHello.model_id: the helper does not hold model aaaaaaaa");
+    EXPECT_EQ(pair(role, "two"), "model_missing");
     EXPECT_EQ(pair(role, "one"), "no error");
   }
 }

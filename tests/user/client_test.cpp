@@ -260,7 +260,7 @@ TEST_F(PublicApi, conversations_run_side_by_side_within_one_allowance) {
   for (auto& answer : answers) EXPECT_EQ(answer.get().text, want);
   options.max_tokens = 100;
   while (client.tokens_left() > 0) client.conversation().ask("Is it so?", options);
-  EXPECT_EQ(error_of([&] { client.conversation().ask("Is it so?"); }).field(), "tokens");
+  EXPECT_EQ(error_of([&] { client.conversation().ask("Is it so?"); }).reason(), permllm::Reason::allowance_used_up);
 }
 
 // A conversation whose idle session gave its place to another user's begins another with its next question, and says nothing of it.

@@ -159,7 +159,7 @@ await check('an answer that is nested beyond its parser is shown as it is, after
 
 await check('an error is told in plain words', async () => {
   await page.route('**/v1/chat/completions', (route) => route.fulfill({ status: 503, headers: { 'Retry-After': '30' }, contentType: 'application/json',
-    body: JSON.stringify({ error: { message: 'none', type: 'server_error', param: null, code: 'out_of_stock' } }) }));
+    body: JSON.stringify({ error: { message: 'none', type: 'server_error', param: null, code: 'out_of_stock', plain: 'No offline material is ready, and none can be made now. Try again.' } }) }));
   await ask(page, 'Hello');
   await page.waitForSelector('.fault', k_patience);
   assert.match(await page.innerText('.fault'), /No offline material is ready/);
@@ -172,7 +172,7 @@ await check('a question that got no answer is not told with the next, and no Ret
   await page.route('**/v1/chat/completions', (route) => {
     told = JSON.parse(route.request().postData()).messages.map((m) => m.content);
     return route.fulfill({ status: 400, contentType: 'application/json',
-      body: JSON.stringify({ error: { message: 'long', type: 'invalid_request_error', param: 'messages', code: 'context_length_exceeded' } }) });
+      body: JSON.stringify({ error: { message: 'long', type: 'invalid_request_error', param: null, code: 'context_length_exceeded', plain: 'This is longer than the model can read.' } }) });
   });
   await ask(page, 'Another');
   await page.waitForFunction(() => /longer than the model/.test([...document.querySelectorAll('.fault')].at(-1)?.textContent), null, k_patience);

@@ -74,7 +74,7 @@ void within_bound(Message full, bool exact = true) {
 }
 
 TEST(Bound, holds_for_every_message_and_is_what_the_longest_has) {
-  within_bound(Refusal{1, x(1000)});
+  within_bound(Refusal{1, 1, x(Refusal::k_field), x(Refusal::k_text)});
   within_bound(Probe{std::vector<std::string>(16, x(64))});
   within_bound(Probed{x(64), std::vector<ProbedModel>(16, ProbedModel{x(64), long_plan()}), HelperState{x(1000)}}, false);
   within_bound(Ping{1, Bytes(k_most_ping_bytes)});

@@ -1,9 +1,11 @@
 // Messages that a peer may send: what is written is read back, and whatever else arrives is an Error that names message and
 // field, without a crash and without memory out of proportion.
 #include "wire/message.h"
+#include "wire/plain.h"
 
 #include <gtest/gtest.h>
 
+#include "base/reason.h"
 #include "page/pack.h"
 #include "session/greeting.h"
 #include "session/pairing.h"
@@ -94,7 +96,7 @@ TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
   spoil(PackMaterial{1, 0, 0, 1, Bytes(10, 7)});
   spoil(PassBegin{PassBegin::prompt, 5, 2, 1});
   spoil(PartyReport{1.5, 2, 3, 4, 5, 0.1, 0.2, 0.3});
-  spoil(Refusal{1, "why"});
+  spoil(Refusal{1, 2, "where", "why"});
   spoil(MapShown{block<Word>(Ring{43}, {1, 2, 3})}, MapShown{expect(Ring{43}, 3)});
 }
 
@@ -166,13 +168,69 @@ TEST(MessageTest, a_list_cannot_claim_more_elements_than_bytes) {
 TEST(MessageTest, a_refusal_arrives_as_the_error_it_names_and_cannot_paint_the_screen) {
   auto [near, far] = memory_links();
   Channel peer(*far, 7, std::chrono::seconds(5)), here(*near, 7, std::chrono::seconds(5));
-  peer.send(Refusal{static_cast<std::uint16_t>(Code::mismatch), "no\x1b[31m\nmore"});
-  try {
-    here.receive(Accepted{});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Code::mismatch);
-    EXPECT_STREQ(error.what(), "peer: no\xef\xbf\xbd[31m\xef\xbf\xbdmore");
+  const auto received = [&] {
+    try {
+      here.receive(Accepted{});
+    } catch (const Error& error) {
+      return error;
+    }
+    return Error(Code::usage, "", "none");
+  };
+  peer.send(Refusal{static_cast<std::uint16_t>(Code::mismatch), static_cast<std::uint16_t>(Reason::busy), "a\nfield", "no\x1b[31m\nmore"});
+  const Error spoilt = received();
+  EXPECT_EQ(spoilt.code(), Code::mismatch);
+  EXPECT_EQ(spoilt.reason(), Reason::busy);
+  EXPECT_EQ(spoilt.field(), "a\xef\xbf\xbd" "field");
+  EXPECT_EQ(spoilt.message(), "no\xef\xbf\xbd[31m\xef\xbf\xbdmore");
+  EXPECT_STREQ(spoilt.what(), "peer: a\xef\xbf\xbd" "field: no\xef\xbf\xbd[31m\xef\xbf\xbdmore");
+  EXPECT_TRUE(spoilt.by_peer());
+
+  // Whole, with each reason.
+  for (const ReasonFacts& facts : reasons()) {
+    peer.refuse(Error(Code::resource, facts.reason, "allowance", "all are used"));
+    const Error error = received();
+    EXPECT_EQ(error.code(), Code::resource);
+    EXPECT_EQ(error.reason(), facts.reason);
+    EXPECT_EQ(error.field(), "allowance");
+    EXPECT_EQ(error.message(), "all are used");
+    // Passed on it stays another's word.
+    peer.refuse(error);
+    EXPECT_EQ(received().field(), "peer: allowance");
+  }
+  // Of a newer peer.
+  peer.send(Refusal{999, 999, "", "new"});
+  const Error newer = received();
+  EXPECT_EQ(newer.code(), Code::closed);
+  EXPECT_EQ(newer.reason(), Reason::none);
+  EXPECT_STREQ(newer.what(), "peer: new");
+  // The longest is cut, and is within what may always come.
+  peer.refuse(Error(Code::closed, std::string(5000, 'f'), std::string(5000, 'm')));
+  const Error longest = received();
+  EXPECT_EQ(longest.field(), std::string(Refusal::k_field, 'f'));
+  EXPECT_EQ(longest.message(), std::string(Refusal::k_text, 'm'));
+  Refusal most;
+  EXPECT_LE(bound_of(most).bytes(), k_least_payload);
+}
+
+TEST(MessageTest, words_of_the_wire_reach_no_person) {
+  const auto said = [](const Error& error) { return plain_words(error); };
+  const std::string differ = "a message does not fit what was agreed; are all parties of the same release?";
+  EXPECT_EQ(said(Error(Code::malformed, "ModelOffer.plan.embed.frac", "41, expected at most 40")), differ);
+  EXPECT_EQ(said(Error(Code::malformed, "frame.tag", "23 (ModelHeld), expected ModelStored")), differ);
+  EXPECT_EQ(said(Error::of_a_peer(Code::malformed, Reason::none, "ModelHeld", "8 bytes more than the plan says")), "peer: " + differ);
+  EXPECT_EQ(said(Error(Code::timeout, "the answer to Resume", "did not arrive before the deadline")), "the other side did not answer before the deadline");
+  EXPECT_EQ(said(Error::of_a_peer(Code::closed, Reason::session_ended, "Resume.session", "no such session")), "peer: no such session");
+  EXPECT_EQ(said(Error::of_a_peer(Code::closed, Reason::none, "peer: PairHello.model_id", "no such model")), "peer: no such model");
+  EXPECT_EQ(said(Error(Code::file, "/home/Card/x.gguf", "is missing")), "/home/Card/x.gguf: is missing");
+  EXPECT_EQ(said(Error(Code::resource, "/srv/stock", "full")), "/srv/stock: full");
+  EXPECT_EQ(said(Error(Code::resource, "allowance", "used")), "allowance: used");
+  EXPECT_EQ(for_person(Error(Code::resource, Reason::allowance_used_up, "allowance", "used")), "allowance: used; ask the provider for a new invite");
+  for (std::uint16_t tag = 1; tag <= static_cast<std::uint16_t>(Tag::retrieval_reply); ++tag) {
+    const std::string name = name_of(static_cast<Tag>(tag));
+    if (name == "unknown message") continue;
+    for (const Code code : {Code::mismatch, Code::malformed, Code::closed, Code::timeout, Code::resource}) {
+      EXPECT_EQ(said(Error(code, name + ".part", "m")).find(name), std::string::npos) << name << " " << name_of(code);
+    }
   }
 }
 

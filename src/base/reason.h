@@ -1,0 +1,41 @@
+// The one table of reasons: command line, gateway and page speak from it, and a test holds docs/serve.md and docs/operations.md to it.
+#pragma once
+
+#include <span>
+
+#include "permllm/error.h"
+
+namespace permllm {
+
+struct ReasonFacts {
+  Reason reason;
+  const char* name;    // as the enumerator
+  int exit_status;     // of a program that ends with it
+  int http_status;
+  const char* type;    // of the HTTP body's error, as OpenAI's
+  const char* code;    // likewise
+  int retry_after;     // seconds; 0: not said, asking again would not help
+  const char* cause;   // for a person, as a clause
+  const char* remedy;  // likewise
+};
+
+// All but none, by number.
+std::span<const ReasonFacts> reasons();
+// Of none: an exit status of 1, an HTTP status of 500 and empty texts.
+const ReasonFacts& facts_of(Reason reason);
+
+// What a fault is to the user's programs: its own reason, or that of a lost or silent provider for what has none. Party and gateway have reasons for the rest.
+Reason reason_for_user(const Error& error);
+
+// Runs f. A fault of its connection (closed, timeout) that has no reason gets this one.
+template <class F>
+decltype(auto) reach(Reason reason, F f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    if (error.by_peer() || error.reason() != Reason::none || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
+    throw Error(error.code(), reason, error.field(), error.message());
+  }
+}
+
+}  // namespace permllm
