@@ -30,9 +30,13 @@ int main(int argc, char** argv) {
 
     std::printf("%s of %s, profile %s, context %zu\n", client.model().name.c_str(), client.provider().address.c_str(),
                 client.model().profile.c_str(), client.model().context);
-    std::printf("the provider saw  %s\n", client.views().provider.c_str());
-    std::printf("the helper saw    %s\n", client.views().helper.c_str());
-    std::printf("the user saw      %s\n", client.views().user.c_str());
+    const auto saw = [](const char* who, const std::vector<std::string>& what) {
+      std::printf("\nthe %s saw\n", who);
+      for (const std::string& one : what) std::printf("  %s\n", one.c_str());
+    };
+    saw("provider", client.views().provider);
+    saw("helper", client.views().helper);
+    saw("user", client.views().user);
   } catch (const permllm::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return error.exit_status();

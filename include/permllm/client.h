@@ -135,9 +135,9 @@ class Client {
   };
   const Model& model() const;
 
-  // What each party gets to see of a conversation, as sentences. SECURITY.md has what they rest on.
+  // What each party gets to see of a conversation, a sentence each. SECURITY.md has what they rest on.
   struct Views {
-    std::string provider, helper, user;
+    std::vector<std::string> provider, helper, user;
   };
   const Views& views() const;
 

@@ -2,6 +2,7 @@
 
 #include <editline/readline.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -265,8 +266,9 @@ class Chat {
     } else if (name == "/cost") {
       fmt::print("{}", last_ ? cost() : "there is no answer yet\n");
     } else if (name == "/privacy") {
-      fmt::print("the provider sees  {}\nthe helper sees    {}\nyou see            {}\n", client_.views().provider, client_.views().helper, client_.views().user);
-      if (client_.model().profile != "open") fmt::print("you do not see     the model's weights: what you see is a barrier to copying them, not a guarantee\n");
+      const auto& [provider, helper, user] = client_.views();
+      fmt::print("the provider sees\n  {}\nthe helper sees\n  {}\nyou see\n  {}\n", fmt::join(provider, "\n  "), fmt::join(helper, "\n  "), fmt::join(user, "\n  "));
+      if (client_.model().profile != "open") fmt::print("You do not see the model's weights: what you see is a barrier to copying them, not a guarantee.\n");
       fmt::print("It holds as long as provider and helper do not work together.\n");
     } else if (name == "/reset") {
       conversation_.reset();

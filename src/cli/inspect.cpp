@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "service/print_event.h"
 #include "cli/offer_options.h"
@@ -16,6 +17,7 @@
 #include "cli/progress.h"
 #include "base/text.h"
 #include "page/deal.h"
+#include "plan/leak.h"
 #include "model/chat_format.h"
 #include "model/reference.h"
 #include "model/synthetic.h"
@@ -133,6 +135,7 @@ void run(Options options) {
                  {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
                  {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
                  {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre}, {"chat_format", chat_format}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"retrieval", name_of(plan.retrieval)}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
+                 {"sees", {{"provider", seen_by(Role::provider, plan)}, {"helper", seen_by(Role::helper, plan)}, {"user", seen_by(Role::user, plan)}}},
                  {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())}, {"decode", decode},
                  {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
                  {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}, {"user", memory.user}}}};
@@ -179,6 +182,11 @@ void run(Options options) {
   };
   line(fmt::format("prompt of {} tokens", prompt), pass_cost(plan, 0, prompt, true));
   for (const std::size_t before : lengths) line(fmt::format("a token at context {}", before + 1), pass_cost(plan, before, 1, false));
+  fmt::print("\nWhat each party sees, beside what is its own\n");
+  for (const Role role : {Role::provider, Role::helper, Role::user}) {
+    const char* who = name_of(role);
+    for (const std::string& what : seen_by(role, plan)) fmt::print("  {:<10}{}\n", std::exchange(who, ""), what);
+  }
   if (options.loss) {
     fmt::print("\nWeights of {} bits against float32, on {} positions of the calibration text: another first choice at {}, divergence {:.4f} nats\n",
                options.serve.weight_bits, loss.positions, loss.other_choice, loss.divergence);
@@ -192,7 +200,7 @@ void run(Options options) {
 
 void add_inspect(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, and what a session with it costs");
+  CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, what a session with it costs, and who sees what");
   command->add_option("model", options->path, "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
   add_offer_options(*command, options->serve);
   command->add_flag("--loss", options->loss, "also measure what the provider's integers lose against float32 (needs memory for both)");

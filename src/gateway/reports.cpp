@@ -17,7 +17,10 @@ Json privacy_of(const Client& client, const std::string& model_id) {
   const Client::Model& model = client.model();
   const bool open = model.profile == "open";
   const auto party = [](const char* who, Json sees, Json never) { return Json{{"who", who}, {"sees", std::move(sees)}, {"never_sees", std::move(never)}}; };
-  Json helper_sees = Json::array({client.views().helper, open ? "the model's weights, which are public" : "the model's weights under a mask: uniform words", "your network address, when material is made"});
+  const auto and_also = [](Json sees, const char* more) {
+    sees.push_back(more);
+    return sees;
+  };
   Json rests_on = Json::array({"provider and helper do not work together: both at once could read your questions and answers",
                                "each party follows the protocol",
                                "the keys shown here are those of the parties that you mean: compare the helper's with what the helper itself publishes",
@@ -29,11 +32,11 @@ Json privacy_of(const Client& client, const std::string& model_id) {
           {"provider", {{"address", client.provider().address}, {"key", client.provider().key}}},
           {"helper", {{"address", client.helper().address}, {"key", client.helper().key}}},
           {"parties",
-           Json::array({party("you", Json::array({client.views().user}),
+           Json::array({party("you", client.views().user,
                               open ? Json::array({"questions and answers of others"}) : Json::array({"the model's weights", "questions and answers of others"})),
-                        party("provider", Json::array({client.views().provider, "your network address and your invite's name"}),
+                        party("provider", and_also(client.views().provider, "your network address and your invite's name"),
                               Json::array({"your questions", "the answers", "which tokens were chosen"})),
-                        party("helper", std::move(helper_sees), Json::array({"your questions, in any form", "the answers, in any form", "the links of an answer"}))})},
+                        party("helper", and_also(client.views().helper, "your network address, when material is made"), Json::array({"your questions, in any form", "the answers, in any form", "the links of an answer"}))})},
           {"model_owner", open ? "Nothing is hidden of the model: its weights are public in this profile."
                                : "You see inner values of the model in an order drawn afresh for each use. That is a barrier to copying the model, which has been attacked "
                                  "in the literature, not a guarantee."},

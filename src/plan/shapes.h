@@ -42,7 +42,7 @@ inline LinearShape mlp_gain_shape(const Plan& p, std::size_t l) {
 inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
   NormShape s;
   s.map = {.site = site, .layer = layer_id(l), .columns = p.config.width, .in = p.residual, .reveal = p.norm_reveal(),
-           .answers = {{site, {out, frac::norm}}}};
+           .shown = Shown::residual_row, .answers = {{site, {out, frac::norm}}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
   return s;
@@ -59,23 +59,25 @@ inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) {
 }
 // Behind a matrix. No mean is taken away: the signs of its entries are hidden.
 inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::size_t rows, std::size_t columns, Ring in, const Reveal& reveal,
-                                Format out) {
+                                Shown shown, Format out) {
   NormShape s;
-  s.map = {.site = site, .layer = layer_id(l), .rows = rows, .columns = columns, .in = in, .reveal = reveal, .sign = true, .answers = {{site, out}}};
+  s.map = {.site = site, .layer = layer_id(l), .rows = rows, .columns = columns, .in = in, .reveal = reveal, .sign = true, .shown = shown,
+           .answers = {{site, out}}};
   s.eps = p.config.norm_eps;
   return s;
 }
 // Of q and k, head by head.
 inline NormShape head_norm_shape(const Plan& p, std::size_t l) {
   const Config& c = p.config;
-  return rms_norm_shape(p, Site::head_norm, l, c.heads + c.kv_heads, c.head_dim, p.qkv(l), p.head_norm_reveal(l), {p.qkv(l), frac::head});
+  return rms_norm_shape(p, Site::head_norm, l, c.heads + c.kv_heads, c.head_dim, p.qkv(l), p.head_norm_reveal(l), Shown::head_row,
+                        {p.qkv(l), frac::head});
 }
 // Of what attention and MLP put out.
 inline NormShape post_attention_shape(const Plan& p, std::size_t l) {
-  return rms_norm_shape(p, Site::post_attention, l, 1, p.config.width, p.o(l), p.o_reveal(l), {attention_gain_shape(p, l).out.ring, frac::post});
+  return rms_norm_shape(p, Site::post_attention, l, 1, p.config.width, p.o(l), p.o_reveal(l), Shown::output_row, {attention_gain_shape(p, l).out.ring, frac::post});
 }
 inline NormShape post_mlp_shape(const Plan& p, std::size_t l) {
-  return rms_norm_shape(p, Site::post_mlp, l, 1, p.config.width, p.down(l), p.down_reveal(l), {mlp_gain_shape(p, l).out.ring, frac::post});
+  return rms_norm_shape(p, Site::post_mlp, l, 1, p.config.width, p.down(l), p.down_reveal(l), Shown::output_row, {mlp_gain_shape(p, l).out.ring, frac::post});
 }
 // Fused: the row is shown, nothing is answered.
 inline NormShape mlp_scale_shape(const Plan& p, std::size_t l) {
@@ -97,7 +99,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   s.values.out = {p.o(l), frac::attention};
   s.fast = p.profile == Profile::fast;
   s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .prompt = p.prompt_slots, .in = p.qk(l), .reveal = p.score_reveal(l),
-               .level = c.score_cap == 0, .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
+               .level = c.score_cap == 0, .shown = Shown::score, .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
   s.unit = c.score_scale * power_of_two(-frac::score);
   s.cap = c.score_cap;
   s.weight_frac = p.probability_frac();
@@ -107,7 +109,8 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
 inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
   MlpShape s;
   s.map = {.site = Site::mlp, .layer = layer_id(l), .groups = p.config.gated ? std::size_t{2} : std::size_t{1}, .columns = p.config.ff,
-           .in = p.up(l), .reveal = p.gate_up_reveal(l), .sign = p.config.gated, .answers = {{Site::mlp, {p.down(l), frac::activation}}}};
+           .in = p.up(l), .reveal = p.gate_up_reveal(l), .sign = p.config.gated, .shown = p.fused ? Shown::raw_gate_up : Shown::gate_up,
+           .answers = {{Site::mlp, {p.down(l), frac::activation}}}};
   s.gelu = p.config.activation == Activation::gelu;
   return s;
 }
@@ -129,13 +132,25 @@ inline HandShape hand_residual_shape(const Plan& p, Site norm, std::size_t l) {
 inline HandShape hand_normed_shape(Site norm, const LinearShape& linear) {
   return {norm, linear.layer, linear.cols, {linear.out.ring, frac::norm}};
 }
+// What a matrix puts out, shown as it is.
+inline Shown product_shown(Site matrix) {
+  switch (matrix) {
+    case Site::qkv: return Shown::qkv;
+    case Site::o: case Site::down: return Shown::output_row;
+    case Site::up: return Shown::gate_up;
+    case Site::head: return Shown::logit;
+    default: return Shown::undeclared;
+  }
+}
 // The residual with what the matrix of `linear` makes of it.
 inline ShowShape show_shape(const Plan& p, Site norm, const LinearShape& linear, const Reveal& reveal) {
-  return {norm, linear.site, linear.layer, {p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal};
+  return {norm, linear.site, linear.layer, {p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal,
+          Shown::residual_row, product_shown(linear.site)};
 }
 // What the matrix of `linear` puts out alone.
 inline ShowShape show_output_shape(const LinearShape& linear, const Reveal& reveal) {
-  return {linear.site, linear.site, linear.layer, {linear.out.ring, 0}, linear.out, 0, linear.rows, {0, linear.out.ring.bits}, reveal};
+  return {linear.site, linear.site, linear.layer, {linear.out.ring, 0}, linear.out, 0, linear.rows, {0, linear.out.ring.bits}, reveal,
+          Shown::undeclared, product_shown(linear.site)};
 }
 
 // Room for so many slots in the caches of a party: growing them would stall a token. Pages are taken when they are written.
@@ -157,7 +172,7 @@ inline RemaskShape embed_remask_shape(const Plan& p) {
 }
 inline EmbedShape embed_shape(const Plan& p) {
   EmbedShape s;
-  s.map = {.site = Site::embed_residual, .columns = p.config.width, .in = p.embed, .reveal = {0, p.embed.bits},
+  s.map = {.site = Site::embed_residual, .columns = p.config.width, .in = p.embed, .reveal = {0, p.embed.bits}, .shown = Shown::embedding_row,
            .answers = {{Site::embed_residual, {p.residual, p.residual_frac}}, {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
@@ -177,7 +192,7 @@ inline LinearShape head_shape(const Plan& p) {
 inline SampleShape sample_shape(const Plan& p) {
   SampleShape s;
   s.map = {.site = Site::logits, .columns = p.config.vocab, .in = p.head, .reveal = p.logit_reveal(), .level = p.config.logit_cap == 0,
-           .answers = {{Site::logits, {p.embed, 0}}}};
+           .shown = Shown::logit, .answers = {{Site::logits, {p.embed, 0}}}};
   s.cap = std::ldexp(p.config.logit_cap, p.shown_logit_frac());
   return s;
 }

@@ -33,12 +33,6 @@ struct AttentionShape {
   constexpr const HeadShape& head() const { return values.head; }
 };
 
-inline constexpr Leak k_attention_leak[] = {
-    {Role::user, "rows of attention scores less a common level (none where they are capped), keys in a fresh order for each row (paper) or as they are "
-                 "(fast); v up to a statistical distance (Values)"},
-    {Role::provider, "nothing"},
-    {Role::helper, "nothing"}};
-
 // One row of scores, at an unknown level or capped -> its probabilities.
 template <class W>
 void softmax_row(const AttentionShape& s, std::span<const std::int64_t> scores, std::span<W> words) {
@@ -182,7 +176,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
       const auto t = user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
       for (std::size_t h = 0; h < s.head().heads; ++h) {
         const auto row = std::span(shown).subspan(at + h * n, n);
-        if (user.observe) user.observe({Site::scores, s.head().layer, slot, h, row});
+        if (user.observe) user.observe({Site::scores, s.head().layer, slot, h, row, Shown::score, {.level = s.head().level}});
         softmax_row(s, row, std::span(p).subspan(at + h * n, n));
       }
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];

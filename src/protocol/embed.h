@@ -19,10 +19,6 @@ struct OneHotShape {
   Ring ring;
 };
 
-inline constexpr Leak k_embed_leak[] = {{Role::user, "each token's embedding row (with learned positions, their sum), exactly, its entries in a fresh order"},
-                                        {Role::provider, "nothing"},
-                                        {Role::helper, "nothing"}};
-
 // --- A prompt's one-hots: user -> provider, e - r, one for each entry ---------------------------------------------------
 
 constexpr Cost cost(const OneHotShape& s, Batch batch) {

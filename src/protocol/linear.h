@@ -28,9 +28,6 @@ struct LinearShape {
   bool public_weights = false;
 };
 
-inline constexpr Leak k_linear_leak[] = {
-    {Role::user, "nothing"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
-
 constexpr Cost cost(const LinearShape& s, Batch batch) {
   const std::size_t words = batch.count * s.rows * s.out.ring.bytes();
   return {.rounds = 0, .online = {},

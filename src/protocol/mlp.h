@@ -18,11 +18,6 @@ struct MlpShape {
   bool gated() const { return map.groups == 2; }
 };
 
-inline constexpr Leak k_mlp_leak[] = {{Role::user, "pairs (gate, up) of all neurons in a fresh order, up to the sign of up; without "
-                                                   "a gate, the inputs of all neurons in a fresh order"},
-                                      {Role::provider, "nothing"},
-                                      {Role::helper, "nothing"}};
-
 constexpr Cost cost(const MlpShape& s, Batch batch) { return cost(s.map, batch); }
 
 inline Mask mlp(Helper& helper, const MlpShape& s, const Mask& gate_up, const RowScales&) {

@@ -20,10 +20,6 @@ struct NormShape {
   bool centred = false;  // the mean is taken away: LayerNorm
 };
 
-inline constexpr Leak k_norm_leak[] = {{Role::user, "each row (so its rms), its entries in a fresh order; with signs, up to their signs"},
-                                       {Role::provider, "nothing"},
-                                       {Role::helper, "nothing"}};
-
 constexpr Cost cost(const NormShape& s, Batch batch) { return cost(s.map, batch); }
 
 // What a norm makes of a row: (x - mean) scale.

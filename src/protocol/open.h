@@ -22,8 +22,6 @@ struct HandShape {
   Format format;
 };
 
-inline constexpr Leak k_hand_leak[] = {{Role::user, "nothing"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
-
 constexpr Cost cost(const HandShape& s, Batch batch) {
   return {.rounds = 0, .online = {.user_to_provider = batch.count * s.size * s.format.ring.bytes()}, .offline = {}};
 }
@@ -79,11 +77,8 @@ struct ShowShape {
   Format x, y;
   std::size_t x_size = 0, y_size = 0;
   Reveal x_reveal, y_reveal;
+  Shown x_shown = Shown::undeclared, y_shown = Shown::undeclared;
 };
-
-inline constexpr Leak k_show_leak[] = {{Role::user, "x and y, rounded: everything that the weights make of its own tokens"},
-                                       {Role::provider, "nothing"},
-                                       {Role::helper, "nothing"}};
 
 constexpr Cost cost(const ShowShape& s, Batch batch) {
   return {.rounds = 1,
@@ -126,7 +121,7 @@ inline ShownPair show(Provider& provider, const ShowShape& s, const Masked& x, c
 
 inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask& y) {
   const auto m = user.provider.receive(ShownRows{expect(s.x_reveal.sent(), x.words.size()), expect(s.y_reveal.sent(), y.words.size())});
-  const auto opened = [&](Site site, const Words& shown, const Mask& mask, const Reveal& reveal) {
+  const auto opened = [&](Site site, Shown what, const Words& shown, const Mask& mask, const Reveal& reveal) {
     ClearRows rows{mask.size, std::vector<double>(shown.size())};
     std::vector<std::int64_t> integers(shown.size());
     const double unit = power_of_two(reveal.drop - mask.format.frac);
@@ -135,12 +130,12 @@ inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask&
       rows.values[j] = static_cast<double>(integers[j]) * unit;
     }
     for (std::size_t i = 0; user.observe && mask.size != 0 && i < user.batch.count; ++i) {
-      user.observe({site, s.layer, user.batch.index(i), 0, std::span(integers).subspan(i * mask.size, mask.size)});
+      user.observe({site, s.layer, user.batch.index(i), 0, std::span(integers).subspan(i * mask.size, mask.size), what, {}});
     }
     return rows;
   };
-  ClearRows rows = opened(s.x_site, m.x.words, x, s.x_reveal);
-  return {std::move(rows), opened(s.y_site, m.y.words, y, s.y_reveal)};
+  ClearRows rows = opened(s.x_site, s.x_shown, m.x.words, x, s.x_reveal);
+  return {std::move(rows), opened(s.y_site, s.y_shown, m.y.words, y, s.y_reveal)};
 }
 
 inline ShownPair show(Counter& counter, const ShowShape& s, const Counted&, const Counted&) {

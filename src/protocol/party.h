@@ -183,6 +183,8 @@ struct Seen {
   std::uint32_t index;  // slot, or pass
   std::size_t row;
   std::span<const std::int64_t> values;
+  Shown shown;
+  Disguise disguise;
 };
 
 struct User {

@@ -33,12 +33,14 @@ struct MapShape {
   Ring in;
   Reveal reveal;
   bool sign = false, level = false;
+  Shown shown = Shown::undeclared;  // what the rows are that the user sees
   struct Answer {
     Site site;
     Format out;
   };
   std::vector<Answer> answers;
 
+  constexpr Disguise disguise() const { return {.order = true, .sign = sign, .level = level}; }
   constexpr std::size_t columns_at(std::uint32_t index) const { return columns != 0 ? columns : keys_at(index, prompt); }
   // Columns of the first i of a batch.
   constexpr std::size_t columns_before(Batch batch, std::size_t i) const {
@@ -49,12 +51,6 @@ struct MapShape {
   constexpr std::size_t shown_at(std::uint32_t index) const { return rows * groups * columns_at(index); }
   constexpr std::size_t answered_at(std::uint32_t index) const { return rows * columns_at(index); }
 };
-
-inline constexpr Leak k_permuted_map_leak[] = {
-    {Role::user, "the values of each row, less `drop` bits, in an order drawn afresh for this use; with signs, the last "
-                 "group up to a sign a column; with a level, differences within a row"},
-    {Role::provider, "nothing"},
-    {Role::helper, "nothing"}};
 
 constexpr Cost cost(const MapShape& s, Batch batch) {
   const std::size_t shown = s.shown_before(batch, batch.count), answered = s.answered_before(batch, batch.count);
@@ -254,7 +250,7 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
     std::vector<std::span<W>> answers(s.answers.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
       open(std::span(a).subspan(at + row * width, width), std::span(s1).subspan(row * width, width), s.reveal.drop, s.reveal.sent(), shown);
-      if (user.observe) user.observe({s.site, s.layer, index, row, shown});
+      if (user.observe) user.observe({s.site, s.layer, index, row, shown, s.shown, s.disguise()});
       for (std::size_t k = 0; k < b.size(); ++k) answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, n);
       f(i, row, std::span<const std::int64_t>(shown), answers);
     }

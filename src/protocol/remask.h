@@ -18,9 +18,6 @@ struct RemaskShape {
   Format format;
 };
 
-inline constexpr Leak k_remask_leak[] = {
-    {Role::user, "nothing"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
-
 constexpr Cost cost(const RemaskShape& s, Batch batch) {
   return {.rounds = 0, .online = {.user_to_provider = batch.count * s.size * s.format.ring.bytes()}, .offline = {}};
 }

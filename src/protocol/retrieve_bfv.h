@@ -26,11 +26,6 @@ struct BfvShape {
   MapShape logits;  // of a pass, whose order is retrieved from
 };
 
-inline constexpr Leak k_retrieve_bfv_leak[] = {
-    {Role::user, "the id of the token at the position it chose; of other ids nothing, by ring-LWE and up to 2^-47 a token in the worst case"},
-    {Role::provider, "nothing, by ring-LWE"},
-    {Role::helper, "nothing: it takes no part"}};
-
 // Offline: of a pass.
 constexpr Cost query_cost(const BfvShape& s) { return {.rounds = 0, .online = {}, .offline = {.user_to_provider = he::query_bytes(s.parameters)}}; }
 

@@ -21,11 +21,6 @@ struct SampleShape {
   double cap = 0;  // logits: cap tanh(logit / cap), in units of the reveal; 0: none
 };
 
-inline constexpr Leak k_sample_leak[] = {
-    {Role::user, "all logits, less a common level (none where they are capped), in a fresh order; the id of the token at the position it chose"},
-    {Role::provider, "nothing"},
-    {Role::helper, "nothing"}};
-
 constexpr Cost cost(const SampleShape& s, Batch batch) { return cost(s.map, batch); }
 
 template <class Choose>
@@ -75,9 +70,6 @@ Counted sample(Counter& counter, const SampleShape& s, const Counted& logits, co
 
 inline constexpr int k_digit_bits = 12;
 inline constexpr std::size_t k_digits = 2;  // ids below 2^24
-
-inline constexpr Leak k_retrieve_leak[] = {
-    {Role::user, "the id of the token at the position it chose"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
 
 constexpr Cost retrieve_cost(Ring ring) {
   return {.rounds = 0, .online = {.provider_to_user = k_digits * ring.bytes()}, .offline = {}};

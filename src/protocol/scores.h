@@ -86,9 +86,6 @@ void for_each_query_block(Party& party, const Body& body) {
   }
 }
 
-inline constexpr Leak k_scores_leak[] = {
-    {Role::user, "nothing: q and k arrive under masks of the provider"}, {Role::provider, "nothing"}, {Role::helper, "nothing"}};
-
 // Steps 1 and 2, and the offline words; one round trip.
 constexpr Cost scores_cost(const HeadShape& s, Batch batch) {
   const std::size_t word = s.qk.ring.bytes(), rows = batch.count * (s.q_rows() + s.kv_rows());

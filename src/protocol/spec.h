@@ -1,7 +1,8 @@
-// What a box costs and what it shows, as data: declared here, measured by the tests.
+// What a box costs and what may be shown, as data that the tests measure.
 #pragma once
 
 #include <algorithm>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 
@@ -37,10 +38,23 @@ struct Cost {
   }
 };
 
-// One thing that a role learns from a box beyond lengths.
-struct Leak {
-  Role role;
-  const char* what;
+// What a party is shown. plan/leak.h says to whom, by which box, under which plan, and in words.
+enum class Shown : std::uint8_t {
+  undeclared = 0,  // of a shape that names nothing: no table has it
+  // To the user:
+  embedding_row, residual_row, head_row, output_row, score, value, gate_up, raw_gate_up, logit, token,
+  qkv, small_vectors,  // profile open
+  // To the provider:
+  words, ciphertexts,
+  // To the helper:
+  orders, masked_weights, weights,
+};
+
+// What coins of provider and helper hide of a row that the user sees: the order of its columns, the sign of each column of the last
+// group, a level common to the row.
+struct Disguise {
+  bool order = false, sign = false, level = false;
+  friend constexpr auto operator<=>(const Disguise&, const Disguise&) = default;
 };
 
 // Consecutive slots, entries or passes that a box is called for: address index of the i-th is first + i.

@@ -27,10 +27,6 @@ struct ValuesShape {
   Format out;   // once cut
 };
 
-inline constexpr Leak k_values_leak[] = {
-    {Role::user, "v up to a statistical distance of |v| 2^(1 - bits + frac) a value"}, {Role::provider, "nothing"},
-    {Role::helper, "nothing"}};
-
 // The lift: with step 2 of Scores.
 constexpr Cost lift_cost(const ValuesShape& s, Batch batch) {
   return {.rounds = 0, .online = {.provider_to_user = batch.count * s.head.kv_rows() * s.head.v.ring.bytes()}, .offline = {}};

@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "user/sampler.h"
 #include "model/chat_format.h"
+#include "plan/leak.h"
 #include "rand/seed.h"
 
 namespace permllm {
@@ -146,12 +147,8 @@ struct Client::State {
     const Plan& plan = card.plan;
     model = {for_terminal(plan.config.name), for_terminal(plan.config.architecture), card.model_id, name_of(plan.profile), name_of(plan.retrieval), plan.slots,
              plan.config.layers};
-    views.provider = fmt::format("uniform words{}, lengths and timing: how many tokens prompt and answer have, nothing of what they are",
-                                 plan.bfv() ? " and ciphertexts" : "");
-    views.helper = "how much material was asked for; it takes no part in an answer";
-    views.user = plan.open() ? "your own questions and answers, and all that the public weights make of them"
-                             : fmt::format("your own questions and answers, and {}the model's inner values in an order drawn afresh for each use",
-                                           plan.profile == Profile::fast ? "attention scores with their keys in order, and other of " : "");
+    views = {seen_by(Role::provider, plan), seen_by(Role::helper, plan), seen_by(Role::user, plan)};
+    views.user.insert(views.user.begin(), "your own questions and answers");
     vocabulary = std::move(card.vocabulary);
     tokenizer.emplace(vocabulary);
   }

@@ -8,9 +8,11 @@
 #include <iterator>
 #include <thread>
 
+#include "plan/leak.h"
 #include "support/gguf_writer.h"
 #include "support/model.h"
 #include "support/program.h"
+#include "support/tiny_plan.h"
 
 namespace permllm::test {
 namespace {
@@ -194,6 +196,26 @@ TEST(Inspect, tells_shapes_and_costs) {
   EXPECT_EQ(m.at("decode").at(0).at("round_trips"), 152);
   EXPECT_EQ(m.at("round_trips_a_layer"), 5);
   EXPECT_EQ(run({"inspect", PERMLLM_TEST_MODEL}).status, 0);
+}
+
+// Of the plan at hand, what the table says.
+TEST(Inspect, tells_who_sees_what) {
+  for (const Variant& variant : {Variant{Profile::paper, true}, Variant{Profile::fast, true, Retrieval::bfv}, Variant{Profile::open, false}}) {
+    const std::vector<std::string> flags{"--profile", name_of(variant.profile), "--retrieval", name_of(variant.retrieval)};
+    std::vector<std::string> text{"inspect", PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64"};
+    text.insert(text.end(), flags.begin(), flags.end());
+    std::vector<std::string> json = text;
+    json.push_back("--json");
+    const Result of_text = run(text), of_json = run(json);
+    ASSERT_EQ(of_json.status, 0) << of_json.error;
+    const auto sees = nlohmann::json::parse(of_json.out).at("sees");
+    Plan plan = tiny_plan(variant.profile, variant.fused);
+    plan.retrieval = variant.retrieval;
+    for (const Role role : {Role::provider, Role::helper, Role::user}) {
+      EXPECT_EQ(sees.at(name_of(role)), seen_by(role, plan)) << variant;
+      for (const std::string& what : seen_by(role, plan)) EXPECT_NE(of_text.out.find(what + "\n"), std::string::npos) << what;
+    }
+  }
 }
 
 // Before anything is spent: what `inspect` says of one token, for whole requests and users at once.

@@ -197,6 +197,16 @@ TEST_F(GatewayTest, privacy_and_activity_tell_what_the_page_shows) {
   EXPECT_EQ(privacy["helper"]["key"].get<std::string>().size(), 64u);
   ASSERT_EQ(privacy["parties"].size(), 3u);
   for (const Json& party : privacy["parties"]) EXPECT_TRUE(!party["sees"].empty() && !party["never_sees"].empty()) << party;
+  const auto [status, inspected] = run("inspect " PERMLLM_TINY_MODELS "/llama.gguf --context 64 --json");
+  ASSERT_EQ(status, 0) << inspected;
+  const Json sees = Json::parse(inspected).at("sees");
+  const auto with = [](Json all, std::size_t at, const char* own) {
+    all.insert(all.begin() + static_cast<Json::difference_type>(at), own);
+    return all;
+  };
+  EXPECT_EQ(privacy["parties"][0]["sees"], with(sees["user"], 0, "your own questions and answers"));
+  EXPECT_EQ(privacy["parties"][1]["sees"], with(sees["provider"], 1, "your network address and your invite's name"));
+  EXPECT_EQ(privacy["parties"][2]["sees"], with(sees["helper"], 2, "your network address, when material is made"));
   EXPECT_TRUE(privacy["model_owner"].is_string());
   EXPECT_FALSE(privacy["rests_on"].empty());
 

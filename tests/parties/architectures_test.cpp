@@ -9,6 +9,7 @@
 
 #include "model/load.h"
 #include "plan/calibrate.h"
+#include "support/leaks.h"
 #include "support/model.h"
 #include "support/rig.h"
 #include "support/tiny_models.h"
@@ -237,7 +238,11 @@ TEST_P(Architectures, answer_as_the_independent_forward_pass_does_and_cost_what_
     Rig rig(s.weights, plan, executor());
     rig.most_dealt_together = 8;  // fewer than a prompt has slots
     SeenCheck check(plan, s.weights, oracle);
-    rig.user().observe([&](const Seen& seen) { check(seen); });
+    SeenRows rows;
+    rig.user().observe([&](const Seen& seen) {
+      check(seen);
+      add_to(rows, seen);
+    });
     const std::size_t n = oracle.ids.size();
     std::size_t offline[2] = {0, 0};
     Traffic before;
@@ -256,6 +261,7 @@ TEST_P(Architectures, answer_as_the_independent_forward_pass_does_and_cost_what_
     rig.user().prompt(oracle.ids, greedy);
     costs(pass_cost(plan, 0, n, true));
     EXPECT_GT(check.places(), 3 * c.layers);
+    EXPECT_EQ(rows, declared_rows(plan));
     worst = std::max(worst, check.worst());
     rig.user().observe(nullptr);
     for (std::size_t step = 0; step + 1 < oracle.greedy.size(); ++step) {

@@ -1,5 +1,5 @@
 // What the provider receives in real sessions: the same sizes for every prompt of a length, and uniform words. The harness is
-// seen to flag a session in which one mask is left out.
+// seen to flag a session in which one mask is left out. And what the user sees there: what the table of leaks says of the plan.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include <map>
 #include <set>
 
+#include "support/leaks.h"
 #include "support/links.h"
 #include "support/model.h"
 #include "support/rig.h"
@@ -215,6 +216,31 @@ TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
     }
   }
   for (const auto& [kind, all] : whole) EXPECT_TRUE(covered.contains(kind.name)) << kind.name;
+}
+
+SeenRows rows_seen(const IntWeights& weights, const Plan& plan, const std::vector<TokenId>& ids) {
+  SeenRows rows;
+  Rig rig(weights, plan, executor());
+  rig.user().observe([&](const Seen& seen) { add_to(rows, seen); });
+  rig.deal_for_pass(ids.size(), true);
+  rig.user().prompt(ids, greedy);
+  if (!plan.open()) {
+    rig.deal_for_pass(1, false);
+    rig.user().advance([](TokenId) { return true; }, greedy);
+  }
+  return rows;
+}
+
+// And nothing else, under no other plan. (Every architecture: architectures_test.cpp.)
+TEST(Views, the_user_sees_what_the_table_says_of_the_plan) {
+  for (const Variant& variant : k_variants) {
+    const Plan plan = tiny_plan(variant.profile, variant.fused);
+    const SeenRows rows = rows_seen(tiny_weights(), plan, {5, 6, 7, 8});
+    EXPECT_EQ(rows, declared_rows(plan)) << variant;
+    for (const Variant& other : k_variants) {
+      EXPECT_EQ(rows == declared_rows(tiny_plan(other.profile, other.fused)), other.name() == variant.name()) << variant << " as " << other;
+    }
+  }
 }
 
 // Every message that a forgotten mask lays bare is flagged, and no other. (What hides a share that is uniform by itself, as

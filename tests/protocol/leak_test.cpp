@@ -1,8 +1,13 @@
 // Exhaustive check of views in tiny rings: over all coins, the provider's view (what it holds, draws and receives) is
-// uniform whatever the user's values are; the user's depends on them only through what the box declares. Each check is seen
-// to fail when a mask is taken away.
+// uniform whatever the user's values are; the user's depends on them through what the table (plan/leak.h) says of the box and nothing
+// else. Each check is seen to fail when a mask is taken away.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "plan/leak.h"
 #include "protocol/attention.h"
 #include "protocol/embed.h"
 #include "protocol/mlp.h"
@@ -368,6 +373,228 @@ TEST(Leak, fast_attention_shows_the_provider_nothing) {
   for (const Use use : {Use::score_rotated, Use::score_share, Use::value_share, Use::value_answer, Use::value_mask}) {
     EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}}, 1 << 18, without(use), fixed)) << static_cast<int>(use);
   }
+}
+
+// --- What the user sees of rows, against the table ---------------------------------------------------------------------
+// Over all coins of provider and helper, and with its own coins all zero, which hide nothing from it: the user's views of two rows are
+// the same exactly where the disguise that the table has makes one row of the other.
+
+using Told = std::set<std::pair<Shown, Disguise>>;
+
+// The least of the rows [groups x columns] that a disguise makes of one.
+Words least_alike(const Words& row, std::size_t groups, Ring ring, const Disguise& disguise) {
+  const std::size_t columns = row.size() / groups;
+  Words least;
+  Permutation pi(columns);
+  std::iota(pi.begin(), pi.end(), 0u);
+  do {
+    for (std::size_t signs = 0; signs < (disguise.sign ? std::size_t{1} << columns : 1); ++signs) {
+      for (Word level = 0; level <= (disguise.level ? ring.mask() : 0); ++level) {
+        Words other(row.size());
+        for (std::size_t j = 0; j < row.size(); ++j) {
+          const Word x = row[j / columns * columns + pi[j % columns]];
+          other[j] = ((j / columns + 1 == groups && ((signs >> j % columns) & 1) != 0 ? Word{0} - x : x) + level) & ring.mask();
+        }
+        if (least.empty() || other < least) least = other;
+      }
+    }
+  } while (disguise.order && std::next_permutation(pi.begin(), pi.end()));
+  return least;
+}
+
+// Every row of n words of a ring.
+std::vector<Words> all_rows(std::size_t n, Ring ring) {
+  std::vector<Words> rows{{}};
+  for (std::size_t j = 0; j < n; ++j) {
+    std::vector<Words> longer;
+    for (const Words& row : rows) {
+      for (Word x = 0; x <= ring.mask(); ++x) longer.push_back(row), longer.back().push_back(x);
+    }
+    rows = std::move(longer);
+  }
+  return rows;
+}
+
+// A box that opens a row to the user, in which all inputs are run: what it told the observer goes into `told`.
+struct ShowingBox {
+  std::function<void(Enumeration&, const Words& input, Told& told)> run;
+  std::vector<Words> inputs;
+  std::function<Words(const Words&)> row;  // that an input makes
+  std::size_t groups = 1;
+  Ring ring = k_two;
+  Batch batch = {0, 1};
+  Rewrite provider = nullptr;
+};
+
+// What a box shows beside, or short of, its entry of the table; empty: it shows that.
+std::string fault_of(const ShowingBox& box, Shown shown, const Disguise& disguise) {
+  const Rewrite zero = [](Address) { return std::nullopt; };
+  Told told;
+  std::map<Words, Histogram> views;
+  std::set<Histogram> different;
+  for (const Words& input : box.inputs) {
+    const Histogram view = enumerate([&](Enumeration& e) { box.run(e, input, told); }, box.batch, zero, box.provider).user;
+    const auto [entry, fresh] = views.emplace(least_alike(box.row(input), box.groups, box.ring, disguise), view);
+    if (!fresh && entry->second != view) return "it tells rows apart that the table calls alike";
+    different.insert(view);
+  }
+  if (different.size() != views.size()) return "it hides what the table says that it shows";
+  return told == Told{{shown, disguise}} ? "" : "it tells the observer something else";
+}
+
+template <class Body>
+void observed(User& user, Told& told, Body body) {
+  user.observe = [&](const Seen& seen) { told.insert({seen.shown, seen.disguise}); };
+  body();
+}
+
+// A map of 3 columns, or of pairs of 2, in the box that the table names. more(provider, user): a further step, for the negative control.
+using More = std::pair<std::function<void(Provider&, const Words&)>, std::function<void(User&)>>;
+ShowingBox map_of(const std::string& box, Shown shown, const Disguise& disguise, std::size_t groups, const More& more = {}) {
+  const std::size_t columns = groups == 1 ? 3 : 2, n = groups * columns;
+  MapShape s{.site = Site::mlp, .layer = 0, .groups = groups, .columns = columns, .in = k_two, .reveal = {0, 2}, .sign = disguise.sign,
+             .level = disguise.level, .shown = shown, .answers = {{Site::mlp, {k_two, 0}}}};
+  if (box == "embed") s.answers.push_back({Site::embed_norm, {k_two, 0}});
+  AttentionShape attention;
+  attention.values.mixed = k_two;
+  attention.values.head.shown = {0, 2};
+  attention.unit = 1;
+  const auto step = [=](auto& party, const auto& x) {
+    using Party = std::decay_t<decltype(party)>;
+    if (box == "embed") {
+      embed(party, EmbedShape{s, 1.0}, x);
+    } else if (box == "norm") {
+      norm(party, NormShape{s, 1.0}, x);
+    } else if (box == "mlp") {
+      mlp(party, MlpShape{s, groups == 1}, x, RowScales{});
+    } else if (box == "sample") {
+      sample(party, SampleShape{s}, x, [](auto) { return std::size_t{0}; });
+    } else if constexpr (std::is_same_v<Party, User>) {
+      ASSERT_EQ(box, "attention");
+      permuted_map(party, s, [&](std::size_t, std::size_t, auto row, auto& answers) { softmax_row(attention, row, answers[0]); });
+    } else {
+      permuted_map(party, s, x.words);
+    }
+  };
+  const auto run = [=](Enumeration& e, const Words& y, Told& told) {
+    const Words m = e.mask(n, k_two), y0 = e.provider_share(y, m, k_two);
+    e.run.offline([&](Helper& h) { step(h, Mask{{k_two, 0}, n, m}); });
+    e.run.online(
+        [&](Provider& p) {
+          step(p, Masked{{k_two, 0}, n, y0});
+          if (more.first) more.first(p, y0);
+        },
+        [&](User& u) {
+          observed(u, told, [&] { step(u, Mask{{k_two, 0}, n, m}); });
+          u.observe = nullptr;
+          if (more.second) more.second(u);
+        });
+  };
+  return {run, all_rows(n, k_two), [](const Words& y) { return y; }, groups};
+}
+
+// Fast attention of one head of two entries over two keys, in the ring 2^1: input q, k, and the key before. v is 0, as it is: its lift is no row.
+ShowingBox fast_scores(const Disguise& disguise) {
+  constexpr Ring k_one{1};
+  AttentionShape s;
+  s.values = {.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = 2, .rope = {0}, .rope_frac = 0, .qk_cut = 0, .qk = {k_one, 0},
+                       .v_cut = 0, .v = {k_two, 0}, .dead_bits = 1, .shown = {0, 1}, .level = disguise.level},
+              .mixed = k_one, .cut = 0, .out = {k_one, 0}};
+  s.fast = true;
+  s.unit = 1;
+  const auto run = [=](Enumeration& e, const Words& in, Told& told) {
+    const Words x{in[0], in[1], in[2], in[3], 0, 0}, r = e.mask(6, k_one), x0 = e.provider_share(x, r, k_one);
+    e.run.provider_keys()[0] = {{in[4], in[5]}, {0, 0}, {}};
+    e.run.user_keys()[0] = {{0, 0}, {0, 0}, {0, 0}};
+    e.run.offline([&](Helper& h) { attention(h, s, {}); });
+    e.run.online([&](Provider& p) { attention(p, s, Masked{{k_two, 0}, 6, x0}); },
+                 [&](User& u) { observed(u, told, [&] { attention(u, s, Mask{{k_two, 0}, 6, r}); }); });
+  };
+  const auto row = [](const Words& in) { return Words{(in[0] * in[4] + in[1] * in[5]) & 1, (in[0] * in[2] + in[1] * in[3]) & 1}; };
+  return {run, all_rows(6, k_one), row, 1, k_one, {1, 1}, without(Use::value_lift)};
+}
+
+ShowingBox shown_row(Shown shown) {
+  ShowShape s{Site::qkv, Site::qkv, 0, {k_two, 0}, {k_two, 0}, 0, 2, {0, 2}, {0, 2}};
+  s.y_shown = shown;
+  const auto run = [=](Enumeration& e, const Words& y, Told& told) {
+    const Words m = e.mask(2, k_two), y0 = e.provider_share(y, m, k_two);
+    e.run.online([&](Provider& p) { show(p, s, Masked{}, Masked{{k_two, 0}, 2, y0}); },
+                 [&](User& u) { observed(u, told, [&] { show(u, s, Mask{}, Mask{{k_two, 0}, 2, m}); }); });
+  };
+  return {run, all_rows(2, k_two), [](const Words& y) { return y; }};
+}
+
+ShowingBox box_of(const Leak& leak) {
+  const std::string box = leak.box;
+  if (box == "open") return shown_row(leak.shown);
+  if (box == "attention" && !leak.disguise->order) return fast_scores(*leak.disguise);
+  return map_of(box, leak.shown, *leak.disguise, box == "mlp" && leak.disguise->sign ? 2 : 1);
+}
+
+TEST(Leak, each_box_shows_the_user_what_its_entry_of_the_table_says) {
+  std::size_t rows = 0;
+  for (const Leak& leak : all_leaks()) {
+    if (!leak.disguise) continue;
+    EXPECT_EQ(fault_of(box_of(leak), leak.shown, *leak.disguise), "") << leak.box << ": " << leak.sees;
+    ++rows;
+  }
+  EXPECT_GT(rows, 15u);
+}
+
+TEST(Leak, a_box_that_shows_more_than_its_entry_is_found) {
+  const Disguise order{.order = true};
+  // One entry of the row besides, in its place, of which the observer is told nothing.
+  ShowShape s{Site::qkv, Site::qkv, 0, {k_two, 0}, {k_two, 0}, 0, 1, {0, 2}, {0, 2}};
+  const More more{[=](Provider& p, const Words& y0) { show(p, s, Masked{}, Masked{{k_two, 0}, 1, {y0[0]}}); },
+                  [=](User& u) { show(u, s, Mask{}, Mask{{k_two, 0}, 1, {0}}); }};
+  EXPECT_EQ(fault_of(map_of("norm", Shown::residual_row, order, 1), Shown::residual_row, order), "");
+  EXPECT_EQ(fault_of(map_of("norm", Shown::residual_row, order, 1, more), Shown::residual_row, order), "it tells rows apart that the table calls alike");
+  // A table that promises a sign or a level which the box does not hide, or hides what it calls shown; a shape that names something else.
+  const auto fault = [](const Disguise& of_box, const Disguise& of_table, Shown shown = Shown::logit) {
+    return fault_of(map_of("sample", shown, of_box, 1), Shown::logit, of_table);
+  };
+  EXPECT_EQ(fault({.order = true}, {.order = true, .sign = true}), "it tells rows apart that the table calls alike");
+  EXPECT_EQ(fault({.order = true}, {.order = true, .level = true}), "it tells rows apart that the table calls alike");
+  EXPECT_EQ(fault({.order = true, .level = true}, {.order = true}), "it hides what the table says that it shows");
+  EXPECT_EQ(fault({.order = true}, {.order = true}, Shown::undeclared), "it tells the observer something else");
+  // An order that is not drawn.
+  ShowingBox fixed = map_of("norm", Shown::residual_row, order, 1);
+  fixed.provider = without(Use::map_order);
+  EXPECT_EQ(fault_of(fixed, Shown::residual_row, order), "it tells rows apart that the table calls alike");
+  // Scores in order whose level is not drawn.
+  ShowingBox bare = fast_scores({.level = true});
+  bare.provider = [](Address a) { return a.use == Use::value_lift || a.use == Use::map_level ? std::nullopt : std::optional(a); };
+  EXPECT_EQ(fault_of(bare, Shown::score, {.level = true}), "it tells rows apart that the table calls alike");
+}
+
+// The boxes that the table does not name.
+TEST(Leak, boxes_without_an_entry_show_the_user_nothing) {
+  const auto nothing = [](const auto& box, const std::vector<Words>& inputs) {
+    std::set<Histogram> views;
+    for (const Words& input : inputs) views.insert(user_view(box, input));
+    return views.size() == 1;
+  };
+  EXPECT_TRUE(nothing(linear_box, {{0, 0}, {1, 2}, {3, 3}}));
+  EXPECT_TRUE(nothing(public_linear_box, {{0, 0}, {1, 2}, {3, 3}}));
+  EXPECT_TRUE(nothing(gain_box, {{0, 0}, {1, 2}}));
+  EXPECT_TRUE(nothing(remask_box, {{0, 0}, {1, 3}}));
+  EXPECT_TRUE(nothing(hand_box, {{0, 0}, {1, 2}}));
+  EXPECT_TRUE(nothing(one_hot_box, {{0}, {1}}));
+  EXPECT_FALSE(nothing(map_box(1, 2, false, false), {{0, 1}, {1, 1}}));
+}
+
+// Retrieve, linear: ids of a vocabulary of three, in the ring 2^2.
+TEST(Leak, retrieve_shows_the_user_the_id_alone) {
+  std::set<Histogram> views;
+  for (Word id = 0; id < 3; ++id) {
+    views.insert(user_view([&](Enumeration& e, const Words& one_hot) {
+      const Words m = e.mask(3, k_two), e0 = e.provider_share(one_hot, m, k_two);
+      e.run.online([&](Provider& p) { retrieve(p, Masked{{k_two, 0}, 3, e0}); },
+                   [&](User& u) { EXPECT_EQ(retrieve(u, Mask{{k_two, 0}, 3, m}), id); });
+    }, {Word{id == 0}, Word{id == 1}, Word{id == 2}}));
+  }
+  EXPECT_EQ(views.size(), 3u);
 }
 
 // The lift is statistical, on the model owner's side only: over all alpha, the user's integer for v and for v + d differ in
