@@ -184,8 +184,8 @@ void add_rows(const std::string& model) {
   add(name + "permuted_map", [s = norm_shape(plan, Site::mlp_norm, 0, Ring{32}).map, residual] {
     const auto copy = [](std::size_t, std::size_t, auto row, auto& answers) { std::copy(row.begin(), row.end(), answers[0].begin()); };
     return box(k_one, cost(s, k_one), s.columns, residual, s.columns,
-               Parties{[=](Helper& p, const Mask& y) { permuted_map(p, s, y.words); }, [=](UserDealer& p, const Mask&) { permuted_map(p, s); },
-                       [=](Provider& p, const Masked& y) { permuted_map(p, s, y.words); }, [=](User& p, const Mask&) { permuted_map(p, s, copy); }});
+               Parties{[=](Helper& p, const Mask& y) { permuted_map(p, s, y); }, [=](UserDealer& p, const Mask&) { permuted_map(p, s); },
+                       [=](Provider& p, const Masked& y) { permuted_map(p, s, y); }, [=](User& p, const Mask&) { permuted_map(p, s, copy); }});
   });
   add(name + "norm", [s = mlp_norm_shape(plan, 0), residual] {
     return box(k_one, cost(s.map, k_one), s.map.columns, residual, s.map.columns, [=](auto& p, const auto& x) { norm(p, s, x); });
@@ -242,21 +242,21 @@ Box values_box(const AttentionShape& shape, Batch batch, Format in, std::size_t 
   const ValuesShape& s = shape.values;
   const auto p = words<W>(s.head.pairs(batch), s.mixed);
   return box(batch, lift_cost(s, batch) + reshare_cost(s, batch) + cost(s, batch), s.head.pairs(batch), in, rows,
-             Parties{[=](Helper& helper, const Mask&) { values(helper, s, p); }, [](UserDealer&, const Mask&) {},
-                     [=](auto& party, const auto& qkv) {  // provider and user
+             Parties{[=](Helper& helper, const Mask&) { values(helper, s, MaskOf<W>{{}, 0, p}); }, [](UserDealer&, const Mask&) {},
+                     [=]<Role R>(auto& party, const Share<R>& qkv) {  // provider and user
                        values_lift(party, s, qkv);
                        values_reshare<W>(party, s);
-                       values(party, s, p);
+                       values(party, s, Share<R, W>{{}, 0, p});
                      }});
 }
 
 Box scores_box(const HeadShape& s, Batch batch, Format in, std::size_t rows) {
   return box(batch, scores_cost(s, batch) + masked_scores_cost(s, batch), s.pairs(batch), in, rows,
              Parties{[=](Helper& p, const Mask&) { scores(p, s); }, [](UserDealer&, const Mask&) {},
-                     [=](Provider& p, const Masked& qkv) { masked_scores(p, s, scores_send(p, s, qkv)); },
+                     [=](Provider& p, const Masked& qkv) { masked_scores(p, s, scores_send(p, s, qkv), 0); },
                      [=](User& p, const Mask& qkv) {
                        scores_send(p, s, qkv);
-                       masked_scores(p, s, scores_receive(p, s));
+                       masked_scores(p, s, scores_receive(p, s), 0);
                      }});
 }
 

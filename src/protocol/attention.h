@@ -62,20 +62,19 @@ template <class W>
 void paper_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
   const auto rp = std::move(permuted_map<W>(helper, s.softmax, score_masks(helper.with_user, s.head(), helper.batch))[0]);
-  values(helper, s.values, rp.words);
+  values(helper, s.values, rp);
 }
 
 template <class W>
 Masked paper_attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
-  const Words q0 = scores_send(provider, s.head(), qkv);
+  const Masked q0 = scores_send(provider, s.head(), qkv);
   values_lift(provider, s.values, qkv);
   values_reshare<W>(provider, s.values);
   Masked out;
-  for_each_query_block(provider, [&](std::size_t begin, std::size_t count) {
-    const std::size_t q = s.head().q_rows();
-    const Words scores0 = masked_scores(provider, s.head(), std::span(q0).subspan(begin * q, count * q));
+  for_each_query_block(provider, [&](std::size_t begin, std::size_t) {
+    const Masked scores0 = masked_scores(provider, s.head(), q0, begin);
     const auto p0 = std::move(permuted_map<W>(provider, s.softmax, scores0)[0]);
-    append(out, values(provider, s.values, p0.words));
+    append(out, values(provider, s.values, p0));
   });
   return out;
 }
@@ -83,17 +82,16 @@ Masked paper_attention(Provider& provider, const AttentionShape& s, const Masked
 template <class W>
 Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   scores_send(user, s.head(), qkv);
-  const Words eq = scores_receive(user, s.head());
+  const ShownQueries eq = scores_receive(user, s.head());
   values_lift(user, s.values, qkv);
   values_reshare<W>(user, s.values);
   Mask r;
-  for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
-    const std::size_t q = s.head().q_rows();
-    masked_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
+  for_each_query_block(user, [&](std::size_t begin, std::size_t) {
+    masked_scores(user, s.head(), eq, begin);
     const auto rp = std::move(permuted_map<W>(user, s.softmax, [&](std::size_t, std::size_t, auto row, auto& answers) {
       softmax_row(s, row, answers[0]);
     })[0]);
-    append(r, values(user, s.values, rp.words));
+    append(r, values(user, s.values, rp));
   });
   return r;
 }
@@ -134,13 +132,13 @@ void fast_attention(Helper& helper, const AttentionShape& s) {
 
 template <class W>
 Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
-  const Words q0 = scores_send(provider, s.head(), qkv);
+  const Masked q0 = scores_send(provider, s.head(), qkv);
   values_lift(provider, s.values, qkv);
   const std::size_t q = s.head().q_rows();
   const Words& alpha = provider.keys[s.head().layer].lift;
   Masked out{s.values.out, q, Words(provider.batch.count * q)};
   for_each_query_block(provider, [&](std::size_t begin, std::size_t count) {
-    shown_scores(provider, s.head(), std::span(q0).subspan(begin * q, count * q));
+    shown_scores(provider, s.head(), q0, begin);
     const std::size_t pairs = s.head().pairs(provider.batch);
     const auto w = provider.user.receive(Probabilities<W>{expect<W>(s.values.mixed, pairs)}).w.words;
     const auto d = provider.user.receive(MaskedMix{expect(s.values.out.ring, count * q)}).d.words;
@@ -162,12 +160,12 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
 template <class W>
 Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   scores_send(user, s.head(), qkv);
-  const Words eq = scores_receive(user, s.head());
+  const ShownQueries eq = scores_receive(user, s.head());
   values_lift(user, s.values, qkv);
   const std::size_t q = s.head().q_rows();
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
-    const auto shown = shown_scores(user, s.head(), std::span(eq).subspan(begin * q, count * q));
+    const auto shown = shown_scores(user, s.head(), eq, begin);
     std::vector<W> p(shown.size()), w(shown.size());
     for (std::size_t i = 0; i < count; ++i) user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
     for_each_token(user, count, [&](std::size_t i) {

@@ -101,14 +101,14 @@ template <class Party, class Value>
 void add_positions(Party&, std::span<const float>, Value&) {}
 
 inline Embedded<Mask> embed(Helper& helper, const EmbedShape& s, const Mask& rows) {
-  return embedded(permuted_map(helper, s.map, rows.words));
+  return embedded(permuted_map(helper, s.map, rows));
 }
 inline Embedded<Mask> embed(UserDealer& user, const EmbedShape& s, const Mask&) {
   return embedded(permuted_map(user, s.map));
 }
 
 inline Embedded<Masked> embed(Provider& provider, const EmbedShape& s, const Masked& rows) {
-  return embedded(permuted_map(provider, s.map, rows.words));
+  return embedded(permuted_map(provider, s.map, rows));
 }
 
 inline Embedded<Mask> embed(User& user, const EmbedShape& s, const Mask&) {

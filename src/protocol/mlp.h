@@ -21,14 +21,14 @@ struct MlpShape {
 constexpr Cost cost(const MlpShape& s, Batch batch) { return cost(s.map, batch); }
 
 inline Mask mlp(Helper& helper, const MlpShape& s, const Mask& gate_up, const RowScales&) {
-  return std::move(permuted_map(helper, s.map, gate_up.words)[0]);
+  return std::move(permuted_map(helper, s.map, gate_up)[0]);
 }
 inline Mask mlp(UserDealer& user, const MlpShape& s, const Mask&, const RowScales&) {
   return std::move(permuted_map(user, s.map)[0]);
 }
 
 inline Masked mlp(Provider& provider, const MlpShape& s, const Masked& gate_up, const RowScales&) {
-  return std::move(permuted_map(provider, s.map, gate_up.words)[0]);
+  return std::move(permuted_map(provider, s.map, gate_up)[0]);
 }
 
 inline Mask mlp(User& user, const MlpShape& s, const Mask& gate_up, const RowScales& scales) {

@@ -35,12 +35,12 @@ inline RowNorm row_norm(std::span<const std::int64_t> row, int frac, double eps,
 }
 
 inline Mask norm(Helper& helper, const NormShape& s, const Mask& x) {
-  return std::move(permuted_map(helper, s.map, x.words)[0]);
+  return std::move(permuted_map(helper, s.map, x)[0]);
 }
 inline Mask norm(UserDealer& user, const NormShape& s, const Mask&) { return std::move(permuted_map(user, s.map)[0]); }
 
 inline Masked norm(Provider& provider, const NormShape& s, const Masked& x) {
-  return std::move(permuted_map(provider, s.map, x.words)[0]);
+  return std::move(permuted_map(provider, s.map, x)[0]);
 }
 
 inline Mask norm(User& user, const NormShape& s, const Mask& x) {
@@ -67,13 +67,13 @@ inline Counted norm(Counter& counter, const NormShape& s, const Counted& x) {
 using RowScales = std::vector<double>;
 
 inline RowScales row_scales(Helper& helper, const NormShape& s, const Mask& x) {
-  permuted_map(helper, s.map, x.words);
+  permuted_map(helper, s.map, x);
   return {};
 }
 inline RowScales row_scales(UserDealer&, const NormShape&, const Mask&) { return {}; }
 
 inline RowScales row_scales(Provider& provider, const NormShape& s, const Masked& x) {
-  permuted_map(provider, s.map, x.words);
+  permuted_map(provider, s.map, x);
   return {};
 }
 

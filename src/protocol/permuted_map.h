@@ -128,10 +128,10 @@ std::vector<Share<R, W>> answer_shares(const MapShape& s, Batch batch) {
   return shares;
 }
 
-// offline, helper -> provider: s0, then w of each answer, token by token. m: the user's share of y, [token][row][group][column].
+// offline, helper -> provider: s0, then w of each answer, token by token. m: [token][row][group][column].
 // Returns the user's shares of the answers, in the same layout.
 template <class W = Word>
-std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Words& m) {
+std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Mask& m) {
   auto masks = answer_shares<Role::user, W>(s, helper.batch);
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
     helper.with_user.burn(map_at(Use::map_shown, s, s.site, helper.batch.index(i)));
@@ -147,7 +147,7 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Wor
     for (Word& word : s0) word = Word{0} - word;
     for (std::size_t row = 0; row < s.rows; ++row) {
       const std::span<Word> shown = std::span(s0).subspan(row * width, width);
-      disguise_row(orders[row], s.groups, std::span(m).subspan(at + row * width, width), shown, 0, 0, shown);
+      disguise_row(orders[row], s.groups, std::span(m.words).subspan(at + row * width, width), shown, 0, 0, shown);
     }
     helper.packs[i].words(s0, s.in);
 
@@ -188,7 +188,7 @@ std::vector<MaskOf<W>> permuted_map(UserDealer& user, const MapShape& s) {
 }
 
 template <class W = Word>
-std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, const Words& y0) {
+std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, const Masked& y0) {
   const Batch batch = provider.batch;
   // step 1
   Words a(s.shown_before(batch, batch.count));
@@ -206,7 +206,7 @@ std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, con
       orders[i].push_back(row_order(provider.with_helper, s, index, row));
       const Address level{Use::map_level, s.site, s.layer, index, static_cast<std::uint16_t>(row)};
       const Word u = s.level ? provider.with_helper.words(level, 1, s.in)[0] : 0;
-      disguise_row(orders[i].back(), s.groups, std::span(y0).subspan(at + row * width, width), std::span(s0).subspan(row * width, width), u,
+      disguise_row(orders[i].back(), s.groups, std::span(y0.words).subspan(at + row * width, width), std::span(s0).subspan(row * width, width), u,
                    s.reveal.drop, std::span(a).subspan(at + row * width, width));
     }
   });

@@ -25,7 +25,7 @@ constexpr Cost cost(const SampleShape& s, Batch batch) { return cost(s.map, batc
 
 template <class Choose>
 Mask sample(Helper& helper, const SampleShape& s, const Mask& logits, const Choose&) {
-  return std::move(permuted_map(helper, s.map, logits.words)[0]);
+  return std::move(permuted_map(helper, s.map, logits)[0]);
 }
 template <class Choose>
 Mask sample(UserDealer& user, const SampleShape& s, const Mask&, const Choose&) {
@@ -33,7 +33,7 @@ Mask sample(UserDealer& user, const SampleShape& s, const Mask&, const Choose&) 
 }
 template <class Choose>
 Masked sample(Provider& provider, const SampleShape& s, const Masked& logits, const Choose&) {
-  return std::move(permuted_map(provider, s.map, logits.words)[0]);
+  return std::move(permuted_map(provider, s.map, logits)[0]);
 }
 
 // cap tanh(logit / cap), in their units; 0: as they are.

@@ -128,8 +128,13 @@ struct ShownScores {  // fast, with step 2, provider -> user: [token][head][key]
   }
 };
 
-// One party's shares of q and k of the batch, [token][q_rows] and [token][kv_rows].
+// One party's shares of q and k of the batch, rows of q_rows and of kv_rows.
+template <Role R>
 struct QueryKey {
+  Share<R> q, k;
+};
+// Coins for one slot's.
+struct QueryKeyCoins {
   Words q, k;
 };
 
@@ -149,17 +154,17 @@ inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, const Time
 
 // q and k of a party's share of qkv, rotated and cut.
 template <Role R>
-QueryKey rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline, Executor& executor) {
-  QueryKey z{Words(batch.count * s.q_rows()), Words(batch.count * s.kv_rows())};
+QueryKey<R> rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline, Executor& executor) {
+  QueryKey<R> z{{s.qk, s.q_rows(), Words(batch.count * s.q_rows())}, {s.qk, s.kv_rows(), Words(batch.count * s.kv_rows())}};
   executor.parallel(batch.count, [&](std::size_t i) {
     const auto row = qkv.token(i);
-    const auto take = [&](std::size_t begin, std::size_t rows, Words& to) {
-      const std::span<Word> out = std::span(to).subspan(i * rows, rows);
-      std::copy_n(row.begin() + static_cast<std::ptrdiff_t>(begin), rows, out.begin());
+    const auto take = [&](std::size_t begin, Share<R>& to) {
+      const std::span<Word> out = to.token(i);
+      std::copy_n(row.begin() + static_cast<std::ptrdiff_t>(begin), to.size, out.begin());
       rotate_and_cut(out, s, timeline, batch.index(i));
     };
-    take(0, s.q_rows(), z.q);
-    take(s.q_rows(), s.kv_rows(), z.k);
+    take(0, z.q);
+    take(s.q_rows(), z.k);
   });
   return z;
 }
@@ -174,7 +179,7 @@ inline Words key_masks(const Coins& coins, Use use, const HeadShape& s, std::uin
 }
 
 // Masks of one slot, q then k: b (user, helper) or a (provider, helper).
-inline QueryKey query_key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
+inline QueryKeyCoins query_key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
   return {coins.words(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring),
           key_masks(coins, use, s, slot)};
 }
@@ -242,37 +247,42 @@ inline void scores(Helper& helper, const HeadShape& s) {
   }
 }
 
-// Steps 1 and 2. Keys of the batch join the cache. Returns q0, [token][q_rows].
-inline Words scores_send(Provider& provider, const HeadShape& s, const Masked& qkv) {
-  QueryKey z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
+// Steps 1 and 2. Keys of the batch join the cache. Returns q0.
+inline Masked scores_send(Provider& provider, const HeadShape& s, const Masked& qkv) {
+  auto z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
   const std::size_t rows = s.q_rows() + s.kv_rows();
   const auto d = provider.user.receive(RotatedRemask{expect(s.qk.ring, provider.batch.count * rows)}).d.words;
   Words e(d.size());
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
     provider.with_helper.burn(scores_at(Use::score_sent, s, slot));
-    const QueryKey a = query_key_masks(provider.with_helper, Use::score_sent, s, slot);
-    Word* q = &z.q[i * s.q_rows()];
-    Word* k = &z.k[i * s.kv_rows()];
+    const QueryKeyCoins a = query_key_masks(provider.with_helper, Use::score_sent, s, slot);
+    const std::span<Word> q = z.q.token(i), k = z.k.token(i);
     const std::size_t at = i * rows, at_k = at + s.q_rows();
     for (std::size_t j = 0; j < s.q_rows(); ++j) e[at + j] = (q[j] += d[at + j]) - a.q[j];
     for (std::size_t j = 0; j < s.kv_rows(); ++j) e[at_k + j] = (k[j] += d[at_k + j]) - a.k[j];
   }
-  append(provider.keys[s.layer].key, z.k);
+  append(provider.keys[s.layer].key, z.k.words);
   provider.user.send(MaskedQueryKey{block(s.qk.ring, std::move(e))});
   return std::move(z.q);
 }
 
-// The provider's shares of a block's scores, [token][head][key]. q0: the block's part of what scores_send returned.
-inline Words score_shares(Provider& provider, const HeadShape& s, std::span<const Word> q0) {
+// One party's shares of a block's scores, [token][head][key]; their rows grow with the keys.
+template <Role R>
+Share<R> room_for_scores(const HeadShape& s, Batch batch) {
+  return {s.qk, s.heads * s.keys_at(batch.index(0)), Words(s.pairs(batch))};
+}
+
+// q0: what scores_send returned, of which the block's rows begin with `begin`.
+inline Masked score_shares(Provider& provider, const HeadShape& s, const Masked& q0, std::size_t begin) {
   const ProviderKeys& keys = provider.keys[s.layer];
-  Words shares(s.pairs(provider.batch));
+  Masked shares = room_for_scores<Role::provider>(s, provider.batch);
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::size_t n = s.keys_at(provider.batch.index(i));
     const auto x = provider.pack(i).helper.words("aq.bk + bq.ak - rho", s.heads * n, s.qk.ring);
-    const std::span<Word> share = std::span(shares).subspan(s.pairs_before(provider.batch, i), x.size());
+    const std::span<Word> share = std::span(shares.words).subspan(s.pairs_before(provider.batch, i), x.size());
     std::copy(x.begin(), x.end(), share.begin());
-    add_pairs(s, q0.subspan(i * s.q_rows(), s.q_rows()), provider.timeline.first(), keys.key, share);
+    add_pairs(s, q0.token(begin + i), provider.timeline.first(), keys.key, share);
     const std::uint32_t slot = provider.batch.index(i);
     if (s.sees_all(provider.timeline, slot)) return;
     // The score of a key that is not seen would tell the hidden level: noise stands in for it, one word for all such keys of a
@@ -287,46 +297,51 @@ inline Words score_shares(Provider& provider, const HeadShape& s, std::span<cons
 
 // Step 1: with the answer to the norm.
 inline void scores_send(User& user, const HeadShape& s, const Mask& qkv) {
-  const QueryKey z = rotated(qkv, s, user.batch, user.timeline, user.executor);
+  const auto z = rotated(qkv, s, user.batch, user.timeline, user.executor);
   UserKeys& keys = user.keys[s.layer];
   const std::size_t rows = s.q_rows() + s.kv_rows();
   Words d(user.batch.count * rows);
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const std::uint32_t slot = user.batch.index(i);
     user.with_helper.burn(scores_at(Use::score_rotated, s, slot));
-    const QueryKey b = query_key_masks(user.with_helper, Use::score_rotated, s, slot);
-    for (std::size_t j = 0; j < s.q_rows(); ++j) d[i * rows + j] = z.q[i * s.q_rows() + j] - b.q[j];
-    for (std::size_t j = 0; j < s.kv_rows(); ++j) d[i * rows + s.q_rows() + j] = z.k[i * s.kv_rows() + j] - b.k[j];
+    const QueryKeyCoins b = query_key_masks(user.with_helper, Use::score_rotated, s, slot);
+    for (std::size_t j = 0; j < s.q_rows(); ++j) d[i * rows + j] = z.q.token(i)[j] - b.q[j];
+    for (std::size_t j = 0; j < s.kv_rows(); ++j) d[i * rows + s.q_rows() + j] = z.k.token(i)[j] - b.k[j];
     append(keys.mask, b.k);
   }
   user.provider.send(RotatedRemask{block(s.qk.ring, std::move(d))});
 }
 
-// Step 2; returns eq, [token][q_rows].
-inline Words scores_receive(User& user, const HeadShape& s) {
+// What the user receives of q: no share, for a hides it from the user.
+struct ShownQueries {
+  Words e;  // [token][q_rows]
+};
+
+// Step 2; returns eq.
+inline ShownQueries scores_receive(User& user, const HeadShape& s) {
   const std::size_t rows = s.q_rows() + s.kv_rows();
   const auto e = user.provider.receive(MaskedQueryKey{expect(s.qk.ring, user.batch.count * rows)}).e.words;
   UserKeys& keys = user.keys[s.layer];
-  Words eq;
+  ShownQueries eq;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
-    append(eq, std::span(e).subspan(i * rows, s.q_rows()));
+    append(eq.e, std::span(e).subspan(i * rows, s.q_rows()));
     append(keys.shown, std::span(e).subspan(i * rows + s.q_rows(), s.kv_rows()));
   }
   return eq;
 }
 
-// The user's shares of a block's scores, [token][head][key]. eq: the block's part of what scores_receive returned.
-inline Words score_shares(User& user, const HeadShape& s, std::span<const Word> eq) {
+// eq: what scores_receive returned, as q0 above.
+inline Mask score_shares(User& user, const HeadShape& s, const ShownQueries& eq, std::size_t begin) {
   const UserKeys& keys = user.keys[s.layer];
-  Words shares(s.pairs(user.batch));
+  Mask shares = room_for_scores<Role::user>(s, user.batch);
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = user.batch.index(i);
     const std::size_t n = s.keys_at(slot);
     const Words bq = query_key_masks(user.with_helper, Use::score_rotated, s, slot).q;
     Words opened = bq;  // eq + bq
-    for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += eq[i * s.q_rows() + j];
+    for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += eq.e[(begin + i) * s.q_rows() + j];
     const Words rho = user.with_helper.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);
-    const std::span<Word> share = std::span(shares).subspan(s.pairs_before(user.batch, i), rho.size());
+    const std::span<Word> share = std::span(shares.words).subspan(s.pairs_before(user.batch, i), rho.size());
     std::copy(rho.begin(), rho.end(), share.begin());
     add_pairs(s, opened, user.timeline.first(), keys.mask, share);
     add_pairs(s, bq, user.timeline.first(), keys.shown, share);
@@ -344,28 +359,28 @@ constexpr Cost masked_scores_cost(const HeadShape& s, Batch batch) {
 }
 
 // m, the user's share of the scores that the provider will hold.
-inline Words score_masks(const Coins& coins, const HeadShape& s, Batch batch) {
-  Words m;
+inline Mask score_masks(const Coins& coins, const HeadShape& s, Batch batch) {
+  Mask m{s.qk, s.heads * s.keys_at(batch.index(0)), {}};
   for (std::size_t i = 0; i < batch.count; ++i) {
     const std::uint32_t slot = batch.index(i);
-    append(m, coins.words(scores_at(Use::score_mask, s, slot), s.heads * s.keys_at(slot), s.qk.ring));
+    append(m.words, coins.words(scores_at(Use::score_mask, s, slot), s.heads * s.keys_at(slot), s.qk.ring));
   }
   return m;
 }
 
 // q.k - m.
-inline Words masked_scores(Provider& provider, const HeadShape& s, std::span<const Word> q0) {
-  Words shares = score_shares(provider, s, q0);
-  const auto d = provider.user.receive(MaskedScores{expect(s.qk.ring, shares.size())}).d.words;
-  for (std::size_t j = 0; j < shares.size(); ++j) shares[j] += d[j];
+inline Masked masked_scores(Provider& provider, const HeadShape& s, const Masked& q0, std::size_t begin) {
+  Masked shares = score_shares(provider, s, q0, begin);
+  const auto d = provider.user.receive(MaskedScores{expect(s.qk.ring, shares.words.size())}).d.words;
+  for (std::size_t j = 0; j < d.size(); ++j) shares.words[j] += d[j];
   return shares;
 }
 
-inline void masked_scores(User& user, const HeadShape& s, std::span<const Word> eq) {
-  Words d = score_shares(user, s, eq);
+inline void masked_scores(User& user, const HeadShape& s, const ShownQueries& eq, std::size_t begin) {
+  Words d = score_shares(user, s, eq, begin).words;
   for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(scores_at(Use::score_mask, s, user.batch.index(i)));
-  const Words m = score_masks(user.with_helper, s, user.batch);
-  for (std::size_t j = 0; j < d.size(); ++j) d[j] -= m[j];
+  const Mask m = score_masks(user.with_helper, s, user.batch);
+  for (std::size_t j = 0; j < d.size(); ++j) d[j] -= m.words[j];
   user.provider.send(MaskedScores{block(s.qk.ring, std::move(d))});
 }
 
@@ -375,8 +390,8 @@ constexpr Cost shown_scores_cost(const HeadShape& s, Batch batch) {
   return {.rounds = 0, .online = {.provider_to_user = s.pairs(batch) * s.shown.sent().bytes()}, .offline = {}};
 }
 
-inline void shown_scores(Provider& provider, const HeadShape& s, std::span<const Word> q0) {
-  Words shares = score_shares(provider, s, q0);
+inline void shown_scores(Provider& provider, const HeadShape& s, const Masked& q0, std::size_t begin) {
+  Words shares = score_shares(provider, s, q0, begin).words;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
     const Words level = s.level ? provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring) : Words(s.heads);
@@ -390,11 +405,11 @@ inline void shown_scores(Provider& provider, const HeadShape& s, std::span<const
 }
 
 // Scores of the block at unknown levels, in units of the reveal.
-inline std::vector<std::int64_t> shown_scores(User& user, const HeadShape& s, std::span<const Word> eq) {
-  const Words shares = score_shares(user, s, eq);
-  const auto a = user.provider.receive(ShownScores{expect(s.shown.sent(), shares.size())}).a.words;
-  std::vector<std::int64_t> shown(shares.size());
-  open(a, shares, s.shown.drop, s.shown.sent(), shown);
+inline std::vector<std::int64_t> shown_scores(User& user, const HeadShape& s, const ShownQueries& eq, std::size_t begin) {
+  const Mask shares = score_shares(user, s, eq, begin);
+  const auto a = user.provider.receive(ShownScores{expect(s.shown.sent(), shares.words.size())}).a.words;
+  std::vector<std::int64_t> shown(a.size());
+  open(a, shares.words, s.shown.drop, s.shown.sent(), shown);
   return shown;
 }
 

@@ -123,12 +123,12 @@ void mix_derived(Party& party, const HeadShape& s, std::size_t end, Derive deriv
   });
 }
 
-// v of the batch, cut: the last part of a party's share of qkv.
+// v of a token, cut: the last part of a party's share of qkv.
 template <Role R>
-Words cut_values(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
+Share<R> cut_values(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
   const auto row = qkv.token(i).last(s.kv_rows());
-  Words v(row.begin(), row.end());
-  for (Word& word : v) word = cut(word, s.v_cut);
+  Share<R> v{s.v, s.kv_rows(), {row.begin(), row.end()}};
+  for (Word& word : v.words) word = cut(word, s.v_cut);
   return v;
 }
 
@@ -160,9 +160,9 @@ void append(Share<R>& to, const Share<R>& from) {
   to.words.insert(to.words.end(), from.words.begin(), from.words.end());
 }
 
-// offline, helper -> provider: x. rp: the user's share of the probabilities, [token][head][key].
+// offline, helper -> provider: x. rp: of the probabilities, [token][head][key].
 template <class W>
-void values(Helper& helper, const ValuesShape& s, const std::vector<W>& rp) {
+void values(Helper& helper, const ValuesShape& s, const MaskOf<W>& rp) {
   for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s, helper.batch.index(i)));
   std::vector<std::vector<W>> a(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
@@ -176,7 +176,7 @@ void values(Helper& helper, const ValuesShape& s, const std::vector<W>& rp) {
   const std::size_t end = s.head.keys_at(helper.batch.index(helper.batch.count - 1));
   const auto out = [&](std::size_t i) { return x[i].data(); };
   mix_derived(helper, s.head, end, c, [&](std::size_t i) { return a[i].data(); }, out);
-  mix_derived(helper, s.head, end, alpha, [&](std::size_t i) { return &rp[s.head.pairs_before(helper.batch, i)]; }, out);
+  mix_derived(helper, s.head, end, alpha, [&](std::size_t i) { return &rp.words[s.head.pairs_before(helper.batch, i)]; }, out);
   for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.mixed);
 }
 
@@ -186,8 +186,8 @@ inline void values_lift(Provider& provider, const ValuesShape& s, const Masked& 
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     provider.with_helper.burn(values_at(Use::value_lift, s, provider.batch.index(i)));
     const Words alpha = lift_alpha(provider.with_helper, s, provider.batch.index(i));
-    const Words v0 = cut_values(qkv, s.head, i);
-    for (std::size_t j = 0; j < v0.size(); ++j) lifted.push_back(v0[j] - alpha[j]);
+    const Masked v0 = cut_values(qkv, s.head, i);
+    for (std::size_t j = 0; j < v0.size; ++j) lifted.push_back(v0.words[j] - alpha[j]);
     append(provider.keys[s.head.layer].lift, alpha);
   }
   provider.user.send(LiftedValues{block(s.head.v.ring, std::move(lifted))});
@@ -198,9 +198,9 @@ inline void values_lift(User& user, const ValuesShape& s, const Mask& qkv) {
   const std::size_t kv = s.head.kv_rows();
   const auto lifted = user.provider.receive(LiftedValues{expect(s.head.v.ring, user.batch.count * kv)}).v.words;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const Words v1 = cut_values(qkv, s.head, i);
+    const Mask v1 = cut_values(qkv, s.head, i);
     for (std::size_t j = 0; j < kv; ++j) {
-      user.keys[s.head.layer].lift.push_back(static_cast<Word>(centre(lifted[i * kv + j] + v1[j], s.head.v.ring)));
+      user.keys[s.head.layer].lift.push_back(static_cast<Word>(centre(lifted[i * kv + j] + v1.words[j], s.head.v.ring)));
     }
   }
 }
@@ -228,12 +228,12 @@ void values_reshare(User& user, const ValuesShape& s) {
 
 // Steps 1 and 2. p0: [token][head][key].
 template <class W>
-Masked values(Provider& provider, const ValuesShape& s, const std::vector<W>& p0) {
+Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
   ProviderKeys& keys = provider.keys[s.head.layer];
   const std::vector<W>& f = keys.reshare.of<W>();
   const std::size_t q = s.head.q_rows();
   Masked out{s.out, q, Words(provider.batch.count * q)};
-  std::vector<W> e = p0;
+  std::vector<W> e = p0.words;
   std::vector<std::vector<W>> shares(provider.batch.count);
   for (std::size_t i = 0; i < provider.batch.count; ++i) provider.with_helper.burn(values_at(Use::value_weights, s, provider.batch.index(i)));
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
@@ -242,11 +242,11 @@ Masked values(Provider& provider, const ValuesShape& s, const std::vector<W>& p0
     const auto a = provider.with_helper.words<W>(values_at(Use::value_weights, s, slot), pairs, s.mixed);
     for (std::size_t j = 0; j < pairs; ++j) e[at + j] -= a[j];
     shares[i] = provider.pack(i).helper.words<W>("a.c + rp.alpha - rho", q, s.mixed);
-    mix(s.head, &p0[at], n, provider.timeline.first(), keys.lift, shares[i].data());
+    mix(s.head, &p0.words[at], n, provider.timeline.first(), keys.lift, shares[i].data());
     mix(s.head, a.data(), n, provider.timeline.first(), f, shares[i].data());
   });
   mix_derived(provider, s.head, provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s, slot); },
-              [&](std::size_t i) { return &p0[s.head.pairs_before(provider.batch, i)]; }, [&](std::size_t i) { return shares[i].data(); });
+              [&](std::size_t i) { return &p0.words[s.head.pairs_before(provider.batch, i)]; }, [&](std::size_t i) { return shares[i].data(); });
   for (std::size_t i = 0; i < shares.size(); ++i) {
     for (std::size_t d = 0; d < q; ++d) out.words[i * q + d] = cut(shares[i][d], s.cut);
   }
@@ -286,11 +286,11 @@ void add_skipped(User& user, const ValuesShape& s, const W* weights, std::size_t
   }
 }
 
-// Steps 1 and 2. rp: the user's share of the probabilities.
+// Steps 1 and 2. rp: of the probabilities.
 template <class W>
-Mask values(User& user, const ValuesShape& s, const std::vector<W>& rp) {
-  auto opened = user.provider.receive(MaskedWeights<W>{expect<W>(s.mixed, rp.size())}).e.words;
-  for (std::size_t j = 0; j < rp.size(); ++j) opened[j] += rp[j];
+Mask values(User& user, const ValuesShape& s, const MaskOf<W>& rp) {
+  auto opened = user.provider.receive(MaskedWeights<W>{expect<W>(s.mixed, rp.words.size())}).e.words;
+  for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += rp.words[j];
   const auto weights = [&](std::size_t i) { return &opened[s.head.pairs_before(user.batch, i)]; };
   std::vector<std::vector<W>> shares(user.batch.count);
   user.executor.parallel(shares.size(), [&](std::size_t i) {

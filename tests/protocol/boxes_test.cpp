@@ -84,6 +84,21 @@ TEST(Boxes, linear_is_exact_and_costs_what_it_declares) {
   }
 }
 
+// What one role holds goes into no box of another, nor do bare words: such a call does not compile.
+template <class Party, class Value>
+constexpr bool maps = requires(Party& p, const Value& v) { permuted_map(p, MapShape{}, v); };
+template <class Party, class Value>
+constexpr bool mixes = requires(Party& p, const Value& v) { values(p, ValuesShape{}, v); };
+template <class Party, class Value>
+constexpr bool shares_scores = requires(Party& p, const Value& v) { masked_scores(p, HeadShape{}, v, std::size_t{0}); };
+static_assert(maps<Provider, Masked> && !maps<Provider, Mask> && !maps<Provider, Words>);
+static_assert(maps<Helper, Mask> && !maps<Helper, Masked> && !maps<Helper, Words>);
+static_assert(mixes<Provider, MaskedOf<Wide>> && !mixes<Provider, MaskOf<Wide>> && !mixes<Provider, std::vector<Wide>>);
+static_assert(mixes<User, MaskOf<Wide>> && !mixes<User, MaskedOf<Wide>> && !mixes<User, std::vector<Wide>>);
+static_assert(mixes<Helper, Mask> && !mixes<Helper, Masked> && !mixes<Helper, Words>);
+static_assert(shares_scores<Provider, Masked> && !shares_scores<Provider, Mask> && !shares_scores<Provider, Words> && !shares_scores<Provider, ShownQueries>);
+static_assert(shares_scores<User, ShownQueries> && !shares_scores<User, Masked> && !shares_scores<User, Mask> && !shares_scores<User, Words>);
+
 TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
   for (const Batch batch : k_batches) {
     for (const bool growing : {false, true}) {
@@ -96,8 +111,8 @@ TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
         const Words y = real.values(shown, 1000, {Ring{64}, 8}), m = real.words(shown, s.in);
         std::vector<Masked> b;
         std::vector<Mask> r;
-        real.run.offline([&](Helper& h) { permuted_map(h, s, m); });
-        real.run.online([&](Provider& p) { b = permuted_map(p, s, minus(y, m)); },
+        real.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
+        real.run.online([&](Provider& p) { b = permuted_map(p, s, Masked{{s.in, 0}, m.size(), minus(y, m)}); },
                         [&](User& u) {
                           r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
                             const std::size_t n = row.size() / 2;
@@ -550,10 +565,10 @@ void expect_error(const std::function<void(int, Frame&)>& tamper, const std::str
   Real real({0, 1});
   MapShape s{.site = Site::mlp, .layer = 0, .columns = 5, .in = Ring{32}, .reveal = {0, 32}, .answers = {{Site::mlp, {Ring{32}, 0}}}};
   const Words m = real.words(5, s.in);
-  real.run.offline([&](Helper& h) { permuted_map(h, s, m); });
+  real.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
   real.fibers.tamper = tamper;
   try {
-    real.run.online([&](Provider& p) { permuted_map(p, s, m); },
+    real.run.online([&](Provider& p) { permuted_map(p, s, Masked{{s.in, 0}, m.size(), m}); },
                     [&](User& u) { permuted_map(u, s, [](std::size_t, std::size_t, auto, auto&) {}); });
     ADD_FAILURE() << "a damaged frame was taken: " << text;
   } catch (const Error& error) {

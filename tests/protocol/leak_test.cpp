@@ -117,11 +117,11 @@ auto map_box(std::size_t groups, int bits, bool sign, bool level, std::size_t an
                .sign = sign, .level = level, .answers = {{Site::mlp, {Ring{bits}, 0}}}};
     if (answers == 2) s.answers.push_back({Site::mlp_norm, {Ring{bits}, 0}});
     const Words m = e.mask(y.size(), Ring{bits});
-    e.run.offline([&](Helper& h) { permuted_map(h, s, m); });
+    e.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
     const Words y0 = e.provider_share(y, m, Ring{bits});
     std::vector<Masked> b;
     std::vector<Mask> r;
-    e.run.online([&](Provider& p) { b = permuted_map(p, s, y0); },
+    e.run.online([&](Provider& p) { b = permuted_map(p, s, Masked{{s.in, 0}, y0.size(), y0}); },
                  [&](User& u) {
                    r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
                      for (std::size_t k = 0; k < out.size(); ++k) {
@@ -154,11 +154,11 @@ void rows_box(Enumeration& e, const Words& y) {
   const MapShape s{.site = Site::head_norm, .layer = 0, .rows = 2, .columns = 1, .in = k_two, .reveal = {0, 2}, .sign = true,
                    .answers = {{Site::head_norm, {k_two, 0}}}};
   const Words m = e.mask(2, k_two);
-  e.run.offline([&](Helper& h) { permuted_map(h, s, m); });
+  e.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
   const Words y0 = e.provider_share(y, m, k_two);
   std::vector<Masked> b;
   std::vector<Mask> r;
-  e.run.online([&](Provider& p) { b = permuted_map(p, s, y0); },
+  e.run.online([&](Provider& p) { b = permuted_map(p, s, Masked{{s.in, 0}, y0.size(), y0}); },
                [&](User& u) { r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) { out[0][0] = static_cast<Word>(row[0]); }); });
   for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((b[0].words[j] + r[0].words[j]) & 3, y[j]);
 }
@@ -283,19 +283,20 @@ void scores_box(Enumeration& e, const Words& qkv) {
   const Words r = e.mask(6, Ring{1});
   e.run.offline([&](Helper& h) { scores(h, s); });
   const Words x0 = e.provider_share(qkv, r, Ring{1});
-  Words shares, m;
+  Masked shares;
+  Mask m;
   e.run.online(
       [&](Provider& p) {
-        const Words q0 = scores_send(p, s, Masked{{Ring{1}, 0}, 6, x0});
-        shares = masked_scores(p, s, q0);
+        const Masked q0 = scores_send(p, s, Masked{{Ring{1}, 0}, 6, x0});
+        shares = masked_scores(p, s, q0, 0);
       },
       [&](User& u) {
         scores_send(u, s, Mask{{Ring{1}, 0}, 6, r});
-        const Words eq = scores_receive(u, s);
-        masked_scores(u, s, eq);
+        const ShownQueries eq = scores_receive(u, s);
+        masked_scores(u, s, eq, 0);
         m = score_masks(u.with_helper, s, u.batch);
       });
-  EXPECT_EQ((shares[0] + m[0]) & 1, (qkv[0] * qkv[2] + qkv[1] * qkv[3]) & 1);
+  EXPECT_EQ((shares.words[0] + m.words[0]) & 1, (qkv[0] * qkv[2] + qkv[1] * qkv[3]) & 1);
 }
 
 TEST(Leak, scores_show_the_provider_nothing) {
@@ -318,7 +319,7 @@ void values_box(Enumeration& e, const Words& input) {
   ValuesShape s{.head = tiny_head(1), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
   s.head.v = {Ring{2}, 0};
   const Words r = e.mask(2, Ring{2}, 1), rp = e.mask(1, Ring{1}, 2);
-  e.run.offline([&](Helper& h) { values(h, s, rp); });
+  e.run.offline([&](Helper& h) { values(h, s, Mask{{s.mixed, 0}, 1, rp}); });
   const Words v0 = e.provider_share({input[0], input[1]}, r, Ring{2});
   const Words p0 = e.provider_share({input[2]}, rp, Ring{1});
   const auto qkv = [](const Words& v) { return Words{0, 0, 0, 0, v[0], v[1]}; };
@@ -328,12 +329,12 @@ void values_box(Enumeration& e, const Words& input) {
       [&](Provider& p) {
         values_lift(p, s, Masked{{Ring{2}, 0}, 6, qkv(v0)});
         values_reshare<Word>(p, s);
-        out = values(p, s, p0);
+        out = values(p, s, Masked{{s.mixed, 0}, 1, p0});
       },
       [&](User& u) {
         values_lift(u, s, Mask{{Ring{2}, 0}, 6, qkv(r)});
         values_reshare<Word>(u, s);
-        m = values(u, s, rp);
+        m = values(u, s, Mask{{s.mixed, 0}, 1, rp});
       });
   // The lift needs |v| below a quarter of its ring; here only 0 is, so only that is compared.
   if (input[0] == 0 && input[1] == 0) {
@@ -473,7 +474,7 @@ ShowingBox map_of(const std::string& box, Shown shown, const Disguise& disguise,
       ASSERT_EQ(box, "attention");
       permuted_map(party, s, [&](std::size_t, std::size_t, auto row, auto& answers) { softmax_row(attention, row, answers[0]); });
     } else {
-      permuted_map(party, s, x.words);
+      permuted_map(party, s, x);
     }
   };
   const auto run = [=](Enumeration& e, const Words& y, Told& told) {
