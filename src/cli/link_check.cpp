@@ -7,6 +7,7 @@
 
 #include "net/tls.h"
 #include "wire/frame.h"
+#include "wire/plain.h"
 #include "permllm/version.h"
 
 namespace permllm {
@@ -72,7 +73,7 @@ void tell_of_silence(const LinkToCheck& link, const Error& error, const Teller& 
   if (error.reason() == Reason::version && !error.by_peer()) {
     teller.wrong("version", fmt::format("{}; this program is permllm {}", error.message(), PERMLLM_VERSION), "bring both to the same release");
   } else if (error.by_peer() && error.code() == Code::malformed) {
-    teller.wrong("version", fmt::format("the {} does not know what is asked (\"{}\"); this program is permllm {}", peer, error.message(), PERMLLM_VERSION),
+    teller.wrong("version", fmt::format("the {} does not know what is asked; this program is permllm {}", peer, PERMLLM_VERSION),
                  "bring both to the same release");
   } else if (error.code() == Code::mismatch) {
     teller.wrong("own key", error, fmt::format("ask the {}", peer));
@@ -99,7 +100,7 @@ void Teller::warning(const char* check, const std::string& text, const std::stri
 void Teller::wrong(const char* check, const std::string& text, const std::string& remedy) const { tell_({Finding::State::wrong, link_, check, text, remedy}); }
 void Teller::wrong(const char* check, const Error& error, const std::string& remedy) const {
   const std::string of_reason = remedy_of(error.reason());
-  wrong(check, error.message(), of_reason.empty() ? remedy : of_reason);
+  wrong(check, error.code() == Code::malformed ? plain_words(error) : error.message(), of_reason.empty() ? remedy : of_reason);
 }
 
 void check_validity(const Certificate& certificate, int days, const std::string& remedy, const char* check, const Teller& teller) {

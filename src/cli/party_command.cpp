@@ -42,7 +42,7 @@ void run_party(const PartyOptions& options, const std::function<void()>& run) {
     run();
   } catch (const Error& error) {
     if (!options.events) throw;
-    print_event({{"event", "error"}, {"code", error.code()}, {"reason", error.reason()}, {"field", error.by_peer() ? "peer: " + error.field() : error.field()}, {"message", error.message()}});
+    print_event({{"event", "error"}, {"code", error.code()}, {"reason", error.reason()}, {"field", !error.by_peer() ? error.field() : error.field().empty() ? "peer" : "peer: " + error.field()}, {"message", error.message()}});
     throw CLI::RuntimeError(error.exit_status());
   }
 }

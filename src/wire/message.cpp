@@ -192,7 +192,7 @@ Frame Channel::receive_whole(Tag tag, const Bound& bound) {
 void Channel::refuse(const Error& error) noexcept {
   try {
     // What another party said here is told as such.
-    const std::string field = error.by_peer() ? "peer: " + error.field() : error.field();
+    const std::string field = !error.by_peer() ? error.field() : error.field().empty() ? "peer" : "peer: " + error.field();
     send(Refusal{static_cast<std::uint16_t>(error.code()), static_cast<std::uint16_t>(error.reason()), field.substr(0, Refusal::k_field),
                  error.message().substr(0, Refusal::k_text)});
     flush();

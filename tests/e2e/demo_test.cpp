@@ -55,7 +55,7 @@ TEST(Demo, answers_for_a_folder_of_chatglm_6b) {
   }
   const Result longer = with({"demo", folder}, {"--context", "60", "--prompt-slots", "10"});
   EXPECT_EQ(longer.status, 2);
-  EXPECT_NE(longer.error.find("12 tokens, the model takes 2 to 11 (the provider's --prompt-slots)"), std::string::npos) << longer.error;
+  EXPECT_NE(longer.error.find("--prompt: 12 tokens, the model takes 2 to 11; shorten the question"), std::string::npos) << longer.error;
 }
 
 TEST(Demo, answers_privately_as_float32_does) {

@@ -363,7 +363,7 @@ TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused)
   helper.send(PairHello{session.card.session, "", std::string(64, 'b'), session.card.plan.hash(), session.chain, false, Seed{}});
   helper.receive(PairAccepted{});
   helper.set_session(session.card.session);
-  expect_in(error_of([&] { helper.receive(PackDealt{}); }), "PairHello.model_id: aaaaaaaa at the provider of this session, bbbbbbbb at the user");
+  expect_in(error_of([&] { helper.receive(PackDealt{}); }), "PairHello.model_id: model aaaaaaaa at the provider of this session, bbbbbbbb at the user");
 }
 
 // A session is its user's alone, even for one who knows its number.

@@ -216,7 +216,8 @@ class RawTls {
       const FrameHeader header = decode_header(bytes);
       Bytes payload(header.length);
       if (!read_exactly(payload)) return "";
-      if (header.tag == static_cast<std::uint16_t>(Tag::refusal)) return {payload.begin() + std::min<std::ptrdiff_t>(6, std::ssize(payload)), payload.end()};
+      if (header.tag != static_cast<std::uint16_t>(Tag::refusal)) continue;
+      return std::string(refusal_of({header.tag, header.session, header.step, std::move(payload)}).what()).substr(6);  // behind "peer: "
     }
   }
 

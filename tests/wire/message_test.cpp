@@ -197,6 +197,8 @@ TEST(MessageTest, a_refusal_arrives_as_the_error_it_names_and_cannot_paint_the_s
     peer.refuse(error);
     EXPECT_EQ(received().field(), "peer: allowance");
   }
+  peer.refuse(Error::of_a_peer(Code::closed, Reason::none, "", "m"));
+  EXPECT_STREQ(received().what(), "peer: peer: m");
   // Of a newer peer.
   peer.send(Refusal{999, 999, "", "new"});
   const Error newer = received();
