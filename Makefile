@@ -7,7 +7,7 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models web demo serve check test test-clients test-sanitized bench deb sanitize thread fuzz format clean
+.PHONY: help setup build model test-models web demo serve check check-format test test-clients test-sanitized bench deb sanitize thread fuzz format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
@@ -26,7 +26,7 @@ help:
 	@echo "make thread   a part of them under the thread sanitizer"
 	@echo "make fuzz     each fuzz target for a minute; FUZZ_SECONDS=600 for longer"
 	@echo "make setup    install the packages that all of this needs (Debian 12)"
-	@echo "make format, make clean"
+	@echo "make format, make check-format, make clean"
 
 setup:
 	@scripts/setup.sh
@@ -91,7 +91,12 @@ test-sanitized:
 	@$(MAKE) --no-print-directory fuzz
 
 format:
-	clang-format-14 -i $$(git ls-files '*.h' '*.cpp')
+	@scripts/setup.sh format
+	@clang-format-14 -i $$(git ls-files '*.h' '*.cpp')
+
+check-format:
+	@scripts/setup.sh format
+	@clang-format-14 --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
 
 clean:
 	rm -rf build

@@ -20,7 +20,11 @@ namespace {
 
 class Service {
  public:
-  Service() : server_(listener_, {[](const Peer&) {}, [](std::unique_ptr<Link> link, const Peer&) { link->close(); }, 1 << 20}, {}, log_, metrics_), thread_([this] { server_.run(); }) {}
+  Service()
+      : server_(listener_,
+                {[](const Peer&) {}, [](std::unique_ptr<Link> link, const Peer&) { link->close(); }, 1 << 20}, {}, log_,
+                metrics_),
+        thread_([this] { server_.run(); }) {}
   ~Service() {
     server_.drain();
     thread_.join();
@@ -34,7 +38,10 @@ class Service {
   }
   std::uint16_t port() const { return listener_.port(); }
   bool idle() const { return server_.count().handshakes == 0; }
-  void shake_hands() { tls_connect(parties_.of(Role::user), "127.0.0.1:" + std::to_string(port()), Role::provider, Clock::now() + std::chrono::seconds(15)); }
+  void shake_hands() {
+    tls_connect(parties_.of(Role::user), "127.0.0.1:" + std::to_string(port()), Role::provider,
+                Clock::now() + std::chrono::seconds(15));
+  }
 
  private:
   Parties parties_;
@@ -53,7 +60,9 @@ int bare_connection(std::uint16_t port) {
   inet_pton(AF_INET, "127.7.7.7", &from.sin_addr);
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   to.sin_port = htons(port);
-  if (bind(fd, reinterpret_cast<sockaddr*>(&from), sizeof from) != 0 || connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) std::abort();
+  if (bind(fd, reinterpret_cast<sockaddr*>(&from), sizeof from) != 0 ||
+      connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0)
+    std::abort();
   return fd;
 }
 

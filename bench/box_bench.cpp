@@ -6,7 +6,6 @@
 // Elements are words that the box puts out or shows; in attention they are pairs (head, key). `nothing` is the harness alone.
 // Values are `narrow` where p.v fits 64 bits and `wide` where it does not.
 #include <benchmark/benchmark.h>
-
 #include <time.h>
 
 #include <algorithm>
@@ -14,8 +13,8 @@
 #include <functional>
 #include <string>
 
-#include "page/deal.h"
 #include "model/synthetic.h"
+#include "page/deal.h"
 #include "plan/shapes.h"
 #include "support/protocol_check.h"
 
@@ -31,7 +30,8 @@ struct Caches {
 
   template <class F>
   void each(const F& f) {
-    for (Words* words : {&provider[0].key, &provider[0].lift, &user[0].mask, &user[0].shown, &user[0].lift, &provider[0].reshare.narrow}) {
+    for (Words* words : {&provider[0].key, &provider[0].lift, &user[0].mask, &user[0].shown, &user[0].lift,
+                         &provider[0].reshare.narrow}) {
       f(*words);
     }
     f(provider[0].reshare.wide);
@@ -75,8 +75,13 @@ template <class Call>
 Box box(Batch batch, const Cost& cost, std::size_t elements, Format in, std::size_t size, const Call& call) {
   const Mask r{in, size, words(batch.count * size, in.ring)};
   const Masked x0{in, size, r.words};
-  return {batch, cost, elements, [=](Helper& p) { call(p, r); }, [=](UserDealer& p) { call(p, r); },
-          [=](Provider& p) { call(p, x0); }, [=](User& p) { call(p, r); }};
+  return {batch,
+          cost,
+          elements,
+          [=](Helper& p) { call(p, r); },
+          [=](UserDealer& p) { call(p, r); },
+          [=](Provider& p) { call(p, x0); },
+          [=](User& p) { call(p, r); }};
 }
 
 // --- Measuring --------------------------------------------------------------------------------------------------------
@@ -126,18 +131,22 @@ void measure(benchmark::State& state, Phase phase, const std::function<Box()>& m
   }
   std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
   const double median = times[times.size() / 2];
-  const std::size_t payload = phase == Phase::deal      ? box.cost.offline.helper_to_provider
-                              : phase == Phase::prepare ? box.cost.offline.user_to_provider
-                                                        : box.cost.online.provider_to_user + box.cost.online.user_to_provider;
+  const std::size_t payload = phase == Phase::deal ? box.cost.offline.helper_to_provider
+                              : phase == Phase::prepare
+                                  ? box.cost.offline.user_to_provider
+                                  : box.cost.online.provider_to_user + box.cost.online.user_to_provider;
   state.counters["bytes/s"] = static_cast<double>(payload) / median;
   state.counters["ns/element"] = median * 1e9 / static_cast<double>(std::max<std::size_t>(box.elements, 1));
 }
 
-void add(const std::string& name, const std::function<Box()>& make, const std::vector<Phase>& phases = {Phase::deal, Phase::online}) {
+void add(const std::string& name, const std::function<Box()>& make,
+         const std::vector<Phase>& phases = {Phase::deal, Phase::online}) {
   for (const Phase phase : phases) {
     const char* suffix = phase == Phase::deal ? "/deal" : phase == Phase::prepare ? "/prepare" : "/online";
     benchmark::RegisterBenchmark((name + suffix).c_str(), [=](benchmark::State& state) { measure(state, phase, make); })
-        ->UseManualTime()->MinTime(0.1)->Unit(benchmark::kMicrosecond);
+        ->UseManualTime()
+        ->MinTime(0.1)
+        ->Unit(benchmark::kMicrosecond);
   }
 }
 
@@ -153,7 +162,16 @@ Plan plan_of(const std::string& model, Profile profile, bool fused) {
   p.layers = {{11, 11, 11, 11}};
   p.embed_frac = p.head_frac = 11;
   p.residual_frac = 21;
-  p.ranges = {.residual = 22778, .qk = 21, .v = 13.3, .score = 379, .activation = 2843, .logit = 25,  .logit_raw = 4096, .gate_up = {75.5}, .gate_up_raw = {20000}, .qkv_raw = {4096}};
+  p.ranges = {.residual = 22778,
+              .qk = 21,
+              .v = 13.3,
+              .score = 379,
+              .activation = 2843,
+              .logit = 25,
+              .logit_raw = 4096,
+              .gate_up = {75.5},
+              .gate_up_raw = {20000},
+              .qkv_raw = {4096}};
   p.slots = k_long_chain / 2;
   p.residual = Ring{fused || p.open() ? 56 : 48};
   if (p.open()) p.head = p.residual;
@@ -173,22 +191,31 @@ constexpr auto k_choose_first = [](std::span<const std::int64_t>) { return std::
 
 void add_rows(const std::string& model) {
   const std::string name = model + "/";
-  const Plan plan = plan_of(model, Profile::paper, false), fused = plan_of(model, Profile::paper, true), open = plan_of(model, Profile::open, false);
+  const Plan plan = plan_of(model, Profile::paper, false), fused = plan_of(model, Profile::paper, true),
+             open = plan_of(model, Profile::open, false);
   const Config& c = plan.config;
   const Format residual{plan.residual, plan.residual_frac};
 
   add(name + "nothing", [=] { return box(k_one, {}, 1, residual, 1, [](auto&, const auto&) {}); }, {Phase::online});
-  add(name + "linear", [s = qkv_shape(plan, 0)] {
-    return box(k_one, cost(s, k_one), s.rows, s.out, s.cols, [=](auto& p, const auto& x) { linear(p, s, FreeMatrix{}, x); });
-  }, {Phase::deal, Phase::prepare, Phase::online});
+  add(name + "linear",
+      [s = qkv_shape(plan, 0)] {
+        return box(k_one, cost(s, k_one), s.rows, s.out, s.cols,
+                   [=](auto& p, const auto& x) { linear(p, s, FreeMatrix{}, x); });
+      },
+      {Phase::deal, Phase::prepare, Phase::online});
   add(name + "permuted_map", [s = norm_shape(plan, Site::mlp_norm, 0, Ring{32}).map, residual] {
-    const auto copy = [](std::size_t, std::size_t, auto row, auto& answers) { std::copy(row.begin(), row.end(), answers[0].begin()); };
+    const auto copy = [](std::size_t, std::size_t, auto row, auto& answers) {
+      std::copy(row.begin(), row.end(), answers[0].begin());
+    };
     return box(k_one, cost(s, k_one), s.columns, residual, s.columns,
-               Parties{[=](Helper& p, const Mask& y) { permuted_map(p, s, y); }, [=](UserDealer& p, const Mask&) { permuted_map(p, s); },
-                       [=](Provider& p, const Masked& y) { permuted_map(p, s, y); }, [=](User& p, const Mask&) { permuted_map(p, s, copy); }});
+               Parties{[=](Helper& p, const Mask& y) { permuted_map(p, s, y); },
+                       [=](UserDealer& p, const Mask&) { permuted_map(p, s); },
+                       [=](Provider& p, const Masked& y) { permuted_map(p, s, y); },
+                       [=](User& p, const Mask&) { permuted_map(p, s, copy); }});
   });
   add(name + "norm", [s = mlp_norm_shape(plan, 0), residual] {
-    return box(k_one, cost(s.map, k_one), s.map.columns, residual, s.map.columns, [=](auto& p, const auto& x) { norm(p, s, x); });
+    return box(k_one, cost(s.map, k_one), s.map.columns, residual, s.map.columns,
+               [=](auto& p, const auto& x) { norm(p, s, x); });
   });
   for (const bool is_fused : {false, true}) {
     const Plan& of = is_fused ? fused : plan;
@@ -199,18 +226,23 @@ void add_rows(const std::string& model) {
         });
   }
   add(name + "row_scales", [s = mlp_scale_shape(fused, 0), x = Format{fused.residual, fused.residual_frac}] {
-    return box(k_one, cost(s, k_one), s.map.columns, x, s.map.columns, [=](auto& p, const auto& value) { row_scales(p, s, value); });
+    return box(k_one, cost(s, k_one), s.map.columns, x, s.map.columns,
+               [=](auto& p, const auto& value) { row_scales(p, s, value); });
   });
-  add(name + "prompt_one_hots", [s = one_hot_shape(plan)] {
-    return box(k_one, cost(s, k_one), s.vocab, {s.ring, 0}, 1,
-               Parties{[](Helper&, const Mask&) {}, [](UserDealer&, const Mask&) {}, [=](Provider& p, const Masked&) { prompt_one_hots(p, s); },
-                       [=](User& p, const Mask&) { prompt_one_hots(p, s, std::vector<std::uint32_t>{7}); }});
-  }, {Phase::online});
+  add(name + "prompt_one_hots",
+      [s = one_hot_shape(plan)] {
+        return box(k_one, cost(s, k_one), s.vocab, {s.ring, 0}, 1,
+                   Parties{[](Helper&, const Mask&) {}, [](UserDealer&, const Mask&) {},
+                           [=](Provider& p, const Masked&) { prompt_one_hots(p, s); },
+                           [=](User& p, const Mask&) { prompt_one_hots(p, s, std::vector<std::uint32_t>{7}); }});
+      },
+      {Phase::online});
   add(name + "remask", [s = embed_remask_shape(plan)] {
     return box(k_one, cost(s, k_one), s.size, s.format, s.size, [=](auto& p, const auto& x) { remask(p, s, x); });
   });
   add(name + "embed", [s = embed_shape(plan), in = embed_remask_shape(plan).format] {
-    return box(k_one, cost(s, k_one), s.map.columns, in, s.map.columns, [=](auto& p, const auto& x) { embed(p, s, x); });
+    return box(k_one, cost(s, k_one), s.map.columns, in, s.map.columns,
+               [=](auto& p, const auto& x) { embed(p, s, x); });
   });
   add(name + "sample+retrieve", [s = sample_shape(plan), in = head_shape(plan).out] {
     return box(k_one, cost(s, k_one) + retrieve_cost(s.map.answers[0].out.ring), s.map.columns, in, s.map.columns,
@@ -219,10 +251,11 @@ void add_rows(const std::string& model) {
                  if constexpr (requires { retrieve(p, one_hot); }) retrieve(p, one_hot);
                });
   });
-  add(name + "hand+show", [h = hand_row_shape(open), s = show_shape(open, Site::attention_norm, qkv_shape(open, 0), open.qkv_reveal(0))] {
-    return box(k_one, cost(h, k_one) + cost(s, k_one), s.x_size + s.y_size, s.y, s.y_size,
-               [=, v = words(h.size, h.format.ring)](auto& p, const auto& y) { show(p, s, hand(p, h, v), y); });
-  });
+  add(name + "hand+show",
+      [h = hand_row_shape(open), s = show_shape(open, Site::attention_norm, qkv_shape(open, 0), open.qkv_reveal(0))] {
+        return box(k_one, cost(h, k_one) + cost(s, k_one), s.x_size + s.y_size, s.y, s.y_size,
+                   [=, v = words(h.size, h.format.ring)](auto& p, const auto& y) { show(p, s, hand(p, h, v), y); });
+      });
 }
 
 // --- Boxes over pairs of queries and keys -----------------------------------------------------------------------------
@@ -241,13 +274,16 @@ template <class W>
 Box values_box(const AttentionShape& shape, Batch batch, Format in, std::size_t rows) {
   const ValuesShape& s = shape.values;
   const auto p = words<W>(s.head.pairs(batch), s.mixed);
-  return box(batch, lift_cost(s, batch) + reshare_cost(s, batch) + cost(s, batch), s.head.pairs(batch), in, rows,
-             Parties{[=](Helper& helper, const Mask&) { values(helper, s, MaskOf<W>{{}, 0, p}); }, [](UserDealer&, const Mask&) {},
-                     [=]<Role R>(auto& party, const Share<R>& qkv) {  // provider and user
-                       values_lift(party, s, qkv);
-                       values_reshare<W>(party, s);
-                       values(party, s, Share<R, W>{{}, 0, p});
-                     }});
+  return box(
+      batch, lift_cost(s, batch) + reshare_cost(s, batch) + cost(s, batch), s.head.pairs(batch), in, rows,
+      Parties{[=](Helper& helper, const Mask&) {
+                values(helper, s, MaskOf<W>{{}, 0, p});
+              },
+              [](UserDealer&, const Mask&) {}, [=]<Role R>(auto& party, const Share<R>& qkv) {  // provider and user
+                values_lift(party, s, qkv);
+                values_reshare<W>(party, s);
+                values(party, s, Share<R, W>{{}, 0, p});
+              }});
 }
 
 Box scores_box(const HeadShape& s, Batch batch, Format in, std::size_t rows) {
@@ -267,13 +303,15 @@ void add_pairs_of(const std::string& model, const std::string& of, Batch batch) 
   const LinearShape qkv = qkv_shape(plan, 0);
   AttentionShape s = attention_shape(plan, 0);
   const std::string name = model + "/", kind = wide ? "wide," : "narrow,";
-  if (!wide) add(name + "scores:" + of, [=] { return with_caches<W>(scores_box(s.head(), batch, qkv.out, qkv.rows), s); });
+  if (!wide)
+    add(name + "scores:" + of, [=] { return with_caches<W>(scores_box(s.head(), batch, qkv.out, qkv.rows), s); });
   add(name + "values:" + kind + of, [=] { return with_caches<W>(values_box<W>(s, batch, qkv.out, qkv.rows), s); });
   for (const bool fast : {false, true}) {
     s.fast = fast;
     add(name + (fast ? "attention:fast," : "attention:paper,") + kind + of, [=] {
       return with_caches<W>(box(batch, cost(s, batch), s.head().pairs(batch), qkv.out, qkv.rows,
-                                [=](auto& p, const auto& x) { attention(p, s, x); }), s);
+                                [=](auto& p, const auto& x) { attention(p, s, x); }),
+                            s);
     });
   }
 }

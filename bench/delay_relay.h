@@ -23,7 +23,8 @@ namespace permllm {
 class DelayRelay {
  public:
   // Errors: resource.
-  DelayRelay(std::uint16_t to, Clock::duration round_trip) : to_(to), half_(round_trip / 2), listening_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  DelayRelay(std::uint16_t to, Clock::duration round_trip)
+      : to_(to), half_(round_trip / 2), listening_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in own = loopback(0);
     socklen_t size = sizeof own;
     if (bind(listening_, reinterpret_cast<sockaddr*>(&own), size) != 0 || listen(listening_, SOMAXCONN) != 0 ||
@@ -81,7 +82,8 @@ class DelayRelay {
       pollfd readable{open ? from : -1, POLLIN, 0};
       timespec wait{};
       if (!pieces.empty()) {
-        const auto left = std::chrono::nanoseconds(std::max(Clock::duration::zero(), pieces.front().due - Clock::now())).count();
+        const auto left =
+            std::chrono::nanoseconds(std::max(Clock::duration::zero(), pieces.front().due - Clock::now())).count();
         wait = {left / 1'000'000'000, left % 1'000'000'000};
       }
       ppoll(&readable, 1, pieces.empty() ? nullptr : &wait, nullptr);

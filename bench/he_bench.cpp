@@ -15,7 +15,8 @@ struct Setting {
   SecretKey secret{random_seed()};
   PublicKey key = public_key(secret, "bench", random_seed());
   std::vector<std::uint32_t> table;
-  explicit Setting(benchmark::State& state) : p(parameters_of(static_cast<std::size_t>(state.range(0)))), table(p.vocabulary) {
+  explicit Setting(benchmark::State& state)
+      : p(parameters_of(static_cast<std::size_t>(state.range(0)))), table(p.vocabulary) {
     std::iota(table.begin(), table.end(), 0u);
     state.SetLabel(kernels::target());
   }

@@ -41,7 +41,8 @@ double welch(std::vector<std::pair<double, int>> times) {
   for (const auto& [time, which] : times) {
     if (time <= limit) classes[static_cast<std::size_t>(which)].add(time);
   }
-  return (classes[0].mean - classes[1].mean) / std::sqrt(classes[0].variance() / classes[0].n + classes[1].variance() / classes[1].n);
+  return (classes[0].mean - classes[1].mean) /
+         std::sqrt(classes[0].variance() / classes[0].n + classes[1].variance() / classes[1].n);
 }
 
 // prepare(which), not timed, then work().
@@ -70,19 +71,21 @@ void encrypt_by_index(benchmark::State& state) {
   const SecretKey secret(seed_of(1));
   std::uint64_t n = 0;
   std::size_t index = 0;
-  compare(state, k_runs, [&](int which) { index = which == 0 ? 0 : p.positions() - 1; },
-          [&] { benchmark::DoNotOptimize(encrypt(secret, p, index, seed_of(++n)).c0.data()); });
+  compare(
+      state, k_runs, [&](int which) { index = which == 0 ? 0 : p.positions() - 1; },
+      [&] { benchmark::DoNotOptimize(encrypt(secret, p, index, seed_of(++n)).c0.data()); });
 }
 
 // The key and the errors of one seed, or of ever another.
 void encrypt_by_seed(benchmark::State& state) {
   const Parameters p = parameters_of(4096);
   std::uint64_t n = 0, key = 0;
-  compare(state, k_runs, [&](int which) { key = which == 0 ? 1 : ++n + 1; },
-          [&] {
-            const SecretKey secret(seed_of(key));
-            benchmark::DoNotOptimize(encrypt(secret, p, 1, seed_of(key)).c0.data());
-          });
+  compare(
+      state, k_runs, [&](int which) { key = which == 0 ? 1 : ++n + 1; },
+      [&] {
+        const SecretKey secret(seed_of(key));
+        benchmark::DoNotOptimize(encrypt(secret, p, 1, seed_of(key)).c0.data());
+      });
 }
 
 // Entry 0 or the last one, under one key, the reply in one place.
@@ -96,14 +99,15 @@ void decrypt_by_entry(benchmark::State& state) {
     replies[which] = answer(key, query, std::vector<std::uint32_t>(4096, which == 0 ? 0 : 4095), 0, seed_of(4 + which));
   }
   Reply reply = replies[0];
-  compare(state, 20 * k_runs,
-          [&](int which) {  // reads both, so that caches are left alike
-            const Word mask = Word{0} - static_cast<Word>(which);
-            for (std::size_t i = 0; i < reply.words.size(); ++i) {
-              reply.words[i] = (replies[0].words[i] & ~mask) | (replies[1].words[i] & mask);
-            }
-          },
-          [&] { benchmark::DoNotOptimize(decrypt(secret, p, reply)); });
+  compare(
+      state, 20 * k_runs,
+      [&](int which) {  // reads both, so that caches are left alike
+        const Word mask = Word{0} - static_cast<Word>(which);
+        for (std::size_t i = 0; i < reply.words.size(); ++i) {
+          reply.words[i] = (replies[0].words[i] & ~mask) | (replies[1].words[i] & mask);
+        }
+      },
+      [&] { benchmark::DoNotOptimize(decrypt(secret, p, reply)); });
 }
 
 // One key, or ever another, in one place; the entry is whatever comes of it.
@@ -114,8 +118,9 @@ void decrypt_by_key(benchmark::State& state) {
   for (Word& word : reply.words) word = random() & Ring{k_reply_bits}.mask();
   std::uint64_t n = 1;
   std::optional<SecretKey> secret;
-  compare(state, k_runs, [&](int which) { secret.emplace(seed_of(which == 0 ? 1 : ++n)); },
-          [&] { benchmark::DoNotOptimize(decrypt(*secret, p, reply)); });
+  compare(
+      state, k_runs, [&](int which) { secret.emplace(seed_of(which == 0 ? 1 : ++n)); },
+      [&] { benchmark::DoNotOptimize(decrypt(*secret, p, reply)); });
 }
 
 // Tables of zeros, or of the entries of greatest magnitude by turns with 1, in one place.
@@ -126,21 +131,23 @@ void answer_by_table(benchmark::State& state) {
   const PreparedQuery query(encrypt(secret, p, 7, seed_of(3)));
   std::vector<std::uint32_t> table(p.vocabulary);
   std::uint64_t n = 0;
-  compare(state, k_runs,
-          [&](int which) {
-            for (std::size_t i = 0; i < table.size(); ++i) table[i] = which == 0 ? 0 : i % 2 == 0 ? 4096 : 1;
-          },
-          [&] { benchmark::DoNotOptimize(answer(key, query, table, 0, seed_of(++n)).words.data()); });
+  compare(
+      state, k_runs,
+      [&](int which) {
+        for (std::size_t i = 0; i < table.size(); ++i) table[i] = which == 0 ? 0 : i % 2 == 0 ? 4096 : 1;
+      },
+      [&] { benchmark::DoNotOptimize(answer(key, query, table, 0, seed_of(++n)).words.data()); });
 }
 
 // A loop that a secret shortens by an eighth.
 void control(benchmark::State& state) {
   Words words(k_degree, 3);
   std::size_t count = 0;
-  compare(state, k_runs, [&](int which) { count = which == 0 ? k_degree : k_degree * 7 / 8; },
-          [&] {
-            for (std::size_t i = 0; i < count; ++i) benchmark::DoNotOptimize(words[i] *= words[i]);
-          });
+  compare(
+      state, k_runs, [&](int which) { count = which == 0 ? k_degree : k_degree * 7 / 8; },
+      [&] {
+        for (std::size_t i = 0; i < count; ++i) benchmark::DoNotOptimize(words[i] *= words[i]);
+      });
 }
 
 BENCHMARK(encrypt_by_index)->Iterations(1)->Unit(benchmark::kSecond);

@@ -80,14 +80,17 @@ void read_all(std::span<const std::uint8_t> memory, Executor& executor) {
 constexpr std::size_t k_rounds = 1 << 18;
 
 #if defined(__x86_64__)
-#define PERMLLM_TWELVE(step) step(0) step(1) step(2) step(3) step(4) step(5) step(6) step(7) step(8) step(9) step(10) step(11)
+#define PERMLLM_TWELVE(step) \
+  step(0) step(1) step(2) step(3) step(4) step(5) step(6) step(7) step(8) step(9) step(10) step(11)
 
 __attribute__((target("avx512f,avx512bw"))) double peak_vnni() {
   __m512i w = _mm512_set1_epi16(3), x = _mm512_set1_epi16(5);
 #define PERMLLM_ZERO(i) __m512i s##i = w;
 #define PERMLLM_STEP(i) asm volatile("vpdpwssd %2, %1, %0" : "+v"(s##i) : "v"(w), "v"(x));
   PERMLLM_TWELVE(PERMLLM_ZERO)
-  for (std::size_t i = 0; i < k_rounds; ++i) { PERMLLM_TWELVE(PERMLLM_STEP) }
+  for (std::size_t i = 0; i < k_rounds; ++i) {
+    PERMLLM_TWELVE(PERMLLM_STEP)
+  }
 #undef PERMLLM_STEP
   return double{k_rounds} * 12 * 32;
 }
@@ -96,7 +99,9 @@ __attribute__((target("avx512f,avx512bw"))) double peak_avx512() {
   __m512i w = _mm512_set1_epi16(3), x = _mm512_set1_epi16(5), t;
 #define PERMLLM_STEP(i) asm volatile("vpmaddwd %2, %3, %1\n vpaddd %1, %0, %0" : "+v"(s##i), "=&v"(t) : "v"(w), "v"(x));
   PERMLLM_TWELVE(PERMLLM_ZERO)
-  for (std::size_t i = 0; i < k_rounds; ++i) { PERMLLM_TWELVE(PERMLLM_STEP) }
+  for (std::size_t i = 0; i < k_rounds; ++i) {
+    PERMLLM_TWELVE(PERMLLM_STEP)
+  }
 #undef PERMLLM_STEP
 #undef PERMLLM_ZERO
   return double{k_rounds} * 12 * 32;
@@ -107,7 +112,9 @@ __attribute__((target("avx2"))) double peak_avx2() {
 #define PERMLLM_ZERO(i) __m256i s##i = w;
 #define PERMLLM_STEP(i) asm volatile("vpmaddwd %2, %3, %1\n vpaddd %1, %0, %0" : "+x"(s##i), "=&x"(t) : "x"(w), "x"(x));
   PERMLLM_TWELVE(PERMLLM_ZERO)
-  for (std::size_t i = 0; i < k_rounds; ++i) { PERMLLM_TWELVE(PERMLLM_STEP) }
+  for (std::size_t i = 0; i < k_rounds; ++i) {
+    PERMLLM_TWELVE(PERMLLM_STEP)
+  }
   return double{k_rounds} * 12 * 16;
 }
 #endif
@@ -116,7 +123,10 @@ double peak(Executor& executor) {
   double each = 0;
 #if defined(__x86_64__)
   const std::string_view target = kernels::int_target();
-  const auto run = target == "AVX3_DL" ? peak_vnni : target == "AVX3" ? peak_avx512 : target == "AVX2" ? peak_avx2 : nullptr;
+  const auto run = target == "AVX3_DL" ? peak_vnni
+                   : target == "AVX3"  ? peak_avx512
+                   : target == "AVX2"  ? peak_avx2
+                                       : nullptr;
   if (run != nullptr) {
     executor.parallel(executor.threads(), [&](std::size_t) { benchmark::DoNotOptimize(run()); });
     each = double{k_rounds} * 12 * (run == peak_avx2 ? 16 : 32);
@@ -139,7 +149,11 @@ void int_product_of_one(benchmark::State& state) {
         return bytes;
       });
 }
-BENCHMARK(int_product_of_one)->ArgsProduct({{12, 8}, {32, 48, 64}})->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(2);
+BENCHMARK(int_product_of_one)
+    ->ArgsProduct({{12, 8}, {32, 48, 64}})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime()
+    ->MinTime(2);
 
 // Arguments: bits of a weight, ring bits, vectors. A limb counts as a multiply-add: its bound is in registers.
 void int_product_of_many(benchmark::State& state) {

@@ -37,7 +37,8 @@ double median(std::vector<double> values) {
 
 #if defined(__x86_64__)
 bool has_limit() {
-  return __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512ifma") && __builtin_cpu_supports("avx512vnni");
+  return __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512ifma") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 enum class Multiply { pairs, words32, words52, words64 };
@@ -48,21 +49,27 @@ __attribute__((target("avx512f"))) inline void step(V& a, V& b, V& c, V& d, cons
   V p, q, r, s;
   if constexpr (kKind == Multiply::pairs) {
     asm volatile("vpdpwssd %4, %4, %0\n vpdpwssd %4, %4, %1\n vpdpwssd %4, %4, %2\n vpdpwssd %4, %4, %3"
-                 : "+v"(a), "+v"(b), "+v"(c), "+v"(d) : "v"(x));
+                 : "+v"(a), "+v"(b), "+v"(c), "+v"(d)
+                 : "v"(x));
   }
   if constexpr (kKind == Multiply::words52) {
     asm volatile("vpmadd52luq %4, %4, %0\n vpmadd52luq %4, %4, %1\n vpmadd52luq %4, %4, %2\n vpmadd52luq %4, %4, %3"
-                 : "+v"(a), "+v"(b), "+v"(c), "+v"(d) : "v"(x));
+                 : "+v"(a), "+v"(b), "+v"(c), "+v"(d)
+                 : "v"(x));
   }
   if constexpr (kKind == Multiply::words32) {
-    asm volatile("vpmulld %8, %8, %4\n vpmulld %8, %8, %5\n vpmulld %8, %8, %6\n vpmulld %8, %8, %7\n"
-                 "vpaddd %4, %0, %0\n vpaddd %5, %1, %1\n vpaddd %6, %2, %2\n vpaddd %7, %3, %3"
-                 : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "=&v"(p), "=&v"(q), "=&v"(r), "=&v"(s) : "v"(x));
+    asm volatile(
+        "vpmulld %8, %8, %4\n vpmulld %8, %8, %5\n vpmulld %8, %8, %6\n vpmulld %8, %8, %7\n"
+        "vpaddd %4, %0, %0\n vpaddd %5, %1, %1\n vpaddd %6, %2, %2\n vpaddd %7, %3, %3"
+        : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "=&v"(p), "=&v"(q), "=&v"(r), "=&v"(s)
+        : "v"(x));
   }
   if constexpr (kKind == Multiply::words64) {
-    asm volatile("vpmullq %8, %8, %4\n vpmullq %8, %8, %5\n vpmullq %8, %8, %6\n vpmullq %8, %8, %7\n"
-                 "vpaddq %4, %0, %0\n vpaddq %5, %1, %1\n vpaddq %6, %2, %2\n vpaddq %7, %3, %3"
-                 : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "=&v"(p), "=&v"(q), "=&v"(r), "=&v"(s) : "v"(x));
+    asm volatile(
+        "vpmullq %8, %8, %4\n vpmullq %8, %8, %5\n vpmullq %8, %8, %6\n vpmullq %8, %8, %7\n"
+        "vpaddq %4, %0, %0\n vpaddq %5, %1, %1\n vpaddq %6, %2, %2\n vpaddq %7, %3, %3"
+        : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "=&v"(p), "=&v"(q), "=&v"(r), "=&v"(s)
+        : "v"(x));
   }
 }
 
@@ -99,15 +106,24 @@ void limit(Ring, std::size_t, Executor&) {}
 
 // `products` multiplications by the kernel, one tile of 64 rows and 64 steps, as the product has, again and again.
 void kernel_alone(Ring ring, std::size_t products, Executor& executor) {
-  const std::size_t container = container_bytes(ring), rows = 64, steps = 64, groups = k_vectors / kernels::group_lanes(container);
+  const std::size_t container = container_bytes(ring), rows = 64, steps = 64,
+                    groups = k_vectors / kernels::group_lanes(container);
   const std::size_t words = rows * steps * kernels::step_bytes(container) / container;
   executor.parallel(executor.threads(), [&](std::size_t) {
     const std::size_t stride = steps * kernels::step_bytes(container), lines = kernels::k_group_bytes;
     LargeBytes u(rows * stride), x((groups * steps + 1) * lines), sums(rows * groups * lines);
     const std::size_t tiles = products / executor.threads() / (words * k_vectors);
     for (std::size_t i = 0; i < tiles; ++i) {
-      kernels::ring_tile({.ring = ring, .container = container, .u = u.data(), .stride = stride, .rows = rows, .steps = steps, .x = x.data(),
-                          .groups = groups, .ahead = nullptr, .ahead_stride = 0},
+      kernels::ring_tile({.ring = ring,
+                          .container = container,
+                          .u = u.data(),
+                          .stride = stride,
+                          .rows = rows,
+                          .steps = steps,
+                          .x = x.data(),
+                          .groups = groups,
+                          .ahead = nullptr,
+                          .ahead_stride = 0},
                          sums.data());
     }
   });
@@ -121,7 +137,9 @@ void alternate(benchmark::State& state, const Matrix& matrix, Executor& executor
   std::vector<double> whole, bare, kernel;
   product(matrix, x, y, executor);
   for (auto _ : state) {
-    bare.push_back(seconds([&] { if (has_limit()) limit(matrix.ring(), products, executor); }));
+    bare.push_back(seconds([&] {
+      if (has_limit()) limit(matrix.ring(), products, executor);
+    }));
     kernel.push_back(seconds([&] { kernel_alone(matrix.ring(), products, executor); }));
     whole.push_back(seconds([&] { product(matrix, x, y, executor); }));
     state.SetIterationTime(whole.back());
@@ -133,7 +151,11 @@ void alternate(benchmark::State& state, const Matrix& matrix, Executor& executor
 
 // Arguments: ring bits, rows, columns.
 void sizes(benchmark::internal::Benchmark* b) {
-  b->Args({64, 12288, 4096})->Args({32, 16384, 4096})->Args({43, 4096, 16384})->Args({32, 130528, 4096})->Args({16, 4096, 130528});
+  b->Args({64, 12288, 4096})
+      ->Args({32, 16384, 4096})
+      ->Args({43, 4096, 16384})
+      ->Args({32, 130528, 4096})
+      ->Args({16, 4096, 130528});
   b->Unit(benchmark::kMillisecond)->UseManualTime()->Iterations(5);
 }
 

@@ -10,13 +10,13 @@
 #include <list>
 #include <thread>
 
-#include "session/report.h"
-#include "page/pack.h"
-#include "page/declared.h"
-#include "cli/offer_options.h"
 #include "base/heap.h"
+#include "cli/offer_options.h"
 #include "model/synthetic.h"
 #include "net/units.h"
+#include "page/declared.h"
+#include "page/pack.h"
+#include "session/report.h"
 #include "support/links.h"
 #include "support/rig.h"
 
@@ -46,13 +46,16 @@ std::size_t resident_bytes() {
 // What a provider receives in one session.
 struct Recorded {
   std::vector<Frame> online;
-  std::map<std::pair<std::uint8_t, std::uint32_t>, std::vector<std::pair<Stock::Source, PackMaterial>>> pieces;  // by kind and index
+  std::map<std::pair<std::uint8_t, std::uint32_t>, std::vector<std::pair<Stock::Source, PackMaterial>>>
+      pieces;  // by kind and index
 };
 
 Recorded record(const OfferedModel& model, const Options& options, Executor& executor) {
   const Plan& plan = model.plan;
   Recorded recorded;
-  test::Rig rig(model.weights, plan, executor, 1, [&](std::unique_ptr<Link> link) { return std::make_unique<test::Recording>(std::move(link), recorded.online); });
+  test::Rig rig(model.weights, plan, executor, 1, [&](std::unique_ptr<Link> link) {
+    return std::make_unique<test::Recording>(std::move(link), recorded.online);
+  });
   rig.deal_for_request(options.prompt, options.tokens + 1);
   std::size_t at[2] = {};
   for (const PackOrder& order : orders_for(plan, options.prompt, options.tokens + 1)) {
@@ -66,7 +69,8 @@ Recorded record(const OfferedModel& model, const Options& options, Executor& exe
           const std::size_t size = helper ? cost.offline.helper_to_provider : cost.offline.user_to_provider;
           const auto from = rig.offline(source).begin() + static_cast<std::ptrdiff_t>(at[helper ? 0 : 1]);
           at[helper ? 0 : 1] += size;
-          recorded.pieces[{order.kind, index}].push_back({source, {order.kind, layer, index, 1, Bytes(from, from + static_cast<std::ptrdiff_t>(size))}});
+          recorded.pieces[{order.kind, index}].push_back(
+              {source, {order.kind, layer, index, 1, Bytes(from, from + static_cast<std::ptrdiff_t>(size))}});
         }
       }
     }
@@ -79,7 +83,8 @@ Recorded record(const OfferedModel& model, const Options& options, Executor& exe
 // The provider's end of a link to nobody. Its session stops behind the prompt and at the end, until it may go on.
 class Replaying : public Link {
  public:
-  Replaying(const Recorded& recorded, const Plan& plan, Stock& stock, Clock::duration rtt, std::function<void()> at_stop)
+  Replaying(const Recorded& recorded, const Plan& plan, Stock& stock, Clock::duration rtt,
+            std::function<void()> at_stop)
       : recorded_(recorded), plan_(plan), stock_(stock), rtt_(rtt), at_stop_(std::move(at_stop)) {}
   void send(Frame) override { said_ = true; }
   void flush() override {}
@@ -108,7 +113,8 @@ class Replaying : public Link {
   }
   void put(Part::Kind kind, std::uint32_t first, std::uint32_t count) {
     for (std::uint32_t index = first; index < first + count; ++index) {
-      for (const auto& [source, piece] : recorded_.pieces.at({static_cast<std::uint8_t>(kind), index})) put_in_stock(stock_, source, plan_, piece);
+      for (const auto& [source, piece] : recorded_.pieces.at({static_cast<std::uint8_t>(kind), index}))
+        put_in_stock(stock_, source, plan_, piece);
     }
   }
   const Recorded& recorded_;
@@ -121,7 +127,8 @@ class Replaying : public Link {
   bool said_ = false;
 };
 
-void run(const Recorded& recorded, const OfferedModel& model, const Options& options, std::size_t sessions, Executor& executor) {
+void run(const Recorded& recorded, const OfferedModel& model, const Options& options, std::size_t sessions,
+         Executor& executor) {
   const Clock::duration rtt = parse_duration(options.rtt, "--rtt");
   std::barrier stop(static_cast<std::ptrdiff_t>(sessions) + 1);
   trim_heap();
@@ -155,13 +162,19 @@ void run(const Recorded& recorded, const OfferedModel& model, const Options& opt
   const std::size_t decoded = resident_bytes();
   stop.arrive_and_wait();
   threads.clear();
-  const auto mb = [&](std::size_t now, std::size_t then) { return (static_cast<double>(now) - static_cast<double>(then)) / 1e6; };
+  const auto mb = [&](std::size_t now, std::size_t then) {
+    return (static_cast<double>(now) - static_cast<double>(then)) / 1e6;
+  };
   const auto n = static_cast<double>(sessions);
-  fmt::print("{:<6} {:>4} sessions: {:7.2f} tokens/s; {:.2f} products in one; processor {:.2f} ms a token; memory MB a session: {:.2f} behind a prompt of {}, "
-             "{:.3f} more a token, {:.2f} left at the end\n",
-             name_of(model.plan.profile), sessions, tokens / seconds,
-             static_cast<double>(after.shares - sharing.shares) / static_cast<double>(std::max<std::uint64_t>(1, after.runs - sharing.runs)), 1000 * used / tokens,
-             mb(prompted, before) / n, options.prompt, mb(decoded, prompted) / tokens, mb(resident_bytes(), before) / n);
+  fmt::print(
+      "{:<6} {:>4} sessions: {:7.2f} tokens/s; {:.2f} products in one; processor {:.2f} ms a token; memory MB a "
+      "session: {:.2f} behind a prompt of {}, "
+      "{:.3f} more a token, {:.2f} left at the end\n",
+      name_of(model.plan.profile), sessions, tokens / seconds,
+      static_cast<double>(after.shares - sharing.shares) /
+          static_cast<double>(std::max<std::uint64_t>(1, after.runs - sharing.runs)),
+      1000 * used / tokens, mb(prompted, before) / n, options.prompt, mb(decoded, prompted) / tokens,
+      mb(resident_bytes(), before) / n);
   std::fflush(stdout);
 }
 

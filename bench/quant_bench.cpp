@@ -23,7 +23,8 @@ void dequantise(benchmark::State& state, std::uint32_t type) {
   }
   const auto runs = static_cast<std::int64_t>(state.iterations());
   state.SetBytesProcessed(runs * static_cast<std::int64_t>(data.size()));
-  state.counters["floats"] = benchmark::Counter(static_cast<double>(runs) * k_cols * k_rows * sizeof(float), benchmark::Counter::kIsRate);
+  state.counters["floats"] =
+      benchmark::Counter(static_cast<double>(runs) * k_cols * k_rows * sizeof(float), benchmark::Counter::kIsRate);
 }
 
 const bool k_registered = [] {

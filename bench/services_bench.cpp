@@ -16,13 +16,13 @@
 #include <optional>
 #include <sstream>
 
-#include "service/identity.h"
+#include "base/small_file.h"
 #include "cli/invite.h"
 #include "cli/local_parties.h"
-#include "base/small_file.h"
 #include "delay_relay.h"
-#include "session/report.h"
 #include "net/units.h"
+#include "service/identity.h"
+#include "session/report.h"
 
 namespace permllm {
 namespace {
@@ -77,13 +77,16 @@ class World {
     const auto address = [](const Json& ready) { return fmt::format("127.0.0.1:{}", ready.at("port").get<int>()); };
     helper_.emplace(service("helper", {}), options.binary);
     const std::string helper_address = address(helper_->wait_for("ready"));
-    provider_.emplace(service("provider", {"--model", options.model, "--profile", profile, "--context", std::to_string(options.context),
-                                           "--helper", helper_address, "--state", place("state").string()}),
+    provider_.emplace(service("provider", {"--model", options.model, "--profile", profile, "--context",
+                                           std::to_string(options.context), "--helper", helper_address, "--state",
+                                           place("state").string()}),
                       options.binary);
     provider_pid = provider_->pid();
     relay_.emplace(provider_->wait_for("ready").at("port").get<std::uint16_t>(), round_trip);
     for (std::size_t i = 0; i < options.most_users(); ++i) {
-      save_invite(make_invite(place("provider"), name(i), helper, relay_->address(), helper_address, std::numeric_limits<std::int64_t>::max(), 7), place(name(i) + ".invite"));
+      save_invite(make_invite(place("provider"), name(i), helper, relay_->address(), helper_address,
+                              std::numeric_limits<std::int64_t>::max(), 7),
+                  place(name(i) + ".invite"));
     }
   }
   ~World() { provider_pid = -1; }
@@ -93,7 +96,10 @@ class World {
   void fill(std::size_t users) const {
     for (std::size_t i = 0; i < users; ++i) {
       fmt::print(stderr, "material for user {} of {}\n", i + 1, users);
-      Process stock(of_user("stock", i, {"--fill", std::to_string(options_.prompt + options_.tokens + 1), "--answers", std::to_string(options_.tokens)}), options_.binary);
+      Process stock(of_user("stock", i,
+                            {"--fill", std::to_string(options_.prompt + options_.tokens + 1), "--answers",
+                             std::to_string(options_.tokens)}),
+                    options_.binary);
       stock.wait_for("filled");
       if (stock.wait() != 0) throw Error(Code::resource, "stock", "failed");
     }
@@ -101,7 +107,8 @@ class World {
   // A user's chat, which has asked: the shell is what gives it the question as its input.
   Process chat(std::size_t user) const {
     std::vector<std::string> arguments{"-c", "exec \"$@\" <\"$0\"", place("question").string(), options_.binary};
-    const auto own = of_user("chat", user, {"--chat-format", "none", "--max-tokens", std::to_string(options_.tokens), "--grace", "0"});
+    const auto own = of_user(
+        "chat", user, {"--chat-format", "none", "--max-tokens", std::to_string(options_.tokens), "--grace", "0"});
     arguments.insert(arguments.end(), own.begin(), own.end());
     return Process(arguments, "/bin/sh");
   }
@@ -119,12 +126,15 @@ class World {
   }
   // All users have one address, the relay's.
   std::vector<std::string> service(const std::string& role, const std::vector<std::string>& more) const {
-    std::vector<std::string> all{role, "--events", "--log-level", "off", "--drain", "0", "--max-handshakes", "256", "--identity", place(role).string()};
+    std::vector<std::string> all{role, "--events",         "--log-level", "off",        "--drain",
+                                 "0",  "--max-handshakes", "256",         "--identity", place(role).string()};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
-  std::vector<std::string> of_user(const std::string& command, std::size_t user, const std::vector<std::string>& more) const {
-    std::vector<std::string> all{command, "--json", "--invite", place(name(user) + ".invite").string(), "--state", place(name(user)).string()};
+  std::vector<std::string> of_user(const std::string& command, std::size_t user,
+                                   const std::vector<std::string>& more) const {
+    std::vector<std::string> all{
+        command, "--json", "--invite", place(name(user) + ".invite").string(), "--state", place(name(user)).string()};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
@@ -168,10 +178,14 @@ class Crowd {
     std::vector<Json> reports;
     for (auto& answer : answers_) reports.push_back(answer.get());
     for (std::size_t i = 0; i < arrivals_.size(); ++i) {
-      if (arrivals_[i].size() < tokens_) throw Error(Code::resource, "chat", fmt::format("an answer ended after {} tokens, of {}", arrivals_[i].size(), tokens_));
-      if (reports[i].at("bytes").at("offline_provider").at("sent") != 0) throw Error(Code::resource, "chat", "material was made beside an answer: there was to be enough");
+      if (arrivals_[i].size() < tokens_)
+        throw Error(Code::resource, "chat",
+                    fmt::format("an answer ended after {} tokens, of {}", arrivals_[i].size(), tokens_));
+      if (reports[i].at("bytes").at("offline_provider").at("sent") != 0)
+        throw Error(Code::resource, "chat", "material was made beside an answer: there was to be enough");
     }
-    if (end_.time <= begin_.time) throw Error(Code::usage, "--tokens", "an answer was over before all others had begun; let them be longer");
+    if (end_.time <= begin_.time)
+      throw Error(Code::usage, "--tokens", "an answer was over before all others had begun; let them be longer");
     return reports;
   }
   const Moment& begin() const { return begin_; }  // the last first token
@@ -194,12 +208,21 @@ class Crowd {
   void count(std::size_t user) {
     const std::lock_guard lock(mutex_);
     arrivals_[user].push_back(Clock::now());
-    const auto having = [&](std::size_t tokens) { return static_cast<std::size_t>(std::count_if(arrivals_.begin(), arrivals_.end(), [&](const auto& a) { return a.size() >= tokens; })); };
+    const auto having = [&](std::size_t tokens) {
+      return static_cast<std::size_t>(
+          std::count_if(arrivals_.begin(), arrivals_.end(), [&](const auto& a) { return a.size() >= tokens; }));
+    };
     if (arrivals_[user].size() == 1 && having(1) == arrivals_.size()) begin_ = now();
     if (arrivals_[user].size() == tokens_ && having(tokens_) == 1) end_ = now();
   }
   Moment now() const {
-    Moment moment{Clock::now(), cpu_seconds(world_.provider()), cpu_seconds(world_.helper()), 0, report_of_this_process().cpu_seconds, resident_mb(world_.provider()), 0};
+    Moment moment{Clock::now(),
+                  cpu_seconds(world_.provider()),
+                  cpu_seconds(world_.helper()),
+                  0,
+                  report_of_this_process().cpu_seconds,
+                  resident_mb(world_.provider()),
+                  0};
     for (const Process& chat : chats_) moment.users += cpu_seconds(chat.pid());
     for (const auto& times : arrivals_) moment.tokens += times.size();
     return moment;
@@ -222,7 +245,8 @@ class Crowd {
 };
 
 // Prints a line; returns tokens a second in all.
-double measure(const Options& options, const std::string& profile, const World& world, std::size_t users, std::optional<double> alone) {
+double measure(const Options& options, const std::string& profile, const World& world, std::size_t users,
+               std::optional<double> alone) {
   world.fill(users);
   const double before = resident_mb(world.provider());
   Crowd crowd(world, users, options.tokens);
@@ -232,17 +256,23 @@ double measure(const Options& options, const std::string& profile, const World& 
   slots += end.tokens;
   std::vector<double> tokens;
   for (std::size_t i = 0; i < users; ++i) tokens.push_back(crowd.tokens(i));
-  const double all = std::accumulate(tokens.begin(), tokens.end(), 0.0), rate = all / crowd.seconds(), more = end.resident - before;
+  const double all = std::accumulate(tokens.begin(), tokens.end(), 0.0), rate = all / crowd.seconds(),
+               more = end.resident - before;
   fmt::print("{:<5} {:>3} users: {:6.2f} tokens/s in all for {:.1f} s", profile, users, rate, crowd.seconds());
   if (alone) fmt::print(", {:.1f} times one user's", rate / *alone);
-  fmt::print("; a user's: slowest {:.3f}, fastest {:.3f}, longest wait for a token {:.2f} s\n", *std::min_element(tokens.begin(), tokens.end()) / crowd.seconds(),
+  fmt::print("; a user's: slowest {:.3f}, fastest {:.3f}, longest wait for a token {:.2f} s\n",
+             *std::min_element(tokens.begin(), tokens.end()) / crowd.seconds(),
              *std::max_element(tokens.begin(), tokens.end()) / crowd.seconds(), crowd.longest_wait());
-  const auto a_token = [&](double Moment::* party) { return 1000 * (end.*party - begin.*party) / all; };
-  fmt::print("    processor {:.1f} ms a token: provider {:.1f}, helper {:.1f}, users {:.1f}; the relay's {:.1f} not counted\n",
-             a_token(&Moment::provider) + a_token(&Moment::helper) + a_token(&Moment::users), a_token(&Moment::provider), a_token(&Moment::helper), a_token(&Moment::users),
-             a_token(&Moment::relay));
-  fmt::print("    provider's memory (VmRSS): {:.0f} MB, with all in their answers {:.0f} MB: {:.1f} MB a session of {:.0f} slots, {:.0f} kB a slot\n", before, end.resident,
-             more / static_cast<double>(users), static_cast<double>(slots) / static_cast<double>(users), 1000 * more / static_cast<double>(slots));
+  const auto a_token = [&](double Moment::*party) { return 1000 * (end.*party - begin.*party) / all; };
+  fmt::print(
+      "    processor {:.1f} ms a token: provider {:.1f}, helper {:.1f}, users {:.1f}; the relay's {:.1f} not counted\n",
+      a_token(&Moment::provider) + a_token(&Moment::helper) + a_token(&Moment::users), a_token(&Moment::provider),
+      a_token(&Moment::helper), a_token(&Moment::users), a_token(&Moment::relay));
+  fmt::print(
+      "    provider's memory (VmRSS): {:.0f} MB, with all in their answers {:.0f} MB: {:.1f} MB a session of {:.0f} "
+      "slots, {:.0f} kB a slot\n",
+      before, end.resident, more / static_cast<double>(users), static_cast<double>(slots) / static_cast<double>(users),
+      1000 * more / static_cast<double>(slots));
   std::fflush(stdout);
   return rate;
 }
@@ -268,7 +298,9 @@ int main(int argc, char** argv) {
   app.add_option("--profile", options.profiles, "paper, fast, open")->capture_default_str();
   app.add_option("--rtt", options.rtt, "round trip between users and provider")->capture_default_str();
   app.add_option("--prompt", options.prompt, "tokens of a prompt")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--tokens", options.tokens, "tokens of an answer")->capture_default_str()->check(CLI::Range(2, 100000));
+  app.add_option("--tokens", options.tokens, "tokens of an answer")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 100000));
   app.add_option("--context", options.context, "the provider's longest conversation")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   // Without its provider the program ends as after any error, and leaves nothing behind.

@@ -4,10 +4,10 @@
 
 #include <cstdlib>
 
-#include "session/model_order.h"
+#include "cli/offer_options.h"
 #include "page/deal.h"
 #include "page/pack.h"
-#include "cli/offer_options.h"
+#include "session/model_order.h"
 #include "support/rig.h"
 
 namespace permllm {
@@ -29,7 +29,8 @@ const OfferedModel& model() {
 }
 
 void load(benchmark::State& state) {
-  for (auto _ : state) benchmark::DoNotOptimize(offer_model(model_path(), {.context = 512, .fused = false}, executor()).plan.slots);
+  for (auto _ : state)
+    benchmark::DoNotOptimize(offer_model(model_path(), {.context = 512, .fused = false}, executor()).plan.slots);
 }
 BENCHMARK(load)->Unit(benchmark::kMillisecond)->UseRealTime();
 
@@ -40,7 +41,8 @@ void deal(benchmark::State& state) {
     rig.deal(Part::Kind::slot, k_deal_batch);
     rig.deal(Part::Kind::pass, k_deal_batch);
   }
-  state.counters["packs/s"] = benchmark::Counter(static_cast<double>(k_deal_batch), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["packs/s"] =
+      benchmark::Counter(static_cast<double>(k_deal_batch), benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK(deal)->Iterations(2)->Unit(benchmark::kMillisecond)->UseRealTime();
 

@@ -10,14 +10,14 @@
 #include <list>
 #include <thread>
 
-#include "provider/service.h"
 #include "cli/offer_options.h"
 #include "helper/service.h"
-#include "user/user_client.h"
 #include "model/synthetic.h"
 #include "net/memory.h"
 #include "net/shaped.h"
 #include "net/units.h"
+#include "provider/service.h"
+#include "user/user_client.h"
 
 namespace permllm {
 namespace {
@@ -47,8 +47,11 @@ struct Options {
 class World {
  public:
   World(OfferedModel model, Clock::duration rtt)
-      : rtt_(rtt), helper_(executor_, k_patience, [](const std::string&) {}),
-        provider_(std::move(model), executor_, k_patience, [this] { return to_helper(Role::provider); }, [](const std::string&) {}) {
+      : rtt_(rtt),
+        helper_(executor_, k_patience, [](const std::string&) {}),
+        provider_(
+            std::move(model), executor_, k_patience, [this] { return to_helper(Role::provider); },
+            [](const std::string&) {}) {
     provider_.register_model(nullptr);
   }
   UserLinks links(const std::string& user) {
@@ -65,14 +68,18 @@ class World {
   std::unique_ptr<Link> to_helper(Role who, const std::string& user = {}) {
     auto [near, far] = memory_links();
     const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, who, user, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, user, {}}); });
+    threads_.emplace_back([this, who, user, link = std::move(far)]() mutable {
+      helper_.serve(std::move(link), Peer{who, {}, user, {}});
+    });
     return std::move(near);
   }
   std::unique_ptr<Link> to_provider(const std::string& user, bool online) {
     auto [near, far] = memory_links();
     if (online) far = shaped(std::move(far));
     const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, user, link = std::move(far)]() mutable { provider_.serve(std::move(link), Peer{Role::user, user, user, {}}); });
+    threads_.emplace_back([this, user, link = std::move(far)]() mutable {
+      provider_.serve(std::move(link), Peer{Role::user, user, user, {}});
+    });
     return std::move(near);
   }
   Clock::duration rtt_;
@@ -97,9 +104,12 @@ void run(const Options& options, Profile profile, std::size_t users) {
   std::list<Ledger> ledgers;
   std::list<UserClient> clients;
   std::vector<UserClient*> all;
-  const auto prompt_of = [&](std::size_t user) { return user == 0 && options.long_prompt > 0 ? options.long_prompt : options.prompt; };
+  const auto prompt_of = [&](std::size_t user) {
+    return user == 0 && options.long_prompt > 0 ? options.long_prompt : options.prompt;
+  };
   for (std::size_t i = 0; i < users; ++i) {
-    UserClient& client = clients.emplace_back(world.links(std::to_string(i)), ledgers.emplace_back(), executors.emplace_back(1), k_patience);
+    UserClient& client = clients.emplace_back(world.links(std::to_string(i)), ledgers.emplace_back(),
+                                              executors.emplace_back(1), k_patience);
     client.make_material(prompt_of(i), options.tokens + 1, slots, nullptr);
     client.wait_for_material(prompt_of(i), options.tokens + 1);
     all.push_back(&client);
@@ -136,17 +146,22 @@ void run(const Options& options, Profile profile, std::size_t users) {
   }
   cpu = report_of_this_process().cpu_seconds - cpu;
   const Executor::Sharing after = world.executor().sharing();
-  const double merged = static_cast<double>(after.shares - sharing.shares) / static_cast<double>(std::max<std::uint64_t>(1, after.runs - sharing.runs));
+  const double merged = static_cast<double>(after.shares - sharing.shares) /
+                        static_cast<double>(std::max<std::uint64_t>(1, after.runs - sharing.runs));
   for (UserClient* client : all) client->end();
   if (prefill > 0) seconds.erase(seconds.begin());
   if (seconds.empty()) {
     fmt::print("{:<6} {:>5} users: prefill of {} in {:.2f} s\n", name_of(profile), users, options.long_prompt, prefill);
     return;
   }
-  const double tokens = static_cast<double>(options.tokens), slowest = *std::max_element(seconds.begin(), seconds.end());
-  fmt::print("{:<6} {:>5} users: {:7.2f} tokens/s in all; a user's: slowest {:.3f}, fastest {:.3f}; {:.2f} products in one; processor {:.1f} ms a token", name_of(profile),
-             users, tokens * static_cast<double>(seconds.size()) / slowest, tokens / slowest, tokens / *std::min_element(seconds.begin(), seconds.end()), merged,
-             1000 * cpu / (tokens * static_cast<double>(seconds.size())));
+  const double tokens = static_cast<double>(options.tokens),
+               slowest = *std::max_element(seconds.begin(), seconds.end());
+  fmt::print(
+      "{:<6} {:>5} users: {:7.2f} tokens/s in all; a user's: slowest {:.3f}, fastest {:.3f}; {:.2f} products in one; "
+      "processor {:.1f} ms a token",
+      name_of(profile), users, tokens * static_cast<double>(seconds.size()) / slowest, tokens / slowest,
+      tokens / *std::min_element(seconds.begin(), seconds.end()), merged,
+      1000 * cpu / (tokens * static_cast<double>(seconds.size())));
   if (prefill > 0) fmt::print("; beside them a prefill of {} in {:.2f} s", options.long_prompt, prefill);
   fmt::print("\n");
   std::fflush(stdout);
@@ -166,7 +181,9 @@ int main(int argc, char** argv) {
   app.add_option("--rtt", options.rtt, "round trip of the online links")->capture_default_str();
   app.add_option("--prompt", options.prompt, "tokens of a prompt")->capture_default_str();
   app.add_option("--tokens", options.tokens, "tokens of an answer")->capture_default_str();
-  app.add_option("--long-prompt", options.long_prompt, "the first user's prompt, which it begins when the others decode; 0: as theirs")->capture_default_str();
+  app.add_option("--long-prompt", options.long_prompt,
+                 "the first user's prompt, which it begins when the others decode; 0: as theirs")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {
     for (const std::string& profile : options.profiles) {

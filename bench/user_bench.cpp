@@ -215,7 +215,9 @@ void clear_values(benchmark::State& state) {
 using Values = void (*)(Integers, double, Format, std::span<Word>);
 BENCHMARK(clear_values<Values{clear::gelu}>)->Arg(4096);
 void normed(Integers x, double unit, Format out, std::span<Word> words) { clear::scale(x, 0.5, unit, out, words); }
-void scalar_normed(Integers x, double unit, Format out, std::span<Word> words) { clear::scalar::scale(x, 0.5, unit, out, words); }
+void scalar_normed(Integers x, double unit, Format out, std::span<Word> words) {
+  clear::scalar::scale(x, 0.5, unit, out, words);
+}
 BENCHMARK(clear_values<Values{normed}>)->Arg(4096);
 BENCHMARK(clear_values<Values{scalar_normed}>)->Arg(4096);
 

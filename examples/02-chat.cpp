@@ -18,7 +18,8 @@ int main(int argc, char** argv) {
   try {
     const permllm::Client client(argv[1]);
     // The invite comes from the provider; whoever does not trust it with the helper's key compares that with the helper's own word.
-    std::cerr << client.model().name << ", profile " << client.model().profile << ", helper's key sha256:" << client.helper().key << "\n";
+    std::cerr << client.model().name << ", profile " << client.model().profile
+              << ", helper's key sha256:" << client.helper().key << "\n";
     permllm::Conversation conversation = client.conversation();
     permllm::AnswerOptions options;
     options.temperature = 0.7;
@@ -31,7 +32,8 @@ int main(int argc, char** argv) {
         continue;
       }
       try {
-        const auto answer = conversation.ask(line, options, [](std::string_view piece) { std::cout << piece << std::flush; });
+        const auto answer =
+            conversation.ask(line, options, [](std::string_view piece) { std::cout << piece << std::flush; });
         std::cout << (answer.end == permllm::Answer::End::cancelled ? " (stopped)\n" : "\n");
       } catch (const permllm::Error& error) {
         std::cerr << error.what() << "\n";  // the conversation is as it was before the question

@@ -17,7 +17,8 @@ int main(int argc, char** argv) {
 
     const permllm::Answer::Cost& cost = answer.cost;
     const auto row = [](const char* what, const permllm::Answer::Bytes& bytes) {
-      std::printf("%-28s %9.3f MB sent, %9.3f MB received\n", what, 1e-6 * static_cast<double>(bytes.sent), 1e-6 * static_cast<double>(bytes.received));
+      std::printf("%-28s %9.3f MB sent, %9.3f MB received\n", what, 1e-6 * static_cast<double>(bytes.sent),
+                  1e-6 * static_cast<double>(bytes.received));
     };
     std::printf("%zu tokens of the prompt, %zu of the answer, %llu left\n", cost.prompt_tokens, cost.answer_tokens,
                 static_cast<unsigned long long>(cost.tokens_left));
@@ -26,7 +27,8 @@ int main(int argc, char** argv) {
     row("offline, with the helper", cost.offline_helper);
     row("online, with the provider", cost.online);
     std::printf("%llu round trips; offline %.2f s, first token %.2f s, each token after it %.3f s, in all %.2f s\n\n",
-                static_cast<unsigned long long>(cost.round_trips), cost.offline_seconds, cost.first_token_seconds, cost.token_seconds, cost.seconds);
+                static_cast<unsigned long long>(cost.round_trips), cost.offline_seconds, cost.first_token_seconds,
+                cost.token_seconds, cost.seconds);
 
     std::printf("%s of %s, profile %s, context %zu\n", client.model().name.c_str(), client.provider().address.c_str(),
                 client.model().profile.c_str(), client.model().context);

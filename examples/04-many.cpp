@@ -24,7 +24,8 @@ int main(int argc, char** argv) {
     }
     for (std::size_t i = 0; i < answers.size(); ++i) {
       const permllm::Answer answer = answers[i].get();
-      std::cout << "> " << argv[i + 2] << "\n" << answer.text << "\n(" << answer.cost.answer_tokens << " tokens, " << answer.cost.seconds << " s)\n\n";
+      std::cout << "> " << argv[i + 2] << "\n"
+                << answer.text << "\n(" << answer.cost.answer_tokens << " tokens, " << answer.cost.seconds << " s)\n\n";
     }
     std::cout << client.tokens_left() << " tokens left\n";
   } catch (const permllm::Error& error) {

@@ -12,15 +12,20 @@
 namespace {
 
 // From below.
-const std::vector<std::string> k_order{"base", "ring", "rand", "wire", "net", "he", "protocol", "model", "plan", "page", "session",
-                                       "user", "provider", "helper", "service", "gateway", "cli"};
+const std::vector<std::string> k_order{"base",     "ring",   "rand",    "wire",    "net",     "he",
+                                       "protocol", "model",  "plan",    "page",    "session", "user",
+                                       "provider", "helper", "service", "gateway", "cli"};
 
-std::size_t rank_of(const std::string& folder) { return static_cast<std::size_t>(std::find(k_order.begin(), k_order.end(), folder) - k_order.begin()); }
+std::size_t rank_of(const std::string& folder) {
+  return static_cast<std::size_t>(std::find(k_order.begin(), k_order.end(), folder) - k_order.begin());
+}
 
 // Why a file of one folder may not include one of another; empty: it may.
 std::string objection(const std::string& from, const std::string& to) {
   const std::array<std::string, 3> parties{"user", "provider", "helper"};
-  const auto is_party = [&](const std::string& folder) { return std::find(parties.begin(), parties.end(), folder) != parties.end(); };
+  const auto is_party = [&](const std::string& folder) {
+    return std::find(parties.begin(), parties.end(), folder) != parties.end();
+  };
   if (rank_of(from) == k_order.size()) return from + " has no place in the order";
   if (rank_of(to) == k_order.size()) return to + " has no place in the order";
   if (rank_of(to) > rank_of(from)) return to + " stands above " + from;
@@ -33,8 +38,16 @@ std::string objection(const std::string& from, const std::string& to) {
 TEST(Layers, objections) {
   EXPECT_EQ(objection("cli", "base"), "");
   EXPECT_EQ(objection("gateway", "user"), "");
-  for (const auto& [from, to] : {std::pair{"base", "ring"}, {"wire", "net"}, {"user", "service"}, {"helper", "provider"}, {"provider", "user"},
-                                 {"gateway", "helper"}, {"gateway", "provider"}, {"service", "cli"}, {"app", "base"}, {"base", "app"}}) {
+  for (const auto& [from, to] : {std::pair{"base", "ring"},
+                                 {"wire", "net"},
+                                 {"user", "service"},
+                                 {"helper", "provider"},
+                                 {"provider", "user"},
+                                 {"gateway", "helper"},
+                                 {"gateway", "provider"},
+                                 {"service", "cli"},
+                                 {"app", "base"},
+                                 {"base", "app"}}) {
     EXPECT_NE(objection(from, to), "") << from << " " << to;
   }
 }

@@ -28,8 +28,9 @@ struct ClientOptions {
   // state (XDG base directories).
   std::filesystem::path state = {};
   std::chrono::milliseconds patience{120'000};  // how long to wait for a peer before giving up
-  std::chrono::milliseconds grace{60'000};      // how long to try again when the connection was lost in an answer; 0: the answer ends
-  unsigned threads = 0;                         // for this user's share of the arithmetic; 0: one for each core
+  std::chrono::milliseconds grace{
+      60'000};           // how long to try again when the connection was lost in an answer; 0: the answer ends
+  unsigned threads = 0;  // for this user's share of the arithmetic; 0: one for each core
 };
 
 struct Message {
@@ -50,25 +51,29 @@ struct AnswerProgress {
   double fraction = 0, seconds = 0, seconds_left = 0;
   std::uint32_t token = 0;  // the one that has come
 };
-using OnProgress = std::function<void(const AnswerProgress&)>;  // called from several threads, one after the other; it returns soon
+using OnProgress =
+    std::function<void(const AnswerProgress&)>;  // called from several threads, one after the other; it returns soon
 
 struct ConversationOptions {
-  std::string system = {};       // the system message; empty: as the model's template has it
-  std::string chat_format = {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
-  bool think = false;            // let a model that can think before it answers
-  std::size_t draft = 0;         // profile open: tokens to guess from the text so far and verify in one pass, at most 63
-  std::size_t ahead = 64;        // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
-  std::size_t next_prompt = 0;   // tokens of a further question for which material is made once an answer has come, and for the beginning of its answer
+  std::string system = {};  // the system message; empty: as the model's template has it
+  std::string chat_format =
+      {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
+  bool think = false;     // let a model that can think before it answers
+  std::size_t draft = 0;  // profile open: tokens to guess from the text so far and verify in one pass, at most 63
+  std::size_t ahead =
+      64;  // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
+  std::size_t next_prompt =
+      0;  // tokens of a further question for which material is made once an answer has come, and for the beginning of its answer
   OnProgress on_progress = nullptr;
 };
 
 // How one answer is chosen: greedily, unless a temperature is given.
 struct AnswerOptions {
-  std::size_t max_tokens = 256;       // ends sooner where the model's context or the invite's allowance does
-  double temperature = 0;             // 0 is greedy
-  std::size_t top_k = 0;              // choose among the k best tokens; 0: all
-  double top_p = 1;                   // among the best tokens that hold this share
-  double min_p = 0;                   // leave out tokens less likely than this part of the best
+  std::size_t max_tokens = 256;            // ends sooner where the model's context or the invite's allowance does
+  double temperature = 0;                  // 0 is greedy
+  std::size_t top_k = 0;                   // choose among the k best tokens; 0: all
+  double top_p = 1;                        // among the best tokens that hold this share
+  double min_p = 0;                        // leave out tokens less likely than this part of the best
   std::optional<std::uint64_t> seed = {};  // of the choice; drawn afresh without it
   std::vector<std::string> stop = {};      // the answer ends before the first of these texts
 };
@@ -87,9 +92,9 @@ struct Answer {
     std::size_t prompt_tokens = 0;  // of the whole conversation
     std::size_t fed_tokens = 0;     // of these, fed to the model for this answer: what it was fed before it still holds
     std::size_t answer_tokens = 0;  // chosen by the model, the one that ends an answer included
-    Bytes set_up;                   // with the provider: handshakes, the model's public card; not where a session goes on
-    Bytes online;                   // with the provider, while it answered
-    Bytes offline_provider;         // material, since the answer before
+    Bytes set_up;            // with the provider: handshakes, the model's public card; not where a session goes on
+    Bytes online;            // with the provider, while it answered
+    Bytes offline_provider;  // material, since the answer before
     Bytes offline_helper;
     std::uint64_t round_trips = 0;   // online
     double offline_seconds = 0;      // from the question to the first message online
@@ -120,17 +125,18 @@ class Client {
 
   struct Party {
     std::string address;  // host:port
-    std::string key;      // SHA-256 of its public key, 64 hex digits: compare the helper's with what the helper itself publishes
+    std::string
+        key;  // SHA-256 of its public key, 64 hex digits: compare the helper's with what the helper itself publishes
   };
   const Party& provider() const;
   const Party& helper() const;
 
   struct Model {
     std::string name, architecture;  // as the provider says, on one line that a terminal may show
-    std::string id;           // 64 hex digits: the provider's commitment to its weights
-    std::string profile;      // paper, fast or open (README.md)
-    std::string retrieval;    // linear or bfv
-    std::size_t context = 0;  // most tokens of a conversation
+    std::string id;                  // 64 hex digits: the provider's commitment to its weights
+    std::string profile;             // paper, fast or open (README.md)
+    std::string retrieval;           // linear or bfv
+    std::size_t context = 0;         // most tokens of a conversation
     std::size_t layers = 0;
   };
   const Model& model() const;
@@ -146,15 +152,16 @@ class Client {
 
   // Tokens of the model's vocabulary: of a text, and of a conversation with the marks that its chat format adds. Errors: as Conversation::answer.
   std::vector<std::uint32_t> tokenize(std::string_view text) const;
-  std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages, const ConversationOptions& options = {}) const;
+  std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages,
+                                      const ConversationOptions& options = {}) const;
 
   // Offline material: made with the helper ahead of need, used once. A conversation takes a chain of it.
   struct Chain {
     std::uint64_t number = 0;
-    std::size_t tokens = 0;         // of a question and its answer, for which material is ready
+    std::size_t tokens = 0;                            // of a question and its answer, for which material is ready
     std::size_t prompt_tokens = 0, answer_tokens = 0;  // at most so many of these
     std::size_t used = 0, room = 0;  // tokens that it has served, and that it may serve yet; with what is not made yet
-    bool busy = false;              // a conversation has it
+    bool busy = false;               // a conversation has it
   };
   // Asks the provider. Errors: those of a peer.
   std::vector<Chain> stock() const;
@@ -162,7 +169,8 @@ class Client {
   std::size_t ready_tokens() const;
   // Makes material for nobody's question, until the i-th of the chains that no conversation has used serves so many tokens, of which
   // `answer_tokens` are of answers. Returns the seconds that it took. Errors: those of a peer; resource, where the provider keeps no more.
-  double fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens, const OnProgress& on_progress = nullptr) const;
+  double fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens,
+              const OnProgress& on_progress = nullptr) const;
 
   // What this client's links carried so far, in all its conversations: payload bytes.
   struct Traffic {
@@ -195,7 +203,8 @@ class Conversation {
   Answer ask(const std::string& text, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
   // The same where the caller keeps the conversation: all of it, the question last. Chat format none: the contents, one behind the other. What
   // the session was fed before is not fed again. The conversation's own questions and answers, and its system message, play no part.
-  Answer answer(const std::vector<Message>& messages, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
+  Answer answer(const std::vector<Message>& messages, const AnswerOptions& options = {},
+                const OnText& on_text = nullptr);
   // How many tokens of these messages the session was fed already.
   std::size_t in_common(const std::vector<Message>& messages) const;
   // How long an answer to these the session has room for behind what it was fed, in tokens. Where more are asked for, it is begun again and

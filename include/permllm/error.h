@@ -30,23 +30,23 @@ const char* name_of(Code code);
 // a new cause takes the next one. docs/operations.md, "Errors", has the table; none is every other fault.
 enum class Reason : std::uint16_t {
   none = 0,
-  allowance_used_up = 1,     // all tokens of the invite are used
-  context_exceeded = 2,      // the conversation does not fit the model's context
-  queue_full = 3,            // the gateway has as many requests as it takes
-  busy = 4,                  // a party takes no more for now: sessions, connections, memory; or it is shutting down
-  session_ended = 5,         // the provider ended the session, because others wait or nothing came
+  allowance_used_up = 1,  // all tokens of the invite are used
+  context_exceeded = 2,   // the conversation does not fit the model's context
+  queue_full = 3,         // the gateway has as many requests as it takes
+  busy = 4,               // a party takes no more for now: sessions, connections, memory; or it is shutting down
+  session_ended = 5,      // the provider ended the session, because others wait or nothing came
   provider_unreachable = 6,
-  helper_unreachable = 7,    // from the user, or from the provider
-  out_of_stock = 8,          // the offline material that is needed was not made
-  stock_full = 9,            // no more material of this user goes onto the provider's disk
-  disk_full = 10,            // of whoever wanted to write
-  model_changed = 11,        // the provider serves another model, or the same by another plan, than before
-  model_missing = 12,        // the helper does not hold the provider's model
-  version = 13,              // the peer speaks another wire version
-  invite_revoked = 14,       // or replaced, or unknown
+  helper_unreachable = 7,  // from the user, or from the provider
+  out_of_stock = 8,        // the offline material that is needed was not made
+  stock_full = 9,          // no more material of this user goes onto the provider's disk
+  disk_full = 10,          // of whoever wanted to write
+  model_changed = 11,      // the provider serves another model, or the same by another plan, than before
+  model_missing = 12,      // the helper does not hold the provider's model
+  version = 13,            // the peer speaks another wire version
+  invite_revoked = 14,     // or replaced, or unknown
   certificate_expired = 15,
-  not_trusted = 16,          // a certificate is of a key, an issuer or a role that is not let in
-  address_in_use = 17,       // another program listens there
+  not_trusted = 16,     // a certificate is of a key, an issuer or a role that is not let in
+  address_in_use = 17,  // another program listens there
 };
 inline constexpr Reason k_last_reason = Reason::address_in_use;
 
@@ -60,9 +60,12 @@ class Error : public std::runtime_error {
   // `field` names what was wrong ("PermutedRows.values", "tokenizer.ggml.pre"), or the option by its name in the library ("draft"); may be empty.
   // what() is "field: message" or "message".
   Error(Code code, const std::string& field, const std::string& message) : Error(code, Reason::none, field, message) {}
-  Error(Code code, Reason reason, const std::string& field, const std::string& message) : Error(code, reason, field, message, false) {}
+  Error(Code code, Reason reason, const std::string& field, const std::string& message)
+      : Error(code, reason, field, message, false) {}
   // A peer's refusal. what() is "peer: field: message".
-  static Error of_a_peer(Code code, Reason reason, const std::string& field, const std::string& message) { return {code, reason, field, message, true}; }
+  static Error of_a_peer(Code code, Reason reason, const std::string& field, const std::string& message) {
+    return {code, reason, field, message, true};
+  }
 
   Code code() const { return code_; }
   Reason reason() const { return reason_; }

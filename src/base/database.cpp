@@ -24,7 +24,9 @@ std::pair<std::uint64_t, std::uint64_t> file_at(const std::filesystem::path& pat
 void refuse_if_open_to_others(const std::filesystem::path& path) {
   struct stat status {};
   if (stat(path.c_str(), &status) == 0 && (status.st_mode & 077) == 0) return;
-  throw Error(Code::file, path.string(), fmt::format("holds secrets and is open to others than its owner (mode {:04o}); run chmod 600 {}", status.st_mode & 07777, path.string()));
+  throw Error(Code::file, path.string(),
+              fmt::format("holds secrets and is open to others than its owner (mode {:04o}); run chmod 600 {}",
+                          status.st_mode & 07777, path.string()));
 }
 
 }  // namespace
@@ -34,20 +36,22 @@ Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "le
     // Its other files take this one's mode. One that is there is not opened: to close it would take the locks away that SQLite holds on it for
     // another Database of this process, and the next process to close it would remove the journal that that one writes into.
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (file < 0 && (errno != EEXIST || access(path.c_str(), R_OK | W_OK) != 0)) throw Error(Code::file, path.string(), "cannot be opened for writing");
+    if (file < 0 && (errno != EEXIST || access(path.c_str(), R_OK | W_OK) != 0))
+      throw Error(Code::file, path.string(), "cannot be opened for writing");
     if (file >= 0) close(file);
     refuse_if_open_to_others(path);
     place_ = file_at(path);
     reserve_.emplace(path.string() + "-reserve", File::Mode::create);
   }
-  if (sqlite3_open_v2(path.empty() ? ":memory:" : path.c_str(), &database_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
-                      nullptr) != SQLITE_OK) {
+  if (sqlite3_open_v2(path.empty() ? ":memory:" : path.c_str(), &database_,
+                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr) != SQLITE_OK) {
     fail();
   }
   sqlite3_busy_timeout(database_, 10'000);
   try {
     // With EXTRA each commit waits for the disk, and for the folder where the file system has no room for a WAL and journals come and go.
-    run("PRAGMA journal_mode = WAL; PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON; PRAGMA wal_autocheckpoint = 50;");
+    run("PRAGMA journal_mode = WAL; PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON; PRAGMA wal_autocheckpoint = "
+        "50;");
   } catch (const Error&) {
     sqlite3_close(database_);
     throw;
@@ -61,11 +65,14 @@ void Database::fail() {
   full_ = is_full();
   if (full_) {
     const std::filesystem::path path(name_);  // a peer may read this
-    throw Error(Code::resource, Reason::disk_full, (path.parent_path().filename() / path.filename()).string(),
-                fmt::format("its disk is full, {} bytes are free; make room: what is used up has to be written down first", reserve_->free_space()));
+    throw Error(
+        Code::resource, Reason::disk_full, (path.parent_path().filename() / path.filename()).string(),
+        fmt::format("its disk is full, {} bytes are free; make room: what is used up has to be written down first",
+                    reserve_->free_space()));
   }
   const int code = sqlite3_errcode(database_) & 0xff;
-  throw Error(code == SQLITE_FULL || code == SQLITE_IOERR || code == SQLITE_BUSY ? Code::resource : Code::file, name_, sqlite3_errstr(code));
+  throw Error(code == SQLITE_FULL || code == SQLITE_IOERR || code == SQLITE_BUSY ? Code::resource : Code::file, name_,
+              sqlite3_errstr(code));
 }
 
 // A file beside the database that cannot grow is an input or output error.
@@ -84,7 +91,8 @@ bool Database::give_up_reserve() {
 
 void Database::keep_reserve() noexcept {
   try {
-    if (reserve_ && reserve_->size() < k_reserve && reserve_->free_space() >= 2 * k_reserve) reserve_->allocate(k_reserve);
+    if (reserve_ && reserve_->size() < k_reserve && reserve_->free_space() >= 2 * k_reserve)
+      reserve_->allocate(k_reserve);
   } catch (const Error&) {
     // The next time.
   }
@@ -98,7 +106,8 @@ void Database::run(const char* sql) {
 
 void Database::check_place() const {
   if (path_.empty() || file_at(path_) == place_) return;
-  throw Error(Code::file, name_, "was replaced or removed while this program runs; end every program that uses it, then start again");
+  throw Error(Code::file, name_,
+              "was replaced or removed while this program runs; end every program that uses it, then start again");
 }
 
 void Database::transaction(const std::function<void()>& body) {
@@ -151,7 +160,8 @@ Database::Query& Database::Query::bind(std::span<const std::uint8_t> bytes) {
 bool Database::Query::step() {
   int result = sqlite3_step(statement_.get());
   // By itself a statement is a transaction: it did nothing.
-  while (result != SQLITE_ROW && result != SQLITE_DONE && !database_.in_transaction_ && database_.is_full() && database_.give_up_reserve()) {
+  while (result != SQLITE_ROW && result != SQLITE_DONE && !database_.in_transaction_ && database_.is_full() &&
+         database_.give_up_reserve()) {
     sqlite3_reset(statement_.get());
     result = sqlite3_step(statement_.get());
   }
@@ -165,7 +175,9 @@ std::int64_t Database::Query::change() {
   return sqlite3_changes64(database_.database_);
 }
 
-std::uint64_t Database::Query::number(int column) const { return static_cast<std::uint64_t>(sqlite3_column_int64(statement_.get(), column)); }
+std::uint64_t Database::Query::number(int column) const {
+  return static_cast<std::uint64_t>(sqlite3_column_int64(statement_.get(), column));
+}
 std::string Database::Query::text(int column) const {
   const auto* text = reinterpret_cast<const char*>(sqlite3_column_text(statement_.get(), column));
   return {text, static_cast<std::size_t>(sqlite3_column_bytes(statement_.get(), column))};

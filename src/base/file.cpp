@@ -18,7 +18,8 @@ namespace permllm {
 namespace {
 
 [[noreturn]] void fail(const std::string& name, const std::string& what) {
-  throw Error(Code::resource, errno == ENOSPC || errno == EDQUOT ? Reason::disk_full : Reason::none, name, fmt::format("{}: {}", what, std::strerror(errno)));
+  throw Error(Code::resource, errno == ENOSPC || errno == EDQUOT ? Reason::disk_full : Reason::none, name,
+              fmt::format("{}: {}", what, std::strerror(errno)));
 }
 
 struct flock one_byte(std::uint64_t offset) {
@@ -111,7 +112,9 @@ std::uint64_t File::free_space() const {
 bool File::free(std::uint64_t offset, std::uint64_t bytes) const {
   int failed = 0;
   do {
-    failed = bytes == 0 ? 0 : fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+    failed = bytes == 0 ? 0
+                        : fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                                    static_cast<off_t>(bytes));
   } while (failed != 0 && errno == EINTR);
   return failed == 0;
 }
@@ -152,11 +155,16 @@ void make_private_folder(const std::filesystem::path& folder) {
 
 void check_writers(const std::filesystem::path& folder) {
   struct stat status {};
-  if (stat(folder.c_str(), &status) != 0) throw Error(Code::file, folder.string(), fmt::format("cannot be looked at: {}", std::strerror(errno)));
+  if (stat(folder.c_str(), &status) != 0)
+    throw Error(Code::file, folder.string(), fmt::format("cannot be looked at: {}", std::strerror(errno)));
   if (!S_ISDIR(status.st_mode)) throw Error(Code::file, folder.string(), "is no folder");
   if ((status.st_mode & 022) == 0) return;
-  throw Error(Code::file, folder.string(), fmt::format("others than its owner may write there (mode {:04o}) and could put older files in place of newer ones; "
-                                                       "run chmod go-w {}, or name another folder", status.st_mode & 07777, folder.string()));
+  throw Error(
+      Code::file, folder.string(),
+      fmt::format(
+          "others than its owner may write there (mode {:04o}) and could put older files in place of newer ones; "
+          "run chmod go-w {}, or name another folder",
+          status.st_mode & 07777, folder.string()));
 }
 
 void sync_folder(const std::filesystem::path& folder) {

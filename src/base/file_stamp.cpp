@@ -19,7 +19,9 @@ FileStamp FileStamp::of(const std::filesystem::path& path) {
   struct stat status {};
   if (stat(path.c_str(), &status) != 0) return {};
   const std::int64_t changed = nanoseconds(status.st_ctim);
-  return {status.st_dev, status.st_ino, status.st_size, nanoseconds(status.st_mtim), changed, changed + k_tick < nanoseconds(now)};
+  return {status.st_dev,  status.st_ino,
+          status.st_size, nanoseconds(status.st_mtim),
+          changed,        changed + k_tick < nanoseconds(now)};
 }
 
 }  // namespace permllm

@@ -11,7 +11,7 @@ namespace permllm {
 struct FileStamp {
   dev_t device = 0;
   ino_t inode = 0;
-  off_t size = -1;  // -1: there is no such file
+  off_t size = -1;                         // -1: there is no such file
   std::int64_t modified = 0, changed = 0;  // nanoseconds since 1970
   // Whether each later change shows in the stamp. File systems' clocks tick, so of a file that was just changed one cannot know; it is to be read
   // again the next time.
@@ -20,7 +20,8 @@ struct FileStamp {
   static FileStamp of(const std::filesystem::path& path);
   // The same file, unchanged.
   bool matches(const FileStamp& later) const {
-    return settled && device == later.device && inode == later.inode && size == later.size && modified == later.modified && changed == later.changed;
+    return settled && device == later.device && inode == later.inode && size == later.size &&
+           modified == later.modified && changed == later.changed;
   }
 };
 

@@ -19,7 +19,9 @@ void trim(bool asked) {
   if (!left) return;
   const Clock::time_point begin = Clock::now();
   Clock::rep due = next;
-  if (begin.time_since_epoch().count() < due || !next.compare_exchange_strong(due, Clock::time_point::max().time_since_epoch().count())) return;
+  if (begin.time_since_epoch().count() < due ||
+      !next.compare_exchange_strong(due, Clock::time_point::max().time_since_epoch().count()))
+    return;
   left = false;  // before the walk: what others free meanwhile may be behind it
   malloc_trim(0);
   const Clock::time_point end = Clock::now();

@@ -26,7 +26,8 @@ MappedFile::MappedFile(const File& file) { map(file.descriptor(), file.name()); 
 
 void MappedFile::map(int file, const std::string& name) {
   struct stat status {};
-  if (file < 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) throw Error(Code::file, name, "there is no such file, or it cannot be read");
+  if (file < 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode))
+    throw Error(Code::file, name, "there is no such file, or it cannot be read");
   const auto size = static_cast<std::size_t>(status.st_size);
   void* mapped = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
   if (mapped == MAP_FAILED) throw Error(Code::file, name, "the file is empty or cannot be mapped");
@@ -38,7 +39,8 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<std::uint8_t*>(data_), size_);
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(data_, other.data_);

@@ -9,8 +9,8 @@ namespace permllm {
 
 struct ReasonFacts {
   Reason reason;
-  const char* name;    // as the enumerator
-  int exit_status;     // of a program that ends with it
+  const char* name;  // as the enumerator
+  int exit_status;   // of a program that ends with it
   int http_status;
   const char* type;    // of the HTTP body's error, as OpenAI's
   const char* code;    // likewise
@@ -33,7 +33,9 @@ decltype(auto) reach(Reason reason, F f) {
   try {
     return f();
   } catch (const Error& error) {
-    if (error.by_peer() || error.reason() != Reason::none || (error.code() != Code::closed && error.code() != Code::timeout)) throw;
+    if (error.by_peer() || error.reason() != Reason::none ||
+        (error.code() != Code::closed && error.code() != Code::timeout))
+      throw;
     throw Error(error.code(), reason, error.field(), error.message());
   }
 }

@@ -48,7 +48,10 @@ std::string read_small_file(const std::filesystem::path& path, bool secret) {
   if (fstat(file.number, &status) != 0) fail(path, "cannot be read");
   if (!S_ISREG(status.st_mode)) throw Error(Code::file, path.string(), "is no file");
   if (secret && (status.st_mode & 077) != 0) {
-    throw Error(Code::file, path.string(), fmt::format("holds a key and is open to others than its owner; if it was not read by anybody, run chmod 600 {}", path.string()));
+    throw Error(
+        Code::file, path.string(),
+        fmt::format("holds a key and is open to others than its owner; if it was not read by anybody, run chmod 600 {}",
+                    path.string()));
   }
   std::string text(k_most_bytes + 1, '\0');
   std::size_t size = 0;

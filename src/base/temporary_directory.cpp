@@ -19,9 +19,10 @@ const std::string k_prefix = "permllm-run-";
 int locked(const std::filesystem::path& path) {
   const int folder = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (folder < 0) return -1;
-  struct stat own {}, named {};
-  if (flock(folder, LOCK_EX | LOCK_NB) == 0 && fstat(folder, &own) == 0 && own.st_uid == geteuid() && lstat(path.c_str(), &named) == 0 &&
-      named.st_dev == own.st_dev && named.st_ino == own.st_ino) {
+  struct stat own {
+  }, named{};
+  if (flock(folder, LOCK_EX | LOCK_NB) == 0 && fstat(folder, &own) == 0 && own.st_uid == geteuid() &&
+      lstat(path.c_str(), &named) == 0 && named.st_dev == own.st_dev && named.st_ino == own.st_ino) {
     return folder;
   }
   close(folder);
@@ -36,7 +37,8 @@ void remove(const std::filesystem::path& path, int folder) {
 
 void remove_what_was_left(const std::filesystem::path& where) {
   std::error_code ignored;
-  for (std::filesystem::directory_iterator entry(where, ignored), end; !ignored && entry != end; entry.increment(ignored)) {
+  for (std::filesystem::directory_iterator entry(where, ignored), end; !ignored && entry != end;
+       entry.increment(ignored)) {
     if (!entry->path().filename().string().starts_with(k_prefix)) continue;
     const int folder = locked(entry->path());
     if (folder >= 0) remove(entry->path(), folder);

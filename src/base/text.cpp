@@ -27,8 +27,10 @@ bool draws(char32_t code) {
     char32_t first, last;
   };
   // Controls; then the marks of the bidirectional algorithm (UAX 9).
-  constexpr Range k_ranges[] = {{0, 0x1f}, {0x7f, 0x9f}, {0x61c, 0x61c}, {0x200e, 0x200f}, {0x202a, 0x202e}, {0x2066, 0x2069}};
-  return std::any_of(std::begin(k_ranges), std::end(k_ranges), [&](const Range& range) { return code >= range.first && code <= range.last; });
+  constexpr Range k_ranges[] = {{0, 0x1f},        {0x7f, 0x9f},     {0x61c, 0x61c},
+                                {0x200e, 0x200f}, {0x202a, 0x202e}, {0x2066, 0x2069}};
+  return std::any_of(std::begin(k_ranges), std::end(k_ranges),
+                     [&](const Range& range) { return code >= range.first && code <= range.last; });
 }
 
 // Of valid UTF-8.
@@ -79,14 +81,19 @@ std::string valid_utf8(std::string_view bytes) {
   std::string out;
   for (std::size_t i = 0; i < bytes.size();) {
     const auto first = static_cast<unsigned char>(bytes[i]);
-    const std::size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    const std::size_t length = first < 0x80   ? 1
+                               : first < 0xc2 ? 0
+                               : first < 0xe0 ? 2
+                               : first < 0xf0 ? 3
+                               : first < 0xf5 ? 4
+                                              : 0;
     bool valid = length > 0 && i + length <= bytes.size();
     for (std::size_t k = 1; valid && k < length; ++k) valid = (static_cast<unsigned char>(bytes[i + k]) & 0xc0) == 0x80;
     if (valid && length > 2) {
       // No overlong forms, no surrogates, nothing above U+10FFFF.
       const auto second = static_cast<unsigned char>(bytes[i + 1]);
-      valid = !(first == 0xe0 && second < 0xa0) && !(first == 0xed && second > 0x9f) && !(first == 0xf0 && second < 0x90) &&
-              !(first == 0xf4 && second > 0x8f);
+      valid = !(first == 0xe0 && second < 0xa0) && !(first == 0xed && second > 0x9f) &&
+              !(first == 0xf0 && second < 0x90) && !(first == 0xf4 && second > 0x8f);
     }
     if (valid) {
       out += bytes.substr(i, length);

@@ -1,12 +1,12 @@
 // TOML files with errors that name the file and the key.
 #pragma once
 
+#include <toml++/toml.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
-
-#include <toml++/toml.h>
 
 namespace permllm {
 

@@ -11,15 +11,15 @@
 #include <random>
 #include <sstream>
 
-#include "cli/offer_options.h"
-#include "service/print_event.h"
 #include "cli/local_parties.h"
-#include "cli/progress.h"
-#include "user/measure.h"
+#include "cli/offer_options.h"
 #include "cli/plot.h"
+#include "cli/progress.h"
 #include "model/synthetic.h"
 #include "net/units.h"
 #include "ring/int_kernels.h"
+#include "service/print_event.h"
+#include "user/measure.h"
 
 namespace permllm {
 namespace {
@@ -49,14 +49,15 @@ nlohmann::json measure(const BenchOptions& options) {
   // Layers that are used in turn must come from memory each time, as those of a whole model do.
   const std::size_t distinct = options.local.serve.distinct_layers;
   if (distinct != 0 && parties.layer_bytes() < last_level_cache()) {
-    throw Error(Code::usage, "--distinct-layers", fmt::format("{} layers are {:.0f} MB, within the last-level cache of {:.0f} MB; hold more",
-                                                              distinct, parties.layer_bytes() / 1e6, last_level_cache() / 1e6));
+    throw Error(Code::usage, "--distinct-layers",
+                fmt::format("{} layers are {:.0f} MB, within the last-level cache of {:.0f} MB; hold more", distinct,
+                            parties.layer_bytes() / 1e6, last_level_cache() / 1e6));
   }
   Executor executor;
   const Clock::time_point begin = Clock::now();
   Ledger ledger;  // in memory: the chain goes with the session
-  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
-                                    executor, ledger);
+  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape,
+                                    options.local.patience(), executor, ledger);
   const double session_seconds = seconds_since(begin);
   const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
   MeasuredConversation::Request request;
@@ -101,23 +102,32 @@ void print(const nlohmann::json& r) {
   const auto& online = r.at("online_per_token");
   const auto& declared = r.at("declared_per_pass");
   const auto& offline = r.at("offline_per_token");
-  fmt::print("{}{}, profile {}{}, retrieval {}, {} round trip, {}\n", r.at("model").get<std::string>(), r.at("synthetic").get<bool>() ? " (random weights)" : "",
-             r.at("profile").get<std::string>(), r.at("fused").get<bool>() ? " with fused norms" : "", r.at("retrieval").get<std::string>(), r.at("rtt").get<std::string>(),
-             r.at("bandwidth").get<std::string>());
-  row("weights in memory", fmt::format("{} of {} layers, {} bits, {:.0f} MB; last-level cache {:.0f} MB", r.at("distinct_layers").get<int>(),
-                                       r.at("layers").get<int>(), r.at("weight_bits").get<int>(), mb(r.at("layer_bytes")), mb(r.at("last_level_cache_bytes"))));
-  row("machine", fmt::format("{} cores for all three parties, {}", r.at("cores").get<int>(), r.at("simd").get<std::string>()));
-  row("load, registration", fmt::format("{:.1f} s, {:.1f} s", seconds.at("load").get<double>(), seconds.at("registration").get<double>()));
-  row("a session's handshakes, to the user", fmt::format("{:.1f} s, {:.1f} MB", seconds.at("session").get<double>(), mb(r.at("session_bytes"))));
+  fmt::print("{}{}, profile {}{}, retrieval {}, {} round trip, {}\n", r.at("model").get<std::string>(),
+             r.at("synthetic").get<bool>() ? " (random weights)" : "", r.at("profile").get<std::string>(),
+             r.at("fused").get<bool>() ? " with fused norms" : "", r.at("retrieval").get<std::string>(),
+             r.at("rtt").get<std::string>(), r.at("bandwidth").get<std::string>());
+  row("weights in memory",
+      fmt::format("{} of {} layers, {} bits, {:.0f} MB; last-level cache {:.0f} MB", r.at("distinct_layers").get<int>(),
+                  r.at("layers").get<int>(), r.at("weight_bits").get<int>(), mb(r.at("layer_bytes")),
+                  mb(r.at("last_level_cache_bytes"))));
+  row("machine",
+      fmt::format("{} cores for all three parties, {}", r.at("cores").get<int>(), r.at("simd").get<std::string>()));
+  row("load, registration",
+      fmt::format("{:.1f} s, {:.1f} s", seconds.at("load").get<double>(), seconds.at("registration").get<double>()));
+  row("a session's handshakes, to the user",
+      fmt::format("{:.1f} s, {:.1f} MB", seconds.at("session").get<double>(), mb(r.at("session_bytes"))));
   row("offline, both makers, a token", fmt::format("{:.3f} s", seconds.at("offline_per_token").get<double>()));
-  row(fmt::format("prefill of {} tokens, a token", r.at("prompt_tokens").get<int>()), fmt::format("{:.3f} s", seconds.at("prefill_per_token").get<double>()));
+  row(fmt::format("prefill of {} tokens, a token", r.at("prompt_tokens").get<int>()),
+      fmt::format("{:.3f} s", seconds.at("prefill_per_token").get<double>()));
   row("decode, a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
-  row("  latency, transfer, compute", fmt::format("{:.3f}, {:.3f}, {:.3f} s", seconds.at("latency_per_token").get<double>(),
-                                                  seconds.at("transfer_per_token").get<double>(), seconds.at("compute_per_token").get<double>()));
+  row("  latency, transfer, compute",
+      fmt::format("{:.3f}, {:.3f}, {:.3f} s", seconds.at("latency_per_token").get<double>(),
+                  seconds.at("transfer_per_token").get<double>(), seconds.at("compute_per_token").get<double>()));
   for (const char* party : {"provider", "user"}) {
     const auto& p = r.at("by_party").at(party);
-    row(fmt::format("  {}: busy, waiting; processor", party), fmt::format("{:.3f}, {:.3f}; {:.3f} s", p.at("busy_seconds_per_token").get<double>(),
-                                                                         p.at("waiting_seconds_per_token").get<double>(), p.at("cpu_seconds_per_token").get<double>()));
+    row(fmt::format("  {}: busy, waiting; processor", party),
+        fmt::format("{:.3f}, {:.3f}; {:.3f} s", p.at("busy_seconds_per_token").get<double>(),
+                    p.at("waiting_seconds_per_token").get<double>(), p.at("cpu_seconds_per_token").get<double>()));
   }
   fmt::print("  {:<40}{:>10}{:>10}\n", "a token", "measured", "declared");
   const auto pair = [&](const char* name, const nlohmann::json& measured, const nlohmann::json& formula) {
@@ -125,11 +135,15 @@ void print(const nlohmann::json& r) {
   };
   pair("online MB, provider to user", online.at("provider_to_user_bytes"), declared.at("provider_to_user_bytes"));
   pair("online MB, user to provider", online.at("user_to_provider_bytes"), declared.at("user_to_provider_bytes"));
-  pair("offline MB, user to provider", offline.at("user_to_provider_bytes"), declared.at("offline_user_to_provider_bytes"));
-  pair("offline MB, helper to provider", offline.at("helper_to_provider_bytes"), declared.at("offline_helper_to_provider_bytes"));
-  fmt::print("  {:<40}{:>10.0f}{:>10.0f}\n", "round trips", online.at("round_trips").get<double>(), declared.at("round_trips").get<double>());
+  pair("offline MB, user to provider", offline.at("user_to_provider_bytes"),
+       declared.at("offline_user_to_provider_bytes"));
+  pair("offline MB, helper to provider", offline.at("helper_to_provider_bytes"),
+       declared.at("offline_helper_to_provider_bytes"));
+  fmt::print("  {:<40}{:>10.0f}{:>10.0f}\n", "round trips", online.at("round_trips").get<double>(),
+             declared.at("round_trips").get<double>());
   const auto& memory = r.at("memory_bytes");
-  row("memory MB: provider, user, helper", fmt::format("{:.0f}, {:.0f}, {:.0f}", mb(memory.at("provider")), mb(memory.at("user")), mb(memory.at("helper"))));
+  row("memory MB: provider, user, helper",
+      fmt::format("{:.0f}, {:.0f}, {:.0f}", mb(memory.at("provider")), mb(memory.at("user")), mb(memory.at("helper"))));
 }
 
 // --- Sweeps -----------------------------------------------------------------------------------------------------------
@@ -140,7 +154,8 @@ struct Dimension {
   std::vector<std::string> values;
 };
 
-constexpr const char* k_sweep_help = "write it like rtt=0,1,10 bandwidth=100mbit,1gbit profile=all context=32,512 prompt=64 layers=8,16 width=1024";
+constexpr const char* k_sweep_help =
+    "write it like rtt=0,1,10 bandwidth=100mbit,1gbit profile=all context=32,512 prompt=64 layers=8,16 width=1024";
 
 std::size_t parse_count(const std::string& text, const std::string& name) {
   std::size_t value = 0;
@@ -190,7 +205,9 @@ std::vector<Dimension> parse_sweep(const BenchOptions& options) {
   }
   // Those with several values first: the first of all is the plot's horizontal axis.
   std::stable_sort(dimensions.begin(), dimensions.end(), [](const auto& x, const auto& y) {
-    const auto late = [](const Dimension& d) { return d.values.size() < 2 ? 2 : d.name == "profile" || d.name == "bandwidth" ? 1 : 0; };
+    const auto late = [](const Dimension& d) {
+      return d.values.size() < 2 ? 2 : d.name == "profile" || d.name == "bandwidth" ? 1 : 0;
+    };
     return late(x) < late(y);
   });
   return dimensions;
@@ -198,7 +215,8 @@ std::vector<Dimension> parse_sweep(const BenchOptions& options) {
 
 // A value on the horizontal axis: milliseconds of a round trip, bits a second, or a count.
 double position_of(const BenchOptions& o, const std::string& name) {
-  if (name == "rtt") return std::chrono::duration<double, std::milli>(parse_duration(o.local.shape.rtt, "--rtt")).count();
+  if (name == "rtt")
+    return std::chrono::duration<double, std::milli>(parse_duration(o.local.shape.rtt, "--rtt")).count();
   if (name == "bandwidth") return parse_bandwidth(o.local.shape.bandwidth, "--bandwidth") / 1e6;
   if (name == "context") return static_cast<double>(o.local.serve.context);
   if (name == "prompt") return static_cast<double>(o.prompt);
@@ -211,17 +229,22 @@ void check_prompt(BenchOptions& options) {
   const std::size_t slots = options.local.serve.context, needed = options.tokens * (options.draft + 1);
   if (options.prompt == 0 && needed < slots) options.prompt = slots - needed;
   if (options.prompt == 0 || options.prompt + needed > slots) {
-    throw Error(Code::usage, "--context", fmt::format("{} is too short for a prompt of {} tokens and {} more slots", slots, options.prompt, needed));
+    throw Error(
+        Code::usage, "--context",
+        fmt::format("{} is too short for a prompt of {} tokens and {} more slots", slots, options.prompt, needed));
   }
-  options.local.serve.prompt_slots = std::max<std::size_t>(options.prompt - 1, 1);  // of a model that has them: as many as the prompt fills
+  options.local.serve.prompt_slots =
+      std::max<std::size_t>(options.prompt - 1, 1);  // of a model that has them: as many as the prompt fills
 }
 
 void run_sweep(const BenchOptions& options) {
   const std::vector<Dimension> dimensions = parse_sweep(options);
   std::ofstream csv(options.out + ".csv");
   if (!csv) throw Error(Code::usage, "--out", fmt::format("{}.csv cannot be written", options.out));
-  csv << "model,layers,width,profile,fused,rtt,bandwidth,context,prompt,seconds_per_token,latency,transfer,compute,prefill_per_token,"
-         "offline_per_token,provider_to_user_bytes,user_to_provider_bytes,declared_provider_to_user_bytes,declared_user_to_provider_bytes,"
+  csv << "model,layers,width,profile,fused,rtt,bandwidth,context,prompt,seconds_per_token,latency,transfer,compute,"
+         "prefill_per_token,"
+         "offline_per_token,provider_to_user_bytes,user_to_provider_bytes,declared_provider_to_user_bytes,declared_"
+         "user_to_provider_bytes,"
          "offline_bytes,round_trips\n";
   std::map<std::string, PlotLine> seconds, bytes;  // by the values of all dimensions but the first
   std::size_t total = 1, done = 0;
@@ -250,14 +273,17 @@ void run_sweep(const BenchOptions& options) {
     const auto& offline = r.at("offline_per_token");
     const auto number = [](const nlohmann::json& value) { return value.get<double>(); };
     const double sent = number(online.at("provider_to_user_bytes")) + number(online.at("user_to_provider_bytes"));
-    csv << fmt::format("{},{},{},{},{},{},{},{},{},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f}\n", options.local.model,
-                       r.at("layers").get<int>(), r.at("width").get<int>(), r.at("profile").get<std::string>(), r.at("fused").get<bool>(),
-                       one.local.shape.rtt, one.local.shape.bandwidth, one.local.serve.context, one.prompt, number(s.at("decode_per_token")),
-                       number(s.at("latency_per_token")), number(s.at("transfer_per_token")), number(s.at("compute_per_token")),
-                       number(s.at("prefill_per_token")), number(s.at("offline_per_token")), number(online.at("provider_to_user_bytes")),
-                       number(online.at("user_to_provider_bytes")), number(declared.at("provider_to_user_bytes")),
-                       number(declared.at("user_to_provider_bytes")),
-                       number(offline.at("user_to_provider_bytes")) + number(offline.at("helper_to_provider_bytes")), number(online.at("round_trips")));
+    csv << fmt::format(
+        "{},{},{},{},{},{},{},{},{},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f}"
+        "\n",
+        options.local.model, r.at("layers").get<int>(), r.at("width").get<int>(), r.at("profile").get<std::string>(),
+        r.at("fused").get<bool>(), one.local.shape.rtt, one.local.shape.bandwidth, one.local.serve.context, one.prompt,
+        number(s.at("decode_per_token")), number(s.at("latency_per_token")), number(s.at("transfer_per_token")),
+        number(s.at("compute_per_token")), number(s.at("prefill_per_token")), number(s.at("offline_per_token")),
+        number(online.at("provider_to_user_bytes")), number(online.at("user_to_provider_bytes")),
+        number(declared.at("provider_to_user_bytes")), number(declared.at("user_to_provider_bytes")),
+        number(offline.at("user_to_provider_bytes")) + number(offline.at("helper_to_provider_bytes")),
+        number(online.at("round_trips")));
     csv.flush();
     const double x = position_of(one, dimensions.front().name);
     seconds[line].name = bytes[line].name = line;
@@ -271,14 +297,18 @@ void run_sweep(const BenchOptions& options) {
   };
   const std::string& name = dimensions.front().name;
   const std::string axis = name == "rtt" ? "round-trip time, ms" : name == "bandwidth" ? "bandwidth, Mbit/s" : name;
-  std::ofstream(options.out + ".svg") << line_plot(options.local.model + ": seconds a token", axis, "s", lines(seconds));
-  std::ofstream(options.out + "-bytes.svg") << line_plot(options.local.model + ": online MB a token", axis, "MB", lines(bytes));
+  std::ofstream(options.out + ".svg") << line_plot(options.local.model + ": seconds a token", axis, "s",
+                                                   lines(seconds));
+  std::ofstream(options.out + "-bytes.svg")
+      << line_plot(options.local.model + ": online MB a token", axis, "MB", lines(bytes));
   if (!options.json) fmt::print("{0}.csv, {0}.svg and {0}-bytes.svg are written\n", options.out);
 }
 
 void run(BenchOptions options) {
   if (is_synthetic(options.local.model)) options.local.serve.synthetic = true;
-  if (options.local.serve.synthetic) synthetic_config(options.local.model, options.local.serve.layers, options.local.serve.width);  // refused before anything starts
+  if (options.local.serve.synthetic)
+    synthetic_config(options.local.model, options.local.serve.layers,
+                     options.local.serve.width);  // refused before anything starts
   if (!options.sweep.empty()) return run_sweep(options);
   check_prompt(options);
   options.local.quiet = options.json;
@@ -296,15 +326,28 @@ void add_bench(CLI::App& parent) {
   const auto options = std::make_shared<BenchOptions>();
   options->local.serve.context = 32;
   options->local.serve.ids_only = true;
-  CLI::App* command = parent.add_subcommand("bench", "what a token costs: the whole protocol in three processes, over a simulated network");
-  command->add_option("model", options->local.model, "GGUF file or ChatGLM-6B's folder, or a shape with random weights: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
+  CLI::App* command = parent.add_subcommand(
+      "bench", "what a token costs: the whole protocol in three processes, over a simulated network");
+  command
+      ->add_option("model", options->local.model,
+                   "GGUF file or ChatGLM-6B's folder, or a shape with random weights: chatglm-6b, llama-7b, llama-70b, "
+                   "smollm2-135m")
+      ->required();
   add_synthetic_options(*command, options->local.serve);
   add_local_options(*command, options->local);
-  command->add_option("--prompt", options->prompt, "tokens of the prompt; 0: what the context leaves")->capture_default_str();
-  command->add_option("--tokens", options->tokens, "tokens to time after the first")->capture_default_str()->check(CLI::Range(1, 100000));
-  command->add_option("--draft", options->draft, "drafted tokens a pass (profile open)")->capture_default_str()->check(CLI::Range(0, 63));
-  command->add_option("--sweep", options->sweep, "several runs: rtt=0,1,10 (ms) bandwidth=100mbit,1gbit profile=all, and context, prompt, layers, width; writes a CSV file and plots");
-  command->add_option("--out", options->out, "of a sweep: path of its files, without their endings")->capture_default_str();
+  command->add_option("--prompt", options->prompt, "tokens of the prompt; 0: what the context leaves")
+      ->capture_default_str();
+  command->add_option("--tokens", options->tokens, "tokens to time after the first")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 100000));
+  command->add_option("--draft", options->draft, "drafted tokens a pass (profile open)")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 63));
+  command->add_option("--sweep", options->sweep,
+                      "several runs: rtt=0,1,10 (ms) bandwidth=100mbit,1gbit profile=all, and context, prompt, layers, "
+                      "width; writes a CSV file and plots");
+  command->add_option("--out", options->out, "of a sweep: path of its files, without their endings")
+      ->capture_default_str();
   command->add_flag("--json", options->json, "one JSON object a run, for programs");
   command->callback([options] { run(*options); });
 }

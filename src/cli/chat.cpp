@@ -12,20 +12,20 @@
 #include <mutex>
 #include <optional>
 
-#include "cli/shared_options.h"
-#include "service/print_event.h"
-#include "cli/prompt_options.h"
-#include "cli/process.h"
-#include "service/process_limits.h"
-#include "cli/progress.h"
-#include "service/sandbox.h"
-#include "service/settings.h"
 #include "base/file.h"
 #include "base/small_file.h"
 #include "base/text.h"
+#include "cli/process.h"
+#include "cli/progress.h"
+#include "cli/prompt_options.h"
+#include "cli/shared_options.h"
+#include "permllm/client.h"
+#include "service/print_event.h"
+#include "service/process_limits.h"
+#include "service/sandbox.h"
+#include "service/settings.h"
 #include "user/user_state.h"
 #include "wire/plain.h"
-#include "permllm/client.h"
 
 namespace permllm {
 namespace {
@@ -37,7 +37,9 @@ struct ChatOptions {
   double patience_seconds = 120, grace_seconds = 60;
 };
 
-std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds)); }
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds));
+}
 
 Conversation* answering = nullptr;  // a signal handler has no other place to look
 
@@ -93,7 +95,10 @@ class Lines {
 class Waiting {
  public:
   Waiting(bool json, double grace_seconds)
-      : json_(json), grace_seconds_(grace_seconds), making_("Offline material for this answer", json), reading_("Reading your question", json) {}
+      : json_(json),
+        grace_seconds_(grace_seconds),
+        making_("Offline material for this answer", json),
+        reading_("Reading your question", json) {}
 
   void begin() {
     const std::lock_guard lock(mutex_);
@@ -131,7 +136,10 @@ class Waiting {
   void tell_of_loss() {
     if (json_) return print_event({{"event", "reconnecting"}, {"seconds", grace_seconds_}});
     end_line();
-    std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n", stage_ == Stage::answer ? "\n" : "", grace_seconds_).c_str(), stderr);
+    std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n",
+                           stage_ == Stage::answer ? "\n" : "", grace_seconds_)
+                   .c_str(),
+               stderr);
   }
   const bool json_;
   const double grace_seconds_;
@@ -152,14 +160,22 @@ constexpr const char* k_help =
 class Chat {
  public:
   explicit Chat(ChatOptions options)
-      : options_(std::move(options)), lines_(options_.history), saves_(folder_of_saves()), sandbox_(enter_sandbox(needed())),
-        client_(options_.invite, client_options()), waiting_(json(), options_.grace_seconds), conversation_(begin()) {}
+      : options_(std::move(options)),
+        lines_(options_.history),
+        saves_(folder_of_saves()),
+        sandbox_(enter_sandbox(needed())),
+        client_(options_.invite, client_options()),
+        waiting_(json(), options_.grace_seconds),
+        conversation_(begin()) {}
 
   void run() {
     if (Lines::person()) {
-      tell(fmt::format("{}, profile {}, context {}; {} tokens of answers left\nprovider at {}, key sha256:{}\nhelper at {}, key sha256:{}\nsandbox: {}\n{}",
-                       client_.model().name, client_.model().profile, client_.model().context, client_.tokens_left(), client_.provider().address,
-                       client_.provider().key, client_.helper().address, client_.helper().key, sandbox_.text(), k_help));
+      tell(
+          fmt::format("{}, profile {}, context {}; {} tokens of answers left\nprovider at {}, key sha256:{}\nhelper at "
+                      "{}, key sha256:{}\nsandbox: {}\n{}",
+                      client_.model().name, client_.model().profile, client_.model().context, client_.tokens_left(),
+                      client_.provider().address, client_.provider().key, client_.helper().address,
+                      client_.helper().key, sandbox_.text(), k_help));
     }
     while (const std::optional<std::string> line = lines_.next()) {
       try {
@@ -184,7 +200,8 @@ class Chat {
   }
   std::filesystem::path folder_of_saves() const {
     if (!options_.saves.empty()) {
-      if (!std::filesystem::is_directory(options_.saves)) throw Error(Code::usage, "--saves", fmt::format("{} is no folder", options_.saves));
+      if (!std::filesystem::is_directory(options_.saves))
+        throw Error(Code::usage, "--saves", fmt::format("{} is no folder", options_.saves));
       return std::filesystem::canonical(options_.saves);
     }
     return std::filesystem::canonical(user_folder(options_.state)) / "saved";
@@ -202,7 +219,9 @@ class Chat {
     const std::filesystem::path place = (saves_ / name).lexically_normal();
     const std::filesystem::path within = place.lexically_relative(saves_);
     if (within.empty() || *within.begin() == ".." || *within.begin() == ".") {
-      throw Error(Code::usage, "/save", fmt::format("writes into {} alone; name another folder with --saves when chat begins", saves_.string()));
+      throw Error(
+          Code::usage, "/save",
+          fmt::format("writes into {} alone; name another folder with --saves when chat begins", saves_.string()));
     }
     return place;
   }
@@ -243,32 +262,38 @@ class Chat {
     });
     waiting_.end();
     const bool cancelled = last_->end == Answer::End::cancelled;
-    if (!cancelled || !last_->text.empty()) said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
+    if (!cancelled || !last_->text.empty())
+      said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
     if (json()) return print_event(report());
     fmt::print("{}\n", shown.finish());
     within_line_ = false;
     if (cancelled) tell("(stopped)\n");
     if (last_->end == Answer::End::length) {
-      tell(last_->cost.tokens_left == 0                 ? "(ended: the allowance of the invite is used up)\n"
-           : last_->cost.answer_tokens < how.max_tokens ? "(ended: the model's context is full; /reset begins anew)\n"
-                                                        : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", how.max_tokens));
+      tell(last_->cost.tokens_left == 0 ? "(ended: the allowance of the invite is used up)\n"
+           : last_->cost.answer_tokens < how.max_tokens
+               ? "(ended: the model's context is full; /reset begins anew)\n"
+               : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", how.max_tokens));
     }
     if (!Lines::person()) return;
     const Answer::Cost& cost = last_->cost;
-    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready{}; {} left of the invite]\n", cost.answer_tokens,
-                     cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(), cancelled ? "" : " and more is made", cost.tokens_left));
+    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready{}; {} left of the invite]\n",
+                     cost.answer_tokens, cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(),
+                     cancelled ? "" : " and more is made", cost.tokens_left));
   }
 
   void command(const std::string& line) {
-    const std::string name = line.substr(0, line.find(' ')), rest = line.size() > name.size() ? line.substr(name.size() + 1) : "";
+    const std::string name = line.substr(0, line.find(' ')),
+                      rest = line.size() > name.size() ? line.substr(name.size() + 1) : "";
     if (name == "/help") {
       fmt::print("{}", k_help);
     } else if (name == "/cost") {
       fmt::print("{}", last_ ? cost() : "there is no answer yet\n");
     } else if (name == "/privacy") {
       const auto& [provider, helper, user] = client_.views();
-      fmt::print("the provider sees\n  {}\nthe helper sees\n  {}\nyou see\n  {}\n", fmt::join(provider, "\n  "), fmt::join(helper, "\n  "), fmt::join(user, "\n  "));
-      if (client_.model().profile != "open") fmt::print("You do not see the model's weights: what you see is a barrier to copying them, not a guarantee.\n");
+      fmt::print("the provider sees\n  {}\nthe helper sees\n  {}\nyou see\n  {}\n", fmt::join(provider, "\n  "),
+                 fmt::join(helper, "\n  "), fmt::join(user, "\n  "));
+      if (client_.model().profile != "open")
+        fmt::print("You do not see the model's weights: what you see is a barrier to copying them, not a guarantee.\n");
       fmt::print("It holds as long as provider and helper do not work together.\n");
     } else if (name == "/reset") {
       conversation_.reset();
@@ -288,26 +313,46 @@ class Chat {
 
   nlohmann::json report() const {
     const Answer::Cost& cost = last_->cost;
-    const auto bytes = [](const Answer::Bytes& b) { return nlohmann::json{{"sent", b.sent}, {"received", b.received}}; };
+    const auto bytes = [](const Answer::Bytes& b) {
+      return nlohmann::json{{"sent", b.sent}, {"received", b.received}};
+    };
     constexpr const char* ends[] = {"model", "length", "stop", "cancelled"};
-    return {{"event", "done"}, {"text", last_->text}, {"output_ids", last_->tokens}, {"end", ends[static_cast<int>(last_->end)]},
-            {"profile", client_.model().profile}, {"prompt_tokens", cost.prompt_tokens}, {"prompt_tokens_fed", cost.fed_tokens},
-            {"seconds", {{"offline", cost.offline_seconds}, {"prefill", cost.first_token_seconds}, {"decode_per_token", cost.token_seconds}, {"all", cost.seconds}}},
-            {"bytes", {{"set_up", bytes(cost.set_up)}, {"online", bytes(cost.online)}, {"offline_provider", bytes(cost.offline_provider)},
-                       {"offline_helper", bytes(cost.offline_helper)}}},
-            {"round_trips", cost.round_trips}, {"tokens_left", cost.tokens_left}, {"tokens_ready", client_.ready_tokens()}};
+    return {{"event", "done"},
+            {"text", last_->text},
+            {"output_ids", last_->tokens},
+            {"end", ends[static_cast<int>(last_->end)]},
+            {"profile", client_.model().profile},
+            {"prompt_tokens", cost.prompt_tokens},
+            {"prompt_tokens_fed", cost.fed_tokens},
+            {"seconds",
+             {{"offline", cost.offline_seconds},
+              {"prefill", cost.first_token_seconds},
+              {"decode_per_token", cost.token_seconds},
+              {"all", cost.seconds}}},
+            {"bytes",
+             {{"set_up", bytes(cost.set_up)},
+              {"online", bytes(cost.online)},
+              {"offline_provider", bytes(cost.offline_provider)},
+              {"offline_helper", bytes(cost.offline_helper)}}},
+            {"round_trips", cost.round_trips},
+            {"tokens_left", cost.tokens_left},
+            {"tokens_ready", client_.ready_tokens()}};
   }
 
   std::string cost() const {
     const Answer::Cost& cost = last_->cost;
     const auto row = [](const char* what, const Answer::Bytes& b) {
-      return fmt::format("{:<28}{:>9.3f} MB sent, {:>9.3f} MB received\n", what, 1e-6 * static_cast<double>(b.sent), 1e-6 * static_cast<double>(b.received));
+      return fmt::format("{:<28}{:>9.3f} MB sent, {:>9.3f} MB received\n", what, 1e-6 * static_cast<double>(b.sent),
+                         1e-6 * static_cast<double>(b.received));
     };
-    return fmt::format("tokens: prompt {}, of which {} were fed now; answer {}; left of the invite {}\n", cost.prompt_tokens, cost.fed_tokens, cost.answer_tokens,
-                       cost.tokens_left) +
-           fmt::format("offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s; profile {}, {} round trips\n", cost.offline_seconds, cost.first_token_seconds,
-                       cost.token_seconds, client_.model().profile, cost.round_trips) +
-           row("set-up", cost.set_up) + row("online, with the provider", cost.online) + row("offline, with the provider", cost.offline_provider) +
+    return fmt::format("tokens: prompt {}, of which {} were fed now; answer {}; left of the invite {}\n",
+                       cost.prompt_tokens, cost.fed_tokens, cost.answer_tokens, cost.tokens_left) +
+           fmt::format(
+               "offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s; profile {}, {} round trips\n",
+               cost.offline_seconds, cost.first_token_seconds, cost.token_seconds, client_.model().profile,
+               cost.round_trips) +
+           row("set-up", cost.set_up) + row("online, with the provider", cost.online) +
+           row("offline, with the provider", cost.offline_provider) +
            row("offline, with the helper", cost.offline_helper);
   }
 
@@ -319,7 +364,7 @@ class Chat {
   Waiting waiting_;
   Conversation conversation_;
   std::optional<Answer> last_;
-  std::string said_;  // the conversation, for /save: a file, which has the text as it is
+  std::string said_;          // the conversation, for /save: a file, which has the text as it is
   bool within_line_ = false;  // of an answer
 };
 
@@ -332,16 +377,27 @@ void add_chat(CLI::App& parent) {
   command->add_option("--invite", options->invite, "the file that the provider sent")->required();
   add_user_state(*command, options->state);
   add_answer_options(*command, options->prompt);
-  command->add_option("--system", options->conversation.system, "the system message")->default_str("as the model's template has it");
-  command->add_option("--ahead", options->conversation.ahead, "tokens to make offline material for ahead of need")->capture_default_str();
-  command->add_option("--draft", options->conversation.draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
-      ->capture_default_str()->check(CLI::Range(0, 63));
-  command->add_option("--history", options->history, "file that keeps what you typed, for the arrow keys; without it nothing is kept");
-  command->add_option("--saves", options->saves, "folder that /save writes into, one that is there")->default_str("saved in that of --state");
+  command->add_option("--system", options->conversation.system, "the system message")
+      ->default_str("as the model's template has it");
+  command->add_option("--ahead", options->conversation.ahead, "tokens to make offline material for ahead of need")
+      ->capture_default_str();
+  command
+      ->add_option("--draft", options->conversation.draft,
+                   "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 63));
+  command->add_option("--history", options->history,
+                      "file that keeps what you typed, for the arrow keys; without it nothing is kept");
+  command->add_option("--saves", options->saves, "folder that /save writes into, one that is there")
+      ->default_str("saved in that of --state");
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
-      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--grace", options->grace_seconds,
+                   "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
   command->callback([options] {
     keep_to_itself();
     check_answer_options(options->prompt);

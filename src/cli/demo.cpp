@@ -4,12 +4,12 @@
 
 #include <cmath>
 
-#include "service/print_event.h"
-#include "cli/offer_options.h"
 #include "cli/local_parties.h"
+#include "cli/offer_options.h"
 #include "cli/progress.h"
-#include "user/measure.h"
 #include "cli/prompt_options.h"
+#include "service/print_event.h"
+#include "user/measure.h"
 
 namespace permllm {
 namespace {
@@ -31,21 +31,30 @@ void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profi
   fmt::print("\n");
   row("tokens: prompt, answer", fmt::format("{}, {}", report.at("prompt_tokens").get<int>(), answer));
   const bool bfv = report.at("retrieval") == name_of(Retrieval::bfv);
-  row("profile", fmt::format("{}{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : "", bfv ? ", tokens retrieved by BFV" : ""));
+  row("profile", fmt::format("{}{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : "",
+                             bfv ? ", tokens retrieved by BFV" : ""));
   row("offline material made ahead", fmt::format("{:.2f} s", seconds.at("offline").get<double>()));
   row("time to first token", fmt::format("{:.2f} s", seconds.at("prefill").get<double>()));
   if (answer > 1) {
     row("a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
-    row("online MB a token: to user, to provider", fmt::format("{:.3f}, {:.3f}", mb(online.at("provider_to_user_bytes")), mb(online.at("user_to_provider_bytes"))));
-    row("offline MB a token: from user, from helper", fmt::format("{:.3f}, {:.3f}", mb(offline.at("user_to_provider_bytes")), mb(offline.at("helper_to_provider_bytes"))));
+    row("online MB a token: to user, to provider",
+        fmt::format("{:.3f}, {:.3f}", mb(online.at("provider_to_user_bytes")),
+                    mb(online.at("user_to_provider_bytes"))));
+    row("offline MB a token: from user, from helper",
+        fmt::format("{:.3f}, {:.3f}", mb(offline.at("user_to_provider_bytes")),
+                    mb(offline.at("helper_to_provider_bytes"))));
     const double rounds = report.at("declared_per_pass").at("round_trips");
-    row("round trips a pass, of them a layer", fmt::format("{:.0f}, {:.0f} x {:.0f} + {:.0f}", rounds, std::floor(rounds / layers), layers, std::fmod(rounds, layers)));
+    row("round trips a pass, of them a layer",
+        fmt::format("{:.0f}, {:.0f} x {:.0f} + {:.0f}", rounds, std::floor(rounds / layers), layers,
+                    std::fmod(rounds, layers)));
     const int passes = report.at("passes");
     if (passes + 2 < static_cast<int>(answer)) row("passes for these tokens, with drafts", fmt::format("{}", passes));
   }
   fmt::print("\nWhat each party saw\n");
-  row("provider", fmt::format("{:.1f} MB of uniform words{}, and how many tokens there were",
-                              static_cast<double>(traffic.online.sent.payload_bytes + traffic.offline.sent.payload_bytes) / 1e6, bfv ? " and ciphertexts" : ""));
+  row("provider",
+      fmt::format("{:.1f} MB of uniform words{}, and how many tokens there were",
+                  static_cast<double>(traffic.online.sent.payload_bytes + traffic.offline.sent.payload_bytes) / 1e6,
+                  bfv ? " and ciphertexts" : ""));
   row("helper", "how much material was asked for; it took no part in the request");
   if (profile == Profile::open) {
     row("user", "its own question and answer; all that the public weights make of them");
@@ -60,12 +69,13 @@ void run(DemoOptions options) {
   check_prompt_options(options.prompt);
   const bool json = options.prompt.json;
   options.local.quiet = json;
-  if (!options.local.serve.synthetic) check_chat_format(options.prompt, read_vocabulary(ModelFile::open(options.local.model)));
+  if (!options.local.serve.synthetic)
+    check_chat_format(options.prompt, read_vocabulary(ModelFile::open(options.local.model)));
   const LocalParties parties(options.local);
   Executor executor;
   Ledger ledger;  // in memory: the chain goes with the session
-  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape, options.local.patience(),
-                                    executor, ledger);
+  MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape,
+                                    options.local.patience(), executor, ledger);
   const Tokenizer tokenizer(conversation.vocabulary());
 
   Sampler sampler(options.prompt.sampling);
@@ -100,13 +110,18 @@ void run(DemoOptions options) {
 
 void add_demo(CLI::App& parent) {
   const auto options = std::make_shared<DemoOptions>();
-  CLI::App* command = parent.add_subcommand("demo", "all three parties on this machine: three processes, real TLS links");
+  CLI::App* command =
+      parent.add_subcommand("demo", "all three parties on this machine: three processes, real TLS links");
   command->add_option("model", options->local.model, "GGUF file, or ChatGLM-6B's folder")->required();
   add_prompt_options(*command, options->prompt);
   add_local_options(*command, options->local);
-  command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")->capture_default_str();
-  command->add_option("--draft", options->draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
-      ->capture_default_str()->check(CLI::Range(0, 63));
+  command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")
+      ->capture_default_str();
+  command
+      ->add_option("--draft", options->draft,
+                   "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 63));
   command->callback([options] { run(*options); });
 }
 

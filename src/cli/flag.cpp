@@ -9,7 +9,8 @@ Error with_flag(const Error& error, const CLI::App& command) {
   if (!of_option || error.by_peer() || error.field().empty()) return error;
   std::string flag = "--" + error.field();
   std::replace(flag.begin(), flag.end(), '_', '-');
-  return command.get_option_no_throw(flag) == nullptr ? error : Error(error.code(), error.reason(), flag, error.message());
+  return command.get_option_no_throw(flag) == nullptr ? error
+                                                      : Error(error.code(), error.reason(), flag, error.message());
 }
 
 }  // namespace permllm

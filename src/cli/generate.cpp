@@ -3,17 +3,16 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
-#include "service/print_event.h"
 #include "cli/offer_options.h"
-#include "cli/prompt_options.h"
 #include "cli/process.h"
 #include "cli/progress.h"
+#include "cli/prompt_options.h"
 #include "model/reference.h"
 #include "permllm/error.h"
+#include "service/print_event.h"
 
 namespace permllm {
 namespace {
-
 
 void run(const std::string& path, PromptOptions options) {
   check_prompt_options(options);
@@ -43,10 +42,15 @@ void run(const std::string& path, PromptOptions options) {
   printer.finish();
   if (options.json) {
     const std::size_t steps = printer.ids().size() - 1;
-    print_event({{"event", "done"}, {"output_ids", printer.ids()}, {"text", printer.text()}, {"prompt_tokens", ids.size()},
+    print_event({{"event", "done"},
+                 {"output_ids", printer.ids()},
+                 {"text", printer.text()},
+                 {"prompt_tokens", ids.size()},
                  {"layers", config.layers},
-                 {"seconds", {{"load", load_seconds}, {"prefill", prefill_seconds},
-                              {"decode_per_token", steps == 0 ? 0.0 : decode_seconds / static_cast<double>(steps)}}}});
+                 {"seconds",
+                  {{"load", load_seconds},
+                   {"prefill", prefill_seconds},
+                   {"decode_per_token", steps == 0 ? 0.0 : decode_seconds / static_cast<double>(steps)}}}});
   }
 }
 

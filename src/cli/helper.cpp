@@ -27,19 +27,23 @@ void run_helper(HelperOptions& helper) {
   require_peer(options.identity, Role::provider);
   HelperService service(executor, options.patience(), party.on_event(), helper.store);
   service.set_admission([&] { party.admit(); });
-  party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
-                         [&](std::unique_ptr<Link> link, const Peer& peer) {
-    service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer);
-  }, HelperService::room()}, {}, [&](Metrics::Now& now) {
-    std::error_code error;
-    const auto disk = std::filesystem::space(helper.store, error);
-    if (!helper.store.empty() && !error) now.disk_free = disk.available;
-  });
+  party.serve(listener,
+              {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
+               [&](std::unique_ptr<Link> link, const Peer& peer) {
+                 service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer);
+               },
+               HelperService::room()},
+              {}, [&](Metrics::Now& now) {
+                std::error_code error;
+                const auto disk = std::filesystem::space(helper.store, error);
+                if (!helper.store.empty() && !error) now.disk_free = disk.available;
+              });
 }
 
 CLI::App* helper_command(CLI::App& parent, const char* description, const std::shared_ptr<HelperOptions>& options) {
   CLI::App* command = parent.add_subcommand("helper", description);
-  command->add_option("--store", options->store, "folder of the models, which outlast the process; without it they live in memory");
+  command->add_option("--store", options->store,
+                      "folder of the models, which outlast the process; without it they live in memory");
   add_party_options(*command, options->party, "127.0.0.1:9465");
   return command;
 }
@@ -56,9 +60,14 @@ void add_helper(CLI::App& parent) {
 void add_helper_doctor(CLI::App& doctor) {
   const auto options = std::make_shared<HelperOptions>();
   const auto json = std::make_shared<bool>(false);
-  CLI::App* command = helper_command(doctor, "a helper's check of its machine and store, with the settings of its service", options);
+  CLI::App* command =
+      helper_command(doctor, "a helper's check of its machine and store, with the settings of its service", options);
   command->callback([options, json] {
-    diagnose([&](const OnFinding& tell) { examine_helper({options->party.identity, options->party.listen, options->store}, tell); }, *json);
+    diagnose(
+        [&](const OnFinding& tell) {
+          examine_helper({options->party.identity, options->party.listen, options->store}, tell);
+        },
+        *json);
   });
   add_settings(*command);
   add_json(*command, *json);

@@ -1,7 +1,5 @@
 #include "cli/inspect.h"
 
-#include "session/model_order.h"
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -12,19 +10,20 @@
 #include <optional>
 #include <utility>
 
-#include "service/print_event.h"
-#include "cli/offer_options.h"
+#include "base/text.h"
 #include "cli/memory.h"
+#include "cli/offer_options.h"
 #include "cli/process.h"
 #include "cli/progress.h"
-#include "base/text.h"
-#include "page/declared.h"
-#include "page/pack.h"
-#include "plan/leak.h"
 #include "model/chat_format.h"
 #include "model/reference.h"
 #include "model/synthetic.h"
+#include "page/declared.h"
+#include "page/pack.h"
 #include "permllm/error.h"
+#include "plan/leak.h"
+#include "service/print_event.h"
+#include "session/model_order.h"
 
 namespace permllm {
 namespace {
@@ -54,8 +53,11 @@ Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executo
   ReferenceCache real_cache, cache;
   Loss loss;
   for (const TokenId id : ids) {
-    const auto want = reference_forward(real, {&id, 1}, real_cache, executor), got = reference_forward(model.weights, {&id, 1}, cache, executor);
-    const auto best = [](const std::vector<float>& logits) { return std::max_element(logits.begin(), logits.end()) - logits.begin(); };
+    const auto want = reference_forward(real, {&id, 1}, real_cache, executor),
+               got = reference_forward(model.weights, {&id, 1}, cache, executor);
+    const auto best = [](const std::vector<float>& logits) {
+      return std::max_element(logits.begin(), logits.end()) - logits.begin();
+    };
     const auto log_sum = [&](const std::vector<float>& logits) {
       double sum = 0;
       const double most = logits[static_cast<std::size_t>(best(logits))];
@@ -76,16 +78,20 @@ Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executo
 
 // What sets the architecture apart, in words.
 std::string parts_of(const Config& c) {
-  std::vector<std::string> parts{c.norm == NormKind::rms ? "RMSNorm" : "LayerNorm", c.positions == Positions::learned ? "learned positions"
-                                 : c.positions == Positions::rotary_2d ? "rotary positions in prompt and answer" : "rotary positions"};
-  parts.push_back(fmt::format("an MLP {} with {}", c.gated ? "gated" : "without a gate", c.activation == Activation::silu ? "SiLU" : "GELU"));
+  std::vector<std::string> parts{c.norm == NormKind::rms ? "RMSNorm" : "LayerNorm",
+                                 c.positions == Positions::learned     ? "learned positions"
+                                 : c.positions == Positions::rotary_2d ? "rotary positions in prompt and answer"
+                                                                       : "rotary positions"};
+  parts.push_back(fmt::format("an MLP {} with {}", c.gated ? "gated" : "without a gate",
+                              c.activation == Activation::silu ? "SiLU" : "GELU"));
   const auto add = [&](bool has, const std::string& part) {
     if (has) parts.push_back(part);
   };
   add(c.qk_norm, "q and k normed by head");
   add(c.post_norm, "norms behind attention and MLP");
   add(c.normed_residual, "the residual a norm's output");
-  add(c.window != 0, fmt::format("a window of {} keys{}", c.window, c.global_every != 0 ? fmt::format(" but in every {}th layer", c.global_every) : ""));
+  add(c.window != 0, fmt::format("a window of {} keys{}", c.window,
+                                 c.global_every != 0 ? fmt::format(" but in every {}th layer", c.global_every) : ""));
   add(c.prefix, "a prompt that attends both ways");
   add(c.score_cap != 0, fmt::format("scores capped at {:g}", c.score_cap));
   add(c.logit_cap != 0, fmt::format("logits capped at {:g}", c.logit_cap));
@@ -100,10 +106,12 @@ void run(Options options) {
   Executor executor;
   options.serve.synthetic = is_synthetic(options.path);
   options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // only its shapes are of interest
-  if (options.serve.synthetic && options.loss) throw Error(Code::usage, "--loss", "needs a file: a shape's weights are random");
+  if (options.serve.synthetic && options.loss)
+    throw Error(Code::usage, "--loss", "needs a file: a shape's weights are random");
   std::optional<ModelFile> file;
   if (!options.serve.synthetic) file = ModelFile::open(options.path);
-  const OfferedModel model = offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
+  const OfferedModel model =
+      offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
   const Plan& plan = model.plan;
   const Config& c = plan.config;
   std::map<std::string, std::size_t> types;
@@ -134,16 +142,40 @@ void run(Options options) {
       entry["context"] = before + 1;
       decode.push_back(entry);
     }
-    nlohmann::json event = {{"event", "model"}, {"name", c.name}, {"architecture", c.architecture}, {"made_of", parts_of(c)}, {"parameters", parameters},
-                 {"layers", c.layers}, {"width", c.width}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
-                 {"head_dim", c.head_dim}, {"ff", c.ff}, {"vocab", c.vocab}, {"context", c.context}, {"tensor_types", types},
-                 {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre}, {"chat_format", chat_format}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"retrieval", name_of(plan.retrieval)}, {"round_trips_a_layer", rounds_of_a_layer(plan)}, {"plan_hash", plan.hash()},
-                 {"sees", {{"provider", seen_by(Role::provider, plan)}, {"helper", seen_by(Role::helper, plan)}, {"user", seen_by(Role::user, plan)}}},
-                 {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())}, {"decode", decode},
-                 {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
-                 {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}, {"user", memory.user}}}};
+    nlohmann::json event = {
+        {"event", "model"},
+        {"name", c.name},
+        {"architecture", c.architecture},
+        {"made_of", parts_of(c)},
+        {"parameters", parameters},
+        {"layers", c.layers},
+        {"width", c.width},
+        {"heads", c.heads},
+        {"kv_heads", c.kv_heads},
+        {"head_dim", c.head_dim},
+        {"ff", c.ff},
+        {"vocab", c.vocab},
+        {"context", c.context},
+        {"tensor_types", types},
+        {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre},
+        {"chat_format", chat_format},
+        {"profile", name_of(plan.profile)},
+        {"fused", plan.fused},
+        {"retrieval", name_of(plan.retrieval)},
+        {"round_trips_a_layer", rounds_of_a_layer(plan)},
+        {"plan_hash", plan.hash()},
+        {"sees",
+         {{"provider", seen_by(Role::provider, plan)},
+          {"helper", seen_by(Role::helper, plan)},
+          {"user", seen_by(Role::user, plan)}}},
+        {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())},
+        {"decode", decode},
+        {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
+        {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}, {"user", memory.user}}}};
     if (options.loss) {
-      event["loss"] = {{"weight_bits", options.serve.weight_bits}, {"positions", loss.positions}, {"other_choice", loss.other_choice},
+      event["loss"] = {{"weight_bits", options.serve.weight_bits},
+                       {"positions", loss.positions},
+                       {"other_choice", loss.other_choice},
                        {"divergence", loss.divergence}};
     }
     print_event(event);
@@ -151,8 +183,9 @@ void run(Options options) {
   }
   const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
   fmt::print("{}\n", for_terminal(c.name));
-  fmt::print("  architecture  {}, {} layers, width {}, {} heads ({} for keys and values) of {}, {} neurons, vocabulary {}\n",
-             c.architecture, c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab);
+  fmt::print(
+      "  architecture  {}, {} layers, width {}, {} heads ({} for keys and values) of {}, {} neurons, vocabulary {}\n",
+      c.architecture, c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab);
   fmt::print("  made of       {}\n", parts_of(c));
   fmt::print("  parameters    {:.1f} million;", static_cast<double>(parameters) / 1e6);
   for (const auto& [name, count] : types) fmt::print(" {} {}", count, name);
@@ -164,49 +197,68 @@ void run(Options options) {
     fmt::print("Largest values on the calibration text (kept with a margin of {} times)\n", k_range_margin);
   }
   const double gate_up = *std::max_element(plan.ranges.gate_up.begin(), plan.ranges.gate_up.end());
-  fmt::print("  residual {:.0f}, q and k {:.0f}, v {:.1f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits {:.0f}\n",
-             plan.ranges.residual, plan.ranges.qk, plan.ranges.v, plan.ranges.score, gate_up, plan.ranges.activation, plan.ranges.logit);
+  fmt::print(
+      "  residual {:.0f}, q and k {:.0f}, v {:.1f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits "
+      "{:.0f}\n",
+      plan.ranges.residual, plan.ranges.qk, plan.ranges.v, plan.ranges.score, gate_up, plan.ranges.activation,
+      plan.ranges.logit);
   int qkv_bits = 0, up_bits = 0;
   for (std::size_t l = 0; l < c.layers; ++l) {
     qkv_bits = std::max(qkv_bits, plan.qkv(l).bits);
     up_bits = std::max(up_bits, plan.up(l).bits);
   }
-  fmt::print("  rings: residual {} ({} fraction bits), qkv {}, gate and up {}, head {} bits", plan.residual.bits, plan.residual_frac, qkv_bits,
-             up_bits, plan.head.bits);
+  fmt::print("  rings: residual {} ({} fraction bits), qkv {}, gate and up {}, head {} bits", plan.residual.bits,
+             plan.residual_frac, qkv_bits, up_bits, plan.head.bits);
   if (!plan.open()) {
-    fmt::print("; scores {}, p.v {} bits; v is lifted with {:.0f} bits of slack", plan.qk(0).bits, plan.mixed(0).bits, plan.lift_slack_bits());
+    fmt::print("; scores {}, p.v {} bits; v is lifted with {:.0f} bits of slack", plan.qk(0).bits, plan.mixed(0).bits,
+               plan.lift_slack_bits());
   }
-  fmt::print("\n\nA session, profile {}{}, retrieval {}, {} round trips a layer (MB of payload)\n", name_of(plan.profile), plan.fused ? " with fused norms" : "",
-             name_of(plan.retrieval), rounds_of_a_layer(plan));
-  fmt::print("  {:<26}{:>8}{:>14}{:>14}{:>14}{:>16}\n", "", "rounds", "provider>user", "user>provider", "offline user>", "offline helper>");
+  fmt::print("\n\nA session, profile {}{}, retrieval {}, {} round trips a layer (MB of payload)\n",
+             name_of(plan.profile), plan.fused ? " with fused norms" : "", name_of(plan.retrieval),
+             rounds_of_a_layer(plan));
+  fmt::print("  {:<26}{:>8}{:>14}{:>14}{:>14}{:>16}\n", "", "rounds", "provider>user", "user>provider", "offline user>",
+             "offline helper>");
   const auto line = [&](const std::string& what, const Cost& cost) {
-    fmt::print("  {:<26}{:>8}{:>14.3f}{:>14.3f}{:>14.3f}{:>16.3f}\n", what, cost.rounds, mb(cost.online.provider_to_user),
-               mb(cost.online.user_to_provider), mb(cost.offline.user_to_provider), mb(cost.offline.helper_to_provider));
+    fmt::print("  {:<26}{:>8}{:>14.3f}{:>14.3f}{:>14.3f}{:>16.3f}\n", what, cost.rounds,
+               mb(cost.online.provider_to_user), mb(cost.online.user_to_provider), mb(cost.offline.user_to_provider),
+               mb(cost.offline.helper_to_provider));
   };
   line(fmt::format("prompt of {} tokens", prompt), pass_cost(plan, 0, prompt, true));
-  for (const std::size_t before : lengths) line(fmt::format("a token at context {}", before + 1), pass_cost(plan, before, 1, false));
+  for (const std::size_t before : lengths)
+    line(fmt::format("a token at context {}", before + 1), pass_cost(plan, before, 1, false));
   fmt::print("\nWhat each party sees, beside what is its own\n");
   for (const Role role : {Role::provider, Role::helper, Role::user}) {
     const char* who = name_of(role);
     for (const std::string& what : seen_by(role, plan)) fmt::print("  {:<10}{}\n", std::exchange(who, ""), what);
   }
   if (options.loss) {
-    fmt::print("\nWeights of {} bits against float32, on {} positions of the calibration text: another first choice at {}, divergence {:.4f} nats\n",
-               options.serve.weight_bits, loss.positions, loss.other_choice, loss.divergence);
+    fmt::print(
+        "\nWeights of {} bits against float32, on {} positions of the calibration text: another first choice at {}, "
+        "divergence {:.4f} nats\n",
+        options.serve.weight_bits, loss.positions, loss.other_choice, loss.divergence);
   }
-  fmt::print("\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB, user {:.0f} MB; and for each token of a conversation\n"
-             "provider {:.2f} MB, user {:.2f} MB, helper {:.2f} MB. The stock holds a token's offline bytes until it is used.\n",
-             mb(memory.provider), mb(memory.helper), mb(memory.user), mb(memory.provider_slot), mb(memory.user_slot), mb(memory.helper_slot));
+  fmt::print(
+      "\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB, user {:.0f} MB; and for each token "
+      "of a conversation\n"
+      "provider {:.2f} MB, user {:.2f} MB, helper {:.2f} MB. The stock holds a token's offline bytes until it is "
+      "used.\n",
+      mb(memory.provider), mb(memory.helper), mb(memory.user), mb(memory.provider_slot), mb(memory.user_slot),
+      mb(memory.helper_slot));
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = parent.add_subcommand("inspect", "what a model file holds, what a session with it costs, and who sees what");
-  command->add_option("model", options->path, "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
+  CLI::App* command =
+      parent.add_subcommand("inspect", "what a model file holds, what a session with it costs, and who sees what");
+  command
+      ->add_option("model", options->path,
+                   "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")
+      ->required();
   add_offer_options(*command, options->serve);
-  command->add_flag("--loss", options->loss, "also measure what the provider's integers lose against float32 (needs memory for both)");
+  command->add_flag("--loss", options->loss,
+                    "also measure what the provider's integers lose against float32 (needs memory for both)");
   command->add_flag("--json", options->json, "one JSON object, for programs");
   command->callback([options] { run(*options); });
 }

@@ -22,13 +22,17 @@ struct InviteOptions {
 Certificate helper_of(const InviteOptions& options) {
   if (!options.helper_certificate.empty()) {
     Certificate helper = Certificate::parse(read_small_file(options.helper_certificate), options.helper_certificate);
-    if (helper.role() != Role::helper) throw Error(Code::usage, "--helper-certificate", fmt::format("is a {}'s, expected a helper's", name_of(helper.role())));
+    if (helper.role() != Role::helper)
+      throw Error(Code::usage, "--helper-certificate",
+                  fmt::format("is a {}'s, expected a helper's", name_of(helper.role())));
     return helper;
   }
   std::vector<Certificate> helpers = load_peers(options.identity);
   std::erase_if(helpers, [](const Certificate& peer) { return peer.role() != Role::helper; });
   if (helpers.size() != 1) {
-    throw Error(Code::usage, "--helper-certificate", fmt::format("is needed, because {}/peers holds {} helpers' certificates", options.identity, helpers.size()));
+    throw Error(
+        Code::usage, "--helper-certificate",
+        fmt::format("is needed, because {}/peers holds {} helpers' certificates", options.identity, helpers.size()));
   }
   return helpers[0];
 }
@@ -38,8 +42,11 @@ void list(const std::filesystem::path& directory) {
   fmt::print("{:<24}{:<10}{:>12}  {:<12}{}\n", "name", "state", "tokens", "valid to", "key");
   for (const auto& path : record_paths(directory)) {
     const UserRecord record = load_record(path);
-    fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name, record.key.empty() ? "0.2" : record.revoked ? "revoked" : "active", record.tokens,
-               for_terminal(record.last_day), for_terminal(record.key));
+    fmt::print("{:<24}{:<10}{:>12}  {:<12}{:.16}\n", record.name,
+               record.key.empty() ? "0.2"
+               : record.revoked   ? "revoked"
+                                  : "active",
+               record.tokens, for_terminal(record.last_day), for_terminal(record.key));
   }
 }
 
@@ -60,27 +67,35 @@ void run_invite(InviteOptions options) {
   check_address(options.helper_address, "--helper-address", Code::usage);
   const std::string out = options.out.empty() ? options.name + ".invite" : options.out;
   if (std::filesystem::exists(out)) throw Error(Code::file, out, "exists and is not overwritten; choose another --out");
-  const Invite invite = make_invite(options.identity, options.name, helper_of(options), options.provider_address, options.helper_address, options.tokens, options.days);
+  const Invite invite = make_invite(options.identity, options.name, helper_of(options), options.provider_address,
+                                    options.helper_address, options.tokens, options.days);
   try {
     save_invite(invite, out);
   } catch (const Error&) {
     revoke_invite(options.identity, options.name);
     throw;
   }
-  fmt::print("{}: for \"{}\" alone, valid to {}; hand it over on a private way, it holds the user's key\n", out, options.name, invite.identity.certificate.last_day());
+  fmt::print("{}: for \"{}\" alone, valid to {}; hand it over on a private way, it holds the user's key\n", out,
+             options.name, invite.identity.certificate.last_day());
 }
 
 }  // namespace
 
-Invite make_invite(const std::filesystem::path& directory, const std::string& name, const Certificate& helper, const std::string& provider_address,
-                   const std::string& helper_address, std::uint64_t tokens, int days) {
-  if (!is_party_name(name)) throw Error(Code::usage, "NAME", "expected 1 to 64 letters, digits, dots, dashes and underscores, like alice");
+Invite make_invite(const std::filesystem::path& directory, const std::string& name, const Certificate& helper,
+                   const std::string& provider_address, const std::string& helper_address, std::uint64_t tokens,
+                   int days) {
+  if (!is_party_name(name))
+    throw Error(Code::usage, "NAME", "expected 1 to 64 letters, digits, dots, dashes and underscores, like alice");
   const Identity provider = load_identity(directory, Role::provider);
   const std::filesystem::path path = record_path(directory, name);
   if (std::filesystem::exists(path) && !load_record(path).revoked) {
-    throw Error(Code::usage, "NAME", fmt::format("\"{}\" has an invite; run permllm invite --revoke {} --identity {} first, or choose another name", name, name, directory.string()));
+    throw Error(
+        Code::usage, "NAME",
+        fmt::format("\"{}\" has an invite; run permllm invite --revoke {} --identity {} first, or choose another name",
+                    name, name, directory.string()));
   }
-  Invite invite{provider_address, provider.certificate.pin(), helper_address, helper.pin(), tokens, make_user(provider, name, days)};
+  Invite invite{provider_address, provider.certificate.pin(),     helper_address, helper.pin(),
+                tokens,           make_user(provider, name, days)};
   const Certificate& c = invite.identity.certificate;
   save_record(directory, {name, c.pin(), tokens, c.last_day(), false});
   return invite;
@@ -104,9 +119,13 @@ void add_invite(CLI::App& parent) {
   command->add_option("--identity", options->identity, "the provider's directory")->required();
   command->add_option("--provider-address", options->provider_address, "where users reach the provider: host:port");
   command->add_option("--helper-address", options->helper_address, "where users reach the helper: host:port");
-  command->add_option("--helper-certificate", options->helper_certificate, "the helper's certificate")->default_str("the one in peers/");
-  command->add_option("--tokens", options->tokens, "how many tokens of answers the invite grants; the provider counts them");
-  command->add_option("--days", options->days, "how long the invite is valid")->capture_default_str()->check(CLI::Range(1, 36500));
+  command->add_option("--helper-certificate", options->helper_certificate, "the helper's certificate")
+      ->default_str("the one in peers/");
+  command->add_option("--tokens", options->tokens,
+                      "how many tokens of answers the invite grants; the provider counts them");
+  command->add_option("--days", options->days, "how long the invite is valid")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 36500));
   command->add_option("--out", options->out, "the invite's file")->default_str("NAME.invite");
   command->add_option("--revoke", options->revoke, "let this user in no more, from the next connection on");
   command->add_flag("--list", options->list, "who has an invite");

@@ -12,8 +12,9 @@ namespace permllm {
 
 // Issues a certificate of the provider whose directory this is and writes the record of it. helper: its certificate. Errors: usage for
 // a name that is none or has an invite in force; file.
-Invite make_invite(const std::filesystem::path& directory, const std::string& name, const Certificate& helper, const std::string& provider_address,
-                   const std::string& helper_address, std::uint64_t tokens, int days);
+Invite make_invite(const std::filesystem::path& directory, const std::string& name, const Certificate& helper,
+                   const std::string& provider_address, const std::string& helper_address, std::uint64_t tokens,
+                   int days);
 // Errors: usage when there is none of this name.
 void revoke_invite(const std::filesystem::path& directory, const std::string& name);
 

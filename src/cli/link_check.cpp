@@ -6,9 +6,9 @@
 #include <cstring>
 
 #include "net/tls.h"
+#include "permllm/version.h"
 #include "wire/frame.h"
 #include "wire/plain.h"
-#include "permllm/version.h"
 
 namespace permllm {
 namespace {
@@ -21,16 +21,20 @@ constexpr int k_peer_days = 30;
 using Step = Attempt::Step;
 
 std::string text_of_bandwidth(double bits) {
-  return bits >= 1e9 ? fmt::format("{:.1f} Gbit/s", bits / 1e9) : bits >= 1e6 ? fmt::format("{:.1f} Mbit/s", bits / 1e6) : fmt::format("{:.0f} kbit/s", bits / 1e3);
+  return bits >= 1e9   ? fmt::format("{:.1f} Gbit/s", bits / 1e9)
+         : bits >= 1e6 ? fmt::format("{:.1f} Mbit/s", bits / 1e6)
+                       : fmt::format("{:.0f} kbit/s", bits / 1e3);
 }
 
 // The address was reached in no way.
 void tell_of_port(const LinkToCheck& link, const Attempt& attempt, const Error& error, const Teller& teller) {
   const std::string at = fmt::format("{} ({})", link.address, attempt.ip);
   if (attempt.port_error == ECONNREFUSED) {
-    teller.wrong("port", fmt::format("refused: nobody listens at {}", at), fmt::format("start the {} there, or correct the port", name_of(link.peer)));
+    teller.wrong("port", fmt::format("refused: nobody listens at {}", at),
+                 fmt::format("start the {} there, or correct the port", name_of(link.peer)));
   } else if (attempt.port_error != 0) {
-    teller.wrong("port", fmt::format("unreachable: {} at {}", error.message(), at), "check cables, routes and the address of both machines");
+    teller.wrong("port", fmt::format("unreachable: {} at {}", error.message(), at),
+                 "check cables, routes and the address of both machines");
   } else {
     teller.wrong("port", fmt::format("no answer from {} within {} s", at, k_connect_patience.count()),
                  "look for a firewall that drops it, a machine that is off, or an address that is another's");
@@ -42,12 +46,19 @@ void tell_of_handshake(const LinkToCheck& link, const Attempt& attempt, const Er
   const bool user = link.credentials.identity.certificate.role() == Role::user;
   const std::string peer = name_of(link.peer);
   if (!attempt.shown) {
-    if (error.code() == Code::timeout) return teller.wrong("TLS", "the port is open, and the peer does not answer", fmt::format("look whether the {} is overloaded, or restart it", peer));
-    return teller.wrong("TLS", error.message(), fmt::format("see whether another program than the {} listens there, and what the {} reports", peer, peer));
+    if (error.code() == Code::timeout)
+      return teller.wrong("TLS", "the port is open, and the peer does not answer",
+                          fmt::format("look whether the {} is overloaded, or restart it", peer));
+    return teller.wrong(
+        "TLS", error.message(),
+        fmt::format("see whether another program than the {} listens there, and what the {} reports", peer, peer));
   }
   const Certificate& shown = *attempt.shown;
   if (shown.role() != link.peer) {
-    return teller.wrong("certificate", fmt::format("a {} answers, named \"{}\", expected the {}", name_of(shown.role()), shown.name(), peer), "correct the address: it is another party's");
+    return teller.wrong(
+        "certificate",
+        fmt::format("a {} answers, named \"{}\", expected the {}", name_of(shown.role()), shown.name(), peer),
+        "correct the address: it is another party's");
   }
   std::string expected;
   bool known = false;
@@ -57,12 +68,18 @@ void tell_of_handshake(const LinkToCheck& link, const Attempt& attempt, const Er
     known = known || pin.key == shown.pin();
   }
   if (!known) {
-    return teller.wrong("certificate", fmt::format("{} \"{}\" has key sha256:{}, expected {}", peer, shown.name(), shown.pin(), expected),
-                        user ? fmt::format("if the {} says that it has a new key, ask the provider for a new invite; else somebody else answers there: do not go on", peer)
-                             : fmt::format("compare the key with the {}'s own; if it is, put the {}'s certificate.pem into peers", peer, peer));
+    return teller.wrong(
+        "certificate",
+        fmt::format("{} \"{}\" has key sha256:{}, expected {}", peer, shown.name(), shown.pin(), expected),
+        user ? fmt::format("if the {} says that it has a new key, ask the provider for a new invite; else somebody "
+                           "else answers there: do not go on",
+                           peer)
+             : fmt::format("compare the key with the {}'s own; if it is, put the {}'s certificate.pem into peers", peer,
+                           peer));
   }
   if (shown.ended()) {
-    return teller.wrong("certificate", fmt::format("that of the {} expired on {}", peer, shown.last_day()), fmt::format("the {} runs permllm keygen --renew (or compare the clocks)", peer));
+    return teller.wrong("certificate", fmt::format("that of the {} expired on {}", peer, shown.last_day()),
+                        fmt::format("the {} runs permllm keygen --renew (or compare the clocks)", peer));
   }
   teller.wrong("certificate", error, fmt::format("ask the {}", peer));
 }
@@ -71,9 +88,11 @@ void tell_of_handshake(const LinkToCheck& link, const Attempt& attempt, const Er
 void tell_of_silence(const LinkToCheck& link, const Error& error, const Teller& teller) {
   const std::string peer = name_of(link.peer);
   if (error.reason() == Reason::version && !error.by_peer()) {
-    teller.wrong("version", fmt::format("{}; this program is permllm {}", error.message(), PERMLLM_VERSION), "bring both to the same release");
+    teller.wrong("version", fmt::format("{}; this program is permllm {}", error.message(), PERMLLM_VERSION),
+                 "bring both to the same release");
   } else if (error.by_peer() && error.code() == Code::malformed) {
-    teller.wrong("version", fmt::format("the {} does not know what is asked; this program is permllm {}", peer, PERMLLM_VERSION),
+    teller.wrong("version",
+                 fmt::format("the {} does not know what is asked; this program is permllm {}", peer, PERMLLM_VERSION),
                  "bring both to the same release");
   } else if (error.code() == Code::mismatch) {
     teller.wrong("own key", error, fmt::format("ask the {}", peer));
@@ -86,29 +105,42 @@ void tell_of_silence(const LinkToCheck& link, const Error& error, const Teller& 
 
 const char* name_of(Finding::State state) {
   switch (state) {
-    case Finding::State::ok: return "ok";
-    case Finding::State::warning: return "warning";
-    case Finding::State::wrong: return "wrong";
+    case Finding::State::ok:
+      return "ok";
+    case Finding::State::warning:
+      return "warning";
+    case Finding::State::wrong:
+      return "wrong";
   }
   return "?";
 }
 
-void Teller::ok(const char* check, const std::string& text, nlohmann::json facts) const { tell_({Finding::State::ok, link_, check, text, {}, std::move(facts)}); }
-void Teller::warning(const char* check, const std::string& text, const std::string& remedy, nlohmann::json facts) const {
+void Teller::ok(const char* check, const std::string& text, nlohmann::json facts) const {
+  tell_({Finding::State::ok, link_, check, text, {}, std::move(facts)});
+}
+void Teller::warning(const char* check, const std::string& text, const std::string& remedy,
+                     nlohmann::json facts) const {
   tell_({Finding::State::warning, link_, check, text, remedy, std::move(facts)});
 }
-void Teller::wrong(const char* check, const std::string& text, const std::string& remedy) const { tell_({Finding::State::wrong, link_, check, text, remedy}); }
+void Teller::wrong(const char* check, const std::string& text, const std::string& remedy) const {
+  tell_({Finding::State::wrong, link_, check, text, remedy});
+}
 void Teller::wrong(const char* check, const Error& error, const std::string& remedy) const {
   const std::string of_reason = remedy_of(error.reason());
-  wrong(check, error.code() == Code::malformed ? plain_words(error) : error.message(), of_reason.empty() ? remedy : of_reason);
+  wrong(check, error.code() == Code::malformed ? plain_words(error) : error.message(),
+        of_reason.empty() ? remedy : of_reason);
 }
 
-void check_validity(const Certificate& certificate, int days, const std::string& remedy, const char* check, const Teller& teller) {
-  const std::string who = fmt::format("{} \"{}\"", name_of(certificate.role()), certificate.name()), key = "sha256:" + certificate.pin();
+void check_validity(const Certificate& certificate, int days, const std::string& remedy, const char* check,
+                    const Teller& teller) {
+  const std::string who = fmt::format("{} \"{}\"", name_of(certificate.role()), certificate.name()),
+                    key = "sha256:" + certificate.pin();
   const int left = certificate.days_left();
   const nlohmann::json facts{{"key", key}, {"days_left", left}};
-  if (certificate.ended()) return teller.wrong(check, fmt::format("{}: expired on {}", who, certificate.last_day()), remedy);
-  if (!certificate.begun()) return teller.wrong(check, fmt::format("{}: not valid yet", who), "set this machine's clock");
+  if (certificate.ended())
+    return teller.wrong(check, fmt::format("{}: expired on {}", who, certificate.last_day()), remedy);
+  if (!certificate.begun())
+    return teller.wrong(check, fmt::format("{}: not valid yet", who), "set this machine's clock");
   const std::string text = fmt::format("{}, key {}, valid to {}", who, key, certificate.last_day());
   if (left < days) return teller.warning(check, text, fmt::format("in {} days it ends: {}", left, remedy), facts);
   teller.ok(check, text, facts);
@@ -116,12 +148,15 @@ void check_validity(const Certificate& certificate, int days, const std::string&
 
 void check_clock(double ahead, const std::string& whose, const std::string& against, const Teller& teller) {
   const nlohmann::json facts{{"ahead_seconds", ahead}};
-  if (std::abs(ahead) <= k_clock_tolerance) return teller.ok("clock", fmt::format("{:.1f} s apart", std::abs(ahead)), facts);
-  teller.warning("clock", fmt::format("{} is {:.0f} s {} {}", whose, std::abs(ahead), ahead > 0 ? "ahead of" : "behind", against),
-                 "set both clocks, by NTP: certificates are judged by them", facts);
+  if (std::abs(ahead) <= k_clock_tolerance)
+    return teller.ok("clock", fmt::format("{:.1f} s apart", std::abs(ahead)), facts);
+  teller.warning(
+      "clock", fmt::format("{} is {:.0f} s {} {}", whose, std::abs(ahead), ahead > 0 ? "ahead of" : "behind", against),
+      "set both clocks, by NTP: certificates are judged by them", facts);
 }
 
-std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector<std::string>& model_ids, const OnFinding& tell) {
+std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector<std::string>& model_ids,
+                                      const OnFinding& tell) {
   const Teller teller(link.name, tell);
   const std::string peer = name_of(link.peer);
   Attempt attempt;
@@ -147,7 +182,8 @@ std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector
     return std::nullopt;
   }
   teller.ok("TLS", "1.3");
-  check_validity(*attempt.shown, k_peer_days, fmt::format("the {} runs permllm keygen --renew", peer), "certificate", teller);
+  check_validity(*attempt.shown, k_peer_days, fmt::format("the {} runs permllm keygen --renew", peer), "certificate",
+                 teller);
   const std::unique_ptr<Link> connection = shaped(std::move(tls), link.shape);
   Channel channel(*connection, 0, k_answer_patience);
   CheckedLink checked;
@@ -158,15 +194,21 @@ std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector
     return std::nullopt;
   }
   teller.ok("own key", fmt::format("accepted by the {}", peer));
-  teller.ok("version", fmt::format("permllm {} here, {} at the {}; wire version {} of both", PERMLLM_VERSION, checked.probed.version, peer, k_wire_version),
+  teller.ok("version",
+            fmt::format("permllm {} here, {} at the {}; wire version {} of both", PERMLLM_VERSION,
+                        checked.probed.version, peer, k_wire_version),
             {{"version", PERMLLM_VERSION}, {"peer_version", checked.probed.version}, {"wire_version", k_wire_version}});
   try {
     checked.delay = measure_delay(channel);
     check_clock(checked.delay.clock_ahead, fmt::format("the {}'s clock", peer), "this one's", teller);
     checked.bandwidth = measure_bandwidth(channel, checked.delay.round_trip);
-    teller.ok("speed", fmt::format("round trip {:.2f} ms; {} to the {}, {} from it", 1e3 * checked.delay.round_trip, text_of_bandwidth(checked.bandwidth.to_peer), peer,
-                                   text_of_bandwidth(checked.bandwidth.from_peer)),
-              {{"round_trip_seconds", checked.delay.round_trip}, {"to_peer_bits_per_second", checked.bandwidth.to_peer}, {"from_peer_bits_per_second", checked.bandwidth.from_peer}});
+    teller.ok(
+        "speed",
+        fmt::format("round trip {:.2f} ms; {} to the {}, {} from it", 1e3 * checked.delay.round_trip,
+                    text_of_bandwidth(checked.bandwidth.to_peer), peer, text_of_bandwidth(checked.bandwidth.from_peer)),
+        {{"round_trip_seconds", checked.delay.round_trip},
+         {"to_peer_bits_per_second", checked.bandwidth.to_peer},
+         {"from_peer_bits_per_second", checked.bandwidth.from_peer}});
   } catch (const Error& error) {
     teller.wrong("speed", error, "try again; if it stays so, look for what cuts or slows the connection");
     return std::nullopt;

@@ -5,11 +5,11 @@
 #include <memory>
 #include <string>
 
-#include "user/invite.h"
-#include "user/links.h"
+#include "base/temporary_directory.h"
 #include "cli/offer_options.h"
 #include "cli/process.h"
-#include "base/temporary_directory.h"
+#include "user/invite.h"
+#include "user/links.h"
 
 namespace permllm {
 
@@ -21,9 +21,7 @@ struct LocalOptions {
   bool quiet = false;  // no progress on standard error
   bool stock = false;  // the provider keeps offline material beyond a session, as long as this lives
 
-  Clock::duration patience() const {
-    return duration_of(patience_seconds);
-  }
+  Clock::duration patience() const { return duration_of(patience_seconds); }
 };
 // model, the serve options, --rtt, --bandwidth, --patience
 void add_local_options(CLI::App& command, LocalOptions& options);

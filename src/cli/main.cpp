@@ -9,29 +9,29 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
 #include "cli/bench.h"
-#include "cli/invite.h"
-#include "cli/keygen.h"
 #include "cli/chat.h"
 #include "cli/demo.h"
 #include "cli/doctor.h"
 #include "cli/flag.h"
 #include "cli/generate.h"
-#include "service/identity.h"
-#include "cli/inspect.h"
-#include "user/invite.h"
 #include "cli/helper.h"
-#include "cli/provider.h"
+#include "cli/inspect.h"
+#include "cli/invite.h"
+#include "cli/keygen.h"
 #include "cli/plan.h"
 #include "cli/process.h"
+#include "cli/provider.h"
 #include "cli/serve.h"
 #include "cli/stock.h"
 #include "cli/store.h"
-#include "base/text.h"
-#include "wire/plain.h"
 #include "permllm/error.h"
 #include "permllm/version.h"
+#include "service/identity.h"
+#include "user/invite.h"
 #include "wire/frame.h"
+#include "wire/plain.h"
 
 int main(int argc, char** argv) {
   // Core files would hold prompts, seeds or weights.
@@ -45,9 +45,11 @@ int main(int argc, char** argv) {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
 
-  CLI::App app{"permllm: answers from a language model whose owner never sees the prompt, and whose weights never leave "
-               "the owner"};
-  std::string version = std::string("permllm ") + permllm::version() + ", wire version " + std::to_string(permllm::k_wire_version);
+  CLI::App app{
+      "permllm: answers from a language model whose owner never sees the prompt, and whose weights never leave "
+      "the owner"};
+  std::string version =
+      std::string("permllm ") + permllm::version() + ", wire version " + std::to_string(permllm::k_wire_version);
 #ifdef PERMLLM_COMMIT
   version += ", commit " PERMLLM_COMMIT;
 #endif

@@ -13,7 +13,8 @@ Memory memory_of(const Plan& plan, int weight_bits) {
     m.helper += s.rows * s.cols * container_bytes(s.out.ring);
   };
   for (std::size_t l = 0; l < c.layers; ++l) {
-    for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)}) matrix(s, weight_bits);
+    for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)})
+      matrix(s, weight_bits);
   }
   matrix(head_shape(plan), weight_bits);
   if (plan.open()) {
@@ -24,7 +25,8 @@ Memory memory_of(const Plan& plan, int weight_bits) {
   }
   matrix(embed_linear_shape(plan, Site::next_embed), k_weight_bits);
   // Keys, alpha and what is re-shared; b, k - a and L; b, a, alpha and c.
-  const std::size_t keys = c.layers * c.kv_rows() * sizeof(Word), reshared = plan.profile == Profile::paper ? plan.mixed(0).bits > 64 ? 2 : 1 : 0;
+  const std::size_t keys = c.layers * c.kv_rows() * sizeof(Word),
+                    reshared = plan.profile == Profile::paper ? plan.mixed(0).bits > 64 ? 2 : 1 : 0;
   m.provider_slot = (2 + reshared) * keys;
   m.user_slot = 3 * keys;
   m.helper_slot = (3 + reshared) * keys;

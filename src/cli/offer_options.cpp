@@ -6,42 +6,65 @@ namespace permllm {
 
 void add_offer_options(CLI::App& command, OfferOptions& options) {
   command.add_option("--context", options.context, "longest conversation, in tokens")->capture_default_str();
-  command.add_option("--prompt-slots", options.prompt_slots, "of models whose prompt attends both ways (ChatGLM-6B): the longest prompt, less one token; "
-                                                             "each prompt costs as much; 0: a quarter of the context")
+  command
+      .add_option("--prompt-slots", options.prompt_slots,
+                  "of models whose prompt attends both ways (ChatGLM-6B): the longest prompt, less one token; "
+                  "each prompt costs as much; 0: a quarter of the context")
       ->capture_default_str();
-  command.add_option_function<std::string>("--profile", [&options](const std::string& name) { options.profile = profile_of(name); },
-                                           "paper: the user sees inner values in a fresh order; fast: attention scores in order, "
-                                           "fewer round trips; open: for public weights, nothing is permuted")
+  command
+      .add_option_function<std::string>(
+          "--profile", [&options](const std::string& name) { options.profile = profile_of(name); },
+          "paper: the user sees inner values in a fresh order; fast: attention scores in order, "
+          "fewer round trips; open: for public weights, nothing is permuted")
       ->default_str("paper");
-  command.add_option_function<std::string>(
-             "--fused",
-             [&options](const std::string& text) {
-               if (text != "on" && text != "off") throw Error(Code::usage, "--fused", fmt::format("\"{:.20}\", expected on or off", text));
-               options.fused = text == "on";
-             },
-             "on or off: apply the MLP's norm after its matrix, which saves a round trip a layer")
+  command
+      .add_option_function<std::string>(
+          "--fused",
+          [&options](const std::string& text) {
+            if (text != "on" && text != "off")
+              throw Error(Code::usage, "--fused", fmt::format("\"{:.20}\", expected on or off", text));
+            options.fused = text == "on";
+          },
+          "on or off: apply the MLP's norm after its matrix, which saves a round trip a layer")
       ->default_str("on where the model's ranges allow it");
-  command.add_option_function<std::string>("--retrieval", [&options](const std::string& name) { options.retrieval = retrieval_of(name); },
-                                           "how the user learns which token it sampled. linear: two words, exact; bfv: by homomorphic encryption, as the paper does it")
+  command
+      .add_option_function<std::string>(
+          "--retrieval", [&options](const std::string& name) { options.retrieval = retrieval_of(name); },
+          "how the user learns which token it sampled. linear: two words, exact; bfv: by homomorphic encryption, as "
+          "the paper does it")
       ->default_str("linear");
-  command.add_option("--weight-bits", options.weight_bits, "12, or 8: a token reads a third less memory, at a loss that inspect --loss measures")
-      ->capture_default_str()->check(CLI::IsMember({8, 12}));
+  command
+      .add_option("--weight-bits", options.weight_bits,
+                  "12, or 8: a token reads a third less memory, at a loss that inspect --loss measures")
+      ->capture_default_str()
+      ->check(CLI::IsMember({8, 12}));
 }
 
 void add_synthetic_options(CLI::App& command, OfferOptions& options) {
   command.add_flag("--synthetic", options.synthetic, "the model is the name of a published shape, with random weights");
-  command.add_option("--layers", options.layers, "of a shape: another number of layers; 0: its own")->capture_default_str();
-  command.add_option("--width", options.width, "of a shape: another width, with as many more heads and neurons; 0: its own")->capture_default_str();
+  command.add_option("--layers", options.layers, "of a shape: another number of layers; 0: its own")
+      ->capture_default_str();
+  command
+      .add_option("--width", options.width,
+                  "of a shape: another width, with as many more heads and neurons; 0: its own")
+      ->capture_default_str();
   command.add_flag("--ids-only", options.ids_only, "of a folder without its tokenizer: converse in token ids");
-  command.add_option("--distinct-layers", options.distinct_layers, "of a shape: layers of weights to hold, used in turn; 0: all")->capture_default_str();
+  command
+      .add_option("--distinct-layers", options.distinct_layers,
+                  "of a shape: layers of weights to hold, used in turn; 0: all")
+      ->capture_default_str();
 }
 
 std::vector<std::string> arguments_of(const OfferOptions& options) {
-  std::vector<std::string> arguments{"--context", fmt::format("{}", options.context), "--prompt-slots", fmt::format("{}", options.prompt_slots),
-                                     "--profile", name_of(options.profile), "--retrieval", name_of(options.retrieval),
-                                     "--weight-bits", fmt::format("{}", options.weight_bits)};
-  if (options.synthetic) arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width", fmt::format("{}", options.width),
-                                                                 "--distinct-layers", fmt::format("{}", options.distinct_layers)});
+  std::vector<std::string> arguments{"--context",      fmt::format("{}", options.context),
+                                     "--prompt-slots", fmt::format("{}", options.prompt_slots),
+                                     "--profile",      name_of(options.profile),
+                                     "--retrieval",    name_of(options.retrieval),
+                                     "--weight-bits",  fmt::format("{}", options.weight_bits)};
+  if (options.synthetic)
+    arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width",
+                                       fmt::format("{}", options.width), "--distinct-layers",
+                                       fmt::format("{}", options.distinct_layers)});
   if (options.ids_only) arguments.push_back("--ids-only");
   if (options.fused) arguments.insert(arguments.end(), {"--fused", *options.fused ? "on" : "off"});
   return arguments;

@@ -1,24 +1,23 @@
 #include "cli/plan.h"
 
-#include "session/model_order.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "cli/shared_options.h"
-#include "service/print_event.h"
-#include "user/links.h"
-#include "cli/offer_options.h"
+#include "base/text.h"
 #include "cli/memory.h"
+#include "cli/offer_options.h"
 #include "cli/process.h"
 #include "cli/progress.h"
-#include "base/text.h"
-#include "page/declared.h"
+#include "cli/shared_options.h"
 #include "model/synthetic.h"
 #include "net/units.h"
+#include "page/declared.h"
 #include "permllm/error.h"
+#include "service/print_event.h"
+#include "session/model_order.h"
+#include "user/links.h"
 
 namespace permllm {
 namespace {
@@ -55,7 +54,9 @@ double product_seconds(const OfferedModel& model, std::size_t tokens, Executor& 
       const Clock::time_point begin = Clock::now();
       product(w, s.out.ring, x, y, executor);
       const double taken = seconds_since(begin);
-      seconds += taken * (by_layer ? static_cast<double>(model.plan.config.layers) / static_cast<double>(model.plan.config.stored_layers()) : 1);
+      seconds += taken * (by_layer ? static_cast<double>(model.plan.config.layers) /
+                                         static_cast<double>(model.plan.config.stored_layers())
+                                   : 1);
     });
     best = run == 0 ? seconds : std::min(best, seconds);
   }
@@ -74,12 +75,15 @@ void run(Options options) {
   const double rtt = seconds_of(parse_duration(options.shape.rtt, "--rtt"));
   const double bandwidth = parse_bandwidth(options.shape.bandwidth, "--bandwidth");
   Executor executor;
-  const OfferedModel model = offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
+  const OfferedModel model =
+      offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
   const Plan& plan = model.plan;
   plan.check_prompt(options.prompt);
   const std::size_t slots = plan.prompt_rows(options.prompt) + options.answer - 1;
   if (slots > plan.slots) {
-    throw Error(Code::usage, "--context", fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt, options.answer));
+    throw Error(Code::usage, "--context",
+                fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt,
+                            options.answer));
   }
   const Memory memory = memory_of(plan, options.serve.weight_bits);
   const Request request = request_of(plan, options.prompt, options.answer);
@@ -88,7 +92,8 @@ void run(Options options) {
     return Seconds{network.latency, network.transfer, static_cast<double>(passes) * products};
   };
   const std::size_t passes = options.answer - 1;
-  const Seconds prefill = seconds_of(request.prefill, 1, product_seconds(model, plan.prompt_rows(options.prompt), executor));
+  const Seconds prefill =
+      seconds_of(request.prefill, 1, product_seconds(model, plan.prompt_rows(options.prompt), executor));
   const Seconds decode = seconds_of(request.decode, passes, product_seconds(model, 1, executor));
   const Cost all = request.prefill + request.decode;
   const std::size_t stock = all.offline.user_to_provider + all.offline.helper_to_provider;
@@ -97,61 +102,102 @@ void run(Options options) {
   const std::size_t user = memory.user + plan.slots * memory.user_slot;
   const double each = passes == 0 ? 0 : decode.sum() / static_cast<double>(passes);
   if (options.json) {
-    print_event({{"event", "plan"}, {"model", model.plan.config.name}, {"profile", name_of(plan.profile)}, {"fused", plan.fused}, {"retrieval", name_of(plan.retrieval)},
-                 {"users", options.users}, {"prompt_tokens", options.prompt}, {"answer_tokens", options.answer}, {"context", plan.slots},
-                 {"memory_bytes", {{"provider", provider}, {"helper", helper}, {"user", user}, {"provider_weights", memory.provider}}},
+    print_event({{"event", "plan"},
+                 {"model", model.plan.config.name},
+                 {"profile", name_of(plan.profile)},
+                 {"fused", plan.fused},
+                 {"retrieval", name_of(plan.retrieval)},
+                 {"users", options.users},
+                 {"prompt_tokens", options.prompt},
+                 {"answer_tokens", options.answer},
+                 {"context", plan.slots},
+                 {"memory_bytes",
+                  {{"provider", provider}, {"helper", helper}, {"user", user}, {"provider_weights", memory.provider}}},
                  {"store_bytes", {{"helper", memory.helper}, {"provider", options.users * stock}}},
                  {"registration_bytes", memory.helper},
-                 {"request", {{"stock_bytes", stock}, {"offline_user_to_provider_bytes", all.offline.user_to_provider},
-                              {"offline_helper_to_provider_bytes", all.offline.helper_to_provider}, {"provider_to_user_bytes", all.online.provider_to_user},
-                              {"user_to_provider_bytes", all.online.user_to_provider}, {"round_trips", all.rounds}}},
-                 {"seconds", {{"first_token", prefill.sum()}, {"token", each}, {"request", prefill.sum() + decode.sum()}, {"latency", prefill.latency + decode.latency},
-                              {"transfer", prefill.transfer + decode.transfer}, {"products", prefill.products + decode.products}}}});
+                 {"request",
+                  {{"stock_bytes", stock},
+                   {"offline_user_to_provider_bytes", all.offline.user_to_provider},
+                   {"offline_helper_to_provider_bytes", all.offline.helper_to_provider},
+                   {"provider_to_user_bytes", all.online.provider_to_user},
+                   {"user_to_provider_bytes", all.online.user_to_provider},
+                   {"round_trips", all.rounds}}},
+                 {"seconds",
+                  {{"first_token", prefill.sum()},
+                   {"token", each},
+                   {"request", prefill.sum() + decode.sum()},
+                   {"latency", prefill.latency + decode.latency},
+                   {"transfer", prefill.transfer + decode.transfer},
+                   {"products", prefill.products + decode.products}}}});
     return;
   }
-  const auto mb = [](std::size_t bytes) { return bytes < 10'000'000'000 ? fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6) : fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9); };
+  const auto mb = [](std::size_t bytes) {
+    return bytes < 10'000'000'000 ? fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6)
+                                  : fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
+  };
   const auto row = [](const std::string& name, const std::string& value) { fmt::print("  {:<44}{}\n", name, value); };
-  fmt::print("{}, profile {}{}, retrieval {}, context {}; {} at once, each a prompt of {} tokens and an answer of {}\n\n", for_terminal(plan.config.name), name_of(plan.profile),
-             plan.fused ? " with fused norms" : "", name_of(plan.retrieval), plan.slots, options.users == 1 ? "one user" : fmt::format("{} users", options.users),
-             options.prompt, options.answer);
+  fmt::print(
+      "{}, profile {}{}, retrieval {}, context {}; {} at once, each a prompt of {} tokens and an answer of {}\n\n",
+      for_terminal(plan.config.name), name_of(plan.profile), plan.fused ? " with fused norms" : "",
+      name_of(plan.retrieval), plan.slots, options.users == 1 ? "one user" : fmt::format("{} users", options.users),
+      options.prompt, options.answer);
   fmt::print("Once\n");
-  row(plan.open() ? "weights to the helper, kept there" : "masked weights to the helper, kept there", mb(memory.helper));
+  row(plan.open() ? "weights to the helper, kept there" : "masked weights to the helper, kept there",
+      mb(memory.helper));
   fmt::print("\nMemory\n");
   row("provider: weights; caches", fmt::format("{}; {}", mb(memory.provider), mb(provider - memory.provider)));
-  row("helper: masked weights; keys of its chains", fmt::format("{}; {}", mb(memory.helper), mb(helper - memory.helper)));
+  row("helper: masked weights; keys of its chains",
+      fmt::format("{}; {}", mb(memory.helper), mb(helper - memory.helper)));
   row("each user", mb(user));
   fmt::print("\nDisk\n");
   row("helper: the weights", mb(memory.helper));
   row("provider: stock of these requests (--state)", mb(options.users * stock) + "; without --state in memory");
   fmt::print("\nA request\n");
-  row("offline, ahead of need: from user, helper", fmt::format("{}, {}", mb(all.offline.user_to_provider), mb(all.offline.helper_to_provider)));
-  row("online: to user, to provider", fmt::format("{}, {}", mb(all.online.provider_to_user), mb(all.online.user_to_provider)));
+  row("offline, ahead of need: from user, helper",
+      fmt::format("{}, {}", mb(all.offline.user_to_provider), mb(all.offline.helper_to_provider)));
+  row("online: to user, to provider",
+      fmt::format("{}, {}", mb(all.online.provider_to_user), mb(all.online.user_to_provider)));
   row("round trips", fmt::format("{}", all.rounds));
-  row(fmt::format("first token, at {} and {}", options.shape.rtt, options.shape.bandwidth == "0" ? "any bandwidth" : options.shape.bandwidth), fmt::format("{:.2f} s", prefill.sum()));
+  row(fmt::format("first token, at {} and {}", options.shape.rtt,
+                  options.shape.bandwidth == "0" ? "any bandwidth" : options.shape.bandwidth),
+      fmt::format("{:.2f} s", prefill.sum()));
   row("a token after it", fmt::format("{:.3f} s", each));
-  row("all of it: latency, transfer, products", fmt::format("{:.1f} s: {:.1f}, {:.1f}, {:.1f}", prefill.sum() + decode.sum(), prefill.latency + decode.latency,
-                                                            prefill.transfer + decode.transfer, prefill.products + decode.products));
-  fmt::print("\nProducts are the provider's matrices, timed on this machine with nothing else to do. What user and messages take comes on top, and users who\n"
-             "wait at once share the processor: permllm bench measures the whole.\n");
+  row("all of it: latency, transfer, products",
+      fmt::format("{:.1f} s: {:.1f}, {:.1f}, {:.1f}", prefill.sum() + decode.sum(), prefill.latency + decode.latency,
+                  prefill.transfer + decode.transfer, prefill.products + decode.products));
+  fmt::print(
+      "\nProducts are the provider's matrices, timed on this machine with nothing else to do. What user and messages "
+      "take comes on top, and users who\n"
+      "wait at once share the processor: permllm bench measures the whole.\n");
 }
 
 }  // namespace
 
 NetworkSeconds network_seconds(const Cost& cost, double round_trip, double to_user, double to_provider) {
-  const auto transfer = [](std::size_t bytes, double bandwidth) { return bandwidth == 0 ? 0 : 8 * static_cast<double>(bytes) / bandwidth; };
+  const auto transfer = [](std::size_t bytes, double bandwidth) {
+    return bandwidth == 0 ? 0 : 8 * static_cast<double>(bytes) / bandwidth;
+  };
   return {static_cast<double>(cost.rounds) * round_trip,
           transfer(cost.online.provider_to_user, to_user) + transfer(cost.online.user_to_provider, to_provider)};
 }
 
 void add_plan(CLI::App& parent) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = parent.add_subcommand("plan", "memory, disk, bytes and seconds that serving a model will take, before anything is spent");
-  command->add_option("model", options->path, "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")->required();
+  CLI::App* command = parent.add_subcommand(
+      "plan", "memory, disk, bytes and seconds that serving a model will take, before anything is spent");
+  command
+      ->add_option("model", options->path,
+                   "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")
+      ->required();
   add_offer_options(*command, options->serve);
   add_link_shape(*command, options->shape);
   command->add_option("--users", options->users, "users at once")->capture_default_str()->check(CLI::Range(1, 100000));
-  command->add_option("--prompt", options->prompt, "tokens of a prompt")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--answer", options->answer, "tokens of an answer")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--prompt", options->prompt, "tokens of a prompt")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--answer", options->answer, "tokens of an answer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_flag("--json", options->json, "one JSON object, for programs");
   command->callback([options] { run(*options); });
 }

@@ -23,16 +23,20 @@ double step_for(double most) {
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '&') out += "&amp;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
   }
   return out;
 }
 
 }  // namespace
 
-std::string line_plot(const std::string& title, const std::string& x_label, const std::string& y_label, const std::vector<PlotLine>& lines) {
+std::string line_plot(const std::string& title, const std::string& x_label, const std::string& y_label,
+                      const std::vector<PlotLine>& lines) {
   double most_x = 1e-9, most_y = 1e-9;
   for (const PlotLine& line : lines) {
     for (const auto& [x, y] : line.points) {
@@ -43,13 +47,17 @@ std::string line_plot(const std::string& title, const std::string& x_label, cons
   const double right = k_width - k_right, bottom = k_height - k_bottom;
   const auto at_x = [&](double x) { return k_left + x / most_x * (right - k_left); };
   const auto at_y = [&](double y) { return bottom - y / (most_y * 1.05) * (bottom - k_top); };
-  std::string svg = fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">\n"
-                                "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n", k_width, k_height);
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">\n"
+      "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
+      k_width, k_height);
   const auto text = [&](double x, double y, const char* anchor, const std::string& words, const char* more = "") {
-    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\"{}>{}</text>\n", x, y, anchor, more, escaped(words));
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\"{}>{}</text>\n", x, y, anchor, more,
+                       escaped(words));
   };
   const auto line = [&](double x1, double y1, double x2, double y2, const char* colour) {
-    svg += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\"/>\n", x1, y1, x2, y2, colour);
+    svg += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\"/>\n", x1, y1, x2,
+                       y2, colour);
   };
   text(k_left, 24, "start", title, " font-size=\"15\"");
   for (double x = 0; x <= most_x * 1.001; x += step_for(most_x)) {
@@ -63,7 +71,8 @@ std::string line_plot(const std::string& title, const std::string& x_label, cons
   line(k_left, bottom, right, bottom, "black");
   line(k_left, k_top, k_left, bottom, "black");
   text((k_left + right) / 2, k_height - 14, "middle", x_label);
-  text(18, (k_top + bottom) / 2, "middle", y_label, fmt::format(" transform=\"rotate(-90 18 {:.0f})\"", (k_top + bottom) / 2).c_str());
+  text(18, (k_top + bottom) / 2, "middle", y_label,
+       fmt::format(" transform=\"rotate(-90 18 {:.0f})\"", (k_top + bottom) / 2).c_str());
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const char* colour = k_colours[i % std::size(k_colours)];
     std::string path;

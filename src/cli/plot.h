@@ -13,6 +13,7 @@ struct PlotLine {
 };
 
 // Both axes linear from 0.
-std::string line_plot(const std::string& title, const std::string& x_label, const std::string& y_label, const std::vector<PlotLine>& lines);
+std::string line_plot(const std::string& title, const std::string& x_label, const std::string& y_label,
+                      const std::vector<PlotLine>& lines);
 
 }  // namespace permllm

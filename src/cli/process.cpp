@@ -47,7 +47,9 @@ Process::Process(const std::vector<std::string>& arguments, const std::string& f
 }
 
 Process::Process(Process&& other) noexcept
-    : pid_(std::exchange(other.pid_, -1)), output_(std::exchange(other.output_, -1)), buffer_(std::move(other.buffer_)) {}
+    : pid_(std::exchange(other.pid_, -1)),
+      output_(std::exchange(other.output_, -1)),
+      buffer_(std::move(other.buffer_)) {}
 
 Process::~Process() {
   if (output_ >= 0) close(output_);
@@ -86,7 +88,8 @@ nlohmann::json Process::wait_for(const std::string& event, const std::function<v
     const std::string name = message.at("event");
     if (name == event) return message;
     if (name == "error") {
-      throw Error(message.at("code").get<Code>(), message.at("reason").get<Reason>(), message.at("field").get<std::string>(), message.at("message").get<std::string>());
+      throw Error(message.at("code").get<Code>(), message.at("reason").get<Reason>(),
+                  message.at("field").get<std::string>(), message.at("message").get<std::string>());
     }
     if (on_event) on_event(message);
   }

@@ -22,7 +22,8 @@ class Process {
 
   // Reads events, handing each to on_event, until one named `event` arrives; returns it. A child that reports an error or
   // ends gives an Error with the child's own words and code.
-  nlohmann::json wait_for(const std::string& event, const std::function<void(const nlohmann::json&)>& on_event = nullptr);
+  nlohmann::json wait_for(const std::string& event,
+                          const std::function<void(const nlohmann::json&)>& on_event = nullptr);
   pid_t pid() const { return pid_; }
   // Waits until the child has ended by itself: its exit status, or the negative number of the signal that ended it.
   int wait();

@@ -14,19 +14,26 @@ constexpr double k_silence = 2;  // seconds
 
 }  // namespace
 
-ProgressBar::ProgressBar(std::string what, bool quiet) : what_(std::move(what)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0) {}
+ProgressBar::ProgressBar(std::string what, bool quiet)
+    : what_(std::move(what)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0) {}
 
 void ProgressBar::show(double fraction, double seconds) {
   if (quiet_) return;
   const double left = fraction > 0.02 ? seconds / fraction * (1 - fraction) : 0;
   if (terminal_) {
     const int filled = static_cast<int>(fraction * 30);
-    std::fputs(fmt::format("\r{:<34} [{:<30}] {:3.0f} %  {}\033[K", what_, std::string(static_cast<std::size_t>(filled), '#'), fraction * 100,
-                           fraction > 0.02 && fraction < 1 ? fmt::format("{:.0f} s left", left) : "").c_str(), stderr);
+    std::fputs(
+        fmt::format("\r{:<34} [{:<30}] {:3.0f} %  {}\033[K", what_, std::string(static_cast<std::size_t>(filled), '#'),
+                    fraction * 100, fraction > 0.02 && fraction < 1 ? fmt::format("{:.0f} s left", left) : "")
+            .c_str(),
+        stderr);
     open_ = true;
   } else if (seconds > told_ + k_silence) {
     told_ = seconds;
-    std::fputs(fmt::format("{}: {:.0f} %{}\n", what_, fraction * 100, fraction > 0.02 ? fmt::format(", {:.0f} s left", left) : "").c_str(), stderr);
+    std::fputs(fmt::format("{}: {:.0f} %{}\n", what_, fraction * 100,
+                           fraction > 0.02 ? fmt::format(", {:.0f} s left", left) : "")
+                   .c_str(),
+               stderr);
   }
 }
 

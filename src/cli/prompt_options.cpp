@@ -5,10 +5,10 @@
 #include <charconv>
 #include <cstdio>
 
-#include "service/print_event.h"
 #include "cli/process.h"
 #include "permllm/error.h"
 #include "rand/seed.h"
+#include "service/print_event.h"
 
 namespace permllm {
 namespace {
@@ -35,19 +35,24 @@ std::vector<TokenId> parse_ids(const std::string& text) {
 
 void add_prompt_options(CLI::App& command, PromptOptions& o) {
   auto* prompt = command.add_option("--prompt", o.prompt, "the question");
-  command.add_option("--prompt-ids", o.prompt_ids, "token ids instead of text, fed as they are: 1,2,3")->excludes(prompt);
+  command.add_option("--prompt-ids", o.prompt_ids, "token ids instead of text, fed as they are: 1,2,3")
+      ->excludes(prompt);
   add_answer_options(command, o);
 }
 
 void add_answer_options(CLI::App& command, PromptOptions& o) {
-  command.add_option("--chat-format", o.chat_format, "feed the text in this chat format (none: as it is): " + ChatFormat::names())
+  command
+      .add_option("--chat-format", o.chat_format,
+                  "feed the text in this chat format (none: as it is): " + ChatFormat::names())
       ->default_str("by the file's template");
   command.add_flag("--think,!--no-think", o.think, "let a model that can (Qwen 3) think before it answers");
   command.add_option("--max-tokens", o.max_tokens, "longest answer, in tokens")->capture_default_str();
   command.add_option("--temperature", o.sampling.temperature, "0 is greedy")->capture_default_str();
   command.add_option("--top-k", o.sampling.top_k, "choose among the k best tokens; 0: all")->capture_default_str();
-  command.add_option("--top-p", o.sampling.top_p, "choose among the best tokens that hold this share")->capture_default_str();
-  command.add_option("--min-p", o.sampling.min_p, "leave out tokens less likely than this part of the best")->capture_default_str();
+  command.add_option("--top-p", o.sampling.top_p, "choose among the best tokens that hold this share")
+      ->capture_default_str();
+  command.add_option("--min-p", o.sampling.min_p, "leave out tokens less likely than this part of the best")
+      ->capture_default_str();
   command.add_option("--seed", o.seed, "seed of the choice; drawn afresh without it");
   command.add_flag("--json", o.json, "one JSON object a line, for programs");
 }
@@ -81,8 +86,9 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
   if (!o.ids.empty()) {
     for (std::size_t i = 0; i < o.ids.size(); ++i) {
       if (o.ids[i] >= vocabulary.tokens.size()) {
-        throw Error(Code::usage, "--prompt-ids", fmt::format("the id at place {} is outside the vocabulary of {} tokens", i + 1,
-                                                             vocabulary.tokens.size()));
+        throw Error(
+            Code::usage, "--prompt-ids",
+            fmt::format("the id at place {} is outside the vocabulary of {} tokens", i + 1, vocabulary.tokens.size()));
       }
     }
     ids = o.ids;
@@ -91,9 +97,11 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
   }
   if (ids.empty()) throw Error(Code::usage, "--prompt", "has no tokens");
   if (ids.size() + o.max_tokens > context) {
-    throw Error(Code::usage, "--prompt",
-                fmt::format("{} tokens and an answer of up to {} do not fit the context of {}; shorten the prompt or lower "
-                            "--max-tokens", ids.size(), o.max_tokens, context));
+    throw Error(
+        Code::usage, "--prompt",
+        fmt::format("{} tokens and an answer of up to {} do not fit the context of {}; shorten the prompt or lower "
+                    "--max-tokens",
+                    ids.size(), o.max_tokens, context));
   }
   return ids;
 }
@@ -101,7 +109,8 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
 void TokenPrinter::token(TokenId id) {
   // The end-of-turn token is no text.
   const bool first = ids_.empty();
-  const std::string piece = tokenizer_.is_end(id) ? "" : stream_.push(first ? tokenizer_.decode({&id, 1}, true) : tokenizer_.bytes(id));
+  const std::string piece =
+      tokenizer_.is_end(id) ? "" : stream_.push(first ? tokenizer_.decode({&id, 1}, true) : tokenizer_.bytes(id));
   ids_.push_back(id);
   text_ += piece;
   if (json_) {

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "user/sampler.h"
 #include "model/chat_format.h"
 #include "model/tokenizer.h"
+#include "user/sampler.h"
 
 namespace permllm {
 

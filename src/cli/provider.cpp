@@ -21,7 +21,9 @@ namespace {
 // Of answers, by the record of the user's invite.
 std::uint64_t allowance_of(const LiveDirectory& directory, const Peer& peer) {
   const UserRecord record = directory.record(peer.name);
-  if (record.key != peer.key) throw Error(Code::mismatch, Reason::invite_revoked, "certificate", fmt::format("\"{}\" is not the one of the invite in force", peer.name));
+  if (record.key != peer.key)
+    throw Error(Code::mismatch, Reason::invite_revoked, "certificate",
+                fmt::format("\"{}\" is not the one of the invite in force", peer.name));
   return record.tokens;
 }
 
@@ -58,22 +60,28 @@ void run_provider(ProviderOptions& options) {
   parse_bandwidth(options.user_bandwidth, "--user-bandwidth");
   require_peer(options.party.identity, Role::helper);
   const Clock::time_point begin = Clock::now();
-  OfferedModel model = offer_model(options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); });
+  OfferedModel model =
+      offer_model(options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); });
   if (!options.state.empty()) keep_record(model, options.state, executor);
   double layer_bytes = 0;
   for (const LayerWeights<IntMatrix>& layer : model.weights.layers) {
-    for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down}) layer_bytes += static_cast<double>(w->packed().size());
+    for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down})
+      layer_bytes += static_cast<double>(w->packed().size());
   }
   party.metrics().set_model_bytes(layer_bytes);
   const double load_seconds = seconds_since(begin);
   const auto dial_within = [&](Clock::duration patience) {
-    return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + patience), options.party.shape);
+    return shaped(tls_connect(credentials(), options.helper, Role::helper, Clock::now() + patience),
+                  options.party.shape);
   };
-  ProviderService service(std::move(model), executor, options.party.patience(), [&] { return dial_within(options.party.patience()); },
-                          party.on_event(), options.state, duration_of(options.grace_seconds), duration_of(options.idle_seconds));
+  ProviderService service(
+      std::move(model), executor, options.party.patience(), [&] { return dial_within(options.party.patience()); },
+      party.on_event(), options.state, duration_of(options.grace_seconds), duration_of(options.idle_seconds));
   serving = &service;
   try {
-    service.drop_stock_unless([in_force = invites_in_force(options.party.identity)](const std::string& user) { return in_force.contains(user); });
+    service.drop_stock_unless([in_force = invites_in_force(options.party.identity)](const std::string& user) {
+      return in_force.contains(user);
+    });
   } catch (const Error& error) {  // whose a damaged record is is not known: nobody's material goes
     party.note("note", fmt::format("offline material of users without an invite is kept: {}", error.what()));
   }
@@ -84,16 +92,22 @@ void run_provider(ProviderOptions& options) {
   service.register_model([&](double fraction) { party.progress("registration", fraction); });
   TlsListener listener(credentials, options.party.listen);
   BandwidthByUser bandwidth(parse_bandwidth(options.user_bandwidth, "--user-bandwidth"));
-  party.serve(listener, {[](const Peer& peer) { refuse_unless(peer.role == Role::user, peer, "users"); },
-                         [&](std::unique_ptr<Link> link, const Peer& peer) {
-    UserLimits limits = options.limits;
-    limits.tokens = allowance_of(directory, peer);
-    service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer, limits);
-  }, service.room()}, {{"load_seconds", load_seconds}, {"layer_bytes", layer_bytes},
-       {"registration_seconds", seconds_since(registration)}}, [&](Metrics::Now& now) {
-    now.stock = service.stock_bytes();
-    now.disk_free = service.disk_free();
-  });
+  party.serve(listener,
+              {[](const Peer& peer) { refuse_unless(peer.role == Role::user, peer, "users"); },
+               [&](std::unique_ptr<Link> link, const Peer& peer) {
+                 UserLimits limits = options.limits;
+                 limits.tokens = allowance_of(directory, peer);
+                 service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer,
+                               limits);
+               },
+               service.room()},
+              {{"load_seconds", load_seconds},
+               {"layer_bytes", layer_bytes},
+               {"registration_seconds", seconds_since(registration)}},
+              [&](Metrics::Now& now) {
+                now.stock = service.stock_bytes();
+                now.disk_free = service.disk_free();
+              });
 }
 
 CLI::App* provider_command(CLI::App& parent, const char* description, const std::shared_ptr<ProviderOptions>& options) {
@@ -101,19 +115,33 @@ CLI::App* provider_command(CLI::App& parent, const char* description, const std:
   command->add_option("--model", options->model, "GGUF file, or ChatGLM-6B's folder");
   add_synthetic_options(*command, options->serve);
   command->add_option("--helper", options->helper, "the helper's address and port");
-  command->add_option("--state", options->state, "folder of what is kept between starts: the helper gets a model once, offline material lasts (holds secrets)");
-  command->add_option("--grace", options->grace_seconds, "seconds that a conversation waits for its user whose connection was lost; 0: it ends")
-      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
-  command->add_option("--idle", options->idle_seconds, "seconds that a conversation keeps its cache for the user's next turn")
-      ->capture_default_str()->check(CLI::Range(1.0, 86400.0));
+  command->add_option(
+      "--state", options->state,
+      "folder of what is kept between starts: the helper gets a model once, offline material lasts (holds secrets)");
+  command
+      ->add_option("--grace", options->grace_seconds,
+                   "seconds that a conversation waits for its user whose connection was lost; 0: it ends")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
+  command
+      ->add_option("--idle", options->idle_seconds,
+                   "seconds that a conversation keeps its cache for the user's next turn")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 86400.0));
   options->party.limits.sessions = k_most_sessions;
-  command->add_option("--max-sessions", options->party.limits.sessions, "conversations at once, of all users; 0: as many as connections and memory allow")
+  command
+      ->add_option("--max-sessions", options->party.limits.sessions,
+                   "conversations at once, of all users; 0: as many as connections and memory allow")
       ->capture_default_str();
-  command->add_option("--user-sessions", options->limits.sessions, "sessions that a user may have at once")->capture_default_str();
-  command->add_option("--user-bandwidth", options->user_bandwidth, "what all connections of a user may carry in each direction (100mbit); 0: no limit")
+  command->add_option("--user-sessions", options->limits.sessions, "sessions that a user may have at once")
+      ->capture_default_str();
+  command
+      ->add_option("--user-bandwidth", options->user_bandwidth,
+                   "what all connections of a user may carry in each direction (100mbit); 0: no limit")
       ->capture_default_str();
   command->add_option("--user-stock", options->limits.stock, "bytes of offline material that are kept for a user")
-      ->capture_default_str()->transform(CLI::AsSizeValue(false));
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(false));
   add_offer_options(*command, options->serve);
   add_party_options(*command, options->party, "127.0.0.1:9464");
   return command;
@@ -123,7 +151,8 @@ CLI::App* provider_command(CLI::App& parent, const char* description, const std:
 
 void add_provider(CLI::App& parent) {
   const auto options = std::make_shared<ProviderOptions>();
-  CLI::App* command = provider_command(parent, "the model owner: holds the weights, answers without seeing prompts", options);
+  CLI::App* command =
+      provider_command(parent, "the model owner: holds the weights, answers without seeing prompts", options);
   for (const char* needed : {"--model", "--helper"}) command->get_option(needed)->required();
   command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
   options->party.settings = add_settings(*command);
@@ -132,10 +161,17 @@ void add_provider(CLI::App& parent) {
 void add_provider_doctor(CLI::App& doctor) {
   const auto options = std::make_shared<ProviderOptions>();
   const auto json = std::make_shared<bool>(false);
-  CLI::App* command = provider_command(doctor, "a provider's check of its machine and of the link to its helper, with the settings of its service", options);
+  CLI::App* command = provider_command(
+      doctor, "a provider's check of its machine and of the link to its helper, with the settings of its service",
+      options);
   command->callback([options, json] {
     const ProviderOptions& o = *options;
-    diagnose([&](const OnFinding& tell) { examine_provider({o.party.identity, o.party.listen, o.helper, o.model, o.state, o.party.shape, o.serve.synthetic}, tell); }, *json);
+    diagnose(
+        [&](const OnFinding& tell) {
+          examine_provider(
+              {o.party.identity, o.party.listen, o.helper, o.model, o.state, o.party.shape, o.serve.synthetic}, tell);
+        },
+        *json);
   });
   add_settings(*command);
   add_json(*command, *json);

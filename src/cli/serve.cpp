@@ -9,12 +9,12 @@
 #include <mutex>
 #include <optional>
 
-#include "cli/offer_options.h"
-#include "cli/shared_options.h"
-#include "service/print_event.h"
-#include "gateway/gateway.h"
 #include "cli/local_parties.h"
+#include "cli/offer_options.h"
 #include "cli/process.h"
+#include "cli/shared_options.h"
+#include "gateway/gateway.h"
+#include "service/print_event.h"
 #include "service/process_limits.h"
 #include "service/sandbox.h"
 #include "service/settings.h"
@@ -38,7 +38,9 @@ struct ServeCommandOptions {
 
   void refuse_of_demo() const {
     for (const CLI::Option* option : of_demo) {
-      if (option->count() > 0) throw Error(Code::usage, option->get_name(), "only goes with --demo: with an invite it is the provider who says how the model is served");
+      if (option->count() > 0)
+        throw Error(Code::usage, option->get_name(),
+                    "only goes with --demo: with an invite it is the provider who says how the model is served");
     }
   }
 };
@@ -69,20 +71,23 @@ void reload(ServeCommandOptions& options, Log& log) {
   try {
     const Settings::Reloaded reloaded = options.settings->reload({"log-level"});
     log.set_level(options.log.level);
-    log.write(reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload", fmt::format("reloaded: {}{}", reloaded.changes(), reloaded.restarts()));
+    log.write(reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload",
+              fmt::format("reloaded: {}{}", reloaded.changes(), reloaded.restarts()));
   } catch (const Error& error) {
     log.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()));
   }
 }
 
 void run(ServeCommandOptions& options) {
-  if (options.invite.empty() == options.demo.model.empty()) throw Error(Code::usage, "--invite", "expected either --invite FILE or --demo MODEL");
+  if (options.invite.empty() == options.demo.model.empty())
+    throw Error(Code::usage, "--invite", "expected either --invite FILE or --demo MODEL");
   Gateway::check(options.gateway);
   if (!options.invite.empty()) options.refuse_of_demo();
   Log log("serve", options.log);
   // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
   if (!options.invite.empty()) {
-    const SandboxSupport sandbox = enter_sandbox({{options.invite, options.gateway.key_file, options.settings->path()}, {user_folder(options.state)}});
+    const SandboxSupport sandbox = enter_sandbox(
+        {{options.invite, options.gateway.key_file, options.settings->path()}, {user_folder(options.state)}});
     log.write(Log::Level::info, "sandbox", fmt::format("sandbox: {}", sandbox.text()));
   } else {
     log.write(Log::Level::info, "sandbox", "sandbox: none with --demo");
@@ -112,8 +117,9 @@ void run(ServeCommandOptions& options) {
   const Client client(invite, with);
   std::optional<Gateway> gateway(std::in_place, client, options.gateway, log);
   const std::string host = options.gateway.listen.substr(0, options.gateway.listen.rfind(':'));
-  log.write(Log::Level::info, "ready", fmt::format("http://{}:{}/ serves {}, profile {}; the OpenAI interface is at http://{}:{}/v1", host, gateway->port(),
-                                                   client.model().name, client.model().profile, host, gateway->port()));
+  log.write(Log::Level::info, "ready",
+            fmt::format("http://{}:{}/ serves {}, profile {}; the OpenAI interface is at http://{}:{}/v1", host,
+                        gateway->port(), client.model().name, client.model().profile, host, gateway->port()));
   if (options.events) print_event({{"event", "ready"}, {"port", gateway->port()}});
   notify_manager("READY=1\nSTATUS=serving");
   end.wait();
@@ -122,7 +128,8 @@ void run(ServeCommandOptions& options) {
   std::thread([] {  // a peer that does not answer keeps nobody here
     std::this_thread::sleep_for(2 * k_drain);
     std::_Exit(0);
-  }).detach();
+  })
+      .detach();
   gateway->drain(k_drain);
   gateway.reset();
 }
@@ -133,27 +140,54 @@ void add_serve(CLI::App& parent) {
   const auto options = std::make_shared<ServeCommandOptions>();
   GatewayOptions& gateway = options->gateway;
   ConversationOptions& conversation = gateway.desk.conversation;
-  CLI::App* command = parent.add_subcommand("serve", "the user: OpenAI's HTTP interface and a web page on this machine");
+  CLI::App* command =
+      parent.add_subcommand("serve", "the user: OpenAI's HTTP interface and a web page on this machine");
   command->add_option("--invite", options->invite, "the file that the provider sent");
-  command->add_option("--demo", options->demo.model, "in place of an invite, all three parties on this machine: a GGUF file, or ChatGLM-6B's folder");
+  command->add_option("--demo", options->demo.model,
+                      "in place of an invite, all three parties on this machine: a GGUF file, or ChatGLM-6B's folder");
   add_user_state(*command, options->state);
-  command->add_option("--listen", gateway.listen, "address and port to listen on; any but this machine's own needs --key-file; port 0 lets the system choose")
+  command
+      ->add_option(
+          "--listen", gateway.listen,
+          "address and port to listen on; any but this machine's own needs --key-file; port 0 lets the system choose")
       ->capture_default_str();
-  command->add_option("--key-file", gateway.key_file, "file of keys, one a line, readable by its owner alone; clients send one of them as Authorization: Bearer KEY");
-  command->add_option("--allow-host", gateway.hosts, "further name by which clients reach this server (their Host header)");
-  command->add_option("--stock", gateway.desk.stock, "tokens to keep offline material ready for while nobody asks; 0: none")->capture_default_str();
-  command->add_option("--sessions", gateway.desk.sessions, "conversations that are kept, and answers that are made at once")
-      ->capture_default_str()->check(CLI::Range(1, 64));
-  command->add_option("--max-requests", gateway.desk.max_requests, "requests that are answered or wait; beyond them clients are told to try again")
-      ->capture_default_str()->check(CLI::Range(1, 1000));
-  command->add_option("--ahead", conversation.ahead, "tokens to make offline material for ahead of need, while an answer comes")->capture_default_str();
-  command->add_option("--draft", conversation.draft, "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
-      ->capture_default_str()->check(CLI::Range(0, 63));
+  command->add_option(
+      "--key-file", gateway.key_file,
+      "file of keys, one a line, readable by its owner alone; clients send one of them as Authorization: Bearer KEY");
+  command->add_option("--allow-host", gateway.hosts,
+                      "further name by which clients reach this server (their Host header)");
+  command
+      ->add_option("--stock", gateway.desk.stock,
+                   "tokens to keep offline material ready for while nobody asks; 0: none")
+      ->capture_default_str();
+  command
+      ->add_option("--sessions", gateway.desk.sessions,
+                   "conversations that are kept, and answers that are made at once")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 64));
+  command
+      ->add_option("--max-requests", gateway.desk.max_requests,
+                   "requests that are answered or wait; beyond them clients are told to try again")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  command
+      ->add_option("--ahead", conversation.ahead,
+                   "tokens to make offline material for ahead of need, while an answer comes")
+      ->capture_default_str();
+  command
+      ->add_option("--draft", conversation.draft,
+                   "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 63));
   command->add_flag("--think", conversation.think, "let a model that can think before it answers");
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--grace", options->grace_seconds, "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
-      ->capture_default_str()->check(CLI::Range(0.0, 3600.0));
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--grace", options->grace_seconds,
+                   "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
   const std::vector<CLI::Option*> own = command->get_options();
   add_offer_options(*command, options->demo.serve);
   for (CLI::Option* option : command->get_options()) {

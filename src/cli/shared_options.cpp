@@ -3,31 +3,54 @@
 namespace permllm {
 
 void add_link_shape(CLI::App& command, LinkShape& shape) {
-  command.add_option("--rtt", shape.rtt, "simulated round-trip time of every link of a session (10ms, 250us)")->capture_default_str();
-  command.add_option("--bandwidth", shape.bandwidth, "simulated bandwidth of every link of a session (1gbit, 100mbit; 0: no limit)")
+  command.add_option("--rtt", shape.rtt, "simulated round-trip time of every link of a session (10ms, 250us)")
+      ->capture_default_str();
+  command
+      .add_option("--bandwidth", shape.bandwidth,
+                  "simulated bandwidth of every link of a session (1gbit, 100mbit; 0: no limit)")
       ->capture_default_str();
 }
 
 void add_user_state(CLI::App& command, std::string& state) {
-  command.add_option("--state", state, "folder of what is kept between conversations: which offline material is there and which is used (holds secrets; "
-                                       "by default permllm in the user's folder for state)");
+  command.add_option(
+      "--state", state,
+      "folder of what is kept between conversations: which offline material is there and which is used (holds secrets; "
+      "by default permllm in the user's folder for state)");
 }
 
 void add_limits(CLI::App& command, Limits& limits) {
-  command.add_option("--max-connections", limits.connections, "connections at once; read again on SIGHUP, like the other limits")
-      ->capture_default_str()->check(CLI::Range(4, 1000000));
-  command.add_option("--max-handshakes", limits.handshakes, "handshakes under way from one address; the oldest gives way to a newcomer")
-      ->capture_default_str()->check(CLI::Range(1, 1000000));
-  command.add_option("--max-per-user", limits.per_user, "connections of one user at once")->capture_default_str()->check(CLI::Range(1, 1000000));
-  command.add_option("--max-memory", limits.memory, "refuse new sessions when the process has more memory of its own (8GB; mapped files do not count); 0: no limit")
-      ->capture_default_str()->transform(CLI::AsSizeValue(false));
-  command.add_option("--drain", limits.drain_seconds, "seconds that sessions under way have to end, after SIGTERM or SIGINT")->capture_default_str();
+  command
+      .add_option("--max-connections", limits.connections,
+                  "connections at once; read again on SIGHUP, like the other limits")
+      ->capture_default_str()
+      ->check(CLI::Range(4, 1000000));
+  command
+      .add_option("--max-handshakes", limits.handshakes,
+                  "handshakes under way from one address; the oldest gives way to a newcomer")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000000));
+  command.add_option("--max-per-user", limits.per_user, "connections of one user at once")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000000));
+  command
+      .add_option("--max-memory", limits.memory,
+                  "refuse new sessions when the process has more memory of its own (8GB; mapped files do not count); "
+                  "0: no limit")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(false));
+  command
+      .add_option("--drain", limits.drain_seconds,
+                  "seconds that sessions under way have to end, after SIGTERM or SIGINT")
+      ->capture_default_str();
 }
 
 void add_log_options(CLI::App& command, LogOptions& options) {
-  command.add_option("--log", options.format, "text, or json: an object a line")->capture_default_str()->check(CLI::IsMember({"text", "json"}));
+  command.add_option("--log", options.format, "text, or json: an object a line")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"text", "json"}));
   command.add_option("--log-level", options.level, "debug, info, warn, error or off; read again on SIGHUP")
-      ->capture_default_str()->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}));
+      ->capture_default_str()
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}));
 }
 
 }  // namespace permllm

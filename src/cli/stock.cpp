@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include "cli/shared_options.h"
-#include "service/print_event.h"
 #include "cli/process.h"
 #include "cli/progress.h"
+#include "cli/shared_options.h"
+#include "permllm/client.h"
+#include "service/print_event.h"
 #include "service/settings.h"
 #include "user/user_state.h"
-#include "permllm/client.h"
 
 namespace permllm {
 namespace {
@@ -22,28 +22,43 @@ struct StockOptions {
 
 void print_chain(const Client::Chain& chain, bool json) {
   if (json) {
-    print_event({{"event", "chain"}, {"chain", fmt::format("{:016x}", chain.number)}, {"slots", chain.tokens}, {"prompt_tokens", chain.prompt_tokens},
-                 {"answer_tokens", chain.answer_tokens}, {"used_slots", chain.used}, {"room", chain.room}, {"busy", chain.busy}});
+    print_event({{"event", "chain"},
+                 {"chain", fmt::format("{:016x}", chain.number)},
+                 {"slots", chain.tokens},
+                 {"prompt_tokens", chain.prompt_tokens},
+                 {"answer_tokens", chain.answer_tokens},
+                 {"used_slots", chain.used},
+                 {"room", chain.room},
+                 {"busy", chain.busy}});
   } else {
-    fmt::print("chain {:016x}: {} slots ready, for {} tokens of answers; {} used, room for {}{}\n", chain.number, chain.tokens, chain.answer_tokens, chain.used,
-               chain.room, chain.busy ? "; in use" : "");
+    fmt::print("chain {:016x}: {} slots ready, for {} tokens of answers; {} used, room for {}{}\n", chain.number,
+               chain.tokens, chain.answer_tokens, chain.used, chain.room, chain.busy ? "; in use" : "");
   }
 }
 
 void run(const StockOptions& options) {
   ClientOptions with;
   with.state = options.state;
-  with.patience = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(options.patience_seconds));
+  with.patience =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(options.patience_seconds));
   const Client client(options.invite, with);
   for (std::size_t i = 0; options.tokens > 0 && i < options.conversations; ++i) {
-    ProgressBar bar(options.conversations > 1 ? fmt::format("Offline material, conversation {} of {}", i + 1, options.conversations) : "Offline material", options.json);
-    const double seconds = client.fill(i, options.tokens, options.answers > 0 ? options.answers : (options.tokens + 1) / 2, [&](const AnswerProgress& progress) {
-      if (options.json) {
-        print_event({{"event", "progress"}, {"conversation", i + 1}, {"fraction", progress.fraction}, {"seconds", progress.seconds}});
-      } else {
-        bar.show(progress.fraction, progress.seconds);
-      }
-    });
+    ProgressBar bar(options.conversations > 1
+                        ? fmt::format("Offline material, conversation {} of {}", i + 1, options.conversations)
+                        : "Offline material",
+                    options.json);
+    const double seconds =
+        client.fill(i, options.tokens, options.answers > 0 ? options.answers : (options.tokens + 1) / 2,
+                    [&](const AnswerProgress& progress) {
+                      if (options.json) {
+                        print_event({{"event", "progress"},
+                                     {"conversation", i + 1},
+                                     {"fraction", progress.fraction},
+                                     {"seconds", progress.seconds}});
+                      } else {
+                        bar.show(progress.fraction, progress.seconds);
+                      }
+                    });
     bar.finish();
     if (options.json) print_event({{"event", "filled"}, {"conversation", i + 1}, {"seconds", seconds}});
   }
@@ -56,15 +71,22 @@ void run(const StockOptions& options) {
 
 void add_stock(CLI::App& parent) {
   const auto options = std::make_shared<StockOptions>();
-  CLI::App* command = parent.add_subcommand("stock", "the user's offline material: what is there, and more of it made ahead");
+  CLI::App* command =
+      parent.add_subcommand("stock", "the user's offline material: what is there, and more of it made ahead");
   command->add_option("--invite", options->invite, "the file that the provider sent")->required();
   add_user_state(*command, options->state);
-  command->add_option("--fill", options->tokens, "make material until a conversation has so many slots (a slot a token, of questions and answers)");
+  command->add_option(
+      "--fill", options->tokens,
+      "make material until a conversation has so many slots (a slot a token, of questions and answers)");
   command->add_option("--answers", options->answers, "of these, tokens of answers; by default half");
-  command->add_option("--conversations", options->conversations, "conversations to make it for: each takes a chain of its own")->capture_default_str()
+  command
+      ->add_option("--conversations", options->conversations,
+                   "conversations to make it for: each takes a chain of its own")
+      ->capture_default_str()
       ->check(CLI::Range(1, 100));
   command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()->check(CLI::PositiveNumber);
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_flag("--json", options->json, "one JSON object a line");
   command->callback([options] { run(*options); });
   add_settings(*command);

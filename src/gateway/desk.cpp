@@ -10,7 +10,6 @@
 namespace permllm {
 namespace {
 
-
 constexpr auto k_key_lasts = std::chrono::minutes(10);
 constexpr auto k_key_grace = std::chrono::seconds(10);  // for whoever lost its connection to come back
 constexpr std::size_t k_most_keys = 256;
@@ -22,8 +21,13 @@ constexpr std::size_t k_enough_room = 256;
 }  // namespace
 
 AnswerDesk::AnswerDesk(const Client& client, const DeskOptions& options, Log& log)
-    : client_(client), options_(options), log_(log), pool_(client, options.conversation, options.sessions),
-      keeper_(client, options.stock, [this] { return idle(); }, log), tidier_([this](const std::stop_token& stop) {
+    : client_(client),
+      options_(options),
+      log_(log),
+      pool_(client, options.conversation, options.sessions),
+      keeper_(
+          client, options.stock, [this] { return idle(); }, log),
+      tidier_([this](const std::stop_token& stop) {
         std::condition_variable_any never;
         std::unique_lock lock(mutex_);
         while (!never.wait_for(lock, stop, std::chrono::seconds(1), [&] { return stop.stop_requested(); })) tidy();
@@ -37,19 +41,24 @@ void AnswerDesk::check(const openai::Request& request) const {
   const std::size_t tokens = client_.tokenize(request.messages, options).size(), context = client_.model().context;
   if (tokens == 0) throw Error(Code::usage, request.chat ? "messages" : "prompt", "has no tokens");
   if (tokens >= context) {
-    throw Error(Code::usage, Reason::context_exceeded, "conversation", fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context, tokens));
+    throw Error(Code::usage, Reason::context_exceeded, "conversation",
+                fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context,
+                            tokens));
   }
-  if (client_.tokens_left() == 0) throw Error(Code::usage, Reason::allowance_used_up, "tokens", "all tokens of the invite are used");
+  if (client_.tokens_left() == 0)
+    throw Error(Code::usage, Reason::allowance_used_up, "tokens", "all tokens of the invite are used");
 }
 
-std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key,
-                                                    const std::string& digest) {
+std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape,
+                                                    const std::string& key, const std::string& digest) {
   const auto known = [&]() -> std::shared_ptr<Ticket> {
     const auto found = key.empty() ? keyed_.end() : keyed_.find({owner, key});
     if (found == keyed_.end()) return nullptr;
-    if (found->second.digest != digest) throw Error(Code::usage, "Idempotency-Key", "was used for another request less than ten minutes ago");
+    if (found->second.digest != digest)
+      throw Error(Code::usage, "Idempotency-Key", "was used for another request less than ten minutes ago");
     if (!found->second.job->done() && found->second.job->listeners() >= k_most_listeners) {
-      throw Error(Code::resource, Reason::queue_full, "queue", "the answer to this Idempotency-Key is awaited by as many connections as may be");
+      throw Error(Code::resource, Reason::queue_full, "queue",
+                  "the answer to this Idempotency-Key is awaited by as many connections as may be");
     }
     return std::make_shared<Ticket>(found->second.job);
   };
@@ -63,7 +72,8 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
   if (draining_) throw Error(Code::resource, Reason::busy, "permllm", "is shutting down");
   tidy();
   if (runs_.size() >= options_.max_requests) {
-    throw Error(Code::resource, Reason::queue_full, "queue", fmt::format("{} requests are under way or wait, as many as may be", runs_.size()));
+    throw Error(Code::resource, Reason::queue_full, "queue",
+                fmt::format("{} requests are under way or wait, as many as may be", runs_.size()));
   }
   const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(shape));
   job->keyed = !key.empty();
@@ -71,8 +81,11 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
   if (job->keyed) {
     if (keyed_.size() >= k_most_keys) {  // the oldest whose answer is there makes room
       const auto rank = [](const auto& entry) { return std::pair(!entry.second.job->done(), entry.second.begun); };
-      const auto oldest = std::min_element(keyed_.begin(), keyed_.end(), [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
-      if (!oldest->second.job->done()) throw Error(Code::resource, Reason::queue_full, "queue", "too many answers with an Idempotency-Key are under way");
+      const auto oldest = std::min_element(keyed_.begin(), keyed_.end(),
+                                           [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+      if (!oldest->second.job->done())
+        throw Error(Code::resource, Reason::queue_full, "queue",
+                    "too many answers with an Idempotency-Key are under way");
       keyed_.erase(oldest);
     }
     keyed_[{owner, key}] = {digest, job, Clock::now()};
@@ -86,18 +99,24 @@ Answer AnswerDesk::answer(AnswerJob& job) {
   const openai::Request& request = job.request;
   const std::stop_token stop = job.stop_token();
   Conversation* conversation = nullptr;
-  auto lease = pool_.take(job.owner, request.messages, !request.chat, [&](const AnswerProgress& progress) {
-    job.set(progress);
-    if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
-    if (stop.stop_requested()) conversation->cancel();  // what was asked for before the answer began was forgotten there
-  }, stop);
+  auto lease = pool_.take(
+      job.owner, request.messages, !request.chat,
+      [&](const AnswerProgress& progress) {
+        job.set(progress);
+        if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
+        if (stop.stop_requested())
+          conversation->cancel();  // what was asked for before the answer began was forgotten there
+      },
+      stop);
   Answer answer;
   answer.end = Answer::End::cancelled;
   if (!lease) return answer;
   conversation = &**lease;
   AnswerOptions how = request.answer;
   const std::size_t context = client_.model().context, room = conversation->room(request.messages);
-  how.max_tokens = request.max_tokens ? *request.max_tokens : room >= std::min(k_enough_room, context / 4) ? room : context;
+  how.max_tokens = request.max_tokens                             ? *request.max_tokens
+                   : room >= std::min(k_enough_room, context / 4) ? room
+                                                                  : context;
   const std::stop_callback cancel(stop, [&] { conversation->cancel(); });
   answer = conversation->answer(request.messages, how, [&](std::string_view piece) { job.add(piece); });
   lease->holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
@@ -106,7 +125,8 @@ Answer AnswerDesk::answer(AnswerJob& job) {
 
 void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
   const auto fail = [&](const openai::Refusal& refusal) {
-    log_.write(Log::Level::warn, "answer_fails", refusal.code.empty() ? "an answer failed" : refusal.code, {{"status", refusal.status}});
+    log_.write(Log::Level::warn, "answer_fails", refusal.code.empty() ? "an answer failed" : refusal.code,
+               {{"status", refusal.status}});
     job->fail(refusal);
   };
   try {

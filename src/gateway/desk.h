@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "gateway/job.h"
-#include "gateway/pool.h"
 #include "gateway/keeper.h"
+#include "gateway/pool.h"
 
 namespace permllm {
 
@@ -39,15 +39,16 @@ class AnswerDesk {
   };
   // Begins an answer, or finds the one that the same owner began under the same key (empty: none) less than ten minutes ago. digest: of the
   // request. Errors: usage for what cannot be answered (fields conversation, tokens, Idempotency-Key), resource (field queue) where there are max_requests already.
-  std::shared_ptr<Ticket> ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key, const std::string& digest);
+  std::shared_ptr<Ticket> ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key,
+                              const std::string& digest);
 
   // Nothing new; what is under way has so long to end, then it is cancelled. Returns once all has ended.
   void drain(std::chrono::steady_clock::duration patience);
 
   struct Now {
     std::size_t active = 0, queued = 0;
-    AnswerJob::Now foremost;  // of those under way, the one that is furthest on
-    double tokens_per_second = 0;  // of it, or of the last; 0: none yet
+    AnswerJob::Now foremost;                      // of those under way, the one that is furthest on
+    double tokens_per_second = 0;                 // of it, or of the last; 0: none yet
     std::uint64_t tokens = 0, prompt_tokens = 0;  // since the start
   };
   Now now();

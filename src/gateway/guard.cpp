@@ -21,12 +21,15 @@ std::array<unsigned char, 32> hash_of(const std::string& text) {
   return hash;
 }
 
-openai::Refusal forbidden(const std::string& message, const std::string& code) { return {403, "permission_error", message, "", code}; }
+openai::Refusal forbidden(const std::string& message, const std::string& code) {
+  return {403, "permission_error", message, "", code};
+}
 
 bool is_page(const std::string& route) { return route == "/" || route == "/assets"; }
 
 std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
 
@@ -41,7 +44,8 @@ ListenAddress::ListenAddress(const std::string& address) {
   const auto ip = boost::asio::ip::make_address(host, error);
   const char* last = address.data() + address.size();
   const auto [end, parsed] = std::from_chars(address.data() + colon + 1, last, port);
-  if (error || parsed != std::errc() || end != last) throw Error(Code::usage, "--listen", fmt::format("\"{}\" is no IP address and port, like 127.0.0.1:8080", address));
+  if (error || parsed != std::errc() || end != last)
+    throw Error(Code::usage, "--listen", fmt::format("\"{}\" is no IP address and port, like 127.0.0.1:8080", address));
   loopback = ip.is_loopback();
 }
 
@@ -73,8 +77,13 @@ std::optional<std::size_t> ApiKeys::find(const std::string& authorization) const
   return found;
 }
 
-GatewayGuard::GatewayGuard(const ListenAddress& listen, std::uint16_t port, std::vector<std::string> names, ApiKeys keys, std::size_t body_bytes)
-    : listen_(listen), port_(fmt::format(":{}", port)), names_(std::move(names)), keys_(std::move(keys)), body_bytes_(body_bytes) {}
+GatewayGuard::GatewayGuard(const ListenAddress& listen, std::uint16_t port, std::vector<std::string> names,
+                           ApiKeys keys, std::size_t body_bytes)
+    : listen_(listen),
+      port_(fmt::format(":{}", port)),
+      names_(std::move(names)),
+      keys_(std::move(keys)),
+      body_bytes_(body_bytes) {}
 
 bool GatewayGuard::own_host(const httplib::Request& request) const {
   if (request.get_header_value_count("Host") != 1) return false;
@@ -90,7 +99,8 @@ bool GatewayGuard::own_host(const httplib::Request& request) const {
 std::string GatewayGuard::route_of(const std::string& path) {
   if (path.starts_with("/assets/")) return "/assets";
   if (path.starts_with("/v1/models/")) return "/v1/models/id";
-  for (const char* route : {"/", "/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/health", "/metrics", "/v1/privacy", "/v1/activity"}) {
+  for (const char* route : {"/", "/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/health",
+                            "/metrics", "/v1/privacy", "/v1/activity"}) {
     if (path == route) return route;
   }
   return "other";
@@ -98,22 +108,33 @@ std::string GatewayGuard::route_of(const std::string& path) {
 
 std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& request) const {
   const std::string route = route_of(request.path), &method = request.method;
-  if (!own_host(request)) return forbidden("the Host header is not this server's: expected localhost or its address; --allow-host names another", "foreign_host");
+  if (!own_host(request))
+    return forbidden(
+        "the Host header is not this server's: expected localhost or its address; --allow-host names another",
+        "foreign_host");
   const std::string origin = lower(request.get_header_value("Origin"));
-  if (request.has_header("Origin") && (request.get_header_value_count("Origin") != 1 || origin != "http://" + lower(request.get_header_value("Host")))) {
+  if (request.has_header("Origin") && (request.get_header_value_count("Origin") != 1 ||
+                                       origin != "http://" + lower(request.get_header_value("Host")))) {
     return forbidden("the Origin header is not this server's: pages of others have no access", "foreign_origin");
   }
   const std::string site = request.get_header_value("Sec-Fetch-Site");
-  if (!is_page(route) && (site == "cross-site" || site == "same-site")) return forbidden("pages of others have no access", "foreign_origin");
+  if (!is_page(route) && (site == "cross-site" || site == "same-site"))
+    return forbidden("pages of others have no access", "foreign_origin");
   const bool posts = route == "/v1/chat/completions" || route == "/v1/completions" || route == "/tokenize";
-  const bool fits = posts ? method == "POST" : route == "other" ? method == "GET" || method == "HEAD" || method == "POST" : method == "GET" || method == "HEAD";
+  const bool fits = posts              ? method == "POST"
+                    : route == "other" ? method == "GET" || method == "HEAD" || method == "POST"
+                                       : method == "GET" || method == "HEAD";
   if (!fits) {
     openai::Refusal refusal = openai::invalid(posts ? "expected POST" : "expected GET", "", "", 405);
     refusal.allow = posts ? "POST" : "GET, HEAD";
     return refusal;
   }
-  if (keys_.needed() && !is_page(route) && (request.get_header_value_count("Authorization") != 1 || !keys_.find(request.get_header_value("Authorization")))) {
-    return openai::Refusal{401, "authentication_error", "expected the header Authorization: Bearer KEY with a key of --key-file", "", "invalid_api_key"};
+  if (keys_.needed() && !is_page(route) &&
+      (request.get_header_value_count("Authorization") != 1 ||
+       !keys_.find(request.get_header_value("Authorization")))) {
+    return openai::Refusal{401, "authentication_error",
+                           "expected the header Authorization: Bearer KEY with a key of --key-file", "",
+                           "invalid_api_key"};
   }
   if (request.has_header("Upgrade")) return openai::invalid("this server speaks HTTP alone: no upgrade", "", "", 400);
   if (request.has_header("Range")) return openai::invalid("parts of an answer are not served: no Range", "", "", 400);
@@ -123,10 +144,12 @@ std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& requ
   type = type.substr(0, type.find(';'));
   type.erase(type.find_last_not_of(" \t") + 1);
   if (type != "application/json") return openai::invalid("expected Content-Type: application/json", "", "", 415);
-  if (request.has_header("Content-Encoding")) return openai::invalid("expected a body without Content-Encoding", "", "", 415);
+  if (request.has_header("Content-Encoding"))
+    return openai::invalid("expected a body without Content-Encoding", "", "", 415);
   const std::string length = request.get_header_value("Content-Length");
   std::uint64_t bytes = 0;
-  if (!length.empty() && (std::from_chars(length.data(), length.data() + length.size(), bytes).ec != std::errc() || bytes > body_bytes_)) {
+  if (!length.empty() &&
+      (std::from_chars(length.data(), length.data() + length.size(), bytes).ec != std::errc() || bytes > body_bytes_)) {
     return openai::invalid(fmt::format("the body is larger than {} bytes", body_bytes_), "", "body_too_large", 413);
   }
   return std::nullopt;

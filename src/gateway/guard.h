@@ -39,7 +39,8 @@ std::string sha256(const std::string& text);
 class GatewayGuard {
  public:
   // names: further hosts by which the gateway is reached.
-  GatewayGuard(const ListenAddress& listen, std::uint16_t port, std::vector<std::string> names, ApiKeys keys, std::size_t body_bytes);
+  GatewayGuard(const ListenAddress& listen, std::uint16_t port, std::vector<std::string> names, ApiKeys keys,
+               std::size_t body_bytes);
   // Why a request is refused, by its head.
   std::optional<openai::Refusal> refuse(const httplib::Request& request) const;
   // For counts and logs: one of a few names, never what the request says.

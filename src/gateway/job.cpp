@@ -3,21 +3,22 @@
 #include "base/clock.h"
 
 namespace permllm {
-namespace {
-
-
-}  // namespace
+namespace {}  // namespace
 
 void AnswerJob::set(const AnswerProgress& progress) {
   const std::lock_guard lock(mutex_);
   switch (progress.stage) {
-    case AnswerProgress::Stage::connecting: now_.stage = Stage::preparing; break;
+    case AnswerProgress::Stage::connecting:
+      now_.stage = Stage::preparing;
+      break;
     case AnswerProgress::Stage::material:
       if (now_.stage > Stage::preparing) return;  // made ahead, beside the answer
       now_.stage = Stage::preparing;
       now_.progress = {progress.fraction, progress.seconds_left};
       break;
-    case AnswerProgress::Stage::reconnecting: now_.stage = Stage::reconnecting; break;
+    case AnswerProgress::Stage::reconnecting:
+      now_.stage = Stage::reconnecting;
+      break;
     case AnswerProgress::Stage::prompt:
       now_.stage = Stage::reading;
       now_.progress = {progress.fraction, progress.seconds_left};

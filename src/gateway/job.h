@@ -14,7 +14,8 @@ namespace permllm {
 class AnswerJob {
  public:
   enum class Stage { queued, preparing, reconnecting, reading, answering, done };
-  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped) : owner(who), request(std::move(asked)), shape(std::move(shaped)) {}
+  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped)
+      : owner(who), request(std::move(asked)), shape(std::move(shaped)) {}
 
   const std::size_t owner;  // which API key asks; 0 where none is needed
   const openai::Request request;

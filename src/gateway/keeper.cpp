@@ -10,17 +10,23 @@
 namespace permllm {
 namespace {
 
-
-constexpr std::size_t k_step = 64;  // tokens a filling: soon over when somebody asks
+constexpr std::size_t k_step = 64;                  // tokens a filling: soon over when somebody asks
 constexpr auto k_pause = std::chrono::seconds(10);  // after a fault
-constexpr std::int64_t k_news = 300'000;  // milliseconds for which what was heard counts
+constexpr std::int64_t k_news = 300'000;            // milliseconds for which what was heard counts
 
-std::int64_t now() { return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count(); }
+std::int64_t now() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count();
+}
 
 }  // namespace
 
 StockKeeper::StockKeeper(const Client& client, std::size_t tokens, std::function<bool()> idle, Log& log)
-    : client_(client), tokens_(tokens), idle_(std::move(idle)), log_(log), heard_(now()), thread_([this](const std::stop_token& stop) { run(stop); }) {}
+    : client_(client),
+      tokens_(tokens),
+      idle_(std::move(idle)),
+      log_(log),
+      heard_(now()),
+      thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
 StockKeeper::~StockKeeper() = default;
 
@@ -47,7 +53,8 @@ bool StockKeeper::fill_some() {
     const std::size_t part = std::min(left, client_.model().context), there = i < ready.size() ? ready[i] : 0;
     if (there < part) {
       if (before_ == std::pair(i, there)) {
-        log_.write(Log::Level::warn, "stock", "what was made is not kept: the provider needs a --state folder; no more is made ahead");
+        log_.write(Log::Level::warn, "stock",
+                   "what was made is not kept: the provider needs a --state folder; no more is made ahead");
         lasts_ = false;
         return false;
       }
@@ -84,7 +91,8 @@ void StockKeeper::run(const std::stop_token& stop) {
         if (more) used_ = true;
       }
     } catch (const Error& error) {
-      log_.write(Log::Level::warn, "stock", error.what(), {{"code", name_of(error.code())}, {"reason", name_of(error.reason())}});
+      log_.write(Log::Level::warn, "stock", error.what(),
+                 {{"code", name_of(error.code())}, {"reason", name_of(error.reason())}});
       if (reason_for_user(error) == Reason::provider_unreachable) lost();
       not_before = Clock::now() + k_pause;
       used_ = true;

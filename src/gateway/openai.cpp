@@ -11,7 +11,9 @@
 namespace permllm::openai {
 namespace {
 
-Json bytes(const char* to, std::uint64_t sent, const char* from, std::uint64_t received) { return {{to, sent}, {from, received}}; }
+Json bytes(const char* to, std::uint64_t sent, const char* from, std::uint64_t received) {
+  return {{to, sent}, {from, received}};
+}
 Json or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
 // "try again" -> "Try again."
 std::string sentence(std::string clause) {
@@ -25,7 +27,10 @@ std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 std::string event(const Json& json) { return "data: " + dump(json) + "\n\n"; }
 
 Json body_of(const Refusal& refusal) {
-  Json error{{"message", refusal.message}, {"type", refusal.type}, {"param", or_null(refusal.param)}, {"code", or_null(refusal.code)}};
+  Json error{{"message", refusal.message},
+             {"type", refusal.type},
+             {"param", or_null(refusal.param)},
+             {"code", or_null(refusal.code)}};
   if (!refusal.plain.empty()) error["plain"] = refusal.plain;
   return {{"error", error}};
 }
@@ -40,7 +45,8 @@ Refusal refusal_of(const Error& error) {
   const std::string message = for_person(error);
   if (reason != Reason::none) {
     const ReasonFacts& facts = facts_of(reason);
-    return {facts.http_status, facts.type, message, "", facts.code, facts.retry_after, "", sentence(facts.cause) + " " + sentence(facts.remedy)};
+    return {facts.http_status, facts.type,        message, "",
+            facts.code,        facts.retry_after, "",      sentence(facts.cause) + " " + sentence(facts.remedy)};
   }
   // What a peer makes of this program's messages is nothing that the client did.
   const bool ours = !error.by_peer();
@@ -77,11 +83,17 @@ Json usage_of(const Costs& costs) {
            {{"profile", costs.profile},
             {"online_bytes", bytes("sent", c.online.sent, "received", c.online.received)},
             {"offline_bytes",
-             {{"to_provider", c.offline_provider.sent}, {"from_provider", c.offline_provider.received},
-              {"to_helper", c.offline_helper.sent}, {"from_helper", c.offline_helper.received}}},
+             {{"to_provider", c.offline_provider.sent},
+              {"from_provider", c.offline_provider.received},
+              {"to_helper", c.offline_helper.sent},
+              {"from_helper", c.offline_helper.received}}},
             {"set_up_bytes", bytes("sent", c.set_up.sent, "received", c.set_up.received)},
             {"round_trips", c.round_trips},
-            {"seconds", {{"offline", c.offline_seconds}, {"first_token", c.first_token_seconds}, {"per_token", c.token_seconds}, {"total", c.seconds}}},
+            {"seconds",
+             {{"offline", c.offline_seconds},
+              {"first_token", c.first_token_seconds},
+              {"per_token", c.token_seconds},
+              {"total", c.seconds}}},
             {"stock_tokens", costs.stock_tokens},
             {"tokens_left", tokens_left(c.tokens_left)}}}};
 }
@@ -89,26 +101,36 @@ Json usage_of(const Costs& costs) {
 const char* finish_reason(Answer::End end) { return end == Answer::End::length ? "length" : "stop"; }
 
 Shape::Shape(bool chat, std::string model, std::string fingerprint)
-    : chat_(chat), id_(fmt::format("{}-{:016x}{:016x}", chat ? "chatcmpl" : "cmpl", random_number(), random_number())), model_(std::move(model)),
+    : chat_(chat),
+      id_(fmt::format("{}-{:016x}{:016x}", chat ? "chatcmpl" : "cmpl", random_number(), random_number())),
+      model_(std::move(model)),
       fingerprint_(std::move(fingerprint)),
-      created_(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count()) {}
+      created_(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+                   .count()) {}
 
 Json Shape::head(const char* object) const {
-  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_}, {"system_fingerprint", fingerprint_}};
+  return {
+      {"id", id_}, {"object", object}, {"created", created_}, {"model", model_}, {"system_fingerprint", fingerprint_}};
 }
 
 Json Shape::chunk(const Json& delta_or_text, const char* finish, bool include_usage) const {
   Json all = head(chat_ ? "chat.completion.chunk" : "text_completion");
-  all["choices"] = Json::array({{{"index", 0}, {chat_ ? "delta" : "text", delta_or_text}, {"logprobs", nullptr},
+  all["choices"] = Json::array({{{"index", 0},
+                                 {chat_ ? "delta" : "text", delta_or_text},
+                                 {"logprobs", nullptr},
                                  {"finish_reason", finish == nullptr ? Json(nullptr) : Json(finish)}}});
   if (include_usage) all["usage"] = nullptr;
   return all;
 }
-Json Shape::first_chunk(bool include_usage) const { return chunk({{"role", "assistant"}, {"content", ""}}, nullptr, include_usage); }
+Json Shape::first_chunk(bool include_usage) const {
+  return chunk({{"role", "assistant"}, {"content", ""}}, nullptr, include_usage);
+}
 Json Shape::text_chunk(const std::string& text, bool include_usage) const {
   return chunk(chat_ ? Json{{"content", text}} : Json(text), nullptr, include_usage);
 }
-Json Shape::last_chunk(const char* finish, bool include_usage) const { return chunk(chat_ ? Json::object() : Json(""), finish, include_usage); }
+Json Shape::last_chunk(const char* finish, bool include_usage) const {
+  return chunk(chat_ ? Json::object() : Json(""), finish, include_usage);
+}
 Json Shape::usage_chunk(const Json& usage) const {
   Json all = head(chat_ ? "chat.completion.chunk" : "text_completion");
   all["choices"] = Json::array();

@@ -48,7 +48,8 @@ Json body_of(const Refusal& refusal);
 // What a fault of the library or of parse_* is to whoever asked.
 Refusal refusal_of(const Error& error);
 
-Refusal invalid(const std::string& message, const std::string& param = {}, const std::string& code = {}, int status = 400);
+Refusal invalid(const std::string& message, const std::string& param = {}, const std::string& code = {},
+                int status = 400);
 
 // "Smollm2 135M" -> "smollm2-135m".
 std::string slug(std::string_view name);

@@ -37,7 +37,8 @@ ConversationOptions ConversationPool::options_for(bool raw) const {
   return options;
 }
 
-std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Message>& messages, bool raw, bool& goes_on) const {
+std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Message>& messages, bool raw,
+                                     bool& goes_on) const {
   const std::size_t prompt = client_.tokenize(messages, options_for(raw)).size();
   std::size_t best = slots_.size(), most = 0, unmade = slots_.size(), oldest = slots_.size();
   for (std::size_t i = 0; i < slots_.size(); ++i) {
@@ -61,15 +62,19 @@ std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Messag
 
 std::uint64_t ConversationPool::next() const {
   const auto rank = [&](const Waiting& waiting) {
-    const auto in_use = std::count_if(slots_.begin(), slots_.end(), [&](const Slot& slot) { return slot.busy && slot.owner == waiting.owner; });
+    const auto in_use = std::count_if(slots_.begin(), slots_.end(),
+                                      [&](const Slot& slot) { return slot.busy && slot.owner == waiting.owner; });
     const auto last = last_turn_.find(waiting.owner);
     return std::pair(in_use, last == last_turn_.end() ? 0 : last->second);
   };
-  return std::min_element(queue_.begin(), queue_.end(), [&](const Waiting& a, const Waiting& b) { return rank(a) < rank(b); })->ticket;
+  return std::min_element(queue_.begin(), queue_.end(),
+                          [&](const Waiting& a, const Waiting& b) { return rank(a) < rank(b); })
+      ->ticket;
 }
 
-std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, const std::vector<Message>& messages, bool raw,
-                                                              const OnProgress& on_progress, const std::stop_token& stop) {
+std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, const std::vector<Message>& messages,
+                                                              bool raw, const OnProgress& on_progress,
+                                                              const std::stop_token& stop) {
   std::size_t index = 0;
   bool goes_on = false;
   {

@@ -40,17 +40,18 @@ class ConversationPool {
   // the one whose last turn is longest ago, then who came first. Nothing once `stop` is asked for. The conversation is the owner's free one that these messages go on
   // with (most tokens in common, at least half of what it holds, or all of the prompt); else a new one while there are fewer than `size`; else
   // the free one unused longest, emptied. raw: chat format none.
-  std::optional<Lease> take(std::size_t owner, const std::vector<Message>& messages, bool raw, const OnProgress& on_progress, const std::stop_token& stop);
+  std::optional<Lease> take(std::size_t owner, const std::vector<Message>& messages, bool raw,
+                            const OnProgress& on_progress, const std::stop_token& stop);
   std::size_t waiting() const;
 
  private:
   struct Slot {
     std::optional<Conversation> conversation;
     bool raw = false, busy = false;
-    std::size_t owner = 0;  // of what it holds
-    std::size_t held = 0;   // tokens
+    std::size_t owner = 0;   // of what it holds
+    std::size_t held = 0;    // tokens
     std::uint64_t used = 0;  // the pool's count of uses when it was used last
-    std::mutex telling;  // of on_progress: material that is made ahead may be told of while the request ends
+    std::mutex telling;      // of on_progress: material that is made ahead may be told of while the request ends
     OnProgress on_progress;  // of the request that has it
   };
   ConversationOptions options_for(bool raw) const;

@@ -6,8 +6,8 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include "service/process_limits.h"
 #include "permllm/version.h"
+#include "service/process_limits.h"
 
 namespace permllm {
 
@@ -16,31 +16,48 @@ using openai::Json;
 Json privacy_of(const Client& client, const std::string& model_id) {
   const Client::Model& model = client.model();
   const bool open = model.profile == "open";
-  const auto party = [](const char* who, Json sees, Json never) { return Json{{"who", who}, {"sees", std::move(sees)}, {"never_sees", std::move(never)}}; };
+  const auto party = [](const char* who, Json sees, Json never) {
+    return Json{{"who", who}, {"sees", std::move(sees)}, {"never_sees", std::move(never)}};
+  };
   const auto and_also = [](Json sees, const char* more) {
     sees.push_back(more);
     return sees;
   };
-  Json rests_on = Json::array({"provider and helper do not work together: both at once could read your questions and answers",
-                               "each party follows the protocol",
-                               "the keys shown here are those of the parties that you mean: compare the helper's with what the helper itself publishes",
-                               "TLS 1.3, AES-128 and HKDF-SHA256 hold", "this machine is yours: questions and answers are in the clear here"});
-  if (model.retrieval == "bfv") rests_on.push_back("ring-LWE with the parameters of docs/protocol.md 4.11: the chosen token is retrieved by homomorphic encryption");
-  return {{"profile", model.profile},
-          {"model", {{"id", model_id}, {"name", model.name}, {"architecture", model.architecture}, {"context", model.context}, {"layers", model.layers},
-                     {"retrieval", model.retrieval}}},
-          {"provider", {{"address", client.provider().address}, {"key", client.provider().key}}},
-          {"helper", {{"address", client.helper().address}, {"key", client.helper().key}}},
-          {"parties",
-           Json::array({party("you", client.views().user,
-                              open ? Json::array({"questions and answers of others"}) : Json::array({"the model's weights", "questions and answers of others"})),
-                        party("provider", and_also(client.views().provider, "your network address and your invite's name"),
-                              Json::array({"your questions", "the answers", "which tokens were chosen"})),
-                        party("helper", and_also(client.views().helper, "your network address, when material is made"), Json::array({"your questions, in any form", "the answers, in any form", "the links of an answer"}))})},
-          {"model_owner", open ? "Nothing is hidden of the model: its weights are public in this profile."
-                               : "You see inner values of the model in an order drawn afresh for each use. That is a barrier to copying the model, which has been attacked "
-                                 "in the literature, not a guarantee."},
-          {"rests_on", std::move(rests_on)}};
+  Json rests_on = Json::array(
+      {"provider and helper do not work together: both at once could read your questions and answers",
+       "each party follows the protocol",
+       "the keys shown here are those of the parties that you mean: compare the helper's with what the helper itself "
+       "publishes",
+       "TLS 1.3, AES-128 and HKDF-SHA256 hold", "this machine is yours: questions and answers are in the clear here"});
+  if (model.retrieval == "bfv")
+    rests_on.push_back(
+        "ring-LWE with the parameters of docs/protocol.md 4.11: the chosen token is retrieved by homomorphic "
+        "encryption");
+  return {
+      {"profile", model.profile},
+      {"model",
+       {{"id", model_id},
+        {"name", model.name},
+        {"architecture", model.architecture},
+        {"context", model.context},
+        {"layers", model.layers},
+        {"retrieval", model.retrieval}}},
+      {"provider", {{"address", client.provider().address}, {"key", client.provider().key}}},
+      {"helper", {{"address", client.helper().address}, {"key", client.helper().key}}},
+      {"parties",
+       Json::array({party("you", client.views().user,
+                          open ? Json::array({"questions and answers of others"})
+                               : Json::array({"the model's weights", "questions and answers of others"})),
+                    party("provider", and_also(client.views().provider, "your network address and your invite's name"),
+                          Json::array({"your questions", "the answers", "which tokens were chosen"})),
+                    party("helper", and_also(client.views().helper, "your network address, when material is made"),
+                          Json::array({"your questions, in any form", "the answers, in any form",
+                                       "the links of an answer"}))})},
+      {"model_owner", open ? "Nothing is hidden of the model: its weights are public in this profile."
+                           : "You see inner values of the model in an order drawn afresh for each use. That is a "
+                             "barrier to copying the model, which has been attacked "
+                             "in the literature, not a guarantee."},
+      {"rests_on", std::move(rests_on)}};
 }
 
 Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_target) {
@@ -52,7 +69,10 @@ Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_targe
   using Stage = AnswerJob::Stage;
   const Stage stage = now.foremost.stage;
   if (now.active > 0) {
-    state = stage == Stage::answering ? "answering" : stage == Stage::reading ? "reading" : stage == Stage::reconnecting ? "reconnecting" : "preparing";
+    state = stage == Stage::answering      ? "answering"
+            : stage == Stage::reading      ? "reading"
+            : stage == Stage::reconnecting ? "reconnecting"
+                                           : "preparing";
   }
   Json prepare = nullptr;
   if ((stage == Stage::preparing || stage == Stage::reading) && now.foremost.progress) {
@@ -62,32 +82,56 @@ Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_targe
   const auto bytes = [](const Answer::Bytes& b) { return Json{{"sent", b.sent}, {"received", b.received}}; };
   Json online = bytes(traffic.online);
   online["round_trips"] = traffic.round_trips;
-  return {{"state", state}, {"active", now.active}, {"queued", now.queued}, {"prepare", std::move(prepare)}, {"online", std::move(online)},
-          {"offline_provider", bytes(traffic.offline_provider)}, {"offline_helper", bytes(traffic.offline_helper)}, {"tokens", now.tokens},
-          {"tokens_per_second", now.tokens_per_second > 0 ? Json(now.tokens_per_second) : Json(nullptr)}, {"stock_tokens", client.ready_tokens()},
-          {"stock_target", stock_target}, {"filling", desk.keeper().filling()}, {"tokens_left", openai::tokens_left(client.tokens_left())}};
+  return {{"state", state},
+          {"active", now.active},
+          {"queued", now.queued},
+          {"prepare", std::move(prepare)},
+          {"online", std::move(online)},
+          {"offline_provider", bytes(traffic.offline_provider)},
+          {"offline_helper", bytes(traffic.offline_helper)},
+          {"tokens", now.tokens},
+          {"tokens_per_second", now.tokens_per_second > 0 ? Json(now.tokens_per_second) : Json(nullptr)},
+          {"stock_tokens", client.ready_tokens()},
+          {"stock_target", stock_target},
+          {"filling", desk.keeper().filling()},
+          {"tokens_left", openai::tokens_left(client.tokens_left())}};
 }
 
 struct GatewayMetrics::State {
   prometheus::Registry registry;
-  prometheus::Family<prometheus::Counter>& counters(const char* name, const char* help) { return prometheus::BuildCounter().Name(name).Help(help).Register(registry); }
-  prometheus::Family<prometheus::Gauge>& gauges(const char* name, const char* help) { return prometheus::BuildGauge().Name(name).Help(help).Register(registry); }
+  prometheus::Family<prometheus::Counter>& counters(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+  }
+  prometheus::Family<prometheus::Gauge>& gauges(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
+  }
 
-  prometheus::Family<prometheus::Counter>& requests = counters("permllm_gateway_requests_total", "HTTP requests by route and status.");
-  prometheus::Family<prometheus::Counter>& tokens = counters("permllm_gateway_tokens_total", "Tokens of prompts and of answers.");
-  prometheus::Family<prometheus::Counter>& bytes = counters("permllm_gateway_bytes_total", "Payload bytes by link and direction.");
-  prometheus::Counter& round_trips = counters("permllm_gateway_round_trips_total", "Round trips with the provider, online.").Add({});
-  prometheus::Family<prometheus::Gauge>& answers = gauges("permllm_gateway_answers", "Answers under way, and those that wait for a conversation.");
-  prometheus::Gauge& reachable = gauges("permllm_gateway_provider_reachable", "1 unless the provider could not be reached when it was tried last.").Add({});
-  prometheus::Gauge& stock = gauges("permllm_gateway_stock_tokens", "Tokens for which offline material is ready.").Add({});
-  prometheus::Gauge& left = gauges("permllm_gateway_allowance_tokens", "Tokens of answers that the invite has left.").Add({});
+  prometheus::Family<prometheus::Counter>& requests =
+      counters("permllm_gateway_requests_total", "HTTP requests by route and status.");
+  prometheus::Family<prometheus::Counter>& tokens =
+      counters("permllm_gateway_tokens_total", "Tokens of prompts and of answers.");
+  prometheus::Family<prometheus::Counter>& bytes =
+      counters("permllm_gateway_bytes_total", "Payload bytes by link and direction.");
+  prometheus::Counter& round_trips =
+      counters("permllm_gateway_round_trips_total", "Round trips with the provider, online.").Add({});
+  prometheus::Family<prometheus::Gauge>& answers =
+      gauges("permllm_gateway_answers", "Answers under way, and those that wait for a conversation.");
+  prometheus::Gauge& reachable =
+      gauges("permllm_gateway_provider_reachable", "1 unless the provider could not be reached when it was tried last.")
+          .Add({});
+  prometheus::Gauge& stock =
+      gauges("permllm_gateway_stock_tokens", "Tokens for which offline material is ready.").Add({});
+  prometheus::Gauge& left =
+      gauges("permllm_gateway_allowance_tokens", "Tokens of answers that the invite has left.").Add({});
   prometheus::Gauge& memory = gauges("process_resident_memory_bytes", "Memory in use.").Add({});
   prometheus::Gauge& files = gauges("process_open_fds", "Open files.").Add({});
   std::mutex mutex;
 };
 
 GatewayMetrics::GatewayMetrics() : state_(new State) {
-  state_->gauges("permllm_info", "Which program this is; always 1.").Add({{"party", "user"}, {"version", version()}}).Set(1);
+  state_->gauges("permllm_info", "Which program this is; always 1.")
+      .Add({{"party", "user"}, {"version", version()}})
+      .Set(1);
 }
 GatewayMetrics::~GatewayMetrics() = default;
 
@@ -98,7 +142,9 @@ void GatewayMetrics::count(const std::string& route, int status) {
 std::string GatewayMetrics::text(const Client& client, AnswerDesk& desk) {
   State& s = *state_;
   const std::lock_guard lock(s.mutex);
-  const auto bring_to = [](prometheus::Counter& counter, std::uint64_t value) { counter.Increment(std::max(0.0, static_cast<double>(value) - counter.Value())); };
+  const auto bring_to = [](prometheus::Counter& counter, std::uint64_t value) {
+    counter.Increment(std::max(0.0, static_cast<double>(value) - counter.Value()));
+  };
   const AnswerDesk::Now now = desk.now();
   const Client::Traffic traffic = client.traffic();
   const auto link = [&](const char* name, const Answer::Bytes& b) {

@@ -15,13 +15,18 @@ using In = nlohmann::json;
 
 constexpr int k_most_depth = 32;
 
-[[noreturn]] void wrong(const std::string& field, const std::string& expected) { throw Error(Code::usage, field, "expected " + expected); }
-[[noreturn]] void unsupported(const std::string& field, const std::string& why) { throw Error(Code::unsupported, field, why); }
+[[noreturn]] void wrong(const std::string& field, const std::string& expected) {
+  throw Error(Code::usage, field, "expected " + expected);
+}
+[[noreturn]] void unsupported(const std::string& field, const std::string& why) {
+  throw Error(Code::unsupported, field, why);
+}
 
 In parse(std::string_view body) {
   std::vector<std::set<std::string>> keys;  // of the objects that are not closed yet
   const auto check = [&](int depth, In::parse_event_t event, const In& value) {
-    if (depth > k_most_depth) throw Error(Code::usage, "body", fmt::format("is nested more than {} levels deep", k_most_depth));
+    if (depth > k_most_depth)
+      throw Error(Code::usage, "body", fmt::format("is nested more than {} levels deep", k_most_depth));
     if (event == In::parse_event_t::object_start) keys.emplace_back();
     if (event == In::parse_event_t::object_end) keys.pop_back();
     if (event == In::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second) {
@@ -49,7 +54,8 @@ double number(const In& value, const std::string& field, double least, double mo
 std::size_t whole_number(const In& value, const std::string& field, std::uint64_t least, std::uint64_t most) {
   const bool whole = value.is_number_integer() && (value.is_number_unsigned() || value.get<std::int64_t>() >= 0);
   if (!whole || value.get<std::uint64_t>() < least || value.get<std::uint64_t>() > most) {
-    wrong(field, most < UINT32_MAX ? fmt::format("a whole number from {} to {}", least, most) : fmt::format("a whole number of at least {}", least));
+    wrong(field, most < UINT32_MAX ? fmt::format("a whole number from {} to {}", least, most)
+                                   : fmt::format("a whole number of at least {}", least));
   }
   return value.get<std::uint64_t>();
 }
@@ -97,12 +103,15 @@ std::vector<Message> messages_of(const In& in) {
         message.role = text(value, at + ".role");
         if (message.role == "developer") message.role = "system";
         if (message.role == "tool" || message.role == "function") unsupported(at + ".role", "tools are not offered");
-        if (message.role != "system" && message.role != "user" && message.role != "assistant") wrong(at + ".role", "system, developer, user or assistant");
+        if (message.role != "system" && message.role != "user" && message.role != "assistant")
+          wrong(at + ".role", "system, developer, user or assistant");
       } else if (key == "content") {
         message.content = content_of(value, at + ".content");
         content = true;
-      } else if (key == "tool_calls" || key == "function_call" || key == "refusal" || key == "audio" || key == "annotations") {
-        if (!empty(value)) unsupported(at + "." + key, "only text is taken");  // clients send an answer's empty ones back
+      } else if (key == "tool_calls" || key == "function_call" || key == "refusal" || key == "audio" ||
+                 key == "annotations") {
+        if (!empty(value))
+          unsupported(at + "." + key, "only text is taken");  // clients send an answer's empty ones back
       } else {
         throw Error(Code::usage, at + "." + key, "is not known");
       }
@@ -117,7 +126,9 @@ std::vector<Message> messages_of(const In& in) {
 using Field = std::function<void(Request&, const In&)>;
 using Fields = std::map<std::string, Field>;
 
-Field refused(const std::string& name, const std::string& why, const std::function<bool(const In&)>& harmless = [](const In&) { return false; }) {
+Field refused(
+    const std::string& name, const std::string& why,
+    const std::function<bool(const In&)>& harmless = [](const In&) { return false; }) {
   return [=](Request&, const In& value) {
     if (!harmless(value)) unsupported(name, why);
   };
@@ -125,7 +136,8 @@ Field refused(const std::string& name, const std::string& why, const std::functi
 
 void stop_of(Request& request, const In& value) {
   const auto add = [&](const In& one) {
-    if (!one.is_string() || one.get<std::string>().empty()) wrong("stop", "a string, or up to four of them, none empty");
+    if (!one.is_string() || one.get<std::string>().empty())
+      wrong("stop", "a string, or up to four of them, none empty");
     request.answer.stop.push_back(one.get<std::string>());
   };
   if (value.is_array()) {
@@ -153,12 +165,15 @@ const Fields& shared_fields() {
       {"stream_options", stream_options_of},
       {"max_tokens", [](Request& r, const In& v) { r.max_tokens = whole_number(v, "max_tokens", 1, UINT32_MAX); }},
       {"temperature", [](Request& r, const In& v) { r.answer.temperature = number(v, "temperature", 0, 2); }},
-      {"top_p", [](Request& r, const In& v) { r.answer.top_p = std::max(number(v, "top_p", 0, 1), 1e-9); }},  // 0 is the best token
+      {"top_p", [](Request& r,
+                   const In& v) { r.answer.top_p = std::max(number(v, "top_p", 0, 1), 1e-9); }},  // 0 is the best token
       {"top_k", [](Request& r, const In& v) { r.answer.top_k = whole_number(v, "top_k", 0, UINT32_MAX); }},
       {"min_p", [](Request& r, const In& v) { r.answer.min_p = number(v, "min_p", 0, 1); }},
-      {"seed", [](Request& r, const In& v) {
+      {"seed",
+       [](Request& r, const In& v) {
          if (!v.is_number_integer()) wrong("seed", "a whole number");
-         r.answer.seed = v.is_number_unsigned() ? v.get<std::uint64_t>() : static_cast<std::uint64_t>(v.get<std::int64_t>());
+         r.answer.seed =
+             v.is_number_unsigned() ? v.get<std::uint64_t>() : static_cast<std::uint64_t>(v.get<std::int64_t>());
        }},
       {"stop", stop_of},
       {"n", refused("n", "only one answer a request", [](const In& v) { return v == 1; })},
@@ -177,17 +192,25 @@ Fields chat_fields() {
   const auto is = [](const char* word) { return [word](const In& v) { return v == word; }; };
   return {
       {"messages", [](Request& r, const In& v) { r.messages = messages_of(v); }},
-      {"max_completion_tokens", [](Request& r, const In& v) { r.max_tokens = whole_number(v, "max_completion_tokens", 1, UINT32_MAX); }},
+      {"max_completion_tokens",
+       [](Request& r, const In& v) { r.max_tokens = whole_number(v, "max_completion_tokens", 1, UINT32_MAX); }},
       {"store", refused("store", "nothing is stored", [](const In& v) { return v == false; })},
-      {"metadata", [](Request&, const In& v) { if (!v.is_object()) wrong("metadata", "an object"); }},
-      {"service_tier", refused("service_tier", "expected auto or default", [](const In& v) { return v == "auto" || v == "default"; })},
+      {"metadata",
+       [](Request&, const In& v) {
+         if (!v.is_object()) wrong("metadata", "an object");
+       }},
+      {"service_tier",
+       refused("service_tier", "expected auto or default", [](const In& v) { return v == "auto" || v == "default"; })},
       {"logprobs", refused("logprobs", "probabilities are not reported", [](const In& v) { return v == false; })},
       {"top_logprobs", refused("top_logprobs", "probabilities are not reported", [](const In& v) { return v == 0; })},
       {"tools", refused("tools", k_tools, empty)},
       {"tool_choice", refused("tool_choice", k_tools, is("none"))},
       {"functions", refused("functions", k_tools, empty)},
       {"function_call", refused("function_call", k_tools, is("none"))},
-      {"response_format", refused("response_format", k_text, [](const In& v) { return v == In{{"type", "text"}}; })},
+      {"response_format", refused("response_format", k_text,
+                                  [](const In& v) {
+                                    return v == In{{"type", "text"}};
+                                  })},
       {"modalities", refused("modalities", k_text, [](const In& v) { return v == In::array({"text"}); })},
       {"audio", refused("audio", k_text)},
   };
@@ -195,9 +218,11 @@ Fields chat_fields() {
 
 Fields completion_fields() {
   return {
-      {"prompt", [](Request& r, const In& v) {
+      {"prompt",
+       [](Request& r, const In& v) {
          const In& one = v.is_array() && v.size() == 1 ? v[0] : v;
-         if (!one.is_string() || one.get<std::string>().empty()) wrong("prompt", "a string, or a list of one, not empty");
+         if (!one.is_string() || one.get<std::string>().empty())
+           wrong("prompt", "a string, or a list of one, not empty");
          r.messages = {{"user", one.get<std::string>()}};
        }},
       {"best_of", refused("best_of", "only one answer a request", [](const In& v) { return v == 1; })},
@@ -214,7 +239,8 @@ Request read(const In& in, const Fields& fields, bool chat) {
     auto field = fields.find(key);
     if (field == fields.end()) {
       field = shared_fields().find(key);
-      if (field == shared_fields().end()) throw Error(Code::usage, fmt::format("{:.64}", key), "is not known here, and nothing is ignored silently");
+      if (field == shared_fields().end())
+        throw Error(Code::usage, fmt::format("{:.64}", key), "is not known here, and nothing is ignored silently");
     }
     if (!value.is_null()) field->second(request, value);  // null is how clients leave a field out
   }
@@ -222,7 +248,8 @@ Request read(const In& in, const Fields& fields, bool chat) {
   const bool given = in.contains("temperature") && !in["temperature"].is_null();
   const AnswerOptions& how = request.answer;
   if (!given && (how.top_p < 1 || how.top_k > 0 || how.min_p > 0)) request.answer.temperature = 1;
-  if (request.messages.empty()) wrong(chat ? "messages" : "prompt", chat ? "a list of at least one message" : "a string");
+  if (request.messages.empty())
+    wrong(chat ? "messages" : "prompt", chat ? "a list of at least one message" : "a string");
   if (request.include_usage && !request.stream) throw Error(Code::usage, "stream_options", "only goes with stream");
   return request;
 }
@@ -231,7 +258,8 @@ Request read(const In& in, const Fields& fields, bool chat) {
 
 Request parse_chat(std::string_view body) {
   const In in = parse(body);
-  if (in.contains("max_tokens") && in.contains("max_completion_tokens") && in["max_tokens"] != in["max_completion_tokens"]) {
+  if (in.contains("max_tokens") && in.contains("max_completion_tokens") &&
+      in["max_tokens"] != in["max_completion_tokens"]) {
     throw Error(Code::usage, "max_tokens", "is another than max_completion_tokens; give one of them");
   }
   return read(in, chat_fields(), true);
@@ -251,7 +279,8 @@ Text parse_text(std::string_view body) {
       throw Error(Code::usage, fmt::format("{:.64}", key), "is not known here");
     }
   }
-  if (all.content.has_value() == !all.messages.empty()) throw Error(Code::usage, "content", "expected either content or messages");
+  if (all.content.has_value() == !all.messages.empty())
+    throw Error(Code::usage, "content", "expected either content or messages");
   return all;
 }
 

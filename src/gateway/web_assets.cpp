@@ -16,12 +16,13 @@ const WebAsset* find_web_asset(std::string_view name) {
 }
 
 const char* content_type_of(std::string_view name) {
-  static constexpr std::array<std::pair<std::string_view, const char*>, 6> types{{{".html", "text/html; charset=utf-8"},
-                                                                                   {".js", "text/javascript; charset=utf-8"},
-                                                                                   {".css", "text/css; charset=utf-8"},
-                                                                                   {".svg", "image/svg+xml"},
-                                                                                   {".png", "image/png"},
-                                                                                   {".ico", "image/x-icon"}}};
+  static constexpr std::array<std::pair<std::string_view, const char*>, 6> types{
+      {{".html", "text/html; charset=utf-8"},
+       {".js", "text/javascript; charset=utf-8"},
+       {".css", "text/css; charset=utf-8"},
+       {".svg", "image/svg+xml"},
+       {".png", "image/png"},
+       {".ico", "image/x-icon"}}};
   for (const auto& [ending, type] : types) {
     if (name.ends_with(ending)) return type;
   }

@@ -22,8 +22,8 @@ Word residue(Uint128 x, Word p) {
 static_assert((Word{1} << k_prime_bits) - k_primes[1] < Word{1} << 36);
 
 // Entry k of T' for every k of a block: centred, 0 beyond the vocabulary; as words that are congruent modulo p, and below 2 p.
-void fill_block(std::span<const std::uint32_t> table, const Parameters& parameters, std::size_t delta, std::size_t block, Word p,
-                Word* out) {
+void fill_block(std::span<const std::uint32_t> table, const Parameters& parameters, std::size_t delta,
+                std::size_t block, Word p, Word* out) {
   const Ring plain{parameters.plain_bits};
   std::size_t from = (block * k_degree + parameters.positions() - delta) % parameters.positions();
   for (std::size_t i = 0; i < k_degree;) {
@@ -45,7 +45,8 @@ Word switched(Word x0, Word x1) {
   const double near = static_cast<double>(static_cast<std::int64_t>(y0)) * (k_whole / static_cast<double>(k_p0)) +
                       static_cast<double>(static_cast<std::int64_t>(y1)) * (k_whole / static_cast<double>(k_p1));
   Word result = static_cast<Word>(static_cast<std::int64_t>(near + 0.5));
-  const Uint128 scaled = (Uint128{y0} * k_p1 + Uint128{y1} * k_p0) << k_reply_bits;  // modulo 2^128, as is all of the difference
+  const Uint128 scaled = (Uint128{y0} * k_p1 + Uint128{y1} * k_p0)
+                         << k_reply_bits;  // modulo 2^128, as is all of the difference
   const auto rest = static_cast<__int128>(scaled - result * k_modulus);
   constexpr auto k_half = static_cast<__int128>(k_modulus / 2);
   result += Word{rest > k_half} - Word{rest < -k_half};
@@ -129,8 +130,8 @@ Reply switch_modulus(const Sample& sample) {
   return reply;
 }
 
-Reply answer(const PreparedKey& key, const PreparedQuery& query, std::span<const std::uint32_t> table, std::size_t delta,
-             const Seed& seed) {
+Reply answer(const PreparedKey& key, const PreparedQuery& query, std::span<const std::uint32_t> table,
+             std::size_t delta, const Seed& seed) {
   Evaluated sum = product_sum(query, table, delta);
   add_zero(sum, key, seed);
   Sample sample = extract(sum);

@@ -36,8 +36,8 @@ struct Reply {
 constexpr std::size_t reply_bytes() { return 4 + packed_bytes(k_degree + 1, k_reply_bits); }
 
 // table: p.vocabulary entries below p.vocabulary; delta < positions; seed: of this answer alone. One path, whatever the table.
-Reply answer(const PreparedKey& key, const PreparedQuery& query, std::span<const std::uint32_t> table, std::size_t delta,
-             const Seed& seed);
+Reply answer(const PreparedKey& key, const PreparedQuery& query, std::span<const std::uint32_t> table,
+             std::size_t delta, const Seed& seed);
 
 // The entry; below p.vocabulary where the answer was made as above.
 // Errors: malformed, "Reply.words" (an entry beyond the vocabulary).

@@ -39,7 +39,8 @@ HWY_INLINE V product_of_halves(V a, V b) { return hn::MulEven(hn::BitCast(DHalve
 struct Prime {
   V p, k, distance;  // p = k 2^32 + 1 = 2^53 - distance 2^32 + 1
   explicit HWY_INLINE Prime(int prime)
-      : p(hn::Set(D(), k_primes[static_cast<std::size_t>(prime)])), k(hn::ShiftRight<32>(p)),
+      : p(hn::Set(D(), k_primes[static_cast<std::size_t>(prime)])),
+        k(hn::ShiftRight<32>(p)),
         distance(hn::Sub(hn::Set(D(), Word{1} << 21), k)) {}
 
   // x w / 2^64, in (-p, 2^48), for x < 2^58 and w < p.
@@ -47,7 +48,8 @@ struct Prime {
     const V high_x = hn::ShiftRight<32>(x), high_w = hn::ShiftRight<32>(w);
     // x (w mod 2^32) / 2^32 + p, in (0, 2^59).
     const V low = product_of_halves(x, w);
-    const V a = hn::Add(hn::Add(hn::ShiftRight<32>(low), product_of_halves(high_x, w)), hn::Sub(p, product_of_halves(low, k)));
+    const V a =
+        hn::Add(hn::Add(hn::ShiftRight<32>(low), product_of_halves(high_x, w)), hn::Sub(p, product_of_halves(low, k)));
     const V b = hn::Add(a, product_of_halves(x, high_w));
     return hn::Sub(hn::Add(hn::ShiftRight<32>(b), product_of_halves(high_x, high_w)), product_of_halves(b, k));
   }
@@ -101,7 +103,8 @@ HWY_INLINE void two_layers_back(const Prime& m, Word* HWY_RESTRICT x, std::size_
     for (Word *at = x + group * 4 * quarter, *end = at + quarter; at != end; at += k_side) {
       const V a = load(at), b = load(at + quarter), c = load(at + 2 * quarter), d = load(at + 3 * quarter);
       const V sum_ab = hn::Add(a, b), sum_cd = hn::Add(c, d);
-      const V ab = hn::Add(m.product(hn::Add(hn::Sub(a, b), two), w0), m.p), cd = hn::Add(m.product(hn::Add(hn::Sub(c, d), two), w1), m.p);
+      const V ab = hn::Add(m.product(hn::Add(hn::Sub(a, b), two), w0), m.p),
+              cd = hn::Add(m.product(hn::Add(hn::Sub(c, d), two), w1), m.p);
       store(m.fold(hn::Add(sum_ab, sum_cd)), at);
       store(m.fold(hn::Add(ab, cd)), at + quarter);
       store(hn::Add(m.product(hn::Add(hn::Sub(sum_ab, sum_cd), four), w), m.p), at + 2 * quarter);
@@ -123,10 +126,12 @@ HWY_INLINE void transpose(Word* x) {
 }
 
 HWY_INLINE auto one_twiddle(const Twiddles& t) {
-  return [&t](std::size_t layer, std::size_t group) HWY_ATTR { return hn::Set(D(), t.first.data()[group_index(layer, group)]); };
+  return [&t](std::size_t layer, std::size_t group)
+             HWY_ATTR { return hn::Set(D(), t.first.data()[group_index(layer, group)]); };
 }
 HWY_INLINE auto lane_twiddles(const Twiddles& t, std::size_t lane) {
-  return [&t, lane](std::size_t layer, std::size_t group) HWY_ATTR { return load(t.second.data() + group_index(layer, group) * k_side + lane); };
+  return [&t, lane](std::size_t layer, std::size_t group)
+             HWY_ATTR { return load(t.second.data() + group_index(layer, group) * k_side + lane); };
 }
 
 void transform(Word* x, int prime) {
@@ -138,7 +143,8 @@ void transform(Word* x, int prime) {
   transpose(x);
   for (std::size_t lane = 0; lane < k_side; lane += hn::Lanes(D())) {
     for (std::size_t layer = 0; layer < 6; layer += 2) two_layers(m, x + lane, layer, lane_twiddles(t, lane));
-    for (std::size_t row = 0; row < k_side; ++row) store(m.reduced(load(x + row * k_side + lane)), x + row * k_side + lane);
+    for (std::size_t row = 0; row < k_side; ++row)
+      store(m.reduced(load(x + row * k_side + lane)), x + row * k_side + lane);
   }
 }
 
@@ -146,11 +152,13 @@ void transform_back(Word* x, int prime) {
   const Prime m(prime);
   const Roots& roots = k_roots[static_cast<std::size_t>(prime)];
   for (std::size_t lane = 0; lane < k_side; lane += hn::Lanes(D())) {
-    for (std::size_t layer = 6; layer > 0; layer -= 2) two_layers_back(m, x + lane, layer - 2, lane_twiddles(roots.backward, lane));
+    for (std::size_t layer = 6; layer > 0; layer -= 2)
+      two_layers_back(m, x + lane, layer - 2, lane_twiddles(roots.backward, lane));
   }
   transpose(x);
   for (std::size_t lane = 0; lane < k_side; lane += hn::Lanes(D())) {
-    for (std::size_t layer = 6; layer > 0; layer -= 2) two_layers_back(m, x + lane, layer - 2, one_twiddle(roots.backward));
+    for (std::size_t layer = 6; layer > 0; layer -= 2)
+      two_layers_back(m, x + lane, layer - 2, one_twiddle(roots.backward));
   }
   multiply_by(x, roots.by_degree, prime);
 }
@@ -162,7 +170,8 @@ HWY_INLINE void for_each(const Each& each) {
 
 void multiply(Word* x, const Word* factor, int prime) {
   const Prime m(prime);
-  for_each([&](std::size_t i) HWY_ATTR { store(m.once(hn::Add(m.product(load(x + i), load(factor + i)), m.p)), x + i); });
+  for_each([&](std::size_t i)
+               HWY_ATTR { store(m.once(hn::Add(m.product(load(x + i), load(factor + i)), m.p)), x + i); });
 }
 
 void multiply_by(Word* x, Word factor, int prime) {
@@ -220,9 +229,10 @@ namespace {
 const bool k_capped = permllm::kernels::cap_simd();
 
 // 25 p in the transform's last layer, and what 64 products leave.
-static_assert(Uint128{25} * k_primes[0] < Uint128{1} << 58 && 64 * (Uint128{k_primes[0]} + (Uint128{1} << 48)) < Uint128{1} << 60);
-static_assert(k_primes[0] > k_primes[1] && k_primes[0] >> 53 == 0 &&
-              k_primes[0] % (Uint128{1} << 32) == 1 && k_primes[1] % (Uint128{1} << 32) == 1);
+static_assert(Uint128{25} * k_primes[0] < Uint128{1} << 58 &&
+              64 * (Uint128{k_primes[0]} + (Uint128{1} << 48)) < Uint128{1} << 60);
+static_assert(k_primes[0] > k_primes[1] && k_primes[0] >> 53 == 0 && k_primes[0] % (Uint128{1} << 32) == 1 &&
+              k_primes[1] % (Uint128{1} << 32) == 1);
 
 }  // namespace
 
@@ -245,7 +255,8 @@ namespace {
 struct Prime {
   Word p, from_factor;
   explicit Prime(int prime)
-      : p(k_primes[static_cast<std::size_t>(prime)]), from_factor(k_roots[static_cast<std::size_t>(prime)].from_factor) {}
+      : p(k_primes[static_cast<std::size_t>(prime)]),
+        from_factor(k_roots[static_cast<std::size_t>(prime)].from_factor) {}
   Word product(Word x, Word factor) const { return times(times(x, factor, p), from_factor, p); }
 };
 
@@ -262,7 +273,8 @@ void layer_of(Word* x, const Twiddles& t, std::size_t layer, const Each& each) {
   for (std::size_t i = 0; i < k_degree / 2; ++i) {
     const std::size_t column = i % k_side, group = i / k_side / half, row = i / k_side % half + group * 2 * half;
     const std::size_t index = group_index(layer, group);
-    each(kFirst ? t.first[index] : t.second[index * k_side + column], x[row * k_side + column], x[(row + half) * k_side + column]);
+    each(kFirst ? t.first[index] : t.second[index * k_side + column], x[row * k_side + column],
+         x[(row + half) * k_side + column]);
   }
 }
 

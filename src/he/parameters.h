@@ -83,7 +83,9 @@ constexpr Uint128 noise_of(int plain_bits, std::size_t blocks) {
 constexpr Uint128 noise_limit(int plain_bits) {
   return (k_modulus >> (plain_bits + 1)) - ((k_degree + 1) * k_modulus >> (k_reply_bits + 1)) - 1;
 }
-constexpr bool always_right(int plain_bits, std::size_t blocks) { return noise_of(plain_bits, blocks) < noise_limit(plain_bits); }
+constexpr bool always_right(int plain_bits, std::size_t blocks) {
+  return noise_of(plain_bits, blocks) < noise_limit(plain_bits);
+}
 
 namespace detail {
 constexpr bool all_right() {
@@ -101,7 +103,9 @@ constexpr Uint128 average_noise(int plain_bits, std::size_t blocks) {
 }  // namespace detail
 
 static_assert(detail::all_right());
-static_assert(k_primes[0] % (2 * k_degree) == 1 && k_primes[1] % (2 * k_degree) == 1 && k_modulus >> 106 == 0 && k_modulus >> 105 == 1);
-static_assert(k_queries_per_key * detail::average_noise(k_most_plain_bits, k_most_vocabulary / k_degree) < (flood_noise() * 2) >> 43);
+static_assert(k_primes[0] % (2 * k_degree) == 1 && k_primes[1] % (2 * k_degree) == 1 && k_modulus >> 106 == 0 &&
+              k_modulus >> 105 == 1);
+static_assert(k_queries_per_key * detail::average_noise(k_most_plain_bits, k_most_vocabulary / k_degree) <
+              (flood_noise() * 2) >> 43);
 
 }  // namespace permllm::he

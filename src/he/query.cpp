@@ -10,7 +10,9 @@
 namespace permllm::he {
 namespace {
 
-std::span<Word> block_of(Words& words, std::size_t block) { return std::span(words).subspan(block * k_residues, k_residues); }
+std::span<Word> block_of(Words& words, std::size_t block) {
+  return std::span(words).subspan(block * k_residues, k_residues);
+}
 
 // All ones where a and b are equal.
 Word equal(Word a, Word b) {
@@ -77,7 +79,8 @@ Words query_polynomials(const Query& query) {
   return a;
 }
 
-PreparedQuery::PreparedQuery(const Query& query) : parameters_(query.parameters), c0_(query.c0), c1_(query_polynomials(query)) {
+PreparedQuery::PreparedQuery(const Query& query)
+    : parameters_(query.parameters), c0_(query.c0), c1_(query_polynomials(query)) {
   PERMLLM_ASSERT(c0_.size() == parameters_.blocks * k_residues);
   for (Words* words : {&c0_, &c1_}) {
     for (std::size_t b = 0; b < parameters_.blocks; ++b) {

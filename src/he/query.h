@@ -12,7 +12,7 @@ namespace permllm::he {
 struct Query {
   Parameters parameters;
   std::array<std::uint8_t, Seed::k_bytes> seed{};  // public: expands to a_b of every block
-  Words c0;                                         // residues of each block, reduced
+  Words c0;                                        // residues of each block, reduced
   // "version", "parameters", "plain_bits", "blocks", "seed", "c0". Errors when read: malformed, naming the field.
   template <class Io>
   void visit(Io& io) {

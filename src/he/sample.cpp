@@ -10,8 +10,8 @@ Stream::Stream(const Seed& seed, std::string_view domain) : cipher_(derive(seed,
 
 Stream::Stream(const Seed& seed, std::uint32_t number)
     : cipher_(seed),
-      next_{static_cast<std::uint8_t>(number >> 24), static_cast<std::uint8_t>(number >> 16), static_cast<std::uint8_t>(number >> 8),
-            static_cast<std::uint8_t>(number)} {}
+      next_{static_cast<std::uint8_t>(number >> 24), static_cast<std::uint8_t>(number >> 16),
+            static_cast<std::uint8_t>(number >> 8), static_cast<std::uint8_t>(number)} {}
 
 void Stream::read(std::span<Word> out) {
   cipher_.read(next_, {reinterpret_cast<std::uint8_t*>(out.data()), out.size_bytes()});

@@ -35,7 +35,8 @@ void bytes_of(Writer& writer, const char* field, std::span<const std::uint8_t> b
 void bytes_of(Reader& reader, const char* field, std::span<std::uint8_t> bytes) {
   Bytes read;
   reader.raw(field, read, bytes.size());
-  if (read.size() != bytes.size()) reader.refuse(field, fmt::format("{} bytes, expected {}", read.size(), bytes.size()));
+  if (read.size() != bytes.size())
+    reader.refuse(field, fmt::format("{} bytes, expected {}", read.size(), bytes.size()));
   std::memcpy(bytes.data(), read.data(), bytes.size());
 }
 
@@ -78,7 +79,8 @@ void residues(Writer& writer, const char* field, const Words& words, std::size_t
 void residues(Reader& reader, const char* field, Words& words, std::size_t polynomials) {
   packed_words(reader, field, words, polynomials * k_residues, k_prime_bits);
   for (std::size_t i = 0; i < words.size(); ++i) {
-    if (words[i] >= k_primes[i / k_degree % 2]) reader.refuse(field, fmt::format("word {} is not reduced modulo its prime", i));
+    if (words[i] >= k_primes[i / k_degree % 2])
+      reader.refuse(field, fmt::format("word {} is not reduced modulo its prime", i));
   }
 }
 

@@ -23,12 +23,20 @@ void packed_words(Reader& reader, const char* field, Words& words, std::size_t c
 void residues(Writer& writer, const char* field, const Words& words, std::size_t polynomials);
 void residues(Reader& reader, const char* field, Words& words, std::size_t polynomials);
 
-constexpr std::size_t packed_bytes(std::size_t count, int bits) { return 4 + (count * static_cast<std::size_t>(bits) + 7) / 8; }
-constexpr std::size_t residues_bytes(std::size_t polynomials) { return packed_bytes(polynomials * k_residues, k_prime_bits); }
+constexpr std::size_t packed_bytes(std::size_t count, int bits) {
+  return 4 + (count * static_cast<std::size_t>(bits) + 7) / 8;
+}
+constexpr std::size_t residues_bytes(std::size_t polynomials) {
+  return packed_bytes(polynomials * k_residues, k_prime_bits);
+}
 
 inline void number_is(Bound& bound, const char* field, std::uint16_t value) { bound.number(field, value); }
 inline void bytes_of(Bound& bound, const char*, std::span<const std::uint8_t> bytes) { bound.add(4 + bytes.size()); }
-inline void packed_words(Bound& bound, const char*, const Words&, std::size_t count, int bits) { bound.add(packed_bytes(count, bits)); }
-inline void residues(Bound& bound, const char*, const Words&, std::size_t polynomials) { bound.add(residues_bytes(polynomials)); }
+inline void packed_words(Bound& bound, const char*, const Words&, std::size_t count, int bits) {
+  bound.add(packed_bytes(count, bits));
+}
+inline void residues(Bound& bound, const char*, const Words&, std::size_t polynomials) {
+  bound.add(residues_bytes(polynomials));
+}
 
 }  // namespace permllm::he

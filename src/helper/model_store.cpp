@@ -1,7 +1,5 @@
 #include "helper/model_store.h"
 
-#include "session/registration.h"
-
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,14 +9,16 @@
 #include <atomic>
 #include <cstring>
 
+#include "session/registration.h"
+
 namespace permllm {
 namespace {
 
 constexpr std::uint64_t k_magic = 0x6c65646f6d4d4c50;  // "PLMmodel"
 constexpr std::uint32_t k_version = 2;
 constexpr std::uint64_t k_page = 4096;
-constexpr std::size_t k_before_offer = 16;               // magic, version, length
-constexpr std::uint32_t k_most_head = 1 << 20;           // of an offer: a plan of 1,000 layers has a fifth of it
+constexpr std::size_t k_before_offer = 16;      // magic, version, length
+constexpr std::uint32_t k_most_head = 1 << 20;  // of an offer: a plan of 1,000 layers has a fifth of it
 constexpr const char* k_model = ".model";
 constexpr const char* k_part = ".part";
 constexpr const char* k_marker = "permllm store 1\n";
@@ -34,7 +34,8 @@ Bytes written(ModelOffer offer, const std::string& owner) {
 
 // Ids are names of files: nothing but digits.
 bool is_id(const std::string& id) {
-  return id.size() == 64 && std::all_of(id.begin(), id.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return id.size() == 64 &&
+         std::all_of(id.begin(), id.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 bool is_none(const Digest& hash) { return hash == Digest{}; }
@@ -42,15 +43,19 @@ bool is_none(const Digest& hash) { return hash == Digest{}; }
 std::string megabytes(std::uint64_t bytes) { return fmt::format("{:.1f} MB", 1e-6 * static_cast<double>(bytes)); }
 
 void check_offer(const ModelOffer& offer) {
-  const auto refuse = [](const char* field, const std::string& why) { throw Error(Code::malformed, std::string("ModelOffer.") + field, why); };
+  const auto refuse = [](const char* field, const std::string& why) {
+    throw Error(Code::malformed, std::string("ModelOffer.") + field, why);
+  };
   if (!is_id(offer.model_id)) refuse("model_id", "expected 64 hex digits");
   const std::uint64_t expected = masked_model_bytes(offer.plan);
   if (offer.bytes != expected) refuse("bytes", fmt::format("{}, the plan says {}", offer.bytes, expected));
   if (offer.chunk < ModelOffer::k_least_chunk || offer.chunk > ModelOffer::k_most_chunk || offer.chunk % 64 != 0) {
-    refuse("chunk", fmt::format("{}, expected a multiple of 64 from {} to {}", offer.chunk, ModelOffer::k_least_chunk, ModelOffer::k_most_chunk));
+    refuse("chunk", fmt::format("{}, expected a multiple of 64 from {} to {}", offer.chunk, ModelOffer::k_least_chunk,
+                                ModelOffer::k_most_chunk));
   }
   if (offer.bytes / offer.chunk >= ModelOffer::k_most_chunks) {
-    refuse("chunk", fmt::format("{}: {} bytes would be more than {} chunks", offer.chunk, offer.bytes, ModelOffer::k_most_chunks));
+    refuse("chunk", fmt::format("{}: {} bytes would be more than {} chunks", offer.chunk, offer.bytes,
+                                ModelOffer::k_most_chunks));
   }
 }
 
@@ -129,7 +134,8 @@ StoredFile StoredFile::open(const std::filesystem::path& path, File::Mode mode) 
   if (length > k_most_head) refuse(fmt::format("length: {} bytes of head, expected at most {}", length, k_most_head));
   head.resize(k_before_offer + length);
   Digest hash_of_head;
-  if (!file.read(0, head) || !file.read(head.size(), hash_of_head)) refuse(fmt::format("{} bytes, it ends within its head", file.size()));
+  if (!file.read(0, head) || !file.read(head.size(), hash_of_head))
+    refuse(fmt::format("{} bytes, it ends within its head", file.size()));
   if (hash(domain::stored_head, head) != hash_of_head) refuse("head: it is damaged, its hash is another");
   ModelOffer offer;
   std::string owner;
@@ -142,7 +148,8 @@ StoredFile StoredFile::open(const std::filesystem::path& path, File::Mode mode) 
   } catch (const Error& error) {
     refuse(error.what());
   }
-  if (offer.model_id != path.stem()) refuse(fmt::format("model_id: {:.8}, expected that of the file's name", offer.model_id));
+  if (offer.model_id != path.stem())
+    refuse(fmt::format("model_id: {:.8}, expected that of the file's name", offer.model_id));
   StoredFile stored = placed(std::move(file), std::move(offer), owner);
   // A table that ends early, or names what is not there, is found when chunks are checked.
   Bytes table(sizeof(Digest) * (stored.hashes.size() + 1));
@@ -157,7 +164,8 @@ void StoredModel::touch() const { futimens(stored.file.descriptor(), nullptr); }
 
 // ---- The folder --------------------------------------------------------------------------------------------------------
 
-ModelStore::ModelStore(std::filesystem::path folder, Executor& executor, std::function<void(const std::string&)> on_event)
+ModelStore::ModelStore(std::filesystem::path folder, Executor& executor,
+                       std::function<void(const std::string&)> on_event)
     : folder_(std::move(folder)), executor_(executor), on_event_(std::move(on_event)) {
   if (folder_.empty()) return;
   std::error_code failed;
@@ -173,7 +181,8 @@ ModelStore::ModelStore(std::filesystem::path folder, Executor& executor, std::fu
   std::string found(std::min<std::uint64_t>(lock_->size(), 80), ' ');
   lock_->read(0, {reinterpret_cast<std::uint8_t*>(found.data()), found.size()});
   if (found != marker) {
-    throw Error(Code::file, (folder_ / "store").string(), fmt::format("another version: expected \"{}\"", marker.substr(0, marker.size() - 1)));
+    throw Error(Code::file, (folder_ / "store").string(),
+                fmt::format("another version: expected \"{}\"", marker.substr(0, marker.size() - 1)));
   }
   std::vector<std::filesystem::path> paths;
   for (const auto& entry : std::filesystem::directory_iterator(folder_, failed)) paths.push_back(entry.path());
@@ -192,16 +201,19 @@ void ModelStore::check(const std::filesystem::path& path) {
     const std::vector<std::uint32_t> damaged = stored.damaged(executor_);
     const std::string id = stored.offer.model_id;
     if (damaged.empty() && stored.whole()) {
-      on_event_(fmt::format("model {:.8}: {} checked in {:.1f} s", id, megabytes(stored.offer.bytes),
-                            seconds_since(begin)));
+      on_event_(
+          fmt::format("model {:.8}: {} checked in {:.1f} s", id, megabytes(stored.offer.bytes), seconds_since(begin)));
       models_[id] = mapped(std::move(stored));
       return;
     }
     if (stored.file.size() > stored.size()) stored.file.resize(stored.size());
     rename_file(path, path_of(id, k_part));
-    on_event_(!damaged.empty() ? fmt::format("{} is damaged: {} of {} chunks, the first of them {}; it is not used until its provider has sent them again",
-                                       path.string(), damaged.size(), stored.hashes.size(), damaged[0])
-                         : fmt::format("{} is damaged: its digest or size; it is not used until its provider has confirmed it", path.string()));
+    on_event_(!damaged.empty()
+                  ? fmt::format("{} is damaged: {} of {} chunks, the first of them {}; it is not used until its "
+                                "provider has sent them again",
+                                path.string(), damaged.size(), stored.hashes.size(), damaged[0])
+                  : fmt::format("{} is damaged: its digest or size; it is not used until its provider has confirmed it",
+                                path.string()));
   } catch (const Error& error) {
     on_event_(fmt::format("{} is not used: {}", path.string(), error.what()));
   }
@@ -209,7 +221,8 @@ void ModelStore::check(const std::filesystem::path& path) {
 
 std::uint64_t ModelStore::room() const {
   struct statvfs status {};
-  if (statvfs(folder_.c_str(), &status) != 0) throw Error(Code::resource, "store", "the helper cannot tell how much of its disk is free");
+  if (statvfs(folder_.c_str(), &status) != 0)
+    throw Error(Code::resource, "store", "the helper cannot tell how much of its disk is free");
   return std::uint64_t{status.f_bavail} * status.f_frsize;
 }
 
@@ -238,11 +251,15 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
   const auto check_same = [&](const StoredFile& stored) {
     const ModelOffer& here = stored.offer;
     if (stored.owner != owner) {
-      throw Error(Code::mismatch, "ModelOffer.model_id", fmt::format("model {:.8} was registered by a provider of another key; remove it at the helper first", offer.model_id));
+      throw Error(Code::mismatch, "ModelOffer.model_id",
+                  fmt::format("model {:.8} was registered by a provider of another key; remove it at the helper first",
+                              offer.model_id));
     }
     if (here.plan.hash() != offer.plan.hash() || here.chunk != offer.chunk) {
-      throw Error(Code::mismatch, "ModelOffer", fmt::format("model {:.8} is here with plan {:.8} in chunks of {}, offered with plan {:.8} in chunks of {}",
-                                                            offer.model_id, here.plan.hash(), here.chunk, offer.plan.hash(), offer.chunk));
+      throw Error(
+          Code::mismatch, "ModelOffer",
+          fmt::format("model {:.8} is here with plan {:.8} in chunks of {}, offered with plan {:.8} in chunks of {}",
+                      offer.model_id, here.plan.hash(), here.chunk, offer.plan.hash(), offer.chunk));
     }
   };
   auto arrival = std::unique_ptr<Arrival>(new Arrival(*this, offer));
@@ -277,10 +294,11 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
   }
   if (part.stored) check_same(*part.stored);
   const std::uint64_t needed = part.stored ? part.stored->missing() : offer.bytes, free = room();
-  on_event_(fmt::format("model {:.8}: {}, takes {} more of {} that are free", offer.model_id, megabytes(offer.bytes), megabytes(needed),
-                        megabytes(free)));
+  on_event_(fmt::format("model {:.8}: {}, takes {} more of {} that are free", offer.model_id, megabytes(offer.bytes),
+                        megabytes(needed), megabytes(free)));
   if (needed > free) {
-    throw Error(Code::resource, Reason::disk_full, "ModelOffer.bytes", fmt::format("the model takes {} bytes of the helper's disk, {} are free", needed, free));
+    throw Error(Code::resource, Reason::disk_full, "ModelOffer.bytes",
+                fmt::format("the model takes {} bytes of the helper's disk, {} are free", needed, free));
   }
   if (!part.stored) {
     part.stored = StoredFile::begin(File(path, File::Mode::create), offer, owner);
@@ -296,7 +314,8 @@ ModelStore::Arrival::~Arrival() {
 
 std::unique_lock<std::mutex> ModelStore::Arrival::lock_part() const {
   std::unique_lock lock(part_->mutex);
-  if (part_->turn != turn_) throw Error(Code::closed, "ModelOffer.model_id", "the same model was offered over another connection");
+  if (part_->turn != turn_)
+    throw Error(Code::closed, "ModelOffer.model_id", "the same model was offered over another connection");
   return lock;
 }
 
@@ -320,18 +339,23 @@ std::vector<Digest> ModelStore::Arrival::next_held() {
 
 void ModelStore::Arrival::put(const ModelChunk& chunk) {
   const ModelOffer& offer = offer_;
-  const auto refuse = [](const char* field, const std::string& why) { throw Error(Code::malformed, std::string("ModelChunk.") + field, why); };
+  const auto refuse = [](const char* field, const std::string& why) {
+    throw Error(Code::malformed, std::string("ModelChunk.") + field, why);
+  };
   if (chunk.number < next_ || chunk.number >= offer.chunks()) {
     refuse("number", fmt::format("{}, expected at least {} and less than {}", chunk.number, next_, offer.chunks()));
   }
   if (chunk.bytes.size() != offer.chunk_bytes(chunk.number)) {
-    refuse("bytes", fmt::format("{} of them in chunk {}, expected {}", chunk.bytes.size(), chunk.number, offer.chunk_bytes(chunk.number)));
+    refuse("bytes", fmt::format("{} of them in chunk {}, expected {}", chunk.bytes.size(), chunk.number,
+                                offer.chunk_bytes(chunk.number)));
   }
-  if (chunk_hash(chunk.bytes) != chunk.hash) refuse("hash", fmt::format("is not that of the bytes of chunk {}", chunk.number));
+  if (chunk_hash(chunk.bytes) != chunk.hash)
+    refuse("hash", fmt::format("is not that of the bytes of chunk {}", chunk.number));
   next_ = chunk.number + 1;
   if (complete_) {
     if (complete_->stored.hashes[chunk.number] == chunk.hash) return;
-    throw Error(Code::mismatch, "ModelChunk.hash", fmt::format("chunk {} of model {:.8} is here with another", chunk.number, offer.model_id));
+    throw Error(Code::mismatch, "ModelChunk.hash",
+                fmt::format("chunk {} of model {:.8} is here with another", chunk.number, offer.model_id));
   }
   const auto lock = lock_part();
   StoredFile& stored = *part_->stored;
@@ -351,7 +375,8 @@ void ModelStore::Arrival::finish(const ModelEnd& end) {
   }
   const Digest digest = model_digest(stored.offer, stored.hashes);
   if (digest != end.digest) {
-    throw Error(Code::mismatch, "ModelEnd.digest", fmt::format("{:.8} here, {:.8} at the peer", hex(digest), hex(end.digest)));
+    throw Error(Code::mismatch, "ModelEnd.digest",
+                fmt::format("{:.8} here, {:.8} at the peer", hex(digest), hex(end.digest)));
   }
   if (complete_) return;
   const std::string id = stored.offer.model_id;
@@ -376,7 +401,12 @@ std::vector<StoreEntry> list_store(const std::filesystem::path& folder) {
     const std::filesystem::path& path = file.path();
     struct stat status {};
     if ((path.extension() != k_model && path.extension() != k_part) || stat(path.c_str(), &status) != 0) continue;
-    StoreEntry entry{path, path.stem(), {}, path.extension() == k_model, static_cast<std::uint64_t>(status.st_blocks) * 512, status.st_mtime};
+    StoreEntry entry{path,
+                     path.stem(),
+                     {},
+                     path.extension() == k_model,
+                     static_cast<std::uint64_t>(status.st_blocks) * 512,
+                     status.st_mtime};
     try {
       const StoredFile stored = StoredFile::open(path, File::Mode::read);
       entry.name = fmt::format("{} {}", stored.offer.plan.config.architecture, stored.offer.plan.config.name);

@@ -16,10 +16,10 @@
 #include <string>
 #include <vector>
 
-#include "session/registration.h"
 #include "base/file.h"
 #include "base/mapped_file.h"
 #include "session/masked_model.h"
+#include "session/registration.h"
 
 namespace permllm {
 
@@ -85,7 +85,7 @@ class ModelStore {
     std::unique_lock<std::mutex> lock_part() const;
     ModelStore& store_;
     ModelOffer offer_;
-    std::shared_ptr<Part> part_;                   // one of the two
+    std::shared_ptr<Part> part_;  // one of the two
     std::shared_ptr<const StoredModel> complete_;
     std::uint64_t turn_ = 0;
     std::uint32_t named_ = 0, next_ = 0;  // chunks whose hash was told; the least number that may come
@@ -105,7 +105,7 @@ class ModelStore {
   std::optional<File> lock_;
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<const StoredModel>> models_;  // by id
-  std::map<std::string, std::shared_ptr<Arrival::Part>> parts_;  // that were offered
+  std::map<std::string, std::shared_ptr<Arrival::Part>> parts_;       // that were offered
 };
 
 // What a folder holds, the one used last first; a helper may run on it.

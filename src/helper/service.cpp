@@ -1,13 +1,13 @@
 #include "helper/service.h"
 
-#include "session/report.h"
-#include "page/deal.h"
-#include "page/pack.h"
-
 #include <fmt/format.h>
 
 #include <array>
 #include <optional>
+
+#include "page/deal.h"
+#include "page/pack.h"
+#include "session/report.h"
 
 namespace permllm {
 namespace {
@@ -21,7 +21,8 @@ bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint
 // What a provider had under way: a connection that is closed before it is read takes the refusal with it.
 void pass_over_chunks(Channel& provider) {
   try {
-    for (std::size_t i = 0; i <= ModelTaken::k_window; ++i) provider.receive_any("the end of a connection that was refused", most_of_chunk());
+    for (std::size_t i = 0; i <= ModelTaken::k_window; ++i)
+      provider.receive_any("the end of a connection that was refused", most_of_chunk());
   } catch (const Error&) {
     // The provider closed it.
   }
@@ -29,8 +30,12 @@ void pass_over_chunks(Channel& provider) {
 
 }  // namespace
 
-HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event, std::filesystem::path store)
-    : executor_(executor), patience_(patience), on_event_(std::move(on_event)), store_(std::move(store), executor, on_event_) {}
+HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event,
+                             std::filesystem::path store)
+    : executor_(executor),
+      patience_(patience),
+      on_event_(std::move(on_event)),
+      store_(std::move(store), executor, on_event_) {}
 
 std::size_t HelperService::room() { return 2 * most_of_chunk(); }
 
@@ -38,9 +43,11 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
   Channel channel(*link, 0, patience_);
   SessionEvents events(on_event_, peer.key);
   try {
-    const Frame first = channel.receive_any("the first message of a connection", peer.role == Role::provider ? ModelOffer::k_most : k_first_payload);
+    const Frame first = channel.receive_any("the first message of a connection",
+                                            peer.role == Role::provider ? ModelOffer::k_most : k_first_payload);
     if (is_probe(first)) {
-      serve_probe(*link, first, [&](const std::vector<std::string>& ids) { return facts(ids, peer); }, *answers_.of(peer.key));
+      serve_probe(
+          *link, first, [&](const std::vector<std::string>& ids) { return facts(ids, peer); }, *answers_.of(peer.key));
       link->close();
       return;
     }
@@ -53,12 +60,14 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
       Executor executor(executor_, std::hash<std::string>()(peer.key));
       deal_session(channel, message_of<PairHello>(first), peer, executor, events);
     } else {
-      throw Error(Code::malformed, "frame.tag", fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));
+      throw Error(Code::malformed, "frame.tag",
+                  fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));
     }
   } catch (const Error& error) {
     events.fail(error.what(), error.code(), channel.session());
     if (link) channel.refuse(error);
-    if (link && peer.role == Role::provider && error.code() != Code::closed && error.code() != Code::timeout) pass_over_chunks(channel);
+    if (link && peer.role == Role::provider && error.code() != Code::closed && error.code() != Code::timeout)
+      pass_over_chunks(channel);
   } catch (const std::exception& error) {
     events.fail(error.what(), Code::resource, channel.session());
     if (link) channel.refuse(Error(Code::resource, Reason::busy, "memory", "the helper has too little for this"));
@@ -70,7 +79,8 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
 ProbeFacts HelperService::facts(const std::vector<std::string>& ids, const Peer& peer) {
   ProbeFacts facts;
   for (const std::string& id : ids) {
-    if (const auto model = store_.find(id); model && model->stored.owner == peer.provider) facts.models.push_back({id, model->plan()});
+    if (const auto model = store_.find(id); model && model->stored.owner == peer.provider)
+      facts.models.push_back({id, model->plan()});
   }
   return facts;
 }
@@ -87,7 +97,8 @@ void HelperService::store_model(Channel& provider, const Frame& frame, const Pee
       arrival->finish(message_of<ModelEnd>(next));
       break;
     }
-    if (!is(next, Tag::model_chunk)) throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
+    if (!is(next, Tag::model_chunk))
+      throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
     const auto chunk = message_of<ModelChunk>(next);
     arrival->put(chunk);
     provider.send(ModelTaken{chunk.number});
@@ -100,10 +111,13 @@ void HelperService::store_model(Channel& provider, const Frame& frame, const Pee
 std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& hello, const Peer& peer) {
   auto model = store_.find(hello.model_id);
   // Another provider's users would learn its V from what is dealt for them.
-  if (!model || model->stored.owner != peer.provider) throw Error(Code::mismatch, Reason::model_missing, "PairHello.model_id", fmt::format("the helper does not hold model {:.8}", hello.model_id));
+  if (!model || model->stored.owner != peer.provider)
+    throw Error(Code::mismatch, Reason::model_missing, "PairHello.model_id",
+                fmt::format("the helper does not hold model {:.8}", hello.model_id));
   const std::string own = model->plan().hash();
   if (hello.plan_hash != own) {
-    throw Error(Code::mismatch, Reason::model_missing, "PairHello.plan_hash", fmt::format("plan {:.8} here, {:.8} at the peer", own, hello.plan_hash));
+    throw Error(Code::mismatch, Reason::model_missing, "PairHello.plan_hash",
+                fmt::format("plan {:.8} here, {:.8} at the peer", own, hello.plan_hash));
   }
   return model;
 }
@@ -114,11 +128,13 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
   channel.send(PairAccepted{half});
   channel.flush();
   channel.set_session(hello.session);
-  auto parked = std::make_unique<Parked>(
-      Parked{std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello, Clock::now() + patience_});
+  auto parked = std::make_unique<Parked>(Parked{
+      std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello, Clock::now() + patience_});
   {
     const std::lock_guard lock(mutex_);
-    std::erase_if(parked_, [now = Clock::now()](const auto& other) { return other.second->until < now; });  // their users never came
+    std::erase_if(parked_, [now = Clock::now()](const auto& other) {
+      return other.second->until < now;
+    });  // their users never came
     parked_[{peer.provider, hello.user, hello.session}] = std::move(parked);
   }
   parked_changed_.notify_all();
@@ -133,14 +149,19 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& he
   auto provider = std::move(parked_.extract(place).mapped());
   // Material of one model for the provider of another would give that provider, with its user's masks, the other's V.
   if (provider->hello.model_id != hello.model_id) {
-    throw Error(Code::mismatch, "PairHello.model_id", fmt::format("model {:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id, hello.model_id));
+    throw Error(Code::mismatch, "PairHello.model_id",
+                fmt::format("model {:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id,
+                            hello.model_id));
   }
-  if (provider->hello.chain != hello.chain) throw Error(Code::mismatch, "PairHello.chain", "another chain at the provider of this session than at the user");
+  if (provider->hello.chain != hello.chain)
+    throw Error(Code::mismatch, "PairHello.chain", "another chain at the provider of this session than at the user");
   return provider;
 }
 
-void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events) {
-  if (!hello.user.empty()) throw Error(Code::malformed, "PairHello.user", "a user names none, its certificate says who it is");
+void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor,
+                                 SessionEvents& events) {
+  if (!hello.user.empty())
+    throw Error(Code::malformed, "PairHello.user", "a user names none, its certificate says who it is");
   const auto model = find_model(hello, peer);
   const Seed half = random_seed();
   user.send(PairAccepted{half});
@@ -153,7 +174,8 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
   const Plan& plan = model->plan();
   AesCoins with_user(common);
   AesCoins with_provider(provider->common);
-  std::array<std::optional<std::uint32_t>, 4> next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
+  std::array<std::optional<std::uint32_t>, 4>
+      next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
   if (!hello.whole) next.fill(0);
   Helper helper{with_user, with_provider, executor};
   try {

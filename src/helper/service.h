@@ -10,11 +10,11 @@
 #include <mutex>
 #include <string>
 
+#include "helper/model_store.h"
+#include "net/certificates.h"
 #include "session/event.h"
 #include "session/pairing.h"
-#include "helper/model_store.h"
 #include "session/probe.h"
-#include "net/certificates.h"
 #include "wire/link.h"
 
 namespace permllm {

@@ -26,7 +26,7 @@ constexpr const char* k_gpt4o =
     R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 struct Split {
-  const char* name;  // tokenizer.ggml.pre
+  const char* name;                     // tokenizer.ggml.pre
   std::array<const char*, 2> patterns;  // nullptr: none
   bool ignore_merges = false;           // a whole part that is a token is that token, whatever merges make of it
   bool add_bos = false;                 // where the file does not say
@@ -49,7 +49,8 @@ constexpr Split k_splits[] = {
 };
 
 const Split* find_split(std::string_view pre) {
-  const auto found = std::find_if(std::begin(k_splits), std::end(k_splits), [&](const Split& s) { return pre == s.name; });
+  const auto found =
+      std::find_if(std::begin(k_splits), std::end(k_splits), [&](const Split& s) { return pre == s.name; });
   return found == std::end(k_splits) ? nullptr : found;
 }
 
@@ -58,7 +59,8 @@ std::array<std::string, 256> byte_alphabet() {
   std::array<std::string, 256> alphabet;
   unsigned next = 256;
   for (unsigned byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
+    const bool printable =
+        (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
     const unsigned code = printable ? byte : next++;
     std::string& text = alphabet[byte];
     if (code < 0x80) {
@@ -73,13 +75,14 @@ std::array<std::string, 256> byte_alphabet() {
 struct Pattern {
   explicit Pattern(std::string text) {
     // PCRE2's \s has U+180E, which is no white space for the libraries that these patterns were written for.
-    for (const auto& [short_form, property] : {std::pair("\\s", "\\p{White_Space}"), std::pair("\\S", "\\P{White_Space}")}) {
+    for (const auto& [short_form, property] :
+         {std::pair("\\s", "\\p{White_Space}"), std::pair("\\S", "\\P{White_Space}")}) {
       for (std::size_t at = 0; (at = text.find(short_form, at)) != std::string::npos;) text.replace(at, 2, property);
     }
     int error = 0;
     PCRE2_SIZE offset = 0;
-    code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF, &error,
-                             &offset, nullptr));
+    code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                             PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF, &error, &offset, nullptr));
     PERMLLM_ASSERT(code != nullptr);
     pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // without it the interpreter does the same
   }
@@ -92,7 +95,8 @@ struct Pattern {
         pcre2_match_data_create_from_pattern(code.get(), nullptr), pcre2_match_data_free);
     std::size_t at = 0;
     while (at < text.size()) {
-      const int found = pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, 0, match.get(), nullptr);
+      const int found =
+          pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, 0, match.get(), nullptr);
       const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(match.get());
       if (found < 0) break;
       if (ends[0] > at) piece(text.substr(at, ends[0] - at));
@@ -112,7 +116,8 @@ class ByteLevelBpe : public Pieces {
     if (split == nullptr) {
       std::string names;
       for (const Split& s : k_splits) names += fmt::format("{}{}", names.empty() ? "" : ", ", s.name);
-      throw Error(Code::unsupported, "tokenizer.ggml.pre", fmt::format("\"{:.40}\" is not supported; {} are", v.pre, names));
+      throw Error(Code::unsupported, "tokenizer.ggml.pre",
+                  fmt::format("\"{:.40}\" is not supported; {} are", v.pre, names));
     }
     ignore_merges_ = split->ignore_merges;
     for (const char* pattern : split->patterns) {
@@ -121,7 +126,8 @@ class ByteLevelBpe : public Pieces {
     bytes_of_code_.fill(-1);
     for (int byte = 0; byte < 256; ++byte) {
       const std::string& text = alphabet_[static_cast<std::size_t>(byte)];
-      const unsigned code = text.size() == 1 ? static_cast<unsigned char>(text[0]) : (text[0] & 0x1fu) << 6 | (text[1] & 0x3fu);
+      const unsigned code =
+          text.size() == 1 ? static_cast<unsigned char>(text[0]) : (text[0] & 0x1fu) << 6 | (text[1] & 0x3fu);
       bytes_of_code_[code] = byte;
     }
     ids_.reserve(v.tokens.size());
@@ -143,10 +149,13 @@ class ByteLevelBpe : public Pieces {
       const std::size_t space = merge.find(' ', 1);
       const auto id = [&](std::string_view token) {
         const auto found = ids_.find(token);
-        if (found == ids_.end()) throw Error(Code::file, "tokenizer.ggml.merges", fmt::format("merge {} names a token that the vocabulary lacks", rank));
+        if (found == ids_.end())
+          throw Error(Code::file, "tokenizer.ggml.merges",
+                      fmt::format("merge {} names a token that the vocabulary lacks", rank));
         return found->second;
       };
-      if (space == std::string_view::npos) throw Error(Code::file, "tokenizer.ggml.merges", fmt::format("merge {} is not two tokens", rank));
+      if (space == std::string_view::npos)
+        throw Error(Code::file, "tokenizer.ggml.merges", fmt::format("merge {} is not two tokens", rank));
       const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
       whole.assign(left).append(right);
       merges_.emplace(pair_key(id(left), id(right)), std::pair(rank, id(whole)));
@@ -162,7 +171,8 @@ class ByteLevelBpe : public Pieces {
     for (std::size_t i = 0; i < token.size();) {
       const auto first = static_cast<unsigned char>(token[i]);
       const std::size_t length = first < 0x80 ? 1 : 2;
-      const unsigned code = length == 1 || i + 1 == token.size() ? first : (first & 0x1fu) << 6 | (token[i + 1] & 0x3fu);
+      const unsigned code =
+          length == 1 || i + 1 == token.size() ? first : (first & 0x1fu) << 6 | (token[i + 1] & 0x3fu);
       if (code >= bytes_of_code_.size() || bytes_of_code_[code] < 0) return token;  // an added token's own text
       bytes += static_cast<char>(bytes_of_code_[code]);
       i += length;
@@ -187,11 +197,12 @@ class ByteLevelBpe : public Pieces {
       const std::int64_t id = byte_ids_[static_cast<unsigned char>(c)];
       if (id >= 0) symbols.push_back(static_cast<TokenId>(id));  // else a byte that the vocabulary cannot express
     }
-    const auto merged = merge_best(symbols, [&](TokenId left, TokenId right) -> std::optional<std::pair<std::uint32_t, TokenId>> {
-      const auto found = merges_.find(pair_key(left, right));
-      if (found == merges_.end()) return std::nullopt;
-      return found->second;
-    });
+    const auto merged =
+        merge_best(symbols, [&](TokenId left, TokenId right) -> std::optional<std::pair<std::uint32_t, TokenId>> {
+          const auto found = merges_.find(pair_key(left, right));
+          if (found == merges_.end()) return std::nullopt;
+          return found->second;
+        });
     out.insert(out.end(), merged.begin(), merged.end());
   }
 
@@ -199,10 +210,10 @@ class ByteLevelBpe : public Pieces {
   std::vector<Pattern> patterns_;
   bool ignore_merges_ = false;
   std::array<std::string, 256> alphabet_ = byte_alphabet();
-  std::array<int, 512> bytes_of_code_;  // the alphabet the other way round; -1: none
+  std::array<int, 512> bytes_of_code_;                 // the alphabet the other way round; -1: none
   std::unordered_map<std::string_view, TokenId> ids_;  // without control tokens
   std::size_t longest_ = 0;
-  std::vector<bool> added_;  // user-defined: its text is not in the alphabet
+  std::vector<bool> added_;                 // user-defined: its text is not in the alphabet
   std::array<std::int64_t, 256> byte_ids_;  // -1: the vocabulary lacks the byte
   std::unordered_map<std::uint64_t, std::pair<std::uint32_t, TokenId>> merges_;  // pair -> rank, merged token
 };

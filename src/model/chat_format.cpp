@@ -11,7 +11,8 @@
 namespace permllm {
 namespace {
 
-constexpr std::array k_names{"none", "chatml", "qwen3", "llama2", "llama3", "gemma", "mistral", "mistral-v7", "phi3", "phi4-mini", "phi4", "glm4", "chatglm-6b"};
+constexpr std::array k_names{"none",       "chatml", "qwen3",     "llama2", "llama3", "gemma",     "mistral",
+                             "mistral-v7", "phi3",   "phi4-mini", "phi4",   "glm4",   "chatglm-6b"};
 
 std::string quoted_beginning(std::string_view text) {
   std::string out;
@@ -34,7 +35,8 @@ std::string with_line_ends(std::string_view text) {
 // branch for conversations without one. Empty when the template adds none.
 std::string default_system_of(std::string_view chat_template) {
   constexpr std::string_view begin_mark = "<|im_start|>system\n";
-  for (std::size_t begin = chat_template.find(begin_mark); begin != std::string_view::npos; begin = chat_template.find(begin_mark, begin)) {
+  for (std::size_t begin = chat_template.find(begin_mark); begin != std::string_view::npos;
+       begin = chat_template.find(begin_mark, begin)) {
     begin += begin_mark.size();
     const std::string_view rest = chat_template.substr(begin);
     const std::size_t end = rest.find("<|im_end|>");
@@ -46,7 +48,9 @@ std::string default_system_of(std::string_view chat_template) {
 }
 
 constexpr std::string_view k_white = " \t\n\v\f\r";
-std::string_view without_leading_white(std::string_view text) { return text.substr(std::min(text.find_first_not_of(k_white), text.size())); }
+std::string_view without_leading_white(std::string_view text) {
+  return text.substr(std::min(text.find_first_not_of(k_white), text.size()));
+}
 std::string trimmed(std::string_view text) {
   text = without_leading_white(text);
   return std::string(text.substr(0, text.find_last_not_of(k_white) + 1));
@@ -68,7 +72,8 @@ class Prompt {
   void mark(std::string_view text) {
     const std::optional<TokenId> id = tokenizer_.control(text);
     if (!id) {
-      throw Error(Code::unsupported, "tokenizer.ggml.tokens", fmt::format("{} is not among them, which the chat format {} needs", text, format_));
+      throw Error(Code::unsupported, "tokenizer.ggml.tokens",
+                  fmt::format("{} is not among them, which the chat format {} needs", text, format_));
     }
     end_text();
     ids_.push_back(*id);
@@ -110,9 +115,11 @@ const char* ChatFormat::name() const { return k_names[static_cast<std::size_t>(k
 
 ChatFormat ChatFormat::named(std::string_view name) {
   const auto found = std::find(k_names.begin(), k_names.end(), name);
-  if (found == k_names.end()) throw Error(Code::usage, "chat_format", fmt::format("\"{:.20}\" is unknown; known are {}", name, names()));
+  if (found == k_names.end())
+    throw Error(Code::usage, "chat_format", fmt::format("\"{:.20}\" is unknown; known are {}", name, names()));
   ChatFormat format(static_cast<Kind>(found - k_names.begin()));
-  format.bos_ = format.kind_ == llama2 || format.kind_ == llama3 || format.kind_ == gemma || format.kind_ == mistral || format.kind_ == mistral_v7;
+  format.bos_ = format.kind_ == llama2 || format.kind_ == llama3 || format.kind_ == gemma || format.kind_ == mistral ||
+                format.kind_ == mistral_v7;
   return format;
 }
 
@@ -123,7 +130,8 @@ std::optional<ChatFormat> ChatFormat::recognised(std::string_view chat_template)
   for (std::size_t at = 0; (at = text.find("' + '", at)) != std::string::npos;) text.erase(at, 5);
   const auto has = [&](std::string_view part) { return text.find(part) != std::string::npos; };
   const auto kind = [&]() -> std::optional<Kind> {
-    if (has("<|im_start|>") && has("<|im_end|>")) return has("<|im_sep|>") ? phi4 : has("enable_thinking") ? qwen3 : chatml;
+    if (has("<|im_start|>") && has("<|im_end|>"))
+      return has("<|im_sep|>") ? phi4 : has("enable_thinking") ? qwen3 : chatml;
     if (has("<|start_header_id|>") && has("<|end_header_id|>") && has("<|eot_id|>")) return llama3;
     if (has("<start_of_turn>") && has("<end_of_turn>")) return gemma;
     if (has("[gMASK]<sop>") && has("<|assistant|>")) return glm4;
@@ -137,8 +145,10 @@ std::optional<ChatFormat> ChatFormat::recognised(std::string_view chat_template)
   if (*kind == chatml || *kind == qwen3) format.preamble_ = default_system_of(text);
   if (*kind == chatml) format.opens_thought_ = has("<|im_start|>assistant\n<think>\n");
   // The date that the templates of Llama 3.1 and later fall back to: the prompt shall not depend on the day.
-  if (*kind == llama3 && has("Cutting Knowledge Date")) format.preamble_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
-  if (*kind == glm4) format.line_end_ = std::string_view(text).substr(text.rfind("<|assistant|>")).starts_with("<|assistant|>\n");
+  if (*kind == llama3 && has("Cutting Knowledge Date"))
+    format.preamble_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
+  if (*kind == glm4)
+    format.line_end_ = std::string_view(text).substr(text.rfind("<|assistant|>")).starts_with("<|assistant|>\n");
   return format;
 }
 
@@ -146,16 +156,20 @@ ChatFormat ChatFormat::from_template(std::string_view chat_template) {
   const std::optional<ChatFormat> format = recognised(chat_template);
   if (!format) {
     throw Error(Code::unsupported, "tokenizer.chat_template",
-                fmt::format("begins with \"{}\", which is not supported; choose one with --chat-format: {}", quoted_beginning(chat_template), names()));
+                fmt::format("begins with \"{}\", which is not supported; choose one with --chat-format: {}",
+                            quoted_beginning(chat_template), names()));
   }
   return *format;
 }
 
-std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages, bool think) const {
+std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
+                                        bool think) const {
   for (const ChatMessage& m : messages) {
-    if (m.role != "system" && m.role != "user" && m.role != "assistant") throw Error(Code::usage, "role", "expected system, user or assistant");
+    if (m.role != "system" && m.role != "user" && m.role != "assistant")
+      throw Error(Code::usage, "role", "expected system, user or assistant");
   }
-  if (think && !can_think()) throw Error(Code::usage, "think", fmt::format("the chat format {} has no thinking", name()));
+  if (think && !can_think())
+    throw Error(Code::usage, "think", fmt::format("the chat format {} has no thinking", name()));
   Prompt prompt(tokenizer, name());
   if (bos_ || tokenizer.vocabulary().add_bos) prompt.bos();
   const bool pieces = tokenizer.vocabulary().model != "gpt2";

@@ -17,7 +17,21 @@ struct ChatMessage {
 
 class ChatFormat {
  public:
-  enum Kind { none, chatml, qwen3, llama2, llama3, gemma, mistral, mistral_v7, phi3, phi4_mini, phi4, glm4, chatglm_6b };
+  enum Kind {
+    none,
+    chatml,
+    qwen3,
+    llama2,
+    llama3,
+    gemma,
+    mistral,
+    mistral_v7,
+    phi3,
+    phi4_mini,
+    phi4,
+    glm4,
+    chatglm_6b
+  };
 
   // Chosen by the file's template, or by a name in its place; none for a file without a template.
   static std::optional<ChatFormat> recognised(std::string_view chat_template);
@@ -34,15 +48,16 @@ class ChatFormat {
   // special tokens, so that a person cannot forge a turn. `think`: let the model think before it answers (can_think).
   // Errors: unsupported where the vocabulary lacks a mark of the format; usage for an unknown role, for contents with marks of
   // a format whose marks are plain text, and for `think` where there is none.
-  std::vector<TokenId> encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages, bool think = false) const;
+  std::vector<TokenId> encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
+                              bool think = false) const;
 
  private:
   explicit ChatFormat(Kind kind) : kind_(kind) {}
   Kind kind_;
-  bool bos_ = false;        // the template begins with the vocabulary's bos, whatever the file says of prompts
-  bool line_end_ = false;   // glm4: after the last mark
+  bool bos_ = false;            // the template begins with the vocabulary's bos, whatever the file says of prompts
+  bool line_end_ = false;       // glm4: after the last mark
   bool opens_thought_ = false;  // chatml: the answer begins within a thought (QwQ)
-  std::string preamble_;    // chatml: a default system message; llama3: what stands before every system message
+  std::string preamble_;        // chatml: a default system message; llama3: what stands before every system message
 };
 
 }  // namespace permllm

@@ -20,16 +20,20 @@ Config chatglm_6b_config(const ModelFile& file) {
     const nlohmann::json number = value(key);
     if (!number.is_number_unsigned()) throw Error(Code::file, field(key), "is not a whole number");
     const auto n = number.get<std::uint64_t>();
-    if (n < least || n > most) throw Error(Code::file, field(key), fmt::format("{}, expected {} to {}", n, least, most));
+    if (n < least || n > most)
+      throw Error(Code::file, field(key), fmt::format("{}, expected {} to {}", n, least, most));
     return n;
   };
   const nlohmann::json type = value("model_type");
   if (type != "chatglm" || !json.contains("position_encoding_2d")) {
-    throw Error(Code::unsupported, field("model_type"), "is not that of ChatGLM-6B, the one model that is read from a folder; convert others to GGUF");
+    throw Error(Code::unsupported, field("model_type"),
+                "is not that of ChatGLM-6B, the one model that is read from a folder; convert others to GGUF");
   }
-  if (value("position_encoding_2d") != true) throw Error(Code::unsupported, field("position_encoding_2d"), "is supported as true only");
+  if (value("position_encoding_2d") != true)
+    throw Error(Code::unsupported, field("position_encoding_2d"), "is supported as true only");
   for (const char* key : {"quantization_bit", "pre_seq_len"}) {
-    if (json.contains(key) && !json.at(key).is_null() && json.at(key) != 0) throw Error(Code::unsupported, field(key), "is not supported");
+    if (json.contains(key) && !json.at(key).is_null() && json.at(key) != 0)
+      throw Error(Code::unsupported, field(key), "is not supported");
   }
   Config c;
   c.architecture = "chatglm-6b";
@@ -37,7 +41,9 @@ Config chatglm_6b_config(const ModelFile& file) {
   c.layers = count("num_layers", 1, 1000);
   c.width = count("hidden_size", 2, 1 << 17);
   c.heads = c.kv_heads = count("num_attention_heads", 1, 1 << 10);
-  if (c.width % (4 * c.heads) != 0) throw Error(Code::file, field("hidden_size"), fmt::format("{} is no multiple of 4 times {} heads", c.width, c.heads));
+  if (c.width % (4 * c.heads) != 0)
+    throw Error(Code::file, field("hidden_size"),
+                fmt::format("{} is no multiple of 4 times {} heads", c.width, c.heads));
   c.head_dim = c.width / c.heads;
   c.ff = count("inner_hidden_size", 1, 1 << 19);
   c.vocab = count("vocab_size", 1, 1 << 20);
@@ -45,7 +51,8 @@ Config chatglm_6b_config(const ModelFile& file) {
   const nlohmann::json eps = value("layernorm_epsilon");
   if (!eps.is_number()) throw Error(Code::file, field("layernorm_epsilon"), "is not a number");
   c.norm_eps = eps.get<double>();
-  if (!(c.norm_eps >= 0 && c.norm_eps <= 1)) throw Error(Code::file, field("layernorm_epsilon"), fmt::format("{}, expected 0 to 1", c.norm_eps));
+  if (!(c.norm_eps >= 0 && c.norm_eps <= 1))
+    throw Error(Code::file, field("layernorm_epsilon"), fmt::format("{}, expected 0 to 1", c.norm_eps));
   c.norm = NormKind::layer;
   c.activation = Activation::gelu;
   c.gated = false;
@@ -66,7 +73,8 @@ ModelSource chatglm_6b_source(const ModelFile& file) {
   Tensors tensors(file);
   // What attention and MLP put out is added to this many times the norm's output.
   const auto alpha = static_cast<float>(std::sqrt(2.0 * static_cast<double>(c.layers)));
-  const auto keep_norm = [&](const std::string& name, const MatrixSource& folded, Gain& gain, std::vector<float>& shift) {
+  const auto keep_norm = [&](const std::string& name, const MatrixSource& folded, Gain& gain,
+                             std::vector<float>& shift) {
     std::vector<float> scaled = folded.gain;
     for (float& v : scaled) v *= alpha;
     gain = to_gain(scaled, name + ".weight");
@@ -82,7 +90,9 @@ ModelSource chatglm_6b_source(const ModelFile& file) {
     const std::string p = fmt::format("transformer.layers.{}.", l);
     LayerWeights<MatrixSource>& layer = w.layers.emplace_back();
     layer.qkv = tensors.matrix({{p + "attention.query_key_value", c.qkv_rows()}}, c.width, &layer.qkv_bias);
-    order_qkv(c, [&](std::size_t kind, std::size_t head) { return (3 * head + kind) * c.head_dim; }, pairs, layer.qkv, layer.qkv_bias);
+    order_qkv(
+        c, [&](std::size_t kind, std::size_t head) { return (3 * head + kind) * c.head_dim; }, pairs, layer.qkv,
+        layer.qkv_bias);
     fold_norm(tensors, c, p + "input_layernorm", layer.qkv);
     keep_norm(p + "input_layernorm", layer.qkv, layer.attention_gain, layer.attention_shift);
     layer.o = tensors.matrix({{p + "attention.dense", c.width}}, c.q_rows(), &layer.o_bias);

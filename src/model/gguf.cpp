@@ -40,7 +40,8 @@ class Cursor {
   // Names stand in errors: short, and of printable ASCII alone.
   std::string name(const std::string& field) {
     const auto size = number<std::uint64_t>(field);
-    if (size > k_name_limit) throw Error(Code::file, field, fmt::format("a name of {} bytes, the limit is {}", size, k_name_limit));
+    if (size > k_name_limit)
+      throw Error(Code::file, field, fmt::format("a name of {} bytes, the limit is {}", size, k_name_limit));
     const std::uint8_t* from = need(field, size);
     if (!std::all_of(from, from + size, [](std::uint8_t c) { return c >= ' ' && c <= '~'; })) {
       throw Error(Code::file, field, "holds a byte that is not printable ASCII");
@@ -51,9 +52,11 @@ class Cursor {
   std::uint64_t count(const std::string& field, std::uint64_t least, std::uint64_t limit) {
     const auto value = number<std::uint64_t>(field);
     if (value > left() / least) {
-      throw Error(Code::file, field, fmt::format("{} entries cannot fit the {} bytes that are left of the file", value, left()));
+      throw Error(Code::file, field,
+                  fmt::format("{} entries cannot fit the {} bytes that are left of the file", value, left()));
     }
-    if (value > limit) throw Error(Code::unsupported, field, fmt::format("{} entries, at most {} are supported", value, limit));
+    if (value > limit)
+      throw Error(Code::unsupported, field, fmt::format("{} entries, at most {} are supported", value, limit));
     return value;
   }
   std::uint64_t at() const { return at_; }
@@ -62,7 +65,8 @@ class Cursor {
  private:
   const std::uint8_t* need(const std::string& field, std::uint64_t size) {
     if (size > left()) {
-      throw Error(Code::file, field, fmt::format("the file ends: {} bytes are left, {} are needed (truncated?)", left(), size));
+      throw Error(Code::file, field,
+                  fmt::format("the file ends: {} bytes are left, {} are needed (truncated?)", left(), size));
     }
     const std::uint8_t* from = bytes_.data() + at_;
     at_ += size;
@@ -72,9 +76,7 @@ class Cursor {
   std::uint64_t at_ = 0;
 };
 
-enum ValueType : std::uint32_t {
-  u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64
-};
+enum ValueType : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
 
 [[noreturn]] void unknown_type(std::uint32_t type, const std::string& key) {
   throw Error(Code::file, key + ".type", fmt::format("value type {} is unknown", type));
@@ -82,11 +84,24 @@ enum ValueType : std::uint32_t {
 
 std::uint64_t least_bytes(std::uint32_t type, const std::string& key) {
   switch (type) {
-    case u8: case i8: case boolean: return 1;
-    case u16: case i16: return 2;
-    case u32: case i32: case f32: return 4;
-    case u64: case i64: case f64: case string: return 8;
-    default: unknown_type(type, key);
+    case u8:
+    case i8:
+    case boolean:
+      return 1;
+    case u16:
+    case i16:
+      return 2;
+    case u32:
+    case i32:
+    case f32:
+      return 4;
+    case u64:
+    case i64:
+    case f64:
+    case string:
+      return 8;
+    default:
+      unknown_type(type, key);
   }
 }
 
@@ -98,19 +113,32 @@ bool read_boolean(Cursor& in, const std::string& key) {
 
 Gguf::Value read_scalar(Cursor& in, std::uint32_t type, const std::string& key) {
   switch (type) {
-    case u8: return std::uint64_t{in.number<std::uint8_t>(key)};
-    case i8: return std::int64_t{in.number<std::int8_t>(key)};
-    case u16: return std::uint64_t{in.number<std::uint16_t>(key)};
-    case i16: return std::int64_t{in.number<std::int16_t>(key)};
-    case u32: return std::uint64_t{in.number<std::uint32_t>(key)};
-    case i32: return std::int64_t{in.number<std::int32_t>(key)};
-    case f32: return double{in.number<float>(key)};
-    case boolean: return read_boolean(in, key);
-    case string: return in.text(key);
-    case u64: return in.number<std::uint64_t>(key);
-    case i64: return in.number<std::int64_t>(key);
-    case f64: return in.number<double>(key);
-    default: unknown_type(type, key);
+    case u8:
+      return std::uint64_t{in.number<std::uint8_t>(key)};
+    case i8:
+      return std::int64_t{in.number<std::int8_t>(key)};
+    case u16:
+      return std::uint64_t{in.number<std::uint16_t>(key)};
+    case i16:
+      return std::int64_t{in.number<std::int16_t>(key)};
+    case u32:
+      return std::uint64_t{in.number<std::uint32_t>(key)};
+    case i32:
+      return std::int64_t{in.number<std::int32_t>(key)};
+    case f32:
+      return double{in.number<float>(key)};
+    case boolean:
+      return read_boolean(in, key);
+    case string:
+      return in.text(key);
+    case u64:
+      return in.number<std::uint64_t>(key);
+    case i64:
+      return in.number<std::int64_t>(key);
+    case f64:
+      return in.number<double>(key);
+    default:
+      unknown_type(type, key);
   }
 }
 
@@ -130,11 +158,23 @@ Gguf::Value read_value(Cursor& in, std::uint32_t type, const std::string& key, s
   const std::uint64_t count = in.count(key + ".length", least_bytes(element, key), elements);
   elements -= count;
   switch (element) {
-    case u8: case u16: case u32: case u64: return read_list<std::uint64_t>(in, element, count, key);
-    case i8: case i16: case i32: case i64: return read_list<std::int64_t>(in, element, count, key);
-    case f32: case f64: return read_list<double>(in, element, count, key);
-    case boolean: return read_list<bool>(in, element, count, key);
-    default: return read_list<std::string>(in, element, count, key);
+    case u8:
+    case u16:
+    case u32:
+    case u64:
+      return read_list<std::uint64_t>(in, element, count, key);
+    case i8:
+    case i16:
+    case i32:
+    case i64:
+      return read_list<std::int64_t>(in, element, count, key);
+    case f32:
+    case f64:
+      return read_list<double>(in, element, count, key);
+    case boolean:
+      return read_list<bool>(in, element, count, key);
+    default:
+      return read_list<std::string>(in, element, count, key);
   }
 }
 
@@ -177,9 +217,11 @@ void Gguf::Impl::read() {
   const auto magic = in.number<std::uint32_t>("magic");
   if (magic != k_magic) throw Error(Code::file, "magic", "this is not a GGUF file: it does not begin with \"GGUF\"");
   const auto version = in.number<std::uint32_t>("version");
-  if (version == 2u << 24 || version == 3u << 24) throw Error(Code::unsupported, "version", "big-endian files are not supported");
+  if (version == 2u << 24 || version == 3u << 24)
+    throw Error(Code::unsupported, "version", "big-endian files are not supported");
   if (version != 2 && version != 3) {
-    throw Error(Code::unsupported, "version", fmt::format("GGUF version {} is not supported, versions 2 and 3 are", version));
+    throw Error(Code::unsupported, "version",
+                fmt::format("GGUF version {} is not supported, versions 2 and 3 are", version));
   }
   const std::uint64_t tensor_count = in.count("tensor_count", 32, k_entries_limit);
   const std::uint64_t value_count = in.count("metadata_count", 13, k_entries_limit);
@@ -204,12 +246,14 @@ void Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
     tensor.name = in.name(place);
     const std::string self = "tensor " + tensor.name;
     const auto dimensions = in.number<std::uint32_t>(self + ".dimensions");
-    if (dimensions < 1 || dimensions > 4) throw Error(Code::file, self + ".dimensions", fmt::format("{}, expected 1 to 4", dimensions));
+    if (dimensions < 1 || dimensions > 4)
+      throw Error(Code::file, self + ".dimensions", fmt::format("{}, expected 1 to 4", dimensions));
     std::uint64_t elements = 1;
     for (std::uint32_t d = 0; d < dimensions; ++d) {
       const auto extent = in.number<std::uint64_t>(self + ".shape");
       if (extent == 0 || extent > (std::uint64_t{1} << 40) / elements) {
-        throw Error(Code::file, self + ".shape", fmt::format("extent {} of dimension {}: expected 1 to 2^40 numbers in all", extent, d));
+        throw Error(Code::file, self + ".shape",
+                    fmt::format("extent {} of dimension {}: expected 1 to 2^40 numbers in all", extent, d));
       }
       elements *= extent;
       tensor.shape.push_back(extent);
@@ -219,21 +263,26 @@ void Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
     if (!names.insert(tensor.name).second) throw Error(Code::file, place, fmt::format("{} stands twice", tensor.name));
     tensors.push_back(std::move(tensor));
   }
-  const std::uint64_t alignment = metadata.contains("general.alignment") ? whole_number(metadata, "general.alignment") : 32;
+  const std::uint64_t alignment =
+      metadata.contains("general.alignment") ? whole_number(metadata, "general.alignment") : 32;
   if (alignment == 0 || alignment > 65536 || alignment % 8 != 0) {
-    throw Error(Code::file, "general.alignment", fmt::format("{}, expected a multiple of 8 of at most 65536", alignment));
+    throw Error(Code::file, "general.alignment",
+                fmt::format("{}, expected a multiple of 8 of at most 65536", alignment));
   }
   const std::uint64_t begin = std::min<std::uint64_t>((in.at() + alignment - 1) / alignment * alignment, bytes.size());
   std::vector<std::size_t> order;  // of the tensors whose type is supported, as their data stands in the file
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     GgufTensor& tensor = tensors[i];
     const std::string self = "tensor " + tensor.name;
-    if (offsets[i] % alignment != 0) throw Error(Code::file, self + ".offset", fmt::format("{} is no multiple of {}", offsets[i], alignment));
-    if (offsets[i] > bytes.size() - begin) throw Error(Code::file, self + ".offset", "lies past the end of the file (truncated?)");
+    if (offsets[i] % alignment != 0)
+      throw Error(Code::file, self + ".offset", fmt::format("{} is no multiple of {}", offsets[i], alignment));
+    if (offsets[i] > bytes.size() - begin)
+      throw Error(Code::file, self + ".offset", "lies past the end of the file (truncated?)");
     const BlockSize block = block_size(tensor.type);
     if (block.bytes == 0) continue;  // refused when it is used
     if (tensor.shape[0] % block.elements != 0) {
-      throw Error(Code::file, self + ".shape", fmt::format("a row of {} is no whole number of blocks of {}", tensor.shape[0], block.elements));
+      throw Error(Code::file, self + ".shape",
+                  fmt::format("a row of {} is no whole number of blocks of {}", tensor.shape[0], block.elements));
     }
     const std::uint64_t size = tensor.elements() / block.elements * block.bytes;
     if (size > bytes.size() - begin - offsets[i]) {

@@ -23,8 +23,9 @@ namespace permllm {
 // unsupported, field, ...} naming the field, e.g. "tensor blk.0.attn_q.weight.offset".
 class Gguf {
  public:
-  using Value = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<std::int64_t>,
-                             std::vector<std::uint64_t>, std::vector<double>, std::vector<std::string>, std::vector<bool>>;
+  using Value =
+      std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<std::int64_t>,
+                   std::vector<std::uint64_t>, std::vector<double>, std::vector<std::string>, std::vector<bool>>;
 
   using Metadata = std::map<std::string, Value, std::less<>>;
 

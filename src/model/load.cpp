@@ -17,7 +17,8 @@ constexpr std::size_t k_task_rows = 32;
 // Makes matrices out of sources and counts what is done.
 class Loader {
  public:
-  Loader(std::size_t weights, Executor& executor, const LoadProgress& progress) : weights_(weights), executor_(executor), progress_(progress) {}
+  Loader(std::size_t weights, Executor& executor, const LoadProgress& progress)
+      : weights_(weights), executor_(executor), progress_(progress) {}
 
   // A matrix, and the whole of what is added to its output. Gains, folded in, make columns of very different size.
   IntMatrix integers(const MatrixSource& source, std::vector<float>& bias, int bits, int most_shift) {
@@ -101,7 +102,8 @@ class Loader {
 
 // `matrix_of` makes a matrix and completes its bias, `table_of` transposes a table.
 template <class Matrix, class MatrixOf, class TableOf>
-Weights<Matrix> load(ModelSource source, Executor& executor, const LoadProgress& progress, const MatrixOf& matrix_of, const TableOf& table_of) {
+Weights<Matrix> load(ModelSource source, Executor& executor, const LoadProgress& progress, const MatrixOf& matrix_of,
+                     const TableOf& table_of) {
   std::size_t weights = 0;
   const auto add = [&](const MatrixSource& matrix) { weights += matrix.rows() * matrix.cols; };
   add(source.embed);
@@ -131,16 +133,23 @@ Weights<Matrix> load(ModelSource source, Executor& executor, const LoadProgress&
   return w;
 }
 
-ModelSource source_of(const ModelFile& file) { return file.gguf() != nullptr ? gguf_source(file) : chatglm_6b_source(file); }
+ModelSource source_of(const ModelFile& file) {
+  return file.gguf() != nullptr ? gguf_source(file) : chatglm_6b_source(file);
+}
 
 }  // namespace
 
-Config read_config(const ModelFile& file) { return file.gguf() != nullptr ? gguf_config(file) : chatglm_6b_config(file); }
+Config read_config(const ModelFile& file) {
+  return file.gguf() != nullptr ? gguf_config(file) : chatglm_6b_config(file);
+}
 
-IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress, int most_shift) {
+IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress,
+                            int most_shift) {
   return load<IntMatrix>(
       source_of(file), executor, progress,
-      [=](Loader& loader, const MatrixSource& source, std::vector<float>& bias) { return loader.integers(source, bias, bits, most_shift); },
+      [=](Loader& loader, const MatrixSource& source, std::vector<float>& bias) {
+        return loader.integers(source, bias, bits, most_shift);
+      },
       [](Loader& loader, const MatrixSource& table) { return loader.integer_columns(table, k_weight_bits); });
 }
 

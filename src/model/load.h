@@ -20,8 +20,8 @@ using LoadProgress = std::function<void(double fraction)>;
 // steps for small columns, up to 2^most_shift (ring/int_matrix.h). Beside the integers no copy is made.
 // Errors: those of read_config; file or unsupported, naming the tensor that is missing, has another shape or type, holds a
 // number that is not finite, or is not used.
-IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits = k_weight_bits, const LoadProgress& progress = nullptr,
-                            int most_shift = k_most_shift);
+IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits = k_weight_bits,
+                            const LoadProgress& progress = nullptr, int most_shift = k_most_shift);
 FloatWeights load_float_weights(const ModelFile& file, Executor& executor, const LoadProgress& progress = nullptr);
 
 }  // namespace permllm

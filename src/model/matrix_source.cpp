@@ -72,7 +72,8 @@ std::vector<float> Tensors::vector(const std::string& name, std::size_t size) {
   return values;
 }
 
-MatrixSource Tensors::matrix(const std::vector<std::pair<std::string, std::size_t>>& names, std::size_t cols, std::vector<float>* bias) {
+MatrixSource Tensors::matrix(const std::vector<std::pair<std::string, std::size_t>>& names, std::size_t cols,
+                             std::vector<float>* bias) {
   MatrixSource source;
   source.cols = cols;
   for (const auto& [name, rows] : names) {
@@ -92,7 +93,8 @@ void Tensors::refuse_others(const std::string& architecture) const {
   for (const GgufTensor& tensor : file_.tensors()) {
     const auto ends_name = [&](std::string_view end) { return tensor.name.ends_with(end); };
     if (used_.contains(&tensor) || std::any_of(std::begin(k_harmless), std::end(k_harmless), ends_name)) continue;
-    throw Error(Code::unsupported, "tensor " + tensor.name, fmt::format("is not known in a model of architecture {}", architecture));
+    throw Error(Code::unsupported, "tensor " + tensor.name,
+                fmt::format("is not known in a model of architecture {}", architecture));
   }
 }
 
@@ -113,7 +115,9 @@ Gain to_gain(const std::vector<float>& values, const std::string& name) {
   constexpr double k_limit = (1 << (k_gain_bits - 1)) - 1;
   double largest = 0;
   for (const float v : values) largest = std::max(largest, std::fabs(double{v}));
-  if (largest > k_limit) throw Error(Code::unsupported, "tensor " + name, fmt::format("{}, gains of up to {} are supported", largest, k_limit));
+  if (largest > k_limit)
+    throw Error(Code::unsupported, "tensor " + name,
+                fmt::format("{}, gains of up to {} are supported", largest, k_limit));
   Gain gain{{}, 14};
   while (std::ldexp(largest, gain.frac) > k_limit) --gain.frac;
   for (const float v : values) gain.words.push_back(static_cast<Word>(std::llround(std::ldexp(double{v}, gain.frac))));
@@ -130,12 +134,13 @@ std::vector<std::uint32_t> adjacent_pairs(std::size_t head_dim, std::size_t dims
   return order;
 }
 
-void order_qkv(const Config& config, const std::function<std::size_t(std::size_t, std::size_t)>& row_of, const std::vector<std::uint32_t>& pairs,
-               MatrixSource& matrix, std::vector<float>& bias) {
+void order_qkv(const Config& config, const std::function<std::size_t(std::size_t, std::size_t)>& row_of,
+               const std::vector<std::uint32_t>& pairs, MatrixSource& matrix, std::vector<float>& bias) {
   for (std::size_t kind = 0; kind < 3; ++kind) {
     for (std::size_t head = 0; head < (kind == 0 ? config.heads : config.kv_heads); ++head) {
       const std::size_t first = row_of(kind, head);
-      for (std::size_t e = 0; e < config.head_dim; ++e) matrix.order.push_back(static_cast<std::uint32_t>(first + (kind == 2 ? e : pairs[e])));
+      for (std::size_t e = 0; e < config.head_dim; ++e)
+        matrix.order.push_back(static_cast<std::uint32_t>(first + (kind == 2 ? e : pairs[e])));
     }
   }
   const std::vector<float> own = bias;

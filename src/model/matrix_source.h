@@ -19,10 +19,10 @@ namespace permllm {
 struct MatrixSource {
   std::vector<const GgufTensor*> parts;  // one on top of the other, each of rows of `cols`
   std::size_t cols = 0;
-  std::vector<std::uint32_t> order;      // row r is row order[r] of the parts; empty: as they stand
-  std::vector<float> gain;               // factors of the columns; empty: 1
-  std::vector<float> shift;              // W shift, W without gain, is added to what W puts out; empty: 0
-  bool centred = false;                  // each row, with its gain, less its mean
+  std::vector<std::uint32_t> order;  // row r is row order[r] of the parts; empty: as they stand
+  std::vector<float> gain;           // factors of the columns; empty: 1
+  std::vector<float> shift;          // W shift, W without gain, is added to what W puts out; empty: 0
+  bool centred = false;              // each row, with its gain, less its mean
 
   std::size_t rows() const;
   // The tensor of row r.
@@ -41,7 +41,8 @@ class Tensors {
   // A vector of finite numbers. Errors (these and those below): file or unsupported, naming the tensor.
   std::vector<float> vector(const std::string& name, std::size_t size);
   // Tensors NAME.weight of so many rows on top of one another, and the vectors NAME.bias likewise into `bias`, if not null.
-  MatrixSource matrix(const std::vector<std::pair<std::string, std::size_t>>& names, std::size_t cols, std::vector<float>* bias = nullptr);
+  MatrixSource matrix(const std::vector<std::pair<std::string, std::size_t>>& names, std::size_t cols,
+                      std::vector<float>* bias = nullptr);
   // Refuses what was not asked for, but for a few known to be harmless.
   void refuse_others(const std::string& architecture) const;
 
@@ -63,7 +64,7 @@ std::vector<std::uint32_t> adjacent_pairs(std::size_t head_dim, std::size_t dims
 
 // Puts rows of q, k and v, and their bias, in order. row_of(kind, head), kind 0 to 2, is the first row of a head in the file;
 // `pairs` the order of entries in heads of q and k.
-void order_qkv(const Config& config, const std::function<std::size_t(std::size_t, std::size_t)>& row_of, const std::vector<std::uint32_t>& pairs,
-               MatrixSource& matrix, std::vector<float>& bias);
+void order_qkv(const Config& config, const std::function<std::size_t(std::size_t, std::size_t)>& row_of,
+               const std::vector<std::uint32_t>& pairs, MatrixSource& matrix, std::vector<float>& bias);
 
 }  // namespace permllm

@@ -13,7 +13,8 @@ namespace permllm {
 ModelFile ModelFile::open(const std::filesystem::path& path) {
   constexpr const char* k_accepted = "a model is a GGUF file, or a folder with config.json and model.safetensors";
   if (std::filesystem::is_directory(path)) {
-    if (!std::filesystem::exists(path / "config.json")) throw Error(Code::file, path.string(), fmt::format("a folder without config.json; {}", k_accepted));
+    if (!std::filesystem::exists(path / "config.json"))
+      throw Error(Code::file, path.string(), fmt::format("a folder without config.json; {}", k_accepted));
     try {
       return SafetensorsFolder::open(path);
     } catch (const Error& error) {
@@ -21,7 +22,8 @@ ModelFile ModelFile::open(const std::filesystem::path& path) {
     }
   }
   char magic[4] = {};
-  if (std::ifstream(path, std::ios::binary).read(magic, sizeof magic) && std::string_view(magic, sizeof magic) != "GGUF") {
+  if (std::ifstream(path, std::ios::binary).read(magic, sizeof magic) &&
+      std::string_view(magic, sizeof magic) != "GGUF") {
     throw Error(Code::file, path.string(), fmt::format("this is not a GGUF file; {}", k_accepted));
   }
   return Gguf::open(path);
@@ -48,7 +50,8 @@ const GgufTensor& ModelFile::tensor(std::string_view name, std::span<const std::
   const std::string place = fmt::format("tensor {}", name);
   if (tensor == nullptr) throw Error(Code::file, place, "is missing from the file");
   if (!std::equal(shape.begin(), shape.end(), tensor->shape.begin(), tensor->shape.end())) {
-    throw Error(Code::file, place, fmt::format("has shape {}, expected {}", fmt::join(tensor->shape, " x "), fmt::join(shape, " x ")));
+    throw Error(Code::file, place,
+                fmt::format("has shape {}, expected {}", fmt::join(tensor->shape, " x "), fmt::join(shape, " x ")));
   }
   return *tensor;
 }

@@ -65,7 +65,8 @@ class PrefixMatcher {
       if (length == text.size()) return;
       const auto at = [&](const auto& entry) { return static_cast<unsigned char>(entry.first[length]); };
       const auto next = static_cast<unsigned char>(text[length]);
-      const auto begin = entries_.begin() + static_cast<std::ptrdiff_t>(low), end = entries_.begin() + static_cast<std::ptrdiff_t>(high);
+      const auto begin = entries_.begin() + static_cast<std::ptrdiff_t>(low),
+                 end = entries_.begin() + static_cast<std::ptrdiff_t>(high);
       const auto from = std::partition_point(begin, end, [&](const auto& entry) { return at(entry) < next; });
       const auto to = std::partition_point(from, end, [&](const auto& entry) { return at(entry) == next; });
       low = static_cast<std::size_t>(from - entries_.begin());
@@ -119,7 +120,9 @@ std::vector<Symbol> merge_best(const std::vector<Symbol>& symbols, Merge merge) 
     candidates.pop();
     Node& left = node(best.left);
     Node& right = node(best.right);
-    if (!left.live || !right.live || left.next != best.right || !(left.symbol == best.left_symbol) || !(right.symbol == best.right_symbol)) continue;
+    if (!left.live || !right.live || left.next != best.right || !(left.symbol == best.left_symbol) ||
+        !(right.symbol == best.right_symbol))
+      continue;
     left.symbol = best.merged.second;
     left.next = right.next;
     right.live = false;

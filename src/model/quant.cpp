@@ -31,7 +31,7 @@ struct Half {
 // then subtracted.
 HWY_INLINE float real(Half half) {
   const std::int32_t bits = half.low | half.high << 8;
-  const std::int32_t rest = (bits & 0x7fff) << 13;                                                     // at its place in a float
+  const std::int32_t rest = (bits & 0x7fff) << 13;  // at its place in a float
   const std::int32_t subnormal = (rest - (1 << 23)) >> 31, special = ((31 << 23) - 1 - rest) >> 31;  // all ones or zero
   const std::int32_t raised = rest + (112 << 23) + (subnormal & 1 << 23) + (special & 112 << 23);
   const float value = std::bit_cast<float>(raised) - std::bit_cast<float>(subnormal & 113 << 23);
@@ -205,7 +205,8 @@ struct Q2_K {  // a byte of scales holds a group's scale and, above it, its leas
 HWY_INLINE void unpack(const Q2_K& b, float* to) {
   const float d = real(b.d), m = real(b.m);
   for (int g = 0; g < 16; ++g) {
-    scale(pairs(b.low, g), d * static_cast<float>(b.scales[g] & 15), -(m * static_cast<float>(b.scales[g] >> 4)), to + 16 * g);
+    scale(pairs(b.low, g), d * static_cast<float>(b.scales[g] & 15), -(m * static_cast<float>(b.scales[g] >> 4)),
+          to + 16 * g);
   }
 }
 
@@ -239,7 +240,8 @@ struct Q4_K {  // 64 numbers in 32 bytes
 };
 HWY_INLINE void unpack(const Q4_K& b, float* to) {
   for (int g = 0; g < 8; ++g) {
-    const float d = real(b.d) * static_cast<float>(b.scales.scale(g)), m = -(real(b.m) * static_cast<float>(b.scales.least(g)));
+    const float d = real(b.d) * static_cast<float>(b.scales.scale(g)),
+                m = -(real(b.m) * static_cast<float>(b.scales.least(g)));
     for (int i = 0; i < 32; i += 16) scale(load(b.low + g / 2 * 32 + i) >> g % 2 * 4 & 15, d, m, to + 32 * g + i);
   }
 }
@@ -252,7 +254,8 @@ struct Q5_K {
 };
 HWY_INLINE void unpack(const Q5_K& b, float* to) {
   for (int g = 0; g < 8; ++g) {
-    const float d = real(b.d) * static_cast<float>(b.scales.scale(g)), m = -(real(b.m) * static_cast<float>(b.scales.least(g)));
+    const float d = real(b.d) * static_cast<float>(b.scales.scale(g)),
+                m = -(real(b.m) * static_cast<float>(b.scales.least(g)));
     for (int i = 0; i < 32; i += 16) {
       const Bytes fifth = load(b.high + i) >> g & 1;
       scale((load(b.low + g / 2 * 32 + i) >> g % 2 * 4 & 15) | fifth << 4, d, m, to + 32 * g + i);
@@ -284,22 +287,38 @@ void unpack_row(const Byte* from, float* to, std::size_t size) {
 // `size` numbers of a supported type.
 void dequantize(std::uint32_t type, const Byte* HWY_RESTRICT from, float* HWY_RESTRICT to, std::size_t size) {
   switch (type) {
-    case 0: return unpack_row<F32>(from, to, size);
-    case 1: return unpack_row<F16>(from, to, size);
-    case 2: return unpack_row<Q4_0>(from, to, size);
-    case 3: return unpack_row<Q4_1>(from, to, size);
-    case 6: return unpack_row<Q5_0>(from, to, size);
-    case 7: return unpack_row<Q5_1>(from, to, size);
-    case 8: return unpack_row<Q8_0>(from, to, size);
-    case 10: return unpack_row<Q2_K>(from, to, size);
-    case 11: return unpack_row<Q3_K>(from, to, size);
-    case 12: return unpack_row<Q4_K>(from, to, size);
-    case 13: return unpack_row<Q5_K>(from, to, size);
-    case 14: return unpack_row<Q6_K>(from, to, size);
-    case 20: return unpack_row<IQ4_NL>(from, to, size);
-    case 23: return unpack_row<IQ4_XS>(from, to, size);
-    case 30: return unpack_row<BF16>(from, to, size);
-    default: PERMLLM_ASSERT(false);
+    case 0:
+      return unpack_row<F32>(from, to, size);
+    case 1:
+      return unpack_row<F16>(from, to, size);
+    case 2:
+      return unpack_row<Q4_0>(from, to, size);
+    case 3:
+      return unpack_row<Q4_1>(from, to, size);
+    case 6:
+      return unpack_row<Q5_0>(from, to, size);
+    case 7:
+      return unpack_row<Q5_1>(from, to, size);
+    case 8:
+      return unpack_row<Q8_0>(from, to, size);
+    case 10:
+      return unpack_row<Q2_K>(from, to, size);
+    case 11:
+      return unpack_row<Q3_K>(from, to, size);
+    case 12:
+      return unpack_row<Q4_K>(from, to, size);
+    case 13:
+      return unpack_row<Q5_K>(from, to, size);
+    case 14:
+      return unpack_row<Q6_K>(from, to, size);
+    case 20:
+      return unpack_row<IQ4_NL>(from, to, size);
+    case 23:
+      return unpack_row<IQ4_XS>(from, to, size);
+    case 30:
+      return unpack_row<BF16>(from, to, size);
+    default:
+      PERMLLM_ASSERT(false);
   }
 }
 
@@ -324,13 +343,48 @@ struct Type {
   const char* name = nullptr;
   BlockSize size;
 };
-constexpr Type k_types[] = {
-    {"F32", size_of<F32>}, {"F16", size_of<F16>}, {"Q4_0", size_of<Q4_0>}, {"Q4_1", size_of<Q4_1>}, {}, {},
-    {"Q5_0", size_of<Q5_0>}, {"Q5_1", size_of<Q5_1>}, {"Q8_0", size_of<Q8_0>}, {"Q8_1", {}},
-    {"Q2_K", size_of<Q2_K>}, {"Q3_K", size_of<Q3_K>}, {"Q4_K", size_of<Q4_K>}, {"Q5_K", size_of<Q5_K>}, {"Q6_K", size_of<Q6_K>},
-    {"Q8_K", {}}, {"IQ2_XXS", {}}, {"IQ2_XS", {}}, {"IQ3_XXS", {}}, {"IQ1_S", {}}, {"IQ4_NL", size_of<IQ4_NL>}, {"IQ3_S", {}},
-    {"IQ2_S", {}}, {"IQ4_XS", size_of<IQ4_XS>}, {"I8", {}}, {"I16", {}}, {"I32", {}}, {"I64", {}}, {"F64", {}}, {"IQ1_M", {}},
-    {"BF16", size_of<BF16>}, {}, {}, {}, {"TQ1_0", {}}, {"TQ2_0", {}}, {}, {}, {}, {"MXFP4", {}}, {"NVFP4", {}}, {"Q1_0", {}}};
+constexpr Type k_types[] = {{"F32", size_of<F32>},
+                            {"F16", size_of<F16>},
+                            {"Q4_0", size_of<Q4_0>},
+                            {"Q4_1", size_of<Q4_1>},
+                            {},
+                            {},
+                            {"Q5_0", size_of<Q5_0>},
+                            {"Q5_1", size_of<Q5_1>},
+                            {"Q8_0", size_of<Q8_0>},
+                            {"Q8_1", {}},
+                            {"Q2_K", size_of<Q2_K>},
+                            {"Q3_K", size_of<Q3_K>},
+                            {"Q4_K", size_of<Q4_K>},
+                            {"Q5_K", size_of<Q5_K>},
+                            {"Q6_K", size_of<Q6_K>},
+                            {"Q8_K", {}},
+                            {"IQ2_XXS", {}},
+                            {"IQ2_XS", {}},
+                            {"IQ3_XXS", {}},
+                            {"IQ1_S", {}},
+                            {"IQ4_NL", size_of<IQ4_NL>},
+                            {"IQ3_S", {}},
+                            {"IQ2_S", {}},
+                            {"IQ4_XS", size_of<IQ4_XS>},
+                            {"I8", {}},
+                            {"I16", {}},
+                            {"I32", {}},
+                            {"I64", {}},
+                            {"F64", {}},
+                            {"IQ1_M", {}},
+                            {"BF16", size_of<BF16>},
+                            {},
+                            {},
+                            {},
+                            {"TQ1_0", {}},
+                            {"TQ2_0", {}},
+                            {},
+                            {},
+                            {},
+                            {"MXFP4", {}},
+                            {"NVFP4", {}},
+                            {"Q1_0", {}}};
 
 }  // namespace
 
@@ -357,7 +411,8 @@ void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float
                             name != nullptr ? name : fmt::format("number {}", tensor.type), supported));
   }
   const std::uint64_t bytes = tensor.shape[0] / block.elements * block.bytes;
-  PERMLLM_ASSERT(out.size() == tensor.shape[0] && out.size() % block.elements == 0 && (row + 1) * bytes <= tensor.data.size());
+  PERMLLM_ASSERT(out.size() == tensor.shape[0] && out.size() % block.elements == 0 &&
+                 (row + 1) * bytes <= tensor.data.size());
   HWY_DYNAMIC_DISPATCH(dequantize)(tensor.type, tensor.data.data() + row * bytes, out.data(), out.size());
 }
 

@@ -55,7 +55,10 @@ Rows norm(const Rows& x, const Config& c) {
 // Each of q and k by itself, and its gain.
 void norm_heads(std::span<float> qk, const Config& c, const Gain& gain) {
   for (std::size_t at = 0; at < qk.size(); at += c.head_dim) {
-    const Rows head = norm(Rows{c.head_dim, {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + c.head_dim)}}, c);
+    const Rows head = norm(
+        Rows{c.head_dim,
+             {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + c.head_dim)}},
+        c);
     std::copy(head.values.begin(), head.values.end(), qk.begin() + static_cast<std::ptrdiff_t>(at));
   }
   multiply(qk, gain);
@@ -84,9 +87,7 @@ void rotate(std::span<float> heads, const Config& c, std::size_t layer, Place at
   }
 }
 
-float capped(float x, double cap) {
-  return cap == 0 ? x : static_cast<float>(cap * std::tanh(double{x} / cap));
-}
+float capped(float x, double cap) { return cap == 0 ? x : static_cast<float>(cap * std::tanh(double{x} / cap)); }
 
 void softmax(std::span<float> scores) {
   const float greatest = *std::max_element(scores.begin(), scores.end());
@@ -121,12 +122,14 @@ std::vector<float> reference_forward(const Weights<Matrix>& w, std::span<const T
   for (std::size_t i = 0; i < n; ++i) {
     PERMLLM_ASSERT(ids[i] < c.vocab);
     for (std::size_t d = 0; d < c.width; ++d) x.row(i)[d] = entry(w.embed, d, ids[i]);
-    if (c.positions == Positions::learned) add(x.row(i), std::span(w.positions).subspan((start + i) * c.width, c.width));
+    if (c.positions == Positions::learned)
+      add(x.row(i), std::span(w.positions).subspan((start + i) * c.width, c.width));
   }
   for (std::size_t l = 0; l < c.layers; ++l) {
     const LayerWeights<Matrix>& layer = w.layer(l);
     // What a part of the layer put out joins the residual.
-    const auto join = [&](Rows out, const Rows& normed, const Gain& gain, const std::vector<float>& shift, std::string_view kind) {
+    const auto join = [&](Rows out, const Rows& normed, const Gain& gain, const std::vector<float>& shift,
+                          std::string_view kind) {
       if (c.post_norm) {
         out = norm(out, c);
         for (std::size_t i = 0; i < n; ++i) multiply(out.row(i), gain);
@@ -187,7 +190,8 @@ std::vector<float> reference_forward(const Weights<Matrix>& w, std::span<const T
     Rows active{c.ff, std::vector<float>(n * c.ff)};
     for (std::size_t i = 0; i < n; ++i) {
       for (std::size_t j = 0; j < c.ff; ++j) {
-        const float gate = gate_up.row(i)[j], f = c.activation == Activation::silu ? gate / (1.0f + std::exp(-gate)) : gelu(gate);
+        const float gate = gate_up.row(i)[j],
+                    f = c.activation == Activation::silu ? gate / (1.0f + std::exp(-gate)) : gelu(gate);
         active.row(i)[j] = c.gated ? f * gate_up.row(i)[c.ff + j] : f;
       }
     }

@@ -32,7 +32,8 @@ std::uint64_t whole_number(const nlohmann::json& value, const std::string& field
 // The tensor that an entry of the header describes.
 GgufTensor tensor_of(const std::string& name, const nlohmann::json& entry, std::span<const std::uint8_t> data) {
   const std::string place = "tensor " + name;
-  if (name.empty() || name.size() > 1024) throw Error(Code::file, "header", fmt::format("a tensor's name of {} bytes, expected 1 to 1024", name.size()));
+  if (name.empty() || name.size() > 1024)
+    throw Error(Code::file, "header", fmt::format("a tensor's name of {} bytes, expected 1 to 1024", name.size()));
   if (!entry.is_object()) throw Error(Code::file, place, "is not described by a JSON object");
   for (const char* key : {"dtype", "shape", "data_offsets"}) {
     if (!entry.contains(key)) throw Error(Code::file, place + "." + key, "is missing");
@@ -41,27 +42,36 @@ GgufTensor tensor_of(const std::string& name, const nlohmann::json& entry, std::
 
   const nlohmann::json &dtype = entry.at("dtype"), &shape = entry.at("shape"), &offsets = entry.at("data_offsets");
   if (!dtype.is_string()) throw Error(Code::file, place + ".dtype", "is not a text");
-  const auto type = std::find_if(std::begin(k_types), std::end(k_types), [&](const Type& t) { return dtype == t.name; });
+  const auto type =
+      std::find_if(std::begin(k_types), std::end(k_types), [&](const Type& t) { return dtype == t.name; });
   if (type == std::end(k_types)) {
-    throw Error(Code::unsupported, place + ".dtype", fmt::format("\"{:.20}\" is not supported; F32, F16 and BF16 are", dtype.get<std::string>()));
+    throw Error(Code::unsupported, place + ".dtype",
+                fmt::format("\"{:.20}\" is not supported; F32, F16 and BF16 are", dtype.get<std::string>()));
   }
   GgufTensor tensor{name, {}, type->ggml, {}};
-  if (!shape.is_array() || shape.empty() || shape.size() > 4) throw Error(Code::file, place + ".shape", "is not a list of 1 to 4 numbers");
+  if (!shape.is_array() || shape.empty() || shape.size() > 4)
+    throw Error(Code::file, place + ".shape", "is not a list of 1 to 4 numbers");
   std::uint64_t elements = 1;
   for (const nlohmann::json& value : shape) {
     const std::uint64_t extent = whole_number(value, place + ".shape");
-    if (extent == 0 || extent > (std::uint64_t{1} << 40) / elements) throw Error(Code::file, place + ".shape", "absurd");
+    if (extent == 0 || extent > (std::uint64_t{1} << 40) / elements)
+      throw Error(Code::file, place + ".shape", "absurd");
     elements *= extent;
     tensor.shape.push_back(extent);
   }
   std::reverse(tensor.shape.begin(), tensor.shape.end());  // a row's length first
-  if (!offsets.is_array() || offsets.size() != 2) throw Error(Code::file, place + ".data_offsets", "is not a list of 2 numbers");
-  const std::uint64_t begin = whole_number(offsets[0], place + ".data_offsets"), end = whole_number(offsets[1], place + ".data_offsets");
+  if (!offsets.is_array() || offsets.size() != 2)
+    throw Error(Code::file, place + ".data_offsets", "is not a list of 2 numbers");
+  const std::uint64_t begin = whole_number(offsets[0], place + ".data_offsets"),
+                      end = whole_number(offsets[1], place + ".data_offsets");
   if (begin > end || end > data.size()) {
-    throw Error(Code::file, place + ".data_offsets", fmt::format("{} to {} is not within the file's {} bytes of data (truncated?)", begin, end, data.size()));
+    throw Error(
+        Code::file, place + ".data_offsets",
+        fmt::format("{} to {} is not within the file's {} bytes of data (truncated?)", begin, end, data.size()));
   }
   if (end - begin != elements * type->bytes) {
-    throw Error(Code::file, place + ".data_offsets", fmt::format("holds {} bytes, its shape takes {}", end - begin, elements * type->bytes));
+    throw Error(Code::file, place + ".data_offsets",
+                fmt::format("holds {} bytes, its shape takes {}", end - begin, elements * type->bytes));
   }
   tensor.data = data.subspan(begin, end - begin);
   return tensor;
@@ -70,11 +80,13 @@ GgufTensor tensor_of(const std::string& name, const nlohmann::json& entry, std::
 }  // namespace
 
 nlohmann::json parse_json(std::span<const std::uint8_t> text, const std::string& field) {
-  if (text.size() > k_json_limit) throw Error(Code::file, field, fmt::format("{} bytes of JSON, the limit is {}", text.size(), k_json_limit));
+  if (text.size() > k_json_limit)
+    throw Error(Code::file, field, fmt::format("{} bytes of JSON, the limit is {}", text.size(), k_json_limit));
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, const nlohmann::json& value) {
     using Event = nlohmann::json::parse_event_t;
-    if (static_cast<std::size_t>(depth) > k_json_depth) throw Error(Code::file, field, fmt::format("JSON nested deeper than {}", k_json_depth));
+    if (static_cast<std::size_t>(depth) > k_json_depth)
+      throw Error(Code::file, field, fmt::format("JSON nested deeper than {}", k_json_depth));
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end) keys.pop_back();
     if (event == Event::key && !keys.back().insert(value.get<std::string>()).second) {
@@ -93,7 +105,9 @@ std::vector<GgufTensor> parse_safetensors(std::span<const std::uint8_t> bytes) {
   std::memcpy(&length, bytes.data(), sizeof length);
   bytes = bytes.subspan(sizeof length);
   if (length > bytes.size() || length > k_json_limit) {
-    throw Error(Code::file, "header.length", fmt::format("{}, of the file {} bytes are left and the limit is {}", length, bytes.size(), k_json_limit));
+    throw Error(
+        Code::file, "header.length",
+        fmt::format("{}, of the file {} bytes are left and the limit is {}", length, bytes.size(), k_json_limit));
   }
   const nlohmann::json header = parse_json(bytes.first(length), "header");
   if (!header.is_object()) throw Error(Code::file, "header", "is not a JSON object");
@@ -103,11 +117,13 @@ std::vector<GgufTensor> parse_safetensors(std::span<const std::uint8_t> bytes) {
     if (name != "__metadata__") tensors.push_back(tensor_of(name, entry, data));
   }
   // One after the other: nothing is read twice, nothing is hidden in between.
-  std::sort(tensors.begin(), tensors.end(), [](const GgufTensor& a, const GgufTensor& b) { return a.data.data() < b.data.data(); });
+  std::sort(tensors.begin(), tensors.end(),
+            [](const GgufTensor& a, const GgufTensor& b) { return a.data.data() < b.data.data(); });
   const std::uint8_t* end = data.data();
   for (const GgufTensor& tensor : tensors) {
     if (tensor.data.data() != end) {
-      throw Error(Code::file, "tensor " + tensor.name + ".data_offsets", "does not begin where the tensor before it ends (an overlap or a hole)");
+      throw Error(Code::file, "tensor " + tensor.name + ".data_offsets",
+                  "does not begin where the tensor before it ends (an overlap or a hole)");
     }
     end += tensor.data.size();
   }
@@ -135,7 +151,8 @@ std::map<std::string, std::string> places_of(const nlohmann::json& index) {
   std::map<std::string, std::string> places;
   for (const auto& [name, shard] : index.at("weight_map").items()) {
     const std::string file = shard.is_string() ? shard.get<std::string>() : "";
-    if (!file.ends_with(".safetensors") || file.find('/') != std::string::npos || file.find('\0') != std::string::npos) {
+    if (!file.ends_with(".safetensors") || file.find('/') != std::string::npos ||
+        file.find('\0') != std::string::npos) {
       throw Error(Code::file, "weight_map." + name, "is not the name of a .safetensors file in the same folder");
     }
     places.emplace(name, file);
@@ -164,7 +181,9 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
     return folder;
   }
   if (!std::filesystem::exists(path / index_name)) {
-    throw Error(Code::file, path.string(), "holds neither model.safetensors nor model.safetensors.index.json (other formats than safetensors are not read)");
+    throw Error(Code::file, path.string(),
+                "holds neither model.safetensors nor model.safetensors.index.json (other formats than safetensors are "
+                "not read)");
   }
   const MappedFile index(path / index_name);
   const auto places = within(index_name, [&] { return places_of(parse_json(index.bytes(), "JSON")); });
@@ -184,7 +203,8 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
   std::set<std::string> present;
   for (const GgufTensor& tensor : folder.tensors_) present.insert(tensor.name);
   for (const auto& [name, shard] : places) {
-    if (!present.contains(name)) throw Error(Code::file, index_name, fmt::format("names tensor {}, which {} does not hold", name, shard));
+    if (!present.contains(name))
+      throw Error(Code::file, index_name, fmt::format("names tensor {}, which {} does not hold", name, shard));
   }
   return folder;
 }
@@ -192,7 +212,8 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
 std::string SafetensorsFolder::sha256() const {
   const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
-  for (const MappedFile& file : files_) PERMLLM_ASSERT(EVP_DigestUpdate(context.get(), file.bytes().data(), file.bytes().size()) == 1);
+  for (const MappedFile& file : files_)
+    PERMLLM_ASSERT(EVP_DigestUpdate(context.get(), file.bytes().data(), file.bytes().size()) == 1);
   std::uint8_t digest[32];
   PERMLLM_ASSERT(EVP_DigestFinal_ex(context.get(), digest, nullptr) == 1);
   std::string hex;

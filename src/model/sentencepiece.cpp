@@ -56,14 +56,18 @@ class Charsmap {
       at ^= offset(units_[at]);
       if (!leaf || at >= units_.size()) continue;
       const std::size_t place = units_[at] & 0x7fffffffu;
-      if (place < texts_.size()) best = {i + 1, {texts_.data() + place, strnlen(texts_.data() + place, std::min(texts_.size() - place, k_longest))}};
+      if (place < texts_.size())
+        best = {i + 1,
+                {texts_.data() + place, strnlen(texts_.data() + place, std::min(texts_.size() - place, k_longest))}};
     }
     return best;
   }
 
  private:
   static constexpr std::size_t k_longest = 256;  // no real replacement is longer; a prompt must not grow without bound
-  static std::size_t offset(std::uint32_t unit) { return static_cast<std::size_t>(unit >> 10) << ((unit & 0x200u) >> 6); }
+  static std::size_t offset(std::uint32_t unit) {
+    return static_cast<std::size_t>(unit >> 10) << ((unit & 0x200u) >> 6);
+  }
   std::vector<std::uint32_t> units_;
   std::string_view texts_;
 };
@@ -71,15 +75,21 @@ class Charsmap {
 class SentencePiece : public Pieces {
  public:
   SentencePiece(const Vocabulary& v, const std::vector<std::uint32_t>& types)
-      : vocabulary_(v), types_(types), unigram_(v.model == "unigram"), chatglm_(v.pre == "chatglm-6b"), charsmap_(v.charsmap) {
+      : vocabulary_(v),
+        types_(types),
+        unigram_(v.model == "unigram"),
+        chatglm_(v.pre == "chatglm-6b"),
+        charsmap_(v.charsmap) {
     if (v.scores.size() != v.tokens.size()) {
-      throw Error(Code::file, "tokenizer.ggml.scores", fmt::format("{} scores for {} tokens", v.scores.size(), v.tokens.size()));
+      throw Error(Code::file, "tokenizer.ggml.scores",
+                  fmt::format("{} scores for {} tokens", v.scores.size(), v.tokens.size()));
     }
     float least = std::numeric_limits<float>::max();
     std::size_t bytes = 0;
     ids_.reserve(v.tokens.size());
     for (TokenId id = 0; id < v.tokens.size(); ++id) {
-      if (!std::isfinite(v.scores[id])) throw Error(Code::file, "tokenizer.ggml.scores", fmt::format("the score of token {} is not finite", id));
+      if (!std::isfinite(v.scores[id]))
+        throw Error(Code::file, "tokenizer.ggml.scores", fmt::format("the score of token {} is not finite", id));
       switch (types[id]) {
         case k_byte:
           byte_ids_[byte_of(id)] = id;
@@ -107,7 +117,8 @@ class SentencePiece : public Pieces {
       }
     }
     if (bytes != 0 && bytes != byte_ids_.size()) {
-      throw Error(Code::file, "tokenizer.ggml.token_type", fmt::format("{} tokens of single bytes, expected all 256 or none", bytes));
+      throw Error(Code::file, "tokenizer.ggml.token_type",
+                  fmt::format("{} tokens of single bytes, expected all 256 or none", bytes));
     }
     has_bytes_ = bytes != 0;
     unknown_score_ = least - 10;
@@ -149,7 +160,8 @@ class SentencePiece : public Pieces {
       const std::size_t high = digits.find(token[3]), low = digits.find(token[4]);
       if (high < 16 && low < 16) return static_cast<unsigned>(16 * high + low);
     }
-    throw Error(Code::file, "tokenizer.ggml.tokens", fmt::format("token {} is of the type of bytes, but not written like <0x0A>", id));
+    throw Error(Code::file, "tokenizer.ggml.tokens",
+                fmt::format("token {} is of the type of bytes, but not written like <0x0A>", id));
   }
 
   // ChatGLM-6B: line ends, tabs and runs of blanks are tokens of their own.
@@ -163,9 +175,12 @@ class SentencePiece : public Pieces {
         at += run;
         continue;
       }
-      if (text[at] == '\n') out += "<n>";
-      else if (text[at] == '\t') out += "<|tab|>";
-      else out += text[at];
+      if (text[at] == '\n')
+        out += "<n>";
+      else if (text[at] == '\t')
+        out += "<|tab|>";
+      else
+        out += text[at];
       ++at;
     }
     return out;
@@ -173,7 +188,8 @@ class SentencePiece : public Pieces {
 
   // How much of the text's beginning is one step of normalisation, and what it becomes.
   std::pair<std::size_t, std::string_view> step(std::string_view text) const {
-    if (const std::size_t length = plain_user_defined_.longest(text).first; length > 0) return {length, text.substr(0, length)};
+    if (const std::size_t length = plain_user_defined_.longest(text).first; length > 0)
+      return {length, text.substr(0, length)};
     if (const auto replacement = charsmap_.longest(text); replacement.first > 0) return replacement;
     const std::size_t length = character_length(text);
     return {length, text.substr(0, length)};
@@ -195,8 +211,10 @@ class SentencePiece : public Pieces {
       while (after_blank && becomes.starts_with(' ')) becomes.remove_prefix(1);
       if (becomes.empty()) continue;
       for (const char c : becomes) {
-        if (c == ' ') out += k_blank;
-        else out += c;
+        if (c == ' ')
+          out += k_blank;
+        else
+          out += c;
       }
       after_blank = strip && becomes.ends_with(' ');
     }
@@ -216,7 +234,9 @@ class SentencePiece : public Pieces {
   struct Symbol {
     std::string_view text;
     bool fixed;  // user-defined: takes no part in merges
-    bool operator==(const Symbol& other) const { return text.size() == other.text.size(); }  // one place's text only grows
+    bool operator==(const Symbol& other) const {
+      return text.size() == other.text.size();
+    }  // one place's text only grows
   };
 
   void merge(std::string_view text, std::vector<TokenId>& out) const {
@@ -229,15 +249,16 @@ class SentencePiece : public Pieces {
       at += length;
     }
     std::unordered_map<std::string_view, std::pair<std::string_view, std::string_view>> parts;  // of unused tokens
-    const auto merged = merge_best(symbols, [&](const Symbol& left, const Symbol& right) -> std::optional<std::pair<float, Symbol>> {
-      if (left.fixed || right.fixed) return std::nullopt;
-      const std::string_view both(left.text.data(), left.text.size() + right.text.size());
-      if (both.size() > longest_) return std::nullopt;
-      const auto found = ids_.find(both);
-      if (found == ids_.end()) return std::nullopt;
-      if (types_[found->second] == k_unused) parts[both] = {left.text, right.text};
-      return std::pair(-vocabulary_.scores[found->second], Symbol{both, false});
-    });
+    const auto merged =
+        merge_best(symbols, [&](const Symbol& left, const Symbol& right) -> std::optional<std::pair<float, Symbol>> {
+          if (left.fixed || right.fixed) return std::nullopt;
+          const std::string_view both(left.text.data(), left.text.size() + right.text.size());
+          if (both.size() > longest_) return std::nullopt;
+          const auto found = ids_.find(both);
+          if (found == ids_.end()) return std::nullopt;
+          if (types_[found->second] == k_unused) parts[both] = {left.text, right.text};
+          return std::pair(-vocabulary_.scores[found->second], Symbol{both, false});
+        });
     const std::size_t begin = out.size();
     std::vector<std::string_view> rest;
     for (const Symbol& symbol : merged) {
@@ -272,7 +293,8 @@ class SentencePiece : public Pieces {
       character = character_length(text.substr(at));
       bool single = false;
       lattice_.each(text.substr(at), [&](std::size_t length, TokenId id) {
-        const float score = types_[id] == k_user_defined ? static_cast<float>(length) * most_ - 0.1f : vocabulary_.scores[id];
+        const float score =
+            types_[id] == k_user_defined ? static_cast<float>(length) * most_ - 0.1f : vocabulary_.scores[id];
         reach(at, at + length, ends[at].score + score, id);
         single = single || length == character;
       });

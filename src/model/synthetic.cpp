@@ -1,18 +1,18 @@
 #include "model/synthetic.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
-#include <fmt/ranges.h>
 
 #include "permllm/error.h"
 
 namespace permllm {
 namespace {
 
-Config shape(const char* name, std::size_t layers, std::size_t width, std::size_t heads, std::size_t kv_heads, std::size_t ff,
-             std::size_t vocab) {
+Config shape(const char* name, std::size_t layers, std::size_t width, std::size_t heads, std::size_t kv_heads,
+             std::size_t ff, std::size_t vocab) {
   Config c;
   c.architecture = "synthetic";
   c.name = name;
@@ -43,7 +43,8 @@ Config chatglm_6b() {
 }
 
 std::vector<Config> shapes() {
-  return {chatglm_6b(), shape("llama-7b", 32, 4096, 32, 32, 11008, 32000), shape("llama-70b", 80, 8192, 64, 8, 28672, 32000), shape("smollm2-135m", 30, 576, 9, 3, 1536, 49152)};
+  return {chatglm_6b(), shape("llama-7b", 32, 4096, 32, 32, 11008, 32000),
+          shape("llama-70b", 80, 8192, 64, 8, 28672, 32000), shape("smollm2-135m", 30, 576, 9, 3, 1536, 49152)};
 }
 
 }  // namespace
@@ -70,7 +71,8 @@ Config synthetic_config(const std::string& name, std::size_t layers, std::size_t
   }
   std::vector<std::string> names;
   for (const Config& c : shapes()) names.push_back(c.name);
-  throw Error(Code::usage, "model", fmt::format("\"{:.60}\" is no shape that is known: {}", name, fmt::join(names, ", ")));
+  throw Error(Code::usage, "model",
+              fmt::format("\"{:.60}\" is no shape that is known: {}", name, fmt::join(names, ", ")));
 }
 
 IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
@@ -87,9 +89,19 @@ IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
   Gain gain;
   if (c.normed_residual) gain = {Words(c.width, encode(scale, {Ring{64}, 11})), 11};
   for (std::size_t l = 0; l < c.stored_layers(); ++l) {
-    w.layers.push_back({matrix(c.qkv_rows(), c.width), matrix(c.width, c.q_rows()), matrix(c.up_rows(), c.width), matrix(c.width, c.ff),
-                        bias(c.qkv_bias, c.qkv_rows()), {}, bias(c.up_bias, c.up_rows()), {}, {}, gain, gain,
-                        bias(c.normed_residual, c.width), bias(c.normed_residual, c.width)});
+    w.layers.push_back({matrix(c.qkv_rows(), c.width),
+                        matrix(c.width, c.q_rows()),
+                        matrix(c.up_rows(), c.width),
+                        matrix(c.width, c.ff),
+                        bias(c.qkv_bias, c.qkv_rows()),
+                        {},
+                        bias(c.up_bias, c.up_rows()),
+                        {},
+                        {},
+                        gain,
+                        gain,
+                        bias(c.normed_residual, c.width),
+                        bias(c.normed_residual, c.width)});
   }
   w.head_bias = bias(c.head_bias, c.vocab);
   w.embed = of_bits(c.width, c.vocab, k_weight_bits);

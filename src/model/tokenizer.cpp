@@ -12,12 +12,26 @@ namespace permllm {
 namespace {
 
 // Tokens that end an answer, by their text: files name one or two of them.
-constexpr std::string_view k_end_texts[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>",
-                                            "<eop>", "<|user|>", "<|observation|>"};
+constexpr std::string_view k_end_texts[] = {"<|im_end|>",      "<|endoftext|>",  "<|eot_id|>", "<|eom_id|>",
+                                            "<|end_of_text|>", "<end_of_turn>",  "<|end|>",    "<eop>",
+                                            "<|user|>",        "<|observation|>"};
 // Marks of turns. They and the ends are control tokens whatever type a file gives them: no person may write them.
-constexpr std::string_view k_mark_texts[] = {"<|im_start|>", "<|im_sep|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
-                                             "<start_of_turn>", "<|system|>", "<|assistant|>", "[gMASK]", "[MASK]", "[sMASK]", "<sop>",
-                                             "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"};
+constexpr std::string_view k_mark_texts[] = {"<|im_start|>",
+                                             "<|im_sep|>",
+                                             "<|begin_of_text|>",
+                                             "<|start_header_id|>",
+                                             "<|end_header_id|>",
+                                             "<start_of_turn>",
+                                             "<|system|>",
+                                             "<|assistant|>",
+                                             "[gMASK]",
+                                             "[MASK]",
+                                             "[sMASK]",
+                                             "<sop>",
+                                             "[INST]",
+                                             "[/INST]",
+                                             "[SYSTEM_PROMPT]",
+                                             "[/SYSTEM_PROMPT]"};
 
 template <std::size_t n>
 bool is_one_of(const std::string_view (&texts)[n], std::string_view text) {
@@ -32,7 +46,8 @@ struct Tokenizer::Impl {
   std::unique_ptr<Pieces> pieces;
   std::vector<std::string> texts;  // bytes of each token
   std::vector<TokenId> ends;       // sorted
-  PrefixMatcher control, added, all;  // control tokens; what is cut out of a text before it is split, without and with them
+  PrefixMatcher control, added,
+      all;  // control tokens; what is cut out of a text before it is split, without and with them
 
   explicit Impl(Vocabulary v);
 };
@@ -41,14 +56,17 @@ Tokenizer::Impl::Impl(Vocabulary v) : vocabulary(std::move(v)) {
   const std::vector<std::string>& tokens = vocabulary.tokens;
   const bool bpe = vocabulary.model == "gpt2";
   if (!bpe && vocabulary.model != "llama" && vocabulary.model != "unigram") {
-    throw Error(Code::unsupported, "tokenizer.ggml.model", fmt::format("\"{:.40}\" is not supported; gpt2, llama and unigram are", vocabulary.model));
+    throw Error(Code::unsupported, "tokenizer.ggml.model",
+                fmt::format("\"{:.40}\" is not supported; gpt2, llama and unigram are", vocabulary.model));
   }
   if (tokens.empty()) throw Error(Code::file, "tokenizer.ggml.tokens", "there are none");
   if (vocabulary.types.size() != tokens.size()) {
-    throw Error(Code::file, "tokenizer.ggml.token_type", fmt::format("{} types for {} tokens", vocabulary.types.size(), tokens.size()));
+    throw Error(Code::file, "tokenizer.ggml.token_type",
+                fmt::format("{} types for {} tokens", vocabulary.types.size(), tokens.size()));
   }
   const auto check_id = [&](const char* key, TokenId id) {
-    if (id >= tokens.size()) throw Error(Code::file, key, fmt::format("{}, the vocabulary has {} tokens", id, tokens.size()));
+    if (id >= tokens.size())
+      throw Error(Code::file, key, fmt::format("{}, the vocabulary has {} tokens", id, tokens.size()));
   };
   check_id("tokenizer.ggml.eos_token_id", vocabulary.eos);
   if (vocabulary.bos) check_id("tokenizer.ggml.bos_token_id", *vocabulary.bos);
@@ -60,9 +78,11 @@ Tokenizer::Impl::Impl(Vocabulary v) : vocabulary(std::move(v)) {
   seen.reserve(tokens.size());
   for (TokenId id = 0; id < tokens.size(); ++id) {
     if (tokens[id].empty()) throw Error(Code::file, "tokenizer.ggml.tokens", fmt::format("token {} is empty", id));
-    if (!seen.insert(tokens[id]).second) throw Error(Code::file, "tokenizer.ggml.tokens", fmt::format("token {} stands twice", id));
+    if (!seen.insert(tokens[id]).second)
+      throw Error(Code::file, "tokenizer.ggml.tokens", fmt::format("token {} stands twice", id));
     if (types[id] < k_normal || types[id] > k_byte) {
-      throw Error(Code::file, "tokenizer.ggml.token_type", fmt::format("{} of token {}, expected 1 to 6", types[id], id));
+      throw Error(Code::file, "tokenizer.ggml.token_type",
+                  fmt::format("{} of token {}, expected 1 to 6", types[id], id));
     }
     const bool end = is_one_of(k_end_texts, tokens[id]);
     if (end) ends.push_back(id);
@@ -79,7 +99,8 @@ Tokenizer::Impl::Impl(Vocabulary v) : vocabulary(std::move(v)) {
   for (PrefixMatcher* matcher : {&control, &added, &all}) matcher->prepare();
   pieces = bpe ? byte_level_bpe(vocabulary, types) : sentencepiece(vocabulary, types);
   texts.reserve(tokens.size());
-  for (TokenId id = 0; id < tokens.size(); ++id) texts.push_back(types[id] == k_control ? tokens[id] : pieces->bytes(id));
+  for (TokenId id = 0; id < tokens.size(); ++id)
+    texts.push_back(types[id] == k_control ? tokens[id] : pieces->bytes(id));
 }
 
 Tokenizer::Tokenizer(Vocabulary vocabulary) : impl_(new Impl(std::move(vocabulary))) {}
@@ -122,7 +143,9 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool special) const 
   return text;
 }
 
-std::string_view Tokenizer::bytes(TokenId id) const { return id < impl_->texts.size() ? impl_->texts[id] : std::string_view(); }
+std::string_view Tokenizer::bytes(TokenId id) const {
+  return id < impl_->texts.size() ? impl_->texts[id] : std::string_view();
+}
 
 std::optional<TokenId> Tokenizer::control(std::string_view text) const {
   const auto [length, id] = impl_->control.longest(text);

@@ -17,28 +17,37 @@ class Gguf;
 using TokenId = std::uint32_t;
 
 // tokenizer.ggml.token_type
-enum TokenType : std::uint32_t { k_normal = 1, k_unknown = 2, k_control = 3, k_user_defined = 4, k_unused = 5, k_byte = 6 };
+enum TokenType : std::uint32_t {
+  k_normal = 1,
+  k_unknown = 2,
+  k_control = 3,
+  k_user_defined = 4,
+  k_unused = 5,
+  k_byte = 6
+};
 
 // Bounds on what a file or a peer may send, in bytes: of a name, a token or merge, a template, a normalisation.
-inline constexpr std::size_t k_pre_limit = 64, k_token_limit = 1 << 12, k_template_limit = 1 << 20, k_charsmap_limit = 1 << 22;
+inline constexpr std::size_t k_pre_limit = 64, k_token_limit = 1 << 12, k_template_limit = 1 << 20,
+                             k_charsmap_limit = 1 << 22;
 inline constexpr std::size_t k_most_tokens = 1 << 22;  // and merges
 
 // What a tokenizer is made of: public, sent to the user in the provider's card.
 struct Vocabulary {
-  std::string model;                 // "gpt2": byte-level BPE; "llama": BPE of sentencepiece; "unigram": unigram of sentencepiece
-  std::string pre;                   // of gpt2: names the split pattern, unknown ones are refused by name; "chatglm-6b": blanks have tokens
+  std::string model;  // "gpt2": byte-level BPE; "llama": BPE of sentencepiece; "unigram": unigram of sentencepiece
+  std::string
+      pre;  // of gpt2: names the split pattern, unknown ones are refused by name; "chatglm-6b": blanks have tokens
   std::vector<std::string> tokens;   // as in the file (gpt2: in the byte-level alphabet; else a blank is U+2581)
   std::vector<std::uint32_t> types;  // TokenType of each
   std::vector<float> scores;         // llama and unigram: of each token, the best is the highest; gpt2: none
   std::vector<std::string> merges;   // gpt2: "left right", best first
   std::optional<TokenId> bos;
   TokenId eos = 0;
-  std::vector<TokenId> ends;         // further tokens that the file says end an answer
-  bool add_bos = false;              // a prompt begins with bos
-  bool add_space_prefix = false;     // llama and unigram: a text begins with a blank that it does not have
+  std::vector<TokenId> ends;      // further tokens that the file says end an answer
+  bool add_bos = false;           // a prompt begins with bos
+  bool add_space_prefix = false;  // llama and unigram: a text begins with a blank that it does not have
   bool remove_extra_whitespaces = false;
-  std::string charsmap;              // sentencepiece's normalisation: a double array and its texts; empty: none
-  std::string chat_template;         // tokenizer.chat_template, or a chat format's name; empty when absent
+  std::string charsmap;       // sentencepiece's normalisation: a double array and its texts; empty: none
+  std::string chat_template;  // tokenizer.chat_template, or a chat format's name; empty when absent
 
   // Errors: file or unsupported, naming the key.
   static Vocabulary read(const Gguf& file);
@@ -66,7 +75,7 @@ class Tokenizer {
   // The bytes of one token in the midst of a text; a control token's own text. Nothing for an id beyond the vocabulary.
   std::string_view bytes(TokenId id) const;
   std::optional<TokenId> control(std::string_view text) const;  // the control token of exactly this text
-  bool is_end(TokenId id) const;                                 // end of turn or of text
+  bool is_end(TokenId id) const;                                // end of turn or of text
 
  private:
   struct Impl;

@@ -31,17 +31,21 @@ Vocabulary Vocabulary::read(const Gguf& file) {
   v.model = file.string("tokenizer.ggml.model");
   if (v.model != "gpt2" && v.model != "llama") {
     throw Error(Code::unsupported, "tokenizer.ggml.model",
-                fmt::format("\"{:.40}\" is not supported; \"gpt2\" (byte-level BPE) and \"llama\" (sentencepiece) are", v.model));
+                fmt::format("\"{:.40}\" is not supported; \"gpt2\" (byte-level BPE) and \"llama\" (sentencepiece) are",
+                            v.model));
   }
   v.tokens = file.strings("tokenizer.ggml.tokens");
   for (const std::int64_t type : file.numbers("tokenizer.ggml.token_type")) {
-    if (type < k_normal || type > k_byte) throw Error(Code::file, "tokenizer.ggml.token_type", fmt::format("{} of token {}, expected 1 to 6", type, v.types.size()));
+    if (type < k_normal || type > k_byte)
+      throw Error(Code::file, "tokenizer.ggml.token_type",
+                  fmt::format("{} of token {}, expected 1 to 6", type, v.types.size()));
     v.types.push_back(static_cast<std::uint32_t>(type));
   }
   const auto id = [&](const char* key) -> std::optional<TokenId> {
     if (!file.has(key)) return std::nullopt;
     const std::uint64_t value = file.number(key);
-    if (value >= v.tokens.size()) throw Error(Code::file, key, fmt::format("{}, the vocabulary has {} tokens", value, v.tokens.size()));
+    if (value >= v.tokens.size())
+      throw Error(Code::file, key, fmt::format("{}, the vocabulary has {} tokens", value, v.tokens.size()));
     return static_cast<TokenId>(value);
   };
   const auto eos = id("tokenizer.ggml.eos_token_id");
@@ -66,12 +70,14 @@ Vocabulary Vocabulary::read(const Gguf& file) {
   }
   // add_eos_token has no say: an answer goes on where the prompt ends.
   v.add_bos = flag(file, "tokenizer.ggml.add_bos_token").value_or(v.add_bos);
-  if (v.add_bos && !v.bos) throw Error(Code::file, "tokenizer.ggml.bos_token_id", "is missing, but a prompt shall begin with it");
+  if (v.add_bos && !v.bos)
+    throw Error(Code::file, "tokenizer.ggml.bos_token_id", "is missing, but a prompt shall begin with it");
   if (file.has("tokenizer.chat_template")) v.chat_template = file.string("tokenizer.chat_template");
   limit("tokenizer.chat_template", v.chat_template.size(), k_template_limit);
   limit("tokenizer.ggml.pre", v.pre.size(), k_pre_limit);
   if (std::max(v.tokens.size(), v.merges.size()) > k_most_tokens) {
-    throw Error(Code::unsupported, "tokenizer.ggml.tokens", fmt::format("{} tokens, {} merges, the limit is {}", v.tokens.size(), v.merges.size(), k_most_tokens));
+    throw Error(Code::unsupported, "tokenizer.ggml.tokens",
+                fmt::format("{} tokens, {} merges, the limit is {}", v.tokens.size(), v.merges.size(), k_most_tokens));
   }
   for (const std::string& token : v.tokens) limit("tokenizer.ggml.tokens", token.size(), k_token_limit);
   for (const std::string& merge : v.merges) limit("tokenizer.ggml.merges", merge.size(), k_token_limit);
@@ -93,11 +99,20 @@ class ProtoReader {
     bytes_ = {};
     number_ = 0;
     switch (type_) {
-      case 0: number_ = varint(); break;
-      case 1: bytes_ = take(8); break;
-      case 2: bytes_ = take(varint()); break;
-      case 5: bytes_ = take(4); break;
-      default: refuse(fmt::format("wire type {} is unknown", type_));
+      case 0:
+        number_ = varint();
+        break;
+      case 1:
+        bytes_ = take(8);
+        break;
+      case 2:
+        bytes_ = take(varint());
+        break;
+      case 5:
+        bytes_ = take(4);
+        break;
+      default:
+        refuse(fmt::format("wire type {} is unknown", type_));
     }
     return true;
   }
@@ -143,7 +158,9 @@ class ProtoReader {
 
 Vocabulary Vocabulary::read_sentencepiece(std::span<const std::uint8_t> file, std::size_t image_tokens) {
   constexpr std::size_t k_most_image_tokens = 1 << 20;
-  if (image_tokens > k_most_image_tokens) throw Error(Code::unsupported, "image_tokens", fmt::format("{}, the limit is {}", image_tokens, k_most_image_tokens));
+  if (image_tokens > k_most_image_tokens)
+    throw Error(Code::unsupported, "image_tokens",
+                fmt::format("{}, the limit is {}", image_tokens, k_most_image_tokens));
   Vocabulary v;
   for (std::size_t i = 0; i < image_tokens; ++i) v.tokens.push_back(fmt::format("<image_{}>", i));
   v.types.assign(image_tokens, k_control);
@@ -190,9 +207,11 @@ Vocabulary Vocabulary::read_sentencepiece(std::span<const std::uint8_t> file, st
     }
   }
   if (model_type != 1 && model_type != 2) {
-    throw Error(Code::unsupported, "trainer_spec.model_type", fmt::format("{} is not supported; 1 (unigram) and 2 (BPE) are", model_type));
+    throw Error(Code::unsupported, "trainer_spec.model_type",
+                fmt::format("{} is not supported; 1 (unigram) and 2 (BPE) are", model_type));
   }
-  if (v.tokens.size() > k_most_tokens) throw Error(Code::unsupported, "pieces", fmt::format("{}, the limit is {}", v.tokens.size(), k_most_tokens));
+  if (v.tokens.size() > k_most_tokens)
+    throw Error(Code::unsupported, "pieces", fmt::format("{}, the limit is {}", v.tokens.size(), k_most_tokens));
   v.model = model_type == 1 ? "unigram" : "llama";
   limit("normalizer_spec.precompiled_charsmap", v.charsmap.size(), k_charsmap_limit);
   const auto find = [&](const char* token) -> std::optional<TokenId> {
@@ -209,7 +228,8 @@ Vocabulary Vocabulary::read_sentencepiece(std::span<const std::uint8_t> file, st
   }
   const std::size_t pieces = v.tokens.size() - image_tokens;
   const auto inside = [&](std::int32_t id) { return id >= 0 && static_cast<std::size_t>(id) < pieces; };
-  if (!inside(eos)) throw Error(Code::file, "trainer_spec.eos_id", fmt::format("{}, the model has {} pieces", eos, pieces));
+  if (!inside(eos))
+    throw Error(Code::file, "trainer_spec.eos_id", fmt::format("{}, the model has {} pieces", eos, pieces));
   v.eos = static_cast<TokenId>(image_tokens + static_cast<std::size_t>(eos));
   if (inside(bos)) v.bos = static_cast<TokenId>(image_tokens + static_cast<std::size_t>(bos));
   v.add_bos = v.bos.has_value();

@@ -21,7 +21,7 @@ struct LayerWeights {
   Matrix down;  // width x ff
   // Constants added to what the matrices put out; empty: none. The provider alone has them (and, of public weights, the user).
   std::vector<float> qkv_bias = {}, o_bias = {}, up_bias = {}, down_bias = {};
-  Gain qk_gain = {};                      // Config::qk_norm: of q's and k's norms, qk_rows
+  Gain qk_gain = {};  // Config::qk_norm: of q's and k's norms, qk_rows
   // Of the norms behind attention and MLP (Config::post_norm), or of those before them, scaled, with their biases
   // (Config::normed_residual): width.
   Gain attention_gain = {}, mlp_gain = {};
@@ -32,8 +32,8 @@ template <class Matrix>
 struct Weights {
   Config config;
   std::vector<LayerWeights<Matrix>> layers;  // config.stored_layers() of them
-  Matrix embed;  // width x vocab: the transposed embedding table
-  Matrix head;   // vocab x width; output_norm gain folded in
+  Matrix embed;                              // width x vocab: the transposed embedding table
+  Matrix head;                               // vocab x width; output_norm gain folded in
   std::vector<float> head_bias = {};
   std::vector<float> positions = {};  // Positions::learned: [context][width]
 

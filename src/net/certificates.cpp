@@ -45,7 +45,8 @@ Certificate make_certificate(Role role, const std::string& name, int days, EVP_P
   X509_NAME_add_entry_by_txt(subject, "O", MBSTRING_ASC, text(name.c_str()), -1, -1, 0);
   X509_set_issuer_name(x, issuer == nullptr ? subject : X509_get_subject_name(issuer->certificate.get()));
   add_extension(x, NID_basic_constraints, role == Role::provider ? "critical,CA:TRUE,pathlen:0" : "critical,CA:FALSE");
-  add_extension(x, NID_key_usage, role == Role::provider ? "critical,digitalSignature,keyCertSign" : "critical,digitalSignature");
+  add_extension(x, NID_key_usage,
+                role == Role::provider ? "critical,digitalSignature,keyCertSign" : "critical,digitalSignature");
   PERMLLM_ASSERT(X509_sign(x, issuer == nullptr ? key : issuer->key.get(), EVP_sha256()) > 0);
   return Certificate::of(x, "certificate");
 }
@@ -72,7 +73,8 @@ std::string entry(X509* x509, int nid) {
   const int place = X509_NAME_get_index_by_NID(subject, nid, -1);
   if (place < 0 || X509_NAME_get_index_by_NID(subject, nid, place) >= 0) return "";
   const ASN1_STRING* value = X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, place));
-  return std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(value)), static_cast<std::size_t>(ASN1_STRING_length(value)));
+  return std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(value)),
+                     static_cast<std::size_t>(ASN1_STRING_length(value)));
 }
 
 // Never asks for a pass phrase on the terminal.
@@ -81,13 +83,16 @@ int no_pass_phrase(char*, int, int, void*) { return -1; }
 }  // namespace
 
 bool is_party_name(std::string_view name) {
-  const auto letter = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 && static_cast<unsigned char>(c) < 128; };
+  const auto letter = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 && static_cast<unsigned char>(c) < 128;
+  };
   return !name.empty() && name.size() <= 64 && letter(name.front()) &&
          std::all_of(name.begin(), name.end(), [&](char c) { return letter(c) || c == '.' || c == '-' || c == '_'; });
 }
 
 Certificate Certificate::parse(std::string_view pem, const std::string& field) {
-  const std::unique_ptr<X509, decltype(&X509_free)> x509(PEM_read_bio_X509(bio_of(pem).get(), nullptr, no_pass_phrase, nullptr), X509_free);
+  const std::unique_ptr<X509, decltype(&X509_free)> x509(
+      PEM_read_bio_X509(bio_of(pem).get(), nullptr, no_pass_phrase, nullptr), X509_free);
   if (x509 == nullptr) throw Error(Code::file, field, "is no certificate (PEM, -----BEGIN CERTIFICATE-----)");
   return of(x509.get(), field);
 }
@@ -161,19 +166,24 @@ Identity make_user(const Identity& provider, const std::string& name, int days) 
 
 Identity renewed(const Identity& identity, int days) {
   PERMLLM_ASSERT(identity.certificate.role() != Role::user);
-  return {make_certificate(identity.certificate.role(), identity.certificate.name(), days, identity.key.get(), nullptr), identity.key};
+  return {make_certificate(identity.certificate.role(), identity.certificate.name(), days, identity.key.get(), nullptr),
+          identity.key};
 }
 
 std::string key_pem(const Identity& identity) {
   const Bio memory(BIO_new(BIO_s_secmem()), BIO_free);  // cleared when freed
-  PERMLLM_ASSERT(PEM_write_bio_PrivateKey(memory.get(), identity.key.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1);
+  PERMLLM_ASSERT(PEM_write_bio_PrivateKey(memory.get(), identity.key.get(), nullptr, nullptr, 0, nullptr, nullptr) ==
+                 1);
   return text_of(memory.get());
 }
 
 Identity identity_of(const Certificate& certificate, std::string_view key_pem, const std::string& field) {
-  const std::shared_ptr<EVP_PKEY> key(PEM_read_bio_PrivateKey(bio_of(key_pem).get(), nullptr, no_pass_phrase, nullptr), EVP_PKEY_free);
-  if (key == nullptr) throw Error(Code::file, field, "is no private key (PEM, -----BEGIN PRIVATE KEY-----, without a pass phrase)");
-  if (X509_check_private_key(certificate.get(), key.get()) != 1) throw Error(Code::file, field, "is not the key of the certificate beside it");
+  const std::shared_ptr<EVP_PKEY> key(PEM_read_bio_PrivateKey(bio_of(key_pem).get(), nullptr, no_pass_phrase, nullptr),
+                                      EVP_PKEY_free);
+  if (key == nullptr)
+    throw Error(Code::file, field, "is no private key (PEM, -----BEGIN PRIVATE KEY-----, without a pass phrase)");
+  if (X509_check_private_key(certificate.get(), key.get()) != 1)
+    throw Error(Code::file, field, "is not the key of the certificate beside it");
   return {certificate, key};
 }
 
@@ -188,21 +198,30 @@ Trust::Verdict Trust::judge(const Certificate& certificate) const {
   };
   // Who it is comes first: a stranger is not told about dates.
   if (certificate.role() == Role::user) {
-    const auto issuer = std::find_if(issuers.begin(), issuers.end(), [&](const Certificate& i) { return certificate.signed_by(i); });
-    if (issuer == issuers.end()) return refuse(X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, "its certificate was issued by no provider that is trusted here");
+    const auto issuer =
+        std::find_if(issuers.begin(), issuers.end(), [&](const Certificate& i) { return certificate.signed_by(i); });
+    if (issuer == issuers.end())
+      return refuse(X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT,
+                    "its certificate was issued by no provider that is trusted here");
     verdict.peer.provider = issuer->pin();
   } else {
     const std::string& key = verdict.peer.key;
     const auto pin = std::find_if(pins.begin(), pins.end(), [&](const Pin& p) { return p.key == key; });
-    if (pin == pins.end()) return refuse(X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, fmt::format("its key sha256:{} is not trusted here", key));
-    if (pin->role != certificate.role()) return refuse(X509_V_ERR_CERT_REJECTED, fmt::format("its key is trusted as a {}'s", name_of(pin->role)));
-    if (!certificate.signed_by(certificate)) return refuse(X509_V_ERR_CERT_REJECTED, "its certificate is not signed by its key");
+    if (pin == pins.end())
+      return refuse(X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, fmt::format("its key sha256:{} is not trusted here", key));
+    if (pin->role != certificate.role())
+      return refuse(X509_V_ERR_CERT_REJECTED, fmt::format("its key is trusted as a {}'s", name_of(pin->role)));
+    if (!certificate.signed_by(certificate))
+      return refuse(X509_V_ERR_CERT_REJECTED, "its certificate is not signed by its key");
     if (certificate.role() == Role::provider) verdict.peer.provider = key;
   }
-  if (!certificate.begun()) return refuse(X509_V_ERR_CERT_NOT_YET_VALID, "its certificate is not valid yet; compare the clocks");
-  if (certificate.ended()) return refuse(X509_V_ERR_CERT_HAS_EXPIRED, fmt::format("its certificate expired on {}", certificate.last_day()));
+  if (!certificate.begun())
+    return refuse(X509_V_ERR_CERT_NOT_YET_VALID, "its certificate is not valid yet; compare the clocks");
+  if (certificate.ended())
+    return refuse(X509_V_ERR_CERT_HAS_EXPIRED, fmt::format("its certificate expired on {}", certificate.last_day()));
   if (certificate.role() == Role::user && withdrawn) {
-    if (std::string reason = withdrawn(verdict.peer); !reason.empty()) return refuse(X509_V_ERR_CERT_REVOKED, std::move(reason));
+    if (std::string reason = withdrawn(verdict.peer); !reason.empty())
+      return refuse(X509_V_ERR_CERT_REVOKED, std::move(reason));
   }
   return verdict;
 }

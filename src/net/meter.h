@@ -18,7 +18,9 @@ class Tally {
     value_.store(other, std::memory_order_relaxed);
     return *this;
   }
-  operator std::uint64_t() const { return value_.load(std::memory_order_relaxed); }  // NOLINT(google-explicit-constructor)
+  operator std::uint64_t() const {
+    return value_.load(std::memory_order_relaxed);
+  }  // NOLINT(google-explicit-constructor)
   void operator+=(std::uint64_t more) { value_.fetch_add(more, std::memory_order_relaxed); }
 
  private:
@@ -39,7 +41,8 @@ struct Traffic {
 class Meter : public Link {
  public:
   // `traffic` outlives the link, as does `total`, where the same is counted once more.
-  Meter(std::unique_ptr<Link> link, Traffic& traffic, Traffic* total = nullptr) : link_(std::move(link)), traffic_(traffic), total_(total) {}
+  Meter(std::unique_ptr<Link> link, Traffic& traffic, Traffic* total = nullptr)
+      : link_(std::move(link)), traffic_(traffic), total_(total) {}
 
   void send(Frame frame) override;
   void flush() override { link_->flush(); }

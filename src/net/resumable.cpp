@@ -130,7 +130,8 @@ void ResumableLink::confirm(const Frame& frame) {
     fail(Error(Code::malformed, std::string(name_of(static_cast<Tag>(frame.tag))) + ".step",
                fmt::format("{}, expected {} to {}", frame.step, least, next_send_)));
   }
-  for (; !kept_.empty() && kept_.front().step != frame.step; kept_.pop_front()) kept_bytes_ -= kept_.front().room ? 0 : size_of(kept_.front());
+  for (; !kept_.empty() && kept_.front().step != frame.step; kept_.pop_front())
+    kept_bytes_ -= kept_.front().room ? 0 : size_of(kept_.front());
 }
 
 void ResumableLink::send(Frame frame) {
@@ -163,7 +164,8 @@ void ResumableLink::flush() {
 
 Frame ResumableLink::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
   await_frame(deadline, awaited, most);
-  check_length(arrived_.front().tag, arrived_.front().payload.size(), most, awaited);  // it may have come when another was awaited
+  check_length(arrived_.front().tag, arrived_.front().payload.size(), most,
+               awaited);  // it may have come when another was awaited
   Frame frame = std::move(arrived_.front());
   arrived_.pop_front();
   arrived_bytes_ -= size_of(frame);
@@ -200,7 +202,8 @@ std::shared_ptr<void> ResumableLink::await_room(std::size_t size) {
   try {
     while (kept_bytes() > limits_.kept_bytes) {
       if (std::shared_ptr<void> room = limits_.room ? limits_.room->try_take(size) : nullptr) return room;
-      if (arrived_bytes_ > limits_.kept_bytes) throw Error(Code::resource, "link", "both sides send and neither receives");
+      if (arrived_bytes_ > limits_.kept_bytes)
+        throw Error(Code::resource, "link", "both sides send and neither receives");
       step_on(deadline, "an acknowledgement", k_cut_bytes);
     }
   } catch (const Error& error) {  // a frame that was not sent would leave a gap
@@ -282,7 +285,8 @@ void ResumableLink::resend() {
 
 void ResumableLink::await_connection(Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, std::min(deadline, lost_since_ + limits_.grace), [&] { return pending_ != nullptr || closed_ || failure_; });
+  changed_.wait_until(lock, std::min(deadline, lost_since_ + limits_.grace),
+                      [&] { return pending_ != nullptr || closed_ || failure_; });
   check();
   if (pending_ == nullptr) give_up();
 }
@@ -302,7 +306,8 @@ void ResumableLink::redial(Clock::time_point deadline) {
     try {
       connection = dial_();
       connection->send(own(Tag::resume));
-      answer = connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume", k_least_payload);
+      answer =
+          connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume", k_least_payload);
       if (has_tag(answer, Tag::refusal)) throw refusal_of(answer);
       if (!has_tag(answer, Tag::ack)) throw Error(Code::malformed, "frame.tag", "expected the answer to Resume");
     } catch (const Error& error) {
@@ -327,7 +332,8 @@ void ResumableLink::take_over(std::unique_ptr<Link>& connection, const Frame& re
     std::unique_lock lock(mutex_);
     // Its first pass may be in what came before the cut, and not yet looked at.
     changed_.wait_for(lock, k_last_words, [&] { return closed_ || failure_ || outlasts_; });
-    if (closed_ || failure_ || !keeps()) throw Error(Code::closed, Reason::session_ended, "Resume.session", "no such session");
+    if (closed_ || failure_ || !keeps())
+      throw Error(Code::closed, Reason::session_ended, "Resume.session", "no such session");
     // The one before may seem alive: its peer does not use it any more.
     if (connection_ != nullptr) connection_->close();
     pending_.reset();
@@ -375,7 +381,8 @@ void ResumableLink::leave() noexcept {
   close();
 }
 
-ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer, bool outlasts) {
+ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> link, std::uint64_t session,
+                                                const Peer& peer, bool outlasts) {
   link->begin(session, outlasts);
   {
     const std::lock_guard lock(mutex_);

@@ -23,8 +23,8 @@
 #include <string>
 
 #include "net/certificates.h"
-#include "wire/link.h"
 #include "net/room.h"
+#include "wire/link.h"
 #include "wire/tags.h"
 
 namespace permllm {
@@ -32,7 +32,8 @@ namespace permllm {
 inline constexpr std::size_t k_ack_frames = 64, k_ack_bytes = std::size_t{256} << 10;  // headers count
 
 struct ResumeLimits {
-  Clock::duration grace{};  // how long a session waits for its next connection; 0: it ends with its first, and nothing is kept
+  Clock::duration
+      grace{};  // how long a session waits for its next connection; 0: it ends with its first, and nothing is kept
   std::size_t kept_bytes = std::size_t{16} << 20;  // beyond it send waits for an acknowledgement; at least k_ack_bytes
   Clock::duration patience = std::chrono::seconds(120);  // of that wait
   std::shared_ptr<Room> room = {};  // null, or where frames beyond kept_bytes are kept, too, as far as they find room
@@ -114,7 +115,7 @@ class ResumableLink : public Link {
   std::unique_ptr<Link> pending_;     // taken over from the one above, whose frames do not count any more
   Clock::time_point lost_since_{};
   std::optional<Clock::time_point> waits_since_;
-  std::deque<Frame> kept_;  // the last of next_send_, in order
+  std::deque<Frame> kept_;      // the last of next_send_, in order
   std::size_t kept_bytes_ = 0;  // of those that took no room
   std::uint32_t next_send_ = 0, next_expected_ = 0;
   bool closed_ = false;
@@ -138,7 +139,8 @@ class ResumableSessions {
     std::uint64_t session_;
   };
   // Begins the session on its link; outlasts: as there.
-  [[nodiscard]] Kept keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer, bool outlasts = true);
+  [[nodiscard]] Kept keep(std::shared_ptr<ResumableLink> link, std::uint64_t session, const Peer& peer,
+                          bool outlasts = true);
   // A session that is ended: whoever asks to resume it is told why, for as long as not many others were ended.
   void remember_end(std::uint64_t session, const std::string& key, const Error& why);
 

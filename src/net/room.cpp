@@ -6,7 +6,8 @@
 
 namespace permllm {
 
-Room::Held Room::take(std::size_t bytes, Clock::time_point deadline, const char* awaited, const std::function<bool()>& stop) {
+Room::Held Room::take(std::size_t bytes, Clock::time_point deadline, const char* awaited,
+                      const std::function<bool()>& stop) {
   constexpr auto k_look = std::chrono::milliseconds(50);
   std::unique_lock lock(mutex_);
   waiting_.push_back(&bytes);
@@ -20,7 +21,8 @@ Room::Held Room::take(std::size_t bytes, Clock::time_point deadline, const char*
     if (stopped || Clock::now() >= deadline) {
       leave();
       if (stopped) throw Error(Code::closed, awaited, "this side closed the connection");
-      throw Error(Code::timeout, awaited, "did not arrive before the deadline: other connections of this peer hold all the room that it has");
+      throw Error(Code::timeout, awaited,
+                  "did not arrive before the deadline: other connections of this peer hold all the room that it has");
     }
     changed_.wait_until(lock, std::min(deadline, Clock::now() + k_look), there);
   }

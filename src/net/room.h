@@ -1,8 +1,8 @@
 // What one peer may make a service hold: bytes of memory that all its connections share.
 #pragma once
 
-#include <cstddef>
 #include <condition_variable>
+#include <cstddef>
 #include <deque>
 #include <functional>
 #include <map>
@@ -30,14 +30,18 @@ class Room : public std::enable_shared_from_this<Room> {
   using Held = std::shared_ptr<void>;  // given back with the last copy
   explicit Room(std::size_t bytes) : bytes_(bytes) {}
   // stop: asked now and then; true ends the wait. Errors: timeout, closed where it was stopped; both name what was awaited.
-  [[nodiscard]] Held take(std::size_t bytes, Clock::time_point deadline, const char* awaited, const std::function<bool()>& stop = [] { return false; });
+  [[nodiscard]] Held take(
+      std::size_t bytes, Clock::time_point deadline, const char* awaited,
+      const std::function<bool()>& stop = [] { return false; });
   // The same at once, or null.
   [[nodiscard]] Held try_take(std::size_t bytes);
   std::size_t used() const;
 
  private:
-  bool fits(std::size_t bytes) const { return used_ == 0 || (bytes <= bytes_ && used_ <= bytes_ - bytes); }  // with the lock
-  Held taken(std::size_t bytes);                                                                           // likewise
+  bool fits(std::size_t bytes) const {
+    return used_ == 0 || (bytes <= bytes_ && used_ <= bytes_ - bytes);
+  }                               // with the lock
+  Held taken(std::size_t bytes);  // likewise
 
   const std::size_t bytes_;
   mutable std::mutex mutex_;

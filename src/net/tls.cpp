@@ -9,15 +9,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl.hpp>
 #include <boost/asio/write.hpp>
-#include <algorithm>
-#include <array>
-#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -66,14 +66,17 @@ struct Check {
     const auto refuse = [&](int error, std::string why) {
       X509_STORE_CTX_set_error(store, error);
       reason = std::move(why);
-      cause = error == X509_V_ERR_CERT_REVOKED ? Reason::invite_revoked : error == X509_V_ERR_CERT_HAS_EXPIRED ? Reason::certificate_expired : Reason::not_trusted;
+      cause = error == X509_V_ERR_CERT_REVOKED       ? Reason::invite_revoked
+              : error == X509_V_ERR_CERT_HAS_EXPIRED ? Reason::certificate_expired
+                                                     : Reason::not_trusted;
       return false;
     };
     try {
       const Certificate certificate = Certificate::of(X509_STORE_CTX_get0_cert(store), "certificate");
       shown = certificate;
       if (expected && certificate.role() != *expected) {
-        return refuse(X509_V_ERR_CERT_REJECTED, fmt::format("says {}, expected {}", name_of(certificate.role()), name_of(*expected)));
+        return refuse(X509_V_ERR_CERT_REJECTED,
+                      fmt::format("says {}, expected {}", name_of(certificate.role()), name_of(*expected)));
       }
       Trust::Verdict verdict = trust.judge(certificate);
       if (!verdict.reason.empty()) return refuse(verdict.x509_error, std::move(verdict.reason));
@@ -101,7 +104,8 @@ int judge(X509_STORE_CTX* store, void*) {
 std::shared_ptr<asio::ssl::context> make_context(const Identity& identity) {
   auto context = std::make_shared<asio::ssl::context>(asio::ssl::context::tlsv13);
   SSL_CTX* native = context->native_handle();
-  if (SSL_CTX_use_certificate(native, identity.certificate.get()) != 1 || SSL_CTX_use_PrivateKey(native, identity.key.get()) != 1) {
+  if (SSL_CTX_use_certificate(native, identity.certificate.get()) != 1 ||
+      SSL_CTX_use_PrivateKey(native, identity.key.get()) != 1) {
     throw Error(Code::file, "identity", "OpenSSL takes the certificate and key for no pair");
   }
   context->set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
@@ -119,7 +123,8 @@ class ServerSide {
   std::pair<Credentials, std::shared_ptr<asio::ssl::context>> now() {
     Credentials credentials = source_();
     const std::lock_guard lock(mutex_);
-    if (!context_ || identity_.key != credentials.identity.key || identity_.certificate.get() != credentials.identity.certificate.get()) {
+    if (!context_ || identity_.key != credentials.identity.key ||
+        identity_.certificate.get() != credentials.identity.certificate.get()) {
       context_ = make_context(credentials.identity);
       identity_ = credentials.identity;
     }
@@ -167,23 +172,33 @@ std::size_t needed_of_hello(std::span<const std::uint8_t> begin) {
 // What a failure of the TLS layer means; a peer that refuses this side's certificate says so by an alert.
 std::string meaning(const error_code& error) {
   switch (ERR_GET_REASON(static_cast<unsigned long>(error.value()))) {
-    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED: return "the peer refuses this side: its invite is revoked, replaced or unknown";
-    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED: return "the peer refuses this side: its certificate has expired";
-    case SSL_R_TLSV1_ALERT_UNKNOWN_CA: return "the peer refuses this side: it does not trust its key or issuer";
-    case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE: return "the peer refuses this side: its role does not fit, or its certificate is not valid yet";
-    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: return "the peer has no certificate";
-    default: return "the TLS layer refuses the peer: " + error.message();
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED:
+      return "the peer refuses this side: its invite is revoked, replaced or unknown";
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED:
+      return "the peer refuses this side: its certificate has expired";
+    case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
+      return "the peer refuses this side: it does not trust its key or issuer";
+    case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
+      return "the peer refuses this side: its role does not fit, or its certificate is not valid yet";
+    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
+      return "the peer has no certificate";
+    default:
+      return "the TLS layer refuses the peer: " + error.message();
   }
 }
 
 Reason reason_of(const error_code& error) {
   switch (ERR_GET_REASON(static_cast<unsigned long>(error.value()))) {
-    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED: return Reason::invite_revoked;
-    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED: return Reason::certificate_expired;
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED:
+      return Reason::invite_revoked;
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED:
+      return Reason::certificate_expired;
     case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
     case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
-    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: return Reason::not_trusted;
-    default: return Reason::none;
+    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
+      return Reason::not_trusted;
+    default:
+      return Reason::none;
   }
 }
 
@@ -193,7 +208,8 @@ struct HostPort {
 HostPort split_address(const std::string& address, const std::string& field = "address", Code code = Code::usage) {
   const std::size_t colon = address.rfind(':');
   const bool plain = std::all_of(address.begin(), address.end(), [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-' || c == ':' || c == '[' || c == ']' || c == '_' || c == '%';
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-' || c == ':' || c == '[' ||
+           c == ']' || c == '_' || c == '%';
   });
   if (!plain || colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
     throw Error(code, field, fmt::format("\"{:.80}\" is not host:port, like 127.0.0.1:7000", plain ? address : ""));
@@ -205,7 +221,9 @@ HostPort split_address(const std::string& address, const std::string& field = "a
 
 }  // namespace
 
-void check_address(const std::string& address, const std::string& field, Code code) { split_address(address, field, code); }
+void check_address(const std::string& address, const std::string& field, Code code) {
+  split_address(address, field, code);
+}
 
 // Each link has its own event loop, driven by whoever waits: asio gives deadlines, the caller sees blocking calls.
 struct TlsLink::State {
@@ -277,7 +295,8 @@ struct TlsLink::State {
     }
     if (*result) {
       if (!check.reason.empty()) throw Error(Code::mismatch, check.cause, awaited, check.reason);
-      if (result->category() == asio::error::get_ssl_category()) throw Error(Code::mismatch, reason_of(*result), awaited, meaning(*result));
+      if (result->category() == asio::error::get_ssl_category())
+        throw Error(Code::mismatch, reason_of(*result), awaited, meaning(*result));
       throw Error(Code::closed, awaited, "the peer closed the connection");
     }
     return moved;
@@ -301,9 +320,8 @@ void TlsLink::flush() {
   if (state_->out.empty()) return;
   try {
     if (state_->unwritable) throw Error(Code::closed, "the peer's reading", "the peer closed the connection");
-    state_->await(Clock::now() + k_send_patience, "the peer's reading", [&](auto done) {
-      asio::async_write(*state_->stream, asio::buffer(state_->out), std::move(done));
-    });
+    state_->await(Clock::now() + k_send_patience, "the peer's reading",
+                  [&](auto done) { asio::async_write(*state_->stream, asio::buffer(state_->out), std::move(done)); });
   } catch (const Error&) {
     state_->unwritable = true;
     state_->out.clear();  // what the peer said before can still be received
@@ -317,9 +335,8 @@ void TlsLink::read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point
   State& s = *state_;
   while (size > 0) {
     if (s.in_begin == s.in_end && size >= k_buffer) {
-      const std::size_t got = s.await(deadline, awaited, [&](auto done) {
-        s.stream->async_read_some(asio::buffer(to, size), std::move(done));
-      });
+      const std::size_t got = s.await(
+          deadline, awaited, [&](auto done) { s.stream->async_read_some(asio::buffer(to, size), std::move(done)); });
       to += got;
       size -= got;
       continue;
@@ -383,7 +400,8 @@ const Peer& TlsLink::handshake(Clock::time_point deadline) {
 }
 
 struct TlsListener::State {
-  State(Source credentials, Clock::duration p) : server_side(std::make_shared<ServerSide>(std::move(credentials))), patience(p) {}
+  State(Source credentials, Clock::duration p)
+      : server_side(std::make_shared<ServerSide>(std::move(credentials))), patience(p) {}
   // A connection that was not taken.
   struct Waiting {
     Descriptor socket;
@@ -410,7 +428,8 @@ struct TlsListener::State {
     return epoll_ctl(events.number, EPOLL_CTL_ADD, descriptor, &event) == 0;
   }
   Arrival leave(std::map<std::uint64_t, Waiting>::iterator one, Error error) {
-    Arrival arrival{Arrival::Kind::left, one->first, std::move(one->second.address), one->second.since, std::move(error)};
+    Arrival arrival{Arrival::Kind::left, one->first, std::move(one->second.address), one->second.since,
+                    std::move(error)};
     waiting.erase(one);
     return arrival;
   }
@@ -420,12 +439,14 @@ struct TlsListener::State {
     auto size = static_cast<socklen_t>(peer.capacity());
     Descriptor socket(accept4(acceptor.native_handle(), peer.data(), &size, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (socket.number < 0) {
-      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) throw Error(Code::resource, "accept", std::strerror(errno));
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        throw Error(Code::resource, "accept", std::strerror(errno));
       return std::nullopt;
     }
     peer.resize(size);
     // Edges: what is there and not enough wakes nobody twice.
-    if (!watch(socket.number, last + 1, EPOLLIN | EPOLLRDHUP | EPOLLET)) throw Error(Code::resource, "accept", std::strerror(errno));
+    if (!watch(socket.number, last + 1, EPOLLIN | EPOLLRDHUP | EPOLLET))
+      throw Error(Code::resource, "accept", std::strerror(errno));
     const Arrival arrival{Arrival::Kind::came, ++last, peer.address().to_string(), Clock::now()};
     waiting.emplace(arrival.number, Waiting{std::move(socket), arrival.address, arrival.since});
     return arrival;
@@ -446,7 +467,8 @@ struct TlsListener::State {
       if (w.needed != 1) set_needed(w, 1);
       return Arrival{Arrival::Kind::spoke, one->first, w.address, w.since};
     }
-    if (got == 0 || (what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) return leave(one, Error(Code::closed, "the TLS handshake", "the peer closed the connection"));
+    if (got == 0 || (what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
+      return leave(one, Error(Code::closed, "the TLS handshake", "the peer closed the connection"));
     if (w.needed != needed) set_needed(w, needed);  // so that a byte now and then wakes nobody
     return std::nullopt;
   }
@@ -457,7 +479,8 @@ struct TlsListener::State {
   }
 };
 
-TlsListener::TlsListener(Source credentials, const std::string& address, Clock::duration patience) : state_(new State(std::move(credentials), patience)) {
+TlsListener::TlsListener(Source credentials, const std::string& address, Clock::duration patience)
+    : state_(new State(std::move(credentials), patience)) {
   State& s = *state_;
   s.server_side->now();  // what is unusable is refused here, not at the first connection
   const auto [host, port] = split_address(address);
@@ -466,7 +489,8 @@ TlsListener::TlsListener(Source credentials, const std::string& address, Clock::
   std::uint16_t number = 0;
   const auto [end, parsed] = std::from_chars(port.data(), port.data() + port.size(), number);
   if (error || parsed != std::errc() || end != port.data() + port.size()) {
-    throw Error(Code::usage, "listen", fmt::format("\"{}\" is not an IP address and port, like 127.0.0.1:7000", address));
+    throw Error(Code::usage, "listen",
+                fmt::format("\"{}\" is not an IP address and port, like 127.0.0.1:7000", address));
   }
   const tcp::endpoint endpoint(ip, number);
   s.acceptor.open(endpoint.protocol(), error);
@@ -474,8 +498,11 @@ TlsListener::TlsListener(Source credentials, const std::string& address, Clock::
   if (!error) s.acceptor.bind(endpoint, error);
   if (!error) s.acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (!error) s.acceptor.native_non_blocking(true, error);
-  if (error) throw Error(Code::resource, error == asio::error::address_in_use ? Reason::address_in_use : Reason::none, "listen", fmt::format("{}: {}", address, error.message()));
-  if (!s.watch(s.acceptor.native_handle(), State::k_acceptor, EPOLLIN) || !s.watch(s.interrupted.number, State::k_interrupt, EPOLLIN)) {
+  if (error)
+    throw Error(Code::resource, error == asio::error::address_in_use ? Reason::address_in_use : Reason::none, "listen",
+                fmt::format("{}: {}", address, error.message()));
+  if (!s.watch(s.acceptor.native_handle(), State::k_acceptor, EPOLLIN) ||
+      !s.watch(s.interrupted.number, State::k_interrupt, EPOLLIN)) {
     throw Error(Code::resource, "listen", std::strerror(errno));
   }
 }
@@ -508,12 +535,15 @@ TlsListener::Arrival TlsListener::next(Clock::time_point deadline) {
       }
       if (arrival) return std::move(*arrival);
     }
-    const Clock::time_point until = oldest == s.waiting.end() ? deadline : std::min(deadline, oldest->second.since + s.patience);
+    const Clock::time_point until =
+        oldest == s.waiting.end() ? deadline : std::min(deadline, oldest->second.since + s.patience);
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - now).count();
-    const int got = epoll_wait(s.events.number, s.ready.data(), static_cast<int>(s.ready.size()), static_cast<int>(std::clamp<std::int64_t>(left, 0, 1'000'000'000)));
+    const int got = epoll_wait(s.events.number, s.ready.data(), static_cast<int>(s.ready.size()),
+                               static_cast<int>(std::clamp<std::int64_t>(left, 0, 1'000'000'000)));
     s.done = 0;
     s.ready_count = static_cast<std::size_t>(std::max(got, 0));
-    if (s.ready_count == 0 && Clock::now() >= deadline) throw Error(Code::timeout, "a connection", "did not arrive before the deadline");
+    if (s.ready_count == 0 && Clock::now() >= deadline)
+      throw Error(Code::timeout, "a connection", "did not arrive before the deadline");
   }
 }
 
@@ -561,20 +591,26 @@ std::unique_ptr<TlsLink> tls_connect(const Credentials& credentials, const std::
   a.step = Attempt::Step::port;
   for (const auto& entry : endpoints) a.ip = entry.endpoint().address().to_string();
   const std::string who = fmt::format("the {} at {}", name_of(expected), address);
-  const auto await = [&](auto start) { reach(unreachable, [&] { state->await(deadline, who.c_str(), std::move(start)); }); };
+  const auto await = [&](auto start) {
+    reach(unreachable, [&] { state->await(deadline, who.c_str(), std::move(start)); });
+  };
   error_code unreached;
   try {
     await([&](auto done) {
-      asio::async_connect(state->socket, endpoints, [&, done = std::move(done)](error_code failure, const tcp::endpoint& reached) mutable {
-        unreached = failure;
-        if (!failure) a.ip = reached.address().to_string();
-        done(failure, 0);
-      });
+      asio::async_connect(state->socket, endpoints,
+                          [&, done = std::move(done)](error_code failure, const tcp::endpoint& reached) mutable {
+                            unreached = failure;
+                            if (!failure) a.ip = reached.address().to_string();
+                            done(failure, 0);
+                          });
     });
   } catch (const Error& failure) {
     if (failure.code() != Code::closed) throw;
     a.port_error = unreached.value();
-    throw Error(Code::closed, unreachable, who, unreached == asio::error::connection_refused ? "nobody listens there; is it running, and is this its address?" : unreached.message());
+    throw Error(Code::closed, unreachable, who,
+                unreached == asio::error::connection_refused
+                    ? "nobody listens there; is it running, and is this its address?"
+                    : unreached.message());
   }
   a.step = Attempt::Step::handshake;
   state->socket.set_option(tcp::no_delay(true), error);

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "net/certificates.h"
-#include "wire/link.h"
 #include "net/room.h"
+#include "wire/link.h"
 
 namespace permllm {
 
@@ -41,7 +41,8 @@ class TlsLink : public Link {
 
  private:
   friend class TlsListener;
-  friend std::unique_ptr<TlsLink> tls_connect(const Credentials&, const std::string&, Role, Clock::time_point, Attempt*);
+  friend std::unique_ptr<TlsLink> tls_connect(const Credentials&, const std::string&, Role, Clock::time_point,
+                                              Attempt*);
   struct State;
   explicit TlsLink(std::unique_ptr<State> state);
   void read_exactly(std::uint8_t* to, std::size_t size, Clock::time_point deadline, const char* awaited);
@@ -66,7 +67,8 @@ class TlsListener {
     std::uint64_t number;
     std::string address;      // its peer's IP
     Clock::time_point since;  // when it came
-    std::optional<Error> error = std::nullopt;  // of one that left: closed, timeout, or mismatch where it sent something else
+    std::optional<Error> error =
+        std::nullopt;  // of one that left: closed, timeout, or mismatch where it sent something else
   };
   // Waits for the next that comes, speaks or leaves; called by one thread, like take, drop and accept. Errors: timeout, closed (by interrupt),
   // resource.

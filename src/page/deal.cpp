@@ -85,7 +85,8 @@ void deal(Party& party, const Plan& plan, const Weights<Matrix>& w, const PackOr
         run_pass(party, plan, w, Mask{}, k_no_choice, material);
       }
       break;
-    case Part::Kind::query: PERMLLM_ASSERT(false);  // no order: deal_queries
+    case Part::Kind::query:
+      PERMLLM_ASSERT(false);  // no order: deal_queries
   }
 }
 

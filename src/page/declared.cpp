@@ -26,7 +26,9 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
   const auto none = no_weights(plan.config);
   NoClear clear;
   switch (kind) {
-    case Part::Kind::entry: run_entries(counter, plan, none, Counted{}, material); break;
+    case Part::Kind::entry:
+      run_entries(counter, plan, none, Counted{}, material);
+      break;
     case Part::Kind::slot:
       if (plan.open()) {
         run_open_layer(counter, plan, none, layer, Counted{}, material, clear);
@@ -41,7 +43,8 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
         run_pass(counter, plan, none, Counted{}, k_no_choice, material);
       }
       break;
-    case Part::Kind::query: return query_cost(bfv_shape(plan));
+    case Part::Kind::query:
+      return query_cost(bfv_shape(plan));
   }
   return material.parts.at(0);
 }

@@ -24,16 +24,19 @@ struct NoClear {
 
 // Config::post_norm: the user keeps the residual, and every matrix is an exchange of its own.
 template <class Value, class Party, class Matrix, class Material, class Clear>
-void run_open_post_norm_layer(Party& party, const Plan& plan, const Weights<Matrix>& weights, std::size_t l, Material& material, Clear& clear) {
+void run_open_post_norm_layer(Party& party, const Plan& plan, const Weights<Matrix>& weights, std::size_t l,
+                              Material& material, Clear& clear) {
   const LayerWeights<Matrix>& w = weights.layer(l);
   const Part part{Part::Kind::slot, static_cast<std::uint32_t>(l)};
   material.open(party, part);
-  const auto matrix = [&](const LinearShape& shape, const Matrix& m, const Reveal& reveal, const Value& in, std::span<const float> bias) {
+  const auto matrix = [&](const LinearShape& shape, const Matrix& m, const Reveal& reveal, const Value& in,
+                          std::span<const float> bias) {
     Value out = linear(party, shape, m, in);
     add_constant(out, bias);
     return show(party, show_output_shape(shape, reveal), Value{}, out);
   };
-  const Value h = hand(party, hand_normed_shape(Site::attention_norm, qkv_shape(plan, l)), clear.normed_for_attention(l));
+  const Value h =
+      hand(party, hand_normed_shape(Site::attention_norm, qkv_shape(plan, l)), clear.normed_for_attention(l));
   const ShownPair qkv = matrix(qkv_shape(plan, l), w.qkv, plan.qkv_reveal(l), h, {});
   const Value mixed = hand(party, hand_attention_shape(plan, l), clear.attention(l, qkv));
   clear.add_attention(l, matrix(o_shape(plan, l), w.o, plan.o_reveal(l), mixed, w.o_bias));
@@ -58,15 +61,18 @@ Value run_open_layer(Party& party, const Plan& plan, const Weights<Matrix>& weig
   material.open(party, part);
   Value x = in;
   const Value qkv = linear(party, qkv_shape(plan, l), w.qkv, x);
-  const ShownPair seen = show(party, show_shape(plan, Site::attention_norm, qkv_shape(plan, l), plan.qkv_reveal(l)), x, qkv);
+  const ShownPair seen =
+      show(party, show_shape(plan, Site::attention_norm, qkv_shape(plan, l), plan.qkv_reveal(l)), x, qkv);
   const Value mixed = hand(party, hand_attention_shape(plan, l), clear.attention(l, seen));
-  if (plan.config.normed_residual) x = hand(party, hand_residual_shape(plan, Site::attention_norm, l), clear.joined_attention(l));
+  if (plan.config.normed_residual)
+    x = hand(party, hand_residual_shape(plan, Site::attention_norm, l), clear.joined_attention(l));
   Value o = linear(party, o_shape(plan, l), w.o, mixed);
   add_constant(o, w.o_bias);
   add_aligned(x, o);
 
   const Value gate_up = linear(party, up_shape(plan, l), w.up, x);
-  const ShownPair neurons = show(party, show_shape(plan, Site::mlp_norm, up_shape(plan, l), plan.gate_up_reveal(l)), x, gate_up);
+  const ShownPair neurons =
+      show(party, show_shape(plan, Site::mlp_norm, up_shape(plan, l), plan.gate_up_reveal(l)), x, gate_up);
   const Value active = hand(party, hand_activation_shape(plan, l), clear.activation(l, neurons));
   if (plan.config.normed_residual) x = hand(party, hand_residual_shape(plan, Site::mlp_norm, l), clear.joined_mlp(l));
   Value down = linear(party, down_shape(plan, l), w.down, active);
@@ -97,12 +103,14 @@ Value run_open_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, 
 
 // The residual's last rows -> their logits at the user, less the norm.
 template <class Party, class Matrix, class Value, class Material, class Clear>
-ShownPair run_open_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last, Material& material, Clear& clear) {
+ShownPair run_open_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last, Material& material,
+                        Clear& clear) {
   material.open(party, {Part::Kind::pass});
   ShownPair seen;
   if (plan.config.post_norm) {
     const Value h = hand(party, hand_normed_shape(Site::final_norm, head_shape(plan)), clear.normed_for_head());
-    seen = show(party, show_output_shape(head_shape(plan), plan.logit_reveal()), Value{}, linear(party, head_shape(plan), w.head, h));
+    seen = show(party, show_output_shape(head_shape(plan), plan.logit_reveal()), Value{},
+                linear(party, head_shape(plan), w.head, h));
   } else {
     const Value x = remask(party, last_row_shape(plan), last);
     const Value logits = linear(party, head_shape(plan), w.head, x);

@@ -24,7 +24,9 @@ std::size_t largest_piece(const Plan& plan, Part::Kind kind) {
 std::size_t deal_batch(const Plan& plan, Part::Kind kind) {
   const std::size_t largest = largest_piece(plan, kind);
   if (largest > PackMaterial::k_limit) {
-    throw Error(Code::unsupported, "plan", fmt::format("a piece of offline material would have {} bytes, the limit is {}: use a shorter context", largest, PackMaterial::k_limit));
+    throw Error(Code::unsupported, "plan",
+                fmt::format("a piece of offline material would have {} bytes, the limit is {}: use a shorter context",
+                            largest, PackMaterial::k_limit));
   }
   return std::min(PackMaterial::k_limit / largest, kind == Part::Kind::query ? k_query_batch : k_deal_batch);
 }
@@ -52,13 +54,16 @@ std::size_t most_material(const Plan& plan) {
 
 namespace {
 
-[[noreturn]] void refuse(const char* field, const std::string& why) { throw Error(Code::malformed, std::string("PackOrder.") + field, why); }
+[[noreturn]] void refuse(const char* field, const std::string& why) {
+  throw Error(Code::malformed, std::string("PackOrder.") + field, why);
+}
 
 }  // namespace
 
 void check_pieces(const Plan& plan, const PackOrder& order) {
   const int most_kind = plan.bfv() ? 4 : 3;
-  if (order.kind < 1 || order.kind > most_kind) refuse("kind", fmt::format("{}, expected 1 to {}", order.kind, most_kind));
+  if (order.kind < 1 || order.kind > most_kind)
+    refuse("kind", fmt::format("{}, expected 1 to {}", order.kind, most_kind));
   if (plan.open() && order.kind == static_cast<std::uint8_t>(Part::Kind::entry)) {
     refuse("kind", "profile open has no entries: the user has the embedding table");
   }
@@ -72,7 +77,8 @@ void check_pieces(const Plan& plan, const PackOrder& order) {
 
 void check_order(const Plan& plan, const PackOrder& order) {
   check_pieces(plan, order);
-  if (order.kind == k_users_kind) refuse("kind", fmt::format("{}, expected 1 to 3: a query is the user's alone", order.kind));
+  if (order.kind == k_users_kind)
+    refuse("kind", fmt::format("{}, expected 1 to 3: a query is the user's alone", order.kind));
 }
 
 }  // namespace permllm

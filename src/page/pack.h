@@ -25,7 +25,8 @@ struct PackOrder {  // user -> helper: deal this; user and helper then send it t
 
 struct PackMaterial {  // helper or user -> provider: one part of a batch, piece after piece
   static constexpr Tag tag = Tag::pack_material;
-  static constexpr std::size_t k_limit = std::size_t{1} << 28;  // of one piece; several together have k_cut_bytes at most
+  static constexpr std::size_t k_limit = std::size_t{1}
+                                         << 28;  // of one piece; several together have k_cut_bytes at most
   std::uint8_t kind = 0;
   std::uint32_t layer = 0, first = 0, count = 0;
   Bytes material;

@@ -34,7 +34,8 @@ struct PassBegin {  // user -> provider
 
 // The slots of a pass join the timeline.
 inline void append(Timeline& timeline, const PassBegin& begin, const Plan& plan) {
-  for (std::size_t i = 0; i < begin.tokens; ++i) timeline.append(begin.dead == 0 || i >= plan.prompt_slots || i < plan.prompt_slots - begin.dead);
+  for (std::size_t i = 0; i < begin.tokens; ++i)
+    timeline.append(begin.dead == 0 || i >= plan.prompt_slots || i < plan.prompt_slots - begin.dead);
 }
 
 // How much of the chain is used. Both sides advance it when a pass begins, so that a pass that is given up leaves no doubt
@@ -48,21 +49,22 @@ struct Progress {
     pass = {pass.index(pass.count), begin.heads};
   }
   // From a chain that is burnt so far.
-  explicit Progress(const Marks& burnt = {}) : entry{burnt[k_entry_kind], 0}, slot{burnt[k_slot_kind], 0}, pass{burnt[k_pass_kind], 0} {}
+  explicit Progress(const Marks& burnt = {})
+      : entry{burnt[k_entry_kind], 0}, slot{burnt[k_slot_kind], 0}, pass{burnt[k_pass_kind], 0} {}
   Marks marks(const Plan& plan) const {
     const auto end = [](const Batch& batch) { return batch.index(batch.count); };
     return {{end(slot), end(entry), end(pass), plan.bfv() ? end(pass) : 0}};
   }
-  Batch of(Part::Kind kind) const {
-    return kind == Part::Kind::entry ? entry : kind == Part::Kind::slot ? slot : pass;
-  }
+  Batch of(Part::Kind kind) const { return kind == Part::Kind::entry ? entry : kind == Part::Kind::slot ? slot : pass; }
 };
 
 // A prompt's entries, as many together as k_cut_bytes hold one-hots of, at least one: a provider has words of so many at a time.
 inline std::vector<Batch> together(const Plan& plan, Batch entries) {
-  const std::size_t most = std::max<std::size_t>(1, k_cut_bytes / cost(one_hot_shape(plan), {0, 1}).online.user_to_provider);
+  const std::size_t most =
+      std::max<std::size_t>(1, k_cut_bytes / cost(one_hot_shape(plan), {0, 1}).online.user_to_provider);
   std::vector<Batch> batches;
-  for (std::size_t at = 0; at < entries.count; at += most) batches.push_back({entries.index(at), std::min(most, entries.count - at)});
+  for (std::size_t at = 0; at < entries.count; at += most)
+    batches.push_back({entries.index(at), std::min(most, entries.count - at)});
   return batches;
 }
 template <class Value>

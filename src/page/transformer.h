@@ -6,8 +6,8 @@
 #pragma once
 
 #include "model/weights.h"
-#include "plan/shapes.h"
 #include "plan/marks.h"
+#include "plan/shapes.h"
 
 namespace permllm {
 
@@ -17,7 +17,8 @@ struct Part {
     slot = 1,   // one token's way through one layer
     entry = 2,  // one prompt token's embedding
     pass = 3,   // from the last row of a pass to the next token's embedding row
-    query = k_users_kind,  // the query by which the user learns which token a pass sampled (Plan::bfv): of the user alone
+    query =
+        k_users_kind,  // the query by which the user learns which token a pass sampled (Plan::bfv): of the user alone
   };
   Kind kind;
   std::uint32_t layer = 0;  // of a slot
@@ -50,8 +51,8 @@ void run_head_norms(Party& party, const Plan& plan, const LayerWeights<Matrix>& 
 
 // What attention or MLP put out joins the residual x: as it is, normed, or in place of x beside the normed row h that went in.
 template <class Party, class Value>
-void join(Party& party, const Plan& plan, Value& x, Value out, const NormShape& post, const LinearShape& gain_shape, const Gain& gain,
-          std::span<const float> shift, const Value& h) {
+void join(Party& party, const Plan& plan, Value& x, Value out, const NormShape& post, const LinearShape& gain_shape,
+          const Gain& gain, std::span<const float> shift, const Value& h) {
   if (plan.config.post_norm) out = linear(party, gain_shape, gain, norm(party, post, out));
   if (plan.config.normed_residual) {
     x = aligned(linear(party, gain_shape, gain, h), {plan.residual, plan.residual_frac});
@@ -82,7 +83,8 @@ Value run_layer(Party& party, const Plan& plan, const Weights<Matrix>& weights, 
   const Value mixed = attention(party, attention_shape(plan, l), qkv);
   Value o = linear(party, o_shape(plan, l), w.o, mixed);
   add_constant(o, w.o_bias);
-  join(party, plan, x, o, post_attention_shape(plan, l), attention_gain_shape(plan, l), w.attention_gain, w.attention_shift, h);
+  join(party, plan, x, o, post_attention_shape(plan, l), attention_gain_shape(plan, l), w.attention_gain,
+       w.attention_shift, h);
 
   if (!plan.fused) h = norm(party, mlp_norm_shape(plan, l), x);
   Value gate_up = linear(party, up_shape(plan, l), w.up, plan.fused ? x : h);
@@ -104,7 +106,8 @@ struct Nothing {
 // Rows of the embedding table -> the residual after the last layer. behind(layer): behind each layer; behind the first the user's
 // next step is to receive, in a model of one layer it is to send.
 template <class Party, class Matrix, class Value, class Material, class Behind = Nothing>
-Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material, const Behind& behind = {}) {
+Value run_layers(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& rows, Material& material,
+                 const Behind& behind = {}) {
   Value x = rows;
   add_positions(party, w.positions, x);
   for (std::size_t l = 0; l < plan.config.layers; ++l) {
@@ -122,8 +125,8 @@ struct Sampled {
 
 // The residual's last row -> the next token. choose(logits) -> position, at the user.
 template <class Party, class Matrix, class Value, class Choose, class Material>
-Sampled<Value> run_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last, const Choose& choose,
-                        Material& material) {
+Sampled<Value> run_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last,
+                        const Choose& choose, Material& material) {
   material.open(party, {Part::Kind::pass});
   const Value x = remask(party, last_row_shape(plan), last);
   const Value h = norm(party, final_norm_shape(plan), x);

@@ -8,7 +8,8 @@ namespace permllm {
 
 Ranges calibrate(const IntWeights& weights, std::span<const TokenId> ids, Executor& executor) {
   Ranges ranges;
-  for (auto* by_layer : {&ranges.gate_up, &ranges.gate_up_raw, &ranges.qkv_raw}) by_layer->resize(weights.config.layers);
+  for (auto* by_layer : {&ranges.gate_up, &ranges.gate_up_raw, &ranges.qkv_raw})
+    by_layer->resize(weights.config.layers);
   const auto raise = [](double& range, std::span<const float> values) {
     for (const float v : values) range = std::max(range, double{std::fabs(v)});
   };
@@ -23,7 +24,8 @@ Ranges calibrate(const IntWeights& weights, std::span<const TokenId> ids, Execut
     for (const float v : row) squares += (double{v} - mean) * (double{v} - mean);
     deviation[token] = std::sqrt(squares / n + c.norm_eps);
   };
-  const auto raise_raw = [&](double& range, std::span<const float> values, const std::vector<float>& bias, std::size_t token) {
+  const auto raise_raw = [&](double& range, std::span<const float> values, const std::vector<float>& bias,
+                             std::size_t token) {
     std::vector<float> bare(values.begin(), values.end());
     for (std::size_t j = 0; j < bias.size(); ++j) bare[j] -= bias[j];
     double most = 0;

@@ -16,7 +16,7 @@ namespace permllm {
 struct Leak {
   Shown shown;
   Role role;
-  const char* box;  // src/protocol/BOX.h shows it; empty: no box of a pass does
+  const char* box;                   // src/protocol/BOX.h shows it; empty: no box of a pass does
   std::optional<Disguise> disguise;  // of rows that the user sees; none of what is no row
   unsigned profiles;                 // a bit for each: in_profile
   const char* where;                 // further, in words; empty: everywhere

@@ -54,9 +54,12 @@ void require(bool holds, const std::string& what) {
 
 const char* name_of(Profile profile) {
   switch (profile) {
-    case Profile::paper: return "paper";
-    case Profile::fast: return "fast";
-    case Profile::open: return "open";
+    case Profile::paper:
+      return "paper";
+    case Profile::fast:
+      return "fast";
+    case Profile::open:
+      return "open";
   }
   return "unknown";
 }
@@ -77,11 +80,15 @@ Retrieval retrieval_of(const std::string& name) {
   throw Error(Code::usage, "retrieval", fmt::format("\"{:.40}\", expected linear or bfv", name));
 }
 
-Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots) {
-  for (const std::span<const double> some : {std::span(ranges.gate_up), std::span(ranges.gate_up_raw), std::span(ranges.qkv_raw)}) {
-    require(std::all_of(some.begin(), some.end(), [](double range) { return std::isfinite(range); }), "the model's values on the calibration text are not finite");
+Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused,
+                std::size_t prompt_slots) {
+  for (const std::span<const double> some :
+       {std::span(ranges.gate_up), std::span(ranges.gate_up_raw), std::span(ranges.qkv_raw)}) {
+    require(std::all_of(some.begin(), some.end(), [](double range) { return std::isfinite(range); }),
+            "the model's values on the calibration text are not finite");
   }
-  for (const double range : {ranges.residual, ranges.qk, ranges.v, ranges.score, ranges.activation, ranges.logit, ranges.logit_raw, ranges.o, ranges.down, ranges.qk_normed}) {
+  for (const double range : {ranges.residual, ranges.qk, ranges.v, ranges.score, ranges.activation, ranges.logit,
+                             ranges.logit_raw, ranges.o, ranges.down, ranges.qk_normed}) {
     require(std::isfinite(range), "the model's values on the calibration text are not finite");
   }
   Plan p;
@@ -90,23 +97,26 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
   p.fused = fused;
   p.ranges = ranges;
   p.slots = slots;
-  if (p.config.prefix && !p.open()) p.prompt_slots = prompt_slots != 0 ? prompt_slots : std::max<std::size_t>(slots / 4, 1);
+  if (p.config.prefix && !p.open())
+    p.prompt_slots = prompt_slots != 0 ? prompt_slots : std::max<std::size_t>(slots / 4, 1);
   p.embed_frac = weights.embed.frac();
   p.head_frac = weights.head.frac();
   p.residual_frac = std::max(frac::norm_row, p.embed_frac);
   for (std::size_t l = 0; l < weights.config.layers; ++l) {
     const LayerWeights<IntMatrix>& layer = weights.layer(l);
-    p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac(), layer.qk_gain.frac, layer.attention_gain.frac,
-                        layer.mlp_gain.frac});
+    p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac(), layer.qk_gain.frac,
+                        layer.attention_gain.frac, layer.mlp_gain.frac});
     if (!p.config.post_norm) p.residual_frac = std::max({p.residual_frac, p.o_frac(l), p.down_frac(l)});
     if (p.gained()) p.residual_frac = std::max({p.residual_frac, p.attention_gain_frac(l), p.mlp_gain_frac(l)});
   }
-  require(p.config.positions != Positions::learned || weights.positions.size() >= slots * p.config.width, "the model has fewer positions than slots");
+  require(p.config.positions != Positions::learned || weights.positions.size() >= slots * p.config.width,
+          "the model has fewer positions than slots");
   const double places = largest_of(weights.positions);
   require(std::ldexp(places, p.embed_frac) + (1 << (k_weight_bits - 1)) < (1 << (p.embed.bits - 1)),
           fmt::format("rows of positions reach {:g}, too much beside the embedding table", places));
   require(ranges.gate_up.size() == p.layers.size() && ranges.gate_up_raw.size() == p.layers.size() &&
-              ranges.qkv_raw.size() == p.layers.size(), "ranges of another number of layers");
+              ranges.qkv_raw.size() == p.layers.size(),
+          "ranges of another number of layers");
   // The residual's ring also holds what a matrix makes of a row that is not normalised.
   int bits = bits_for(ranges.residual, p.residual_frac);
   for (std::size_t l = 0; l < p.layers.size(); ++l) {
@@ -116,12 +126,14 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
   if (p.raw_head()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
   p.residual = Ring{whole_bytes(bits)};
   // Logits at a hidden level wrap: a bit more than their range, so that differences do not.
-  p.head = Ring{whole_bytes(p.raw_head() ? bits_for(ranges.logit_raw, p.logit_frac()) : bits_for(ranges.logit, p.logit_frac()) + 1)};
+  p.head = Ring{whole_bytes(p.raw_head() ? bits_for(ranges.logit_raw, p.logit_frac())
+                                         : bits_for(ranges.logit, p.logit_frac()) + 1)};
   p.check();
   return p;
 }
 
-Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, std::size_t prompt_slots) {
+Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile,
+                                  std::size_t prompt_slots) {
   if (profile != Profile::open) {
     try {
       return make(weights, ranges, slots, profile, true, prompt_slots);
@@ -137,7 +149,9 @@ Ring Plan::qkv(std::size_t l) const {
   return Ring{open() ? whole_bytes(bits_for(std::max(ranges.qk, ranges.v), qkv_frac(l))) : 64};
 }
 
-Ring Plan::o(std::size_t l) const { return config.post_norm ? Ring{whole_bytes(bits_for(ranges.o, o_frac(l)))} : part(o_frac(l)); }
+Ring Plan::o(std::size_t l) const {
+  return config.post_norm ? Ring{whole_bytes(bits_for(ranges.o, o_frac(l)))} : part(o_frac(l));
+}
 Ring Plan::down(std::size_t l) const {
   return config.post_norm ? Ring{whole_bytes(bits_for(ranges.down, down_frac(l)))} : part(down_frac(l));
 }
@@ -147,19 +161,24 @@ Ring Plan::up(std::size_t l) const {
 }
 
 // A skipped key's score lies this much below all others at least, so that its probability rounds to 0.
-double Plan::skipped_gap() const {
-  return (probability_frac() + 2) * std::log(2.0) / config.score_scale;
-}
+double Plan::skipped_gap() const { return (probability_frac() + 2) * std::log(2.0) / config.score_scale; }
 
 // Scores leave room for a skipped key's, which lies in the second quarter from below of what is shown: two bits more.
 Ring Plan::qk(std::size_t l) const {
-  return Ring{std::min(64 - qk_cut(l), whole_bytes(bits_for(ranges.score + skipped_gap() / k_range_margin, 2 * frac::qk) + 2))};
+  return Ring{
+      std::min(64 - qk_cut(l), whole_bytes(bits_for(ranges.score + skipped_gap() / k_range_margin, 2 * frac::qk) + 2))};
 }
 
 Reveal Plan::norm_reveal() const { return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row); }
-Reveal Plan::head_norm_reveal(std::size_t l) const { return reveal_of(qkv(l), qkv_frac(l), ranges.qk, std::min(frac::head_row, qkv_frac(l))); }
-Reveal Plan::o_reveal(std::size_t l) const { return reveal_of(o(l), o_frac(l), ranges.o, std::min(frac::norm_row, o_frac(l))); }
-Reveal Plan::down_reveal(std::size_t l) const { return reveal_of(down(l), down_frac(l), ranges.down, std::min(frac::norm_row, down_frac(l))); }
+Reveal Plan::head_norm_reveal(std::size_t l) const {
+  return reveal_of(qkv(l), qkv_frac(l), ranges.qk, std::min(frac::head_row, qkv_frac(l)));
+}
+Reveal Plan::o_reveal(std::size_t l) const {
+  return reveal_of(o(l), o_frac(l), ranges.o, std::min(frac::norm_row, o_frac(l)));
+}
+Reveal Plan::down_reveal(std::size_t l) const {
+  return reveal_of(down(l), down_frac(l), ranges.down, std::min(frac::norm_row, down_frac(l)));
+}
 
 Reveal Plan::score_reveal(std::size_t l) const {
   const int drop = 2 * frac::qk - frac::score, keep = qk(l).bits - drop;
@@ -172,8 +191,9 @@ Reveal Plan::gate_up_reveal(std::size_t l) const {
 }
 
 Reveal Plan::qkv_reveal(std::size_t l) const {
-  return raw_qkv() ? raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l])
-                   : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.qk, ranges.v), std::min(frac::norm_row, qkv_frac(l)));
+  return raw_qkv()
+             ? raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l])
+             : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.qk, ranges.v), std::min(frac::norm_row, qkv_frac(l)));
 }
 
 Reveal Plan::logit_reveal() const {
@@ -184,36 +204,52 @@ Reveal Plan::logit_reveal() const {
 
 void Plan::check_sizes() const {
   const Config& c = config;
-  require(c.q_rows() <= k_most_head_rows, fmt::format("{} heads of {}, at most {} in all are supported", c.heads, c.head_dim, k_most_head_rows));
-  require(c.vocab * c.width <= k_most_table, fmt::format("an embedding table of {} x {}, at most {} entries are supported", c.vocab, c.width, k_most_table));
+  require(c.q_rows() <= k_most_head_rows,
+          fmt::format("{} heads of {}, at most {} in all are supported", c.heads, c.head_dim, k_most_head_rows));
+  require(
+      c.vocab * c.width <= k_most_table,
+      fmt::format("an embedding table of {} x {}, at most {} entries are supported", c.vocab, c.width, k_most_table));
   // Of keys, values and their masks: three words an entry.
   const std::uint64_t slot = c.layers * c.kv_rows() * 3 * sizeof(Word);
   require(slot <= k_most_slot_bytes && slots <= k_most_cache_bytes / slot,
-          fmt::format("{} slots of {} bytes of keys and values, at most {} and {} in all are supported", slots, slot, k_most_slot_bytes, k_most_cache_bytes));
+          fmt::format("{} slots of {} bytes of keys and values, at most {} and {} in all are supported", slots, slot,
+                      k_most_slot_bytes, k_most_cache_bytes));
   const std::uint64_t vectors = c.stored_layers() * (c.qkv_rows() + c.up_rows() + c.qk_rows() + 4 * c.width) + c.vocab +
                                 (c.positions == Positions::learned ? slots * c.width : 0);
-  require(vectors <= k_most_vector_words, fmt::format("{} words of constants, gains and positions, at most {} are supported", vectors, k_most_vector_words));
+  require(vectors <= k_most_vector_words,
+          fmt::format("{} words of constants, gains and positions, at most {} are supported", vectors,
+                      k_most_vector_words));
 }
 
 void Plan::check() const {
   require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
-              ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers, "no slots or no layers");
+              ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers,
+          "no slots or no layers");
   require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
-          fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots, config.prefix && !open() ? "1 to all but one" : "none"));
+          fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots,
+                      config.prefix && !open() ? "1 to all but one" : "none"));
   check_sizes();
-  require((config.positions != Positions::rotary_2d || config.prefix) && (config.norm == NormKind::rms || !(config.post_norm || config.qk_norm)),
-          "two places of a token without a prompt that attends both ways, or LayerNorm behind matrices, are not supported");
-  require(!config.prefix || (config.window == 0 && config.positions != Positions::learned), "a prompt that attends both ways, with a window or learned positions, is not supported");
+  require(
+      (config.positions != Positions::rotary_2d || config.prefix) &&
+          (config.norm == NormKind::rms || !(config.post_norm || config.qk_norm)),
+      "two places of a token without a prompt that attends both ways, or LayerNorm behind matrices, are not supported");
+  require(!config.prefix || (config.window == 0 && config.positions != Positions::learned),
+          "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
   require(!bfv() || !open(), "retrieval bfv has nothing to retrieve in profile open: a token's position is its id");
-  require(!bfv() || config.vocab <= he::k_most_vocabulary, fmt::format("retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));
-  require(!bfv() || slots <= he::k_queries_per_key, fmt::format("retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
+  require(!bfv() || config.vocab <= he::k_most_vocabulary,
+          fmt::format("retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));
+  require(!bfv() || slots <= he::k_queries_per_key,
+          fmt::format("retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
   require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
                                            raw_up() ? " with the norm fused" : ""));
   require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
   require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
-  const auto shows = [](const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; };
-  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits && shows(norm_reveal(), residual),
+  const auto shows = [](const Reveal& r, Ring ring) {
+    return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits;
+  };
+  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits &&
+              shows(norm_reveal(), residual),
           "the residual's range does not fit its ring");
   require(!(fused && (config.up_bias || config.norm != NormKind::rms || config.normed_residual)),
           "norms cannot be fused: gate and up have a bias, or the norm is no RMSNorm");
@@ -228,16 +264,20 @@ void Plan::check() const {
       require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", l, matrix, bits));
     };
     const LayerFractions& f = layers[l];
-    for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}}) fits(bits >= 0 && bits <= 40, matrix, bits);
+    for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}})
+      fits(bits >= 0 && bits <= 40, matrix, bits);
     fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, "o", f.o);
-    fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64, "down", f.down);
+    fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64,
+         "down", f.down);
     if (config.post_norm) {
       fits(shows(o_reveal(l), o(l)) && bits_for(ranges.o, o_frac(l)) <= o(l).bits, "o", f.o);
       fits(shows(down_reveal(l), down(l)) && bits_for(ranges.down, down_frac(l)) <= down(l).bits, "down", f.down);
     }
     if (gained()) {
-      fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post), "(gain of attention)", f.attention_gain);
-      fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), "(gain of MLP)", f.mlp_gain);
+      fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post),
+           "(gain of attention)", f.attention_gain);
+      fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), "(gain of MLP)",
+           f.mlp_gain);
     }
     fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
     fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
@@ -258,19 +298,24 @@ void Plan::check() const {
     fits(scores <= std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
     const double turned = config.qk_norm ? ranges.qk_normed : ranges.qk;
     fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "qkv", f.qkv);
-    fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(ranges.qk, qkv_frac(l)) <= qkv(l).bits), "qkv (norm of heads)", f.qkv);
+    fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(ranges.qk, qkv_frac(l)) <= qkv(l).bits),
+         "qkv (norm of heads)", f.qkv);
     fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
   }
   for (std::size_t l = config.stored_layers(); l < layers.size(); ++l) {
     const std::size_t k = l % config.stored_layers();
-    require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k), "layers that share weights differ in rings");
+    require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k),
+            "layers that share weights differ in rings");
   }
   require(raw_head() || fits_normed(head, frac::norm), "normed rows do not fit the ring of the logits");
   const double logits = raw_head() ? ranges.logit_raw : ranges.logit;
-  require(shows(logit_reveal(), head) && bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep && head.bits <= (raw_head() ? residual.bits : 64),
+  require(shows(logit_reveal(), head) &&
+              bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep &&
+              head.bits <= (raw_head() ? residual.bits : 64),
           "the logits' range does not fit");
   require(open() || lift_slack_bits() >= k_least_lift_slack,
-          fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less", lift_slack_bits(), k_least_lift_slack));
+          fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less",
+                      lift_slack_bits(), k_least_lift_slack));
 }
 
 void Plan::check_prompt(std::size_t tokens) const {
@@ -278,7 +323,8 @@ void Plan::check_prompt(std::size_t tokens) const {
   if (!config.prefix) return;
   const std::size_t most = open() ? slots : prompt_slots + 1;
   if (tokens < 2 || tokens > most) {
-    throw Error(Code::usage, tokens > most ? Reason::context_exceeded : Reason::none, "prompt", fmt::format("{} tokens, the model takes 2 to {}", tokens, most));
+    throw Error(Code::usage, tokens > most ? Reason::context_exceeded : Reason::none, "prompt",
+                fmt::format("{} tokens, the model takes 2 to {}", tokens, most));
   }
 }
 

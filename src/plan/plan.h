@@ -26,11 +26,11 @@ inline constexpr int head = 12;         // q and k once normed, before their gai
 inline constexpr int post = 12;         // what attention and MLP put out once normed, before its gain
 // As revealed to the user:
 inline constexpr int norm_row = 16;
-inline constexpr int head_row = 14;     // q and k before their norm
+inline constexpr int head_row = 14;  // q and k before their norm
 inline constexpr int gate_up = 10;
-inline constexpr int score = 10;        // q.k, before the division by sqrt(head_dim)
+inline constexpr int score = 10;  // q.k, before the division by sqrt(head_dim)
 inline constexpr int logit = 10;
-inline constexpr int raw = 16;          // products of rows that are not normalised yet; at least raw_least
+inline constexpr int raw = 16;  // products of rows that are not normalised yet; at least raw_least
 inline constexpr int raw_least = 12;
 }  // namespace frac
 
@@ -50,7 +50,7 @@ Profile profile_of(const std::string& name);
 // How the user learns which token it sampled (docs/protocol.md 4.7, 4.11).
 enum class Retrieval : std::uint8_t {
   linear = 1,  // two words, exact
-  bfv = 2,     // by homomorphic encryption, as the paper does it; not in profile open, where a token's position is its id
+  bfv = 2,  // by homomorphic encryption, as the paper does it; not in profile open, where a token's position is its id
 };
 const char* name_of(Retrieval retrieval);
 // Errors: usage, naming both.
@@ -60,12 +60,12 @@ Retrieval retrieval_of(const std::string& name);
 // would have divided, without a bias.
 struct Ranges {
   double residual = 0;
-  double qk = 0, v = 0;             // outputs of the qkv matrix
-  double score = 0;                 // q.k, undivided
+  double qk = 0, v = 0;  // outputs of the qkv matrix
+  double score = 0;      // q.k, undivided
   double activation = 0, logit = 0;
   double logit_raw = 0;
-  double o = 0, down = 0;           // what the matrices put out, where it is normed (Config::post_norm)
-  double qk_normed = 0;             // q and k with their gains (Config::qk_norm); qk is what their norm divides
+  double o = 0, down = 0;  // what the matrices put out, where it is normed (Config::post_norm)
+  double qk_normed = 0;    // q and k with their gains (Config::qk_norm); qk is what their norm divides
   std::vector<double> gate_up, gate_up_raw, qkv_raw;  // by layer
 };
 inline constexpr double k_range_margin = 8;
@@ -103,8 +103,8 @@ struct Plan {
   static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile = Profile::paper,
                    bool fused = false, std::size_t prompt_slots = 0);
   // As above, fused where the ranges allow it.
-  static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile,
-                                     std::size_t prompt_slots = 0);
+  static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots,
+                                     Profile profile, std::size_t prompt_slots = 0);
   // The same checks, for a plan that a peer sent: nothing that follows from it is negative, wraps, or takes memory out of proportion to a model.
   // (plan/plan_io.h checks each field by itself.) Errors: unsupported.
   void check() const;
@@ -132,15 +132,20 @@ struct Plan {
   int o_frac(std::size_t l) const { return frac::attention + layers[l].o; }
   int down_frac(std::size_t l) const { return frac::activation + layers[l].down; }
   // Once normed or as they are, with their gain where there is one:
-  int attention_gain_frac(std::size_t l) const { return (config.post_norm ? frac::post : frac::norm) + layers[l].attention_gain; }
+  int attention_gain_frac(std::size_t l) const {
+    return (config.post_norm ? frac::post : frac::norm) + layers[l].attention_gain;
+  }
   int mlp_gain_frac(std::size_t l) const { return (config.post_norm ? frac::post : frac::norm) + layers[l].mlp_gain; }
   // Of a part of the residual that has `frac` fraction bits and is shifted when it is added.
   Ring part(int frac) const { return Ring{residual.bits - (residual_frac - frac)}; }
   Ring o(std::size_t l) const;
   Ring down(std::size_t l) const;
-  int qk_frac(std::size_t l) const { return config.qk_norm ? frac::head + layers[l].qk_gain : frac::norm + layers[l].qkv; }
+  int qk_frac(std::size_t l) const {
+    return config.qk_norm ? frac::head + layers[l].qk_gain : frac::norm + layers[l].qkv;
+  }
   int qk_cut(std::size_t l) const { return qk_frac(l) + frac::rope - frac::qk; }
-  Ring qk(std::size_t l) const;  // of scores, and of q and k once cut, which need not fit it: products commute with reduction
+  Ring qk(std::size_t l)
+      const;  // of scores, and of q and k once cut, which need not fit it: products commute with reduction
   double skipped_gap() const;
   int probability_frac() const { return slots >= k_long_chain ? frac::probability + 2 : frac::probability; }
   // p.v has v_frac + probability_frac() fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.

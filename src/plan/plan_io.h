@@ -14,7 +14,8 @@ void visit_size(Io& io, const char* field, std::size_t& value, std::size_t least
   std::uint64_t number = value;
   io.number(field, number);
   if constexpr (std::is_same_v<Io, Reader>) {
-    if (number < least || number > most) io.refuse(field, std::to_string(number) + ", expected " + std::to_string(least) + " to " + std::to_string(most));
+    if (number < least || number > most)
+      io.refuse(field, std::to_string(number) + ", expected " + std::to_string(least) + " to " + std::to_string(most));
     value = number;
   }
 }
@@ -37,7 +38,8 @@ void visit_choice(Io& io, const char* field, E& value, int most) {
   auto number = static_cast<std::uint8_t>(value);
   io.number(field, number);
   if constexpr (std::is_same_v<Io, Reader>) {
-    if (number < 1 || number > most) io.refuse(field, std::to_string(number) + ", expected 1 to " + std::to_string(most));
+    if (number < 1 || number > most)
+      io.refuse(field, std::to_string(number) + ", expected 1 to " + std::to_string(most));
     value = static_cast<E>(number);
   }
 }
@@ -88,7 +90,9 @@ void visit(Io& io, Config& c) {
   visit_flag(io, "config.up_bias", c.up_bias);
   visit_flag(io, "config.head_bias", c.head_bias);
   if constexpr (std::is_same_v<Io, Reader>) {
-    if (c.heads % c.kv_heads != 0) io.refuse("config.kv_heads", std::to_string(c.kv_heads) + ", expected a divisor of " + std::to_string(c.heads) + " heads");
+    if (c.heads % c.kv_heads != 0)
+      io.refuse("config.kv_heads",
+                std::to_string(c.kv_heads) + ", expected a divisor of " + std::to_string(c.heads) + " heads");
     if (c.head_dim % 2 != 0) io.refuse("config.head_dim", std::to_string(c.head_dim) + ", expected an even number");
   }
 }
@@ -101,7 +105,9 @@ void visit(Io& io, Plan& p) {
   visit_flag(io, "plan.fused", p.fused);
   p.layers.resize(p.config.layers);
   for (LayerFractions& layer : p.layers) {
-    for (int* frac : {&layer.qkv, &layer.o, &layer.up, &layer.down, &layer.qk_gain, &layer.attention_gain, &layer.mlp_gain}) visit_bits(io, "plan.layer.frac", *frac, 0, 40);
+    for (int* frac :
+         {&layer.qkv, &layer.o, &layer.up, &layer.down, &layer.qk_gain, &layer.attention_gain, &layer.mlp_gain})
+      visit_bits(io, "plan.layer.frac", *frac, 0, 40);
   }
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
@@ -115,8 +121,8 @@ void visit(Io& io, Plan& p) {
       if (!(value >= 0 && value < k_most_range)) io.refuse("plan.range", "is not a magnitude");
     }
   };
-  for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation, &p.ranges.logit,
-                        &p.ranges.logit_raw, &p.ranges.o, &p.ranges.down, &p.ranges.qk_normed}) {
+  for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation,
+                        &p.ranges.logit, &p.ranges.logit_raw, &p.ranges.o, &p.ranges.down, &p.ranges.qk_normed}) {
     range(*value);
   }
   for (std::vector<double>* values : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) {

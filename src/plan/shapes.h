@@ -32,17 +32,27 @@ inline LinearShape qk_gain_shape(const Plan& p, std::size_t l) {
   return {Site::qk_gain, layer_id(l), p.config.qk_rows(), p.config.qk_rows(), {p.qkv(l), p.qk_frac(l)}};
 }
 inline LinearShape attention_gain_shape(const Plan& p, std::size_t l) {
-  return {Site::attention_gain, layer_id(l), p.config.width, p.config.width, {p.part(p.attention_gain_frac(l)), p.attention_gain_frac(l)}};
+  return {Site::attention_gain,
+          layer_id(l),
+          p.config.width,
+          p.config.width,
+          {p.part(p.attention_gain_frac(l)), p.attention_gain_frac(l)}};
 }
 inline LinearShape mlp_gain_shape(const Plan& p, std::size_t l) {
-  return {Site::mlp_gain, layer_id(l), p.config.width, p.config.width, {p.part(p.mlp_gain_frac(l)), p.mlp_gain_frac(l)}};
+  return {
+      Site::mlp_gain, layer_id(l), p.config.width, p.config.width, {p.part(p.mlp_gain_frac(l)), p.mlp_gain_frac(l)}};
 }
 
 // A norm of the residual, whose output goes into a matrix of ring `out`.
 inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
   NormShape s;
-  s.map = {.site = site, .layer = layer_id(l), .columns = p.config.width, .in = p.residual, .reveal = p.norm_reveal(),
-           .shown = Shown::residual_row, .answers = {{site, {out, frac::norm}}}};
+  s.map = {.site = site,
+           .layer = layer_id(l),
+           .columns = p.config.width,
+           .in = p.residual,
+           .reveal = p.norm_reveal(),
+           .shown = Shown::residual_row,
+           .answers = {{site, {out, frac::norm}}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
   return s;
@@ -58,10 +68,17 @@ inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) {
   return norm_shape(p, Site::mlp_norm, l, normed_ring(p, p.up(l), p.mlp_gain_frac(l)));
 }
 // Behind a matrix. No mean is taken away: the signs of its entries are hidden.
-inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::size_t rows, std::size_t columns, Ring in, const Reveal& reveal,
-                                Shown shown, Format out) {
+inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::size_t rows, std::size_t columns, Ring in,
+                                const Reveal& reveal, Shown shown, Format out) {
   NormShape s;
-  s.map = {.site = site, .layer = layer_id(l), .rows = rows, .columns = columns, .in = in, .reveal = reveal, .sign = true, .shown = shown,
+  s.map = {.site = site,
+           .layer = layer_id(l),
+           .rows = rows,
+           .columns = columns,
+           .in = in,
+           .reveal = reveal,
+           .sign = true,
+           .shown = shown,
            .answers = {{site, out}}};
   s.eps = p.config.norm_eps;
   return s;
@@ -69,15 +86,17 @@ inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::si
 // Of q and k, head by head.
 inline NormShape head_norm_shape(const Plan& p, std::size_t l) {
   const Config& c = p.config;
-  return rms_norm_shape(p, Site::head_norm, l, c.heads + c.kv_heads, c.head_dim, p.qkv(l), p.head_norm_reveal(l), Shown::head_row,
-                        {p.qkv(l), frac::head});
+  return rms_norm_shape(p, Site::head_norm, l, c.heads + c.kv_heads, c.head_dim, p.qkv(l), p.head_norm_reveal(l),
+                        Shown::head_row, {p.qkv(l), frac::head});
 }
 // Of what attention and MLP put out.
 inline NormShape post_attention_shape(const Plan& p, std::size_t l) {
-  return rms_norm_shape(p, Site::post_attention, l, 1, p.config.width, p.o(l), p.o_reveal(l), Shown::output_row, {attention_gain_shape(p, l).out.ring, frac::post});
+  return rms_norm_shape(p, Site::post_attention, l, 1, p.config.width, p.o(l), p.o_reveal(l), Shown::output_row,
+                        {attention_gain_shape(p, l).out.ring, frac::post});
 }
 inline NormShape post_mlp_shape(const Plan& p, std::size_t l) {
-  return rms_norm_shape(p, Site::post_mlp, l, 1, p.config.width, p.down(l), p.down_reveal(l), Shown::output_row, {mlp_gain_shape(p, l).out.ring, frac::post});
+  return rms_norm_shape(p, Site::post_mlp, l, 1, p.config.width, p.down(l), p.down_reveal(l), Shown::output_row,
+                        {mlp_gain_shape(p, l).out.ring, frac::post});
 }
 // Fused: the row is shown, nothing is answered.
 inline NormShape mlp_scale_shape(const Plan& p, std::size_t l) {
@@ -89,17 +108,35 @@ inline NormShape mlp_scale_shape(const Plan& p, std::size_t l) {
 inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
   AttentionShape s;
   const Config& c = p.config;
-  s.values.head = {.layer = layer_id(l), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
-                   .rope = c.rope_of(l), .two_places = c.positions == Positions::rotary_2d, .prompt = p.prompt_slots,
-                   .window = c.windowed(l) ? c.window : 0, .rope_frac = frac::rope, .qk_cut = p.qk_cut(l), .qk = {p.qk(l), frac::qk},
-                   .v_cut = p.v_cut(l), .v = {p.v(l), p.v_frac(l)},
-                   .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2, .shown = p.score_reveal(l), .level = c.score_cap == 0};
+  s.values.head = {.layer = layer_id(l),
+                   .heads = c.heads,
+                   .kv_heads = c.kv_heads,
+                   .head_dim = c.head_dim,
+                   .rope = c.rope_of(l),
+                   .two_places = c.positions == Positions::rotary_2d,
+                   .prompt = p.prompt_slots,
+                   .window = c.windowed(l) ? c.window : 0,
+                   .rope_frac = frac::rope,
+                   .qk_cut = p.qk_cut(l),
+                   .qk = {p.qk(l), frac::qk},
+                   .v_cut = p.v_cut(l),
+                   .v = {p.v(l), p.v_frac(l)},
+                   .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2,
+                   .shown = p.score_reveal(l),
+                   .level = c.score_cap == 0};
   s.values.mixed = p.mixed(l);
   s.values.cut = p.mix_cut(l);
   s.values.out = {p.o(l), frac::attention};
   s.fast = p.profile == Profile::fast;
-  s.softmax = {.site = Site::scores, .layer = layer_id(l), .rows = c.heads, .prompt = p.prompt_slots, .in = p.qk(l), .reveal = p.score_reveal(l),
-               .level = c.score_cap == 0, .shown = Shown::score, .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
+  s.softmax = {.site = Site::scores,
+               .layer = layer_id(l),
+               .rows = c.heads,
+               .prompt = p.prompt_slots,
+               .in = p.qk(l),
+               .reveal = p.score_reveal(l),
+               .level = c.score_cap == 0,
+               .shown = Shown::score,
+               .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
   s.unit = c.score_scale * power_of_two(-frac::score);
   s.cap = c.score_cap;
   s.weight_frac = p.probability_frac();
@@ -108,8 +145,14 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
 
 inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
   MlpShape s;
-  s.map = {.site = Site::mlp, .layer = layer_id(l), .groups = p.config.gated ? std::size_t{2} : std::size_t{1}, .columns = p.config.ff,
-           .in = p.up(l), .reveal = p.gate_up_reveal(l), .sign = p.config.gated, .shown = p.fused ? Shown::raw_gate_up : Shown::gate_up,
+  s.map = {.site = Site::mlp,
+           .layer = layer_id(l),
+           .groups = p.config.gated ? std::size_t{2} : std::size_t{1},
+           .columns = p.config.ff,
+           .in = p.up(l),
+           .reveal = p.gate_up_reveal(l),
+           .sign = p.config.gated,
+           .shown = p.fused ? Shown::raw_gate_up : Shown::gate_up,
            .answers = {{Site::mlp, {p.down(l), frac::activation}}}};
   s.gelu = p.config.activation == Activation::gelu;
   return s;
@@ -117,7 +160,9 @@ inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
 
 // --- Public weights ---------------------------------------------------------------------------------------------------
 
-inline HandShape hand_row_shape(const Plan& p) { return {Site::hand_row, 0, p.config.width, {p.residual, p.residual_frac}}; }
+inline HandShape hand_row_shape(const Plan& p) {
+  return {Site::hand_row, 0, p.config.width, {p.residual, p.residual_frac}};
+}
 inline HandShape hand_attention_shape(const Plan& p, std::size_t l) {
   return {Site::hand_attention, layer_id(l), p.config.q_rows(), {p.o(l), frac::attention}};
 }
@@ -135,28 +180,53 @@ inline HandShape hand_normed_shape(Site norm, const LinearShape& linear) {
 // What a matrix puts out, shown as it is.
 inline Shown product_shown(Site matrix) {
   switch (matrix) {
-    case Site::qkv: return Shown::qkv;
-    case Site::o: case Site::down: return Shown::output_row;
-    case Site::up: return Shown::gate_up;
-    case Site::head: return Shown::logit;
-    default: return Shown::undeclared;
+    case Site::qkv:
+      return Shown::qkv;
+    case Site::o:
+    case Site::down:
+      return Shown::output_row;
+    case Site::up:
+      return Shown::gate_up;
+    case Site::head:
+      return Shown::logit;
+    default:
+      return Shown::undeclared;
   }
 }
 // The residual with what the matrix of `linear` makes of it.
 inline ShowShape show_shape(const Plan& p, Site norm, const LinearShape& linear, const Reveal& reveal) {
-  return {norm, linear.site, linear.layer, {p.residual, p.residual_frac}, linear.out, linear.cols, linear.rows, p.norm_reveal(), reveal,
-          Shown::residual_row, product_shown(linear.site)};
+  return {norm,
+          linear.site,
+          linear.layer,
+          {p.residual, p.residual_frac},
+          linear.out,
+          linear.cols,
+          linear.rows,
+          p.norm_reveal(),
+          reveal,
+          Shown::residual_row,
+          product_shown(linear.site)};
 }
 // What the matrix of `linear` puts out alone.
 inline ShowShape show_output_shape(const LinearShape& linear, const Reveal& reveal) {
-  return {linear.site, linear.site, linear.layer, {linear.out.ring, 0}, linear.out, 0, linear.rows, {0, linear.out.ring.bits}, reveal,
-          Shown::undeclared, product_shown(linear.site)};
+  return {linear.site,
+          linear.site,
+          linear.layer,
+          {linear.out.ring, 0},
+          linear.out,
+          0,
+          linear.rows,
+          {0, linear.out.ring.bits},
+          reveal,
+          Shown::undeclared,
+          product_shown(linear.site)};
 }
 
 // Room for so many slots in the caches of a party: growing them would stall a token. Pages are taken when they are written.
 template <class Keys>
 void reserve(std::vector<Keys>& layers, const Plan& p, std::size_t slots) {
-  for (std::size_t l = 0; !p.open() && l < layers.size(); ++l) layers[l].reserve(slots * p.config.kv_rows(), p.mixed(l).bits > 64);
+  for (std::size_t l = 0; !p.open() && l < layers.size(); ++l)
+    layers[l].reserve(slots * p.config.kv_rows(), p.mixed(l).bits > 64);
 }
 
 // --- Embedding --------------------------------------------------------------------------------------------------------
@@ -172,8 +242,13 @@ inline RemaskShape embed_remask_shape(const Plan& p) {
 }
 inline EmbedShape embed_shape(const Plan& p) {
   EmbedShape s;
-  s.map = {.site = Site::embed_residual, .columns = p.config.width, .in = p.embed, .reveal = {0, p.embed.bits}, .shown = Shown::embedding_row,
-           .answers = {{Site::embed_residual, {p.residual, p.residual_frac}}, {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out}}};
+  s.map = {.site = Site::embed_residual,
+           .columns = p.config.width,
+           .in = p.embed,
+           .reveal = {0, p.embed.bits},
+           .shown = Shown::embedding_row,
+           .answers = {{Site::embed_residual, {p.residual, p.residual_frac}},
+                       {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
   s.frac = p.embed_frac;
@@ -191,8 +266,13 @@ inline LinearShape head_shape(const Plan& p) {
 }
 inline SampleShape sample_shape(const Plan& p) {
   SampleShape s;
-  s.map = {.site = Site::logits, .columns = p.config.vocab, .in = p.head, .reveal = p.logit_reveal(), .level = p.config.logit_cap == 0,
-           .shown = Shown::logit, .answers = {{Site::logits, {p.embed, 0}}}};
+  s.map = {.site = Site::logits,
+           .columns = p.config.vocab,
+           .in = p.head,
+           .reveal = p.logit_reveal(),
+           .level = p.config.logit_cap == 0,
+           .shown = Shown::logit,
+           .answers = {{Site::logits, {p.embed, 0}}}};
   s.cap = std::ldexp(p.config.logit_cap, p.shown_logit_frac());
   return s;
 }

@@ -26,10 +26,10 @@ namespace permllm {
 struct AttentionShape {
   ValuesShape values;
   bool fast = false;
-  MapShape softmax;      // paper: a row a head, columns = keys; level on; the answer in the ring of the mix
-  double unit = 0;       // of the scores as shown, once scaled for the softmax
-  double cap = 0;        // scores: cap tanh(score / cap), once scaled; 0: none. A cap is not shift-invariant: without a level
-  int weight_frac = 0;   // of the probabilities
+  MapShape softmax;  // paper: a row a head, columns = keys; level on; the answer in the ring of the mix
+  double unit = 0;   // of the scores as shown, once scaled for the softmax
+  double cap = 0;  // scores: cap tanh(score / cap), once scaled; 0: none. A cap is not shift-invariant: without a level
+  int weight_frac = 0;  // of the probabilities
   constexpr const HeadShape& head() const { return values.head; }
 };
 
@@ -61,7 +61,8 @@ void softmax_row(const AttentionShape& s, std::span<const std::int64_t> scores, 
 template <class W>
 void paper_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
-  const auto rp = std::move(permuted_map<W>(helper, s.softmax, score_masks(helper.with_user, s.head(), helper.batch))[0]);
+  const auto rp =
+      std::move(permuted_map<W>(helper, s.softmax, score_masks(helper.with_user, s.head(), helper.batch))[0]);
   values(helper, s.values, rp);
 }
 
@@ -110,23 +111,28 @@ struct Probabilities {  // step 2, user -> provider: [token][head][key]
 
 constexpr Cost fast_cost(const ValuesShape& s, Batch batch) {
   return {.rounds = 0,
-          .online = {.user_to_provider = s.head.pairs(batch) * s.mixed.bytes() + batch.count * s.head.q_rows() * s.out.ring.bytes()},
+          .online = {.user_to_provider =
+                         s.head.pairs(batch) * s.mixed.bytes() + batch.count * s.head.q_rows() * s.out.ring.bytes()},
           .offline = {.helper_to_provider = batch.count * s.head.q_rows() * s.mixed.bytes()}};
 }
 
 template <class W>
 void fast_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
-  for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
+  for (std::size_t i = 0; i < helper.batch.count; ++i)
+    helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
   std::vector<std::vector<W>> t(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    t[i] = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * s.head().keys_at(slot), s.values.mixed);
+    t[i] = helper.with_user.words<W>(values_at(Use::value_answer, s.values, slot),
+                                     s.head().heads * s.head().keys_at(slot), s.values.mixed);
     x[i] = helper.with_user.words<W>(values_at(Use::value_share, s.values, slot), s.head().q_rows(), s.values.mixed);
     for (W& word : x[i]) word = W{0} - word;
   });
   const auto alpha = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s.values, slot); };
-  mix_derived(helper, s.head(), s.head().keys_at(helper.batch.index(helper.batch.count - 1)), alpha, [&](std::size_t i) { return t[i].data(); }, [&](std::size_t i) { return x[i].data(); });
+  mix_derived(
+      helper, s.head(), s.head().keys_at(helper.batch.index(helper.batch.count - 1)), alpha,
+      [&](std::size_t i) { return t[i].data(); }, [&](std::size_t i) { return x[i].data(); });
   for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.values.mixed);
 }
 
@@ -146,12 +152,16 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
     std::vector<std::vector<W>> shares(count);
     provider.executor.parallel(count, [&](std::size_t i) {
       shares[i] = provider.pack(i).helper.words<W>("t.alpha - rho", q, s.values.mixed);
-      mix(s.head(), weights(i), s.head().keys_at(provider.batch.index(i)), provider.timeline.first(), alpha, shares[i].data());
+      mix(s.head(), weights(i), s.head().keys_at(provider.batch.index(i)), provider.timeline.first(), alpha,
+          shares[i].data());
     });
-    mix_derived(provider, s.head(), provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s.values, slot); },
-                weights, [&](std::size_t i) { return shares[i].data(); });
+    mix_derived(
+        provider, s.head(), provider.timeline.first(),
+        [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s.values, slot); }, weights,
+        [&](std::size_t i) { return shares[i].data(); });
     for (std::size_t i = 0; i < count; ++i) {
-      for (std::size_t j = 0; j < q; ++j) out.words[(begin + i) * q + j] = cut(shares[i][j], s.values.cut) + d[i * q + j];
+      for (std::size_t j = 0; j < q; ++j)
+        out.words[(begin + i) * q + j] = cut(shares[i][j], s.values.cut) + d[i * q + j];
     }
   });
   return out;
@@ -167,25 +177,29 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
     const auto shown = shown_scores(user, s.head(), eq, begin);
     std::vector<W> p(shown.size()), w(shown.size());
-    for (std::size_t i = 0; i < count; ++i) user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
+    for (std::size_t i = 0; i < count; ++i)
+      user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
     for_each_token(user, count, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
       const std::size_t n = s.head().keys_at(slot), at = s.head().pairs_before(user.batch, i);
-      const auto t = user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
+      const auto t =
+          user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
       for (std::size_t h = 0; h < s.head().heads; ++h) {
         const auto row = std::span(shown).subspan(at + h * n, n);
-        if (user.observe) user.observe({Site::scores, s.head().layer, slot, h, row, Shown::score, {.level = s.head().level}});
+        if (user.observe)
+          user.observe({Site::scores, s.head().layer, slot, h, row, Shown::score, {.level = s.head().level}});
         softmax_row(s, row, std::span(p).subspan(at + h * n, n));
       }
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];
     });
     user.provider.send(Probabilities<W>{block(s.values.mixed, std::move(w))});
     append(r, send_mix(user, s.values, [&](std::size_t i) {
-      const std::uint32_t slot = user.batch.index(i);
-      auto share = user.with_helper.words<W>(values_at(Use::value_share, s.values, slot), q, s.values.mixed);
-      mix(s.head(), &p[s.head().pairs_before(user.batch, i)], s.head().keys_at(slot), user.timeline.first(), user.keys[s.head().layer].lift, share.data());
-      return share;
-    }));
+             const std::uint32_t slot = user.batch.index(i);
+             auto share = user.with_helper.words<W>(values_at(Use::value_share, s.values, slot), q, s.values.mixed);
+             mix(s.head(), &p[s.head().pairs_before(user.batch, i)], s.head().keys_at(slot), user.timeline.first(),
+                 user.keys[s.head().layer].lift, share.data());
+             return share;
+           }));
   });
   return r;
 }
@@ -198,7 +212,8 @@ constexpr Cost cost(const AttentionShape& s, Batch batch) {
     total += shown_scores_cost(s.head(), batch) + fast_cost(s.values, batch);
     total.rounds += query_blocks(batch) - 1;
   } else {
-    total += reshare_cost(s.values, batch) + masked_scores_cost(s.head(), batch) + cost(s.softmax, batch) + cost(s.values, batch);
+    total += reshare_cost(s.values, batch) + masked_scores_cost(s.head(), batch) + cost(s.softmax, batch) +
+             cost(s.values, batch);
     total.rounds += 2 * (query_blocks(batch) - 1);
   }
   return total;

@@ -73,7 +73,7 @@ struct EmbedShape {
   MapShape map;  // one row of one group; answers: the residual, the first norm's output
   double eps = 0;
   bool centred = false;  // as in NormShape
-  int frac = 0;  // of the table's integers
+  int frac = 0;          // of the table's integers
 };
 
 // The row as the residual (x) and normed (h).
@@ -94,7 +94,8 @@ inline void add_positions(Provider& provider, std::span<const float> positions, 
   for (std::size_t i = 0; i < rows.tokens(); ++i) {
     const std::size_t place = provider.timeline.position(provider.batch.index(i));
     const auto row = rows.token(i);
-    for (std::size_t j = 0; j < row.size(); ++j) row[j] += encode(double{positions[place * row.size() + j]}, rows.format);
+    for (std::size_t j = 0; j < row.size(); ++j)
+      row[j] += encode(double{positions[place * row.size() + j]}, rows.format);
   }
 }
 template <class Party, class Value>

@@ -30,7 +30,8 @@ struct LinearShape {
 
 constexpr Cost cost(const LinearShape& s, Batch batch) {
   const std::size_t words = batch.count * s.rows * s.out.ring.bytes();
-  return {.rounds = 0, .online = {},
+  return {.rounds = 0,
+          .online = {},
           .offline = {.user_to_provider = s.public_weights ? 0 : words, .helper_to_provider = words}};
 }
 
@@ -73,7 +74,8 @@ Mask linear(UserDealer& user, const LinearShape& s, const Matrix& u, const Mask&
   if (s.public_weights) return m;
   Words y(user.batch.count * s.rows);
   product(u, r.words, y, user.executor);
-  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(linear_at(Use::linear_rho, s, user.batch.index(i)));
+  for (std::size_t i = 0; i < user.batch.count; ++i)
+    user.with_helper.burn(linear_at(Use::linear_rho, s, user.batch.index(i)));
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
     const auto rho = user.with_helper.words(linear_at(Use::linear_rho, s, user.batch.index(i)), s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);

@@ -13,7 +13,7 @@
 namespace permllm {
 
 struct MlpShape {
-  MapShape map;  // one row of two groups, signs on, or of one group without; one answer
+  MapShape map;       // one row of two groups, signs on, or of one group without; one answer
   bool gelu = false;  // always so without a gate
   bool gated() const { return map.groups == 2; }
 };
@@ -38,7 +38,8 @@ inline Mask mlp(User& user, const MlpShape& s, const Mask& gate_up, const RowSca
     const double scale = unit * (scales.empty() ? 1.0 : scales[i]);
     if (!s.gated()) return clear::gelu(row, scale, out, answers[0]);
     const auto gate = row.first(row.size() / 2), up = row.last(row.size() / 2);
-    s.gelu ? clear::gelu_product(gate, up, scale, out, answers[0]) : clear::silu_product(gate, up, scale, out, answers[0]);
+    s.gelu ? clear::gelu_product(gate, up, scale, out, answers[0])
+           : clear::silu_product(gate, up, scale, out, answers[0]);
   })[0]);
 }
 

@@ -15,7 +15,8 @@
 namespace permllm {
 
 struct NormShape {
-  MapShape map;  // rows of one group; one answer. Signs on where nothing else tells a row's signs and no mean is taken away
+  MapShape
+      map;  // rows of one group; one answer. Signs on where nothing else tells a row's signs and no mean is taken away
   double eps = 0;
   bool centred = false;  // the mean is taken away: LayerNorm
 };

@@ -47,11 +47,16 @@ inline Mask hand_masks(const Coins& coins, const HandShape& s, Batch batch) {
 }
 
 // v: encoded by the user; empty at the others.
-inline Mask hand(Helper& helper, const HandShape& s, const Words&) { return hand_masks(helper.with_user, s, helper.batch); }
-inline Mask hand(UserDealer& user, const HandShape& s, const Words&) { return hand_masks(user.with_helper, s, user.batch); }
+inline Mask hand(Helper& helper, const HandShape& s, const Words&) {
+  return hand_masks(helper.with_user, s, helper.batch);
+}
+inline Mask hand(UserDealer& user, const HandShape& s, const Words&) {
+  return hand_masks(user.with_helper, s, user.batch);
+}
 
 inline Masked hand(Provider& provider, const HandShape& s, const Words&) {
-  return {s.format, s.size, provider.user.receive(Handed{expect(s.format.ring, provider.batch.count * s.size)}).d.words};
+  return {s.format, s.size,
+          provider.user.receive(Handed{expect(s.format.ring, provider.batch.count * s.size)}).d.words};
 }
 
 inline Mask hand(User& user, const HandShape& s, const Words& v) {
@@ -82,7 +87,8 @@ struct ShowShape {
 
 constexpr Cost cost(const ShowShape& s, Batch batch) {
   return {.rounds = 1,
-          .online = {.provider_to_user = batch.count * (s.x_size * s.x_reveal.sent().bytes() + s.y_size * s.y_reveal.sent().bytes())},
+          .online = {.provider_to_user =
+                         batch.count * (s.x_size * s.x_reveal.sent().bytes() + s.y_size * s.y_reveal.sent().bytes())},
           .offline = {}};
 }
 
@@ -120,7 +126,8 @@ inline ShownPair show(Provider& provider, const ShowShape& s, const Masked& x, c
 }
 
 inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask& y) {
-  const auto m = user.provider.receive(ShownRows{expect(s.x_reveal.sent(), x.words.size()), expect(s.y_reveal.sent(), y.words.size())});
+  const auto m = user.provider.receive(
+      ShownRows{expect(s.x_reveal.sent(), x.words.size()), expect(s.y_reveal.sent(), y.words.size())});
   const auto opened = [&](Site site, Shown what, const Words& shown, const Mask& mask, const Reveal& reveal) {
     ClearRows rows{mask.size, std::vector<double>(shown.size())};
     std::vector<std::int64_t> integers(shown.size());
@@ -130,7 +137,8 @@ inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask&
       rows.values[j] = static_cast<double>(integers[j]) * unit;
     }
     for (std::size_t i = 0; user.observe && mask.size != 0 && i < user.batch.count; ++i) {
-      user.observe({site, s.layer, user.batch.index(i), 0, std::span(integers).subspan(i * mask.size, mask.size), what, {}});
+      user.observe(
+          {site, s.layer, user.batch.index(i), 0, std::span(integers).subspan(i * mask.size, mask.size), what, {}});
     }
     return rows;
   };

@@ -143,8 +143,8 @@ struct Pack {
 
 // Of every key so far, in one layer, from the timeline's first slot on: [slot][kv_rows].
 struct ProviderKeys {
-  Words key;      // k0, re-masked: k - b
-  Words lift;     // alpha: v - alpha is at the user
+  Words key;          // k0, re-masked: k - b
+  Words lift;         // alpha: v - alpha is at the user
   WideOrNot reshare;  // f = (v - alpha) - c; profile paper
   void reserve(std::size_t words, bool wide) {
     for (Words* cache : {&key, &lift}) cache->reserve(words);
@@ -241,7 +241,8 @@ struct Counted {
 template <class Party>
 class Stretch {
  public:
-  Stretch(Party& party, std::size_t begin, std::size_t count) : party_(party), whole_(party.batch), offset_(party.offset) {
+  Stretch(Party& party, std::size_t begin, std::size_t count)
+      : party_(party), whole_(party.batch), offset_(party.offset) {
     party.batch = {whole_.index(begin), count};
     party.offset = offset_ + begin;
   }

@@ -41,12 +41,16 @@ struct MapShape {
   std::vector<Answer> answers;
 
   constexpr Disguise disguise() const { return {.order = true, .sign = sign, .level = level}; }
-  constexpr std::size_t columns_at(std::uint32_t index) const { return columns != 0 ? columns : keys_at(index, prompt); }
+  constexpr std::size_t columns_at(std::uint32_t index) const {
+    return columns != 0 ? columns : keys_at(index, prompt);
+  }
   // Columns of the first i of a batch.
   constexpr std::size_t columns_before(Batch batch, std::size_t i) const {
     return columns != 0 ? columns * i : keys_before(batch, i, prompt);
   }
-  constexpr std::size_t shown_before(Batch batch, std::size_t i) const { return rows * groups * columns_before(batch, i); }
+  constexpr std::size_t shown_before(Batch batch, std::size_t i) const {
+    return rows * groups * columns_before(batch, i);
+  }
   constexpr std::size_t answered_before(Batch batch, std::size_t i) const { return rows * columns_before(batch, i); }
   constexpr std::size_t shown_at(std::uint32_t index) const { return rows * groups * columns_at(index); }
   constexpr std::size_t answered_at(std::uint32_t index) const { return rows * columns_at(index); }
@@ -54,7 +58,8 @@ struct MapShape {
 
 constexpr Cost cost(const MapShape& s, Batch batch) {
   const std::size_t shown = s.shown_before(batch, batch.count), answered = s.answered_before(batch, batch.count);
-  Cost total{.rounds = s.answers.empty() ? 0u : 1u, .online = {.provider_to_user = shown * s.reveal.sent().bytes()},
+  Cost total{.rounds = s.answers.empty() ? 0u : 1u,
+             .online = {.provider_to_user = shown * s.reveal.sent().bytes()},
              .offline = {.helper_to_provider = shown * s.in.bytes()}};
   for (const MapShape::Answer& answer : s.answers) {
     total.online.user_to_provider += answered * answer.out.ring.bytes();
@@ -98,12 +103,13 @@ inline RowOrder row_order(const Coins& coins, const MapShape& s, std::uint32_t i
 }
 
 // cut(pi(g y) + level + shift) of one row [groups x columns], into `out`, which may be `shift`.
-inline void disguise_row(const RowOrder& order, std::size_t groups, std::span<const Word> y, std::span<const Word> shift, Word level,
-                         int drop, std::span<Word> out) {
+inline void disguise_row(const RowOrder& order, std::size_t groups, std::span<const Word> y,
+                         std::span<const Word> shift, Word level, int drop, std::span<Word> out) {
   const std::size_t n = order.pi.size();
   for (std::size_t group = 0; group < groups; ++group) {
     const Word* sign = group + 1 == groups && !order.sign.empty() ? order.sign.data() : nullptr;
-    permute_cut(y.subspan(group * n, n), shift.subspan(group * n, n), order.pi, sign, level, drop, out.subspan(group * n, n));
+    permute_cut(y.subspan(group * n, n), shift.subspan(group * n, n), order.pi, sign, level, drop,
+                out.subspan(group * n, n));
   }
 }
 
@@ -116,14 +122,17 @@ inline void restore_row(const RowOrder& order, std::span<const Wide> b, std::spa
   for (std::size_t j = 0; j < order.pi.size(); ++j) out[order.pi[j]] = b[j] + w[order.pi[j]];
 }
 
-inline Address map_at(Use use, const MapShape& s, Site site, std::uint32_t index) { return {use, site, s.layer, index}; }
+inline Address map_at(Use use, const MapShape& s, Site site, std::uint32_t index) {
+  return {use, site, s.layer, index};
+}
 
 // One share of each answer, for the whole batch.
 template <Role R, class W>
 std::vector<Share<R, W>> answer_shares(const MapShape& s, Batch batch) {
   std::vector<Share<R, W>> shares;
   for (const auto& answer : s.answers) {
-    shares.push_back({answer.out, s.answered_at(batch.index(0)), std::vector<W>(s.answered_before(batch, batch.count))});
+    shares.push_back(
+        {answer.out, s.answered_at(batch.index(0)), std::vector<W>(s.answered_before(batch, batch.count))});
   }
   return shares;
 }
@@ -135,7 +144,8 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Mas
   auto masks = answer_shares<Role::user, W>(s, helper.batch);
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
     helper.with_user.burn(map_at(Use::map_shown, s, s.site, helper.batch.index(i)));
-    for (const auto& answer : s.answers) helper.with_user.burn(map_at(Use::map_mask, s, answer.site, helper.batch.index(i)));
+    for (const auto& answer : s.answers)
+      helper.with_user.burn(map_at(Use::map_mask, s, answer.site, helper.batch.index(i)));
   }
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t index = helper.batch.index(i);
@@ -155,11 +165,13 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Mas
       const auto& [site, out] = s.answers[k];
       const auto t = helper.with_user.words<W>(map_at(Use::map_answer, s, site, index), s.answered_at(index), out.ring);
       auto r = helper.with_user.words<W>(map_at(Use::map_mask, s, site, index), s.answered_at(index), out.ring);
-      std::copy(r.begin(), r.end(), masks[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(helper.batch, i)));
+      std::copy(r.begin(), r.end(),
+                masks[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(helper.batch, i)));
       for (W& word : r) word = W{0} - word;
       std::vector<W> w(t.size());
       for (std::size_t row = 0; row < s.rows; ++row) {
-        restore_row(orders[row], std::span(t).subspan(row * n, n), std::span(r).subspan(row * n, n), std::span(w).subspan(row * n, n));
+        restore_row(orders[row], std::span(t).subspan(row * n, n), std::span(r).subspan(row * n, n),
+                    std::span(w).subspan(row * n, n));
       }
       helper.packs[i].words(w, out.ring);
     }
@@ -174,7 +186,8 @@ std::vector<MaskOf<W>> map_masks(const Coins& coins, const MapShape& s, Batch ba
   for (std::size_t k = 0; k < s.answers.size(); ++k) {
     for (std::size_t i = 0; i < batch.count; ++i) {
       const std::uint32_t index = batch.index(i);
-      const auto r = coins.words<W>(map_at(Use::map_mask, s, s.answers[k].site, index), s.answered_at(index), s.answers[k].out.ring);
+      const auto r = coins.words<W>(map_at(Use::map_mask, s, s.answers[k].site, index), s.answered_at(index),
+                                    s.answers[k].out.ring);
       std::copy(r.begin(), r.end(), masks[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(batch, i)));
     }
   }
@@ -200,14 +213,16 @@ std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, con
     const auto s0 = provider.pack(i).helper.words("pi(m) - s1", s.shown_at(index), s.in);
     for (std::size_t k = 0; k < s.answers.size(); ++k) {
       const auto w = provider.pack(i).helper.words<W>("pi^-1(t) - r", s.answered_at(index), s.answers[k].out.ring);
-      std::copy(w.begin(), w.end(), results[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(batch, i)));
+      std::copy(w.begin(), w.end(),
+                results[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(batch, i)));
     }
     for (std::size_t row = 0; row < s.rows; ++row) {
       orders[i].push_back(row_order(provider.with_helper, s, index, row));
       const Address level{Use::map_level, s.site, s.layer, index, static_cast<std::uint16_t>(row)};
       const Word u = s.level ? provider.with_helper.words(level, 1, s.in)[0] : 0;
-      disguise_row(orders[i].back(), s.groups, std::span(y0.words).subspan(at + row * width, width), std::span(s0).subspan(row * width, width), u,
-                   s.reveal.drop, std::span(a).subspan(at + row * width, width));
+      disguise_row(orders[i].back(), s.groups, std::span(y0.words).subspan(at + row * width, width),
+                   std::span(s0).subspan(row * width, width), u, s.reveal.drop,
+                   std::span(a).subspan(at + row * width, width));
     }
   });
   provider.user.send(MapShown{block(s.reveal.sent(), std::move(a))});
@@ -240,7 +255,8 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
   std::vector<std::vector<W>> b;
   for (const auto& answer : s.answers) {
     b.emplace_back(s.answered_before(batch, batch.count));
-    for (std::size_t i = 0; i < batch.count; ++i) user.with_helper.burn(map_at(Use::map_answer, s, answer.site, batch.index(i)));
+    for (std::size_t i = 0; i < batch.count; ++i)
+      user.with_helper.burn(map_at(Use::map_answer, s, answer.site, batch.index(i)));
   }
   for_each_token(user, batch.count, [&](std::size_t i) {
     const std::uint32_t index = batch.index(i);
@@ -249,9 +265,11 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
     std::vector<std::int64_t> shown(width);
     std::vector<std::span<W>> answers(s.answers.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
-      open(std::span(a).subspan(at + row * width, width), std::span(s1).subspan(row * width, width), s.reveal.drop, s.reveal.sent(), shown);
+      open(std::span(a).subspan(at + row * width, width), std::span(s1).subspan(row * width, width), s.reveal.drop,
+           s.reveal.sent(), shown);
       if (user.observe) user.observe({s.site, s.layer, index, row, shown, s.shown, s.disguise()});
-      for (std::size_t k = 0; k < b.size(); ++k) answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, n);
+      for (std::size_t k = 0; k < b.size(); ++k)
+        answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, n);
       f(i, row, std::span<const std::int64_t>(shown), answers);
     }
     for (std::size_t k = 0; k < b.size(); ++k) {

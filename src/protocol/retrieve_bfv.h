@@ -27,7 +27,9 @@ struct BfvShape {
 };
 
 // Offline: of a pass.
-constexpr Cost query_cost(const BfvShape& s) { return {.rounds = 0, .online = {}, .offline = {.user_to_provider = he::query_bytes(s.parameters)}}; }
+constexpr Cost query_cost(const BfvShape& s) {
+  return {.rounds = 0, .online = {}, .offline = {.user_to_provider = he::query_bytes(s.parameters)}};
+}
 
 struct RetrievalKey {  // once a session, user -> provider
   static constexpr Tag tag = Tag::retrieval_key;
@@ -57,9 +59,13 @@ struct RetrievalReply {  // step 2, provider -> user
   }
 };
 
-inline Cost index_cost() { return {.rounds = 0, .online = {.user_to_provider = RetrievalIndex::k_bytes}, .offline = {}}; }
+inline Cost index_cost() {
+  return {.rounds = 0, .online = {.user_to_provider = RetrievalIndex::k_bytes}, .offline = {}};
+}
 // own_round: where nothing else is on its way to the user at that time.
-inline Cost reply_cost(bool own_round) { return {.rounds = own_round ? std::size_t{1} : 0, .online = {.provider_to_user = he::reply_bytes()}, .offline = {}}; }
+inline Cost reply_cost(bool own_round) {
+  return {.rounds = own_round ? std::size_t{1} : 0, .online = {.provider_to_user = he::reply_bytes()}, .offline = {}};
+}
 
 // What both take for `a`: the chain's number.
 inline std::string key_context(std::uint64_t chain) { return "chain " + std::to_string(chain); }
@@ -67,12 +73,15 @@ inline std::string key_context(std::uint64_t chain) { return "chain " + std::to_
 // The user's secrets of one chain. Queries may be made ahead of time by another thread, and again.
 class BfvUser {
  public:
-  BfvUser(const BfvShape& shape, const Seed& seed) : shape_(shape), seed_(seed), secret_(derive(seed, domain::retrieval, "secret key")) {}
+  BfvUser(const BfvShape& shape, const Seed& seed)
+      : shape_(shape), seed_(seed), secret_(derive(seed, domain::retrieval, "secret key")) {}
 
   RetrievalKey key(std::uint64_t chain) const {
     return {he::public_key(secret_, key_context(chain), derive(seed_, domain::retrieval, "public key"))};
   }
-  he::Query query(std::uint32_t pass) const { return he::encrypt(secret_, shape_.parameters, index(pass), of_pass(pass)); }
+  he::Query query(std::uint32_t pass) const {
+    return he::encrypt(secret_, shape_.parameters, index(pass), of_pass(pass));
+  }
   // Passes in rising order, each once.
   RetrievalIndex choose(std::uint32_t pass, std::size_t position) {
     PERMLLM_ASSERT(pass >= next_ && position < shape_.parameters.vocabulary);
@@ -81,7 +90,9 @@ class BfvUser {
     const std::size_t n = shape_.parameters.positions(), delta = index(pass) + n - position;
     return {static_cast<std::uint32_t>(delta - (n & (std::size_t{0} - std::size_t{delta >= n})))};
   }
-  std::uint32_t open(const RetrievalReply& message) const { return he::decrypt(secret_, shape_.parameters, message.reply); }
+  std::uint32_t open(const RetrievalReply& message) const {
+    return he::decrypt(secret_, shape_.parameters, message.reply);
+  }
 
  private:
   Seed of_pass(std::uint32_t pass) const { return derive(seed_, domain::retrieval, "pass " + std::to_string(pass)); }
@@ -96,7 +107,8 @@ class BfvUser {
 // The provider's part of one session. What takes time runs beside the pass.
 class BfvProvider {
  public:
-  BfvProvider(const BfvShape& shape, RetrievalKey message, std::uint64_t chain) : shape_(shape), key_(message.key, key_context(chain)) {}
+  BfvProvider(const BfvShape& shape, RetrievalKey message, std::uint64_t chain)
+      : shape_(shape), key_(message.key, key_context(chain)) {}
 
   // At the begin of a pass: its query, out of the stock.
   void prepare(he::Query query) {
@@ -106,11 +118,14 @@ class BfvProvider {
   void answer(const RetrievalIndex& message, const Coins& with_helper, std::uint32_t pass) {
     const std::size_t positions = shape_.parameters.positions();
     if (message.delta >= positions) {
-      throw Error(Code::malformed, "RetrievalIndex.delta", std::to_string(message.delta) + ", expected less than " + std::to_string(positions));
+      throw Error(Code::malformed, "RetrievalIndex.delta",
+                  std::to_string(message.delta) + ", expected less than " + std::to_string(positions));
     }
-    reply_ = std::async(std::launch::async, [this, &with_helper, pass, query = std::move(query_), delta = message.delta]() mutable {
-               return he::answer(key_, query.get(), row_order(with_helper, shape_.logits, pass, 0).pi, delta, random_seed());
-             }).share();
+    reply_ =
+        std::async(std::launch::async, [this, &with_helper, pass, query = std::move(query_),
+                                        delta = message.delta]() mutable {
+          return he::answer(key_, query.get(), row_order(with_helper, shape_.logits, pass, 0).pi, delta, random_seed());
+        }).share();
   }
   // The reply to the last pass, the same each time.
   RetrievalReply reply() const { return {reply_.get()}; }

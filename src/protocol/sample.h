@@ -17,7 +17,8 @@
 namespace permllm {
 
 struct SampleShape {
-  MapShape map;  // one row of one group; level on but where logits are capped; the answer's ring is the one-hot's, no fraction bits
+  MapShape
+      map;  // one row of one group; level on but where logits are capped; the answer's ring is the one-hot's, no fraction bits
   double cap = 0;  // logits: cap tanh(logit / cap), in units of the reveal; 0: none
 };
 

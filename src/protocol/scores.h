@@ -34,14 +34,14 @@ struct HeadShape {
   std::size_t prompt = 0;    // slots of a prompt that attends both ways; 0: queries see earlier keys alone
   std::size_t window = 0;    // positions whose keys a query sees, its own included; 0: all before
   int rope_frac = 0;
-  int qk_cut = 0;       // low bits cut from the rotated q and k
-  Format qk;            // once cut
+  int qk_cut = 0;  // low bits cut from the rotated q and k
+  Format qk;       // once cut
   int v_cut = 0;
-  Format v;             // once cut
+  Format v;  // once cut
   // The score of a key that a query does not see is between -2^dead_bits and half of that: far below any score, inside the ring
   // that scores are shown in.
   int dead_bits = 0;
-  Reveal shown;  // of the scores
+  Reveal shown;       // of the scores
   bool level = true;  // fast: they are shown at a hidden level
 
   constexpr std::size_t q_rows() const { return heads * head_dim; }
@@ -154,8 +154,10 @@ inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, const Time
 
 // q and k of a party's share of qkv, rotated and cut.
 template <Role R>
-QueryKey<R> rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline, Executor& executor) {
-  QueryKey<R> z{{s.qk, s.q_rows(), Words(batch.count * s.q_rows())}, {s.qk, s.kv_rows(), Words(batch.count * s.kv_rows())}};
+QueryKey<R> rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline,
+                    Executor& executor) {
+  QueryKey<R> z{{s.qk, s.q_rows(), Words(batch.count * s.q_rows())},
+                {s.qk, s.kv_rows(), Words(batch.count * s.kv_rows())}};
   executor.parallel(batch.count, [&](std::size_t i) {
     const auto row = qkv.token(i);
     const auto take = [&](std::size_t begin, Share<R>& to) {
@@ -180,8 +182,7 @@ inline Words key_masks(const Coins& coins, Use use, const HeadShape& s, std::uin
 
 // Masks of one slot, q then k: b (user, helper) or a (provider, helper).
 inline QueryKeyCoins query_key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
-  return {coins.words(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring),
-          key_masks(coins, use, s, slot)};
+  return {coins.words(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring), key_masks(coins, use, s, slot)};
 }
 
 // How many of n keys are among `size` words of keys, [slot][kv_rows] from slot `first` on.
@@ -190,7 +191,8 @@ inline std::size_t keys_met(const HeadShape& s, std::size_t n, std::size_t first
 }
 
 // out[head][key] += q[head] . keys[key][kv head]; `keys` are those of slot `first` and after, as far as there are some and `out` has them.
-inline void add_pairs(const HeadShape& s, std::span<const Word> q, std::size_t first, const Words& keys, std::span<Word> out) {
+inline void add_pairs(const HeadShape& s, std::span<const Word> q, std::size_t first, const Words& keys,
+                      std::span<Word> out) {
   const std::size_t n = out.size() / s.heads, count = keys_met(s, n, first, keys.size());
   for (std::size_t h = 0; count > 0 && h < s.heads; ++h) {
     dots(&q[h * s.head_dim], &keys[s.kv_of(h) * s.head_dim], s.kv_rows(), count, s.head_dim, &out[h * n + first]);
@@ -235,9 +237,11 @@ inline void scores(Helper& helper, const HeadShape& s) {
   });
   const auto add = [&](const std::vector<Words>& q, const Coins& coins, Use use) {
     const auto derive = [&](std::uint32_t slot) { return key_masks(coins, use, s, slot); };
-    for_derived_keys(helper.executor, s, s.keys_at(helper.batch.index(helper.batch.count - 1)), derive, [&](std::size_t begin, const Words& keys) {
-      helper.executor.parallel(x.size(), [&](std::size_t i) { add_pairs(s, q[i], begin, keys, x[i]); });
-    });
+    for_derived_keys(helper.executor, s, s.keys_at(helper.batch.index(helper.batch.count - 1)), derive,
+                     [&](std::size_t begin, const Words& keys) {
+                       helper.executor.parallel(x.size(),
+                                                [&](std::size_t i) { add_pairs(s, q[i], begin, keys, x[i]); });
+                     });
   };
   add(a, helper.with_user, Use::score_rotated);
   add(b, helper.with_provider, Use::score_sent);
@@ -287,7 +291,8 @@ inline Masked score_shares(Provider& provider, const HeadShape& s, const Masked&
     if (s.sees_all(provider.timeline, slot)) return;
     // The score of a key that is not seen would tell the hidden level: noise stands in for it, one word for all such keys of a
     // row, because the extremes of many would close in on the level.
-    const auto noise = provider.with_helper.words(scores_at(Use::score_unseen, s, slot), s.heads, Ring{s.dead_bits - 1});
+    const auto noise =
+        provider.with_helper.words(scores_at(Use::score_unseen, s, slot), s.heads, Ring{s.dead_bits - 1});
     for (std::size_t j = 0; j < n; ++j) {
       for (std::size_t h = 0; h < s.heads && !s.sees(provider.timeline, slot, j); ++h) share[h * n + j] = noise[h];
     }
@@ -346,7 +351,8 @@ inline Mask score_shares(User& user, const HeadShape& s, const ShownQueries& eq,
     add_pairs(s, opened, user.timeline.first(), keys.mask, share);
     add_pairs(s, bq, user.timeline.first(), keys.shown, share);
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !s.sees(user.timeline, slot, j); ++h) share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
+      for (std::size_t h = 0; h < s.heads && !s.sees(user.timeline, slot, j); ++h)
+        share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
     }
   });
   return shares;
@@ -378,7 +384,8 @@ inline Masked masked_scores(Provider& provider, const HeadShape& s, const Masked
 
 inline void masked_scores(User& user, const HeadShape& s, const ShownQueries& eq, std::size_t begin) {
   Words d = score_shares(user, s, eq, begin).words;
-  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(scores_at(Use::score_mask, s, user.batch.index(i)));
+  for (std::size_t i = 0; i < user.batch.count; ++i)
+    user.with_helper.burn(scores_at(Use::score_mask, s, user.batch.index(i)));
   const Mask m = score_masks(user.with_helper, s, user.batch);
   for (std::size_t j = 0; j < d.size(); ++j) d[j] -= m.words[j];
   user.provider.send(MaskedScores{block(s.qk.ring, std::move(d))});
@@ -394,7 +401,9 @@ inline void shown_scores(Provider& provider, const HeadShape& s, const Masked& q
   Words shares = score_shares(provider, s, q0, begin).words;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
-    const Words level = s.level ? provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring) : Words(s.heads);
+    const Words level =
+        s.level ? provider.with_helper.words({Use::map_level, Site::scores, s.layer, slot}, s.heads, s.qk.ring)
+                : Words(s.heads);
     const std::size_t n = s.keys_at(slot);
     Word* share = &shares[s.pairs_before(provider.batch, i)];
     for (std::size_t h = 0; h < s.heads; ++h) {
@@ -405,7 +414,8 @@ inline void shown_scores(Provider& provider, const HeadShape& s, const Masked& q
 }
 
 // Scores of the block at unknown levels, in units of the reveal.
-inline std::vector<std::int64_t> shown_scores(User& user, const HeadShape& s, const ShownQueries& eq, std::size_t begin) {
+inline std::vector<std::int64_t> shown_scores(User& user, const HeadShape& s, const ShownQueries& eq,
+                                              std::size_t begin) {
   const Mask shares = score_shares(user, s, eq, begin);
   const auto a = user.provider.receive(ShownScores{expect(s.shown.sent(), shares.words.size())}).a.words;
   std::vector<std::int64_t> shown(a.size());

@@ -42,12 +42,25 @@ struct Cost {
 enum class Shown : std::uint8_t {
   undeclared = 0,  // of a shape that names nothing: no table has it
   // To the user:
-  embedding_row, residual_row, head_row, output_row, score, value, gate_up, raw_gate_up, logit, token,
-  qkv, small_vectors,  // profile open
+  embedding_row,
+  residual_row,
+  head_row,
+  output_row,
+  score,
+  value,
+  gate_up,
+  raw_gate_up,
+  logit,
+  token,
+  qkv,
+  small_vectors,  // profile open
   // To the provider:
-  words, ciphertexts,
+  words,
+  ciphertexts,
   // To the helper:
-  orders, masked_weights, weights,
+  orders,
+  masked_weights,
+  weights,
 };
 
 // What coins of provider and helper hide of a row that the user sees: the order of its columns, the sign of each column of the last
@@ -65,7 +78,9 @@ struct Batch {
 };
 
 // Keys that the query of a slot meets: all up to its own, and of a prompt that attends both ways all of its `prompt` slots.
-constexpr std::size_t keys_at(std::uint32_t slot, std::size_t prompt) { return std::max(std::size_t{slot} + 1, prompt); }
+constexpr std::size_t keys_at(std::uint32_t slot, std::size_t prompt) {
+  return std::max(std::size_t{slot} + 1, prompt);
+}
 // Of the first i queries of a batch, together.
 constexpr std::size_t keys_before(Batch batch, std::size_t i, std::size_t prompt) {
   const std::size_t first = std::size_t{batch.first} + 1, inside = prompt > first ? std::min(prompt - first, i) : 0;

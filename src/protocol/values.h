@@ -29,7 +29,9 @@ struct ValuesShape {
 
 // The lift: with step 2 of Scores.
 constexpr Cost lift_cost(const ValuesShape& s, Batch batch) {
-  return {.rounds = 0, .online = {.provider_to_user = batch.count * s.head.kv_rows() * s.head.v.ring.bytes()}, .offline = {}};
+  return {.rounds = 0,
+          .online = {.provider_to_user = batch.count * s.head.kv_rows() * s.head.v.ring.bytes()},
+          .offline = {}};
 }
 constexpr Cost reshare_cost(const ValuesShape& s, Batch batch) {
   return {.rounds = 0, .online = {.user_to_provider = batch.count * s.head.kv_rows() * s.mixed.bytes()}, .offline = {}};
@@ -134,7 +136,8 @@ Share<R> cut_values(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
 
 // alpha of a slot.
 inline Words lift_alpha(const Coins& coins, const ValuesShape& s, std::uint32_t slot) {
-  return lift_masks(coins.words(values_at(Use::value_lift, s, slot), s.head.kv_rows(), lift_ring(s.head.v.ring)), s.head.v.ring);
+  return lift_masks(coins.words(values_at(Use::value_lift, s, slot), s.head.kv_rows(), lift_ring(s.head.v.ring)),
+                    s.head.v.ring);
 }
 
 // c of a slot.
@@ -163,11 +166,13 @@ void append(Share<R>& to, const Share<R>& from) {
 // offline, helper -> provider: x. rp: of the probabilities, [token][head][key].
 template <class W>
 void values(Helper& helper, const ValuesShape& s, const MaskOf<W>& rp) {
-  for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(values_at(Use::value_share, s, helper.batch.index(i)));
+  for (std::size_t i = 0; i < helper.batch.count; ++i)
+    helper.with_user.burn(values_at(Use::value_share, s, helper.batch.index(i)));
   std::vector<std::vector<W>> a(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
-    a[i] = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * s.head.keys_at(slot), s.mixed);
+    a[i] = helper.with_provider.words<W>(values_at(Use::value_weights, s, slot), s.head.heads * s.head.keys_at(slot),
+                                         s.mixed);
     x[i] = helper.with_user.words<W>(values_at(Use::value_share, s, slot), s.head.q_rows(), s.mixed);
     for (W& word : x[i]) word = W{0} - word;
   });
@@ -175,8 +180,10 @@ void values(Helper& helper, const ValuesShape& s, const MaskOf<W>& rp) {
   const auto alpha = [&](std::uint32_t slot) { return lift_alpha(helper.with_provider, s, slot); };
   const std::size_t end = s.head.keys_at(helper.batch.index(helper.batch.count - 1));
   const auto out = [&](std::size_t i) { return x[i].data(); };
-  mix_derived(helper, s.head, end, c, [&](std::size_t i) { return a[i].data(); }, out);
-  mix_derived(helper, s.head, end, alpha, [&](std::size_t i) { return &rp.words[s.head.pairs_before(helper.batch, i)]; }, out);
+  mix_derived(
+      helper, s.head, end, c, [&](std::size_t i) { return a[i].data(); }, out);
+  mix_derived(
+      helper, s.head, end, alpha, [&](std::size_t i) { return &rp.words[s.head.pairs_before(helper.batch, i)]; }, out);
   for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.mixed);
 }
 
@@ -200,7 +207,8 @@ inline void values_lift(User& user, const ValuesShape& s, const Mask& qkv) {
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     const Mask v1 = cut_values(qkv, s.head, i);
     for (std::size_t j = 0; j < kv; ++j) {
-      user.keys[s.head.layer].lift.push_back(static_cast<Word>(centre(lifted[i * kv + j] + v1.words[j], s.head.v.ring)));
+      user.keys[s.head.layer].lift.push_back(
+          static_cast<Word>(centre(lifted[i * kv + j] + v1.words[j], s.head.v.ring)));
     }
   }
 }
@@ -208,7 +216,8 @@ inline void values_lift(User& user, const ValuesShape& s, const Mask& qkv) {
 // re-share: with step 3 of Scores.
 template <class W>
 void values_reshare(Provider& provider, const ValuesShape& s) {
-  const auto f = provider.user.receive(ResharedValues<W>{expect<W>(s.mixed, provider.batch.count * s.head.kv_rows())}).f.words;
+  const auto f =
+      provider.user.receive(ResharedValues<W>{expect<W>(s.mixed, provider.batch.count * s.head.kv_rows())}).f.words;
   std::vector<W>& all = provider.keys[s.head.layer].reshare.of<W>();
   all.insert(all.end(), f.begin(), f.end());
 }
@@ -235,7 +244,8 @@ Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
   Masked out{s.out, q, Words(provider.batch.count * q)};
   std::vector<W> e = p0.words;
   std::vector<std::vector<W>> shares(provider.batch.count);
-  for (std::size_t i = 0; i < provider.batch.count; ++i) provider.with_helper.burn(values_at(Use::value_weights, s, provider.batch.index(i)));
+  for (std::size_t i = 0; i < provider.batch.count; ++i)
+    provider.with_helper.burn(values_at(Use::value_weights, s, provider.batch.index(i)));
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = provider.batch.index(i);
     const std::size_t n = s.head.keys_at(slot), pairs = s.head.heads * n, at = s.head.pairs_before(provider.batch, i);
@@ -245,8 +255,11 @@ Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
     mix(s.head, &p0.words[at], n, provider.timeline.first(), keys.lift, shares[i].data());
     mix(s.head, a.data(), n, provider.timeline.first(), f, shares[i].data());
   });
-  mix_derived(provider, s.head, provider.timeline.first(), [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s, slot); },
-              [&](std::size_t i) { return &p0.words[s.head.pairs_before(provider.batch, i)]; }, [&](std::size_t i) { return shares[i].data(); });
+  mix_derived(
+      provider, s.head, provider.timeline.first(),
+      [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s, slot); },
+      [&](std::size_t i) { return &p0.words[s.head.pairs_before(provider.batch, i)]; },
+      [&](std::size_t i) { return shares[i].data(); });
   for (std::size_t i = 0; i < shares.size(); ++i) {
     for (std::size_t d = 0; d < q; ++d) out.words[i * q + d] = cut(shares[i][d], s.cut);
   }
@@ -260,7 +273,8 @@ Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
 template <class Shares>
 Mask send_mix(User& user, const ValuesShape& s, const Shares& share) {
   const std::size_t q = s.head.q_rows();
-  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(values_at(Use::value_mask, s, user.batch.index(i)));
+  for (std::size_t i = 0; i < user.batch.count; ++i)
+    user.with_helper.burn(values_at(Use::value_mask, s, user.batch.index(i)));
   Mask r = mix_masks(user.with_helper, s, user.batch);
   Words d(user.batch.count * q);
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
@@ -300,8 +314,10 @@ Mask values(User& user, const ValuesShape& s, const MaskOf<W>& rp) {
     mix(s.head, weights(i), n, user.timeline.first(), user.keys[s.head.layer].lift, shares[i].data());
     add_skipped(user, s, weights(i), n, shares[i].data());
   });
-  mix_derived(user, s.head, user.timeline.first(), [&](std::uint32_t slot) { return reshare_masks<W>(user.with_helper, s, slot); }, weights,
-              [&](std::size_t i) { return shares[i].data(); });
+  mix_derived(
+      user, s.head, user.timeline.first(),
+      [&](std::uint32_t slot) { return reshare_masks<W>(user.with_helper, s, slot); }, weights,
+      [&](std::size_t i) { return shares[i].data(); });
   return send_mix(user, s, [&](std::size_t i) { return std::move(shares[i]); });
 }
 

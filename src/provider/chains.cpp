@@ -1,10 +1,10 @@
 #include "provider/chains.h"
 
-#include "session/pairing.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
+
+#include "session/pairing.h"
 
 namespace permllm {
 namespace {
@@ -25,7 +25,11 @@ File locked(const std::filesystem::path& folder) {
 
 ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan,
                                std::function<void(const std::string&)> on_event)
-    : folder_(folder), model_id_(std::move(model_id)), plan_hash_(plan.hash()), plan_(plan), on_event_(std::move(on_event)),
+    : folder_(folder),
+      model_id_(std::move(model_id)),
+      plan_hash_(plan.hash()),
+      plan_(plan),
+      on_event_(std::move(on_event)),
       ledger_(prepared(folder)) {
   if (folder_.empty()) return;
   lock_.emplace(locked(folder_));
@@ -72,7 +76,9 @@ bool ProviderChains::used_up(const ChainRecord& record) const {
 
 std::vector<ChainRecord> ProviderChains::leftovers(const std::string& peer) {
   std::vector<ChainRecord> used = ledger_.chains(peer, model_id_);
-  std::erase_if(used, [&](const ChainRecord& record) { return record.burnt == Marks{} || open_.contains({peer, record.chain}); });
+  std::erase_if(used, [&](const ChainRecord& record) {
+    return record.burnt == Marks{} || open_.contains({peer, record.chain});
+  });
   const auto ready = [](const ChainRecord& record) { return between(record.burnt, record.made)[k_slot_kind]; };
   std::sort(used.begin(), used.end(), [&](const ChainRecord& a, const ChainRecord& b) { return ready(a) < ready(b); });
   return used;
@@ -85,7 +91,8 @@ void ProviderChains::drop_leftovers(const std::string& peer) {
 
 std::uint64_t ProviderChains::bytes_of(const std::string& peer) const {
   std::uint64_t sum = 0;
-  for (auto i = open_.lower_bound({peer, 0}); i != open_.end() && i->first.first == peer; ++i) sum += i->second->stock_.bytes();
+  for (auto i = open_.lower_bound({peer, 0}); i != open_.end() && i->first.first == peer; ++i)
+    sum += i->second->stock_.bytes();
   for (auto i = idle_.lower_bound({peer, 0}); i != idle_.end() && i->first.first == peer; ++i) sum += i->second;
   return sum;
 }
@@ -111,15 +118,22 @@ bool ProviderChains::disk_has(std::uint64_t bytes) const {
 
 void ProviderChains::refuse_for_disk(std::uint64_t bytes) {
   disk_trouble();
-  throw Error(Code::resource, Reason::disk_full, "stock", fmt::format("the provider's disk is full: {} bytes are free, {} more are wanted beside {} that stay free; what is made can be used, "
-                                                   "and the provider has to make room for more", *free_space(), bytes, k_disk_margin));
+  throw Error(Code::resource, Reason::disk_full, "stock",
+              fmt::format("the provider's disk is full: {} bytes are free, {} more are wanted beside {} that stay "
+                          "free; what is made can be used, "
+                          "and the provider has to make room for more",
+                          *free_space(), bytes, k_disk_margin));
 }
 
 std::string ProviderChains::disk_trouble() {
   const auto free = free_space();
   const bool full = free && *free < k_disk_margin;
-  const std::string trouble = full ? fmt::format("the disk of the offline material is full ({} bytes are free, {} stay free): no more is taken", *free, k_disk_margin) : "";
-  if (disk_full_.exchange(full) != full) on_event_(full ? trouble : fmt::format("the disk of the offline material has room again, {} bytes", *free));
+  const std::string trouble =
+      full ? fmt::format("the disk of the offline material is full ({} bytes are free, {} stay free): no more is taken",
+                         *free, k_disk_margin)
+           : "";
+  if (disk_full_.exchange(full) != full)
+    on_event_(full ? trouble : fmt::format("the disk of the offline material has room again, {} bytes", *free));
   return trouble;
 }
 
@@ -134,9 +148,10 @@ void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, con
     if (fits()) return;
   }
   if (!disk_has(bytes)) refuse_for_disk(bytes);
-  throw Error(Code::resource, Reason::stock_full, "stock",
-              fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}",
-                          bytes_of(peer), bytes, limits.stock));
+  throw Error(
+      Code::resource, Reason::stock_full, "stock",
+      fmt::format("{} bytes of the user's packs are on the provider's disk, {} more are wanted, the limit is {}",
+                  bytes_of(peer), bytes, limits.stock));
 }
 
 void ProviderChains::drop_unless(const std::function<bool(const std::string& peer)>& keep) {
@@ -174,7 +189,8 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   }
   record->burnt = later_of(record->burnt, agreement.burnt);
   const auto slots = static_cast<std::uint32_t>(plan_.slots);
-  if (!within(record->burnt, Marks{{slots, slots, slots, slots}})) throw Error(Code::mismatch, "Agreement.burnt", "the chain has no room left; begin another");
+  if (!within(record->burnt, Marks{{slots, slots, slots, slots}}))
+    throw Error(Code::mismatch, "Agreement.burnt", "the chain has no room left; begin another");
   if (!record->paired || !agreement.paired) {  // one of the two has lost its seed, or there was none yet
     record->paired = false;
     record->made = {};
@@ -183,7 +199,8 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   before ? ledger_.change(*before, *record) : ledger_.add(*record);
   const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
   chain->keep_ = agreement.keep && !folder_.empty();
-  if (!folder_.empty()) {  // what a user does not keep takes no memory either: files without a name last as long as the session
+  if (!folder_
+           .empty()) {  // what a user does not keep takes no memory either: files without a name last as long as the session
     chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
     chain->stock_.drop_behind(record->made);
     chain->free(record->burnt);
@@ -246,7 +263,8 @@ void ProviderChains::Chain::free(const Marks& used) {
   freed_ = used;
 }
 
-ProviderChains::Chain::Room::Room(Chain& chain, std::uint64_t bytes, const UserLimits& limits) : chain_(chain), bytes_(bytes) {
+ProviderChains::Chain::Room::Room(Chain& chain, std::uint64_t bytes, const UserLimits& limits)
+    : chain_(chain), bytes_(bytes) {
   const std::lock_guard lock(chain_.chains_.mutex_);
   chain_.chains_.need_room(chain_.record_.peer, bytes_, limits);
   chain_.chains_.coming_[chain_.record_.peer] += bytes_;
@@ -262,7 +280,8 @@ ProviderChains::Chain::Room::~Room() {
 void ProviderChains::Chain::begin_filling(const UserLimits& limits, Clock::time_point deadline) {
   Room(*this, 1, limits);
   std::unique_lock lock(mutex_);
-  if (!changed_.wait_until(lock, deadline, [&] { return !filling_; })) throw Error(Code::mismatch, "Hello.session", "another filling of this chain is under way");
+  if (!changed_.wait_until(lock, deadline, [&] { return !filling_; }))
+    throw Error(Code::mismatch, "Hello.session", "another filling of this chain is under way");
   filling_ = true;
   record_.paired ? stock_.begin_filling(record_.made) : stock_.clear();
 }
@@ -271,7 +290,8 @@ void ProviderChains::Chain::paired(const Seed& seed, const Digest& other) {
   {
     const std::lock_guard lock(mutex_);
     if (record_.paired && other != record_.other) {
-      throw Error(Code::mismatch, "Paired.other", "the user's seed of this chain is another than when it was begun; begin another chain");
+      throw Error(Code::mismatch, "Paired.other",
+                  "the user's seed of this chain is another than when it was begun; begin another chain");
     }
     if (record_.paired) return;
     ChainRecord now = record_;

@@ -17,16 +17,17 @@ namespace permllm {
 
 // What a user may have at a provider.
 struct UserLimits {
-  std::size_t sessions = 16;           // at once
-  std::uint64_t stock = 32ull << 30;   // bytes of packs that are not burnt, and of those that are being made
-  std::uint64_t tokens = UINT64_MAX;   // of answers, ever: the invite's allowance
+  std::size_t sessions = 16;          // at once
+  std::uint64_t stock = 32ull << 30;  // bytes of packs that are not burnt, and of those that are being made
+  std::uint64_t tokens = UINT64_MAX;  // of answers, ever: the invite's allowance
 };
 
 class ProviderChains {
  public:
   // folder: for the ledger and the packs, which outlast the process; empty: in memory, and each chain goes with its session. Chains whose files
   // are lost or damaged are dropped, and told to on_event. Errors: file, also where another provider runs on the folder.
-  ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan, std::function<void(const std::string&)> on_event);
+  ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan,
+                 std::function<void(const std::string&)> on_event);
 
   // One chain, while a session uses it.
   class Chain {
@@ -128,9 +129,9 @@ class ProviderChains {
   std::function<void(const std::string&)> on_event_;
   std::optional<File> lock_;
   Ledger ledger_;
-  std::mutex mutex_;  // before a chain's and a stock's
-  std::map<Key, Chain*> open_;          // in a session
-  std::map<Key, std::uint64_t> idle_;   // bytes of the others
+  std::mutex mutex_;                             // before a chain's and a stock's
+  std::map<Key, Chain*> open_;                   // in a session
+  std::map<Key, std::uint64_t> idle_;            // bytes of the others
   std::map<std::string, std::uint64_t> coming_;  // bytes by user, that are being put into a stock
   std::atomic<bool> disk_full_ = false;          // on_event was told so
 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+
 #include "permllm/error.h"
 #include "rand/domains.h"
 
@@ -42,9 +43,12 @@ File opened(const std::filesystem::path& path, const std::string& id, const Seed
 // Errors: file, naming what is wrong with it and the remedy.
 void read_head(const File& file, const std::filesystem::path& path, Head& head) {
   const auto refuse = [&](const std::string& why) { throw Error(Code::file, path.string(), why); };
-  const auto others = std::filesystem::status(path).permissions() & (std::filesystem::perms::group_all | std::filesystem::perms::others_all);
+  const auto others = std::filesystem::status(path).permissions() &
+                      (std::filesystem::perms::group_all | std::filesystem::perms::others_all);
   if (others != std::filesystem::perms::none) {
-    refuse("others may read or write it, and it holds a secret: expected mode 0600 (remove it, and the model is registered afresh)");
+    refuse(
+        "others may read or write it, and it holds a secret: expected mode 0600 (remove it, and the model is "
+        "registered afresh)");
   }
   if (!file.read(0, head.bytes) || std::memcmp(head.bytes, k_magic.data(), k_magic.size()) != 0) {
     refuse("is no record of a model of this version (remove it, and the model is registered afresh)");
@@ -66,8 +70,8 @@ std::filesystem::path place_of(const std::filesystem::path& state, const Digest&
 
 }  // namespace
 
-ModelRecord::ModelRecord(const std::filesystem::path& state, const Digest& digest, std::uint32_t chunks, const std::string& fresh_id,
-                         const Seed& fresh_seed)
+ModelRecord::ModelRecord(const std::filesystem::path& state, const Digest& digest, std::uint32_t chunks,
+                         const std::string& fresh_id, const Seed& fresh_seed)
     : file_(opened(place_of(state, digest), fresh_id, fresh_seed)), sent_(chunks) {
   read(place_of(state, digest));
 }

@@ -18,7 +18,8 @@ class ModelRecord {
  public:
   // Opens STATE/models/DIGEST, or makes it, for its owner alone, with the id and seed given. Errors: file, where it is damaged
   // or others may read it (names the file and the remedy); resource.
-  ModelRecord(const std::filesystem::path& state, const Digest& digest, std::uint32_t chunks, const std::string& fresh_id, const Seed& fresh_seed);
+  ModelRecord(const std::filesystem::path& state, const Digest& digest, std::uint32_t chunks,
+              const std::string& fresh_id, const Seed& fresh_seed);
   const std::string& model_id() const { return model_id_; }
   const Seed& mask_seed() const { return mask_seed_; }
   // By chunk; zeros: not sent yet.

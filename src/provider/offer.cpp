@@ -1,7 +1,5 @@
 #include "provider/offer.h"
 
-#include "session/fields.h"
-
 #include <fmt/format.h>
 
 #include <cmath>
@@ -12,6 +10,7 @@
 #include "page/pack.h"
 #include "plan/calibrate.h"
 #include "plan/calibration_text.h"
+#include "session/fields.h"
 #include "session/masked_model.h"
 
 namespace permllm {
@@ -24,22 +23,40 @@ Ranges synthetic_ranges(const Config& c) {
   // A residual that is a norm's output, scaled, knows no sinks: no entry of a normed row is larger than the root of their number.
   if (c.normed_residual) {
     const double residual = std::sqrt(2.0 * static_cast<double>(c.layers) * static_cast<double>(c.width)) * 2;
-    return {.residual = residual, .qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64), .activation = 75.5,
-            .logit = 25, .logit_raw = 25 * residual, .gate_up = by_layer(75.5), .gate_up_raw = by_layer(75.5 * residual), .qkv_raw = by_layer(21 * residual)};
+    return {.residual = residual,
+            .qk = 21,
+            .v = 13.3,
+            .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64),
+            .activation = 75.5,
+            .logit = 25,
+            .logit_raw = 25 * residual,
+            .gate_up = by_layer(75.5),
+            .gate_up_raw = by_layer(75.5 * residual),
+            .qkv_raw = by_layer(21 * residual)};
   }
-  return {.residual = 22778, .qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64), .activation = 2843,
-          .logit = 25,  .logit_raw = 4096, .gate_up = by_layer(75.5), .gate_up_raw = by_layer(20000),
+  return {.residual = 22778,
+          .qk = 21,
+          .v = 13.3,
+          .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64),
+          .activation = 2843,
+          .logit = 25,
+          .logit_raw = 4096,
+          .gate_up = by_layer(75.5),
+          .gate_up_raw = by_layer(20000),
           .qkv_raw = by_layer(4096)};
 }
 
 void set_plan(OfferedModel& model, const Ranges& ranges, const OfferOptions& options) {
-  model.plan = options.fused ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused, options.prompt_slots)
-                             : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile, options.prompt_slots);
+  model.plan =
+      options.fused
+          ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused, options.prompt_slots)
+          : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile, options.prompt_slots);
   model.plan.retrieval = options.retrieval;
   model.plan.check();
   check_as_peers_do(model.plan);
   for (const Part::Kind kind : {Part::Kind::slot, Part::Kind::entry, Part::Kind::pass}) {
-    if (!model.plan.open() || kind != Part::Kind::entry) deal_batch(model.plan, kind);  // refused here, not in a session
+    if (!model.plan.open() || kind != Part::Kind::entry)
+      deal_batch(model.plan, kind);  // refused here, not in a session
   }
   model.mask_seed = random_seed();
 }
@@ -60,7 +77,8 @@ void check_options(const OfferOptions& options, const Config& config) {
     throw Error(Code::usage, "fused", "on, but profile open applies every norm after its matrix: leave it out");
   }
   if (options.profile == Profile::open && options.retrieval == Retrieval::bfv) {
-    throw Error(Code::usage, "retrieval", "bfv, but in profile open there is nothing to retrieve: a token's position is its id; leave it out");
+    throw Error(Code::usage, "retrieval",
+                "bfv, but in profile open there is nothing to retrieve: a token's position is its id; leave it out");
   }
 }
 
@@ -68,7 +86,8 @@ OfferedModel offer_synthetic(const std::string& name, const OfferOptions& option
   Config config = synthetic_config(name, options.layers, options.width);
   check_options(options, config);
   if (options.distinct_layers > config.layers) {
-    throw Error(Code::usage, "distinct_layers", fmt::format("{}, {} has {} layers", options.distinct_layers, name, config.layers));
+    throw Error(Code::usage, "distinct_layers",
+                fmt::format("{}, {} has {} layers", options.distinct_layers, name, config.layers));
   }
   config.distinct_layers = options.distinct_layers;
   OfferedModel model;
@@ -84,18 +103,23 @@ Vocabulary vocabulary_of(const ModelFile& file, bool ids_only) {
   const auto id = [&](const char* key, std::size_t least, std::size_t most) -> std::size_t {
     const nlohmann::json value = file.folder()->config().value(key, nlohmann::json());
     if (value.is_number_unsigned() && value >= least && value <= most) return value.get<std::size_t>();
-    throw Error(Code::file, std::string("config.json: ") + key, fmt::format("is missing or no number from {} to {}", least, most));
+    throw Error(Code::file, std::string("config.json: ") + key,
+                fmt::format("is missing or no number from {} to {}", least, most));
   };
   const std::filesystem::path path = file.folder()->path() / "ice_text.model";
   if (std::filesystem::exists(path)) {
     const MappedFile text(path);
     const Vocabulary vocabulary = Vocabulary::read_sentencepiece(text.bytes());
-    if (vocabulary.pre != "chatglm-6b") throw Error(Code::unsupported, "ice_text.model", "is not ChatGLM-6B's: it lacks <sop>, <eop> or [gMASK]");
+    if (vocabulary.pre != "chatglm-6b")
+      throw Error(Code::unsupported, "ice_text.model", "is not ChatGLM-6B's: it lacks <sop>, <eop> or [gMASK]");
     // The first release has ids of images before those of texts.
     const std::size_t bos = id("bos_token_id", *vocabulary.bos, 1 << 20);
     return bos == *vocabulary.bos ? vocabulary : Vocabulary::read_sentencepiece(text.bytes(), bos - *vocabulary.bos);
   }
-  if (!ids_only) throw Error(Code::file, "ice_text.model", "is missing from the folder: a text has no tokens without it (generate --prompt-ids and bench do without)");
+  if (!ids_only)
+    throw Error(
+        Code::file, "ice_text.model",
+        "is missing from the folder: a text has no tokens without it (generate --prompt-ids and bench do without)");
   const Config config = read_config(file);
   Vocabulary numbers;
   numbers.model = "gpt2";
@@ -113,7 +137,8 @@ Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
   const std::size_t rows = read_config(file).vocab;  // more of them than tokens are common: tables are padded
   if (vocabulary.tokens.size() > rows) {
     throw Error(Code::file, file.gguf() != nullptr ? "tokenizer.ggml.tokens" : "ice_text.model",
-                fmt::format("{} tokens, the embedding table has {} rows: each token needs one", vocabulary.tokens.size(), rows));
+                fmt::format("{} tokens, the embedding table has {} rows: each token needs one",
+                            vocabulary.tokens.size(), rows));
   }
   return vocabulary;
 }
@@ -128,14 +153,16 @@ std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Conf
   return ids;
 }
 
-OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor, const LoadProgress& progress) {
+OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor,
+                         const LoadProgress& progress) {
   if (options.synthetic) return offer_synthetic(path, options, executor);
   const ModelFile file = ModelFile::open(path);
   const Config config = read_config(file);
   check_options(options, config);
   OfferedModel model;
   model.vocabulary = read_vocabulary(file, options.ids_only);
-  const std::vector<TokenId> calibration = calibration_tokens(model.vocabulary, config);  // refused before the long work
+  const std::vector<TokenId> calibration =
+      calibration_tokens(model.vocabulary, config);  // refused before the long work
   set_id(model, file.sha256());
   // Where rings have no room for columns of finer steps: fewer of them, rather than no answer.
   for (int most_shift = k_most_shift;; most_shift = most_shift == k_most_shift ? k_most_shift / 2 : 0) {
@@ -155,7 +182,8 @@ void keep_record(OfferedModel& model, const std::filesystem::path& state, Execut
   visit(bound, weights);
   bound.number("chunk", model.chunk);
   const auto chunks = static_cast<std::uint32_t>((masked_model_bytes(model.plan) + model.chunk - 1) / model.chunk);
-  model.record = std::make_unique<ModelRecord>(state, hash(domain::model_record, bound.take()), chunks, model.model_id, model.mask_seed);
+  model.record = std::make_unique<ModelRecord>(state, hash(domain::model_record, bound.take()), chunks, model.model_id,
+                                               model.mask_seed);
   model.model_id = model.record->model_id();
   model.mask_seed = model.record->mask_seed();
 }

@@ -8,7 +8,7 @@
 namespace permllm {
 namespace {
 
-constexpr std::uint64_t k_magic = 0x4b4341504d524550;  // "PERMPACK"
+constexpr std::uint64_t k_magic = 0x4b4341504d524550;                // "PERMPACK"
 constexpr std::uint32_t k_version = 1, k_record_magic = 0x44524352;  // "RCRD"
 constexpr std::size_t k_record_head = 4 + 1 + 4 + 4 + 4, k_piece_head = 4 + 8, k_sum = 8;
 
@@ -29,8 +29,8 @@ bool sum_fits(const Bytes& bytes) {
 
 }  // namespace
 
-PackFile::PackFile(const std::filesystem::path& path, std::uint8_t source, std::uint64_t chain, const std::string& plan_hash, std::uint64_t length,
-                   const std::function<void(Record)>& each)
+PackFile::PackFile(const std::filesystem::path& path, std::uint8_t source, std::uint64_t chain,
+                   const std::string& plan_hash, std::uint64_t length, const std::function<void(Record)>& each)
     : file_(path, File::Mode::create) {
   Writer writer;
   writer.number("magic", k_magic);
@@ -83,7 +83,8 @@ bool PackFile::read_record(std::uint64_t end, Record& record) {
   return true;
 }
 
-PackFile::Record PackFile::append(std::uint8_t kind, std::uint32_t layer, Batch batch, const std::vector<std::size_t>& sizes, const Bytes& material) {
+PackFile::Record PackFile::append(std::uint8_t kind, std::uint32_t layer, Batch batch,
+                                  const std::vector<std::size_t>& sizes, const Bytes& material) {
   Record record{kind, layer, batch, {}};
   Writer writer;
   writer.number("magic", k_record_magic);
@@ -111,7 +112,8 @@ PackFile::Record PackFile::append(std::uint8_t kind, std::uint32_t layer, Batch 
 Bytes PackFile::read(const Place& place) const {
   Bytes bytes(place.bytes);
   if (!file_.read(place.offset, bytes) || sum_of(bytes) != place.sum) {
-    throw Error(Code::file, file_.name(), fmt::format("{} bytes at {} are damaged; the chain goes on behind them", place.bytes, place.offset));
+    throw Error(Code::file, file_.name(),
+                fmt::format("{} bytes at {} are damaged; the chain goes on behind them", place.bytes, place.offset));
   }
   return bytes;
 }

@@ -35,10 +35,11 @@ class PackFile {
 
   // Opens the file, or makes it with its head, and tells each record within `length` bytes, the file's length that the ledger has; what is
   // behind them goes. A record that is damaged ends them. Errors: file, of another chain, plan or version; resource.
-  PackFile(const std::filesystem::path& path, std::uint8_t source, std::uint64_t chain, const std::string& plan_hash, std::uint64_t length,
-           const std::function<void(Record)>& each);
+  PackFile(const std::filesystem::path& path, std::uint8_t source, std::uint64_t chain, const std::string& plan_hash,
+           std::uint64_t length, const std::function<void(Record)>& each);
   // Adds a record; on the disk after sync. Errors: resource: what was there before stays good.
-  Record append(std::uint8_t kind, std::uint32_t layer, Batch batch, const std::vector<std::size_t>& sizes, const Bytes& material);
+  Record append(std::uint8_t kind, std::uint32_t layer, Batch batch, const std::vector<std::size_t>& sizes,
+                const Bytes& material);
   // Errors: file, where the bytes are not those that were written.
   Bytes read(const Place& place) const;
   // Gives the room of bytes back that no piece in use has. False where the file system does not take it.

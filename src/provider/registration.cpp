@@ -30,9 +30,11 @@ void send_chunks(Registration& registration, std::span<const std::uint32_t> miss
   const auto await_taken = [&](std::size_t most) {  // until at most so many are under way
     for (; sent - taken > most; ++taken) {
       const std::uint32_t number = helper.receive(ModelTaken{}).number;
-      if (number != missing[taken]) throw Error(Code::malformed, "ModelTaken.number", fmt::format("{}, expected {}", number, missing[taken]));
+      if (number != missing[taken])
+        throw Error(Code::malformed, "ModelTaken.number", fmt::format("{}, expected {}", number, missing[taken]));
       registration.advanced = true;
-      if (registration.progress) registration.progress(static_cast<double>(taken + 1) / static_cast<double>(missing.size()));
+      if (registration.progress)
+        registration.progress(static_cast<double>(taken + 1) / static_cast<double>(missing.size()));
     }
   };
   while (sent < missing.size()) {
@@ -66,7 +68,8 @@ void send(Registration& registration) {
   for (std::uint32_t first = 0; first < offer.chunks();) {
     const auto held = helper.receive(ModelHeld{}).hashes;
     const std::size_t expected = std::min<std::size_t>(ModelHeld::k_step, offer.chunks() - first);
-    if (held.size() != expected) throw Error(Code::malformed, "ModelHeld.hashes", fmt::format("{} of them, expected {}", held.size(), expected));
+    if (held.size() != expected)
+      throw Error(Code::malformed, "ModelHeld.hashes", fmt::format("{} of them, expected {}", held.size(), expected));
     for (const Digest& hash : held) {
       if (hash == Digest{} || hash != registration.sent[first]) missing.push_back(first);
       ++first;
@@ -86,10 +89,16 @@ void send(Registration& registration) {
 
 }  // namespace
 
-void register_at_helper(const OfferedModel& model, Executor& executor, Clock::duration patience, const DialHelper& dial, const OnEvent& on_event,
-                        const std::function<void(double)>& progress) {
-  Registration registration{model, executor, patience, dial, progress, {model.model_id, model.plan, masked_model_bytes(model.plan), model.chunk},
-                            MaskedModel(model.weights, model.plan, model.mask_seed), {}};
+void register_at_helper(const OfferedModel& model, Executor& executor, Clock::duration patience, const DialHelper& dial,
+                        const OnEvent& on_event, const std::function<void(double)>& progress) {
+  Registration registration{model,
+                            executor,
+                            patience,
+                            dial,
+                            progress,
+                            {model.model_id, model.plan, masked_model_bytes(model.plan), model.chunk},
+                            MaskedModel(model.weights, model.plan, model.mask_seed),
+                            {}};
   registration.sent = model.record ? model.record->sent() : std::vector<Digest>(registration.offer.chunks());
   for (;;) {
     registration.advanced = false;

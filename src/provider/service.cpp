@@ -1,8 +1,5 @@
 #include "provider/service.h"
 
-#include "session/pairing.h"
-#include "session/public_part.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +9,8 @@
 #include "base/heap.h"
 #include "base/reason.h"
 #include "model/embedding.h"
+#include "session/pairing.h"
+#include "session/public_part.h"
 
 namespace permllm {
 namespace {
@@ -29,18 +28,31 @@ std::size_t bytes_of(const Vocabulary& vocabulary) {
 
 }  // namespace
 
-ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, DialHelper dial_helper,
-                                 OnEvent on_event, const std::filesystem::path& state, Clock::duration grace, Clock::duration idle)
-    : model_(std::move(model)), plan_hash_(model_.plan.hash()), executor_(executor), patience_(patience), idle_(std::max(idle, patience)),
-      dial_helper_(std::move(dial_helper)), on_event_(std::move(on_event)), resume_limits_{.grace = grace, .kept_bytes = k_kept_bytes, .patience = patience}, most_material_(most_material(model_.plan)),
-      card_{0, model_.model_id, model_.plan, std::move(model_.vocabulary), model_.plan.open() ? Seed{} : model_.mask_seed}, card_bytes_(bytes_of(card_.vocabulary)),
-      chains_(state.empty() ? state : state / "stock", model_.model_id, model_.plan, on_event_), sessions_(chains_, resumable_, patience) {}
+ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::duration patience,
+                                 DialHelper dial_helper, OnEvent on_event, const std::filesystem::path& state,
+                                 Clock::duration grace, Clock::duration idle)
+    : model_(std::move(model)),
+      plan_hash_(model_.plan.hash()),
+      executor_(executor),
+      patience_(patience),
+      idle_(std::max(idle, patience)),
+      dial_helper_(std::move(dial_helper)),
+      on_event_(std::move(on_event)),
+      resume_limits_{.grace = grace, .kept_bytes = k_kept_bytes, .patience = patience},
+      most_material_(most_material(model_.plan)),
+      card_{0, model_.model_id, model_.plan, std::move(model_.vocabulary),
+            model_.plan.open() ? Seed{} : model_.mask_seed},
+      card_bytes_(bytes_of(card_.vocabulary)),
+      chains_(state.empty() ? state : state / "stock", model_.model_id, model_.plan, on_event_),
+      sessions_(chains_, resumable_, patience) {}
 
 void ProviderService::register_model(const std::function<void(double)>& progress) {
   register_at_helper(model_, executor_, patience_, dial_helper_, on_event_, progress);
 }
 
-void ProviderService::watch_helper(DialHelper dial) { watch_ = std::make_unique<HelperWatch>(std::move(dial), ProbedModel{model_.model_id, model_.plan}); }
+void ProviderService::watch_helper(DialHelper dial) {
+  watch_ = std::make_unique<HelperWatch>(std::move(dial), ProbedModel{model_.model_id, model_.plan});
+}
 
 void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, const UserLimits& limits) {
   ResumeLimits resume_limits = resume_limits_;
@@ -52,9 +64,12 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
     if (resumable_.resumed(*link, peer, Clock::now() + patience_)) return events.resumed();
     const Frame first = user.receive_any("the first message of a connection", k_first_payload);
     if (is_probe(first)) {
-      return serve_probe(*link, first, [&](const auto&) {
-        return ProbeFacts{{{model_.model_id, model_.plan}}, watch_ ? std::optional(watch_->look()) : std::nullopt};
-      }, *answers_.of(peer.key));
+      return serve_probe(
+          *link, first,
+          [&](const auto&) {
+            return ProbeFacts{{{model_.model_id, model_.plan}}, watch_ ? std::optional(watch_->look()) : std::nullopt};
+          },
+          *answers_.of(peer.key));
     }
     const auto hello = message_of<Hello>(first);
     if (hello.purpose == Hello::online) {
@@ -80,11 +95,13 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
   link->leave();
 }
 
-void ProviderService::send_card(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits) {
+void ProviderService::send_card(Channel& user, std::uint64_t session, const std::string& peer,
+                                const UserLimits& limits) {
   const std::uint64_t used = sessions_.used_tokens(peer);
   // A card has a megabyte and more, until it is on its way.
   Room::Held room;
-  if (card_bytes_ > k_small_payload) room = answers_.of(peer)->take(card_bytes_, Clock::now() + patience_, "room for the card");
+  if (card_bytes_ > k_small_payload)
+    room = answers_.of(peer)->take(card_bytes_, Clock::now() + patience_, "room for the card");
   Writer card;
   {
     const std::lock_guard lock(card_mutex_);
@@ -97,7 +114,8 @@ void ProviderService::send_card(Channel& user, std::uint64_t session, const std:
   user.flush();
 }
 
-std::optional<RetrievalKey> ProviderService::begin(Channel& user, std::uint64_t session, const ProviderChains::Chain& chain) {
+std::optional<RetrievalKey> ProviderService::begin(Channel& user, std::uint64_t session,
+                                                   const ProviderChains::Chain& chain) {
   user.send(chain.state());
   user.set_session(session);
   if (model_.plan.open()) {
@@ -109,8 +127,8 @@ std::optional<RetrievalKey> ProviderService::begin(Channel& user, std::uint64_t 
   return user.receive(RetrievalKey{});
 }
 
-void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& peer, const UserLimits& limits,
-                               Executor& executor, SessionEvents& events) {
+void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& peer,
+                               const UserLimits& limits, Executor& executor, SessionEvents& events) {
   const std::uint64_t id = random_number();
   send_card(user, id, peer.key, limits);
   const auto agreement = user.receive(Agreement{});
@@ -124,7 +142,8 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   const ResumableSessions::Kept kept = resumable_.keep(link, id, peer, false);
   std::optional<RetrievalKey> key = begin(user, id, chain);
   trim_heap();  // of the card, whose bytes grew in steps
-  link->await_frame(Clock::now() + k_filling, "the first pass", k_least_payload);  // ProviderSessions says how long; material may be made meanwhile
+  link->await_frame(Clock::now() + k_filling, "the first pass",
+                    k_least_payload);  // ProviderSessions says how long; material may be made meanwhile
   AesCoins coins(chain.seed(Clock::now() + patience_));
   std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain.number());
@@ -142,8 +161,8 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     user.flush();  // the user need not wait for the disk
     chain.free(burning->used());
   };
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain.stock(), executor, patience_, bfv ? &*bfv : nullptr, first, burn,
-                               behind_pass, idle_);
+  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain.stock(), executor, patience_,
+                               bfv ? &*bfv : nullptr, first, burn, behind_pass, idle_);
   conversation.serve(place->in_pass());
   const PartyReport report = conversation.report();
   burning.reset();  // before the user may begin another session on it
@@ -156,7 +175,8 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
 
 void ProviderService::send_embedding(Channel& user) {
   // A piece at a time: the whole table is no session's to keep.
-  const std::size_t vocab = model_.plan.config.vocab, row_bytes = model_.plan.config.width * sizeof(EmbeddingTable::value_type);
+  const std::size_t vocab = model_.plan.config.vocab,
+                    row_bytes = model_.plan.config.width * sizeof(EmbeddingTable::value_type);
   const std::size_t step = std::max<std::size_t>(1, (std::size_t{1} << 15) / row_bytes) * 8;
   for (std::size_t first = 0; first < vocab; first += step) {
     const EmbeddingTable rows = embedding_rows(model_.weights.embed, first, std::min(step, vocab - first));
@@ -166,14 +186,16 @@ void ProviderService::send_embedding(Channel& user) {
   }
 }
 
-void ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain, const UserLimits& limits) {
+void ProviderService::take_material(Channel& from, Stock::Source source, ProviderChains::Chain& chain,
+                                    const UserLimits& limits) {
   for (;;) {
     const Frame frame = from.receive_any("offline material", most_material_);
     if (frame.tag == static_cast<std::uint16_t>(Tag::pack_end)) return;
     if (frame.tag != static_cast<std::uint16_t>(Tag::pack_material)) {
       throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackMaterial or PackEnd", frame.tag));
     }
-    on_event_(material_event(from.session(), source == Stock::Source::user ? Role::user : Role::helper, frame.payload.size()));
+    on_event_(material_event(from.session(), source == Stock::Source::user ? Role::user : Role::helper,
+                             frame.payload.size()));
     PackMaterial material;
     Reader reader(name_of(Tag::pack_material), frame.payload);
     material.visit(reader);
@@ -201,9 +223,17 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     const std::unique_ptr<Link> helper_link = dial_helper_();
     Channel helper(*helper_link, 0, patience_);
     const std::optional<Seed> standing = chain->standing();
-    const PairHello hello{session, peer, model_.model_id, plan_hash_, chain->number(), standing.has_value(), standing ? *standing : random_seed()};
+    const PairHello hello{session,
+                          peer,
+                          model_.model_id,
+                          plan_hash_,
+                          chain->number(),
+                          standing.has_value(),
+                          standing ? *standing : random_seed()};
     helper.send(hello);
-    const Seed common = common_seed(reach(Reason::helper_unreachable, [&] { return helper.receive(PairAccepted{}).half; }), domain::provider_helper, hello);
+    const Seed common =
+        common_seed(reach(Reason::helper_unreachable, [&] { return helper.receive(PairAccepted{}).half; }),
+                    domain::provider_helper, hello);
     helper.set_session(session);
     user.send(chain->state());
     user.flush();

@@ -12,16 +12,16 @@
 #include <string>
 #include <thread>
 
-#include "session/event.h"
-#include "session/greeting.h"
-#include "session/masked_model.h"
-#include "provider/offer.h"
-#include "session/probe.h"
+#include "net/resumable.h"
 #include "provider/chains.h"
+#include "provider/offer.h"
 #include "provider/registration.h"
 #include "provider/session.h"
 #include "provider/sessions.h"
-#include "net/resumable.h"
+#include "session/event.h"
+#include "session/greeting.h"
+#include "session/masked_model.h"
+#include "session/probe.h"
 
 namespace permllm {
 
@@ -30,8 +30,9 @@ class ProviderService {
   // state: the folder of chains and packs; empty: in memory. grace: how long a conversation waits for its user's next connection when one was
   // lost; idle: how long it keeps its cache for the next turn, at least the patience. Before its first pass a session has neither: it ends with
   // its connection, and when nothing was asked or made for it for as long as the patience, or k_first_patience. Errors: those of ProviderChains.
-  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, DialHelper dial_helper, OnEvent on_event,
-                  const std::filesystem::path& state = {}, Clock::duration grace = {}, Clock::duration idle = {});
+  ProviderService(OfferedModel model, Executor& executor, Clock::duration patience, DialHelper dial_helper,
+                  OnEvent on_event, const std::filesystem::path& state = {}, Clock::duration grace = {},
+                  Clock::duration idle = {});
   // Sends V to the helper, as far as it is not there. Where the connection is lost it goes on over another, as long as each
   // gets something across. progress: fraction done of what had to be sent. Errors: the helper's refusals, among them resource
   // where its disk has no room.
@@ -62,8 +63,8 @@ class ProviderService {
   // What is kept until it is acknowledged: of each session, beside one frame more, and of all sessions of a user beyond that, so that the
   // frames of a long prompt need not wait for each other.
   static constexpr std::size_t k_kept_bytes = std::size_t{512} << 10, k_kept_room = 2 * (k_cut_bytes + k_least_payload);
-  void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& peer, const UserLimits& limits, Executor& executor,
-                SessionEvents& events);
+  void converse(Channel& user, const std::shared_ptr<ResumableLink>& link, const Peer& peer, const UserLimits& limits,
+                Executor& executor, SessionEvents& events);
   void send_card(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
   // What follows the agreement; of a plan with BFV the key that the user answers with.
   std::optional<RetrievalKey> begin(Channel& user, std::uint64_t session, const ProviderChains::Chain& chain);
@@ -80,7 +81,8 @@ class ProviderService {
   std::unique_ptr<HelperWatch> watch_;
   ResumeLimits resume_limits_;
   const std::size_t most_material_;  // bytes of a frame of it
-  Card card_;  // what all users are told; a session's own fields are set for it, so that no session copies the vocabulary
+  Card
+      card_;  // what all users are told; a session's own fields are set for it, so that no session copies the vocabulary
   const std::size_t card_bytes_;
   std::mutex card_mutex_;
   RoomByPeer answers_{k_answer_room}, kept_{k_kept_room};

@@ -47,10 +47,21 @@ struct ProviderSession::StockMaterial {
 };
 
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
-                                 Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt, Burn burn,
-                                 std::function<void(double)> on_pass, Clock::duration idle)
-    : plan_(plan), weights_(weights), user_(user), stock_(stock), patience_(patience), idle_(std::max(idle, patience)), timeline_(burnt[k_slot_kind]), keys_(plan.config.layers),
-      provider_{user, coins, executor, timeline_, keys_}, bfv_(bfv), burn_(std::move(burn)), on_pass_(std::move(on_pass)), progress_(burnt) {
+                                 Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt,
+                                 Burn burn, std::function<void(double)> on_pass, Clock::duration idle)
+    : plan_(plan),
+      weights_(weights),
+      user_(user),
+      stock_(stock),
+      patience_(patience),
+      idle_(std::max(idle, patience)),
+      timeline_(burnt[k_slot_kind]),
+      keys_(plan.config.layers),
+      provider_{user, coins, executor, timeline_, keys_},
+      bfv_(bfv),
+      burn_(std::move(burn)),
+      on_pass_(std::move(on_pass)),
+      progress_(burnt) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
 }
@@ -73,8 +84,10 @@ void ProviderSession::serve(std::atomic<bool>& in_pass) {
       const Clock::time_point began = Clock::now();
       run(begin);
       in_pass = false;
-      if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind) on_pass_(seconds_since(began));
-      begin.tokens > 1 ? trim_heap() : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
+      if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind)
+        on_pass_(seconds_since(began));
+      begin.tokens > 1 ? trim_heap()
+                       : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {
       if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
       give_up();
@@ -86,18 +99,22 @@ void ProviderSession::check(const PassBegin& begin) const {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PassBegin.") + field, why);
   };
-  const int least = plan_.open() ? PassBegin::rows : PassBegin::prompt, most = plan_.open() ? PassBegin::rows : PassBegin::retrieve;
+  const int least = plan_.open() ? PassBegin::rows : PassBegin::prompt,
+            most = plan_.open() ? PassBegin::rows : PassBegin::retrieve;
   if (begin.kind < least || begin.kind > most) {
     refuse("kind", fmt::format("{}, expected {} to {} in profile {}", begin.kind, least, most, name_of(plan_.profile)));
   }
-  if (!plan_.open() && begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
+  if (!plan_.open() && begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty())
+    refuse("kind", "no token was sampled yet");
   if (begin.kind == PassBegin::retrieve) return;
   if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
-    refuse("tokens", fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
+    refuse("tokens",
+           fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
   }
   const bool both_ways = plan_.prompt_slots != 0 && begin.kind == PassBegin::prompt;
   if (both_ways && (timeline_.slots() != 0 || begin.tokens != plan_.prompt_slots + 1)) {
-    refuse("tokens", fmt::format("{}, expected {} of a new chain: this model takes one prompt", begin.tokens, plan_.prompt_slots + 1));
+    refuse("tokens", fmt::format("{}, expected {} of a new chain: this model takes one prompt", begin.tokens,
+                                 plan_.prompt_slots + 1));
   }
   if (begin.dead >= (both_ways ? plan_.prompt_slots : 1)) {
     refuse("dead", fmt::format("{}, expected less than {}", begin.dead, both_ways ? plan_.prompt_slots : 1));
@@ -105,9 +122,11 @@ void ProviderSession::check(const PassBegin& begin) const {
   if (begin.heads < 1 || begin.heads > (plan_.open() ? begin.tokens : 1)) {
     refuse("heads", fmt::format("{}, expected 1{}", begin.heads, plan_.open() ? " to the number of tokens" : ""));
   }
-  if (begin.heads > plan_.slots - progress_.pass.index(progress_.pass.count)) refuse("heads", "the chain has no passes left");
+  if (begin.heads > plan_.slots - progress_.pass.index(progress_.pass.count))
+    refuse("heads", "the chain has no passes left");
   if (begin.tokens > plan_.slots - timeline_.slots()) {
-    refuse("tokens", fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
+    refuse("tokens",
+           fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
   }
 }
 
@@ -127,7 +146,8 @@ void ProviderSession::run(const PassBegin& begin) {
   const Clock::time_point began = Clock::now();
   const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
   plan_.open() ? walk_open(begin, material) : walk(begin, material);
-  const bool follows_a_sampled = plan_.open() ? progress_.slot.first > 0 && begin.tokens == begin.heads : begin.kind == PassBegin::sampled;
+  const bool follows_a_sampled =
+      plan_.open() ? progress_.slot.first > 0 && begin.tokens == begin.heads : begin.kind == PassBegin::sampled;
   if (!follows_a_sampled) return;
   ++used_.passes;
   used_.bytes_of_user += material.used.bytes_of_user;
@@ -188,8 +208,10 @@ PartyReport ProviderSession::report() const {
 
 void ProviderSession::rewind(std::size_t tokens) {
   if (plan_.prompt_slots != 0 || tokens > timeline_.length()) {
-    throw Error(Code::malformed, "PassBegin.tokens", fmt::format("{} to be kept, {}", tokens, plan_.prompt_slots != 0 ? "this model takes one prompt a chain"
-                                                                 : fmt::format("there are {}", timeline_.length())));
+    throw Error(Code::malformed, "PassBegin.tokens",
+                fmt::format("{} to be kept, {}", tokens,
+                            plan_.prompt_slots != 0 ? "this model takes one prompt a chain"
+                                                    : fmt::format("there are {}", timeline_.length())));
   }
   timeline_.rewind(tokens);
   sampled_ = {};
@@ -197,7 +219,8 @@ void ProviderSession::rewind(std::size_t tokens) {
 
 void ProviderSession::skip(std::uint32_t slot) {
   timeline_.skip(slot);
-  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(provider_, attention_shape(plan_, l), slot);
+  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l)
+    skip_slot(provider_, attention_shape(plan_, l), slot);
 }
 
 void ProviderSession::give_up() {

@@ -5,9 +5,9 @@
 #include <functional>
 #include <vector>
 
-#include "session/report.h"
 #include "page/pass.h"
 #include "provider/stock.h"
+#include "session/report.h"
 
 namespace permllm {
 
@@ -15,9 +15,9 @@ class ProviderSession {
  public:
   // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. The chain is burnt up to `burnt`; each
   // pass burns more of it by `burn`. on_pass: told the seconds that each pass took. idle: how long the user may take for the next pass, at least the patience. All references outlive the session.
-  ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock, Executor& executor, Clock::duration patience,
-                  BfvProvider* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr, std::function<void(double)> on_pass = nullptr,
-                  Clock::duration idle = {});
+  ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
+                  Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr, const Marks& burnt = {},
+                  Burn burn = nullptr, std::function<void(double)> on_pass = nullptr, Clock::duration idle = {});
   // Serves passes until the user ends the session. in_pass: set while one is under way, for other threads. Errors: whatever the peer or the
   // stock does wrong.
   void serve(std::atomic<bool>& in_pass);

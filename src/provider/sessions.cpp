@@ -9,7 +9,8 @@
 namespace permllm {
 namespace {
 
-constexpr auto k_stalled = std::chrono::seconds(30);  // that a pass waits for its user, before others may have its place
+constexpr auto k_stalled =
+    std::chrono::seconds(30);  // that a pass waits for its user, before others may have its place
 
 }  // namespace
 
@@ -32,18 +33,23 @@ std::uint64_t ProviderSessions::used_tokens(const std::string& peer) {
   return account == accounts_.end() ? chains_.tokens(peer) : account->second;
 }
 
-std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id, const std::string& peer, const Agreement& agreement,
-                                                                const std::shared_ptr<ResumableLink>& link, const UserLimits& limits) {
+std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id, const std::string& peer,
+                                                                const Agreement& agreement,
+                                                                const std::shared_ptr<ResumableLink>& link,
+                                                                const UserLimits& limits) {
   std::unique_ptr<Place> place;
   {
     const std::lock_guard lock(mutex_);
     const std::size_t own = places_of(peer);
     if (own >= limits.sessions) {
-      throw Error(Code::resource, Reason::busy, "session", fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
+      throw Error(Code::resource, Reason::busy, "session",
+                  fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
     }
     const std::uint64_t gives_way = admit(peer);  // others may have come since
     auto chain = chains_.open(peer, agreement);
-    if (gives_way != 0) end(gives_way, Error(Code::resource, Reason::session_ended, "session", "it was idle and was ended to make room for other users"));
+    if (gives_way != 0)
+      end(gives_way, Error(Code::resource, Reason::session_ended, "session",
+                           "it was idle and was ended to make room for other users"));
     const std::uint64_t used = chains_.tokens(peer);
     Session& session = sessions_[id];
     session.peer = peer;
@@ -59,12 +65,13 @@ std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id
 std::shared_ptr<ProviderChains::Chain> ProviderSessions::chain_of(std::uint64_t id, const std::string& peer) {
   const std::lock_guard lock(mutex_);
   const auto found = sessions_.find(id);
-  if (found == sessions_.end() || found->second.peer != peer) throw Error(Code::closed, Reason::session_ended, "Hello.session", "no such session");
+  if (found == sessions_.end() || found->second.peer != peer)
+    throw Error(Code::closed, Reason::session_ended, "Hello.session", "no such session");
   return found->second.chain;
 }
 
-ProviderSessions::Place::Place(ProviderSessions& sessions, std::uint64_t id, const std::string& peer, std::shared_ptr<ProviderChains::Chain> chain,
-                               Session& session)
+ProviderSessions::Place::Place(ProviderSessions& sessions, std::uint64_t id, const std::string& peer,
+                               std::shared_ptr<ProviderChains::Chain> chain, Session& session)
     : sessions_(sessions), id_(id), peer_(peer), chain_(std::move(chain)), session_(session) {}
 
 ProviderSessions::Place::~Place() {
@@ -80,17 +87,20 @@ void ProviderSessions::Place::charge(std::uint32_t tokens, std::uint64_t allowan
   session_.used = true;
   std::uint64_t& used = sessions_.accounts_.at(peer_);
   if (used + tokens > allowance) {
-    throw Error(Code::resource, Reason::allowance_used_up, "allowance", fmt::format("all {} tokens of the invite are used", allowance));
+    throw Error(Code::resource, Reason::allowance_used_up, "allowance",
+                fmt::format("all {} tokens of the invite are used", allowance));
   }
   used += tokens;
 }
 
 std::size_t ProviderSessions::sessions_of(const std::string& peer) const {
-  return static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
+  return static_cast<std::size_t>(
+      std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer; }));
 }
 
 std::size_t ProviderSessions::places_of(const std::string& peer) const {
-  return static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer && !s.second.ending; }));
+  return static_cast<std::size_t>(std::count_if(
+      sessions_.begin(), sessions_.end(), [&](const auto& s) { return s.second.peer == peer && !s.second.ending; }));
 }
 
 std::optional<Clock::time_point> ProviderSessions::Session::waits_since() const {
@@ -130,7 +140,8 @@ std::uint64_t ProviderSessions::admit(const std::string& peer) const {
     }
     if (chosen != 0) return chosen;
   }
-  throw Error(Code::resource, Reason::busy, "provider", fmt::format("as many conversations are open as may be ({}, of all users)", most));
+  throw Error(Code::resource, Reason::busy, "provider",
+              fmt::format("as many conversations are open as may be ({}, of all users)", most));
 }
 
 void ProviderSessions::end(std::uint64_t session, const Error& why) {
@@ -146,7 +157,8 @@ void ProviderSessions::end_unused(const std::stop_token& stop) {
     for (auto& [id, session] : sessions_) {
       if (session.used || !session.link->waits_since()) continue;
       const auto since = session.idle_since();
-      if (since && Clock::now() - *since >= patience_) end(id, Error(Code::timeout, Reason::session_ended, "the first pass", "did not come in time"));
+      if (since && Clock::now() - *since >= patience_)
+        end(id, Error(Code::timeout, Reason::session_ended, "the first pass", "did not come in time"));
     }
     changed_.wait_for(lock, stop, patience_ / 8, [] { return false; });
     lock.unlock();

@@ -38,7 +38,8 @@ class ProviderSessions {
   // A session's place, until it ends. Of its thread.
   class Place {
    public:
-    Place(ProviderSessions& sessions, std::uint64_t id, const std::string& peer, std::shared_ptr<ProviderChains::Chain> chain, Session& session);
+    Place(ProviderSessions& sessions, std::uint64_t id, const std::string& peer,
+          std::shared_ptr<ProviderChains::Chain> chain, Session& session);
     ~Place();
     Place(const Place&) = delete;
     Place& operator=(const Place&) = delete;
@@ -55,8 +56,8 @@ class ProviderSessions {
     Session& session_;
   };
   // Begins session `id` on the chain that was agreed on. Errors: resource; those of ProviderChains::open.
-  std::unique_ptr<Place> open(std::uint64_t id, const std::string& peer, const Agreement& agreement, const std::shared_ptr<ResumableLink>& link,
-                              const UserLimits& limits);
+  std::unique_ptr<Place> open(std::uint64_t id, const std::string& peer, const Agreement& agreement,
+                              const std::shared_ptr<ResumableLink>& link, const UserLimits& limits);
   // The chain of a user's session. Errors: closed, where there is no such session.
   std::shared_ptr<ProviderChains::Chain> chain_of(std::uint64_t id, const std::string& peer);
 

@@ -1,16 +1,16 @@
 #include "provider/stock.h"
 
-#include "page/declared.h"
-
 #include <fmt/format.h>
 
 #include <numeric>
 
+#include "page/declared.h"
 #include "permllm/error.h"
 
 namespace permllm {
 
-void Stock::keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain, const std::string& plan_hash, HalfLengths lengths) {
+void Stock::keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain,
+                    const std::string& plan_hash, HalfLengths lengths) {
   for (const Source source : {Source::helper, Source::user}) {
     Half& here = half(source);
     PERMLLM_ASSERT(here.rows.empty());
@@ -26,8 +26,8 @@ void Stock::keep_in(const std::filesystem::path& folder, const std::string& name
         bytes_ += place.bytes;
       }
     };
-    here.file = std::make_unique<PackFile>(folder / (name + (source == Source::helper ? ".helper" : ".user")), number, chain, plan_hash,
-                                           lengths[number], each);
+    here.file = std::make_unique<PackFile>(folder / (name + (source == Source::helper ? ".helper" : ".user")), number,
+                                           chain, plan_hash, lengths[number], each);
     here.length = here.file->length();
     free(here, again, 0, again.pieces.size());
   }
@@ -37,7 +37,9 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
                 const std::vector<std::size_t>& sizes, Bytes material) {
   PERMLLM_ASSERT(sizes.size() == batch.count);
   if (!deals(source, kind)) {
-    throw Error(Code::malformed, "PackMaterial", source == Source::user ? "a user deals nothing where the weights are public" : "the helper deals no queries");
+    throw Error(
+        Code::malformed, "PackMaterial",
+        source == Source::user ? "a user deals nothing where the weights are public" : "the helper deals no queries");
   }
   const std::size_t expected = std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
   if (material.size() != expected) {
@@ -48,13 +50,15 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
   const auto check = [&]() -> Row& {  // with the lock
     Row& row = here.rows[{kind, layer}];
     if (batch.first != row.pieces.size()) {
-      throw Error(Code::malformed, "PackMaterial.first", fmt::format("{}, expected {}", batch.first, row.pieces.size()));
+      throw Error(Code::malformed, "PackMaterial.first",
+                  fmt::format("{}, expected {}", batch.first, row.pieces.size()));
     }
     return row;
   };
   if (here.file) {
     (std::lock_guard(mutex_), check());
-    const PackFile::Record record = here.file->append(kind, layer, batch, sizes, material);  // one thread puts what a source sends
+    const PackFile::Record record =
+        here.file->append(kind, layer, batch, sizes, material);  // one thread puts what a source sends
     const std::lock_guard lock(mutex_);
     Row& row = check();
     for (const PackFile::Place& place : record.pieces) row.pieces.push_back({nullptr, place});
@@ -88,7 +92,9 @@ void Stock::wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline,
   waits_since_ = Clock::now();
   const bool arrived = arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; });
   waits_since_.reset();
-  if (!arrived) throw Error(Code::timeout, Reason::out_of_stock, "stock", "no offline material arrived from helper and user before the deadline");
+  if (!arrived)
+    throw Error(Code::timeout, Reason::out_of_stock, "stock",
+                "no offline material arrived from helper and user before the deadline");
   if (!ready()) std::rethrow_exception(failure_);
 }
 
@@ -119,7 +125,8 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
       memory[h] = std::make_shared<const Bytes>(files[h]->read(places[h]));
       places[h].offset = 0;
     }
-    return memory[h] ? Reader(name, std::span(*memory[h]).subspan(places[h].offset, places[h].bytes)) : Reader(name, {});
+    return memory[h] ? Reader(name, std::span(*memory[h]).subspan(places[h].offset, places[h].bytes))
+                     : Reader(name, {});
   };
   Reader from_helper = reader("helper's pack", 0), from_user = reader("user's pack", 1);
   return {std::move(from_helper), std::move(from_user), memory[0], memory[1]};
@@ -186,7 +193,9 @@ void Stock::free(const Marks& burnt) {
       }
       // With those before them, which are free: the block goes that both have a part of.
       std::size_t first = row.freed;
-      const auto adjoins = [&](const Piece& a, const Piece& b) { return a.place.offset + a.place.bytes == b.place.offset; };
+      const auto adjoins = [&](const Piece& a, const Piece& b) {
+        return a.place.offset + a.place.bytes == b.place.offset;
+      };
       while (first > 0 && adjoins(row.pieces[first - 1], row.pieces[first])) --first;
       if (!free(here, row, first, end)) continue;
       for (; row.freed < end; ++row.freed) bytes_ -= row.pieces[row.freed].place.bytes;

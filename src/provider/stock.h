@@ -10,11 +10,11 @@
 #include <optional>
 #include <vector>
 
-#include "wire/link.h"
 #include "page/pack.h"
 #include "plan/marks.h"
-#include "provider/pack_file.h"
 #include "protocol/party.h"
+#include "provider/pack_file.h"
+#include "wire/link.h"
 
 namespace permllm {
 
@@ -26,7 +26,8 @@ class Stock {
   explicit Stock(std::size_t layers, bool user_deals = true) : layers_(layers), user_deals_(user_deals) {}
 
   // From now on in two files: FOLDER/NAME.helper and FOLDER/NAME.user, of which `lengths` bytes count. Errors: those of PackFile.
-  void keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain, const std::string& plan_hash, HalfLengths lengths);
+  void keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain,
+               const std::string& plan_hash, HalfLengths lengths);
 
   // One thread a source. Cuts `material` into one piece for each of the batch; sizes from the plan. Errors: malformed when the sum differs,
   // or when the piece is not the next of its kind and layer (it could have been used); resource, when the disk is full.
@@ -60,7 +61,9 @@ class Stock {
 
  private:
   // Whether pieces of a kind have a half of this source.
-  bool deals(Source source, std::uint8_t kind) const { return source == Source::user ? user_deals_ : kind != k_users_kind; }
+  bool deals(Source source, std::uint8_t kind) const {
+    return source == Source::user ? user_deals_ : kind != k_users_kind;
+  }
 
   struct Piece {
     std::shared_ptr<const Bytes> memory;  // null: in the file, or taken

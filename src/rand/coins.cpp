@@ -15,11 +15,11 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "words are drawn from little-endian bytes");
 
 CounterBlock counter_of(Address a) {
-  return {static_cast<std::uint8_t>(a.use),        static_cast<std::uint8_t>(a.site),
-          static_cast<std::uint8_t>(a.layer >> 8), static_cast<std::uint8_t>(a.layer),
+  return {static_cast<std::uint8_t>(a.use),         static_cast<std::uint8_t>(a.site),
+          static_cast<std::uint8_t>(a.layer >> 8),  static_cast<std::uint8_t>(a.layer),
           static_cast<std::uint8_t>(a.index >> 24), static_cast<std::uint8_t>(a.index >> 16),
-          static_cast<std::uint8_t>(a.index >> 8), static_cast<std::uint8_t>(a.index),
-          static_cast<std::uint8_t>(a.part >> 8),  static_cast<std::uint8_t>(a.part)};
+          static_cast<std::uint8_t>(a.index >> 8),  static_cast<std::uint8_t>(a.index),
+          static_cast<std::uint8_t>(a.part >> 8),   static_cast<std::uint8_t>(a.part)};
 }
 
 template <class W>

@@ -21,7 +21,8 @@ using CipherContext = std::unique_ptr<EVP_CIPHER_CTX, decltype(&EVP_CIPHER_CTX_f
 class Contexts {
  public:
   explicit Contexts(const Seed& seed) : first_(EVP_CIPHER_CTX_new(), EVP_CIPHER_CTX_free) {
-    PERMLLM_ASSERT(first_ != nullptr && EVP_EncryptInit_ex(first_.get(), EVP_aes_128_ecb(), nullptr, seed.bytes().data(), nullptr) == 1 &&
+    PERMLLM_ASSERT(first_ != nullptr &&
+                   EVP_EncryptInit_ex(first_.get(), EVP_aes_128_ecb(), nullptr, seed.bytes().data(), nullptr) == 1 &&
                    EVP_CIPHER_CTX_set_padding(first_.get(), 0) == 1);
   }
   CipherContext take() {
@@ -78,7 +79,8 @@ void CounterMode::read(const CounterBlock& counter, std::span<std::uint8_t> out)
     low += count;
   };
   constexpr std::size_t k_blocks = 512;  // at a time: they stay in the first cache
-  for (std::size_t count; (count = std::min(out.size() / 16, k_blocks)) > 0; out = out.subspan(16 * count)) encrypt(out.data(), count);
+  for (std::size_t count; (count = std::min(out.size() / 16, k_blocks)) > 0; out = out.subspan(16 * count))
+    encrypt(out.data(), count);
   if (!out.empty()) {
     CounterBlock last;
     encrypt(last.data(), 1);

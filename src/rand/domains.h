@@ -33,20 +33,20 @@ inline constexpr const char* he_flood = "permllm/1 he flood";
 // Known to user and helper (U, H), or to provider and helper (P, H).
 enum class Use : std::uint8_t {
   // linear (4.1)                                U, H
-  linear_rho = 1,       // hides the two halves of W r - m from the provider
-  linear_mask = 2,      // m: the user's share of W x
+  linear_rho = 1,   // hides the two halves of W r - m from the provider
+  linear_mask = 2,  // m: the user's share of W x
   // permuted_map (4.2)
-  map_order = 3,        // pi                    P, H
-  map_sign = 4,         // signs of the last group   P, H
-  map_level = 5,        // level of a row        P, H
-  map_shown = 6,        // s1                    U, H
-  map_answer = 7,       // t                     U, H
-  map_mask = 8,         // r: the user's share of f(y)   U, H
+  map_order = 3,   // pi                    P, H
+  map_sign = 4,    // signs of the last group   P, H
+  map_level = 5,   // level of a row        P, H
+  map_shown = 6,   // s1                    U, H
+  map_answer = 7,  // t                     U, H
+  map_mask = 8,    // r: the user's share of f(y)   U, H
   // scores (4.4)
-  score_rotated = 9,    // b of q, then k        U, H
-  score_sent = 10,      // a of q, then k        P, H
-  score_share = 11,     // rho                   U, H
-  score_mask = 12,      // m: the user's share of the scores, re-masked   U, H
+  score_rotated = 9,  // b of q, then k        U, H
+  score_sent = 10,    // a of q, then k        P, H
+  score_share = 11,   // rho                   U, H
+  score_mask = 12,    // m: the user's share of the scores, re-masked   U, H
   // values (4.4)
   value_lift = 13,      // alpha                 P, H
   value_reshared = 14,  // c: re-sharing of v - alpha   U, H
@@ -54,28 +54,45 @@ enum class Use : std::uint8_t {
   value_share = 16,     // rho                   U, H
   value_mask = 17,      // r: the user's share of p.v, re-masked   U, H
   // embed (4.6)
-  one_hot = 18,         // r of a prompt token's one-hot   U, H
-  embed_row = 19,       // the mask that a slot's embedding row is moved to   U, H
-  last_row = 20,        // the mask that a pass's last row is moved to   U, H
+  one_hot = 18,    // r of a prompt token's one-hot   U, H
+  embed_row = 19,  // the mask that a slot's embedding row is moved to   U, H
+  last_row = 20,   // the mask that a pass's last row is moved to   U, H
   // fast attention (4.10)
-  value_answer = 21,    // t: masks the probabilities on their way to the provider   U, H
+  value_answer = 21,  // t: masks the probabilities on their way to the provider   U, H
   // open (4.9)
-  handed = 22,          // r: a value that the user hands to the provider   U, H
+  handed = 22,  // r: a value that the user hands to the provider   U, H
   // scores (4.4)
-  score_unseen = 23,    // noise on the scores of keys that a query does not see, a word a row   P, H; used by P alone
+  score_unseen = 23,  // noise on the scores of keys that a query does not see, a word a row   P, H; used by P alone
 };
 inline constexpr int k_uses = 24;
 
 // Which box of a layer an address belongs to: the second byte.
 enum class Site : std::uint8_t {
-  qkv = 1, o = 2, up = 3, down = 4,                     // linear, by layer
-  attention_norm = 5, scores = 6, mlp_norm = 7, mlp = 8,  // maps, by layer
-  embed_residual = 9, embed_norm = 10,                  // the two answers to an embedding row, by slot
-  prompt_embed = 11, prompt_one_hot = 12,               // by entry
-  final_norm = 13, head = 14, logits = 15, next_embed = 16,  // by pass
-  hand_row = 17, hand_attention = 18, hand_activation = 19,  // open: by slot, the latter two by layer
-  head_norm = 20, post_attention = 21, post_mlp = 22,   // maps, by layer
-  qk_gain = 23, attention_gain = 24, mlp_gain = 25,     // linear, by layer
+  qkv = 1,
+  o = 2,
+  up = 3,
+  down = 4,  // linear, by layer
+  attention_norm = 5,
+  scores = 6,
+  mlp_norm = 7,
+  mlp = 8,  // maps, by layer
+  embed_residual = 9,
+  embed_norm = 10,  // the two answers to an embedding row, by slot
+  prompt_embed = 11,
+  prompt_one_hot = 12,  // by entry
+  final_norm = 13,
+  head = 14,
+  logits = 15,
+  next_embed = 16,  // by pass
+  hand_row = 17,
+  hand_attention = 18,
+  hand_activation = 19,  // open: by slot, the latter two by layer
+  head_norm = 20,
+  post_attention = 21,
+  post_mlp = 22,  // maps, by layer
+  qk_gain = 23,
+  attention_gain = 24,
+  mlp_gain = 25,  // linear, by layer
 };
 inline constexpr int k_sites = 26;
 

@@ -5,10 +5,9 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ring/clear.cpp"
+#include <hwy/contrib/math/math-inl.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-
-#include <hwy/contrib/math/math-inl.h>
 
 #ifndef PERMLLM_RING_CLEAR_ONCE
 #define PERMLLM_RING_CLEAR_ONCE
@@ -119,7 +118,8 @@ HWY_INLINE void products(F f, std::span<const T> gate, std::span<const T> up, do
   const Encoder encoder(out);
   each(words.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
     const V units = hn::Set(D(), unit);
-    const V left = f(hn::Mul(reals(lanes, gate.data() + j), units)), right = hn::Mul(reals(lanes, up.data() + j), units);
+    const V left = f(hn::Mul(reals(lanes, gate.data() + j), units)),
+            right = hn::Mul(reals(lanes, up.data() + j), units);
     encoder.store(lanes, hn::Mul(left, right), words.data() + j);
   });
 }
@@ -150,7 +150,8 @@ double sum(std::span<const std::int64_t> row) {
 void scale(std::span<const std::int64_t> row, double mean, double factor, Format out, std::span<Word> words) {
   const Encoder encoder(out);
   each(words.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    encoder.store(lanes, hn::Mul(hn::Sub(reals(lanes, row.data() + j), hn::Set(D(), mean)), hn::Set(D(), factor)), words.data() + j);
+    encoder.store(lanes, hn::Mul(hn::Sub(reals(lanes, row.data() + j), hn::Set(D(), mean)), hn::Set(D(), factor)),
+                  words.data() + j);
   });
 }
 
@@ -164,9 +165,7 @@ void cap(std::span<double> row, double limit) {
   });
 }
 
-HWY_INLINE V weight(V difference) {
-  return hn::Exp(D(), hn::Max(difference, hn::Set(D(), -k_exp_limit)));
-}
+HWY_INLINE V weight(V difference) { return hn::Exp(D(), hn::Max(difference, hn::Set(D(), -k_exp_limit))); }
 
 // The words hold the exponentials as doubles until their sum is known.
 void softmax(std::span<const std::int64_t> scores, double unit, Ring shown, Format out, std::span<Word> words) {
@@ -207,9 +206,8 @@ void softmax_reals(std::span<double> row) {
     lanes.store(D(), w, row.data() + j);
   });
   const V share = hn::Div(hn::Set(D(), 1.0), hn::SumOfLanes(D(), sum));
-  each(row.size(), [&](auto lanes, std::size_t j) HWY_ATTR {
-    lanes.store(D(), hn::Mul(lanes.load(D(), row.data() + j), share), row.data() + j);
-  });
+  each(row.size(), [&](auto lanes, std::size_t j)
+                       HWY_ATTR { lanes.store(D(), hn::Mul(lanes.load(D(), row.data() + j), share), row.data() + j); });
 }
 
 void silu_product(std::span<const std::int64_t> gate, std::span<const std::int64_t> up, double unit, Format out,

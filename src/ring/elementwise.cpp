@@ -26,9 +26,7 @@ using V = hn::Vec<D>;
 
 HWY_INLINE V load(const Word* from) { return hn::LoadU(D(), from); }
 
-HWY_INLINE V cut_lanes(V v, int drop) {
-  return hn::BitCast(D(), hn::ShiftRightSame(hn::BitCast(DSigned(), v), drop));
-}
+HWY_INLINE V cut_lanes(V v, int drop) { return hn::BitCast(D(), hn::ShiftRightSame(hn::BitCast(DSigned(), v), drop)); }
 
 void add(std::span<Word> to, std::span<const Word> a) {
   std::size_t j = 0;
@@ -60,7 +58,8 @@ void permute_cut_blocks(std::span<const Word> y, std::span<const Word> s0, std::
   constexpr std::size_t kBlock = 64;
   HWY_ALIGN Word ordered[kBlock];
   const V levels = hn::Set(D(), level);
-  const Word* const words = y.data();  // the loop has no room for checks: an order is a permutation, and the sizes are equal
+  const Word* const words =
+      y.data();  // the loop has no room for checks: an order is a permutation, and the sizes are equal
   const std::uint32_t* const columns = order.data();
   std::size_t j = 0;
   for (; j + kBlock <= out.size(); j += kBlock) {

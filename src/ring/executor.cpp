@@ -15,7 +15,6 @@
 namespace permllm {
 namespace {
 
-
 // A few microseconds: long enough for the next matrix of a token, short enough to leave the core to another party.
 constexpr int k_spins = 400;
 // Of a loop, where others wait: short beside a round trip, long beside the passing on of a turn.

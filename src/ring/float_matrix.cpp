@@ -82,7 +82,8 @@ void product(const FloatMatrix& w, std::span<const float> x, std::span<float> y,
         // Fewer than four vectors are left: the first stands in for the missing.
         const std::size_t count = std::min<std::size_t>(4, n - i);
         float out[4];
-        kernels::float_row(w.values.data() + r * w.cols(), x.data() + i * w.cols(), count == 4 ? w.cols() : 0, w.cols(), out);
+        kernels::float_row(w.values.data() + r * w.cols(), x.data() + i * w.cols(), count == 4 ? w.cols() : 0, w.cols(),
+                           out);
         if (count == 4) {
           for (std::size_t k = 0; k < 4; ++k) y[(i + k) * w.rows() + r] = out[k];
         } else {

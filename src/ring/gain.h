@@ -28,6 +28,8 @@ inline void product(const Gain& g, std::span<const Word> x, std::span<Word> y, E
     for (std::size_t j = 0; j < n; ++j) y[begin + j] = g.words[j] * x[begin + j];
   }
 }
-inline void product(const Gain& g, Ring, std::span<const Word> x, std::span<Word> y, Executor& executor) { product(g, x, y, executor); }
+inline void product(const Gain& g, Ring, std::span<const Word> x, std::span<Word> y, Executor& executor) {
+  product(g, x, y, executor);
+}
 
 }  // namespace permllm

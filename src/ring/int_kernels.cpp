@@ -126,8 +126,10 @@ struct LimbSums {
   }
   template <bool kUpper>
   static HWY_INLINE hn::Vec<D64> extend(V32 v) {
-    if constexpr (kUpper) return hn::PromoteTo(D64(), hn::UpperHalf(hn::Half<D32>(), v));
-    else return hn::PromoteTo(D64(), hn::LowerHalf(hn::Half<D32>(), v));
+    if constexpr (kUpper)
+      return hn::PromoteTo(D64(), hn::UpperHalf(hn::Half<D32>(), v));
+    else
+      return hn::PromoteTo(D64(), hn::LowerHalf(hn::Half<D32>(), v));
   }
 };
 template <>
@@ -197,7 +199,8 @@ void multiply_block(const IntBlock& block, const std::uint32_t* HWY_RESTRICT x, 
   for (std::size_t from = 0, to; from < block.groups; from = to) {
     to = HWY_MIN(block.groups, from + stretch);
     for (std::size_t pass = 0; pass < k_passes; ++pass) {
-      const auto* group = reinterpret_cast<const std::int16_t*>(block.packed + from * group_bytes(kBits)) + pass * kLanes * 4;
+      const auto* group =
+          reinterpret_cast<const std::int16_t*>(block.packed + from * group_bytes(kBits)) + pass * kLanes * 4;
       const std::uint32_t* limbs = x + from * k_group_pairs * kPairWords;
       Sums<kVectors, kLimbs, kWide> sums = kept[pass];
       for (std::size_t g = from; g < to;) {
@@ -242,10 +245,14 @@ void block_of(const IntBlock& block, const std::uint32_t* x, std::size_t vectors
 template <int kBits>
 void block_in(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y) {
   switch (limbs_of(ring)) {
-    case 1: return block_of<kBits, 1>(block, x, vectors, y);
-    case 2: return block_of<kBits, 2>(block, x, vectors, y);
-    case 3: return block_of<kBits, 3>(block, x, vectors, y);
-    default: return block_of<kBits, 4>(block, x, vectors, y);
+    case 1:
+      return block_of<kBits, 1>(block, x, vectors, y);
+    case 2:
+      return block_of<kBits, 2>(block, x, vectors, y);
+    case 3:
+      return block_of<kBits, 3>(block, x, vectors, y);
+    default:
+      return block_of<kBits, 4>(block, x, vectors, y);
   }
 }
 
@@ -335,9 +342,9 @@ int weight(const IntBlock& block, std::size_t row, std::size_t col) {
     return static_cast<unsigned>(word);
   };
   const std::size_t tile = col % k_group_cols / 2;
-  const unsigned high = block.bits == 8  ? plane(tile / 2) << (tile % 2 * 8)
-                        : tile < 3 ? plane(tile)
-                                   : (plane(0) & 15) << 4 | (plane(1) & 15) << 8 | plane(2) << 12;
+  const unsigned high = block.bits == 8 ? plane(tile / 2) << (tile % 2 * 8)
+                        : tile < 3      ? plane(tile)
+                                        : (plane(0) & 15) << 4 | (plane(1) & 15) << 8 | plane(2) << 12;
   return static_cast<std::int16_t>(high) >> (16 - block.bits);
 }
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "permllm/error.h"
-#include "ring/int_kernels.h"
 #include "ring/float_matrix.h"
+#include "ring/int_kernels.h"
 
 namespace permllm {
 namespace {
@@ -53,7 +53,8 @@ void put_group(const std::int16_t* w, std::uint8_t* at) {
 
 // Groups of one row, one after the other in `w`; `at` is the row's place in the first.
 void put_groups(const std::int16_t* w, std::size_t groups, int bits, std::uint8_t* at) {
-  for (std::size_t g = 0; g < groups; ++g, w += k_group_cols, at += kernels::group_bytes(bits)) bits == 8 ? put_group<8>(w, at) : put_group<12>(w, at);
+  for (std::size_t g = 0; g < groups; ++g, w += k_group_cols, at += kernels::group_bytes(bits))
+    bits == 8 ? put_group<8>(w, at) : put_group<12>(w, at);
 }
 
 // The integers next to real numbers, and their largest magnitude.
@@ -62,7 +63,8 @@ std::int32_t round_weights(std::span<const float> weights, std::int16_t* out) {
   for (std::size_t i = 0; i < weights.size(); ++i) {
     // Adding 1.5 2^23 leaves the integer nearest to a small number in the low bits, in a loop that vectorises.
     constexpr float k_shift = 12582912.0f;
-    const std::int32_t integer = std::bit_cast<std::int32_t>(weights[i] + k_shift) - std::bit_cast<std::int32_t>(k_shift);
+    const std::int32_t integer =
+        std::bit_cast<std::int32_t>(weights[i] + k_shift) - std::bit_cast<std::int32_t>(k_shift);
     out[i] = static_cast<std::int16_t>(integer);
     most = std::max(most, integer < 0 ? -integer : integer);
   }
@@ -95,21 +97,29 @@ void take_group(const std::uint8_t* at, int bits, std::int16_t* w) {
 int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
   if (!(largest_magnitude > 0)) return 0;
   constexpr float k_most = 120;  // 2^frac is a float, and its inverse
-  return static_cast<int>(std::min(k_most, std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude))));
+  return static_cast<int>(
+      std::min(k_most, std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude))));
 }
 
 WeightScale IntMatrix::scale_of(std::span<const float> largest_by_column, int most_shift, int bits) {
   const int least = fraction_bits(*std::max_element(largest_by_column.begin(), largest_by_column.end()), bits);
   // A column's fraction bits; one of zeros is no reason for more.
-  const auto fraction = [&](float largest) { return largest > 0 ? std::min(fraction_bits(largest, bits), least + most_shift) : least; };
+  const auto fraction = [&](float largest) {
+    return largest > 0 ? std::min(fraction_bits(largest, bits), least + most_shift) : least;
+  };
   WeightScale scale{least, {}};
   for (const float largest : largest_by_column) scale.frac = std::max(scale.frac, fraction(largest));
-  for (const float largest : largest_by_column) scale.shifts.push_back(static_cast<std::uint8_t>(scale.frac - fraction(largest)));
+  for (const float largest : largest_by_column)
+    scale.shifts.push_back(static_cast<std::uint8_t>(scale.frac - fraction(largest)));
   return scale;
 }
 
 IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, int bits)
-    : rows_(rows), cols_(cols), frac_(scale.frac), bits_(bits), shifts_(scale.shifts),
+    : rows_(rows),
+      cols_(cols),
+      frac_(scale.frac),
+      bits_(bits),
+      shifts_(scale.shifts),
       packed_(blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits)) {
   // Sums of more columns would pass the kernels' 48 bits.
   PERMLLM_ASSERT((bits == 8 || bits == 12) && cols <= (std::size_t{1} << 20));
@@ -132,7 +142,8 @@ void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
   });
 }
 
-IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale, Executor& executor, int bits) {
+IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale,
+                               Executor& executor, int bits) {
   IntMatrix w(rows, cols, scale, bits);
   std::vector<float> factors(cols);
   for (std::size_t c = 0; c < cols; ++c) factors[c] = std::ldexp(1.0f, w.frac_ - w.shifts_[c]);
@@ -144,7 +155,8 @@ IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt&
   return w;
 }
 
-IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac, Executor& executor, int bits) {
+IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac,
+                                  Executor& executor, int bits) {
   IntMatrix w(rows, cols, {frac}, bits);
   const float scale = std::ldexp(1.0f, frac);
   const std::size_t groups = groups_of(w), bytes = kernels::group_bytes(bits), padded = blocks_of(w) * k_block_rows;
@@ -174,11 +186,15 @@ IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const Real
 }
 
 IntMatrix::IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Executor& executor, int bits)
-    : IntMatrix(from_rows(weights.rows(), weights.cols(), [&](std::size_t r, std::span<float> out) {
-        std::copy_n(&weights.values[r * weights.cols()], weights.cols(), out.begin());
-      }, scale, executor, bits)) {}
+    : IntMatrix(from_rows(
+          weights.rows(), weights.cols(),
+          [&](std::size_t r, std::span<float> out) {
+            std::copy_n(&weights.values[r * weights.cols()], weights.cols(), out.begin());
+          },
+          scale, executor, bits)) {}
 
-IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor, int bits) {
+IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
+                            int bits) {
   IntMatrix w(rows, cols, {frac}, bits);
   // The sum of eight random bytes has mean 1020 and deviation 209.
   const auto scale = static_cast<std::int64_t>(std::ldexp(0.02 / 209, frac + 24));
@@ -204,11 +220,13 @@ std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
 
 void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
   PERMLLM_ASSERT(r < rows_ && first <= cols_ && out.size() <= cols_ - first && first % k_group_cols == 0);
-  const std::uint8_t* at = block_of(*this, r / k_block_rows).packed + first / k_group_cols * kernels::group_bytes(bits_) + r % k_block_rows * 4;
+  const std::uint8_t* at = block_of(*this, r / k_block_rows).packed +
+                           first / k_group_cols * kernels::group_bytes(bits_) + r % k_block_rows * 4;
   for (std::size_t c = 0; c < out.size(); c += k_group_cols, at += kernels::group_bytes(bits_)) {
     std::int16_t group[k_group_cols];
     take_group(at, bits_, group);
-    for (std::size_t k = 0; k < std::min(k_group_cols, out.size() - c); ++k) out[c + k] = group[k] * (1 << shifts_[first + c + k]);
+    for (std::size_t k = 0; k < std::min(k_group_cols, out.size() - c); ++k)
+      out[c + k] = group[k] * (1 << shifts_[first + c + k]);
   }
 }
 
@@ -259,11 +277,14 @@ struct Vectors {
   std::span<Word> y;
 };
 
-void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::span<Word* const> y, unsigned threads, const Executor::Parallel& parallel) {
+void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::span<Word* const> y, unsigned threads,
+              const Executor::Parallel& parallel) {
   const std::vector<Batch> batches = batches_of(ring, x.size());
   const std::size_t limbs = kernels::limbs_of(ring), stride = groups_of(w) * k_group_pairs * limbs;  // of one vector
   std::vector<std::uint32_t> cut(x.size() * stride);
-  parallel(batches.size(), [&](std::size_t i) { to_limbs(w, x.subspan(batches[i].first, batches[i].count), limbs, cut.data() + batches[i].first * stride); });
+  parallel(batches.size(), [&](std::size_t i) {
+    to_limbs(w, x.subspan(batches[i].first, batches[i].count), limbs, cut.data() + batches[i].first * stride);
+  });
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
   const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * threads));
   parallel((blocks + step - 1) / step, [&](std::size_t task) {
@@ -288,18 +309,19 @@ void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<W
   for (std::size_t first = 0; first < n; first += k_together) {
     const std::size_t count = std::min(k_together, n - first);
     Vectors own{x.subspan(first * w.cols(), count * w.cols()), y.subspan(first * w.rows(), count * w.rows())};
-    executor.together({&w, ring.bits}, count, k_together, &own, [&](const Executor::Parallel& parallel, std::span<void* const> shares) {
-      std::vector<const Word*> from;
-      std::vector<Word*> to;
-      for (void* share : shares) {
-        const auto& vectors = *static_cast<const Vectors*>(share);
-        for (std::size_t i = 0; i < vectors.x.size() / w.cols(); ++i) {
-          from.push_back(&vectors.x[i * w.cols()]);
-          to.push_back(&vectors.y[i * w.rows()]);
-        }
-      }
-      multiply(w, ring, from, to, executor.threads(), parallel);
-    });
+    executor.together({&w, ring.bits}, count, k_together, &own,
+                      [&](const Executor::Parallel& parallel, std::span<void* const> shares) {
+                        std::vector<const Word*> from;
+                        std::vector<Word*> to;
+                        for (void* share : shares) {
+                          const auto& vectors = *static_cast<const Vectors*>(share);
+                          for (std::size_t i = 0; i < vectors.x.size() / w.cols(); ++i) {
+                            from.push_back(&vectors.x[i * w.cols()]);
+                            to.push_back(&vectors.y[i * w.rows()]);
+                          }
+                        }
+                        multiply(w, ring, from, to, executor.threads(), parallel);
+                      });
   }
 }
 

@@ -39,8 +39,10 @@ class IntMatrix {
   using RealAt = std::function<void(std::size_t i, std::span<float> out)>;
   // Rounds each weight times 2^(frac - shift), which must be at most 2^(bits - 1) - 1 in magnitude. The real weights are never
   // together in memory.
-  static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale, Executor& executor, int bits = k_weight_bits);
-  static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac, Executor& executor, int bits = k_weight_bits);
+  static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale,
+                             Executor& executor, int bits = k_weight_bits);
+  static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac,
+                                Executor& executor, int bits = k_weight_bits);
   IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Executor& executor, int bits = k_weight_bits);
   // Bell-shaped weights with a deviation near 0.02, clamped to the range: for measurements without a model.
   static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,

@@ -1,7 +1,8 @@
+#include "ring/pack.h"
+
 #include <cstring>
 
 #include "ring/elementwise.h"
-#include "ring/pack.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ring/pack.cpp"
@@ -126,9 +127,7 @@ HWY_EXPORT(pack);
 HWY_EXPORT(unpack);
 
 void pack(std::span<const Word> words, Ring ring, std::uint8_t* out) { HWY_DYNAMIC_DISPATCH(pack)(words, ring, out); }
-void unpack(const std::uint8_t* in, Ring ring, std::span<Word> words) {
-  HWY_DYNAMIC_DISPATCH(unpack)(in, ring, words);
-}
+void unpack(const std::uint8_t* in, Ring ring, std::span<Word> words) { HWY_DYNAMIC_DISPATCH(unpack)(in, ring, words); }
 
 namespace scalar {
 

@@ -196,12 +196,16 @@ void all_groups(const RingTile& tile, void* sums) {
 
 void ring_tile(const RingTile& tile, void* sums) {
 #if HWY_TARGET == HWY_AVX3_DL
-  if (tile.container == 8 && tile.ring.bits <= 52 && __builtin_cpu_supports("avx512ifma")) return all_groups<Sum52>(tile, sums);
+  if (tile.container == 8 && tile.ring.bits <= 52 && __builtin_cpu_supports("avx512ifma"))
+    return all_groups<Sum52>(tile, sums);
 #endif
   switch (tile.container) {
-    case 2: return all_groups<PairSum>(tile, sums);
-    case 4: return all_groups<WordSum<std::uint32_t>>(tile, sums);
-    default: return all_groups<WideSum>(tile, sums);
+    case 2:
+      return all_groups<PairSum>(tile, sums);
+    case 4:
+      return all_groups<WordSum<std::uint32_t> >(tile, sums);
+    default:
+      return all_groups<WideSum>(tile, sums);
   }
 }
 
@@ -246,9 +250,12 @@ void tile_of(const RingTile& tile, T* sums) {
 
 void ring_tile(const RingTile& tile, void* sums) {
   switch (tile.container) {
-    case 2: return tile_of<std::uint32_t, std::uint16_t>(tile, static_cast<std::uint32_t*>(sums));
-    case 4: return tile_of<std::uint32_t, std::uint32_t>(tile, static_cast<std::uint32_t*>(sums));
-    default: return tile_of<std::uint64_t, std::uint64_t>(tile, static_cast<std::uint64_t*>(sums));
+    case 2:
+      return tile_of<std::uint32_t, std::uint16_t>(tile, static_cast<std::uint32_t*>(sums));
+    case 4:
+      return tile_of<std::uint32_t, std::uint32_t>(tile, static_cast<std::uint32_t*>(sums));
+    default:
+      return tile_of<std::uint64_t, std::uint64_t>(tile, static_cast<std::uint64_t*>(sums));
   }
 }
 

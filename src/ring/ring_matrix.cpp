@@ -36,7 +36,8 @@ struct Batched {
   std::size_t row_bytes() const { return cols * container; }
   // Of the rows of a panel: whole blocks, and panels of about one width.
   std::size_t panel_bytes() const {
-    const std::size_t panels = (row_bytes() + k_panel_bytes - 1) / k_panel_bytes, block = k_block_steps * step_bytes(container);
+    const std::size_t panels = (row_bytes() + k_panel_bytes - 1) / k_panel_bytes,
+                      block = k_block_steps * step_bytes(container);
     return ((row_bytes() + panels - 1) / panels + block - 1) / block * block;
   }
 };
@@ -89,9 +90,12 @@ Lines grouped(const Batched& p, std::span<const Word> x, Executor& executor) {
     const std::size_t first = block * k_block_steps, count = std::min(k_block_steps, p.steps() - first);
     Line* to = out.get() + first * p.groups();
     switch (p.container) {
-      case 2: return group_block<2>(p, x, first, count, to);
-      case 4: return group_block<4>(p, x, first, count, to);
-      default: return group_block<8>(p, x, first, count, to);
+      case 2:
+        return group_block<2>(p, x, first, count, to);
+      case 4:
+        return group_block<4>(p, x, first, count, to);
+      default:
+        return group_block<8>(p, x, first, count, to);
     }
   });
   return out;
@@ -123,7 +127,9 @@ struct Stored {
 struct Expanded {
   const StreamedMatrix& u;
   std::size_t row_bytes;
-  void fill(std::size_t row, std::size_t offset, std::span<std::uint8_t> out) const { u.fill(row * row_bytes + offset, out); }
+  void fill(std::size_t row, std::size_t offset, std::span<std::uint8_t> out) const {
+    u.fill(row * row_bytes + offset, out);
+  }
   const std::uint8_t* at(std::size_t, std::size_t, std::size_t) const { return nullptr; }
 };
 
@@ -144,7 +150,8 @@ void panel_product(const Batched& p, std::size_t first, std::size_t count, std::
   std::memset(work.sums.get(), 0, k_panel_rows * p.groups() * sizeof(Line));
   for (std::size_t offset = 0; offset < row_bytes; offset += width) {
     const std::size_t bytes = std::min(width, row_bytes - offset);
-    for (std::size_t r = 0; r < count; ++r) source.fill(first + r, offset, std::span(panel + r * k_panel_stride, bytes));
+    for (std::size_t r = 0; r < count; ++r)
+      source.fill(first + r, offset, std::span(panel + r * k_panel_stride, bytes));
     const bool more = offset + width < row_bytes;
     const std::uint8_t* ahead = source.at(more ? first : after, k_panel_rows, more ? offset + width : 0);
     const std::size_t steps = (bytes + step - 1) / step;
@@ -170,18 +177,20 @@ void panel_product(const Batched& p, std::size_t first, std::size_t count, std::
 }
 
 template <class Source>
-void ring_product(const Batched& p, std::span<const Word> x, std::span<Word> y, Executor& executor, const Source& source) {
+void ring_product(const Batched& p, std::span<const Word> x, std::span<Word> y, Executor& executor,
+                  const Source& source) {
   if (p.vectors == 0) return;
   const Lines groups = grouped(p, x, executor);
   std::atomic<std::size_t> next{0};
   const auto take = [&] { return next.fetch_add(k_panel_rows); };
-  executor.parallel(std::min<std::size_t>((p.rows + k_panel_rows - 1) / k_panel_rows, executor.threads()), [&](std::size_t) {
-    Workspace work(p);
-    for (std::size_t first = take(), after = 0; first < p.rows; first = after) {
-      after = take();
-      panel_product(p, first, std::min(k_panel_rows, p.rows - first), after, groups, y, work, source);
-    }
-  });
+  executor.parallel(std::min<std::size_t>((p.rows + k_panel_rows - 1) / k_panel_rows, executor.threads()),
+                    [&](std::size_t) {
+                      Workspace work(p);
+                      for (std::size_t first = take(), after = 0; first < p.rows; first = after) {
+                        after = take();
+                        panel_product(p, first, std::min(k_panel_rows, p.rows - first), after, groups, y, work, source);
+                      }
+                    });
 }
 
 }  // namespace

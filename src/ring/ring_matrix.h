@@ -28,7 +28,9 @@ class RingMatrix {
   std::size_t cols() const { return cols_; }
   Ring ring() const { return ring_; }
   std::span<std::uint8_t> bytes() { return owned_; }  // empty of a view
-  std::span<const std::uint8_t> bytes() const { return viewed_.empty() ? std::span<const std::uint8_t>(owned_) : viewed_; }
+  std::span<const std::uint8_t> bytes() const {
+    return viewed_.empty() ? std::span<const std::uint8_t>(owned_) : viewed_;
+  }
 
  private:
   std::size_t rows_ = 0, cols_ = 0;

@@ -32,8 +32,9 @@ std::vector<TurnRequest*> Turns::company(const TurnRequest& own, std::size_t mos
   for (bool more = true; more;) {
     more = false;
     for (Line& line : lines_) {
-      const auto found = std::find_if(line.requests.begin(), line.requests.end(),
-                                      [&](const TurnRequest* r) { return r->work == own.work && r->size + size <= most; });
+      const auto found = std::find_if(line.requests.begin(), line.requests.end(), [&](const TurnRequest* r) {
+        return r->work == own.work && r->size + size <= most;
+      });
       if (found == line.requests.end()) continue;
       size += (*found)->size;
       taken.push_back(*found);

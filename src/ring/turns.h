@@ -22,8 +22,8 @@ struct TurnRequest {
   };
   std::uint64_t user = 0;
   Work work = {};
-  std::size_t size = 0;    // what it adds to a turn, in a unit of the work's own
-  void* share = nullptr;   // for whoever does the work
+  std::size_t size = 0;   // what it adds to a turn, in a unit of the work's own
+  void* share = nullptr;  // for whoever does the work
   enum class State { waiting, leads, done } state = State::waiting;
   std::condition_variable changed = {};
 };

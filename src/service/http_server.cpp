@@ -12,7 +12,6 @@
 namespace permllm {
 namespace {
 
-
 // Waits for one of `events`; false at the deadline.
 bool wait_for(int socket, short events, Clock::time_point deadline) {
   for (;;) {
@@ -43,7 +42,8 @@ void address_of(const sockaddr_storage& storage, std::string& ip, int& port) {
 
 class HttpServer::Connection : public httplib::Stream {
  public:
-  Connection(socket_t socket, const HttpLimits& limits) : socket_(socket), limits_(limits), deadline_(Clock::now() + limits.read), left_(limits.head_bytes) {}
+  Connection(socket_t socket, const HttpLimits& limits)
+      : socket_(socket), limits_(limits), deadline_(Clock::now() + limits.read), left_(limits.head_bytes) {}
 
   void allow_body() { left_ += limits_.body_bytes; }
   bool closed_by_peer() const {
@@ -117,10 +117,11 @@ HttpServer::HttpServer(const HttpLimits& limits) : limits_(limits) {
   new_task_queue = [threads = limits.reading + limits.answering + 4] { return new httplib::ThreadPool(threads); };
   set_payload_max_length(limits.body_bytes);
   set_tcp_nodelay(true);
-  set_socket_options([](socket_t socket) {  // without the library's own choice, to share a port with whoever else listens there
-    const int yes = 1;
-    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  });
+  set_socket_options(
+      [](socket_t socket) {  // without the library's own choice, to share a port with whoever else listens there
+        const int yes = 1;
+        setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+      });
 }
 
 bool HttpServer::gone(const httplib::Request& request) { return request.progress && !request.progress(0, 0); }
@@ -158,9 +159,12 @@ int HttpServer::bind(const std::string& host, int port, const std::string& field
   const int bound = port == 0 ? bind_to_any_port(host) : bind_to_port(host, port) ? port : -1;
   if (bound < 0) {
     const bool v6 = host.find(':') != std::string::npos;
-    throw Error(Code::resource, field, fmt::format("{}{}{}:{}: nobody can listen there; does another program?", v6 ? "[" : "", host, v6 ? "]" : "", port));
+    throw Error(Code::resource, field,
+                fmt::format("{}{}{}:{}: nobody can listen there; does another program?", v6 ? "[" : "", host,
+                            v6 ? "]" : "", port));
   }
-  ::listen(svr_sock_, 256);  // more connections wait for the system than with the library, so that a burst delays nobody
+  ::listen(svr_sock_,
+           256);  // more connections wait for the system than with the library, so that a burst delays nobody
   return bound;
 }
 

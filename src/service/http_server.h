@@ -16,8 +16,8 @@ struct HttpLimits {
   std::size_t body_bytes = 1 << 20, head_bytes = 64 << 10;
   std::chrono::milliseconds read{10'000};   // from the connection to the last byte of the request
   std::chrono::milliseconds write{10'000};  // for a peer to take a piece of an answer
-  std::size_t reading = 32;   // connections whose request is not complete; beyond them the oldest goes
-  std::size_t answering = 64;  // requests that are being answered; beyond them they wait in the system
+  std::size_t reading = 32;                 // connections whose request is not complete; beyond them the oldest goes
+  std::size_t answering = 64;               // requests that are being answered; beyond them they wait in the system
 };
 
 class HttpServer : public httplib::Server {

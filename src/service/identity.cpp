@@ -8,10 +8,10 @@
 #include <mutex>
 #include <optional>
 
-#include "base/toml.h"
 #include "base/file.h"
 #include "base/file_stamp.h"
 #include "base/small_file.h"
+#include "base/toml.h"
 
 namespace permllm {
 namespace {
@@ -29,11 +29,14 @@ std::vector<std::filesystem::path> files_of(const std::filesystem::path& directo
   return files;
 }
 
-std::string why_withdrawn(const std::filesystem::path& directory, const Peer& user, const std::function<UserRecord(const std::string&)>& record_of) {
+std::string why_withdrawn(const std::filesystem::path& directory, const Peer& user,
+                          const std::function<UserRecord(const std::string&)>& record_of) {
   const std::filesystem::path path = record_path(directory, user.name);
-  if (!std::filesystem::exists(path)) return fmt::format("there is no invite of this name ({} is missing)", path.string());
+  if (!std::filesystem::exists(path))
+    return fmt::format("there is no invite of this name ({} is missing)", path.string());
   const UserRecord record = record_of(user.name);
-  if (record.key.empty()) return "its invite was made by version 0.2, which knew users by their certificates; make it a new one";
+  if (record.key.empty())
+    return "its invite was made by version 0.2, which knew users by their certificates; make it a new one";
   if (record.revoked) return "its invite was revoked";
   return record.key == user.key ? "" : "its invite was replaced by a newer one";
 }
@@ -41,10 +44,12 @@ std::string why_withdrawn(const std::filesystem::path& directory, const Peer& us
 }  // namespace
 
 Identity create_identity(const std::filesystem::path& directory, Role role, const std::string& name, int days) {
-  if (!is_party_name(name)) throw Error(Code::usage, "--name", "expected 1 to 64 letters, digits, dots, dashes and underscores, like acme-1");
+  if (!is_party_name(name))
+    throw Error(Code::usage, "--name", "expected 1 to 64 letters, digits, dots, dashes and underscores, like acme-1");
   if (std::filesystem::exists(directory / "key.pem")) {
     throw Error(Code::file, (directory / "key.pem").string(),
-                "there is a key already and it is kept; --renew makes a new certificate for it, another --out another party (a new key needs new invites)");
+                "there is a key already and it is kept; --renew makes a new certificate for it, another --out another "
+                "party (a new key needs new invites)");
   }
   make_private_folder(directory);
   make_private_folder(directory / "peers");
@@ -59,12 +64,16 @@ Identity create_identity(const std::filesystem::path& directory, Role role, cons
 
 Identity load_identity(const std::filesystem::path& directory, Role role) {
   if (!std::filesystem::is_directory(directory)) {
-    throw Error(Code::file, directory.string(), fmt::format("there is no such directory; make it with permllm keygen --role {} --out {}", name_of(role), directory.string()));
+    throw Error(Code::file, directory.string(),
+                fmt::format("there is no such directory; make it with permllm keygen --role {} --out {}", name_of(role),
+                            directory.string()));
   }
   const std::filesystem::path path = directory / "certificate.pem";
   const Certificate certificate = Certificate::parse(read_small_file(path), path.string());
   if (certificate.role() != role) {
-    throw Error(Code::usage, "--identity", fmt::format("{} is a {}'s, expected a {}'s", directory.string(), name_of(certificate.role()), name_of(role)));
+    throw Error(
+        Code::usage, "--identity",
+        fmt::format("{} is a {}'s, expected a {}'s", directory.string(), name_of(certificate.role()), name_of(role)));
   }
   std::string key = read_small_file(directory / "key.pem", true);
   const Identity identity = identity_of(certificate, key, (directory / "key.pem").string());
@@ -76,7 +85,8 @@ std::vector<Certificate> load_peers(const std::filesystem::path& directory) {
   std::vector<Certificate> peers;
   for (const auto& path : files_of(directory / "peers", ".pem")) {
     peers.push_back(Certificate::parse(read_small_file(path), path.string()));
-    if (peers.back().role() == Role::user) throw Error(Code::file, path.string(), "is a user's certificate; peers are providers and helpers");
+    if (peers.back().role() == Role::user)
+      throw Error(Code::file, path.string(), "is a user's certificate; peers are providers and helpers");
   }
   return peers;
 }
@@ -90,7 +100,8 @@ Credentials load_credentials(const std::filesystem::path& directory, Role role) 
   if (role == Role::provider) {
     credentials.trust.issuers.push_back(credentials.identity.certificate);
     credentials.trust.withdrawn = [directory](const Peer& user) {
-      return why_withdrawn(directory, user, [&](const std::string& name) { return load_record(record_path(directory, name)); });
+      return why_withdrawn(directory, user,
+                           [&](const std::string& name) { return load_record(record_path(directory, name)); });
     };
   }
   return credentials;
@@ -104,11 +115,15 @@ std::filesystem::path record_path(const std::filesystem::path& directory, const 
 UserRecord load_record(const std::filesystem::path& path) {
   TomlTable table = TomlTable::parse(read_small_file(path), path);
   const std::uint64_t version = table.number("version");
-  if (version != 1 && version != k_record_version) throw Error(Code::unsupported, table.field("version"), fmt::format("expected {}", k_record_version));
-  UserRecord record{table.text("name"), table.text(version == 1 ? "certificate" : "key"), table.number("tokens"), table.text("last_day"), false};
-  if (!is_party_name(record.name)) throw Error(Code::file, table.field("name"), "expected 1 to 64 letters, digits, dots, dashes and underscores");
+  if (version != 1 && version != k_record_version)
+    throw Error(Code::unsupported, table.field("version"), fmt::format("expected {}", k_record_version));
+  UserRecord record{table.text("name"), table.text(version == 1 ? "certificate" : "key"), table.number("tokens"),
+                    table.text("last_day"), false};
+  if (!is_party_name(record.name))
+    throw Error(Code::file, table.field("name"), "expected 1 to 64 letters, digits, dots, dashes and underscores");
   const std::string state = table.text("state");
-  if (state != "active" && state != "revoked") throw Error(Code::file, table.field("state"), "expected active or revoked");
+  if (state != "active" && state != "revoked")
+    throw Error(Code::file, table.field("state"), "expected active or revoked");
   record.revoked = state == "revoked" || version == 1;
   if (version == 1) record.key.clear();  // a certificate's hash tells nothing of its key
   table.no_more();
@@ -127,10 +142,12 @@ std::vector<std::filesystem::path> record_paths(const std::filesystem::path& dir
 
 void save_record(const std::filesystem::path& directory, const UserRecord& record) {
   make_private_folder(directory / "users");
-  replace_file(record_path(directory, record.name),
-               fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\nkey = \"{}\"\ntokens = {}\nlast_day = \"{}\"\n", k_record_version,
-                           record.name, record.revoked ? "revoked" : "active", record.key, record.tokens, record.last_day),
-               0600);
+  replace_file(
+      record_path(directory, record.name),
+      fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\nkey = \"{}\"\ntokens = {}\nlast_day = \"{}\"\n",
+                  k_record_version, record.name, record.revoked ? "revoked" : "active", record.key, record.tokens,
+                  record.last_day),
+      0600);
 }
 
 namespace {
@@ -149,7 +166,8 @@ struct Read {
   Stamps stamps;
   Made made;
   bool holds(const Stamps& now) const {
-    return std::equal(stamps.begin(), stamps.end(), now.begin(), now.end(), [](const auto& a, const auto& b) { return a.first == b.first && a.second.matches(b.second); });
+    return std::equal(stamps.begin(), stamps.end(), now.begin(), now.end(),
+                      [](const auto& a, const auto& b) { return a.first == b.first && a.second.matches(b.second); });
   }
 };
 
@@ -159,7 +177,8 @@ struct LiveDirectory::Records {
   explicit Records(std::filesystem::path d) : directory(std::move(d)) {}
   const std::filesystem::path directory;
   std::mutex mutex;
-  std::map<std::string, Read<UserRecord>> read;  // with the lock; by name, of those who showed a certificate of this provider
+  std::map<std::string, Read<UserRecord>>
+      read;  // with the lock; by name, of those who showed a certificate of this provider
 
   UserRecord get(const std::string& name) {
     const std::filesystem::path path = record_path(directory, name);

@@ -25,10 +25,11 @@ std::vector<Certificate> load_peers(const std::filesystem::path& directory);
 // What a provider remembers of an invite.
 struct UserRecord {
   std::string name;
-  std::string key;                // Peer::key; empty: a record of version 1, which knew the user by its certificate and lets nobody in any more
-  std::uint64_t tokens = 0;       // the allowance that the invite states
-  std::string last_day;           // of the certificate, for people
-  bool revoked = false;           // also where there is no key
+  std::string
+      key;  // Peer::key; empty: a record of version 1, which knew the user by its certificate and lets nobody in any more
+  std::uint64_t tokens = 0;  // the allowance that the invite states
+  std::string last_day;      // of the certificate, for people
+  bool revoked = false;      // also where there is no key
 };
 std::filesystem::path record_path(const std::filesystem::path& directory, const std::string& name);
 // Of all records, in order.

@@ -14,10 +14,14 @@ namespace {
 
 spdlog::level::level_enum level_of(Log::Level level) {
   switch (level) {
-    case Log::Level::debug: return spdlog::level::debug;
-    case Log::Level::info: return spdlog::level::info;
-    case Log::Level::warn: return spdlog::level::warn;
-    case Log::Level::error: return spdlog::level::err;
+    case Log::Level::debug:
+      return spdlog::level::debug;
+    case Log::Level::info:
+      return spdlog::level::info;
+    case Log::Level::warn:
+      return spdlog::level::warn;
+    case Log::Level::error:
+      return spdlog::level::err;
   }
   return spdlog::level::err;
 }
@@ -25,9 +29,11 @@ spdlog::level::level_enum level_of(Log::Level level) {
 }  // namespace
 
 Log::Log(const std::string& party, const LogOptions& options)
-    : party_(party), json_(options.format == "json"),
+    : party_(party),
+      json_(options.format == "json"),
       logger_(std::make_unique<spdlog::logger>(party, std::make_shared<spdlog::sinks::stderr_sink_mt>())) {
-  const char* pattern = json_ ? R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l",%v})" : "%Y-%m-%dT%H:%M:%S.%eZ %l %n: %v";
+  const char* pattern =
+      json_ ? R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l",%v})" : "%Y-%m-%dT%H:%M:%S.%eZ %l %n: %v";
   logger_->set_formatter(std::make_unique<spdlog::pattern_formatter>(pattern, spdlog::pattern_time_type::utc));
   logger_->flush_on(spdlog::level::trace);
   set_level(options.level);
@@ -84,7 +90,8 @@ void Log::write(Level level, const char* event, const std::string& text, const n
   logger_->log(level_of(level), spdlog::string_view_t(line));
 }
 
-void Log::write(Level level, const char* event, const std::string& text, nlohmann::ordered_json fields, LineBound& bound, const std::string& who) {
+void Log::write(Level level, const char* event, const std::string& text, nlohmann::ordered_json fields,
+                LineBound& bound, const std::string& who) {
   if (!logger_->should_log(level_of(level))) return;
   const std::optional<std::size_t> left_out = bound.admit(who);
   if (!left_out) return;

@@ -46,9 +46,11 @@ class Log {
   Log(const std::string& party, const LogOptions& options);
   ~Log();
   // A line: `event` is its fixed name, `text` says it in words; `fields`, an object, are keys of the JSON and stand in brackets in a text.
-  void write(Level level, const char* event, const std::string& text, const nlohmann::ordered_json& fields = nlohmann::ordered_json::object());
+  void write(Level level, const char* event, const std::string& text,
+             const nlohmann::ordered_json& fields = nlohmann::ordered_json::object());
   // A line that `who` causes at will: left out beyond the bound; not_logged_before tells how many were.
-  void write(Level level, const char* event, const std::string& text, nlohmann::ordered_json fields, LineBound& bound, const std::string& who);
+  void write(Level level, const char* event, const std::string& text, nlohmann::ordered_json fields, LineBound& bound,
+             const std::string& who);
   // As --log-level. May be called while others write.
   void set_level(const std::string& level);
 

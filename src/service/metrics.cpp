@@ -26,36 +26,57 @@ struct Metrics::State {
     start.Set(std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
   }
   prometheus::Registry registry;
-  prometheus::Family<prometheus::Counter>& counters(const char* name, const char* help) { return prometheus::BuildCounter().Name(name).Help(help).Register(registry); }
-  prometheus::Family<prometheus::Gauge>& gauges(const char* name, const char* help) { return prometheus::BuildGauge().Name(name).Help(help).Register(registry); }
+  prometheus::Family<prometheus::Counter>& counters(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+  }
+  prometheus::Family<prometheus::Gauge>& gauges(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
+  }
 
   prometheus::Family<prometheus::Gauge>& info = gauges("permllm_info", "Which program this is; always 1.");
-  prometheus::Gauge& ready = gauges("permllm_ready", "1 where /readyz says so, as far as it is known without asking others.").Add({});
+  prometheus::Gauge& ready =
+      gauges("permllm_ready", "1 where /readyz says so, as far as it is known without asking others.").Add({});
   prometheus::Gauge& draining = gauges("permllm_draining", "1 once the process has been told to end.").Add({});
   prometheus::Gauge& open = gauges("permllm_sessions_open", "Sessions under way.").Add({});
   prometheus::Counter& begun = counters("permllm_sessions_begun_total", "Sessions that began.").Add({});
   prometheus::Family<prometheus::Counter>& ended = counters("permllm_sessions_ended_total",
-      "Sessions by how they ended: ended in peace, failed (after they began) or refused (before), and the error's code.");
-  prometheus::Counter& session_seconds = counters("permllm_session_seconds_total", "Seconds that sessions lasted, added up when they ended.").Add({});
-  prometheus::Histogram& passes = prometheus::BuildHistogram().Name("permllm_pass_seconds")
-      .Help("Time of a pass through the model (a prompt, or a token), with the user's part and the network.").Register(registry).Add({}, k_pass_seconds);
-  prometheus::Family<prometheus::Counter>& offline = counters("permllm_offline_bytes_total", "Offline material that came in, by who sent it.");
+                                                            "Sessions by how they ended: ended in peace, failed (after "
+                                                            "they began) or refused (before), and the error's code.");
+  prometheus::Counter& session_seconds =
+      counters("permllm_session_seconds_total", "Seconds that sessions lasted, added up when they ended.").Add({});
+  prometheus::Histogram& passes =
+      prometheus::BuildHistogram()
+          .Name("permllm_pass_seconds")
+          .Help("Time of a pass through the model (a prompt, or a token), with the user's part and the network.")
+          .Register(registry)
+          .Add({}, k_pass_seconds);
+  prometheus::Family<prometheus::Counter>& offline =
+      counters("permllm_offline_bytes_total", "Offline material that came in, by who sent it.");
   prometheus::Counter& offline_of_helper = offline.Add({{"from", "helper"}});
   prometheus::Counter& offline_of_user = offline.Add({{"from", "user"}});
   prometheus::Gauge& model = gauges("permllm_model_bytes", "Bytes of model held for sessions.").Add({});
-  prometheus::Family<prometheus::Gauge>& stock = gauges("permllm_stock_bytes", "Bytes of offline material that are kept and not used yet.");
-  prometheus::Family<prometheus::Gauge>& disk_free = gauges("permllm_disk_free_bytes", "Bytes that the disk of the offline material, or of the models, has left.");
-  prometheus::Family<prometheus::Gauge>& links = gauges("permllm_connections", "Open connections, by whether their handshake is done.");
+  prometheus::Family<prometheus::Gauge>& stock =
+      gauges("permllm_stock_bytes", "Bytes of offline material that are kept and not used yet.");
+  prometheus::Family<prometheus::Gauge>& disk_free =
+      gauges("permllm_disk_free_bytes", "Bytes that the disk of the offline material, or of the models, has left.");
+  prometheus::Family<prometheus::Gauge>& links =
+      gauges("permllm_connections", "Open connections, by whether their handshake is done.");
   prometheus::Gauge& handshaking = links.Add({{"stage", "handshake"}});
   prometheus::Gauge& served = links.Add({{"stage", "served"}});
-  prometheus::Counter& connections = counters("permllm_connections_total", "Connections whose handshake was done.").Add({});
-  prometheus::Family<prometheus::Counter>& refused = counters("permllm_refused_handshakes_total", "Connections that ended before their handshake was done, by reason.");
-  prometheus::Counter& crowded = counters("permllm_refused_connections_total", "Peers that were turned away after their handshake, for want of room.").Add({});
+  prometheus::Counter& connections =
+      counters("permllm_connections_total", "Connections whose handshake was done.").Add({});
+  prometheus::Family<prometheus::Counter>& refused = counters(
+      "permllm_refused_handshakes_total", "Connections that ended before their handshake was done, by reason.");
+  prometheus::Counter& crowded = counters("permllm_refused_connections_total",
+                                          "Peers that were turned away after their handshake, for want of room.")
+                                     .Add({});
   prometheus::Gauge& memory = gauges("process_resident_memory_bytes", "Memory in use.").Add({});
-  prometheus::Counter& cpu = counters("process_cpu_seconds_total", "CPU time, of the system and of the program.").Add({});
+  prometheus::Counter& cpu =
+      counters("process_cpu_seconds_total", "CPU time, of the system and of the program.").Add({});
   prometheus::Gauge& files = gauges("process_open_fds", "Open files.").Add({});
   prometheus::Gauge& most_files = gauges("process_max_fds", "The most that may be open.").Add({});
-  prometheus::Gauge& start = gauges("process_start_time_seconds", "Start of the process, in seconds since 1970.").Add({});
+  prometheus::Gauge& start =
+      gauges("process_start_time_seconds", "Start of the process, in seconds since 1970.").Add({});
 
   std::mutex mutex;  // of what follows
   std::function<Now()> source;
@@ -71,7 +92,8 @@ void Metrics::count(const Event& event) {
     s.ended.Add({{"outcome", outcome}, {"code", event.error ? name_of(*event.error) : "none"}}).Increment();
   };
   switch (event.kind) {
-    case Event::Kind::note: break;
+    case Event::Kind::note:
+      break;
     case Event::Kind::connection_failed:
       if (event.session == 0 && event.error != Code::closed) ended("refused");
       break;
@@ -84,7 +106,9 @@ void Metrics::count(const Event& event) {
       s.session_seconds.Increment(event.seconds);
       ended(event.error ? "failed" : "ended");
       break;
-    case Event::Kind::pass: s.passes.Observe(event.seconds); break;
+    case Event::Kind::pass:
+      s.passes.Observe(event.seconds);
+      break;
     case Event::Kind::material:
       (event.from == Role::user ? s.offline_of_user : s.offline_of_helper).Increment(static_cast<double>(event.bytes));
       break;

@@ -28,7 +28,8 @@ class Metrics {
   struct Now {
     std::size_t handshakes = 0, connections = 0;
     bool ready = false, draining = false;
-    std::optional<std::uint64_t> stock, disk_free;  // bytes of offline material, and what is left of the disk; none: nothing is told of them
+    std::optional<std::uint64_t> stock,
+        disk_free;  // bytes of offline material, and what is left of the disk; none: nothing is told of them
   };
   void set_source(std::function<Now()> source);
   std::string text();

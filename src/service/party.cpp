@@ -18,17 +18,27 @@ namespace {
 constexpr std::size_t k_refusals_in_all = 60, k_refusals_of_one = 20, k_empty_sessions_of_one = 60;
 
 constexpr auto k_silence = std::chrono::seconds(2);
-const std::vector<std::string> k_reloadable{"log-level", "max-connections", "max-handshakes", "max-per-user", "max-sessions", "max-memory", "drain"};
+const std::vector<std::string> k_reloadable{"log-level",    "max-connections", "max-handshakes", "max-per-user",
+                                            "max-sessions", "max-memory",      "drain"};
 
 }  // namespace
 
 Party::Party(Role role, PartyOptions& options, const std::string& mapped, std::function<std::string()> ready)
-    : role_(role), options_(options), log_(name_of(role), options.log), metrics_(role), mapped_(mapped), ready_(std::move(ready)),
-      files_(raise_file_limit()), refusals_(k_refusals_in_all, k_refusals_of_one), empty_sessions_(SIZE_MAX, k_empty_sessions_of_one), signals_([this](int number) { handle(number); }) {
+    : role_(role),
+      options_(options),
+      log_(name_of(role), options.log),
+      metrics_(role),
+      mapped_(mapped),
+      ready_(std::move(ready)),
+      files_(raise_file_limit()),
+      refusals_(k_refusals_in_all, k_refusals_of_one),
+      empty_sessions_(SIZE_MAX, k_empty_sessions_of_one),
+      signals_([this](int number) { handle(number); }) {
   signals_.watch_mapped_files();
   if (options.status.empty()) return;
   metrics_.set_source([this] { return now(); });
-  status_.emplace(options.status, [this] { return why_not_ready(); }, [this] { return metrics_.text(); });
+  status_.emplace(
+      options.status, [this] { return why_not_ready(); }, [this] { return metrics_.text(); });
   note("status", fmt::format("status on port {}", status_->port()));
   if (options.events) print_event({{"event", "status"}, {"port", status_->port()}});
 }
@@ -49,7 +59,8 @@ void Party::progress(const char* what, double fraction) {
   if (now - told_ < k_silence || fraction < 0.02) return;
   told_ = now;
   const double seconds = seconds_between(begun_, now);
-  note("progress", fmt::format("{} of the model: {:.0f} %, about {:.0f} s left", what, fraction * 100, seconds * (1 / fraction - 1)));
+  note("progress", fmt::format("{} of the model: {:.0f} %, about {:.0f} s left", what, fraction * 100,
+                               seconds * (1 / fraction - 1)));
 }
 
 void Party::admit() const {
@@ -58,7 +69,8 @@ void Party::admit() const {
   if (!reason.empty()) throw Error(Code::resource, Reason::busy, name_of(role_), reason);
 }
 
-void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts, std::function<void(Metrics::Now&)> of_disk) {
+void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts,
+                  std::function<void(Metrics::Now&)> of_disk) {
   Server server(listener, std::move(handler), limits(), log_, metrics_);
   {
     const std::lock_guard lock(mutex_);
@@ -95,7 +107,9 @@ Limits Party::limits() {
   // A link takes four descriptors; a provider's session has another link, to the helper.
   const std::size_t most = std::max<std::size_t>(4, (files_ - std::min<std::size_t>(files_, 64)) / 8);
   if (limits.connections > most) {
-    log_.write(Log::Level::warn, "few_files", fmt::format("{} open files are allowed, enough for {} connections, not {}", files_, most, limits.connections));
+    log_.write(
+        Log::Level::warn, "few_files",
+        fmt::format("{} open files are allowed, enough for {} connections, not {}", files_, most, limits.connections));
     limits.connections = most;
   }
   memory_limit_ = limits.memory;
@@ -103,7 +117,9 @@ Limits Party::limits() {
   return limits;
 }
 
-std::string Party::short_of_memory() const { return exceeds_memory(memory_limit_) ? "the process has as much memory as it may"  : ""; }
+std::string Party::short_of_memory() const {
+  return exceeds_memory(memory_limit_) ? "the process has as much memory as it may" : "";
+}
 
 std::string Party::own_state() {
   if (draining_) return "shutting down";
@@ -141,9 +157,11 @@ void Party::write(const Event& event) {
       return log_.write(Log::Level::info, "note", event.text, fields, refusals_, event.peer);
     case Event::Kind::connection_failed:
       // A peer that leaves before a session is no refusal; of a session's further connections the session tells itself.
-      if (event.session != 0 || event.error == Code::closed) return log_.write(Log::Level::debug, "connection_fails", event.text, fields);
+      if (event.session != 0 || event.error == Code::closed)
+        return log_.write(Log::Level::debug, "connection_fails", event.text, fields);
       return log_.write(Log::Level::warn, "connection_fails", event.text, fields, refusals_, event.peer);
-    case Event::Kind::session_begins: return log_.write(Log::Level::info, "session_begins", event.text, fields, empty_sessions_, event.peer);
+    case Event::Kind::session_begins:
+      return log_.write(Log::Level::info, "session_begins", event.text, fields, empty_sessions_, event.peer);
     case Event::Kind::session_ends: {
       fields["seconds"] = event.seconds;
       const Log::Level level = event.error ? Log::Level::warn : Log::Level::info;
@@ -153,16 +171,21 @@ void Party::write(const Event& event) {
       return log_.write(level, name, event.text, fields);
     }
     case Event::Kind::pass:
-    case Event::Kind::material: return;  // counted alone: lines would tell a prompt's length
+    case Event::Kind::material:
+      return;  // counted alone: lines would tell a prompt's length
   }
 }
 
 void Party::handle(int number) {
   if (number == SIGBUS) {
-    log_.write(Log::Level::error, "file_lost",
-               fmt::format("{} cannot be read any more: it was cut short or its disk fails (SIGBUS). The {} ends; start it again{}",
-                           mapped_.empty() ? "a mapped file" : "a file of " + mapped_, name_of(role_),
-                           role_ == Role::helper ? ", and it names the models that are damaged, which their providers send again when they are started" : " once the file is whole"));
+    log_.write(
+        Log::Level::error, "file_lost",
+        fmt::format(
+            "{} cannot be read any more: it was cut short or its disk fails (SIGBUS). The {} ends; start it again{}",
+            mapped_.empty() ? "a mapped file" : "a file of " + mapped_, name_of(role_),
+            role_ == Role::helper
+                ? ", and it names the models that are damaged, which their providers send again when they are started"
+                : " once the file is whole"));
     std::_Exit(1);
   }
   if (number == SIGHUP) return reload();
@@ -172,7 +195,8 @@ void Party::handle(int number) {
     std::_Exit(0);
   }
   notify_manager("STOPPING=1\nSTATUS=waiting for sessions to end");
-  log_.write(Log::Level::info, "drain", fmt::format("no new sessions; those under way have {} s to end", options_.limits.drain_seconds));
+  log_.write(Log::Level::info, "drain",
+             fmt::format("no new sessions; those under way have {} s to end", options_.limits.drain_seconds));
   server_->drain();
 }
 
@@ -191,11 +215,13 @@ void Party::reload() {
       const std::lock_guard lock(mutex_);
       if (server_ != nullptr) server_->set_limits(now);
     }
-    log_.write(reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload",
-               fmt::format("reloaded: {}; certificate until {}, {} trusted keys{}", reloaded.changes(), credentials.identity.certificate.last_day(),
-                           credentials.trust.pins.size(), reloaded.restarts()));
+    log_.write(
+        reloaded.need_a_restart.empty() ? Log::Level::info : Log::Level::warn, "reload",
+        fmt::format("reloaded: {}; certificate until {}, {} trusted keys{}", reloaded.changes(),
+                    credentials.identity.certificate.last_day(), credentials.trust.pins.size(), reloaded.restarts()));
   } catch (const Error& error) {
-    log_.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()), {{"code", name_of(error.code())}});
+    log_.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()),
+               {{"code", name_of(error.code())}});
   }
   const std::lock_guard lock(mutex_);
   if (server_ != nullptr && !draining_) notify_manager("READY=1");

@@ -30,9 +30,7 @@ struct PartyOptions {
   bool events = false;  // one JSON object a line on standard output, for the program that started this one
   std::shared_ptr<Settings> settings;
 
-  Clock::duration patience() const {
-    return duration_of(patience_seconds);
-  }
+  Clock::duration patience() const { return duration_of(patience_seconds); }
 };
 
 // Made before any other thread.
@@ -51,7 +49,8 @@ class Party {
   void admit() const;
   std::size_t most_sessions() const { return session_limit_; }
   // Serves until a signal ends it. facts: of the ready event. of_disk: adds what /metrics says of it.
-  void serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts, std::function<void(Metrics::Now&)> of_disk);
+  void serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts,
+             std::function<void(Metrics::Now&)> of_disk);
 
  private:
   void set_state(const std::string& state);
@@ -78,8 +77,8 @@ class Party {
   LineBound refusals_, empty_sessions_;
   std::string doing_;  // of progress, since when, and when the log was told
   Clock::time_point begun_{}, told_{};
-  std::mutex mutex_;  // of the options that are reloaded and of what follows
-  std::string state_;          // before the server is there
+  std::mutex mutex_;   // of the options that are reloaded and of what follows
+  std::string state_;  // before the server is there
   Server* server_ = nullptr;
   std::function<void(Metrics::Now&)> of_disk_;
   Signals signals_;

@@ -9,7 +9,8 @@
 namespace permllm {
 
 struct Sandbox {
-  std::vector<std::filesystem::path> read;   // files, and folders with all that is in them; the system's own may be read in any case
+  std::vector<std::filesystem::path>
+      read;  // files, and folders with all that is in them; the system's own may be read in any case
   std::vector<std::filesystem::path> write;  // likewise, made and removed there, too
 };
 

@@ -69,8 +69,10 @@ struct Server::State {
   Count count() const {
     Count count;
     for (const auto& [number, entry] : open) {
-      if (entry->served) ++count.served;
-      else if (!entry->gave_way) ++count.handshakes;
+      if (entry->served)
+        ++count.served;
+      else if (!entry->gave_way)
+        ++count.handshakes;
     }
     return count;
   }
@@ -108,9 +110,12 @@ struct Server::State {
     log_refused(address, why);
   }
   void log_refused(const std::string& address, const std::string& why) {
-    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", why), {{"address", address}}, strangers, group_of(address));
+    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", why),
+              {{"address", address}}, strangers, group_of(address));
   }
-  void refuse_crowded(const std::string& address) { refuse(address, "crowded", "its handshake was not done when there was no more room"); }
+  void refuse_crowded(const std::string& address) {
+    refuse(address, "crowded", "its handshake was not done when there was no more room");
+  }
 
   // A connection to its end, in its thread. ticket: of the links to it.
   void serve(Open& entry, std::shared_ptr<void> ticket);
@@ -125,10 +130,13 @@ namespace {
 // A link that its server knows of and can close.
 class Known : public Link {
  public:
-  Known(std::shared_ptr<Link> link, std::shared_ptr<void> ticket) : link_(std::move(link)), ticket_(std::move(ticket)) {}
+  Known(std::shared_ptr<Link> link, std::shared_ptr<void> ticket)
+      : link_(std::move(link)), ticket_(std::move(ticket)) {}
   void send(Frame frame) override { link_->send(std::move(frame)); }
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link_->receive(deadline, awaited, most); }
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+    return link_->receive(deadline, awaited, most);
+  }
   void close() override { link_->close(); }
 
  private:
@@ -172,9 +180,12 @@ void Server::State::admit(Open& entry, const Peer& peer) {
     const std::lock_guard lock(mutex);
     const std::size_t kept = std::min<std::size_t>(16, limits.connections / 4);
     std::size_t of_user = 0;
-    for (const auto& [number, other] : open) of_user += other->served && peer.role == Role::user && other->user == peer.key;
-    if (count().served >= limits.connections - kept) full = "as many are open as may be";
-    else if (of_user >= limits.per_user) full = fmt::format("{} are open already, the limit for one user", of_user);
+    for (const auto& [number, other] : open)
+      of_user += other->served && peer.role == Role::user && other->user == peer.key;
+    if (count().served >= limits.connections - kept)
+      full = "as many are open as may be";
+    else if (of_user >= limits.per_user)
+      full = fmt::format("{} are open already, the limit for one user", of_user);
     if (full.empty()) {
       entry.served = true;
       entry.user = peer.key;
@@ -188,7 +199,8 @@ void Server::State::admit(Open& entry, const Peer& peer) {
     }
     handler.admit(peer);
   } catch (const Error& error) {
-    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()), fields_of(peer), peers, peer.key);
+    log.write(Log::Level::warn, "connection_refused", fmt::format("a connection was refused: {}", error.what()),
+              fields_of(peer), peers, peer.key);
     tell(*entry.link, error);
     throw;
   }
@@ -207,7 +219,8 @@ void Server::State::serve(Open& entry, std::shared_ptr<void> ticket) {
   } catch (const Error&) {
     // It is logged, and the peer knows.
   } catch (const std::exception& error) {
-    log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()), {}, peers, entry.group);
+    log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()), {},
+              peers, entry.group);
   }
 }
 
@@ -217,22 +230,26 @@ Server::Server(TlsListener& listener, Handler handler, const Limits& limits, Log
 Server::~Server() = default;
 
 void Server::welcome(const TlsListener::Arrival& arrival) {
-  const auto entry = std::make_shared<Open>(Open{arrival.number, arrival.address, group_of(arrival.address), arrival.since});
+  const auto entry =
+      std::make_shared<Open>(Open{arrival.number, arrival.address, group_of(arrival.address), arrival.since});
   State& s = *state_;
   bool room = true;
   std::shared_ptr<Open> of_its_group, of_all;  // that give way to it
   {
     const std::lock_guard lock(s.mutex);
     std::size_t of_group = 0;
-    for (const auto& [number, other] : s.open) of_group += !other->served && !other->gave_way && other->group == entry->group;
+    for (const auto& [number, other] : s.open)
+      of_group += !other->served && !other->gave_way && other->group == entry->group;
     if (of_group >= s.limits.handshakes) of_its_group = s.give_way(s.oldest_handshake(&entry->group));
     const Count count = s.count();
     if (count.handshakes + count.served >= s.limits.connections) {
       of_all = s.give_way(s.oldest_handshake(nullptr));
       room = of_all != nullptr;
     }
-    if (room) s.open[entry->number] = entry;
-    else s.listener.drop(entry->number);
+    if (room)
+      s.open[entry->number] = entry;
+    else
+      s.listener.drop(entry->number);
   }
   for (const auto& sent_away : {of_its_group, of_all}) {
     if (sent_away && !sent_away->link) s.refuse_crowded(sent_away->address);
@@ -291,8 +308,12 @@ bool Server::run() {
     try {
       const TlsListener::Arrival arrival = s.listener.next(deadline);
       switch (arrival.kind) {
-        case TlsListener::Arrival::Kind::came: welcome(arrival); break;
-        case TlsListener::Arrival::Kind::spoke: attend(arrival.number); break;
+        case TlsListener::Arrival::Kind::came:
+          welcome(arrival);
+          break;
+        case TlsListener::Arrival::Kind::spoke:
+          attend(arrival.number);
+          break;
         case TlsListener::Arrival::Kind::left:
           s.leave(arrival.number);
           s.refuse(arrival.address, name_of(arrival.error->code()), arrival.error->what());
@@ -308,11 +329,14 @@ bool Server::run() {
     const std::lock_guard lock(s.mutex);
     s.running = false;
     const Count left = s.count();
-    if (left.served != 0) s.log.write(Log::Level::warn, "drain_ends", "connections that were not done in time are closed", {{"connections", left.served}});
+    if (left.served != 0)
+      s.log.write(Log::Level::warn, "drain_ends", "connections that were not done in time are closed",
+                  {{"connections", left.served}});
     for (const auto& [number, entry] : s.open) entry->link ? entry->link->close() : s.listener.drop(number);
     std::erase_if(s.open, [](const auto& one) { return !one.second->link; });
   }
-  for (const Clock::time_point deadline = Clock::now() + k_closing_patience; !s.workers.empty() && Clock::now() < deadline; reap()) {
+  for (const Clock::time_point deadline = Clock::now() + k_closing_patience;
+       !s.workers.empty() && Clock::now() < deadline; reap()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return s.workers.empty();

@@ -4,18 +4,19 @@
 #include <functional>
 #include <memory>
 
+#include "net/tls.h"
 #include "service/log.h"
 #include "service/metrics.h"
-#include "net/tls.h"
 
 namespace permllm {
 
 struct Limits {
   std::size_t connections = 256;  // in all; the last of them, 16 or a quarter, are for handshakes alone
-  std::size_t handshakes = 16;    // under way from one address (IPv6: from one /64), with those whose peer has not spoken yet
-  std::size_t per_user = 16;      // of one user, behind the handshake
-  std::size_t sessions = 0;       // of a provider, of all users; 0: no limit
-  std::size_t memory = 0;         // bytes of the process's own; 0: no limit
+  std::size_t handshakes =
+      16;  // under way from one address (IPv6: from one /64), with those whose peer has not spoken yet
+  std::size_t per_user = 16;  // of one user, behind the handshake
+  std::size_t sessions = 0;   // of a provider, of all users; 0: no limit
+  std::size_t memory = 0;     // bytes of the process's own; 0: no limit
   std::size_t drain_seconds = 30;
 };
 

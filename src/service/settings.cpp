@@ -6,8 +6,8 @@
 #include <cctype>
 #include <sstream>
 
-#include "base/toml.h"
 #include "base/small_file.h"
+#include "base/toml.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -23,7 +23,8 @@ std::string variable_name(const std::string& command, const std::string& flag) {
 
 // The options that are settings: all flags but --help and those of this file.
 std::vector<CLI::Option*> settings_of(CLI::App& command) {
-  return command.get_options([](const CLI::Option* option) { return !option->get_envname().empty() && !option->check_lname("config"); });
+  return command.get_options(
+      [](const CLI::Option* option) { return !option->get_envname().empty() && !option->check_lname("config"); });
 }
 
 bool takes_settings(CLI::App& command) { return command.get_option_no_throw(k_config) != nullptr; }
@@ -44,19 +45,26 @@ Settings::Texts read_file(CLI::App& command, const std::string& path) {
   while (program->get_parent() != nullptr) program = program->get_parent();
   for (const auto& [name, content] : file) {
     const std::string table_field = fmt::format("{}: {}", path, std::string_view(name));
-    const std::vector<CLI::App*> owners =
-        program->get_subcommands([&, &name = name](CLI::App* app) { return app->get_name() == name.str() && takes_settings(*app); });
+    const std::vector<CLI::App*> owners = program->get_subcommands(
+        [&, &name = name](CLI::App* app) { return app->get_name() == name.str() && takes_settings(*app); });
     if (owners.empty() || !content.is_table()) {
       throw Error(Code::file, table_field, "is not known; settings stand in the table of a command, like [provider]");
     }
-    CLI::App* owner = name.str() == command.get_name() ? &command : owners.front();  // `doctor provider` has the settings of `provider`
+    CLI::App* owner = name.str() == command.get_name()
+                          ? &command
+                          : owners.front();  // `doctor provider` has the settings of `provider`
     const std::vector<CLI::Option*> known = settings_of(*owner);
     for (const auto& [key, value] : *content.as_table()) {
       const std::string field = fmt::format("{}.{}", table_field, std::string_view(key));
-      const auto found = std::find_if(known.begin(), known.end(), [&key = key](const CLI::Option* o) { return o->check_lname(std::string(key.str())); });
-      if (found == known.end()) throw Error(Code::file, field, fmt::format("is not known; permllm {} --help shows the flags", owner->get_name()));
+      const auto found = std::find_if(known.begin(), known.end(), [&key = key](const CLI::Option* o) {
+        return o->check_lname(std::string(key.str()));
+      });
+      if (found == known.end())
+        throw Error(Code::file, field,
+                    fmt::format("is not known; permllm {} --help shows the flags", owner->get_name()));
       const std::string text = text_of(value, field);
-      if (owner == &command) all[*found] = (*found)->get_expected_min() == 0 ? (*found)->get_flag_value(std::string(key.str()), text) : text;
+      if (owner == &command)
+        all[*found] = (*found)->get_expected_min() == 0 ? (*found)->get_flag_value(std::string(key.str()), text) : text;
     }
   }
   return all;
@@ -106,7 +114,9 @@ void Settings::apply(const std::string& path) {
   }
 }
 
-std::string Settings::Reloaded::changes() const { return changed.empty() ? "no setting is new" : fmt::format("{}", fmt::join(changed, ", ")); }
+std::string Settings::Reloaded::changes() const {
+  return changed.empty() ? "no setting is new" : fmt::format("{}", fmt::join(changed, ", "));
+}
 std::string Settings::Reloaded::restarts() const {
   return need_a_restart.empty() ? "" : fmt::format("; a restart is needed for {}", fmt::join(need_a_restart, ", "));
 }
@@ -148,16 +158,25 @@ std::shared_ptr<Settings> add_settings(CLI::App& command) {
     option->envname(variable_name(command.get_name(), option->get_lnames().front()));
   }
   // Options are handled in the order in which they were added, after all flags and variables were read.
-  command.add_option_function<std::string>(k_config, [&command, all](const std::string& path) {
-    if (command.parsed()) all->apply(path);
-  }, fmt::format("TOML file with any of these settings, in a table [{}]", command.get_name()))->envname(variable_name(command.get_name(), "config"));
-  command.add_flag_callback("--print-config", [&command] {
-    print(command);
-    throw CLI::Success();
-  }, "print the settings that hold, as such a file, and exit");
+  command
+      .add_option_function<std::string>(
+          k_config,
+          [&command, all](const std::string& path) {
+            if (command.parsed()) all->apply(path);
+          },
+          fmt::format("TOML file with any of these settings, in a table [{}]", command.get_name()))
+      ->envname(variable_name(command.get_name(), "config"));
+  command.add_flag_callback(
+      "--print-config",
+      [&command] {
+        print(command);
+        throw CLI::Success();
+      },
+      "print the settings that hold, as such a file, and exit");
   const std::string last = settings_of(command).back()->get_lnames().front();
-  command.footer(fmt::format("Each flag may be set by a variable, too, like --{} by {}. A flag outweighs the variable, that the file.", last,
-                             variable_name(command.get_name(), last)));
+  command.footer(fmt::format(
+      "Each flag may be set by a variable, too, like --{} by {}. A flag outweighs the variable, that the file.", last,
+      variable_name(command.get_name(), last)));
   return all;
 }
 

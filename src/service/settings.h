@@ -19,8 +19,9 @@ class Settings {
   const std::string& path() const { return path_; }  // of that file; empty: none
 
   struct Reloaded {
-    std::vector<std::string> changed;         // as "log-level = debug"
-    std::vector<std::string> need_a_restart;  // names of settings that are not among `names` and have another value in the file
+    std::vector<std::string> changed;  // as "log-level = debug"
+    std::vector<std::string>
+        need_a_restart;  // names of settings that are not among `names` and have another value in the file
     // Both in words; the second is empty where no restart is needed.
     std::string changes() const;
     std::string restarts() const;

@@ -83,15 +83,16 @@ void notify_manager(const std::string& state) {
   // A manager that does not read holds nobody up: not at all for a mere status.
   const timeval patience{5, 0};
   setsockopt(socket_fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-  sendto(socket_fd, state.data(), state.size(), MSG_NOSIGNAL | (state.starts_with("STATUS=") ? MSG_DONTWAIT : 0), reinterpret_cast<const sockaddr*>(&address),
-         static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length));
+  sendto(socket_fd, state.data(), state.size(), MSG_NOSIGNAL | (state.starts_with("STATUS=") ? MSG_DONTWAIT : 0),
+         reinterpret_cast<const sockaddr*>(&address), static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length));
   close(socket_fd);
 }
 
 void notify_reloading() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
-  notify_manager(fmt::format("RELOADING=1\nMONOTONIC_USEC={}", static_cast<long long>(now.tv_sec) * 1000000 + now.tv_nsec / 1000));
+  notify_manager(
+      fmt::format("RELOADING=1\nMONOTONIC_USEC={}", static_cast<long long>(now.tv_sec) * 1000000 + now.tv_nsec / 1000));
 }
 
 }  // namespace permllm

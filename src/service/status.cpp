@@ -6,9 +6,9 @@
 #include <charconv>
 #include <thread>
 
-#include "service/http_server.h"
 #include "net/tls.h"
 #include "permllm/error.h"
+#include "service/http_server.h"
 
 namespace permllm {
 namespace {
@@ -30,7 +30,8 @@ struct StatusServer::State {
   std::jthread thread;
 };
 
-StatusServer::StatusServer(const std::string& address, std::function<std::string()> why_not_ready, std::function<std::string()> metrics)
+StatusServer::StatusServer(const std::string& address, std::function<std::string()> why_not_ready,
+                           std::function<std::string()> metrics)
     : state_(new State) {
   check_address(address, "--status", Code::usage);
   const std::size_t colon = address.rfind(':');
@@ -39,24 +40,32 @@ StatusServer::StatusServer(const std::string& address, std::function<std::string
   boost::system::error_code error;
   const auto ip = boost::asio::ip::make_address(host, error);
   if (error || !ip.is_loopback()) {
-    throw Error(Code::usage, "--status", fmt::format("{} is no loopback address, like 127.0.0.1: the page has no key; put a proxy that asks for one before it", host));
+    throw Error(
+        Code::usage, "--status",
+        fmt::format(
+            "{} is no loopback address, like 127.0.0.1: the page has no key; put a proxy that asks for one before it",
+            host));
   }
   std::uint16_t port = 0;
   const char* last = address.data() + address.size();
   const auto [end, parsed] = std::from_chars(address.data() + colon + 1, last, port);
-  if (parsed != std::errc() || end != last) throw Error(Code::usage, "--status", fmt::format("\"{}\" ends in no port", address));
+  if (parsed != std::errc() || end != last)
+    throw Error(Code::usage, "--status", fmt::format("\"{}\" ends in no port", address));
 
   HttpServer& server = state_->server;
   server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response&) {
     HttpServer::gone(request);  // it is none of those that are being read any more
     return httplib::Server::HandlerResponse::Unhandled;
   });
-  server.Get("/healthz", [](const httplib::Request&, httplib::Response& response) { response.set_content("alive\n", "text/plain"); });
-  server.Get("/readyz", [why_not_ready = std::move(why_not_ready)](const httplib::Request&, httplib::Response& response) {
-    const std::string reason = why_not_ready();
-    response.status = reason.empty() ? 200 : 503;
-    response.set_content((reason.empty() ? "ready" : reason) + "\n", "text/plain");
+  server.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
+    response.set_content("alive\n", "text/plain");
   });
+  server.Get("/readyz",
+             [why_not_ready = std::move(why_not_ready)](const httplib::Request&, httplib::Response& response) {
+               const std::string reason = why_not_ready();
+               response.status = reason.empty() ? 200 : 503;
+               response.set_content((reason.empty() ? "ready" : reason) + "\n", "text/plain");
+             });
   server.Get("/metrics", [metrics = std::move(metrics)](const httplib::Request&, httplib::Response& response) {
     response.set_content(metrics(), "text/plain; version=0.0.4; charset=utf-8");
   });

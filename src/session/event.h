@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
-#include "wire/link.h"
 #include "permllm/error.h"
+#include "wire/link.h"
 
 namespace permllm {
 

@@ -19,22 +19,30 @@ void check_marks(const char* field, const Marks& marks, std::size_t most) {
 }  // namespace
 
 void check(const Card& card) {
-  const auto refuse = [](const char* field, const std::string& why) { throw Error(Code::malformed, std::string("Card.") + field, why); };
+  const auto refuse = [](const char* field, const std::string& why) {
+    throw Error(Code::malformed, std::string("Card.") + field, why);
+  };
   const Vocabulary& v = card.vocabulary;
   const std::size_t tokens = v.tokens.size(), rows = card.plan.config.vocab;
   if (card.session == 0) refuse("session", "0, expected any other number");
-  if (tokens > rows) refuse("vocabulary.tokens", fmt::format("{} of them, the plan's embedding table has {} rows: each token needs one", tokens, rows));
-  if (v.types.size() != tokens) refuse("vocabulary.types", fmt::format("{} types for {} tokens", v.types.size(), tokens));
-  if (!v.scores.empty() && v.scores.size() != tokens) refuse("vocabulary.scores", fmt::format("{} scores for {} tokens", v.scores.size(), tokens));
+  if (tokens > rows)
+    refuse("vocabulary.tokens",
+           fmt::format("{} of them, the plan's embedding table has {} rows: each token needs one", tokens, rows));
+  if (v.types.size() != tokens)
+    refuse("vocabulary.types", fmt::format("{} types for {} tokens", v.types.size(), tokens));
+  if (!v.scores.empty() && v.scores.size() != tokens)
+    refuse("vocabulary.scores", fmt::format("{} scores for {} tokens", v.scores.size(), tokens));
   const auto check_id = [&](const char* field, TokenId id) {
-    if (id >= std::max<std::size_t>(tokens, 1)) refuse(field, fmt::format("{}, the vocabulary has {} tokens", id, tokens));
+    if (id >= std::max<std::size_t>(tokens, 1))
+      refuse(field, fmt::format("{}, the vocabulary has {} tokens", id, tokens));
   };
   check_id("vocabulary.eos", v.eos);
   if (v.bos) check_id("vocabulary.bos", *v.bos);
   for (const TokenId end : v.ends) check_id("vocabulary.ends", end);
   for (const ChainState& chain : card.chains) {
     check_marks("Card.chains.made", chain.made, card.plan.slots);
-    check_marks("Card.chains.burnt", chain.burnt, card.plan.slots + Burning::k_stretch);  // burnt ahead of its use, by a process that died then
+    check_marks("Card.chains.burnt", chain.burnt,
+                card.plan.slots + Burning::k_stretch);  // burnt ahead of its use, by a process that died then
   }
 }
 

@@ -82,11 +82,12 @@ struct Card {
   std::string model_id;  // salted commitment to the weights
   Plan plan;
   Vocabulary vocabulary;
-  Seed model_mask;  // expands U
+  Seed model_mask;                      // expands U
   std::uint64_t tokens_left = 0;        // of the user's allowance
   std::vector<ChainState> chains = {};  // of this user and this model
   static constexpr std::size_t k_most_chains = 1000;
-  static constexpr std::size_t k_most = std::size_t{64} << 20;  // a vocabulary of 262,144 tokens and twice as many merges has 14 MB
+  static constexpr std::size_t k_most = std::size_t{64}
+                                        << 20;  // a vocabulary of 262,144 tokens and twice as many merges has 14 MB
   template <class Io>
   void visit(Io& io) {
     io.number("session", session);
@@ -122,7 +123,8 @@ struct Agreement {
 // provider -> user: the session, or a filling of its chain, begins.
 struct Accepted {
   static constexpr Tag tag = Tag::accepted;
-  bool paired = false;  // both have their seeds with the helper and go on with them; else they agree new ones, and nothing is made yet
+  bool paired =
+      false;  // both have their seeds with the helper and go on with them; else they agree new ones, and nothing is made yet
   Marks made = {}, burnt = {};  // burnt: by the later of both ledgers
   template <class Io>
   void visit(Io& io) {

@@ -10,10 +10,12 @@ namespace permllm {
 namespace {
 
 constexpr const char* k_columns =
-    "chain, peer, model_id, plan_hash, paired, seed, own, other, made1, made2, made3, made4, burnt1, burnt2, burnt3, burnt4, length1, length2, mask";
+    "chain, peer, model_id, plan_hash, paired, seed, own, other, made1, made2, made3, made4, burnt1, burnt2, burnt3, "
+    "burnt4, length1, length2, mask";
 // The row as it was.
 constexpr const char* k_as_it_was =
-    "peer = ? AND chain = ? AND paired = ? AND seed = ? AND made1 = ? AND made2 = ? AND made3 = ? AND made4 = ? AND burnt1 = ? AND burnt2 = ? AND burnt3 = ? AND burnt4 = ?";
+    "peer = ? AND chain = ? AND paired = ? AND seed = ? AND made1 = ? AND made2 = ? AND made3 = ? AND made4 = ? AND "
+    "burnt1 = ? AND burnt2 = ? AND burnt3 = ? AND burnt4 = ?";
 
 Seed seed_of(const std::vector<std::uint8_t>& bytes) {
   if (bytes.size() != Seed::k_bytes) throw Error(Code::file, "ledger", "a seed has not 32 bytes: the file is damaged");
@@ -21,12 +23,16 @@ Seed seed_of(const std::vector<std::uint8_t>& bytes) {
 }
 
 ChainRecord record_of(const Database::Query& q) {
-  ChainRecord record{q.number(0), q.text(1), q.text(2), q.text(3), q.number(4) != 0, seed_of(q.bytes(5)), seed_of(q.bytes(6)), {}, {}, {}, {}};
+  ChainRecord record{
+      q.number(0), q.text(1), q.text(2), q.text(3), q.number(4) != 0, seed_of(q.bytes(5)), seed_of(q.bytes(6)),
+      {},          {},        {},        {}};
   const auto other = q.bytes(7);
-  if (other.size() != record.other.size()) throw Error(Code::file, "ledger", "a digest has not 32 bytes: the file is damaged");
+  if (other.size() != record.other.size())
+    throw Error(Code::file, "ledger", "a digest has not 32 bytes: the file is damaged");
   std::copy(other.begin(), other.end(), record.other.begin());
   const auto mark = [&](int column) {
-    if (q.number(column) > UINT32_MAX) throw Error(Code::file, "ledger", "a mark is beyond all pieces: the file is damaged");
+    if (q.number(column) > UINT32_MAX)
+      throw Error(Code::file, "ledger", "a mark is beyond all pieces: the file is damaged");
     return static_cast<std::uint32_t>(q.number(column));
   };
   for (int i = 0; i < 4; ++i) {
@@ -35,7 +41,8 @@ ChainRecord record_of(const Database::Query& q) {
   }
   record.lengths = {q.number(16), q.number(17)};
   const auto mask = q.bytes(18);
-  if (mask.size() == record.mask.size()) std::copy(mask.begin(), mask.end(), record.mask.begin());  // of an earlier version's rows it is not known
+  if (mask.size() == record.mask.size())
+    std::copy(mask.begin(), mask.end(), record.mask.begin());  // of an earlier version's rows it is not known
   return record;
 }
 
@@ -55,7 +62,9 @@ void bind_as_it_was(Database::Query& q, const ChainRecord& record) {
 }
 
 Error taken_by_another() {
-  return {Code::mismatch, "ledger", "another program has used or removed this chain of offline material since it was taken up here; ask again: another chain is taken"};
+  return {Code::mismatch, "ledger",
+          "another program has used or removed this chain of offline material since it was taken up here; ask again: "
+          "another chain is taken"};
 }
 
 }  // namespace
@@ -66,22 +75,28 @@ Ledger::Ledger(const std::filesystem::path& path) : durable_(!path.empty()), loc
     auto version = database_.query("PRAGMA user_version");
     version.step();
     const std::uint64_t number = version.number(0);
-    if (number > 2) throw Error(Code::unsupported, path.filename().string(), fmt::format("is of version {}, this program knows 2", number));
+    if (number > 2)
+      throw Error(Code::unsupported, path.filename().string(),
+                  fmt::format("is of version {}, this program knows 2", number));
     if (number < 1) {
       database_.run(
-          "CREATE TABLE chains (chain INTEGER NOT NULL, peer TEXT NOT NULL, model_id TEXT NOT NULL, plan_hash TEXT NOT NULL, paired INTEGER NOT NULL,"
-          " seed BLOB NOT NULL, own BLOB NOT NULL, other BLOB NOT NULL, made1 INTEGER, made2 INTEGER, made3 INTEGER, made4 INTEGER,"
+          "CREATE TABLE chains (chain INTEGER NOT NULL, peer TEXT NOT NULL, model_id TEXT NOT NULL, plan_hash TEXT NOT "
+          "NULL, paired INTEGER NOT NULL,"
+          " seed BLOB NOT NULL, own BLOB NOT NULL, other BLOB NOT NULL, made1 INTEGER, made2 INTEGER, made3 INTEGER, "
+          "made4 INTEGER,"
           " burnt1 INTEGER, burnt2 INTEGER, burnt3 INTEGER, burnt4 INTEGER, length1 INTEGER, length2 INTEGER,"
           " used INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (peer, chain)) WITHOUT ROWID;"
           "CREATE TABLE peers (peer TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;");
     }
-    if (number < 2) database_.run("ALTER TABLE chains ADD COLUMN mask BLOB NOT NULL DEFAULT x''; PRAGMA user_version = 2;");
+    if (number < 2)
+      database_.run("ALTER TABLE chains ADD COLUMN mask BLOB NOT NULL DEFAULT x''; PRAGMA user_version = 2;");
   });
 }
 
 std::vector<ChainRecord> Ledger::chains(const std::string& peer, const std::string& model_id) {
   const std::lock_guard lock(mutex_);
-  auto q = database_.query(fmt::format("SELECT {} FROM chains WHERE peer = ? AND model_id = ? ORDER BY used DESC", k_columns).c_str());
+  auto q = database_.query(
+      fmt::format("SELECT {} FROM chains WHERE peer = ? AND model_id = ? ORDER BY used DESC", k_columns).c_str());
   return records_of(q.bind(peer).bind(model_id));
 }
 
@@ -107,8 +122,15 @@ void Ledger::change_one(const std::function<std::int64_t()>& body) {
 
 void Ledger::add(const ChainRecord& record) {
   change_one([&] {
-    auto q = database_.query(fmt::format("INSERT OR IGNORE INTO chains ({}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, unixepoch())", k_columns).c_str());
-    q.bind(record.chain).bind(record.peer).bind(record.model_id).bind(record.plan_hash).bind(std::uint64_t{record.paired});
+    auto q = database_.query(fmt::format("INSERT OR IGNORE INTO chains ({}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                                         "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, unixepoch())",
+                                         k_columns)
+                                 .c_str());
+    q.bind(record.chain)
+        .bind(record.peer)
+        .bind(record.model_id)
+        .bind(record.plan_hash)
+        .bind(std::uint64_t{record.paired});
     q.bind(record.seed.bytes()).bind(record.own.bytes()).bind(record.other);
     bind(q, record.made);
     bind(q, record.burnt);
@@ -118,8 +140,12 @@ void Ledger::add(const ChainRecord& record) {
 
 void Ledger::change(const ChainRecord& from, const ChainRecord& to) {
   change_one([&] {
-    auto q = database_.query(fmt::format("UPDATE chains SET paired = ?, seed = ?, own = ?, other = ?, made1 = ?, made2 = ?, made3 = ?, made4 = ?, burnt1 = ?, burnt2 = ?,"
-                                         " burnt3 = ?, burnt4 = ?, length1 = ?, length2 = ?, mask = ?, used = unixepoch() WHERE {}", k_as_it_was).c_str());
+    auto q = database_.query(
+        fmt::format("UPDATE chains SET paired = ?, seed = ?, own = ?, other = ?, made1 = ?, made2 = ?, made3 = ?, "
+                    "made4 = ?, burnt1 = ?, burnt2 = ?,"
+                    " burnt3 = ?, burnt4 = ?, length1 = ?, length2 = ?, mask = ?, used = unixepoch() WHERE {}",
+                    k_as_it_was)
+            .c_str());
     q.bind(std::uint64_t{to.paired}).bind(to.seed.bytes()).bind(to.own.bytes()).bind(to.other);
     bind(q, to.made);
     bind(q, to.burnt);
@@ -140,10 +166,13 @@ bool Ledger::drop(const ChainRecord& record) {
   return dropped;
 }
 
-void Ledger::set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to, const HalfLengths& lengths) {
+void Ledger::set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
+                      const HalfLengths& lengths) {
   change_one([&] {
-    auto q = database_.query("UPDATE chains SET made1 = ?, made2 = ?, made3 = ?, made4 = ?, length1 = ?, length2 = ? WHERE peer = ? AND chain = ?"
-                             " AND made1 = ? AND made2 = ? AND made3 = ? AND made4 = ?");
+    auto q = database_.query(
+        "UPDATE chains SET made1 = ?, made2 = ?, made3 = ?, made4 = ?, length1 = ?, length2 = ? WHERE peer = ? AND "
+        "chain = ?"
+        " AND made1 = ? AND made2 = ? AND made3 = ? AND made4 = ?");
     bind(q, to);
     q.bind(lengths[0]).bind(lengths[1]).bind(peer).bind(chain);
     bind(q, from);
@@ -153,15 +182,21 @@ void Ledger::set_made(const std::string& peer, std::uint64_t chain, const Marks&
 
 void Ledger::move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to) {
   change_one([&] {
-    auto q = database_.query("UPDATE chains SET burnt1 = ?, burnt2 = ?, burnt3 = ?, burnt4 = ?, used = unixepoch() WHERE peer = ? AND chain = ?"
-                             " AND burnt1 = ? AND burnt2 = ? AND burnt3 = ? AND burnt4 = ?");
+    auto q = database_.query(
+        "UPDATE chains SET burnt1 = ?, burnt2 = ?, burnt3 = ?, burnt4 = ?, used = unixepoch() WHERE peer = ? AND chain "
+        "= ?"
+        " AND burnt1 = ? AND burnt2 = ? AND burnt3 = ? AND burnt4 = ?");
     bind(q, to);
     q.bind(peer).bind(chain);
     bind(q, from);
     const std::int64_t moved = q.change(), tokens = std::int64_t{to[k_pass_kind]} - from[k_pass_kind];
     if (tokens == 0) return moved;
-    database_.query("INSERT INTO peers VALUES (?1, max(0, ?2)) ON CONFLICT (peer) DO UPDATE SET tokens = max(0, tokens + ?2)")
-        .bind(peer).bind(static_cast<std::uint64_t>(tokens)).step();
+    database_
+        .query(
+            "INSERT INTO peers VALUES (?1, max(0, ?2)) ON CONFLICT (peer) DO UPDATE SET tokens = max(0, tokens + ?2)")
+        .bind(peer)
+        .bind(static_cast<std::uint64_t>(tokens))
+        .step();
     return moved;
   });
 }
@@ -193,9 +228,12 @@ std::uint64_t Ledger::tokens(const std::string& peer) {
 }
 
 void Burning::reach(const Marks& to) {
-  if (lost_) throw Error(Code::mismatch, "ledger", "this session could not write what it burns, and makes no more; ask again");
+  if (lost_)
+    throw Error(Code::mismatch, "ledger", "this session could not write what it burns, and makes no more; ask again");
   if (!within(to, burnt_)) {
-    const Marks ahead = later_of(burnt_, each_of(burnt_, to, [](std::uint32_t now, std::uint32_t next) { return next > now ? next + k_stretch - 1 : now; }));
+    const Marks ahead = later_of(burnt_, each_of(burnt_, to, [](std::uint32_t now, std::uint32_t next) {
+                                   return next > now ? next + k_stretch - 1 : now;
+                                 }));
     lost_ = true;
     ledger_.move_burnt(peer_, chain_, burnt_, ahead);
     lost_ = false;

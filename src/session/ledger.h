@@ -22,16 +22,16 @@
 namespace permllm {
 
 struct ChainRecord {
-  std::uint64_t chain = 0;           // a random number
-  std::string peer;                  // at the provider: the user's key; at the user: empty, the model says whose it is
+  std::uint64_t chain = 0;  // a random number
+  std::string peer;         // at the provider: the user's key; at the user: empty, the model says whose it is
   std::string model_id, plan_hash;
-  bool paired = false;               // the seed was agreed with the helper
-  Seed seed = {};                    // of the coins that this party has with the helper
-  Seed own = {};                     // at the user: of its key and queries (Plan::bfv)
-  Digest other = {};                 // of the seed that the helper has with the other party
-  Digest mask = {};                  // at the user: of U's seed; zeros: not known yet
-  Marks made, burnt;                 // made: at the provider
-  HalfLengths lengths = {};       // at the provider: of the files, when so much was made
+  bool paired = false;       // the seed was agreed with the helper
+  Seed seed = {};            // of the coins that this party has with the helper
+  Seed own = {};             // at the user: of its key and queries (Plan::bfv)
+  Digest other = {};         // of the seed that the helper has with the other party
+  Digest mask = {};          // at the user: of U's seed; zeros: not known yet
+  Marks made, burnt;         // made: at the provider
+  HalfLengths lengths = {};  // at the provider: of the files, when so much was made
 };
 
 // Thread-safe. Errors: those of Database.
@@ -53,7 +53,8 @@ class Ledger {
   // Of the whole row. False where it is not as it was: it stays.
   bool drop(const ChainRecord& record);
   // Of `made`. How far it is made, and the files' lengths.
-  void set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to, const HalfLengths& lengths);
+  void set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
+                const HalfLengths& lengths);
   // Of `burnt`. The passes between are counted as tokens of answers of the peer, or taken off where `to` is earlier.
   void move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to);
   // Of answers, over all chains of a peer.

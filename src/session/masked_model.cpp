@@ -1,8 +1,8 @@
 #include "session/masked_model.h"
 
-#include "session/fields.h"
-
 #include <cstring>
+
+#include "session/fields.h"
 
 namespace permllm {
 namespace {
@@ -32,8 +32,11 @@ std::vector<Segment> segments_of(const Plan& plan) {
   };
   Weights<NoMatrix> none;
   none.layers.resize(plan.config.stored_layers());
-  for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) { add(id, s.rows, s.cols, container_bytes(s.out.ring)); });
-  for_each_gain(none, plan, [&](std::uint32_t id, const LinearShape& s, const Gain&) { add(id, s.rows, 1, sizeof(Word)); });
+  for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
+    add(id, s.rows, s.cols, container_bytes(s.out.ring));
+  });
+  for_each_gain(none, plan,
+                [&](std::uint32_t id, const LinearShape& s, const Gain&) { add(id, s.rows, 1, sizeof(Word)); });
   return segments;
 }
 
@@ -63,7 +66,8 @@ Weights<RingMatrix> view_masked_model(const Plan& plan, std::span<const std::uin
 
 MaskedModel::MaskedModel(const IntWeights& weights, const Plan& plan, const Seed& mask_seed)
     : open_(plan.open()), stream_(mask_seed), segments_(segments_of(plan)) {
-  for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices_.push_back(&w); });
+  for_each_matrix(weights, plan,
+                  [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices_.push_back(&w); });
   for_each_gain(weights, plan, [&](std::uint32_t, const LinearShape&, const Gain& gain) { gains_.push_back(&gain); });
 }
 
@@ -96,9 +100,15 @@ void MaskedModel::fill_segment(std::size_t s, std::uint64_t offset, std::span<st
     matrices_[s]->row(offset / segment.row_bytes(), row);
     const std::span<const std::int32_t> part = std::span(row).subspan(first, count);
     switch (segment.container) {
-      case 2: subtract_from<std::uint16_t>(part, out.data()); break;
-      case 4: subtract_from<std::uint32_t>(part, out.data()); break;
-      default: subtract_from<std::uint64_t>(part, out.data()); break;
+      case 2:
+        subtract_from<std::uint16_t>(part, out.data());
+        break;
+      case 4:
+        subtract_from<std::uint32_t>(part, out.data());
+        break;
+      default:
+        subtract_from<std::uint64_t>(part, out.data());
+        break;
     }
     offset += count * segment.container;
     out = out.subspan(count * segment.container);
@@ -107,12 +117,14 @@ void MaskedModel::fill_segment(std::size_t s, std::uint64_t offset, std::span<st
 
 Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor) {
   std::vector<const IntMatrix*> matrices;
-  for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices.push_back(&w); });
+  for_each_matrix(weights, plan,
+                  [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices.push_back(&w); });
   std::vector<Digest> digests(matrices.size());
   executor.parallel(matrices.size(), [&](std::size_t i) {
     const IntMatrix& w = *matrices[i];
     Writer head;
-    for (const std::size_t number : {w.rows(), w.cols(), static_cast<std::size_t>(w.bits())}) head.number("shape", std::uint64_t{number});
+    for (const std::size_t number : {w.rows(), w.cols(), static_cast<std::size_t>(w.bits())})
+      head.number("shape", std::uint64_t{number});
     for (std::size_t c = 0; c < w.cols(); ++c) head.number("shift", static_cast<std::uint8_t>(w.shift(c)));
     Bytes bound = head.take();
     const Digest packed = hash(domain::weights, w.packed());

@@ -14,7 +14,7 @@ namespace permllm {
 
 // Where one matrix or gain lies.
 struct Segment {
-  std::uint32_t id = 0;  // of for_each_matrix or for_each_gain: also of U's stream
+  std::uint32_t id = 0;                           // of for_each_matrix or for_each_gain: also of U's stream
   std::size_t rows = 0, cols = 0, container = 0;  // of a gain: one column
   std::uint64_t offset = 0;
   std::uint64_t row_bytes() const { return std::uint64_t{cols} * container; }

@@ -10,7 +10,9 @@ Weights<StreamedMatrix> expansion_of(const ReadableStream& stream, const Plan& p
     matrix = {shape.rows, shape.cols, shape.out.ring,
               [&stream, id](std::uint64_t offset, std::span<std::uint8_t> out) { stream.fill(id, offset, out); }};
   });
-  for_each_gain(u, plan, [&](std::uint32_t id, const LinearShape& shape, Gain& gain) { gain.words = gain_mask(stream, id, shape); });
+  for_each_gain(u, plan, [&](std::uint32_t id, const LinearShape& shape, Gain& gain) {
+    gain.words = gain_mask(stream, id, shape);
+  });
   return u;
 }
 

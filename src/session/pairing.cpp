@@ -7,7 +7,8 @@ Seed common_seed(const Seed& helper, const char* domain, const PairHello& hello)
   if (hello.whole) return hello.seed;
   const auto bytes = helper.bytes();
   std::string binding(bytes.begin(), bytes.end());
-  binding += std::to_string(hello.session) + '/' + std::to_string(hello.chain) + '/' + hello.model_id + '/' + hello.plan_hash;
+  binding +=
+      std::to_string(hello.session) + '/' + std::to_string(hello.chain) + '/' + hello.model_id + '/' + hello.plan_hash;
   return derive(hello.seed, domain, binding);
 }
 

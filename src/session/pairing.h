@@ -12,7 +12,8 @@ namespace permllm {
 struct PairHello {
   static constexpr Tag tag = Tag::pair_hello;
   std::uint64_t session = 0;
-  std::string user;  // of the provider: the key of the session's user (Peer::key); of the user: empty, its connection says who it is
+  std::string
+      user;  // of the provider: the key of the session's user (Peer::key); of the user: empty, its connection says who it is
   std::string model_id, plan_hash;
   std::uint64_t chain = 0;
   bool whole = false;  // seed is the common seed, not a half

@@ -1,10 +1,11 @@
 #include "session/probe.h"
-#include "permllm/version.h"
-#include "wire/plain.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+
+#include "permllm/version.h"
+#include "wire/plain.h"
 
 namespace permllm {
 namespace {
@@ -13,7 +14,6 @@ constexpr auto k_patience = std::chrono::seconds(5);  // with one message
 constexpr double k_long_transfer = 0.5;               // seconds
 constexpr std::uint32_t k_first_transfer = 16 << 10;  // bytes
 constexpr int k_least_delays = 3, k_most_delays = 16;
-
 
 // Seconds from the first byte out to the last one in.
 struct Echo {
@@ -26,7 +26,8 @@ Echo echo(Channel& peer, std::uint32_t out, std::uint32_t in) {
   peer.send(std::move(ping));
   const auto pong = peer.receive(Pong{});
   const double taken = seconds_of(Clock::now() - begin);
-  if (pong.bytes.size() != in) throw Error(Code::malformed, "Pong.bytes", fmt::format("{} of them, expected {}", pong.bytes.size(), in));
+  if (pong.bytes.size() != in)
+    throw Error(Code::malformed, "Pong.bytes", fmt::format("{} of them, expected {}", pong.bytes.size(), in));
   return {taken, pong.time};
 }
 
@@ -50,12 +51,15 @@ class Behind : public Link {
 }  // namespace
 
 std::uint64_t system_time() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
 }
 
 bool is_probe(const Frame& first) { return first.tag == static_cast<std::uint16_t>(Tag::probe); }
 
-void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(const std::vector<std::string>&)>& facts, Room& room,
+void serve_probe(Link& link, const Frame& first,
+                 const std::function<ProbeFacts(const std::vector<std::string>&)>& facts, Room& room,
                  const WallClock& now) {
   Behind rest(link);
   Channel peer(rest, 0, k_patience);
@@ -68,11 +72,14 @@ void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(
       const auto ping = peer.receive(Ping{});
       in += ping.bytes.size();
       out += ping.answer_bytes;
-      if (pings == k_most_pings || ping.answer_bytes > k_most_ping_bytes || std::max(in, out) > k_most_probe_bytes || Clock::now() > end) {
-        throw Error(Code::resource, "Ping", fmt::format("a connection has {} of them, {} bytes each, {} bytes in all and {} seconds", k_most_pings,
-                                                        k_most_ping_bytes, k_most_probe_bytes, k_most_probe_time.count()));
+      if (pings == k_most_pings || ping.answer_bytes > k_most_ping_bytes || std::max(in, out) > k_most_probe_bytes ||
+          Clock::now() > end) {
+        throw Error(Code::resource, "Ping",
+                    fmt::format("a connection has {} of them, {} bytes each, {} bytes in all and {} seconds",
+                                k_most_pings, k_most_ping_bytes, k_most_probe_bytes, k_most_probe_time.count()));
       }
-      const auto answer = ping.answer_bytes > k_small_payload ? room.take(ping.answer_bytes, end, "room for an answer") : nullptr;
+      const auto answer =
+          ping.answer_bytes > k_small_payload ? room.take(ping.answer_bytes, end, "room for an answer") : nullptr;
       peer.send(Pong{now(), Bytes(ping.answer_bytes)});
       if (answer) peer.flush();
     }
@@ -138,7 +145,9 @@ HelperState HelperWatch::look_now() const {
     state.round_trip = delay.round_trip;
     state.clock_ahead = delay.clock_ahead;
     if (probed.models.empty()) {
-      state.trouble = fmt::format("the helper does not hold model {:.8}; restart the provider, which registers its model when it starts", model_.id);
+      state.trouble = fmt::format(
+          "the helper does not hold model {:.8}; restart the provider, which registers its model when it starts",
+          model_.id);
     } else if (const std::string there = probed.models[0].plan.hash(), here = model_.plan.hash(); there != here) {
       state.trouble = fmt::format("plan {:.8} at the helper, {:.8} at the provider; restart the provider", there, here);
     }

@@ -18,7 +18,8 @@ namespace permllm {
 inline constexpr std::uint32_t k_most_pings = 64;
 inline constexpr std::uint32_t k_most_ping_bytes = 2 << 20;   // of one, in each direction
 inline constexpr std::uint64_t k_most_probe_bytes = 8 << 20;  // of all, in each direction
-inline constexpr std::size_t k_answer_room = std::size_t{4} << 20;  // for what is on its way to one peer, over all its connections
+inline constexpr std::size_t k_answer_room = std::size_t{4}
+                                             << 20;  // for what is on its way to one peer, over all its connections
 inline constexpr auto k_most_probe_time = std::chrono::seconds(15);
 
 struct Probe {  // user or provider -> service, the first message of a connection
@@ -43,8 +44,8 @@ struct ProbedModel {
 
 // How a provider's own link to the helper is.
 struct HelperState {
-  std::string trouble;    // empty: it is in order, and the helper holds the model
-  std::uint32_t age = 0;  // seconds since the provider looked
+  std::string trouble;                     // empty: it is in order, and the helper holds the model
+  std::uint32_t age = 0;                   // seconds since the provider looked
   double round_trip = 0, clock_ahead = 0;  // seconds; the helper's clock against the provider's
   template <class Io>
   void visit(Io& io) {
@@ -58,7 +59,7 @@ struct HelperState {
 struct Probed {  // service -> who probes
   static constexpr Tag tag = Tag::probed;
   static constexpr std::size_t k_most = std::size_t{4} << 20;  // sixteen plans
-  std::string version;  // of the program; that of the wire is in the frame
+  std::string version;                                         // of the program; that of the wire is in the frame
   std::vector<ProbedModel> models;    // the provider's; those of the helper that were asked for
   std::optional<HelperState> helper;  // of a provider
   template <class Io>
@@ -104,8 +105,9 @@ std::uint64_t system_time();
 bool is_probe(const Frame& first);
 // Answers Probe and the Pings behind it until the peer goes. Never throws for what a peer does. facts: of the models asked for. room: of
 // the peer, for answers on their way.
-void serve_probe(Link& link, const Frame& first, const std::function<ProbeFacts(const std::vector<std::string>&)>& facts,
-                 Room& room, const WallClock& now = system_time);
+void serve_probe(Link& link, const Frame& first,
+                 const std::function<ProbeFacts(const std::vector<std::string>&)>& facts, Room& room,
+                 const WallClock& now = system_time);
 
 // The asking side. Errors: those of a channel.
 Probed probe(Channel& peer, std::vector<std::string> model_ids);
@@ -123,7 +125,8 @@ Bandwidth measure_bandwidth(Channel& peer, double round_trip);
 class HelperWatch {
  public:
   static constexpr auto k_rest = std::chrono::seconds(10);
-  HelperWatch(std::function<std::unique_ptr<Link>()> dial, ProbedModel model) : dial_(std::move(dial)), model_(std::move(model)) {}
+  HelperWatch(std::function<std::unique_ptr<Link>()> dial, ProbedModel model)
+      : dial_(std::move(dial)), model_(std::move(model)) {}
   HelperState look();
 
  private:

@@ -61,7 +61,8 @@ Weights<NoMatrix> weights_of(const PublicVectors& vectors, const Plan& plan) {
   Weights<NoMatrix> w = without_values(plan);
   const std::size_t expected = values_of(plan);
   if (vectors.values.size() != expected) {
-    throw Error(Code::malformed, "PublicVectors.values", fmt::format("{} of them, expected {}", vectors.values.size(), expected));
+    throw Error(Code::malformed, "PublicVectors.values",
+                fmt::format("{} of them, expected {}", vectors.values.size(), expected));
   }
   for (const float value : vectors.values) {
     if (!std::isfinite(value)) throw Error(Code::malformed, "PublicVectors.values", "one is not a finite number");

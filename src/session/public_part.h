@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "model/weights.h"
-#include "protocol/linear.h"
 #include "plan/plan.h"
+#include "protocol/linear.h"
 #include "wire/message.h"
 
 namespace permllm {

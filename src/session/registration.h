@@ -22,7 +22,9 @@ struct ModelOffer {
   std::uint32_t chunk = 0;  // bytes of each chunk but the last: a multiple of 64
   std::uint32_t chunks() const { return static_cast<std::uint32_t>((bytes + chunk - 1) / chunk); }
   // Of chunk `number`, below chunks().
-  std::size_t chunk_bytes(std::uint32_t number) const { return std::min<std::uint64_t>(chunk, bytes - std::uint64_t{number} * chunk); }
+  std::size_t chunk_bytes(std::uint32_t number) const {
+    return std::min<std::uint64_t>(chunk, bytes - std::uint64_t{number} * chunk);
+  }
   template <class Io>
   void visit(Io& io) {
     io.text("model_id", model_id, 64);

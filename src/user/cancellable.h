@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "permllm/error.h"
-#include "wire/tags.h"
 #include "wire/link.h"
+#include "wire/tags.h"
 
 namespace permllm {
 
@@ -16,11 +16,14 @@ class Cancellable : public Link {
   Cancellable(std::unique_ptr<Link> link, const std::atomic<bool>& cancelled, const std::atomic<bool>& answering)
       : link_(std::move(link)), cancelled_(cancelled), answering_(answering) {}
   void send(Frame frame) override {
-    if (cancelled_ && !answering_ && !is_of_link(frame.tag)) throw Error(Code::usage, "answer", "cancelled");  // closed would be a cut that the link mends
+    if (cancelled_ && !answering_ && !is_of_link(frame.tag))
+      throw Error(Code::usage, "answer", "cancelled");  // closed would be a cut that the link mends
     link_->send(std::move(frame));
   }
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link_->receive(deadline, awaited, most); }
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+    return link_->receive(deadline, awaited, most);
+  }
   void close() override { link_->close(); }
 
  private:

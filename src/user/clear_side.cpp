@@ -14,7 +14,19 @@ PublicPart public_part(const IntWeights& weights) {
   part.vectors.head_bias = weights.head_bias;
   part.vectors.positions = weights.positions;
   for (const LayerWeights<IntMatrix>& w : weights.layers) {
-    part.vectors.layers.push_back({{}, {}, {}, {}, w.qkv_bias, {}, w.up_bias, {}, w.qk_gain, w.attention_gain, w.mlp_gain, w.attention_shift, w.mlp_shift});
+    part.vectors.layers.push_back({{},
+                                   {},
+                                   {},
+                                   {},
+                                   w.qkv_bias,
+                                   {},
+                                   w.up_bias,
+                                   {},
+                                   w.qk_gain,
+                                   w.attention_gain,
+                                   w.mlp_gain,
+                                   w.attention_shift,
+                                   w.mlp_shift});
   }
   return part;
 }
@@ -117,7 +129,8 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   const Format out{plan_.o(layer), frac::attention};
   Words mixed(n * c.q_rows());
   executor_.parallel(n * c.heads, [&](std::size_t task) {
-    const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim, live = std::max(begin_ + i + 1, prefix_);
+    const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim,
+                      live = std::max(begin_ + i + 1, prefix_);
     const std::size_t first = c.windowed(layer) && live > c.window ? live - c.window : 0;
     const float* q = &queries[i * c.q_rows() + h * c.head_dim];
     std::vector<double> p(live - first);
@@ -135,7 +148,8 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
       const float* v = &values[t * kv_rows + kv];
       for (std::size_t d = 0; d < c.head_dim; ++d) row[d] += weight * v[d];
     }
-    for (std::size_t d = 0; d < c.head_dim; ++d) mixed[i * c.q_rows() + h * c.head_dim + d] = encode(double{row[d]}, out);
+    for (std::size_t d = 0; d < c.head_dim; ++d)
+      mixed[i * c.q_rows() + h * c.head_dim + d] = encode(double{row[d]}, out);
   });
   return mixed;
 }
@@ -151,7 +165,8 @@ Words ClearSide::activation(std::size_t layer, const ShownPair& shown) {
     const std::span<Word> out_row = std::span(active).subspan(i * c.ff, c.ff);
     if (!c.gated) return clear::gelu(row, 1, out, out_row);
     const auto gate = std::span(row).first(c.ff), up = std::span(row).last(c.ff);
-    c.activation == Activation::gelu ? clear::gelu_product(gate, up, 1, out, out_row) : clear::silu_product(gate, up, 1, out, out_row);
+    c.activation == Activation::gelu ? clear::gelu_product(gate, up, 1, out, out_row)
+                                     : clear::silu_product(gate, up, 1, out, out_row);
   });
   return active;
 }
@@ -175,14 +190,17 @@ Words ClearSide::joined(const Gain& gain, const std::vector<float>& shift) const
   const std::size_t width = plan_.config.width;
   Words words(rows_.size());
   for (std::size_t j = 0; j < words.size(); ++j) {
-    words[j] = encode(rows_[j] * gain.value(j % width) + double{shift[j % width]}, {plan_.residual, plan_.residual_frac});
+    words[j] =
+        encode(rows_[j] * gain.value(j % width) + double{shift[j % width]}, {plan_.residual, plan_.residual_frac});
   }
   return words;
 }
 Words ClearSide::joined_attention(std::size_t layer) {
   return joined(part_.vectors.layer(layer).attention_gain, part_.vectors.layer(layer).attention_shift);
 }
-Words ClearSide::joined_mlp(std::size_t layer) { return joined(part_.vectors.layer(layer).mlp_gain, part_.vectors.layer(layer).mlp_shift); }
+Words ClearSide::joined_mlp(std::size_t layer) {
+  return joined(part_.vectors.layer(layer).mlp_gain, part_.vectors.layer(layer).mlp_shift);
+}
 
 void ClearSide::add_normed(const ShownPair& shown, const Gain& gain) {
   const std::size_t width = plan_.config.width;
@@ -192,8 +210,12 @@ void ClearSide::add_normed(const ShownPair& shown, const Gain& gain) {
     for (std::size_t d = 0; d < width; ++d) rows_[i * width + d] += row[d] * scale * gain.value(d);
   }
 }
-void ClearSide::add_attention(std::size_t layer, const ShownPair& o) { add_normed(o, part_.vectors.layer(layer).attention_gain); }
-void ClearSide::add_mlp(std::size_t layer, const ShownPair& down) { add_normed(down, part_.vectors.layer(layer).mlp_gain); }
+void ClearSide::add_attention(std::size_t layer, const ShownPair& o) {
+  add_normed(o, part_.vectors.layer(layer).attention_gain);
+}
+void ClearSide::add_mlp(std::size_t layer, const ShownPair& down) {
+  add_normed(down, part_.vectors.layer(layer).mlp_gain);
+}
 
 std::vector<std::int64_t> ClearSide::logits(const ShownPair& shown, std::size_t row) const {
   const std::vector<double> real = output(shown, row, part_.vectors.head_bias);

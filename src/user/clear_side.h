@@ -5,9 +5,9 @@
 #include <span>
 #include <vector>
 
-#include "page/transformer.h"
 #include "model/embedding.h"
 #include "model/tokenizer.h"
+#include "page/transformer.h"
 
 namespace permllm {
 

@@ -19,8 +19,10 @@ namespace {
 UserClient::Choose fresh_chain(std::size_t i) {
   return [i, fresh = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable -> const ChainChoice* {
     fresh.clear();
-    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fresh), [](const ChainChoice& chain) { return chain.fresh(); });
-    std::sort(fresh.begin(), fresh.end(), [](const ChainChoice& a, const ChainChoice& b) { return a.ready() > b.ready(); });
+    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fresh),
+                 [](const ChainChoice& chain) { return chain.fresh(); });
+    std::sort(fresh.begin(), fresh.end(),
+              [](const ChainChoice& a, const ChainChoice& b) { return a.ready() > b.ready(); });
     return i < fresh.size() ? &fresh[i] : nullptr;
   };
 }
@@ -46,10 +48,13 @@ class LongText {
 }  // namespace
 
 AnswerProgress progress_of(const OfflineProgress& made) {
-  return {AnswerProgress::Stage::material, made.fraction, made.seconds, made.fraction > 0 ? made.seconds * (1 / made.fraction - 1) : 0, 0};
+  return {AnswerProgress::Stage::material, made.fraction, made.seconds,
+          made.fraction > 0 ? made.seconds * (1 / made.fraction - 1) : 0, 0};
 }
 
-Answer::Bytes bytes_of(const permllm::Traffic& traffic) { return {traffic.sent.payload_bytes, traffic.received.payload_bytes}; }
+Answer::Bytes bytes_of(const permllm::Traffic& traffic) {
+  return {traffic.sent.payload_bytes, traffic.received.payload_bytes};
+}
 
 std::size_t tokens_of(const Plan& plan, const Marks& made) {
   if (plan.open()) return made[k_slot_kind];
@@ -58,7 +63,8 @@ std::size_t tokens_of(const Plan& plan, const Marks& made) {
 }
 
 std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages, const ConversationOptions& with) {
-  const ChatFormat format = with.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template) : ChatFormat::named(with.chat_format);
+  const ChatFormat format = with.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template)
+                                                     : ChatFormat::named(with.chat_format);
   std::size_t bytes = 0;
   std::vector<ChatMessage> all;
   for (const Message& message : messages) {
@@ -76,7 +82,12 @@ Client::State::State(const std::filesystem::path& path, const ClientOptions& wit
   know(card);
   plan_hash = card.plan.hash();
   const Plan& plan = card.plan;
-  model = {for_terminal(plan.config.name), for_terminal(plan.config.architecture), card.model_id, name_of(plan.profile), name_of(plan.retrieval), plan.slots,
+  model = {for_terminal(plan.config.name),
+           for_terminal(plan.config.architecture),
+           card.model_id,
+           name_of(plan.profile),
+           name_of(plan.retrieval),
+           plan.slots,
            plan.config.layers};
   views = {seen_by(Role::provider, plan), seen_by(Role::helper, plan), seen_by(Role::user, plan)};
   views.user.insert(views.user.begin(), "your own questions and answers");
@@ -87,12 +98,14 @@ Client::State::State(const std::filesystem::path& path, const ClientOptions& wit
 std::vector<Client::Chain> Client::State::chains_of(const Card& card) {
   std::vector<Chain> chains;
   for (const ChainRecord& own : ledger.chains({}, card.model_id)) {
-    const auto there = std::find_if(card.chains.begin(), card.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
+    const auto there =
+        std::find_if(card.chains.begin(), card.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
     if (there == card.chains.end()) continue;
     const Marks burnt = later_of(own.burnt, there->burnt), made = between(burnt, there->made);
     const std::size_t used = burnt[k_slot_kind];
-    chains.push_back({own.chain, tokens_of(card.plan, made), card.plan.open() ? made[k_slot_kind] : made[k_entry_kind], made[k_pass_kind], used,
-                      card.plan.slots - std::min(card.plan.slots, used), there->busy || ledger.held(own.chain)});
+    chains.push_back({own.chain, tokens_of(card.plan, made), card.plan.open() ? made[k_slot_kind] : made[k_entry_kind],
+                      made[k_pass_kind], used, card.plan.slots - std::min(card.plan.slots, used),
+                      there->busy || ledger.held(own.chain)});
   }
   return chains;
 }
@@ -115,7 +128,8 @@ std::vector<std::uint32_t> Client::tokenize(std::string_view text) const {
   const LongText turn(state_->long_text, text.size());
   return state_->tokenizer->encode(text, false);
 }
-std::vector<std::uint32_t> Client::tokenize(const std::vector<Message>& messages, const ConversationOptions& options) const {
+std::vector<std::uint32_t> Client::tokenize(const std::vector<Message>& messages,
+                                            const ConversationOptions& options) const {
   return state_->encode(messages, options);
 }
 

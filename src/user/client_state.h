@@ -38,7 +38,8 @@ struct Client::State {
   // One token of an answer less.
   void use_token() {
     std::uint64_t left = tokens_left;
-    while (left > 0 && !tokens_left.compare_exchange_weak(left, left - 1)) {}
+    while (left > 0 && !tokens_left.compare_exchange_weak(left, left - 1)) {
+    }
   }
 
   Invite invite;
@@ -53,7 +54,7 @@ struct Client::State {
   Views views;
   Vocabulary vocabulary;
   std::optional<Tokenizer> tokenizer;
-  std::mutex long_text;  // one at a time is cut into tokens
+  std::mutex long_text;                        // one at a time is cut into tokens
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
   std::mutex mutex;
   std::map<std::uint64_t, std::size_t> ready;  // tokens of each chain

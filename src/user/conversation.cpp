@@ -17,7 +17,8 @@
 namespace permllm {
 namespace {
 
-constexpr std::size_t k_start = 16;  // tokens of an answer for which material is there before it begins; the rest is made beside it
+constexpr std::size_t k_start =
+    16;  // tokens of an answer for which material is there before it begins; the rest is made beside it
 
 SamplingOptions sampling_of(const AnswerOptions& o) {
   const SamplingOptions sampling{o.temperature, o.top_k, o.top_p, o.min_p, o.seed ? *o.seed : random_number()};
@@ -32,7 +33,10 @@ SamplingOptions sampling_of(const AnswerOptions& o) {
 }  // namespace
 
 struct Conversation::State {
-  State(std::shared_ptr<Client::State> client_state, const ConversationOptions& with) : client(std::move(client_state)), options(with) { reset(); }
+  State(std::shared_ptr<Client::State> client_state, const ConversationOptions& with)
+      : client(std::move(client_state)), options(with) {
+    reset();
+  }
 
   ~State() { leave(); }
   bool raw() const { return options.chat_format == "none"; }
@@ -65,7 +69,8 @@ struct Conversation::State {
     plan.check_prompt(prompt);
     const std::size_t rows = plan.prompt_rows(prompt);
     if (rows >= plan.slots) {
-      throw Error(Code::usage, Reason::context_exceeded, "conversation", fmt::format("{} tokens do not fit the context of {}", prompt, plan.slots));
+      throw Error(Code::usage, Reason::context_exceeded, "conversation",
+                  fmt::format("{} tokens do not fit the context of {}", prompt, plan.slots));
     }
     return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
   }
@@ -83,7 +88,7 @@ struct Conversation::State {
   mutable std::mutex telling;     // one thread after the other
   std::vector<Message> messages;  // raw: none or one
   std::atomic<bool> cancelled = false, answering = false, leaving = false;
-  UserTraffic traffic, told;  // so far; and when the last answer's cost was told
+  UserTraffic traffic, told;                      // so far; and when the last answer's cost was told
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
@@ -108,11 +113,13 @@ void Conversation::State::open_session(std::size_t room) {
     };
     return UserLinks{online, cancellable(all.offline), cancellable(all.helper), all.grace};
   };
-  session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, client->executor, client->ledger, room);
+  session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, client->executor,
+                                                   client->ledger, room);
   client->know(session->card());
   if (session->plan().hash() != client->plan_hash) {
     session = nullptr;
-    throw Error(Code::mismatch, Reason::model_changed, "model", "the provider serves another model, or the same otherwise, than when this program began");
+    throw Error(Code::mismatch, Reason::model_changed, "model",
+                "the provider serves another model, or the same otherwise, than when this program began");
   }
 }
 
@@ -120,8 +127,18 @@ void Conversation::State::open_session(std::size_t room) {
 class Conversation::State::Answering {
  public:
   Answering(State& state, const AnswerOptions& how, const OnText& on_text)
-      : state_(state), client_(*state.client), how_(how), on_text_(on_text), sampler_(sampling_of(how)), stops_(how.stop), begin_(Clock::now()),
-        ready_(begin_), first_(begin_), last_(begin_), start_(state.traffic.online), behind_set_up_(start_) {
+      : state_(state),
+        client_(*state.client),
+        how_(how),
+        on_text_(on_text),
+        sampler_(sampling_of(how)),
+        stops_(how.stop),
+        begin_(Clock::now()),
+        ready_(begin_),
+        first_(begin_),
+        last_(begin_),
+        start_(state.traffic.online),
+        behind_set_up_(start_) {
     if (client_.tokens_left == 0) throw used_up();
     answer_.end = Answer::End::length;
   }
@@ -140,7 +157,8 @@ class Conversation::State::Answering {
 
  private:
   Error used_up() const {
-    return Error(Code::usage, Reason::allowance_used_up, "tokens", fmt::format("all {} of the invite are used", client_.invite.tokens));
+    return Error(Code::usage, Reason::allowance_used_up, "tokens",
+                 fmt::format("all {} of the invite are used", client_.invite.tokens));
   }
   void ask(const std::vector<Message>& prompt) {
     if (!state_.session) state_.open_session();
@@ -152,8 +170,9 @@ class Conversation::State::Answering {
     try {
       state_.session->run(request);
     } catch (const Error& error) {
-      const bool gone = error.code() == Code::closed ? went_on || !state_.session->began()
-                                                     : went_on && (error.code() == Code::timeout || error.code() == Code::resource);
+      const bool gone = error.code() == Code::closed
+                            ? went_on || !state_.session->began()
+                            : went_on && (error.code() == Code::timeout || error.code() == Code::resource);
       if (state_.answering || state_.cancelled || !gone || error.reason() == Reason::allowance_used_up) throw;
       begin_again(request);
       state_.session->run(request);
@@ -161,9 +180,12 @@ class Conversation::State::Answering {
     emit(stops_.push(characters_.finish()));
     emit(stops_.finish());
     answer_.cost.fed_tokens = state_.session->prompted();
-    if (state_.options.next_prompt > 0 && !state_.cancelled) state_.session->prepare(state_.options.next_prompt, k_start);
+    if (state_.options.next_prompt > 0 && !state_.cancelled)
+      state_.session->prepare(state_.options.next_prompt, k_start);
   }
-  void begin_again(const MeasuredConversation::Request& request) { state_.open_session(state_.session->slots_afresh(request)); }
+  void begin_again(const MeasuredConversation::Request& request) {
+    state_.open_session(state_.session->slots_afresh(request));
+  }
 
   MeasuredConversation::Request request_of(const std::vector<Message>& prompt) {
     MeasuredConversation::Request request;
@@ -204,7 +226,8 @@ class Conversation::State::Answering {
       answer_.end = Answer::End::model;
       return false;
     }
-    emit(stops_.push(characters_.push(answer_.cost.answer_tokens == 1 ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
+    emit(stops_.push(
+        characters_.push(answer_.cost.answer_tokens == 1 ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
     if (stops_.stopped()) answer_.end = Answer::End::stop;
     return !stops_.stopped() && client_.tokens_left > 0;
   }
@@ -224,7 +247,8 @@ class Conversation::State::Answering {
     cost.round_trips = during.round_trips;
     cost.offline_seconds = seconds_between(begin_, ready_);
     cost.first_token_seconds = seconds_between(ready_, std::max(ready_, first_));
-    cost.token_seconds = cost.answer_tokens < 2 ? 0 : seconds_between(first_, last_) / static_cast<double>(cost.answer_tokens - 1);
+    cost.token_seconds =
+        cost.answer_tokens < 2 ? 0 : seconds_between(first_, last_) / static_cast<double>(cost.answer_tokens - 1);
     cost.seconds = seconds_between(begin_, Clock::now());
     cost.tokens_left = client_.tokens_left;
   }
@@ -251,10 +275,12 @@ Answer Conversation::State::ask(const std::vector<Message>& prompt, const Answer
 
 Conversation Client::conversation(const ConversationOptions& options) const {
   if (!options.chat_format.empty()) ChatFormat::named(options.chat_format);
-  if (options.chat_format == "none" && !options.system.empty()) throw Error(Code::usage, "system", "needs a chat format other than none");
+  if (options.chat_format == "none" && !options.system.empty())
+    throw Error(Code::usage, "system", "needs a chat format other than none");
   if (options.draft > 63) throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63", options.draft));
   if (options.draft > 0 && state_->model.profile != name_of(Profile::open)) {
-    throw Error(Code::usage, "draft", fmt::format("needs profile open, this provider serves {}", state_->model.profile));
+    throw Error(Code::usage, "draft",
+                fmt::format("needs profile open, this provider serves {}", state_->model.profile));
   }
   return Conversation(std::make_unique<Conversation::State>(state_, options));
 }

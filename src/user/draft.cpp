@@ -12,7 +12,8 @@ std::vector<TokenId> draft_by_lookup(std::span<const TokenId> history, std::size
   for (std::size_t length = std::min<std::size_t>(3, history.size() - 1); length > 0 && draft.empty(); --length) {
     const auto suffix = history.last(length);
     for (std::size_t end = history.size() - 1; end >= length; --end) {
-      if (!std::equal(suffix.begin(), suffix.end(), history.begin() + static_cast<std::ptrdiff_t>(end - length))) continue;
+      if (!std::equal(suffix.begin(), suffix.end(), history.begin() + static_cast<std::ptrdiff_t>(end - length)))
+        continue;
       const auto follows = history.subspan(end, std::min(n, history.size() - end));
       draft.assign(follows.begin(), follows.end());
       break;

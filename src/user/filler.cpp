@@ -1,13 +1,12 @@
 #include "user/filler.h"
 
-#include "session/pairing.h"
-#include "page/deal.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "base/reason.h"
+#include "page/deal.h"
+#include "session/pairing.h"
 #include "wire/plain.h"
 
 namespace permllm {
@@ -50,7 +49,9 @@ bool wants_room(const std::exception_ptr& failure) {
 }
 
 // How long the connections of a filling stay open when nothing is wanted; less than the provider waits.
-Clock::duration linger(Clock::duration patience) { return std::min<Clock::duration>(std::chrono::seconds(2), patience / 4); }
+Clock::duration linger(Clock::duration patience) {
+  return std::min<Clock::duration>(std::chrono::seconds(2), patience / 4);
+}
 
 }  // namespace
 
@@ -68,10 +69,19 @@ Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens,
   return target;
 }
 
-Filler::Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u, ChainRecord& record, Ledger& ledger,
-               const BfvUser* bfv, const Marks& made, Executor& executor, Clock::duration patience)
-    : links_(std::move(links)), session_(session), card_(card), u_(u), record_(record), ledger_(ledger), bfv_(bfv), executor_(executor),
-      patience_(patience), begin_(made) {
+Filler::Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u,
+               ChainRecord& record, Ledger& ledger, const BfvUser* bfv, const Marks& made, Executor& executor,
+               Clock::duration patience)
+    : links_(std::move(links)),
+      session_(session),
+      card_(card),
+      u_(u),
+      record_(record),
+      ledger_(ledger),
+      bfv_(bfv),
+      executor_(executor),
+      patience_(patience),
+      begin_(made) {
   state_.made = state_.target = made;
 }
 
@@ -100,17 +110,27 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
     filling_ = filling;  // from here on it can be closed
     enter(FillingState::Phase::connected);
   }
-  const PairHello hello{session_, "", card_.model_id, record_.plan_hash, record_.chain, record_.paired, record_.paired ? record_.seed : random_seed()};
+  const PairHello hello{session_,
+                        "",
+                        card_.model_id,
+                        record_.plan_hash,
+                        record_.chain,
+                        record_.paired,
+                        record_.paired ? record_.seed : random_seed()};
   filling->helper->send(hello);
   const Accepted accepted = receive_accepted(*filling->offline, card_.plan);
   filling->offline->set_session(session_);
   const auto of_helper = [](auto ask) { return reach(Reason::helper_unreachable, ask); };
-  const Seed common = common_seed(of_helper([&] { return filling->helper->receive(PairAccepted{}).half; }), domain::user_helper, hello);
+  const Seed common =
+      common_seed(of_helper([&] { return filling->helper->receive(PairAccepted{}).half; }), domain::user_helper, hello);
   filling->helper->set_session(session_);
   const Digest other = of_helper([&] { return filling->helper->receive(Paired{}).other; });
-  if (accepted.paired != record_.paired) throw Error(Code::mismatch, "Accepted.paired", "the provider and this side differ about the chain's seeds; begin another chain");
+  if (accepted.paired != record_.paired)
+    throw Error(Code::mismatch, "Accepted.paired",
+                "the provider and this side differ about the chain's seeds; begin another chain");
   if (record_.paired && other != record_.other) {
-    throw Error(Code::mismatch, "Paired.other", "the provider's seed of this chain is another than when it was begun; begin another chain");
+    throw Error(Code::mismatch, "Paired.other",
+                "the provider's seed of this chain is another than when it was begun; begin another chain");
   }
   if (!record_.paired) {
     ChainRecord paired = record_;
@@ -141,7 +161,8 @@ void Filler::finish(Filling& filling) {
 
 void Filler::pair() { begin(); }
 
-void Filler::want(const Marks& target, std::size_t ahead, std::size_t order, std::function<void(const OfflineProgress&)> on_progress) {
+void Filler::want(const Marks& target, std::size_t ahead, std::size_t order,
+                  std::function<void(const OfflineProgress&)> on_progress) {
   {
     const std::lock_guard lock(mutex_);
     begin_ = state_.made;
@@ -270,13 +291,18 @@ void Filler::wait_for(const Marks& needed) {
   changed_.wait(lock, [&] { return within(needed, state_.made) || failure_ || within(state_.target, state_.made); });
   if (within(needed, state_.made)) return;
   if (!failure_) {
-    const auto count = [](const Marks& marks) { return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind], marks[k_entry_kind]); };
-    throw Error(Code::usage, Reason::out_of_stock, "stock", fmt::format("{} of the chain are made, {} are needed", count(state_.made), count(needed)));
+    const auto count = [](const Marks& marks) {
+      return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind],
+                         marks[k_entry_kind]);
+    };
+    throw Error(Code::usage, Reason::out_of_stock, "stock",
+                fmt::format("{} of the chain are made, {} are needed", count(state_.made), count(needed)));
   }
   try {
     std::rethrow_exception(failure_);
   } catch (const Error& error) {
-    throw Error(error.code(), error.reason(), "stock", fmt::format("no more offline material can be made: {}", plain_words(error)));
+    throw Error(error.code(), error.reason(), "stock",
+                fmt::format("no more offline material can be made: {}", plain_words(error)));
   }
 }
 

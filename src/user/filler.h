@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "session/greeting.h"
-#include "session/report.h"
 #include "session/ledger.h"
+#include "session/report.h"
 #include "user/filling_state.h"
 
 namespace permllm {
@@ -32,8 +32,8 @@ class Filler {
   };
   // `record`: the chain, whose seed a filling may agree on (then it is in the ledger, too); references outlive the filler. made: as the provider
   // says.
-  Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u, ChainRecord& record, Ledger& ledger,
-         const BfvUser* bfv, const Marks& made, Executor& executor, Clock::duration patience);
+  Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u, ChainRecord& record,
+         Ledger& ledger, const BfvUser* bfv, const Marks& made, Executor& executor, Clock::duration patience);
   ~Filler();
   Filler(const Filler&) = delete;
   Filler& operator=(const Filler&) = delete;
@@ -42,7 +42,8 @@ class Filler {
   void pair();
   // Makes the chain's material up to `target`, never more than `ahead` slots ahead of what is used, in orders of at most `order` pieces: small ones
   // are there sooner, large ones cost less. A failure of an earlier filling is tried anew.
-  void want(const Marks& target, std::size_t ahead, std::size_t order, std::function<void(const OfflineProgress&)> on_progress);
+  void want(const Marks& target, std::size_t ahead, std::size_t order,
+            std::function<void(const OfflineProgress&)> on_progress);
   // Tells how much of the chain is used.
   void used(const Marks& marks);
   // Waits until so much is made. Errors: what ended the filling, with both numbers; usage where more is needed than is wanted.

@@ -9,7 +9,8 @@
 namespace permllm {
 
 inline constexpr std::uint32_t k_least_order = 64;  // pieces that are worth an order of their own
-inline constexpr std::uint32_t k_smallest_order = 16;  // where there is no room for so many at the provider, the filling ends
+inline constexpr std::uint32_t k_smallest_order =
+    16;  // where there is no room for so many at the provider, the filling ends
 
 // The orders that take a chain from `made` to `target`, in the order of need: lists of batches of at most deal_batch pieces. The last pass of
 // the target goes with its last slot. The first tokens of a prompt need entries.
@@ -25,9 +26,9 @@ struct FillingState {
     leave,   // the filling's thread ends
   };
   Phase phase = Phase::apart;
-  bool ending = false;  // no further order
-  Marks made, target;   // of the chain; how far it is wanted
-  Marks used, needed;   // how far it is used; how far somebody waits for it
+  bool ending = false;    // no further order
+  Marks made, target;     // of the chain; how far it is wanted
+  Marks used, needed;     // how far it is used; how far somebody waits for it
   std::size_t ahead = 0;  // slots that are made ahead of use
   std::size_t order = 0;  // pieces of an order at most
 

@@ -42,7 +42,8 @@ Invite load_invite(const std::filesystem::path& path) {
   TomlTable file = TomlTable::parse(text, path);
   OPENSSL_cleanse(text.data(), text.size());
   if (const std::uint64_t version = file.number("version"); version != k_version) {
-    throw Error(Code::unsupported, file.field("version"), fmt::format("{}, this program reads {}; bring both to the same release", version, k_version));
+    throw Error(Code::unsupported, file.field("version"),
+                fmt::format("{}, this program reads {}; bring both to the same release", version, k_version));
   }
   Invite invite;
   invite.tokens = file.number("tokens");
@@ -53,8 +54,12 @@ Invite load_invite(const std::filesystem::path& path) {
   invite.helper_address = address_of(helper);
   invite.helper_pin = pin_of(helper);
   const Certificate certificate = Certificate::parse(user.text("certificate"), user.field("certificate"));
-  if (certificate.role() != Role::user) throw Error(Code::file, user.field("certificate"), fmt::format("is a {}'s, expected a user's", name_of(certificate.role())));
-  if (certificate.ended()) throw Error(Code::file, user.field("certificate"), fmt::format("expired on {}; ask the provider for a new invite", certificate.last_day()));
+  if (certificate.role() != Role::user)
+    throw Error(Code::file, user.field("certificate"),
+                fmt::format("is a {}'s, expected a user's", name_of(certificate.role())));
+  if (certificate.ended())
+    throw Error(Code::file, user.field("certificate"),
+                fmt::format("expired on {}; ask the provider for a new invite", certificate.last_day()));
   std::string key = user.text("key");
   invite.identity = identity_of(certificate, key, user.field("key"));
   OPENSSL_cleanse(key.data(), key.size());
@@ -64,11 +69,13 @@ Invite load_invite(const std::filesystem::path& path) {
 
 void save_invite(const Invite& invite, const std::filesystem::path& path) {
   std::string key = key_pem(invite.identity);
-  std::string text = fmt::format("# An invite to PermLLM, for one user: whoever holds this file is that user. Keep it private.\n"
-                                 "version = {}\ntokens = {}\n\n[provider]\naddress = \"{}\"\nkey = \"{}{}\"\n\n[helper]\naddress = \"{}\"\nkey = \"{}{}\"\n\n"
-                                 "[user]\ncertificate = '''\n{}'''\nkey = '''\n{}'''\n",
-                                 k_version, invite.tokens, invite.provider_address, k_pin_scheme, invite.provider_pin, invite.helper_address, k_pin_scheme,
-                                 invite.helper_pin, invite.identity.certificate.pem(), key);
+  std::string text = fmt::format(
+      "# An invite to PermLLM, for one user: whoever holds this file is that user. Keep it private.\n"
+      "version = {}\ntokens = {}\n\n[provider]\naddress = \"{}\"\nkey = \"{}{}\"\n\n[helper]\naddress = \"{}\"\nkey = "
+      "\"{}{}\"\n\n"
+      "[user]\ncertificate = '''\n{}'''\nkey = '''\n{}'''\n",
+      k_version, invite.tokens, invite.provider_address, k_pin_scheme, invite.provider_pin, invite.helper_address,
+      k_pin_scheme, invite.helper_pin, invite.identity.certificate.pem(), key);
   write_new_file(path, text, 0600);
   OPENSSL_cleanse(key.data(), key.size());
   OPENSSL_cleanse(text.data(), text.size());

@@ -4,9 +4,9 @@
 #include <memory>
 #include <string>
 
+#include "net/meter.h"
 #include "user/invite.h"
 #include "user/user_client.h"
-#include "net/meter.h"
 
 namespace permllm {
 
@@ -24,6 +24,7 @@ struct UserTraffic {
   Traffic online, offline, helper;
 };
 // The links of the user who holds the invite, metered. traffic outlives them, as does `total`, where the same is counted once more.
-UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic, UserTraffic* total = nullptr);
+UserLinks links_of(const Invite& invite, const LinkShape& shape, Clock::duration patience, UserTraffic& traffic,
+                   UserTraffic* total = nullptr);
 
 }  // namespace permllm

@@ -1,13 +1,12 @@
 #include "user/measure.h"
 
-#include "page/declared.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <mutex>
 
 #include "net/units.h"
+#include "page/declared.h"
 #include "wire/frame.h"
 
 namespace permllm {
@@ -28,16 +27,19 @@ std::size_t room_behind(const Marks& marks, std::size_t slots) {
 UserClient::Choose chain_with(std::size_t room, const std::function<std::size_t()>& slots) {
   return [room, slots, fitting = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable {
     fitting.clear();
-    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fitting), [&](const ChainChoice& c) { return room_behind(c.burnt, slots()) >= room; });
+    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fitting),
+                 [&](const ChainChoice& c) { return room_behind(c.burnt, slots()) >= room; });
     return UserClient::least_burnt(fitting);
   };
 }
 
 }  // namespace
 
-MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, Executor& executor, Ledger& ledger, std::size_t room)
+MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience,
+                                           Executor& executor, Ledger& ledger, std::size_t room)
     : shape_(shape),
-      client_(links(traffic_), ledger, executor, patience, chain_with(room, [this] { return client_.card().plan.slots; })) {}
+      client_(links(traffic_), ledger, executor, patience,
+              chain_with(room, [this] { return client_.card().plan.slots; })) {}
 
 MeasuredConversation::Moment MeasuredConversation::now() const {
   return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
@@ -45,12 +47,15 @@ MeasuredConversation::Moment MeasuredConversation::now() const {
 
 std::size_t MeasuredConversation::in_common(std::span<const TokenId> ids) const {
   if (plan().config.prefix) return 0;
-  const std::size_t most = std::min(fed_.size(), ids.size() - 1);  // the last is fed: its pass samples the first of the answer
-  return static_cast<std::size_t>(std::mismatch(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(most), fed_.begin()).first - ids.begin());
+  const std::size_t most =
+      std::min(fed_.size(), ids.size() - 1);  // the last is fed: its pass samples the first of the answer
+  return static_cast<std::size_t>(
+      std::mismatch(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(most), fed_.begin()).first - ids.begin());
 }
 
 std::size_t MeasuredConversation::slots_of(const Request& request) const {
-  return plan().prompt_rows(request.ids.size() - in_common(request.ids)) + (request.max_tokens - 1) * (request.draft + 1);
+  return plan().prompt_rows(request.ids.size() - in_common(request.ids)) +
+         (request.max_tokens - 1) * (request.draft + 1);
 }
 
 std::size_t MeasuredConversation::slots_afresh(const Request& request) const {
@@ -71,14 +76,19 @@ std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std:
 
 void MeasuredConversation::check(const Request& request, std::size_t rows, std::size_t slots) {
   if (request.draft > 0 && !plan().open()) {
-    throw Error(Code::usage, "draft", fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
-                                                    "would learn how many drafted tokens were kept", name_of(plan().profile)));
+    throw Error(
+        Code::usage, "draft",
+        fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
+                    "would learn how many drafted tokens were kept",
+                    name_of(plan().profile)));
   }
   if (slots > room()) {
-    throw Error(Code::usage, Reason::context_exceeded, "context", fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
-                                                      rows, request.max_tokens,
-                                                      request.draft > 0 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,
-                                                      client_.session().slots() > 0 ? fmt::format(", {} are used", client_.session().slots()) : ""));
+    throw Error(
+        Code::usage, Reason::context_exceeded, "context",
+        fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
+                    rows, request.max_tokens,
+                    request.draft > 0 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,
+                    client_.session().slots() > 0 ? fmt::format(", {} are used", client_.session().slots()) : ""));
   }
 }
 
@@ -91,10 +101,12 @@ void MeasuredConversation::make_material(const Request& request, std::size_t pro
   const std::size_t rows = plan().prompt_rows(prompt), answer = 1 + (request.max_tokens - 1) * (request.draft + 1);
   const std::size_t begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
   const double share = static_cast<double>(rows + begin) / static_cast<double>(rows + answer);
-  client_.make_material(prompt, answer, request.ahead, [making, share, on_material = request.on_material](const OfflineProgress& progress) {
-    const std::lock_guard lock(making->mutex);
-    if (making->told && on_material) on_material({std::min(1.0, progress.fraction / share), progress.seconds});
-  });
+  client_.make_material(prompt, answer, request.ahead,
+                        [making, share, on_material = request.on_material](const OfflineProgress& progress) {
+                          const std::lock_guard lock(making->mutex);
+                          if (making->told && on_material)
+                            on_material({std::min(1.0, progress.fraction / share), progress.seconds});
+                        });
   client_.wait_for_material(prompt, begin);
   {
     const std::lock_guard lock(making->mutex);
@@ -170,10 +182,12 @@ nlohmann::json MeasuredConversation::report(const UserClient::Reports* reports) 
   const PartyReport provider = reports != nullptr ? reports->provider : PartyReport{};
   const PartyReport helper = reports != nullptr ? reports->helper.value_or(PartyReport{}) : PartyReport{};
   const double tokens = output_.size() < 2 ? 1 : static_cast<double>(output_.size() - 1);
-  const double provider_passes = std::max(1.0, static_cast<double>(provider.passes)), kept = std::max(1.0, static_cast<double>(kept_));
+  const double provider_passes = std::max(1.0, static_cast<double>(provider.passes)),
+               kept = std::max(1.0, static_cast<double>(kept_));
   const double passes = std::max(1.0, static_cast<double>(passes_));
   const std::size_t rows = plan().prompt_rows(prompted_);
-  const double slots = static_cast<double>(rows) + static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
+  const double slots = static_cast<double>(rows) +
+                       static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
   const double offline = client_.filler().seconds() - offline_before_;
   const Traffic decode = passes_end_ - passes_begin_;
   const double seconds = seconds_between(first_.time, last_.time) / tokens;
@@ -187,45 +201,57 @@ nlohmann::json MeasuredConversation::report(const UserClient::Reports* reports) 
   const double rtt = seconds_of(parse_duration(shape_.rtt, "rtt"));
   const double bandwidth = parse_bandwidth(shape_.bandwidth, "bandwidth");
   const double latency = rtt * static_cast<double>(decode.round_trips) / kept;
-  const double bits = 8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;
+  const double bits =
+      8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;
   const double transfer = bandwidth > 0 ? bits / bandwidth : 0;
   const auto a_pass = [&](std::size_t total) { return static_cast<double>(total) / passes; };
 
-  nlohmann::json done{{"event", "done"},
-          {"output_ids", output_},
-          {"prompt_tokens", request_.ids.size()},
-          {"prompt_tokens_fed", prompted_},
-          {"layers", plan().config.layers},
-          {"profile", name_of(plan().profile)},
-          {"fused", plan().fused},
-          {"retrieval", name_of(plan().retrieval)},
-          {"passes", passes_},
-          {"seconds", {{"offline", offline}, {"offline_per_token", offline / slots},
-                       {"prefill", seconds_between(begin_.time, first_.time)},
-                       {"prefill_per_token", seconds_between(begin_.time, first_.time) / static_cast<double>(prompted_)},
-                       {"decode_per_token", seconds},
-                       {"latency_per_token", latency}, {"transfer_per_token", transfer},
-                       {"compute_per_token", std::max(0.0, seconds - latency - transfer)}}},
-          {"by_party", {{"provider", {{"busy_seconds_per_token", (provider.pass_seconds - provider.pass_waited) / provider_passes},
-                                      {"cpu_seconds_per_token", provider.pass_cpu / provider_passes},
-                                      {"waiting_seconds_per_token", provider.pass_waited / provider_passes}}},
-                        {"user", {{"busy_seconds_per_token", seconds - (last_.waited - first_.waited) / tokens},
-                                  {"cpu_seconds_per_token", (last_.cpu - first_.cpu) / tokens},
-                                  {"waiting_seconds_per_token", (last_.waited - first_.waited) / tokens}}},
-                        {"helper", {{"busy_seconds_per_token", 0}, {"cpu_seconds_per_token", 0}, {"waiting_seconds_per_token", 0}}}}},
-          {"online_per_token", online_json(decode, kept)},
-          {"prefill", online_json(first_.online - begin_.online, 1)},
-          {"offline_per_token", {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / provider_passes},
-                                 {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / provider_passes},
-                                 {"helper_to_user_bytes", static_cast<double>(traffic_.helper.received.payload_bytes) / slots}}},
-          {"declared_per_pass", {{"provider_to_user_bytes", a_pass(declared.online.provider_to_user)},
-                                 {"user_to_provider_bytes", a_pass(declared.online.user_to_provider)},
-                                 {"round_trips", a_pass(declared.rounds)},
-                                 {"offline_user_to_provider_bytes", a_pass(declared.offline.user_to_provider)},
-                                 {"offline_helper_to_provider_bytes", a_pass(declared.offline.helper_to_provider)}}},
-          {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", helper.cpu_seconds}}},
-          {"memory_bytes", {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", helper.memory_bytes}}},
-          {"frame_overhead_bytes", traffic_.online.header_bytes() + traffic_.offline.header_bytes() + traffic_.helper.header_bytes()}};
+  nlohmann::json done{
+      {"event", "done"},
+      {"output_ids", output_},
+      {"prompt_tokens", request_.ids.size()},
+      {"prompt_tokens_fed", prompted_},
+      {"layers", plan().config.layers},
+      {"profile", name_of(plan().profile)},
+      {"fused", plan().fused},
+      {"retrieval", name_of(plan().retrieval)},
+      {"passes", passes_},
+      {"seconds",
+       {{"offline", offline},
+        {"offline_per_token", offline / slots},
+        {"prefill", seconds_between(begin_.time, first_.time)},
+        {"prefill_per_token", seconds_between(begin_.time, first_.time) / static_cast<double>(prompted_)},
+        {"decode_per_token", seconds},
+        {"latency_per_token", latency},
+        {"transfer_per_token", transfer},
+        {"compute_per_token", std::max(0.0, seconds - latency - transfer)}}},
+      {"by_party",
+       {{"provider",
+         {{"busy_seconds_per_token", (provider.pass_seconds - provider.pass_waited) / provider_passes},
+          {"cpu_seconds_per_token", provider.pass_cpu / provider_passes},
+          {"waiting_seconds_per_token", provider.pass_waited / provider_passes}}},
+        {"user",
+         {{"busy_seconds_per_token", seconds - (last_.waited - first_.waited) / tokens},
+          {"cpu_seconds_per_token", (last_.cpu - first_.cpu) / tokens},
+          {"waiting_seconds_per_token", (last_.waited - first_.waited) / tokens}}},
+        {"helper", {{"busy_seconds_per_token", 0}, {"cpu_seconds_per_token", 0}, {"waiting_seconds_per_token", 0}}}}},
+      {"online_per_token", online_json(decode, kept)},
+      {"prefill", online_json(first_.online - begin_.online, 1)},
+      {"offline_per_token",
+       {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / provider_passes},
+        {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / provider_passes},
+        {"helper_to_user_bytes", static_cast<double>(traffic_.helper.received.payload_bytes) / slots}}},
+      {"declared_per_pass",
+       {{"provider_to_user_bytes", a_pass(declared.online.provider_to_user)},
+        {"user_to_provider_bytes", a_pass(declared.online.user_to_provider)},
+        {"round_trips", a_pass(declared.rounds)},
+        {"offline_user_to_provider_bytes", a_pass(declared.offline.user_to_provider)},
+        {"offline_helper_to_provider_bytes", a_pass(declared.offline.helper_to_provider)}}},
+      {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", helper.cpu_seconds}}},
+      {"memory_bytes",
+       {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", helper.memory_bytes}}},
+      {"frame_overhead_bytes",
+       traffic_.online.header_bytes() + traffic_.offline.header_bytes() + traffic_.helper.header_bytes()}};
   if (reports == nullptr) {
     for (const char* key : {"by_party", "offline_per_token", "cpu_seconds", "memory_bytes"}) done.erase(key);
   }

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "user/links.h"
 #include "user/draft.h"
+#include "user/links.h"
 
 namespace permllm {
 
@@ -16,24 +16,26 @@ class MeasuredConversation {
   // links: makes the user's links, metered by what it is given. The ledger outlives it. Errors: those of
   // UserClient. room: slots that a chain must have left to be taken up.
   using Links = std::function<UserLinks(UserTraffic&)>;
-  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, Executor& executor, Ledger& ledger,
-                       std::size_t room = 1);
+  MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, Executor& executor,
+                       Ledger& ledger, std::size_t room = 1);
 
   const Card& card() const { return client_.card(); }
   const Plan& plan() const { return client_.card().plan; }
   const Vocabulary& vocabulary() const { return client_.card().vocabulary; }
 
   struct Request {
-    std::vector<TokenId> ids;  // of the whole conversation: what it has in common with the turns before is not fed again
+    std::vector<TokenId>
+        ids;  // of the whole conversation: what it has in common with the turns before is not fed again
     std::size_t max_tokens = 1;
-    std::size_t ahead = 256;  // slots of material to make ahead of need
+    std::size_t ahead = 256;       // slots of material to make ahead of need
     std::size_t start = SIZE_MAX;  // of these, for how many of the answer they are waited for before it begins
-    std::size_t draft = 0;    // drafted tokens a pass; profile open only
+    std::size_t draft = 0;         // drafted tokens a pass; profile open only
     UserSession::Choose choose;
-    std::function<bool(TokenId)> on_token;  // false: no more
-    std::function<void()> on_ready = nullptr;  // material for the request is there
+    std::function<bool(TokenId)> on_token;          // false: no more
+    std::function<void()> on_ready = nullptr;       // material for the request is there
     std::function<void(double)> on_read = nullptr;  // the share of the model's layers that have read the prompt
-    std::function<void(const OfflineProgress&)> on_material = nullptr;  // while it is made: fraction of what is waited for, from another thread
+    std::function<void(const OfflineProgress&)> on_material =
+        nullptr;  // while it is made: fraction of what is waited for, from another thread
   };
   // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
   void run(const Request& request);
@@ -81,7 +83,7 @@ class MeasuredConversation {
   UserTraffic traffic_;
   UserClient client_;
   Request request_;
-  std::vector<TokenId> fed_;   // tokens that the session holds
+  std::vector<TokenId> fed_;               // tokens that the session holds
   std::size_t prompted_ = 0, before_ = 0;  // prompt tokens that were fed for the last answer; slots used before it
   double offline_before_ = 0;
   std::vector<TokenId> output_;

@@ -43,7 +43,8 @@ std::size_t Sampler::pick(std::span<const Logit> logits, double unit) {
   // top-p: the least number of best candidates that hold this share; min-p: none less likely than this part of the best.
   double held = 0;
   std::size_t count = 0;
-  while (count < kept && (count == 0 || (held < options_.top_p * sum && weights[count] >= options_.min_p))) held += weights[count++];
+  while (count < kept && (count == 0 || (held < options_.top_p * sum && weights[count] >= options_.min_p)))
+    held += weights[count++];
   double left = std::generate_canonical<double, 53>(random_) * held;
   for (std::size_t i = 0; i < count; ++i) {
     left -= weights[i];
@@ -52,7 +53,9 @@ std::size_t Sampler::pick(std::span<const Logit> logits, double unit) {
   return order[count - 1];
 }
 
-std::size_t Sampler::choose(std::span<const std::int64_t> logits, int frac) { return pick(logits, std::ldexp(1.0, -frac)); }
+std::size_t Sampler::choose(std::span<const std::int64_t> logits, int frac) {
+  return pick(logits, std::ldexp(1.0, -frac));
+}
 std::size_t Sampler::choose(std::span<const float> logits) { return pick(logits, 1.0); }
 
 }  // namespace permllm

@@ -1,8 +1,8 @@
 #include "user/session.h"
 
-#include "page/open_page.h"
-
 #include <fmt/format.h>
+
+#include "page/open_page.h"
 
 namespace permllm {
 namespace {
@@ -16,10 +16,16 @@ struct Indices {
 
 }  // namespace
 
-UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part, BfvUser* bfv,
-                         const Marks& burnt, Burn burn)
-    : plan_(plan), none_(no_weights(plan.config)), timeline_(burnt[k_slot_kind]), keys_(plan.config.layers), user_{provider, coins, timeline_, keys_, executor}, progress_(burnt),
-      bfv_(bfv), burn_(std::move(burn)) {
+UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part,
+                         BfvUser* bfv, const Marks& burnt, Burn burn)
+    : plan_(plan),
+      none_(no_weights(plan.config)),
+      timeline_(burnt[k_slot_kind]),
+      keys_(plan.config.layers),
+      user_{provider, coins, timeline_, keys_, executor},
+      progress_(burnt),
+      bfv_(bfv),
+      burn_(std::move(burn)) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
   if (plan.open()) {
     PERMLLM_ASSERT(part != nullptr);
@@ -31,8 +37,9 @@ UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Exec
 
 void UserSession::begin(PassBegin begin) {
   if (begin.tokens > plan_.slots - timeline_.slots()) {
-    throw Error(Code::usage, Reason::context_exceeded, "context", fmt::format("{} tokens are used and {} more do not fit: the context is {}",
-                                                    timeline_.slots(), begin.tokens, plan_.slots));
+    throw Error(Code::usage, Reason::context_exceeded, "context",
+                fmt::format("{} tokens are used and {} more do not fit: the context is {}", timeline_.slots(),
+                            begin.tokens, plan_.slots));
   }
   Progress next = progress_;
   next.begin(begin);
@@ -51,7 +58,8 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose, 
     sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, 0)));
     return;
   }
-  begin({PassBegin::prompt, static_cast<std::uint32_t>(rows_of.size()), static_cast<std::uint32_t>(rows_of.size() - tokens.size())});
+  begin({PassBegin::prompt, static_cast<std::uint32_t>(rows_of.size()),
+         static_cast<std::uint32_t>(rows_of.size() - tokens.size())});
   Mask rows;
   for (const Batch& some : together(plan_, progress_.entry)) {
     Progress part = progress_;
@@ -70,7 +78,8 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose, 
 std::vector<TokenId> UserSession::padded(std::span<const TokenId> tokens) const {
   std::vector<TokenId> rows(tokens.begin(), tokens.end());
   if (!plan_.config.prefix) return rows;
-  if (timeline_.slots() != 0) throw Error(Code::usage, "prompt", "this model takes one prompt a conversation: it attends both ways");
+  if (timeline_.slots() != 0)
+    throw Error(Code::usage, "prompt", "this model takes one prompt a conversation: it attends both ways");
   if (plan_.open()) return rows;
   rows.insert(rows.end() - 1, plan_.prompt_slots + 1 - tokens.size(), 0);
   return rows;
@@ -110,7 +119,8 @@ TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Cho
   return id;
 }
 
-void UserSession::advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose) {
+void UserSession::advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more,
+                          const Choose& choose) {
   PERMLLM_ASSERT(plan_.open());
   if (!more(sampled_id_)) return;
   std::vector<TokenId> fed{sampled_id_};
@@ -141,7 +151,9 @@ void UserSession::run(const Mask& rows, const Choose& choose, const Behind& behi
   Indices material{progress_};
   const Mask x = run_layers(user_, plan_, none_, rows, material, behind);
   std::size_t position = 0;
-  sampled_ = run_pass(user_, plan_, none_, x.last(), [&](std::span<const std::int64_t> logits) { return position = choose(logits); }, material);
+  sampled_ = run_pass(
+      user_, plan_, none_, x.last(), [&](std::span<const std::int64_t> logits) { return position = choose(logits); },
+      material);
   if (bfv_ != nullptr) user_.provider.send(bfv_->choose(progress_.pass.index(0), position));
 }
 
@@ -165,7 +177,8 @@ void UserSession::give_up() {
 
 void UserSession::skip(std::uint32_t slot) {
   timeline_.skip(slot);
-  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l) skip_slot(user_, attention_shape(plan_, l), slot);
+  for (std::size_t l = 0; !plan_.open() && l < plan_.config.layers; ++l)
+    skip_slot(user_, attention_shape(plan_, l), slot);
 }
 
 void UserSession::rewind(std::size_t n) {

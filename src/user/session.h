@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "user/clear_side.h"
-#include "page/pass.h"
 #include "model/tokenizer.h"
+#include "page/pass.h"
+#include "user/clear_side.h"
 
 namespace permllm {
 
@@ -21,11 +21,12 @@ class UserSession {
 
   // part: of profile open, bfv: where tokens are retrieved so (Plan::bfv), else null. All references outlive the session. The chain is burnt up
   // to `burnt`; each pass burns more of it by `burn`.
-  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr, BfvUser* bfv = nullptr,
-              const Marks& burnt = {}, Burn burn = nullptr);
+  UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr,
+              BfvUser* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr);
 
   // Feeds prompt tokens in one pass; a token is sampled. behind: called behind each layer. Errors: usage when the chain has no room (both numbers).
-  void prompt(std::span<const TokenId> tokens, const Choose& choose, const Behind& behind = [](std::size_t) {});
+  void prompt(
+      std::span<const TokenId> tokens, const Choose& choose, const Behind& behind = [](std::size_t) {});
   // Feeds the token that was sampled last. Its id is known at once (retrieved by BFV: behind the first layer) and given to `more`;
   // when that returns false the pass is given up (its slot is burnt), otherwise it is completed and the next token sampled.
   // Returns the id.
@@ -51,8 +52,10 @@ class UserSession {
  private:
   void begin(PassBegin begin);
   std::vector<TokenId> padded(std::span<const TokenId> tokens) const;
-  void run(const Mask& rows, const Choose& choose, const Behind& behind = [](std::size_t) {});
-  ShownPair run_open(std::span<const TokenId> tokens, std::size_t heads, const Behind& behind = [](std::size_t) {});
+  void run(
+      const Mask& rows, const Choose& choose, const Behind& behind = [](std::size_t) {});
+  ShownPair run_open(
+      std::span<const TokenId> tokens, std::size_t heads, const Behind& behind = [](std::size_t) {});
   void give_up();
   void skip(std::uint32_t slot);
 

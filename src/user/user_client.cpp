@@ -1,14 +1,13 @@
 #include "user/user_client.h"
 
-#include "session/pairing.h"
-#include "session/public_part.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "session/model_mask.h"
+#include "session/pairing.h"
+#include "session/public_part.h"
 
 namespace permllm {
 
@@ -32,14 +31,17 @@ const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) 
   return best == chains.end() ? nullptr : &*best;
 }
 
-UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose)
+UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
+                       const Choose& choose)
     : ledger_(ledger), executor_(executor) {
   constexpr int k_tries = 4;
   for (int i = 1;; ++i) {
     online_ = nullptr;
     hold_ = nullptr;
-    const std::vector<ChainRecord> before = ledger_.all();  // what the card does not know of these is lost; of later ones it cannot know
-    online_link_ = std::make_unique<ResumableLink>(links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
+    const std::vector<ChainRecord> before =
+        ledger_.all();  // what the card does not know of these is lost; of later ones it cannot know
+    online_link_ = std::make_unique<ResumableLink>(
+        links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
     online_ = std::make_unique<Channel>(*online_link_, 0, patience);
     online_->send(Hello{Hello::online, 0});
     card_ = online_->receive(Card{});
@@ -61,13 +63,13 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
   }
   mask_stream_ = std::make_unique<ReadableStream>(card_.model_mask);
   u_ = expansion_of(*mask_stream_, card_.plan);
-  filler_ = std::make_unique<Filler>(Filler::Links{links.offline, links.helper}, card_.session, card_, u_, record_, ledger_, bfv_ ? &*bfv_ : nullptr,
-                                     accepted_.made, executor, patience);
+  filler_ = std::make_unique<Filler>(Filler::Links{links.offline, links.helper}, card_.session, card_, u_, record_,
+                                     ledger_, bfv_ ? &*bfv_ : nullptr, accepted_.made, executor, patience);
   if (!record_.paired) filler_->pair();
   coins_ = std::make_unique<AesCoins>(record_.seed);
   burning_.emplace(ledger_, record_.peer, record_.chain, record_.burnt);
-  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr, record_.burnt,
-                                           [this](const Marks& marks) { burning_->reach(marks); });
+  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr,
+                                           record_.burnt, [this](const Marks& marks) { burning_->reach(marks); });
   filler_->used(session_->marks());
 }
 
@@ -85,7 +87,8 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
   std::vector<ChainChoice> choices;
   for (const ChainRecord& own : before) {
     if (own.model_id != card_.model_id || own.plan_hash != plan_hash) continue;
-    const auto there = std::find_if(card_.chains.begin(), card_.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
+    const auto there = std::find_if(card_.chains.begin(), card_.chains.end(),
+                                    [&](const ChainState& s) { return s.chain == own.chain; });
     if (there == card_.chains.end()) {  // the provider has lost or dropped it
       if (card_.chains.size() < Card::k_most_chains && take(own)) ledger_.drop(own);
       continue;
@@ -103,7 +106,8 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
   std::optional<ChainRecord> taken;
   for (const ChainChoice* chosen; !taken && (chosen = choose(choices)) != nullptr;) {
     const std::uint64_t chain = chosen->chain;
-    const ChainRecord& own = *std::find_if(before.begin(), before.end(), [&](const ChainRecord& r) { return r.chain == chain; });
+    const ChainRecord& own =
+        *std::find_if(before.begin(), before.end(), [&](const ChainRecord& r) { return r.chain == chain; });
     if (take(own)) {
       taken = own;
     } else {  // another program of this user has it, or has had it since
@@ -121,10 +125,12 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
   }
   online_->send(Agreement{plan_hash, record_.chain, ledger_.durable(), record_.paired, record_.burnt});
   accepted_ = receive_accepted(*online_, card_.plan);
-  if (!taken && accepted_.burnt != Marks{}) throw Error(Code::malformed, "Accepted.burnt", "pieces of a chain that is new, expected none");
+  if (!taken && accepted_.burnt != Marks{})
+    throw Error(Code::malformed, "Accepted.burnt", "pieces of a chain that is new, expected none");
   record_.burnt = later_of(record_.burnt, accepted_.burnt);
   record_.paired = record_.paired && accepted_.paired;
-  if (!record_.paired) record_.own = random_seed();  // what the other side has forgotten begins anew with all of its coins
+  if (!record_.paired)
+    record_.own = random_seed();  // what the other side has forgotten begins anew with all of its coins
   record_.mask = seed_digest(card_.model_mask, record_.chain);
   taken ? ledger_.change(*taken, record_) : ledger_.add(record_);
 }
@@ -134,7 +140,8 @@ void UserClient::receive_public_part() {
   for (std::size_t left = card_.plan.config.vocab * row_bytes; left > 0;) {
     const Bytes rows = online_->receive(EmbeddingRows{}).rows;
     if (rows.empty() || rows.size() % row_bytes != 0 || rows.size() > left) {
-      throw Error(Code::malformed, "EmbeddingRows.rows", fmt::format("{} bytes, expected rows of {} and at most {}", rows.size(), row_bytes, left));
+      throw Error(Code::malformed, "EmbeddingRows.rows",
+                  fmt::format("{} bytes, expected rows of {} and at most {}", rows.size(), row_bytes, left));
     }
     const std::size_t begin = public_.table.size();
     public_.table.resize(begin + rows.size() / sizeof(std::int16_t));
@@ -150,8 +157,8 @@ void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens
                                std::function<void(const OfflineProgress&)> on_progress) {
   const std::size_t order = std::max<std::size_t>(ahead, k_least_order);
   filler_->used(session_->marks());
-  filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens), card_.plan.prompt_rows(prompt_tokens) + ahead + order, order,
-                std::move(on_progress));
+  filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens),
+                card_.plan.prompt_rows(prompt_tokens) + ahead + order, order, std::move(on_progress));
 }
 
 void UserClient::fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress) {

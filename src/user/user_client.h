@@ -5,21 +5,22 @@
 #include <memory>
 #include <optional>
 
-#include "user/filler.h"
-#include "session/greeting.h"
-#include "session/report.h"
-#include "session/ledger.h"
-#include "user/session.h"
 #include "model/chat_format.h"
 #include "model/tokenizer.h"
 #include "net/resumable.h"
+#include "session/greeting.h"
+#include "session/ledger.h"
+#include "session/report.h"
+#include "user/filler.h"
+#include "user/session.h"
 
 namespace permllm {
 
 // The user's three links. The online link carries the conversation; the other two offline material, and are made when there is some to make.
 struct UserLinks {
   std::function<std::unique_ptr<Link>()> online, offline, helper;
-  Clock::duration grace{};  // how long the online link waits for its next connection when one was lost (net/resumable.h)
+  Clock::duration
+      grace{};  // how long the online link waits for its next connection when one was lost (net/resumable.h)
 };
 
 // A chain that a session could take, as both ledgers see it.
@@ -40,7 +41,8 @@ class UserClient {
 
   // Handshakes with the provider; of a new chain also with the helper. The ledger outlives the client; where it is a file, so does the chain.
   // Errors: mismatch (names both values), closed, timeout.
-  UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience, const Choose& choose = least_burnt);
+  UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
+             const Choose& choose = least_burnt);
   ~UserClient();
   UserClient(const UserClient&) = delete;
   UserClient& operator=(const UserClient&) = delete;

@@ -16,8 +16,10 @@ std::filesystem::path usual_folder() {
     const char* value = std::getenv(name);
     return value == nullptr ? "" : value;
   };
-  if (const std::string state = variable("XDG_STATE_HOME"); !state.empty()) return std::filesystem::path(state) / "permllm";
-  if (const std::string home = variable("HOME"); !home.empty()) return std::filesystem::path(home) / ".local/state/permllm";
+  if (const std::string state = variable("XDG_STATE_HOME"); !state.empty())
+    return std::filesystem::path(state) / "permllm";
+  if (const std::string home = variable("HOME"); !home.empty())
+    return std::filesystem::path(home) / ".local/state/permllm";
   throw Error(Code::usage, "state", "name a folder: there is no HOME");
 }
 

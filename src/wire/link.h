@@ -16,7 +16,7 @@ using Bytes = std::vector<std::uint8_t>;
 
 // One message on the wire (docs/wire.md): a header of k_frame_header_bytes, then the payload.
 struct Frame {
-  std::uint16_t tag = 0;   // which message (wire/tags.h)
+  std::uint16_t tag = 0;  // which message (wire/tags.h)
   std::uint64_t session = 0;
   std::uint32_t step = 0;  // counts the frames of one direction of one link from 0, over all its connections
   Bytes payload;

@@ -19,10 +19,10 @@
 #include <string>
 #include <vector>
 
-#include "wire/link.h"
 #include "permllm/error.h"
 #include "ring/pack.h"
 #include "wire/frame.h"
+#include "wire/link.h"
 #include "wire/tags.h"
 
 namespace permllm {

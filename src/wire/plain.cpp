@@ -35,9 +35,12 @@ std::string plain_words(const Error& error) {
   if (!names_the_wire(error)) return error.what();
   const std::string said = error.by_peer() ? "peer: " : "";
   switch (error.code()) {
-    case Code::malformed: return said + "a message does not fit what was agreed; are all parties of the same release?";
-    case Code::timeout: return said + "the other side did not answer before the deadline";
-    default: return said + error.message();
+    case Code::malformed:
+      return said + "a message does not fit what was agreed; are all parties of the same release?";
+    case Code::timeout:
+      return said + "the other side did not answer before the deadline";
+    default:
+      return said + error.message();
   }
 }
 

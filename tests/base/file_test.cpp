@@ -4,14 +4,14 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "service/identity.h"
-#include "user/user_state.h"
-#include "provider/model_record.h"
 #include "helper/model_store.h"
 #include "provider/chains.h"
+#include "provider/model_record.h"
+#include "service/identity.h"
 #include "support/errors.h"
 #include "support/program.h"
 #include "support/tiny_model.h"
+#include "user/user_state.h"
 
 namespace permllm::test {
 namespace {
@@ -45,17 +45,25 @@ struct Kind {
 };
 const Kind k_kinds[] = {
     {"user", [](const fs::path& folder) { user_ledger(folder.string()); }, "ledger.sqlite"},
-    {"chains", [](const fs::path& folder) { ProviderChains(folder, std::string(64, 'a'), tiny_model().plan, [](const std::string&) {}); }, "ledger.sqlite"},
-    {"record", [](const fs::path& folder) { ModelRecord(folder, Digest{}, 4, std::string(64, 'a'), Seed{}); }, "models"},
-    {"store", [](const fs::path& folder) {
+    {"chains",
+     [](const fs::path& folder) {
+       ProviderChains(folder, std::string(64, 'a'), tiny_model().plan, [](const std::string&) {});
+     },
+     "ledger.sqlite"},
+    {"record", [](const fs::path& folder) { ModelRecord(folder, Digest{}, 4, std::string(64, 'a'), Seed{}); },
+     "models"},
+    {"store",
+     [](const fs::path& folder) {
        Executor executor(1);
        ModelStore(folder, executor, [](const std::string&) {});
-     }, "store"},
+     },
+     "store"},
     {"identity", [](const fs::path& folder) { create_identity(folder, Role::provider, "acme", 7); }, "key.pem"},
 };
 
 class Folders : public testing::TestWithParam<Kind> {};
-INSTANTIATE_TEST_SUITE_P(Kinds, Folders, testing::ValuesIn(k_kinds), [](const auto& kind) { return std::string(kind.param.name); });
+INSTANTIATE_TEST_SUITE_P(Kinds, Folders, testing::ValuesIn(k_kinds),
+                         [](const auto& kind) { return std::string(kind.param.name); });
 
 TEST_P(Folders, that_are_there_keep_their_mode) {
   const Scratch scratch;
@@ -91,7 +99,8 @@ TEST(Ledger, that_others_may_read_is_refused_with_the_remedy) {
   const fs::path file = scratch / "state/ledger.sqlite";
   ASSERT_EQ(chmod(file.c_str(), 0640), 0);
   const std::string error = error_of([&] { user_ledger((scratch / "state").string()); });
-  EXPECT_NE(error.find("open to others than its owner (mode 0640); run chmod 600 " + file.string()), std::string::npos) << error;
+  EXPECT_NE(error.find("open to others than its owner (mode 0640); run chmod 600 " + file.string()), std::string::npos)
+      << error;
 }
 
 }  // namespace

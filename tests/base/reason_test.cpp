@@ -19,9 +19,24 @@ std::string text_of(const std::filesystem::path& path) {
 
 // They are on the wire: none moves.
 TEST(Reasons, numbers_stay) {
-  const std::vector<std::string> names{"none", "allowance_used_up", "context_exceeded", "queue_full", "busy", "session_ended", "provider_unreachable", "helper_unreachable",
-                                       "out_of_stock", "stock_full", "disk_full", "model_changed", "model_missing", "version", "invite_revoked", "certificate_expired",
-                                       "not_trusted", "address_in_use"};
+  const std::vector<std::string> names{"none",
+                                       "allowance_used_up",
+                                       "context_exceeded",
+                                       "queue_full",
+                                       "busy",
+                                       "session_ended",
+                                       "provider_unreachable",
+                                       "helper_unreachable",
+                                       "out_of_stock",
+                                       "stock_full",
+                                       "disk_full",
+                                       "model_changed",
+                                       "model_missing",
+                                       "version",
+                                       "invite_revoked",
+                                       "certificate_expired",
+                                       "not_trusted",
+                                       "address_in_use"};
   ASSERT_EQ(names.size(), static_cast<std::size_t>(k_last_reason) + 1);
   for (std::size_t i = 0; i < names.size(); ++i) EXPECT_EQ(name_of(static_cast<Reason>(i)), names[i]);
   EXPECT_STREQ(name_of(static_cast<Reason>(60000)), "none");
@@ -75,8 +90,10 @@ TEST(Reasons, a_lost_connection_is_of_whom_was_to_be_reached) {
 TEST(Reasons, the_documents_have_the_table) {
   const std::string operations = text_of("docs/operations.md"), serve = text_of("docs/serve.md");
   for (const ReasonFacts& facts : reasons()) {
-    const std::string http = *facts.code == 0 ? fmt::format("{}", facts.http_status) : fmt::format("{} `{}`", facts.http_status, facts.code);
-    const std::string row = fmt::format("| {} | `{}` | {} | {} | {} | {} |\n", static_cast<int>(facts.reason), facts.name, facts.exit_status, http, facts.cause, facts.remedy);
+    const std::string http =
+        *facts.code == 0 ? fmt::format("{}", facts.http_status) : fmt::format("{} `{}`", facts.http_status, facts.code);
+    const std::string row = fmt::format("| {} | `{}` | {} | {} | {} | {} |\n", static_cast<int>(facts.reason),
+                                        facts.name, facts.exit_status, http, facts.cause, facts.remedy);
     EXPECT_NE(operations.find(row), std::string::npos) << "docs/operations.md lacks\n" << row;
     if (*facts.code == 0) continue;
     const std::regex in_serve(fmt::format("\\n\\| {} \\|[^\\n|]*`{}`[^\\n]*\\|", facts.http_status, facts.code));

@@ -1,5 +1,4 @@
 // The doctor at services with mistakes made on purpose: each is told on the right line, with what to do.
-#include "cli/invite.h"
 #include "cli/doctor.h"
 
 #include <arpa/inet.h>
@@ -11,15 +10,16 @@
 #include <list>
 #include <thread>
 
-#include "service/identity.h"
-#include "user/invite.h"
-#include "service/sandbox.h"
-#include "provider/model_record.h"
+#include "cli/invite.h"
 #include "helper/model_store.h"
 #include "net/memory.h"
 #include "net/tls.h"
+#include "provider/model_record.h"
+#include "service/identity.h"
+#include "service/sandbox.h"
 #include "support/program.h"
 #include "support/tiny_plan.h"
+#include "user/invite.h"
 #include "wire/frame.h"
 
 namespace permllm::test {
@@ -43,11 +43,20 @@ class Service {
                   link->handshake(Clock::now() + 5s);
                   const Frame first = link->receive(Clock::now() + 5s, "the first message", k_max_payload);
                   if (first.tag == static_cast<std::uint16_t>(Tag::hello)) {
-                    Channel(*link, 0, 5s).send(Card{1, facts.models.at(0).id, facts.models[0].plan, {}, {}, 600, {{1, {{{9, 9, 9, 9}}}, {{{2, 2, 2, 2}}}}}});
+                    Channel(*link, 0, 5s)
+                        .send(Card{1,
+                                   facts.models.at(0).id,
+                                   facts.models[0].plan,
+                                   {},
+                                   {},
+                                   600,
+                                   {{1, {{{9, 9, 9, 9}}}, {{{2, 2, 2, 2}}}}}});
                     link->flush();
                     link->receive(Clock::now() + 5s, "the end", k_max_payload);
                   }
-                  serve_probe(*link, first, [&](const auto& ids) { return asked(facts, ids); }, *std::make_shared<Room>(k_answer_room), clock);
+                  serve_probe(
+                      *link, first, [&](const auto& ids) { return asked(facts, ids); },
+                      *std::make_shared<Room>(k_answer_room), clock);
                 } catch (const Error&) {
                 }
               });
@@ -60,7 +69,9 @@ class Service {
  private:
   // A helper names what it is asked for.
   static ProbeFacts asked(ProbeFacts facts, const std::vector<std::string>& ids) {
-    if (!facts.helper) std::erase_if(facts.models, [&](const ProbedModel& model) { return std::find(ids.begin(), ids.end(), model.id) == ids.end(); });
+    if (!facts.helper)
+      std::erase_if(facts.models,
+                    [&](const ProbedModel& model) { return std::find(ids.begin(), ids.end(), model.id) == ids.end(); });
     return facts;
   }
   TlsListener listener_;
@@ -73,17 +84,21 @@ struct Findings {
 
   std::string text() const {
     std::string text;
-    for (const Finding& f : all) text += std::string(name_of(f.state)) + " " + f.link + " " + f.check + ": " + f.text + " / " + f.remedy + "\n";
+    for (const Finding& f : all)
+      text += std::string(name_of(f.state)) + " " + f.link + " " + f.check + ": " + f.text + " / " + f.remedy + "\n";
     return text;
   }
   std::size_t count(State state) const {
-    return static_cast<std::size_t>(std::count_if(all.begin(), all.end(), [&](const Finding& f) { return f.state == state; }));
+    return static_cast<std::size_t>(
+        std::count_if(all.begin(), all.end(), [&](const Finding& f) { return f.state == state; }));
   }
   const Finding* find(const std::string& link, const std::string& check) const {
-    const auto found = std::find_if(all.begin(), all.end(), [&](const Finding& f) { return f.link == link && f.check == check; });
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const Finding& f) { return f.link == link && f.check == check; });
     return found == all.end() ? nullptr : &*found;
   }
-  void expect(State state, const std::string& link, const std::string& check, const std::string& said, const std::string& remedy) const {
+  void expect(State state, const std::string& link, const std::string& check, const std::string& said,
+              const std::string& remedy) const {
     const Finding* f = find(link, check);
     ASSERT_NE(f, nullptr) << link << " " << check << "\n" << text();
     EXPECT_EQ(name_of(f->state), std::string(name_of(state))) << text();
@@ -108,10 +123,12 @@ struct World {
     std::filesystem::copy(provider / "certificate.pem", helper / "peers/acme.pem");
   }
   Invite invite(const std::string& provider_address, const std::string& helper_address, int days = 30) const {
-    return make_invite(provider, "alice", load_identity(helper, Role::helper).certificate, provider_address, helper_address, 1000, days);
+    return make_invite(provider, "alice", load_identity(helper, Role::helper).certificate, provider_address,
+                       helper_address, 1000, days);
   }
   Findings examine(const std::function<void(Invite&)>& change = [](Invite&) {}) {
-    const Service p([this] { return provider_shows ? *provider_shows : load_credentials(provider, Role::provider); }, provider_facts, provider_clock);
+    const Service p([this] { return provider_shows ? *provider_shows : load_credentials(provider, Role::provider); },
+                    provider_facts, provider_clock);
     const Service h([this] { return load_credentials(helper, Role::helper); }, helper_facts);
     Invite made = invite(p.address(), h.address());
     change(made);
@@ -127,7 +144,8 @@ TEST(Doctor, finds_nothing_wrong_where_nothing_is) {
   const Findings found = world.examine();
   EXPECT_EQ(found.count(State::ok), found.all.size()) << found.text();
   for (const char* link : {"user-provider", "user-helper"}) {
-    for (const char* check : {"name", "port", "TLS", "certificate", "own key", "version", "clock", "speed", "model"}) EXPECT_NE(found.find(link, check), nullptr) << link << check;
+    for (const char* check : {"name", "port", "TLS", "certificate", "own key", "version", "clock", "speed", "model"})
+      EXPECT_NE(found.find(link, check), nullptr) << link << check;
   }
   EXPECT_GT(found.find("user-helper", "speed")->facts.at("to_peer_bits_per_second"), 1e6);
   EXPECT_LT(found.find("user-helper", "speed")->facts.at("round_trip_seconds"), 0.5);
@@ -143,9 +161,12 @@ TEST(Doctor, finds_nothing_wrong_where_nothing_is) {
 TEST(Doctor, a_port_where_nobody_listens_or_a_name_that_is_none) {
   std::string closed;
   World world;
-  { closed = Service([&] { return load_credentials(world.provider, Role::provider); }, {}).address(); }
+  {
+    closed = Service([&] { return load_credentials(world.provider, Role::provider); }, {}).address();
+  }
   const Findings down = world.examine([&](Invite& invite) { invite.provider_address = closed; });
-  down.expect(State::wrong, "user-provider", "port", "refused: nobody listens at " + closed, "start the provider there, or correct the port");
+  down.expect(State::wrong, "user-provider", "port", "refused: nobody listens at " + closed,
+              "start the provider there, or correct the port");
   down.expect(State::ok, "user-helper", "speed", "round trip", "");
   EXPECT_EQ(down.count(State::wrong), 1u);
   revoke_invite(world.provider, "alice");
@@ -188,23 +209,30 @@ TEST(Doctor, a_key_that_is_another_is_told_with_both_fingerprints) {
   const std::string right = world.provider_shows->identity.certificate.pin();
   world.provider_shows->identity = make_identity(Role::provider, "acme", 365);
   const Findings found = world.examine();
-  found.expect(State::wrong, "user-provider", "certificate", "provider \"acme\" has key sha256:" + world.provider_shows->identity.certificate.pin() + ", expected sha256:" + right,
+  found.expect(State::wrong, "user-provider", "certificate",
+               "provider \"acme\" has key sha256:" + world.provider_shows->identity.certificate.pin() +
+                   ", expected sha256:" + right,
                "ask the provider for a new invite; else somebody else answers there");
 }
 
 TEST(Doctor, a_party_that_is_another) {
   World world;
-  const Findings found = world.examine([](Invite& invite) { std::swap(invite.provider_address, invite.helper_address); });
-  found.expect(State::wrong, "user-provider", "certificate", "a helper answers, named \"neutral\", expected the provider", "correct the address");
+  const Findings found =
+      world.examine([](Invite& invite) { std::swap(invite.provider_address, invite.helper_address); });
+  found.expect(State::wrong, "user-provider", "certificate",
+               "a helper answers, named \"neutral\", expected the provider", "correct the address");
 }
 
 TEST(Doctor, certificates_that_end_or_have_ended) {
   World world;
-  write_text(world.provider / "certificate.pem", renewed(load_identity(world.provider, Role::provider), 12).certificate.pem());
+  write_text(world.provider / "certificate.pem",
+             renewed(load_identity(world.provider, Role::provider), 12).certificate.pem());
   const Findings soon = world.examine();
-  soon.expect(State::warning, "user-provider", "certificate", "provider \"acme\", key sha256:", "days it ends: the provider runs permllm keygen --renew");
+  soon.expect(State::warning, "user-provider", "certificate",
+              "provider \"acme\", key sha256:", "days it ends: the provider runs permllm keygen --renew");
   EXPECT_EQ(soon.count(State::wrong), 0u) << soon.text();
-  write_text(world.provider / "certificate.pem", renewed(load_identity(world.provider, Role::provider), -1).certificate.pem());
+  write_text(world.provider / "certificate.pem",
+             renewed(load_identity(world.provider, Role::provider), -1).certificate.pem());
   revoke_invite(world.provider, "alice");
   std::filesystem::remove(world.scratch / "invite");
   const Findings ended = world.examine();
@@ -215,7 +243,8 @@ TEST(Doctor, certificates_that_end_or_have_ended) {
 TEST(Doctor, an_invite_that_is_revoked_expired_or_unreadable) {
   World world;
   const Findings revoked = world.examine([&](Invite&) { revoke_invite(world.provider, "alice"); });
-  revoked.expect(State::wrong, "user-provider", "own key", "its invite is revoked, replaced or unknown", "ask the provider for a new invite");
+  revoked.expect(State::wrong, "user-provider", "own key", "its invite is revoked, replaced or unknown",
+                 "ask the provider for a new invite");
   revoked.expect(State::ok, "user-helper", "own key", "accepted", "");
 
   const auto path = world.scratch / "other";
@@ -234,10 +263,12 @@ TEST(Doctor, an_invite_that_is_revoked_expired_or_unreadable) {
   ASSERT_EQ(chmod(path.c_str(), 0600), 0);
   said("is not TOML", "ask the provider for a new invite");
   std::filesystem::remove(path);
-  save_invite([&] {
-    revoke_invite(world.provider, "alice");
-    return world.invite("localhost:1", "localhost:2", 3);
-  }(), path);
+  save_invite(
+      [&] {
+        revoke_invite(world.provider, "alice");
+        return world.invite("localhost:1", "localhost:2", 3);
+      }(),
+      path);
   Findings soon;
   examine_user(path, soon.tell);
   soon.expect(State::warning, "here", "invite", "user \"alice\"", "days it ends: ask the provider for a new invite");
@@ -256,17 +287,22 @@ TEST(Doctor, clocks_that_differ) {
 TEST(Doctor, a_model_that_the_helper_lacks_or_has_otherwise) {
   World world;
   world.helper_facts.models.clear();
-  world.provider_facts.helper->trouble = "the helper does not hold model aaaaaaaa; restart the provider, which registers its model when it starts";
+  world.provider_facts.helper->trouble =
+      "the helper does not hold model aaaaaaaa; restart the provider, which registers its model when it starts";
   const Findings lacks = world.examine();
   lacks.expect(State::wrong, "user-helper", "model", "the helper does not hold", "the provider restarts its service");
-  lacks.expect(State::wrong, "provider-helper", "link", "3 s ago: the helper does not hold model aaaaaaaa; restart the provider", "tell the provider");
+  lacks.expect(State::wrong, "provider-helper", "link",
+               "3 s ago: the helper does not hold model aaaaaaaa; restart the provider", "tell the provider");
   ProbedModel other = world.model;
   other.plan.profile = Profile::fast;
   world.helper_facts.models = {other};
   revoke_invite(world.provider, "alice");
   std::filesystem::remove(world.scratch / "invite");
   const Findings differs = world.examine();
-  differs.expect(State::wrong, "user-helper", "model", "plan " + other.plan.hash().substr(0, 8) + " at the helper, " + world.model.plan.hash().substr(0, 8) + " at the provider", "restarts");
+  differs.expect(State::wrong, "user-helper", "model",
+                 "plan " + other.plan.hash().substr(0, 8) + " at the helper, " + world.model.plan.hash().substr(0, 8) +
+                     " at the provider",
+                 "restarts");
 }
 
 // A provider of another release: all that it says has another wire version.
@@ -291,7 +327,9 @@ TEST(Doctor, a_wire_version_that_is_another_is_told_with_both_numbers) {
     close(connection);
   });
   const Findings found = world.examine([&](Invite& invite) { invite.provider_address = port.address(); });
-  found.expect(State::wrong, "user-provider", "version", "the peer has wire version 9, this side " + std::to_string(k_wire_version), "bring both to the same release");
+  found.expect(State::wrong, "user-provider", "version",
+               "the peer has wire version 9, this side " + std::to_string(k_wire_version),
+               "bring both to the same release");
 }
 
 TEST(Doctor, looks_at_a_helpers_own_machine) {
@@ -330,7 +368,8 @@ TEST(Doctor, looks_at_a_helpers_own_machine) {
   std::fstream(model, std::ios::in | std::ios::out).seekp(-5000, std::ios::end).put('x').put('y');
   examined(store.string()).expect(State::wrong, "here", "model", "chunks are damaged", "restart the helper");
   std::filesystem::remove(world.helper / "peers/acme.pem");
-  examined(store.string()).expect(State::wrong, "here", "peers", "holds no provider's certificate", "copy the provider's certificate.pem");
+  examined(store.string())
+      .expect(State::wrong, "here", "peers", "holds no provider's certificate", "copy the provider's certificate.pem");
   ASSERT_EQ(chmod((world.helper / "key.pem").c_str(), 0644), 0);
   examined(store.string()).expect(State::wrong, "here", "identity", "run chmod 600", "restore the file");
 }
@@ -359,12 +398,14 @@ TEST(Doctor, looks_at_a_providers_own_machine_and_its_link) {
     port = taken.port();
     examined("127.0.0.1:" + std::to_string(port)).expect(State::ok, "here", "listen", "is taken", "");
   }
-  examined("127.0.0.1:" + std::to_string(port)).expect(State::warning, "here", "listen", "nobody listens", "start permllm provider");
+  examined("127.0.0.1:" + std::to_string(port))
+      .expect(State::warning, "here", "listen", "nobody listens", "start permllm provider");
   examined("192.0.2.1:7").expect(State::wrong, "here", "listen", "192.0.2.1:7", "choose an address of this machine");
   // The record of a model that the helper does not hold; one that others may read; one that is damaged.
   std::filesystem::remove_all(state);
   { ModelRecord(state, Digest{}, 4, id_of('d'), Seed{}); }
-  examined().expect(State::wrong, "provider-helper", "model", "the helper does not hold dddddddd", "restart permllm provider");
+  examined().expect(State::wrong, "provider-helper", "model", "the helper does not hold dddddddd",
+                    "restart permllm provider");
   const auto record = std::filesystem::directory_iterator(state / "models")->path();
   ASSERT_EQ(chmod(record.c_str(), 0644), 0);
   examined().expect(State::wrong, "here", "state", "others may read", "");
@@ -381,7 +422,11 @@ TEST(Doctor, looks_at_a_providers_own_machine_and_its_link) {
 // One connection: what it costs the service is bounded.
 std::string refusal_of(const std::function<void(Channel&)>& ask) {
   auto [near, far] = memory_links();
-  const std::jthread server([link = far.get()] { serve_probe(*link, link->receive(Clock::now() + 5s, "x", k_max_payload), [](const auto&) { return ProbeFacts{}; }, *std::make_shared<Room>(k_answer_room)); });
+  const std::jthread server([link = far.get()] {
+    serve_probe(
+        *link, link->receive(Clock::now() + 5s, "x", k_max_payload), [](const auto&) { return ProbeFacts{}; },
+        *std::make_shared<Room>(k_answer_room));
+  });
   Channel peer(*near, 0, 5s);
   std::string said = "none";
   try {
@@ -394,16 +439,20 @@ std::string refusal_of(const std::function<void(Channel&)>& ask) {
 }
 
 TEST(Probe, a_connection_has_so_many_pings_and_bytes) {
-  EXPECT_EQ(refusal_of([](Channel& peer) { measure_bandwidth(peer, (probe(peer, {}), measure_delay(peer)).round_trip); }), "none");
-  const std::string bounds = "peer: Ping: a connection has 64 of them, 2097152 bytes each, 8388608 bytes in all and 15 seconds";
+  EXPECT_EQ(
+      refusal_of([](Channel& peer) { measure_bandwidth(peer, (probe(peer, {}), measure_delay(peer)).round_trip); }),
+      "none");
+  const std::string bounds =
+      "peer: Ping: a connection has 64 of them, 2097152 bytes each, 8388608 bytes in all and 15 seconds";
   std::size_t answered = 0;
   EXPECT_EQ(refusal_of([&](Channel& peer) {
-    probe(peer, {});
-    for (;; ++answered) {
-      peer.send(Ping{});
-      peer.receive(Pong{});
-    }
-  }), bounds);
+              probe(peer, {});
+              for (;; ++answered) {
+                peer.send(Ping{});
+                peer.receive(Pong{});
+              }
+            }),
+            bounds);
   EXPECT_EQ(answered, k_most_pings);
   const auto asking = [](std::uint32_t bytes) {
     return [=](Channel& peer) {
@@ -418,14 +467,16 @@ TEST(Probe, a_connection_has_so_many_pings_and_bytes) {
   EXPECT_EQ(refusal_of(asking(k_most_ping_bytes + 1)), bounds);
   EXPECT_EQ(refusal_of(asking(0xffffffff)), bounds);
   EXPECT_NE(refusal_of([](Channel& peer) {
-    peer.send_payload(Tag::probe, Bytes(3));
-    peer.receive(Probed{});
-  }).find("Probe.model_ids"), std::string::npos);
+              peer.send_payload(Tag::probe, Bytes(3));
+              peer.receive(Probed{});
+            }).find("Probe.model_ids"),
+            std::string::npos);
   EXPECT_NE(refusal_of([](Channel& peer) {
-    probe(peer, {});
-    peer.send_payload(Tag::ping, Bytes{0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff});
-    peer.receive(Pong{});
-  }).find("Ping.bytes"), std::string::npos);
+              probe(peer, {});
+              peer.send_payload(Tag::ping, Bytes{0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff});
+              peer.receive(Pong{});
+            }).find("Ping.bytes"),
+            std::string::npos);
 }
 
 TEST(Probe, a_provider_looks_at_its_helper_once_for_many_who_ask) {
@@ -438,7 +489,9 @@ TEST(Probe, a_provider_looks_at_its_helper_once_for_many_who_ask) {
     ++dials;
     auto [near, far] = memory_links();
     threads.emplace_back([&, link = links.emplace_back(std::move(far)).get()] {
-      serve_probe(*link, link->receive(Clock::now() + 5s, "x", k_max_payload), [&](const auto&) { return facts; }, *std::make_shared<Room>(k_answer_room), [] { return system_time() - 40'000; });
+      serve_probe(
+          *link, link->receive(Clock::now() + 5s, "x", k_max_payload), [&](const auto&) { return facts; },
+          *std::make_shared<Room>(k_answer_room), [] { return system_time() - 40'000; });
     });
     return std::move(near);
   };
@@ -451,10 +504,16 @@ TEST(Probe, a_provider_looks_at_its_helper_once_for_many_who_ask) {
   EXPECT_EQ(dials, 1u);
   threads.clear();
   facts.models.clear();
-  EXPECT_NE(HelperWatch(dial, model).look().trouble.find("does not hold model aaaaaaaa; restart the provider"), std::string::npos);
+  EXPECT_NE(HelperWatch(dial, model).look().trouble.find("does not hold model aaaaaaaa; restart the provider"),
+            std::string::npos);
   threads.clear();
-  EXPECT_EQ(HelperWatch([]() -> std::unique_ptr<Link> { throw Error(Code::closed, "the helper at h:1", "nobody listens there"); }, model).look().trouble,
-            "the helper at h:1: nobody listens there");
+  EXPECT_EQ(
+      HelperWatch(
+          []() -> std::unique_ptr<Link> { throw Error(Code::closed, "the helper at h:1", "nobody listens there"); },
+          model)
+          .look()
+          .trouble,
+      "the helper at h:1: nobody listens there");
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
   if (permllm::version() != std::string(argv[2]) || std::string(PERMLLM_VERSION) != argv[2]) {
-    std::cerr << "version " << permllm::version() << ", headers " << PERMLLM_VERSION << ", expected " << argv[2] << "\n";
+    std::cerr << "version " << permllm::version() << ", headers " << PERMLLM_VERSION << ", expected " << argv[2]
+              << "\n";
     return 1;
   }
   try {

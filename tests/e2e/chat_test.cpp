@@ -9,7 +9,8 @@ namespace {
 
 TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   const Scratch scratch;
-  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(), invite = (scratch / "alice.invite").string();
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(),
+                    invite = (scratch / "alice.invite").string();
   const std::string model = PERMLLM_TEST_MODEL;
   const auto permllm = [](const std::vector<std::string>& arguments, const std::string& before = "") {
     const Result r = run(arguments, before);
@@ -25,10 +26,12 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
 
   // A party's settings come from a file here.
   const auto config = scratch / "permllm.toml";
-  write_text(config, "[helper]\nidentity = \"" + helper + "\"\nevents = true\n[provider]\nidentity = \"" + provider + "\"\nmodel = \"" + model +
-                         "\"\nevents = true\n");
+  write_text(config, "[helper]\nidentity = \"" + helper + "\"\nevents = true\n[provider]\nidentity = \"" + provider +
+                         "\"\nmodel = \"" + model + "\"\nevents = true\n");
   Process helping({"helper", "--config", config.string()}, PERMLLM_BINARY);
-  const auto address = [](Process& process) { return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>()); };
+  const auto address = [](Process& process) {
+    return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
+  };
   const std::string helper_address = address(helping);
   // A record of a user that cannot be read lets nobody in, and keeps nobody out.
   const std::filesystem::path damaged = std::filesystem::path(provider) / "users/damaged.toml";
@@ -38,7 +41,8 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   const std::string provider_address = address(providing);
   std::filesystem::remove(damaged);
 
-  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address", helper_address, "--tokens", "60", "--out", invite});
+  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address",
+           helper_address, "--tokens", "60", "--out", invite});
   EXPECT_NE(permllm({"invite", "--list", "--identity", provider}).out.find("alice"), std::string::npos);
 
   const std::vector<std::string> request{"--max-tokens", "8", "--json"};

@@ -55,12 +55,14 @@ TEST(Demo, answers_for_a_folder_of_chatglm_6b) {
   }
   const Result longer = with({"demo", folder}, {"--context", "60", "--prompt-slots", "10"});
   EXPECT_EQ(longer.status, 2);
-  EXPECT_NE(longer.error.find("--prompt: 12 tokens, the model takes 2 to 11; shorten the question"), std::string::npos) << longer.error;
+  EXPECT_NE(longer.error.find("--prompt: 12 tokens, the model takes 2 to 11; shorten the question"), std::string::npos)
+      << longer.error;
 }
 
 TEST(Demo, answers_privately_as_float32_does) {
   for (const GreedyCase& c : greedy_cases()) {
-    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json", "--fused", "off"});
+    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48",
+                          "--json", "--fused", "off"});
     ASSERT_EQ(r.status, 0) << r.error;
     const auto all = events(r.out);
     const auto& done = all.back();
@@ -78,7 +80,8 @@ TEST(Demo, answers_privately_as_float32_does) {
 }
 
 TEST(Demo, over_a_shaped_link_takes_its_round_trips) {
-  const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt", "What is 17 plus 25?", "--max-tokens", "4", "--rtt", "4ms", "--bandwidth", "1gbit", "--json"});
+  const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt", "What is 17 plus 25?", "--max-tokens", "4", "--rtt",
+                        "4ms", "--bandwidth", "1gbit", "--json"});
   ASSERT_EQ(r.status, 0) << r.error;
   const auto done = events(r.out).back();
   EXPECT_TRUE(done.at("fused"));  // by default, because the model's ranges allow it
@@ -90,8 +93,12 @@ TEST(Demo, over_a_shaped_link_takes_its_round_trips) {
 TEST(Demo, answers_alike_in_every_profile) {
   const GreedyCase c = greedy_cases()[4];
   using Way = std::tuple<const char*, const char*, const char*, int>;
-  for (const auto& [profile, fused, retrieval, rounds] : {Way{"paper", "on", "bfv", 152}, Way{"fast", "off", "linear", 122}, Way{"fast", "on", "linear", 92}, Way{"open", "", "linear", 61}}) {
-    std::vector<std::string> arguments{"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "12", "--json", "--profile", profile, "--retrieval", retrieval};
+  for (const auto& [profile, fused, retrieval, rounds] :
+       {Way{"paper", "on", "bfv", 152}, Way{"fast", "off", "linear", 122}, Way{"fast", "on", "linear", 92},
+        Way{"open", "", "linear", 61}}) {
+    std::vector<std::string> arguments{
+        "demo",   PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "12",
+        "--json", "--profile",        profile,        "--retrieval",        retrieval};
     if (*fused != 0) arguments.insert(arguments.end(), {"--fused", fused});
     const Result r = run(arguments);
     ASSERT_EQ(r.status, 0) << r.error;
@@ -99,19 +106,26 @@ TEST(Demo, answers_alike_in_every_profile) {
     EXPECT_EQ(done.at("profile"), profile);
     EXPECT_EQ(done.at("online_per_token").at("round_trips"), rounds);
     const auto ids = done.at("output_ids").get<std::vector<TokenId>>();
-    for (std::size_t i = 0; i < ids.size() && c.gaps[i] >= 0.15; ++i) EXPECT_EQ(ids[i], c.float_ids[i]) << profile << " step " << i;
+    for (std::size_t i = 0; i < ids.size() && c.gaps[i] >= 0.15; ++i)
+      EXPECT_EQ(ids[i], c.float_ids[i]) << profile << " step " << i;
     // What was measured is what was declared.
     EXPECT_EQ(done.at("declared_per_pass").at("round_trips"), rounds);
     for (const char* way : {"user_to_provider_bytes", "provider_to_user_bytes"}) {
-      EXPECT_DOUBLE_EQ(done.at("online_per_token").at(way).get<double>(), done.at("declared_per_pass").at(way).get<double>()) << way;
+      EXPECT_DOUBLE_EQ(done.at("online_per_token").at(way).get<double>(),
+                       done.at("declared_per_pass").at(way).get<double>())
+          << way;
     }
   }
 }
 
 TEST(Demo, drafts_say_the_same_in_fewer_passes) {
   const auto answer = [](const std::vector<std::string>& more) {
-    std::vector<std::string> arguments{"demo", PERMLLM_TEST_MODEL, "--prompt", "Repeat after me, three times: one two three four five six seven eight.",
-                                       "--max-tokens", "40", "--json", "--profile", "open"};
+    std::vector<std::string> arguments{
+        "demo",         PERMLLM_TEST_MODEL,
+        "--prompt",     "Repeat after me, three times: one two three four five six seven eight.",
+        "--max-tokens", "40",
+        "--json",       "--profile",
+        "open"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const Result r = run(arguments);
     EXPECT_EQ(r.status, 0) << r.error;
@@ -123,7 +137,8 @@ TEST(Demo, drafts_say_the_same_in_fewer_passes) {
 }
 
 TEST(Bench, measures_a_shape_and_sweeps) {
-  const std::vector<std::string> small{"bench", "smollm2-135m", "--layers", "2", "--context", "8", "--tokens", "2", "--json"};
+  const std::vector<std::string> small{"bench", "smollm2-135m", "--layers", "2",     "--context",
+                                       "8",     "--tokens",     "2",        "--json"};
   for (const char* profile : {"paper", "fast", "open"}) {
     auto arguments = small;
     arguments.insert(arguments.end(), {"--profile", profile});
@@ -133,7 +148,8 @@ TEST(Bench, measures_a_shape_and_sweeps) {
     EXPECT_EQ(done.at("layers"), 2);
     EXPECT_EQ(done.at("prompt_tokens"), 6);
     EXPECT_EQ(done.at("online_per_token").at("round_trips"), done.at("declared_per_pass").at("round_trips"));
-    for (const char* party : {"provider", "user"}) EXPECT_GT(done.at("by_party").at(party).at("cpu_seconds_per_token").get<double>(), 0);
+    for (const char* party : {"provider", "user"})
+      EXPECT_GT(done.at("by_party").at(party).at("cpu_seconds_per_token").get<double>(), 0);
   }
   const Scratch folder;
   const auto place = folder / "sweep";
@@ -145,7 +161,8 @@ TEST(Bench, measures_a_shape_and_sweeps) {
   std::size_t lines = 0;
   for (std::string line; std::getline(csv, line);) ++lines;
   EXPECT_EQ(lines, 1 + 2 * 2u);
-  for (const char* end : {".csv", ".svg", "-bytes.svg"}) EXPECT_GT(std::filesystem::file_size(place.string() + end), 100u);
+  for (const char* end : {".csv", ".svg", "-bytes.svg"})
+    EXPECT_GT(std::filesystem::file_size(place.string() + end), 100u);
 }
 
 TEST(Demo, leaves_nothing_behind_and_takes_away_what_one_that_was_killed_left) {
@@ -154,7 +171,10 @@ TEST(Demo, leaves_nothing_behind_and_takes_away_what_one_that_was_killed_left) {
   const auto left = [&] { return std::distance(std::filesystem::directory_iterator(folder / "tmp"), {}); };
   const std::string place = "TMPDIR='" + (folder / "tmp").string() + "' ", model = PERMLLM_TINY_MODELS "/llama.gguf";
   {
-    FILE* output = popen(("echo $$; " + place + "exec " PERMLLM_BINARY " demo '" + model + "' --context 60 --prompt 'Is it so?' --max-tokens 40 --json 2>&1").c_str(), "r");
+    FILE* output = popen(("echo $$; " + place + "exec " PERMLLM_BINARY " demo '" + model +
+                          "' --context 60 --prompt 'Is it so?' --max-tokens 40 --json 2>&1")
+                             .c_str(),
+                         "r");
     char line[256];
     ASSERT_NE(fgets(line, sizeof line, output), nullptr);
     const pid_t pid = std::stoi(line);
@@ -163,15 +183,16 @@ TEST(Demo, leaves_nothing_behind_and_takes_away_what_one_that_was_killed_left) {
     pclose(output);
   }
   EXPECT_EQ(left(), 1);
-  const Result r = run({"demo", model, "--context", "60", "--prompt", "Is it so?", "--max-tokens", "2", "--json"}, place);
+  const Result r =
+      run({"demo", model, "--context", "60", "--prompt", "Is it so?", "--max-tokens", "2", "--json"}, place);
   EXPECT_EQ(r.status, 0) << r.error;
   EXPECT_EQ(left(), 0);
 }
 
 TEST(Demo, a_sampled_answer_is_decided_by_its_seed) {
   const auto answer = [](const char* seed) {
-    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt", "Name an animal.", "--max-tokens", "6", "--temperature", "1.5", "--top-k", "200",
-                          "--seed", seed, "--json"});
+    const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt", "Name an animal.", "--max-tokens", "6",
+                          "--temperature", "1.5", "--top-k", "200", "--seed", seed, "--json"});
     EXPECT_EQ(r.status, 0) << r.error;
     return events(r.out).back().at("output_ids").get<std::vector<TokenId>>();
   };
@@ -182,7 +203,8 @@ TEST(Demo, a_sampled_answer_is_decided_by_its_seed) {
 
 TEST(Generate, agrees_with_float32) {
   for (const GreedyCase& c : greedy_cases()) {
-    const Result r = run({"generate", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json"});
+    const Result r =
+        run({"generate", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48", "--json"});
     ASSERT_EQ(r.status, 0) << r.error;
     expect_answer(events(r.out).back().at("output_ids").get<std::vector<TokenId>>(), c, 0.01);
   }
@@ -200,8 +222,10 @@ TEST(Inspect, tells_shapes_and_costs) {
 
 // Of the plan at hand, what the table says.
 TEST(Inspect, tells_who_sees_what) {
-  for (const Variant& variant : {Variant{Profile::paper, true}, Variant{Profile::fast, true, Retrieval::bfv}, Variant{Profile::open, false}}) {
-    const std::vector<std::string> flags{"--profile", name_of(variant.profile), "--retrieval", name_of(variant.retrieval)};
+  for (const Variant& variant :
+       {Variant{Profile::paper, true}, Variant{Profile::fast, true, Retrieval::bfv}, Variant{Profile::open, false}}) {
+    const std::vector<std::string> flags{"--profile", name_of(variant.profile), "--retrieval",
+                                         name_of(variant.retrieval)};
     std::vector<std::string> text{"inspect", PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64"};
     text.insert(text.end(), flags.begin(), flags.end());
     std::vector<std::string> json = text;
@@ -213,7 +237,8 @@ TEST(Inspect, tells_who_sees_what) {
     plan.retrieval = variant.retrieval;
     for (const Role role : {Role::provider, Role::helper, Role::user}) {
       EXPECT_EQ(sees.at(name_of(role)), seen_by(role, plan)) << variant;
-      for (const std::string& what : seen_by(role, plan)) EXPECT_NE(of_text.out.find(what + "\n"), std::string::npos) << what;
+      for (const std::string& what : seen_by(role, plan))
+        EXPECT_NE(of_text.out.find(what + "\n"), std::string::npos) << what;
     }
   }
 }
@@ -221,13 +246,15 @@ TEST(Inspect, tells_who_sees_what) {
 // Before anything is spent: what `inspect` says of one token, for whole requests and users at once.
 TEST(Plan, adds_up_what_users_will_take) {
   const auto plan = [](const std::vector<std::string>& more) {
-    std::vector<std::string> arguments{"plan", PERMLLM_TEST_MODEL, "--json", "--prompt", "40", "--rtt", "20ms", "--bandwidth", "0"};
+    std::vector<std::string> arguments{"plan", PERMLLM_TEST_MODEL, "--json", "--prompt", "40", "--rtt",
+                                       "20ms", "--bandwidth",      "0"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const Result r = run(arguments);
     EXPECT_EQ(r.status, 0) << r.error;
     return nlohmann::json::parse(r.out);
   };
-  const auto one = plan({"--answer", "1"}), two = plan({"--answer", "2"}), users = plan({"--answer", "2", "--users", "5"});
+  const auto one = plan({"--answer", "1"}), two = plan({"--answer", "2"}),
+             users = plan({"--answer", "2", "--users", "5"});
   const auto inspected = nlohmann::json::parse(run({"inspect", PERMLLM_TEST_MODEL, "--json"}).out);
   const auto& prefill = inspected.at("prefill").at("cost");
   EXPECT_EQ(one.at("request").at("provider_to_user_bytes"), prefill.at("provider_to_user_bytes"));
@@ -237,7 +264,8 @@ TEST(Plan, adds_up_what_users_will_take) {
   EXPECT_EQ(two.at("seconds").at("transfer"), 0);
   EXPECT_GT(two.at("seconds").at("token").get<double>(), 152 * 0.02);
   const auto beside_weights = [](const nlohmann::json& p) {
-    return p.at("memory_bytes").at("provider").get<std::uint64_t>() - p.at("memory_bytes").at("provider_weights").get<std::uint64_t>();
+    return p.at("memory_bytes").at("provider").get<std::uint64_t>() -
+           p.at("memory_bytes").at("provider_weights").get<std::uint64_t>();
   };
   EXPECT_EQ(beside_weights(users), 5 * beside_weights(two));
 }
@@ -258,34 +286,46 @@ TEST(Mistakes, are_told_in_one_sentence) {
   for (const char* command : {"demo", "generate"}) {
     expect_mistake({command, model, "--prompt", ""}, "is empty");
     expect_mistake({command, model, "--prompt", "xyzzy", "--temperature", "-1"}, "--temperature: -1, expected");
-    expect_mistake({command, model, "--prompt-ids", "1,2,50000"}, "the id at place 3 is outside the vocabulary of 49152 tokens");
+    expect_mistake({command, model, "--prompt-ids", "1,2,50000"},
+                   "the id at place 3 is outside the vocabulary of 49152 tokens");
     expect_mistake({command, model, "--prompt-ids", "1,,2"}, "place 2 is not a number");
-    expect_mistake({command, model, "--prompt", "xyzzy", "--chat-format", "alpaca"}, "--chat-format: \"alpaca\" is unknown; known are none, chatml");
+    expect_mistake({command, model, "--prompt", "xyzzy", "--chat-format", "alpaca"},
+                   "--chat-format: \"alpaca\" is unknown; known are none, chatml");
     expect_mistake({command, model, "--prompt", "xyzzy", "--think"}, "--think: the chat format chatml has no thinking");
     expect_mistake({command, "/nonexistent.gguf", "--prompt", "xyzzy"}, "there is no such file");
   }
   std::string long_prompt;
   for (int i = 0; i < 1200; ++i) long_prompt += "xyzzy ";
   expect_mistake({"demo", model, "--prompt", long_prompt}, "do not fit the context of 1024");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--rtt", "fast"}, "--rtt: \"fast\" is not understood; write it like 10ms");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "secret"}, "--profile: \"secret\", expected paper, fast or open");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"}, "--draft: needs profile open");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--fused", "on"}, "--fused: on, but profile open applies every norm after its matrix");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--retrieval", "bfv"}, "--retrieval: bfv, but in profile open there is nothing to retrieve");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--retrieval", "pir"}, "--retrieval: \"pir\", expected linear or bfv");
-  expect_mistake({"bench", "gpt-7", "--synthetic"}, "is no shape that is known: chatglm-6b, llama-7b, llama-70b, smollm2-135m");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--rtt", "fast"},
+                 "--rtt: \"fast\" is not understood; write it like 10ms");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "secret"},
+                 "--profile: \"secret\", expected paper, fast or open");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"},
+                 "--draft: needs profile open");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--fused", "on"},
+                 "--fused: on, but profile open applies every norm after its matrix");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--retrieval", "bfv"},
+                 "--retrieval: bfv, but in profile open there is nothing to retrieve");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--retrieval", "pir"},
+                 "--retrieval: \"pir\", expected linear or bfv");
+  expect_mistake({"bench", "gpt-7", "--synthetic"},
+                 "is no shape that is known: chatglm-6b, llama-7b, llama-70b, smollm2-135m");
   expect_mistake({"bench", "smollm2-135m", "--width", "100"}, "--width: 100, expected a multiple of 192");
   expect_mistake({"bench", "smollm2-135m", "--sweep", "speed=1"}, "is no dimension; write it like rtt=0,1,10");
-  expect_mistake({"plan", model, "--context", "64", "--prompt", "40", "--answer", "40"}, "--context: 64 is too short for a prompt of 40 tokens and an answer of 40");
+  expect_mistake({"plan", model, "--context", "64", "--prompt", "40", "--answer", "40"},
+                 "--context: 64 is too short for a prompt of 40 tokens and an answer of 40");
   expect_mistake({"bench", "smollm2-135m", "--context", "4", "--tokens", "4"}, "--context: 4 is too short");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--context", "100000"}, "--context: 100000, the model takes 1 to 8192");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--context", "100000"},
+                 "--context: 100000, the model takes 1 to 8192");
 }
 
 TEST(Mistakes, files_that_are_no_supported_model_are_named) {
   const Scratch folder;
   const std::string path = (folder / "bad.gguf").string();
   const auto write = [&](const std::vector<std::uint8_t>& bytes) {
-    std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   };
   write({'n', 'o', 'n', 'e', 0, 0});
   expect_mistake({"demo", path, "--prompt", "xyzzy"}, "not a GGUF file");

@@ -9,7 +9,8 @@ namespace {
 
 TEST(DoctorCommand, tells_of_services_that_run_and_of_those_that_do_not) {
   const Scratch scratch;
-  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(), invite = (scratch / "alice.invite").string();
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(),
+                    invite = (scratch / "alice.invite").string();
   const auto permllm = [](const std::vector<std::string>& arguments) {
     const Result r = run(arguments);
     EXPECT_EQ(r.status, 0) << r.error;
@@ -18,17 +19,24 @@ TEST(DoctorCommand, tells_of_services_that_run_and_of_those_that_do_not) {
   permllm({"keygen", "--role", "helper", "--name", "neutral", "--out", helper});
   std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
   std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/neutral.pem");
-  const auto port = [](Process& process) { return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>()); };
-  auto helping = std::make_unique<Process>(std::vector<std::string>{"helper", "--identity", helper, "--store", (scratch / "store").string(), "--events"}, PERMLLM_BINARY);
+  const auto port = [](Process& process) {
+    return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
+  };
+  auto helping = std::make_unique<Process>(
+      std::vector<std::string>{"helper", "--identity", helper, "--store", (scratch / "store").string(), "--events"},
+      PERMLLM_BINARY);
   const std::string helper_address = port(*helping);
   // One file of settings for the service and its doctor, with more in it than the doctor needs.
   const auto config = scratch / "permllm.toml";
-  write_text(config, "[chat]\nmax-tokens = 3\n[helper]\nidentity = \"" + helper + "\"\nstore = \"" + (scratch / "store").string() + "\"\nlisten = \"" + helper_address +
-                         "\"\n[provider]\nidentity = \"" + provider + "\"\nmodel = \"" PERMLLM_TINY_MODELS "/llama.gguf\"\ncontext = 40\nstate = \"" + (scratch / "state").string() +
-                         "\"\nhelper = \"" + helper_address + "\"\n");
+  write_text(config, "[chat]\nmax-tokens = 3\n[helper]\nidentity = \"" + helper + "\"\nstore = \"" +
+                         (scratch / "store").string() + "\"\nlisten = \"" + helper_address +
+                         "\"\n[provider]\nidentity = \"" + provider +
+                         "\"\nmodel = \"" PERMLLM_TINY_MODELS "/llama.gguf\"\ncontext = 40\nstate = \"" +
+                         (scratch / "state").string() + "\"\nhelper = \"" + helper_address + "\"\n");
   Process providing({"provider", "--config", config.string(), "--events"}, PERMLLM_BINARY);
   const std::string provider_address = port(providing);
-  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address", helper_address, "--tokens", "12", "--out", invite});
+  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address",
+           helper_address, "--tokens", "12", "--out", invite});
 
   using Lines = std::vector<nlohmann::json>;
   const auto doctor = [&](std::vector<std::string> arguments, int status) {
@@ -38,9 +46,12 @@ TEST(DoctorCommand, tells_of_services_that_run_and_of_those_that_do_not) {
     EXPECT_EQ(r.status, status) << r.out << r.error;
     return events(r.out);
   };
-  const auto expect = [](const Lines& lines, const std::string& state, const std::string& link, const std::string& check, const std::string& text) {
+  const auto expect = [](const Lines& lines, const std::string& state, const std::string& link,
+                         const std::string& check, const std::string& text) {
     for (const auto& line : lines) {
-      if (line.at("link") == link && line.at("check") == check && line.at("state") == state && line.at("text").get<std::string>().find(text) != std::string::npos) return;
+      if (line.at("link") == link && line.at("check") == check && line.at("state") == state &&
+          line.at("text").get<std::string>().find(text) != std::string::npos)
+        return;
     }
     ADD_FAILURE() << state << " " << link << " " << check << " " << text << "\n" << nlohmann::json(lines).dump(1);
   };
@@ -62,14 +73,16 @@ TEST(DoctorCommand, tells_of_services_that_run_and_of_those_that_do_not) {
   const Lines down = doctor(user, 1);
   expect(down, "wrong", "user-helper", "port", "refused: nobody listens");
   expect(down, "ok", "user-provider", "speed", "");
-  expect(doctor({"provider", "--config", config.string()}, 1), "wrong", "provider-helper", "port", "refused: nobody listens");
+  expect(doctor({"provider", "--config", config.string()}, 1), "wrong", "provider-helper", "port",
+         "refused: nobody listens");
   expect(doctor({"helper", "--config", config.string()}, 0), "warning", "here", "listen", "nobody listens");
   permllm({"invite", "--revoke", "alice", "--identity", provider});
   expect(doctor(user, 1), "wrong", "user-provider", "own key", "its invite is revoked");
   // A helper that was started anew without its store.
   Process emptied({"helper", "--identity", helper, "--listen", helper_address, "--events"}, PERMLLM_BINARY);
   emptied.wait_for("ready");
-  expect(doctor({"provider", "--config", config.string()}, 1), "wrong", "provider-helper", "model", "the helper does not hold");
+  expect(doctor({"provider", "--config", config.string()}, 1), "wrong", "provider-helper", "model",
+         "the helper does not hold");
   EXPECT_EQ(run({"doctor"}).status, 2);
 }
 

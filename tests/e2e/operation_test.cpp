@@ -10,9 +10,9 @@
 #include <regex>
 #include <thread>
 
-#include "service/identity.h"
 #include "cli/process.h"
 #include "net/tls.h"
+#include "service/identity.h"
 #include "support/program.h"
 
 namespace permllm::test {
@@ -21,7 +21,8 @@ namespace {
 using std::chrono_literals::operator""ms;
 
 // A service whose standard error goes to a file; before: words of the shell ahead of the program, like "NAME=value ".
-Process start(const std::vector<std::string>& arguments, const std::filesystem::path& log, const std::string& before = "") {
+Process start(const std::vector<std::string>& arguments, const std::filesystem::path& log,
+              const std::string& before = "") {
   std::string command = before + "exec " + PERMLLM_BINARY;
   for (const std::string& argument : arguments) command += " '" + argument + "'";
   return Process({"-c", command + " 2>" + log.string()}, "/bin/sh");
@@ -99,26 +100,33 @@ class Manager {
 
 TEST(Operation, services_under_a_manager) {
   const Scratch scratch;
-  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(), invite = (scratch / "alice.invite").string();
-  const auto provider_log = scratch / "provider.log", helper_log = scratch / "helper.log", config = scratch / "permllm.toml";
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(),
+                    invite = (scratch / "alice.invite").string();
+  const auto provider_log = scratch / "provider.log", helper_log = scratch / "helper.log",
+             config = scratch / "permllm.toml";
   for (const auto& [role, place] : {std::pair{"provider", provider}, {"helper", helper}}) {
     ASSERT_EQ(run({"keygen", "--role", role, "--out", place}).status, 0);
   }
   std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
   std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-  const auto port_of = [](Process& process, const char* event) { return process.wait_for(event).at("port").get<int>(); };
+  const auto port_of = [](Process& process, const char* event) {
+    return process.wait_for(event).at("port").get<int>();
+  };
   const auto address = [](int port) { return "127.0.0.1:" + std::to_string(port); };
 
-  Process helping = start({"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--log", "json", "--log-level", "debug"}, helper_log);
+  Process helping = start(
+      {"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--log", "json", "--log-level", "debug"},
+      helper_log);
   const int helper_status = port_of(helping, "status"), helper_port = port_of(helping, "ready");
   EXPECT_EQ(get(helper_status, "/readyz")->status, 200);
 
   Manager manager(scratch / "notify");
   const std::string settings = "[provider]\nlog-level = ";
   write_text(config, settings + "\"debug\"\n");
-  Process providing = start({"provider", "--config", config.string(), "--events", "--identity", provider, "--model", PERMLLM_TEST_MODEL, "--context",
-                             "128", "--helper", address(helper_port), "--status", "127.0.0.1:0", "--log", "json"},
-                            provider_log, "NOTIFY_SOCKET=" + (scratch / "notify").string() + " ");
+  Process providing =
+      start({"provider", "--config", config.string(), "--events", "--identity", provider, "--model", PERMLLM_TEST_MODEL,
+             "--context", "128", "--helper", address(helper_port), "--status", "127.0.0.1:0", "--log", "json"},
+            provider_log, "NOTIFY_SOCKET=" + (scratch / "notify").string() + " ");
   const int status = port_of(providing, "status");
   {  // before the model is registered
     EXPECT_EQ(get(status, "/healthz")->status, 200);
@@ -142,9 +150,13 @@ TEST(Operation, services_under_a_manager) {
     silent.push_back(silent_connection(port));
     silent.push_back(silent_connection(helper_port));
   }
-  ASSERT_EQ(run({"invite", "alice", "--identity", provider, "--provider-address", address(port), "--helper-address", address(helper_port), "--tokens",
-                 "1000", "--out", invite}).status, 0);
-  const auto chat = [&](const char* tokens) { return std::vector<std::string>{"chat", "--invite", invite, "--json", "--ahead", "4", "--max-tokens", tokens}; };
+  ASSERT_EQ(run({"invite", "alice", "--identity", provider, "--provider-address", address(port), "--helper-address",
+                 address(helper_port), "--tokens", "1000", "--out", invite})
+                .status,
+            0);
+  const auto chat = [&](const char* tokens) {
+    return std::vector<std::string>{"chat", "--invite", invite, "--json", "--ahead", "4", "--max-tokens", tokens};
+  };
   const Result answered = run(chat("4"), "echo \"Is it so?\" | ");
   ASSERT_EQ(answered.status, 0) << answered.error;
   const auto done = events(answered.out).back();
@@ -163,13 +175,16 @@ TEST(Operation, services_under_a_manager) {
   EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="user"})"), 0.99 * sent) << text;
   EXPECT_LE(value_of(text, R"(permllm_offline_bytes_total{from="user"})"), sent) << text;
   EXPECT_GT(value_of(text, "permllm_model_bytes"), 1e8) << text;
-  EXPECT_EQ(value_of(get(helper_status, "/metrics")->body, R"(permllm_sessions_ended_total{code="none",outcome="ended"})"), 1);
+  EXPECT_EQ(
+      value_of(get(helper_status, "/metrics")->body, R"(permllm_sessions_ended_total{code="none",outcome="ended"})"),
+      1);
   for (const int fd : silent) close(fd);
 
   // SIGHUP: what can be taken from the file is, and the log says so.
   write_text(config, settings + "\"info\"\nmax-connections = 100\nmax-sessions = 1\npatience = 60\n");
   kill(providing.pid(), SIGHUP);
-  EXPECT_TRUE(comes(provider_log, "reloaded: max-sessions = 1, max-connections = 100, log-level = info; certificate until "));
+  EXPECT_TRUE(
+      comes(provider_log, "reloaded: max-sessions = 1, max-connections = 100, log-level = info; certificate until "));
   EXPECT_TRUE(comes(provider_log, "a restart is needed for patience"));
   EXPECT_TRUE(manager.hears("RELOADING=1\nMONOTONIC_USEC="));
   write_text(config, settings + "\"loud\"\n");
@@ -183,7 +198,9 @@ TEST(Operation, services_under_a_manager) {
   asking.wait_for("token");
   const Result full = run(chat("4"), "echo \"Is it so?\" | ");
   EXPECT_EQ(full.status, 1);
-  EXPECT_NE(full.error.find("as many conversations are open as may be (1, of all users); try again in a moment"), std::string::npos) << full.error;
+  EXPECT_NE(full.error.find("as many conversations are open as may be (1, of all users); try again in a moment"),
+            std::string::npos)
+      << full.error;
   kill(providing.pid(), SIGTERM);
   EXPECT_TRUE(comes(provider_log, "\"drain\""));
   const Result refused = run(chat("4"), "echo \"Is it so?\" | ");
@@ -199,7 +216,8 @@ TEST(Operation, services_under_a_manager) {
   // Each line is an object; none holds what was asked or answered.
   for (const auto& log : {provider_log, helper_log}) {
     const std::string all = read_text(log);
-    for (const auto& line : events(all)) EXPECT_TRUE(line.contains("time") && line.contains("party") && line.contains("event")) << line;
+    for (const auto& line : events(all))
+      EXPECT_TRUE(line.contains("time") && line.contains("party") && line.contains("event")) << line;
     EXPECT_EQ(all.find("Is it so"), std::string::npos);
     EXPECT_EQ(all.find(done.at("text").get<std::string>()), std::string::npos);
   }
@@ -211,7 +229,8 @@ struct Keys {
   const Scratch scratch;
   const std::string helper = (scratch / "helper").string(), provider = (scratch / "provider").string();
   Keys() {
-    for (const auto& [role, place] : {std::pair{"provider", provider}, {"helper", helper}}) EXPECT_EQ(run({"keygen", "--role", role, "--out", place}).status, 0);
+    for (const auto& [role, place] : {std::pair{"provider", provider}, {"helper", helper}})
+      EXPECT_EQ(run({"keygen", "--role", role, "--out", place}).status, 0);
     std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
     std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
   }
@@ -221,8 +240,10 @@ TEST(Operation, one_peer_fills_no_log_and_ports_in_use_are_told) {
   const Keys keys;
   const auto log = keys.scratch / "helper.log";
   Process helping = start({"helper", "--events", "--identity", keys.helper, "--status", "127.0.0.1:0"}, log);
-  const int status = helping.wait_for("status").at("port").get<int>(), port = helping.wait_for("ready").at("port").get<int>();
-  const std::string address = "127.0.0.1:" + std::to_string(port), status_address = "127.0.0.1:" + std::to_string(status);
+  const int status = helping.wait_for("status").at("port").get<int>(),
+            port = helping.wait_for("ready").at("port").get<int>();
+  const std::string address = "127.0.0.1:" + std::to_string(port),
+                    status_address = "127.0.0.1:" + std::to_string(status);
 
   const Credentials credentials = load_credentials(keys.provider, Role::provider);
   for (int i = 0; i < 40; ++i) {
@@ -234,7 +255,9 @@ TEST(Operation, one_peer_fills_no_log_and_ports_in_use_are_told) {
   const Result shared = run({"helper", "--identity", keys.helper, "--status", status_address}, "timeout 20 ");
   const Result taken = run({"helper", "--identity", keys.helper, "--listen", address}, "timeout 20 ");
   EXPECT_EQ(shared.status, 1);
-  EXPECT_NE(shared.error.find("--status: " + status_address + ": nobody can listen there; does another program?"), std::string::npos) << shared.error;
+  EXPECT_NE(shared.error.find("--status: " + status_address + ": nobody can listen there; does another program?"),
+            std::string::npos)
+      << shared.error;
   EXPECT_EQ(taken.status, 1);
   EXPECT_NE(taken.error.find("--listen: " + address + ": Address already in use"), std::string::npos) << taken.error;
 
@@ -242,7 +265,9 @@ TEST(Operation, one_peer_fills_no_log_and_ports_in_use_are_told) {
   EXPECT_EQ(helping.wait(), 0);
   const std::string all = read_text(log);
   std::size_t lines = 0;
-  for (std::size_t at = all.find("a provider may not begin with message 9"); at != std::string::npos; at = all.find("a provider may not begin with message 9", at + 1)) ++lines;
+  for (std::size_t at = all.find("a provider may not begin with message 9"); at != std::string::npos;
+       at = all.find("a provider may not begin with message 9", at + 1))
+    ++lines;
   EXPECT_EQ(lines, 20u) << all;
 }
 
@@ -257,7 +282,9 @@ TEST(Operation, a_helper_whose_store_is_cut_short_says_so_and_ends) {
   EXPECT_EQ(helping.wait(), 1);
   const auto last = events(read_text(log)).back();
   EXPECT_EQ(last.at("event"), "file_lost");
-  EXPECT_NE(last.at("text").get<std::string>().find("a file of " + store + " cannot be read any more"), std::string::npos) << last;
+  EXPECT_NE(last.at("text").get<std::string>().find("a file of " + store + " cannot be read any more"),
+            std::string::npos)
+      << last;
   EXPECT_NE(last.at("text").get<std::string>().find("start it again"), std::string::npos) << last;
 }
 
@@ -269,8 +296,11 @@ TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
   std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
   std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
   const auto log = scratch / "helper.log";
-  Process helping = start({"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--max-memory", "1KB", "--log-level", "debug", "--patience", "60"}, log, "ulimit -n 128; ");
-  const int status = helping.wait_for("status").at("port").get<int>(), port = helping.wait_for("ready").at("port").get<int>();
+  Process helping = start({"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--max-memory", "1KB",
+                           "--log-level", "debug", "--patience", "60"},
+                          log, "ulimit -n 128; ");
+  const int status = helping.wait_for("status").at("port").get<int>(),
+            port = helping.wait_for("ready").at("port").get<int>();
   EXPECT_TRUE(comes(log, "128 open files are allowed, enough for 8 connections, not 256"));
   const auto ready = get(status, "/readyz");
   EXPECT_EQ(ready->status, 503);
@@ -279,8 +309,9 @@ TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
   EXPECT_EQ(value_of(text, "process_max_fds"), 128) << text;
 
   // A provider is told.
-  Process providing({"provider", "--events", "--identity", (scratch / "provider").string(), "--model", "llama-7b", "--synthetic", "--layers", "1", "--width",
-                     "128", "--helper", "127.0.0.1:" + std::to_string(port)}, PERMLLM_BINARY);
+  Process providing({"provider", "--events", "--identity", (scratch / "provider").string(), "--model", "llama-7b",
+                     "--synthetic", "--layers", "1", "--width", "128", "--helper", "127.0.0.1:" + std::to_string(port)},
+                    PERMLLM_BINARY);
   try {
     providing.wait_for("ready");
     ADD_FAILURE() << "was not refused";
@@ -288,8 +319,9 @@ TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
     EXPECT_EQ(error.reason(), Reason::busy) << error.what();
   }
   // A connection that is served, and says nothing: the drain waits for it, a second signal does not.
-  const auto link = tls_connect(load_credentials(scratch / "provider", Role::provider), "127.0.0.1:" + std::to_string(port), Role::helper,
-                                Clock::now() + std::chrono::seconds(5));
+  const auto link =
+      tls_connect(load_credentials(scratch / "provider", Role::provider), "127.0.0.1:" + std::to_string(port),
+                  Role::helper, Clock::now() + std::chrono::seconds(5));
   EXPECT_TRUE(comes(log, "a connection begins", 2));  // the refused one before it
   const Clock::time_point begin = Clock::now();
   kill(helping.pid(), SIGTERM);

@@ -32,12 +32,15 @@ TEST(Resume, an_answer_over_connections_that_break_is_the_same) {
   make_identities(scratch);
   Process helping({"helper", "--identity", helper, "--events"}, PERMLLM_BINARY);
   const std::string helper_address = at(port(helping));
-  Process providing({"provider", "--identity", provider, "--events", "--helper", helper_address, "--model", PERMLLM_TEST_MODEL}, PERMLLM_BINARY);
+  Process providing(
+      {"provider", "--identity", provider, "--events", "--helper", helper_address, "--model", PERMLLM_TEST_MODEL},
+      PERMLLM_BINARY);
   const std::uint16_t provider_port = port(providing);
 
   const auto chat = [&](const std::string& name, std::uint16_t through, const std::vector<std::string>& more = {}) {
     const std::string invite = (scratch / (name + ".invite")).string();
-    permllm({"invite", name, "--identity", provider, "--provider-address", at(through), "--helper-address", helper_address, "--tokens", "100", "--out", invite});
+    permllm({"invite", name, "--identity", provider, "--provider-address", at(through), "--helper-address",
+             helper_address, "--tokens", "100", "--out", invite});
     std::vector<std::string> arguments{"chat", "--invite", invite, "--max-tokens", "8", "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run(arguments, "echo \"Is it so?\" | ");
@@ -56,7 +59,8 @@ TEST(Resume, an_answer_over_connections_that_break_is_the_same) {
   EXPECT_EQ(got.at("output_ids"), want.at("output_ids"));
   EXPECT_EQ(proxy.cuts(), 4u);
   const auto all = events(broken.out);  // a program is told of a loss once
-  EXPECT_EQ(std::count_if(all.begin(), all.end(), [](const auto& event) { return event.at("event") == "reconnecting"; }), 3);
+  EXPECT_EQ(
+      std::count_if(all.begin(), all.end(), [](const auto& event) { return event.at("event") == "reconnecting"; }), 3);
   EXPECT_EQ(proxy.connections(), 7u);
 
   CuttingProxy once(provider_port, {{1, 6'000'000}});
@@ -77,23 +81,28 @@ Marks burnt(const std::filesystem::path& folder) {
 TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
   const Scratch scratch;
   make_identities(scratch);
-  Process helping({"helper", "--identity", (scratch / "helper").string(), "--events", "--log-level", "error"}, PERMLLM_BINARY);
+  Process helping({"helper", "--identity", (scratch / "helper").string(), "--events", "--log-level", "error"},
+                  PERMLLM_BINARY);
   const std::string helper_address = at(port(helping)), state = (scratch / "state").string();
   const auto serve = [&](std::uint16_t on) {
-    return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error", "--helper", helper_address, "--state", state, "--model",
-                    std::string(PERMLLM_TINY_MODELS) + "/llama.gguf", "--context", "64", "--listen", at(on)}, PERMLLM_BINARY);
+    return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error",
+                    "--helper", helper_address, "--state", state, "--model",
+                    std::string(PERMLLM_TINY_MODELS) + "/llama.gguf", "--context", "64", "--listen", at(on)},
+                   PERMLLM_BINARY);
   };
   constexpr std::uint32_t k_tokens = 6;
   std::size_t users = 0;
   std::string user;
   const auto invite = [&](std::uint16_t through) {
     user = "user" + std::to_string(users++);
-    permllm({"invite", user, "--identity", (scratch / "provider").string(), "--provider-address", at(through), "--helper-address", helper_address, "--tokens", "100", "--out",
-             (scratch / (user + ".invite")).string()});
+    permllm({"invite", user, "--identity", (scratch / "provider").string(), "--provider-address", at(through),
+             "--helper-address", helper_address, "--tokens", "100", "--out", (scratch / (user + ".invite")).string()});
   };
   const auto ask = [&] {
-    return run({"chat", "--invite", (scratch / (user + ".invite")).string(), "--state", (scratch / user).string(), "--chat-format", "none", "--max-tokens",
-                std::to_string(k_tokens), "--ahead", "16", "--grace", "0", "--json"}, "echo \"Is it so?\" | ");
+    return run(
+        {"chat", "--invite", (scratch / (user + ".invite")).string(), "--state", (scratch / user).string(),
+         "--chat-format", "none", "--max-tokens", std::to_string(k_tokens), "--ahead", "16", "--grace", "0", "--json"},
+        "echo \"Is it so?\" | ");
   };
   const auto stop = [](Process& process) {
     kill(process.pid(), SIGTERM);
@@ -130,7 +139,8 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
     EXPECT_EQ(ended.status, 1);
     EXPECT_EQ(proxy.cuts(), 1u);
     const auto said = events(ended.out);
-    const auto tokens = static_cast<std::uint32_t>(std::count_if(said.begin(), said.end(), [](const auto& event) { return event.at("event") == "token"; }));
+    const auto tokens = static_cast<std::uint32_t>(
+        std::count_if(said.begin(), said.end(), [](const auto& event) { return event.at("event") == "token"; }));
     printed += tokens;
     const Marks own = burnt(scratch / user), his = burnt(scratch / "state/stock"), begin = later_of(own, his);
     for (const Marks& marks : {own, his}) {  // whatever gave these tokens was burnt
@@ -147,7 +157,8 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
     stop(again);
     const Marks end = burnt(scratch / user);
     EXPECT_EQ(burnt(scratch / "state/stock"), end);
-    EXPECT_EQ(between(begin, end), use) << "killed at " << part << " sixteenths: it began elsewhere than behind what was burnt";
+    EXPECT_EQ(between(begin, end), use) << "killed at " << part
+                                        << " sixteenths: it began elsewhere than behind what was burnt";
   }
   EXPECT_GT(printed, k_tokens);
   fmt::print("{} tokens before the kills; at most {} slots burnt ahead of their use\n", printed, ahead);

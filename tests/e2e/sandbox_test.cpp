@@ -1,4 +1,6 @@
 // chat and serve as processes in their sandbox: they answer, fill their stock, find the provider by name, save and end as without it.
+#include "service/sandbox.h"
+
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
@@ -8,7 +10,6 @@
 #include <thread>
 
 #include "cli/process.h"
-#include "service/sandbox.h"
 #include "support/cutting_proxy.h"
 #include "support/program.h"
 
@@ -25,21 +26,33 @@ class World {
       const Result r = run(arguments);
       EXPECT_EQ(r.status, 0) << r.error;
     };
-    for (const char* role : {"provider", "helper"}) permllm({"keygen", "--role", role, "--out", (scratch_ / role).string()});
+    for (const char* role : {"provider", "helper"})
+      permllm({"keygen", "--role", role, "--out", (scratch_ / role).string()});
     std::filesystem::copy(scratch_ / "provider/certificate.pem", scratch_ / "helper/peers/provider.pem");
     std::filesystem::copy(scratch_ / "helper/certificate.pem", scratch_ / "provider/peers/helper.pem");
-    helper_.emplace(std::vector<std::string>{"helper", "--identity", (scratch_ / "helper").string(), "--events", "--log-level", "error"}, PERMLLM_BINARY);
+    helper_.emplace(std::vector<std::string>{"helper", "--identity", (scratch_ / "helper").string(), "--events",
+                                             "--log-level", "error"},
+                    PERMLLM_BINARY);
     const auto at = [](std::uint16_t port) { return fmt::format("localhost:{}", port); };  // a name to be resolved
     const std::string helper = at(helper_->wait_for("ready").at("port"));
-    provider_.emplace(std::vector<std::string>{"provider", "--identity", (scratch_ / "provider").string(), "--events", "--log-level", "error", "--helper", helper, "--state",
-                                               (scratch_ / "kept").string(), "--model", PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64"}, PERMLLM_BINARY);
+    provider_.emplace(
+        std::vector<std::string>{"provider", "--identity", (scratch_ / "provider").string(), "--events", "--log-level",
+                                 "error", "--helper", helper, "--state", (scratch_ / "kept").string(), "--model",
+                                 PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64"},
+        PERMLLM_BINARY);
     proxy_.emplace(provider_->wait_for("ready").at("port").get<std::uint16_t>(), cuts);
-    permllm({"invite", "alice", "--identity", (scratch_ / "provider").string(), "--provider-address", at(proxy_->port()), "--helper-address", helper, "--tokens", "1000",
-             "--out", (scratch_ / "alice.invite").string()});
+    permllm({"invite", "alice", "--identity", (scratch_ / "provider").string(), "--provider-address",
+             at(proxy_->port()), "--helper-address", helper, "--tokens", "1000", "--out",
+             (scratch_ / "alice.invite").string()});
   }
   // From a shell, with words behind it.
-  static Process start(const std::string& words) { return Process({"-c", fmt::format("exec {} {}", PERMLLM_BINARY, words)}, "/bin/sh"); }
-  std::string user() const { return fmt::format("--invite '{}' --state '{}'", (scratch_ / "alice.invite").string(), (scratch_ / "alice").string()); }
+  static Process start(const std::string& words) {
+    return Process({"-c", fmt::format("exec {} {}", PERMLLM_BINARY, words)}, "/bin/sh");
+  }
+  std::string user() const {
+    return fmt::format("--invite '{}' --state '{}'", (scratch_ / "alice.invite").string(),
+                       (scratch_ / "alice").string());
+  }
   // What the kernel says of the process.
   static void expect_filtered(pid_t pid) {
     const std::string status = read_text(fmt::format("/proc/{}/status", pid));
@@ -58,12 +71,14 @@ class World {
 };
 
 TEST(SandboxedUser, chat_answers_over_connections_that_break_and_saves) {
-  const World world(std::map<std::size_t, std::size_t>{{1, 20'000}});  // connection 0 hears what there is, 1 is the first conversation's
+  const World world(std::map<std::size_t, std::size_t>{
+      {1, 20'000}});  // connection 0 hears what there is, 1 is the first conversation's
   ASSERT_EQ(mkfifo((world / "lines").c_str(), 0600), 0);
   std::filesystem::create_directories(world / "home");
   // Asks twice and says a last line, which may be a mistake.
   const auto chat = [&](const std::string& last) {
-    Process process = World::start(fmt::format("chat {} --chat-format none --max-tokens 6 --json <'{}' 2>'{}'", world.user(), (world / "lines").string(), (world / "errors").string()));
+    Process process = World::start(fmt::format("chat {} --chat-format none --max-tokens 6 --json <'{}' 2>'{}'",
+                                               world.user(), (world / "lines").string(), (world / "errors").string()));
     {
       std::ofstream lines(world / "lines");
       for (const char* question : {"Is it so?", "Yes"}) {
@@ -80,10 +95,12 @@ TEST(SandboxedUser, chat_answers_over_connections_that_break_and_saves) {
   EXPECT_NE(read_text(world / "alice/saved/talk.md").find("## Question\n\nIs it so?"), std::string::npos);
   EXPECT_EQ(chat(fmt::format("/save {}", (world / "home/talk.md").string())), 2);
   EXPECT_NE(read_text(world / "errors").find("/save: writes into"), std::string::npos) << read_text(world / "errors");
-  if (sandbox_support().landlock == 0) GTEST_SKIP() << "landlock is not in this kernel: links out of the folder are not tried";
+  if (sandbox_support().landlock == 0)
+    GTEST_SKIP() << "landlock is not in this kernel: links out of the folder are not tried";
   std::filesystem::create_directory_symlink(world / "home", world / "alice/saved/link");
   EXPECT_EQ(chat("/save link/talk.md"), 2);
-  EXPECT_NE(read_text(world / "errors").find("cannot be written: Permission denied"), std::string::npos) << read_text(world / "errors");
+  EXPECT_NE(read_text(world / "errors").find("cannot be written: Permission denied"), std::string::npos)
+      << read_text(world / "errors");
   EXPECT_TRUE(std::filesystem::is_empty(world / "home"));
 }
 
@@ -93,19 +110,22 @@ TEST(SandboxedUser, serve_answers_fills_its_stock_and_reads_its_settings_again) 
   write_text(config, "[serve]\nlog-level = \"info\"\n");
   write_text(world / "keys", "a-key-of-16-letters\n");
   ASSERT_EQ(chmod((world / "keys").c_str(), 0600), 0);
-  Process process = World::start(fmt::format("serve {} --config '{}' --key-file '{}' --listen 127.0.0.1:0 --stock 24 --events 2>'{}'", world.user(), config.string(), (world / "keys").string(),
-                                      (world / "log").string()));
+  Process process =
+      World::start(fmt::format("serve {} --config '{}' --key-file '{}' --listen 127.0.0.1:0 --stock 24 --events 2>'{}'",
+                               world.user(), config.string(), (world / "keys").string(), (world / "log").string()));
   httplib::Client client("127.0.0.1", process.wait_for("ready").at("port").get<int>());
   client.set_read_timeout(60);
   const httplib::Headers key{{"Authorization", "Bearer a-key-of-16-letters"}};
   World::expect_filtered(process.pid());
-  EXPECT_NE(read_text(world / "log").find("sandbox: " + sandbox_support().text()), std::string::npos) << read_text(world / "log");
+  EXPECT_NE(read_text(world / "log").find("sandbox: " + sandbox_support().text()), std::string::npos)
+      << read_text(world / "log");
   const auto comes = [](const std::function<bool()>& truth) {
     for (int i = 0; i < 1500 && !truth(); ++i) std::this_thread::sleep_for(20ms);
     return truth();
   };
   for (const char* prompt : {"Is it so?", "Or is it not?"}) {  // two conversations
-    const auto reply = client.Post("/v1/completions", key, nlohmann::json{{"prompt", prompt}, {"max_tokens", 4}}.dump(), "application/json");
+    const auto reply = client.Post("/v1/completions", key, nlohmann::json{{"prompt", prompt}, {"max_tokens", 4}}.dump(),
+                                   "application/json");
     ASSERT_TRUE(reply);
     EXPECT_EQ(reply->status, 200) << reply->body;
     EXPECT_EQ(nlohmann::json::parse(reply->body).at("usage").at("completion_tokens"), 4);
@@ -118,7 +138,8 @@ TEST(SandboxedUser, serve_answers_fills_its_stock_and_reads_its_settings_again) 
   EXPECT_TRUE(comes([&] { return ready() >= 24; })) << ready();
   write_text(config, "[serve]\nlog-level = \"debug\"\n");
   kill(process.pid(), SIGHUP);
-  EXPECT_TRUE(comes([&] { return read_text(world / "log").find("reloaded: ") != std::string::npos; })) << read_text(world / "log");
+  EXPECT_TRUE(comes([&] { return read_text(world / "log").find("reloaded: ") != std::string::npos; }))
+      << read_text(world / "log");
   kill(process.pid(), SIGTERM);
   EXPECT_EQ(process.wait(), 0);
 }

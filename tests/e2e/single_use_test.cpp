@@ -23,7 +23,9 @@ Result permllm(const std::vector<std::string>& arguments, const std::string& bef
   EXPECT_EQ(r.status, 0) << r.error;
   return r;
 }
-std::string address(Process& process) { return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>()); }
+std::string address(Process& process) {
+  return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
+}
 std::vector<ChainRecord> chains(const fs::path& folder) { return Ledger(folder / "ledger.sqlite").all(); }
 void stop(Process& process) {
   kill(process.pid(), SIGTERM);
@@ -40,18 +42,25 @@ TEST(SingleUse, a_program_that_ends_late_and_a_folder_that_is_put_back_take_no_m
     permllm({"keygen", "--role", "helper", "--out", at("helper")});
     fs::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
     fs::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-    Process helping({"helper", "--identity", at("helper"), "--events", "--log-level", "error", "--store", at("store")}, PERMLLM_BINARY);
+    Process helping({"helper", "--identity", at("helper"), "--events", "--log-level", "error", "--store", at("store")},
+                    PERMLLM_BINARY);
     const std::string helper_address = address(helping);
     std::string listen = "127.0.0.1:0";
     const auto serve = [&] {
-      return Process({"provider", "--identity", at("provider"), "--events", "--log-level", "error", "--helper", helper_address, "--state", at("state"), "--model",
-                      std::string(PERMLLM_TINY_MODELS) + "/llama.gguf", "--context", "64", "--patience", "2", "--idle", "2", "--drain", "0", "--listen", listen},
+      return Process({"provider",    "--identity", at("provider"), "--events",
+                      "--log-level", "error",      "--helper",     helper_address,
+                      "--state",     at("state"),  "--model",      std::string(PERMLLM_TINY_MODELS) + "/llama.gguf",
+                      "--context",   "64",         "--patience",   "2",
+                      "--idle",      "2",          "--drain",      "0",
+                      "--listen",    listen},
                      PERMLLM_BINARY);
     };
     std::optional<Process> providing(serve());
     listen = address(*providing);
-    permllm({"invite", "alice", "--identity", at("provider"), "--provider-address", listen, "--helper-address", helper_address, "--tokens", "1000", "--out", at("invite")});
-    const std::vector<std::string> chat{"chat", "--invite", at("invite"), "--state", at("user"), "--chat-format", "none", "--max-tokens", "4", "--ahead", "16", "--json"};
+    permllm({"invite", "alice", "--identity", at("provider"), "--provider-address", listen, "--helper-address",
+             helper_address, "--tokens", "1000", "--out", at("invite")});
+    const std::vector<std::string> chat{"chat", "--invite",     at("invite"), "--state", at("user"), "--chat-format",
+                                        "none", "--max-tokens", "4",          "--ahead", "16",       "--json"};
     const auto ask = [&] {
       const Result r = permllm(chat, "echo \"Is it so?\" | ");
       return events(r.out).back();
@@ -75,7 +84,8 @@ TEST(SingleUse, a_program_that_ends_late_and_a_folder_that_is_put_back_take_no_m
       const auto all = ledger.all();
       return all.empty() ? std::pair<Marks, std::uint64_t>() : std::pair(all[0].burnt, ledger.tokens(all[0].peer));
     };
-    for (int i = 0; i < 600 && at_provider().second != 4; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    for (int i = 0; i < 600 && at_provider().second != 4; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
     const auto [used, tokens] = at_provider();
     ASSERT_EQ(tokens, 4u);
     const std::uint64_t use = used[k_slot_kind];
@@ -103,7 +113,8 @@ TEST(SingleUse, a_program_that_ends_late_and_a_folder_that_is_put_back_take_no_m
     EXPECT_EQ(ask().at("output_ids"), b.at("output_ids"));
     std::uint64_t since = 0;
     for (const ChainRecord& chain : chains(scratch / "user")) {
-      const auto before = std::find_if(two.begin(), two.end(), [&](const ChainRecord& r) { return r.chain == chain.chain; });
+      const auto before =
+          std::find_if(two.begin(), two.end(), [&](const ChainRecord& r) { return r.chain == chain.chain; });
       since += chain.burnt[k_slot_kind] - (before == two.end() ? 0 : before->burnt[k_slot_kind]);
     }
     EXPECT_EQ(since, use) << "C began below what was used";

@@ -13,28 +13,39 @@ namespace permllm::test {
 namespace {
 
 // A title, a colour as C1, and text turned around; on a line of its own what would pass for the key of a helper.
-const std::string k_title = "\x1b]0;pwn\x07", k_c1 = "\xc2\x9b" "8m", k_turned = "\xe2\x80\xaegnp.exe", k_line = "\nhelper at trusted:1";
+const std::string k_title = "\x1b]0;pwn\x07",
+                  k_c1 =
+                      "\xc2\x9b"
+                      "8m",
+                  k_turned = "\xe2\x80\xaegnp.exe", k_line = "\nhelper at trusted:1";
 const std::vector<std::string> k_marks{"\x1b]", "\x07", "\xc2\x9b", "\xe2\x80\xae"};
 
 void write_model(const std::filesystem::path& path) {
-  TinyOptions options{.layers = 1, .context = 256, .chat_template = "none", .name = "X" + k_title + k_c1 + k_turned + k_line};
+  TinyOptions options{
+      .layers = 1, .context = 256, .chat_template = "none", .name = "X" + k_title + k_c1 + k_turned + k_line};
   options.pieces = {"<unk>", "<s>", "</s>"};
-  for (int i = 0; i < 120; ++i) options.pieces.push_back((i % 3 == 0 ? k_title : i % 3 == 1 ? k_c1 : k_turned) + std::to_string(i));
+  for (int i = 0; i < 120; ++i)
+    options.pieces.push_back((i % 3 == 0 ? k_title : i % 3 == 1 ? k_c1 : k_turned) + std::to_string(i));
   const auto bytes = tiny_llama(options).finish();
-  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
 }
 
 void expect_plain(const std::string& what, const std::string& text) {
-  for (const std::string& mark : k_marks) EXPECT_EQ(text.find(mark), std::string::npos) << what << ": " << testing::PrintToString(text);
+  for (const std::string& mark : k_marks)
+    EXPECT_EQ(text.find(mark), std::string::npos) << what << ": " << testing::PrintToString(text);
   EXPECT_EQ(text.find("\nhelper at trusted"), std::string::npos) << what << ": " << text;
 }
 // And the text is there, less what draws.
 void expect_shown(const std::string& what, const std::string& text) {
   expect_plain(what, text);
-  EXPECT_TRUE(text.find("]0;pwn") != std::string::npos || text.find("gnp.exe") != std::string::npos || text.find("8m") != std::string::npos) << what << ": " << text;
+  EXPECT_TRUE(text.find("]0;pwn") != std::string::npos || text.find("gnp.exe") != std::string::npos ||
+              text.find("8m") != std::string::npos)
+      << what << ": " << text;
 }
 void expect_ascii(const std::string& what, const std::string& text) {
-  for (const char c : text) ASSERT_TRUE((c >= ' ' && c <= '~') || c == '\n') << what << ": " << testing::PrintToString(text);
+  for (const char c : text)
+    ASSERT_TRUE((c >= ' ' && c <= '~') || c == '\n') << what << ": " << testing::PrintToString(text);
 }
 
 class Terminal : public testing::Test {
@@ -71,7 +82,9 @@ TEST_F(Terminal, an_answer_draws_nothing) {
   const Result said = run(json);
   expect_ascii("generate --json", said.out);
   const std::string text = events(said.out).back().at("text");
-  EXPECT_TRUE(text.find(k_title) != std::string::npos || text.find(k_c1) != std::string::npos || text.find(k_turned) != std::string::npos) << text;  // the model did say it
+  EXPECT_TRUE(text.find(k_title) != std::string::npos || text.find(k_c1) != std::string::npos ||
+              text.find(k_turned) != std::string::npos)
+      << text;  // the model did say it
 }
 
 // What a program prints on a terminal, and what a person types there.
@@ -96,7 +109,9 @@ class Pty {
   }
   Pty(const Pty&) = delete;
   Pty& operator=(const Pty&) = delete;
-  void type(const std::string& text) { EXPECT_EQ(write(terminal_, text.data(), text.size()), static_cast<ssize_t>(text.size())); }
+  void type(const std::string& text) {
+    EXPECT_EQ(write(terminal_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
   // Until the output has this, or ends.
   bool shows(const std::string& text) {
     pollfd wait{terminal_, POLLIN, 0};
@@ -118,15 +133,24 @@ class Pty {
 
 TEST_F(Terminal, what_a_provider_says_draws_nothing_at_its_user_and_helper) {
   const auto at = [](const std::string& name) { return (*scratch / name).string(); };
-  for (const char* role : {"provider", "helper"}) ASSERT_EQ(run({"keygen", "--role", role, "--out", at(role)}).status, 0);
+  for (const char* role : {"provider", "helper"})
+    ASSERT_EQ(run({"keygen", "--role", role, "--out", at(role)}).status, 0);
   std::filesystem::copy(*scratch / "provider" / "certificate.pem", *scratch / "helper" / "peers" / "provider.pem");
   std::filesystem::copy(*scratch / "helper" / "certificate.pem", *scratch / "provider" / "peers" / "helper.pem");
-  const auto address = [](Process& process) { return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>()); };
-  Process helping({"helper", "--identity", at("helper"), "--store", at("store"), "--events", "--log-level", "error"}, PERMLLM_BINARY);
+  const auto address = [](Process& process) {
+    return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
+  };
+  Process helping({"helper", "--identity", at("helper"), "--store", at("store"), "--events", "--log-level", "error"},
+                  PERMLLM_BINARY);
   const std::string helper = address(helping);
-  Process providing({"provider", "--identity", at("provider"), "--helper", helper, "--model", model(), "--context", "128", "--events", "--log-level", "error"}, PERMLLM_BINARY);
+  Process providing({"provider", "--identity", at("provider"), "--helper", helper, "--model", model(), "--context",
+                     "128", "--events", "--log-level", "error"},
+                    PERMLLM_BINARY);
   const std::string provider = address(providing);
-  ASSERT_EQ(run({"invite", "alice", "--identity", at("provider"), "--provider-address", provider, "--helper-address", helper, "--tokens", "60", "--out", at("alice")}).status, 0);
+  ASSERT_EQ(run({"invite", "alice", "--identity", at("provider"), "--provider-address", provider, "--helper-address",
+                 helper, "--tokens", "60", "--out", at("alice")})
+                .status,
+            0);
 
   expect_shown("store", run({"store", at("store")}).out);
   expect_ascii("store --json", run({"store", at("store"), "--json"}).out);
@@ -147,11 +171,13 @@ TEST_F(Terminal, what_a_provider_says_draws_nothing_at_its_user_and_helper) {
   }
   // A file is no terminal: it has what the model said.
   const std::string saved = read_text(*scratch / "state" / "saved" / "answer.md");
-  EXPECT_TRUE(saved.find(k_title) != std::string::npos || saved.find(k_c1) != std::string::npos || saved.find(k_turned) != std::string::npos) << saved;
+  EXPECT_TRUE(saved.find(k_title) != std::string::npos || saved.find(k_c1) != std::string::npos ||
+              saved.find(k_turned) != std::string::npos)
+      << saved;
   for (const std::string format : {"text", "json"}) {
     const std::string log = at("serve.log");
-    const std::string command = std::string("exec ") + PERMLLM_BINARY + " serve --invite " + at("alice") + " --state " + at("state") +
-                                " --listen 127.0.0.1:0 --stock 0 --events --log " + format + " 2>" + log;
+    const std::string command = std::string("exec ") + PERMLLM_BINARY + " serve --invite " + at("alice") + " --state " +
+                                at("state") + " --listen 127.0.0.1:0 --stock 0 --events --log " + format + " 2>" + log;
     {
       Process serving({"-c", command}, "/bin/sh");
       serving.wait_for("ready");

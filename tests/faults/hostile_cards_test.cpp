@@ -2,18 +2,20 @@
 // nothing of a session is made of it.
 #include <gtest/gtest.h>
 
-#include "session/pairing.h"
-#include "page/declared.h"
-#include "user/user_client.h"
 #include "model/chat_format.h"
+#include "page/declared.h"
+#include "session/pairing.h"
 #include "support/errors.h"
 #include "support/scripted_link.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 namespace {
 
-Card card_of(const OfferedModel& model) { return {42, model.model_id, model.plan, model.vocabulary, model.mask_seed, 1000, {}}; }
+Card card_of(const OfferedModel& model) {
+  return {42, model.model_id, model.plan, model.vocabulary, model.mask_seed, 1000, {}};
+}
 
 // The user's program against a provider that says this: what it ends with.
 std::string against(Script online, Ledger& ledger) {
@@ -25,12 +27,16 @@ std::string against(Script online, Ledger& ledger) {
   helper.say(Paired{});
   helper.handshake = 1;
   helper.session = 42;
-  const auto play = [](const Script& script) { return [script]() -> std::unique_ptr<Link> { return std::make_unique<Scripted>(script); }; };
+  const auto play = [](const Script& script) {
+    return [script]() -> std::unique_ptr<Link> { return std::make_unique<Scripted>(script); };
+  };
   Executor executor(1);
   return error_of([&] {
     UserClient client({play(online), play(offline), play(helper)}, ledger, executor, std::chrono::seconds(1));
     const Tokenizer tokenizer(client.card().vocabulary);
-    client.session().prompt(ChatFormat::from_template(tokenizer.vocabulary().chat_template).encode(tokenizer, {{"user", "a <tool> b"}}), greedy);
+    client.session().prompt(
+        ChatFormat::from_template(tokenizer.vocabulary().chat_template).encode(tokenizer, {{"user", "a <tool> b"}}),
+        greedy);
   });
 }
 std::string against(const Script& online) {
@@ -49,15 +55,22 @@ std::string against(const std::function<void(Card&)>& change) {
 TEST(HostileCards, what_the_user_would_compute_with_is_refused_by_name) {
   EXPECT_EQ(against([](Card&) {}), "link: the script ends");  // at the first message of the prompt's pass
   EXPECT_EQ(against([](Card& c) {
-    c.vocabulary.tokens.push_back("<tool>");
-    c.vocabulary.types.push_back(k_user_defined);
-  }), "Card.vocabulary.tokens: 261 of them, the plan's embedding table has 260 rows: each token needs one");
-  EXPECT_EQ(against([](Card& c) { c.vocabulary.eos = 260; }), "Card.vocabulary.eos: 260, the vocabulary has 260 tokens");
+              c.vocabulary.tokens.push_back("<tool>");
+              c.vocabulary.types.push_back(k_user_defined);
+            }),
+            "Card.vocabulary.tokens: 261 of them, the plan's embedding table has 260 rows: each token needs one");
+  EXPECT_EQ(against([](Card& c) { c.vocabulary.eos = 260; }),
+            "Card.vocabulary.eos: 260, the vocabulary has 260 tokens");
   EXPECT_EQ(against([](Card& c) { c.vocabulary.types.resize(1); }), "Card.vocabulary.types: 1 types for 260 tokens");
-  EXPECT_EQ(against([](Card& c) { c.plan.slots = 1 << 20, c.plan.config.heads = c.plan.config.kv_heads = 1 << 8, c.plan.config.head_dim = 1 << 9, c.plan.config.rope.resize(1 << 8); }),
-            "Card.plan: plan: 1048576 slots of 3145728 bytes of keys and values, at most 67108864 and 1099511627776 in all are supported");
+  EXPECT_EQ(against([](Card& c) {
+              c.plan.slots = 1 << 20, c.plan.config.heads = c.plan.config.kv_heads = 1 << 8,
+              c.plan.config.head_dim = 1 << 9, c.plan.config.rope.resize(1 << 8);
+            }),
+            "Card.plan: plan: 1048576 slots of 3145728 bytes of keys and values, at most 67108864 and 1099511627776 in "
+            "all are supported");
   EXPECT_EQ(against([](Card& c) { c.vocabulary.merges = {"th"}; }), "tokenizer.ggml.merges: merge 0 is not two tokens");
-  EXPECT_EQ(against([](Card& c) { c.vocabulary.types[7] = 9; }), "tokenizer.ggml.token_type: 9 of token 7, expected 1 to 6");
+  EXPECT_EQ(against([](Card& c) { c.vocabulary.types[7] = 9; }),
+            "tokenizer.ggml.token_type: 9 of token 7, expected 1 to 6");
 }
 
 // Marks say how much the user's caches skip: four thousand million slots are no chain's.
@@ -100,13 +113,15 @@ TEST(HostilePlans, a_batch_is_as_large_as_its_largest_layer_allows) {
   plan.config.layers = 3;
   plan.config.ff = 1 << 19;
   plan.layers.resize(3, plan.layers[0]);
-  for (auto* ranges : {&plan.ranges.gate_up, &plan.ranges.gate_up_raw, &plan.ranges.qkv_raw}) ranges->resize(3, (*ranges)[0]);
+  for (auto* ranges : {&plan.ranges.gate_up, &plan.ranges.gate_up_raw, &plan.ranges.qkv_raw})
+    ranges->resize(3, (*ranges)[0]);
   plan.ranges.gate_up[1] = 1e9;
   plan.check();
   const std::size_t batch = deal_batch(plan, Part::Kind::slot);
   for (std::uint32_t layer = 0; layer < 3; ++layer) {
     const Cost cost = piece_cost(plan, Part::Kind::slot, layer, static_cast<std::uint32_t>(plan.slots - 1));
-    EXPECT_LE(batch * std::max(cost.offline.helper_to_provider, cost.offline.user_to_provider), PackMaterial::k_limit) << layer;
+    EXPECT_LE(batch * std::max(cost.offline.helper_to_provider, cost.offline.user_to_provider), PackMaterial::k_limit)
+        << layer;
   }
 }
 

@@ -6,11 +6,11 @@
 
 #include <fstream>
 
-#include "session/public_part.h"
-#include "service/identity.h"
 #include "cli/process.h"
-#include "service/server.h"
 #include "page/pass.h"
+#include "service/identity.h"
+#include "service/server.h"
+#include "session/public_part.h"
 #include "support/errors.h"
 #include "support/hostile.h"
 #include "support/links.h"
@@ -23,7 +23,9 @@ namespace {
 using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 
-void expect_in(const std::string& text, const std::string& part) { EXPECT_NE(text.find(part), std::string::npos) << text; }
+void expect_in(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos) << text;
+}
 
 TEST(Strangers, hold_up_nobody_and_are_let_go) {
   TlsServices services(5s, 1500ms);
@@ -33,11 +35,13 @@ TEST(Strangers, hold_up_nobody_and_are_let_go) {
     std::list<RawTcp> strangers;
     const auto begin = Clock::now();
     const std::string plain = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-    EXPECT_TRUE(strangers.emplace_back(services.port(role)).write({reinterpret_cast<const std::uint8_t*>(plain.data()), plain.size()}));
-    EXPECT_TRUE(strangers.emplace_back(services.port(role)).write(encoded({10, 0, 0, Bytes(9)})));  // the right frame, without TLS
+    EXPECT_TRUE(strangers.emplace_back(services.port(role))
+                    .write({reinterpret_cast<const std::uint8_t*>(plain.data()), plain.size()}));
+    EXPECT_TRUE(strangers.emplace_back(services.port(role))
+                    .write(encoded({10, 0, 0, Bytes(9)})));  // the right frame, without TLS
     EXPECT_TRUE(strangers.emplace_back(services.port(role)).write(std::span(hello).first(hello.size() / 2)));
     EXPECT_TRUE(strangers.emplace_back(services.port(role)).write(hello));  // and no more
-    strangers.emplace_back(services.port(role));  // says nothing
+    strangers.emplace_back(services.port(role));                            // says nothing
     RawTcp& slow = strangers.emplace_back(services.port(role));
     std::jthread dripping([&] {
       for (const std::uint8_t byte : hello) {
@@ -63,7 +67,9 @@ TEST(HostilePeers, a_frame_that_drips_ends_at_the_deadline) {
     while (sent < frame.size() && slow.write(std::span(frame).subspan(sent, 1)) && !slow.speaks(50)) ++sent;
     EXPECT_LT(sent, 200u);
     EXPECT_EQ(slow.refusal(), "");
-    EXPECT_TRUE(services.said(role == Role::provider ? "Hello: did not arrive before the deadline" : "the first message of a connection: did not arrive before the deadline"));
+    EXPECT_TRUE(services.said(role == Role::provider
+                                  ? "Hello: did not arrive before the deadline"
+                                  : "the first message of a connection: did not arrive before the deadline"));
     EXPECT_LT(Clock::now() - begin, 10s);
   }
 }
@@ -81,7 +87,9 @@ class Lengths {
     writer_.number(field, value);
   }
   void real(const char* field, const double& value) { writer_.real(field, value); }
-  void text(const char* field, const std::string& value, std::size_t limit) { mark(field), writer_.text(field, value, limit); }
+  void text(const char* field, const std::string& value, std::size_t limit) {
+    mark(field), writer_.text(field, value, limit);
+  }
   void raw(const char* field, const Bytes& value, std::size_t limit) { mark(field), writer_.raw(field, value, limit); }
   template <class T, class Each>
   void list(const char* field, std::vector<T>& values, std::size_t, Each each) {
@@ -127,12 +135,14 @@ TEST(HostilePeers, announced_lengths_take_no_memory) {
   const auto good = services.answer();
   const PeakMemory memory;
   std::size_t tried = 0;
-  const auto first_message = [&](Role who, Role to, const Lengths& message, Tag tag, const std::vector<Bytes>& before = {}) {
+  const auto first_message = [&](Role who, Role to, const Lengths& message, Tag tag,
+                                 const std::vector<Bytes>& before = {}) {
     message.spoil([&](const std::string& field, Bytes payload) {
       RawTls peer(who == Role::user ? services.parties().user : services.parties().provider, services.port(to));
       ASSERT_TRUE(peer.connected());
       for (const Bytes& bytes : before) peer.write(bytes);
-      peer.write(encoded({static_cast<std::uint16_t>(tag), 0, static_cast<std::uint32_t>(before.size()), std::move(payload)}));
+      peer.write(
+          encoded({static_cast<std::uint16_t>(tag), 0, static_cast<std::uint32_t>(before.size()), std::move(payload)}));
       const std::string text = peer.refusal(), last = field.substr(field.rfind('.') + 1);
       EXPECT_TRUE(text.find(last) != std::string::npos) << field << ": " << text;
       ++tried;
@@ -142,9 +152,11 @@ TEST(HostilePeers, announced_lengths_take_no_memory) {
   first_message(Role::user, Role::provider, Lengths(Agreement{hash}), Tag::agreement, {encoded(frame_of(Hello{}))});
   first_message(Role::user, Role::helper, Lengths(PairHello{1, "", hash, hash, 1, false, Seed{}}), Tag::pair_hello);
   first_message(Role::provider, Role::helper, Lengths(PairHello{1, "", hash, hash, 1, false, Seed{}}), Tag::pair_hello);
-  first_message(Role::provider, Role::helper, Lengths(ModelOffer{hash, model.plan, masked_model_bytes(model.plan), 1024}), Tag::model_offer);
-  first_message(Role::provider, Role::helper, Lengths(ModelChunk{0, Digest{}, Bytes(1024)}), Tag::model_chunk,
-                {encoded(frame_of(ModelOffer{std::string(64, 'b'), model.plan, masked_model_bytes(model.plan), 1024}))});
+  first_message(Role::provider, Role::helper,
+                Lengths(ModelOffer{hash, model.plan, masked_model_bytes(model.plan), 1024}), Tag::model_offer);
+  first_message(
+      Role::provider, Role::helper, Lengths(ModelChunk{0, Digest{}, Bytes(1024)}), Tag::model_chunk,
+      {encoded(frame_of(ModelOffer{std::string(64, 'b'), model.plan, masked_model_bytes(model.plan), 1024}))});
 
   // To the other side: what a hostile provider or helper sends.
   const auto reads = [&](const char* name, const Lengths& message, auto expected) {
@@ -167,7 +179,8 @@ TEST(HostilePeers, announced_lengths_take_no_memory) {
 
   // Frames: a first one of more than 64 KiB is refused by its header.
   for (const Role role : {Role::provider, Role::helper}) {
-    for (const std::uint32_t length : {0xffffffffu, 0x80000000u, std::uint32_t{k_first_payload + 1}, std::uint32_t{k_first_payload}}) {
+    for (const std::uint32_t length :
+         {0xffffffffu, 0x80000000u, std::uint32_t{k_first_payload + 1}, std::uint32_t{k_first_payload}}) {
       RawTls peer(services.parties().user, services.port(role));
       Bytes frame = encoded({10, 0, 0, Bytes(10)});
       std::memcpy(frame.data() + 20, &length, sizeof length);
@@ -188,7 +201,8 @@ TEST(HostilePeers, a_first_message_that_is_none_is_refused) {
   const auto good = services.answer();
   for (std::uint16_t tag = 0; tag <= 70; ++tag) {
     for (const std::size_t size : {0, 100}) {
-      for (const auto& [who, to] : {std::pair{Role::user, Role::provider}, {Role::user, Role::helper}, {Role::provider, Role::helper}}) {
+      for (const auto& [who, to] :
+           {std::pair{Role::user, Role::provider}, {Role::user, Role::helper}, {Role::provider, Role::helper}}) {
         RawTls peer(who == Role::user ? services.parties().user : services.parties().provider, services.port(to));
         ASSERT_TRUE(peer.connected());
         peer.write(encoded({tag, 0, 0, Bytes(size, 0x5a)}));
@@ -205,7 +219,8 @@ TEST(HostilePeers, a_session_that_is_played_again_is_refused_at_its_first_frame)
   const auto recorded = [&](Role to, std::vector<Frame>& frames) {
     return [&services, to, &frames] { return std::make_unique<Recording>(services.dial(Role::user, to), frames); };
   };
-  const auto good = services.answer({recorded(Role::provider, online), recorded(Role::provider, offline), recorded(Role::helper, helper)});
+  const auto good = services.answer(
+      {recorded(Role::provider, online), recorded(Role::provider, offline), recorded(Role::helper, helper)});
   // Sends all; returns what the peer says at last.
   const auto play = [&](Role to, const std::vector<Frame>& frames) {
     RawTls peer(services.parties().user, services.port(to));
@@ -218,13 +233,15 @@ TEST(HostilePeers, a_session_that_is_played_again_is_refused_at_its_first_frame)
   // Within a session of today: the same frames with its number.
   {
     Handshake now(services);
-    for (std::size_t i = 2; i < online.size(); ++i) now.online->send_payload(static_cast<Tag>(online[i].tag), online[i].payload);
+    for (std::size_t i = 2; i < online.size(); ++i)
+      now.online->send_payload(static_cast<Tag>(online[i].tag), online[i].payload);
     EXPECT_NE(error_of([&] { now.online->receive(PartyReport{}); }), "no error");
   }
   {
     Handshake now(services);
     for (int times = 0; times < 2; ++times) {
-      for (std::size_t i = 1; i + 1 < offline.size(); ++i) now.offline->send_payload(static_cast<Tag>(offline[i].tag), offline[i].payload);
+      for (std::size_t i = 1; i + 1 < offline.size(); ++i)
+        now.offline->send_payload(static_cast<Tag>(offline[i].tag), offline[i].payload);
     }
     now.offline->flush();
     now.online->send(PassBegin{PassBegin::prompt, 1});
@@ -268,9 +285,12 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
     (session.online->send(messages), ...);
     return error_of([&] { session.online->receive(PartyReport{}); });
   };
-  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, RetrievalIndex{}), "frame.tag: 64 (RetrievalIndex), expected Handed");
-  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, PassBegin{PassBegin::rows, 1}), "frame.tag: 40 (PassBegin), expected Handed");
-  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, PassCancel{}, PassCancel{}), "frame.tag: 54 (PassCancelled), expected PartyReport");
+  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, RetrievalIndex{}),
+            "frame.tag: 64 (RetrievalIndex), expected Handed");
+  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, PassBegin{PassBegin::rows, 1}),
+            "frame.tag: 40 (PassBegin), expected Handed");
+  expect_in(in_pass(PassBegin{PassBegin::rows, 1}, PassCancel{}, PassCancel{}),
+            "frame.tag: 54 (PassCancelled), expected PartyReport");
 
   // A context that is full: eight slots, of which the last pass is asked for once too often.
   std::size_t passes = 0;
@@ -319,7 +339,8 @@ TEST(HostilePeers, orders_and_material_out_of_turn_are_named) {
     (session.offline->send(messages), ...);
     session.offline->flush();
     session.online->send(PassBegin{PassBegin::prompt, 1});
-    session.online->send_payload(Tag::prompt_one_hots, Bytes(session.card.plan.config.vocab * session.card.plan.embed.bytes()));
+    session.online->send_payload(Tag::prompt_one_hots,
+                                 Bytes(session.card.plan.config.vocab * session.card.plan.embed.bytes()));
     return error_of([&] { session.online->receive(MapShown{}); });
   };
   expect_in(offline(PackOrder{1, 0, 1}), "frame.tag: 30, expected PackMaterial or PackEnd");
@@ -345,13 +366,17 @@ TEST(HostilePeers, sessions_without_a_user_are_let_go_by_the_helper) {
   for (std::uint64_t session = 1; session <= 20; ++session) parked.push_back(park(session));
   std::this_thread::sleep_for(600ms);
   park(21);
-  for (const auto& link : parked) expect_in(error_of([&] { link->receive(Clock::now() + 10s, "the end", k_max_payload); }), "the peer closed the connection");
+  for (const auto& link : parked)
+    expect_in(error_of([&] { link->receive(Clock::now() + 10s, "the end", k_max_payload); }),
+              "the peer closed the connection");
 }
 
 // The helper has two models. The provider of one and its user would learn V of the other from material that is dealt for it.
 TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused) {
   TlsServices services(5s);
-  ProviderService other(tiny_model({.layers = 1, .slots = 8, .id = 'b'}), services.executor(), 5s, [&] { return services.dial(Role::provider, Role::helper); }, [](const std::string&) {});
+  ProviderService other(
+      tiny_model({.layers = 1, .slots = 8, .id = 'b'}), services.executor(), 5s,
+      [&] { return services.dial(Role::provider, Role::helper); }, [](const std::string&) {});
   other.register_model(nullptr);
   Handshake session(services, false);
   auto link = services.dial(Role::user, Role::helper);
@@ -360,10 +385,12 @@ TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused)
   Channel filling(*offline, 0, 20s);
   filling.send(Hello{Hello::offline, session.card.session});
   filling.flush();
-  helper.send(PairHello{session.card.session, "", std::string(64, 'b'), session.card.plan.hash(), session.chain, false, Seed{}});
+  helper.send(PairHello{session.card.session, "", std::string(64, 'b'), session.card.plan.hash(), session.chain, false,
+                        Seed{}});
   helper.receive(PairAccepted{});
   helper.set_session(session.card.session);
-  expect_in(error_of([&] { helper.receive(PackDealt{}); }), "PairHello.model_id: model aaaaaaaa at the provider of this session, bbbbbbbb at the user");
+  expect_in(error_of([&] { helper.receive(PackDealt{}); }),
+            "PairHello.model_id: model aaaaaaaa at the provider of this session, bbbbbbbb at the user");
 }
 
 // A session is its user's alone, even for one who knows its number.
@@ -372,7 +399,8 @@ TEST(HostilePeers, a_user_does_not_join_the_session_of_another) {
   Handshake alice(services, false);
   Credentials bob = services.parties().of(Role::user);
   bob.identity = make_user(services.parties().provider, "bob", 7);
-  const auto link = tls_connect(bob, "127.0.0.1:" + std::to_string(services.port(Role::provider)), Role::provider, Clock::now() + 20s);
+  const auto link = tls_connect(bob, "127.0.0.1:" + std::to_string(services.port(Role::provider)), Role::provider,
+                                Clock::now() + 20s);
   Channel offline(*link, 0, 20s);
   offline.send(Hello{Hello::offline, alice.card.session});
   expect_in(error_of([&] { offline.receive(Accepted{}); }), "Hello.session: no such session");
@@ -386,7 +414,8 @@ TEST(HostilePeers, the_same_certificate_with_another_signature_has_the_same_acco
   Credentials again = services.parties().of(Role::user);
   again.identity.certificate = with_other_signature(again.identity.certificate);
   const auto dial = [&](const Credentials& who) {
-    return tls_connect(who, "127.0.0.1:" + std::to_string(services.port(Role::provider)), Role::provider, Clock::now() + 20s);
+    return tls_connect(who, "127.0.0.1:" + std::to_string(services.port(Role::provider)), Role::provider,
+                       Clock::now() + 20s);
   };
   const auto link = dial(again);
   Channel online(*link, 0, 20s);
@@ -417,7 +446,8 @@ TEST(HostilePeers, a_user_does_not_take_the_material_of_another) {
       channel->set_session(hello.session);
     }
   };
-  const PairHello hello{alice.card.session, "", alice.card.model_id, alice.card.plan.hash(), alice.chain, false, Seed{}};
+  const PairHello hello{
+      alice.card.session, "", alice.card.model_id, alice.card.plan.hash(), alice.chain, false, Seed{}};
   Side before(services, credentials, hello);
   const auto offline_link = services.dial(Role::user, Role::provider);
   Channel offline(*offline_link, 0, 20s);
@@ -429,7 +459,8 @@ TEST(HostilePeers, a_user_does_not_take_the_material_of_another) {
   right.channel->send(PackOrder{k_entry_kind, 0, 1});
   right.channel->receive(PackDealt{});
   for (const Side* wrong : {&before, &after}) {
-    expect_in(error_of([&] { wrong->channel->receive(Paired{}); }), "the provider did not open its side of the session for this user");
+    expect_in(error_of([&] { wrong->channel->receive(Paired{}); }),
+              "the provider did not open its side of the session for this user");
   }
   right.channel->send(PackOrder{k_entry_kind, 1, 1});
   right.channel->receive(PackDealt{});
@@ -441,7 +472,8 @@ TEST(HostilePeers, a_user_that_names_a_user_is_refused) {
   const OfferedModel model = tiny_model(k_smallest);
   const auto link = services.dial(Role::user, Role::helper);
   Channel channel(*link, 0, 20s);
-  channel.send(PairHello{1, services.parties().user.certificate.pin(), model.model_id, model.plan.hash(), 1, false, Seed{}});
+  channel.send(
+      PairHello{1, services.parties().user.certificate.pin(), model.model_id, model.plan.hash(), 1, false, Seed{}});
   expect_in(error_of([&] { channel.receive(PairAccepted{}); }), "PairHello.user: a user names none");
 }
 
@@ -455,7 +487,10 @@ class HelperProcess {
     write_text(helper / "peers" / "acme.pem", provider_.certificate.pem());
     user_ = make_user(provider_, "alice", 7);
     const std::string limit = descriptors == 0 ? "" : fmt::format("ulimit -n {}; ", descriptors);
-    process_.emplace(std::vector<std::string>{"-c", fmt::format("{}exec {} helper --identity {} --patience 2 --events {}", limit, PERMLLM_BINARY, helper.string(), settings)}, "/bin/sh");
+    process_.emplace(
+        std::vector<std::string>{"-c", fmt::format("{}exec {} helper --identity {} --patience 2 --events {}", limit,
+                                                   PERMLLM_BINARY, helper.string(), settings)},
+        "/bin/sh");
     port_ = process_->wait_for("ready").at("port").get<std::uint16_t>();
   }
   std::uint16_t port() const { return port_; }
@@ -503,8 +538,10 @@ TEST(HostileProcess, long_first_frames_take_no_memory) {
 TEST(HostileProcess, texts_that_are_none_do_not_end_a_service) {
   const HelperProcess helper;
   ASSERT_TRUE(helper.serves());
-  for (const std::string& text : {std::string("\xff\xfe\x80\xc3"), std::string("\0\x1b[2J\n", 6), std::string(64, '\xed')}) {
-    for (const Frame& frame : {frame_of(Refusal{3, 2, text, text}), frame_of(PairHello{1, "", text, text, 1, false, Seed{}})}) {
+  for (const std::string& text :
+       {std::string("\xff\xfe\x80\xc3"), std::string("\0\x1b[2J\n", 6), std::string(64, '\xed')}) {
+    for (const Frame& frame :
+         {frame_of(Refusal{3, 2, text, text}), frame_of(PairHello{1, "", text, text, 1, false, Seed{}})}) {
       for (const Identity* identity : {&helper.user(), &helper.provider()}) {
         RawTls peer(*identity, helper.port());
         ASSERT_TRUE(peer.connected());
@@ -546,12 +583,16 @@ TEST(HostileProcess, a_thousand_connections_keep_nobody_out) {
 #endif
   rlimit files{};
   getrlimit(RLIMIT_NOFILE, &files);
-  if (const rlimit more{std::max<rlim_t>(files.rlim_cur, 2 * k_flood + 200), std::max<rlim_t>(files.rlim_max, 2 * k_flood + 200)}; setrlimit(RLIMIT_NOFILE, &more) != 0) {
+  if (const rlimit more{std::max<rlim_t>(files.rlim_cur, 2 * k_flood + 200),
+                        std::max<rlim_t>(files.rlim_max, 2 * k_flood + 200)};
+      setrlimit(RLIMIT_NOFILE, &more) != 0) {
     GTEST_SKIP() << "at most " << files.rlim_max << " files may be open here";
   }
   const Bytes hello = client_hello();
   for (const bool all_stay : {false, true}) {
-    const HelperProcess helper(0, std::string("--log-level error") + (all_stay ? fmt::format(" --max-connections {0} --max-handshakes {0}", 2 * k_flood) : ""));
+    const HelperProcess helper(
+        0, std::string("--log-level error") +
+               (all_stay ? fmt::format(" --max-connections {0} --max-handshakes {0}", 2 * k_flood) : ""));
     double slowest = 0;
     const auto serves = [&] {
       const auto begin = Clock::now();
@@ -587,8 +628,10 @@ TEST(HostileProcess, a_thousand_connections_keep_nobody_out) {
     }
     EXPECT_LT(helper.status("Threads:"), 30);
     EXPECT_LT(kept, most_kept);
-    fmt::print("{} connections{}: {} threads, {:.1f} MB more at most and {:.1f} MB afterwards, {:.3f} s at most for whoever came beside them\n", k_flood, all_stay ? ", all of which stay" : "",
-               threads, growth, kept, slowest);
+    fmt::print(
+        "{} connections{}: {} threads, {:.1f} MB more at most and {:.1f} MB afterwards, {:.3f} s at most for whoever "
+        "came beside them\n",
+        k_flood, all_stay ? ", all of which stay" : "", threads, growth, kept, slowest);
   }
   setrlimit(RLIMIT_NOFILE, &files);
 }

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "base/heap.h"
+#include "page/pack.h"
+#include "page/pass.h"
+#include "service/server.h"
 #include "session/greeting.h"
 #include "session/registration.h"
-#include "page/pack.h"
-#include "service/server.h"
-#include "base/heap.h"
-#include "page/pass.h"
 #include "support/errors.h"
 #include "support/hostile.h"
 
@@ -35,7 +35,8 @@ class Memory : public ::testing::Test {
     return *services_;
   }
   RawTls& connect(Role to, Role who = Role::user) {
-    RawTls& peer = raw_.emplace_back(who == Role::user ? services_->parties().user : services_->parties().provider, services_->port(to));
+    RawTls& peer = raw_.emplace_back(who == Role::user ? services_->parties().user : services_->parties().provider,
+                                     services_->port(to));
     EXPECT_TRUE(peer.connected());
     peer.give_up_after(500);
     return peer;
@@ -69,7 +70,9 @@ class Memory : public ::testing::Test {
   std::optional<TlsServices> services_;
 };
 
-Frame first(Tag tag, Bytes payload = {}, std::uint32_t step = 0, std::uint64_t session = 0) { return {static_cast<std::uint16_t>(tag), session, step, std::move(payload)}; }
+Frame first(Tag tag, Bytes payload = {}, std::uint32_t step = 0, std::uint64_t session = 0) {
+  return {static_cast<std::uint16_t>(tag), session, step, std::move(payload)};
+}
 template <class Message>
 Bytes written(Message message) {
   Writer writer;
@@ -82,7 +85,8 @@ TEST_F(Memory, first_frames) {
   std::vector<std::function<void()>> attacks;
   for (const Role to : {Role::provider, Role::helper}) {
     for (const std::size_t length : {k_first_payload, std::size_t{8} << 20}) {
-      for (std::size_t i = 0; i < k_connections; ++i) attacks.push_back([&peer = connect(to), length] { feed(peer, first(Tag::hello), length); });
+      for (std::size_t i = 0; i < k_connections; ++i)
+        attacks.push_back([&peer = connect(to), length] { feed(peer, first(Tag::hello), length); });
     }
   }
   EXPECT_LT(growth(attacks), k_most);
@@ -109,7 +113,8 @@ TEST_F(Memory, pings_and_answers_to_them) {
       attacks.push_back([&peer = connect(to), i] {
         peer.write(encoded(first(Tag::probe, written(Probe{}))));
         if (i % 2 == 0) return feed(peer, first(Tag::ping, {}, 1), k_most_ping_bytes + 8);
-        for (std::uint32_t step = 1; step < 4; ++step) peer.write(encoded(first(Tag::ping, written(Ping{k_most_ping_bytes, {}}), step)));
+        for (std::uint32_t step = 1; step < 4; ++step)
+          peer.write(encoded(first(Tag::ping, written(Ping{k_most_ping_bytes, {}}), step)));
         std::this_thread::sleep_for(std::chrono::milliseconds(500));
       });
     }
@@ -143,7 +148,8 @@ TEST_F(Memory, orders_and_passes) {
       attacks.push_back([&session] {
         for (Channel* channel : {session.online.get(), session.helper.get()}) {
           try {
-            if (channel == session.online.get()) channel->send(PassBegin{session.card.plan.open() ? PassBegin::rows : PassBegin::prompt, 64});
+            if (channel == session.online.get())
+              channel->send(PassBegin{session.card.plan.open() ? PassBegin::rows : PassBegin::prompt, 64});
             for (int frames = 0; frames < 8; ++frames) {
               channel->send_payload(Tag::prompt_one_hots, Bytes(k_small_payload * 8, 1));
               channel->flush();
@@ -165,7 +171,8 @@ TEST_F(Memory, orders_and_passes) {
 TEST_F(Memory, chunks_of_a_model) {
   services();
   const OfferedModel offered = model();
-  const ModelOffer offer{std::string(64, 'f'), offered.plan, masked_model_bytes(offered.plan), ModelOffer::k_most_chunk};
+  const ModelOffer offer{std::string(64, 'f'), offered.plan, masked_model_bytes(offered.plan),
+                         ModelOffer::k_most_chunk};
   std::vector<std::function<void()>> attacks;
   for (std::size_t i = 0; i < k_connections; ++i) {
     attacks.push_back([&peer = connect(Role::helper, Role::provider), offer] {

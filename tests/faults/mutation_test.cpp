@@ -22,21 +22,39 @@ class Mutation {
     Bytes& payload = frame.payload;
     switch (below(11)) {
       case 0:
-      case 1: for (std::size_t n = 1 + below(4); n > 0 && !payload.empty(); --n) payload[below(payload.size())] ^= static_cast<std::uint8_t>(1u << below(8)); break;
-      case 2: payload.resize(below(payload.size() + 1)); break;
-      case 3: payload.insert(payload.end(), 1 + below(100), 0xff); break;
+      case 1:
+        for (std::size_t n = 1 + below(4); n > 0 && !payload.empty(); --n)
+          payload[below(payload.size())] ^= static_cast<std::uint8_t>(1u << below(8));
+        break;
+      case 2:
+        payload.resize(below(payload.size() + 1));
+        break;
+      case 3:
+        payload.insert(payload.end(), 1 + below(100), 0xff);
+        break;
       case 4: {  // a number at the edge of its type
-        const std::uint64_t edges[] = {0, 1, 0x7fffffff, 0x80000000, 0xffffffff, ~std::uint64_t{0}, std::uint64_t{1} << 40};
-        const std::size_t at = below(payload.size() + 1), width = std::min(std::size_t{1} << below(4), payload.size() - at);
+        const std::uint64_t edges[] = {
+            0, 1, 0x7fffffff, 0x80000000, 0xffffffff, ~std::uint64_t{0}, std::uint64_t{1} << 40};
+        const std::size_t at = below(payload.size() + 1),
+                          width = std::min(std::size_t{1} << below(4), payload.size() - at);
         const auto* edge = reinterpret_cast<const std::uint8_t*>(&edges[below(std::size(edges))]);
         std::copy_n(edge, width, payload.begin() + static_cast<std::ptrdiff_t>(at));
         break;
       }
-      case 5: held_.push_back(std::move(frame)); return {};
-      case 6: return with_held({frame, frame});
-      case 7: frame.tag = static_cast<std::uint16_t>(below(70)); break;
-      case 8: frame.session = below(2) == 0 ? 0 : random_(); break;
-      case 9: frame.step += static_cast<std::uint32_t>(below(3)) - 1; break;
+      case 5:
+        held_.push_back(std::move(frame));
+        return {};
+      case 6:
+        return with_held({frame, frame});
+      case 7:
+        frame.tag = static_cast<std::uint16_t>(below(70));
+        break;
+      case 8:
+        frame.session = below(2) == 0 ? 0 : random_();
+        break;
+      case 9:
+        frame.step += static_cast<std::uint32_t>(below(3)) - 1;
+        break;
       default: {
         Frame old = past_[below(past_.size())];
         if (below(2) == 0) old.step = frame.step;
@@ -63,14 +81,17 @@ std::string kind_of(std::string error) {
   if (error.starts_with("peer: ")) error.erase(0, 6);
   std::string kind;
   for (const char c : error.substr(0, error.find(';'))) {
-    if (std::isdigit(static_cast<unsigned char>(c)) == 0) kind += c;
-    else if (!kind.ends_with('#')) kind += '#';
+    if (std::isdigit(static_cast<unsigned char>(c)) == 0)
+      kind += c;
+    else if (!kind.ends_with('#'))
+      kind += '#';
   }
   return kind;
 }
 
 class Mutations : public testing::TestWithParam<Profile> {};
-INSTANTIATE_TEST_SUITE_P(Profiles, Mutations, testing::Values(Profile::paper, Profile::fast, Profile::open), [](const auto& p) { return permllm::name_of(p.param); });
+INSTANTIATE_TEST_SUITE_P(Profiles, Mutations, testing::Values(Profile::paper, Profile::fast, Profile::open),
+                         [](const auto& p) { return permllm::name_of(p.param); });
 
 TEST_P(Mutations, end_every_session_in_time) {
   constexpr std::size_t k_sessions = 300;
@@ -88,8 +109,9 @@ TEST_P(Mutations, end_every_session_in_time) {
       threads.emplace_back([&] {
         for (std::size_t i; (i = next++) < k_sessions;) {
           Session run{fmt::format("mutation {}", i), [&](std::unique_ptr<Link> link, End end) {
-                    return std::make_unique<Changing>(std::move(link), Mutation(8 * i + static_cast<std::size_t>(end), i % 2 == 0 ? 40 : 120));
-                  }};
+                        return std::make_unique<Changing>(
+                            std::move(link), Mutation(8 * i + static_cast<std::size_t>(end), i % 2 == 0 ? 40 : 120));
+                      }};
           services.run(run);
           const std::lock_guard lock(mutex);
           ++(!run.user.empty() ? errors : run.answer == first.answer ? right : wrong);
@@ -106,7 +128,8 @@ TEST_P(Mutations, end_every_session_in_time) {
   EXPECT_EQ(last.answer, first.answer);
   EXPECT_EQ(SpentMasks::all().twice(), 0u);
   EXPECT_GT(errors, k_sessions / 4);
-  fmt::print("{}: of {} sessions {} ended in an error, {} in the right answer, {} in another\n", permllm::name_of(GetParam()), k_sessions, errors, right, wrong);
+  fmt::print("{}: of {} sessions {} ended in an error, {} in the right answer, {} in another\n",
+             permllm::name_of(GetParam()), k_sessions, errors, right, wrong);
   std::vector<std::pair<std::size_t, std::string>> sorted;
   for (const auto& [kind, count] : kinds) sorted.push_back({count, kind});
   std::sort(sorted.rbegin(), sorted.rend());

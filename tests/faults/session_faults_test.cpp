@@ -24,11 +24,14 @@ struct Variant {
   std::string name() const { return fmt::format("{}{}", permllm::name_of(profile), fused ? "_fused" : ""); }
 };
 
-const Variant k_variants[] = {{Profile::paper, false, {k_faults.begin(), k_faults.end()}},
-                              {Profile::fast, true, {Fault::cut, Fault::duplicated, Fault::swapped, Fault::shortened, Fault::flipped_first}},
-                              {Profile::open, false, {Fault::cut, Fault::duplicated, Fault::swapped, Fault::shortened, Fault::flipped_first}}};
+const Variant k_variants[] = {
+    {Profile::paper, false, {k_faults.begin(), k_faults.end()}},
+    {Profile::fast, true, {Fault::cut, Fault::duplicated, Fault::swapped, Fault::shortened, Fault::flipped_first}},
+    {Profile::open, false, {Fault::cut, Fault::duplicated, Fault::swapped, Fault::shortened, Fault::flipped_first}}};
 
-bool is_flip_of_payload(Fault fault) { return fault == Fault::flipped_first || fault == Fault::flipped_middle || fault == Fault::flipped_last; }
+bool is_flip_of_payload(Fault fault) {
+  return fault == Fault::flipped_first || fault == Fault::flipped_middle || fault == Fault::flipped_last;
+}
 
 // A patience that no honest party exceeds on this machine, though many sessions run at once and other programs may stop them for a while.
 Clock::duration patience_here(const Variant& v) {
@@ -39,19 +42,21 @@ Clock::duration patience_here(const Variant& v) {
     services.run(run);
     seconds = std::min(seconds, run.seconds);
   }
-  return std::max<Clock::duration>(std::chrono::seconds(4), std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(60 * seconds)));
+  return std::max<Clock::duration>(std::chrono::seconds(4), std::chrono::duration_cast<Clock::duration>(
+                                                                std::chrono::duration<double>(60 * seconds)));
 }
 
 struct Job {
   End end;
   std::size_t k;
   Fault fault;
-  std::uint16_t tag;  // of the frame
+  std::uint16_t tag;   // of the frame
   std::size_t frames;  // of that end
 };
 
 class FaultyFrames : public testing::TestWithParam<Variant> {};
-INSTANTIATE_TEST_SUITE_P(Profiles, FaultyFrames, testing::ValuesIn(k_variants), [](const auto& v) { return v.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Profiles, FaultyFrames, testing::ValuesIn(k_variants),
+                         [](const auto& v) { return v.param.name(); });
 
 TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
   const Variant& variant = GetParam();
@@ -61,7 +66,9 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
 
   std::map<End, std::vector<Frame>> frames;
   for (const End end : k_ends) frames[end];
-  Session first{"without a fault", [&](std::unique_ptr<Link> link, End end) { return std::make_unique<Recording>(std::move(link), frames.at(end)); }};
+  Session first{"without a fault", [&](std::unique_ptr<Link> link, End end) {
+                  return std::make_unique<Recording>(std::move(link), frames.at(end));
+                }};
   services.run(first);
   ASSERT_FALSE(first.any_error()) << first.errors();
   EXPECT_GT(SpentMasks::all().count(), masks);
@@ -121,10 +128,10 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
           for (std::size_t i; (i = next++) < jobs.size();) {
             const Job& job = jobs[i];
             Session run{fmt::format("{}, frame {} (tag {}) {}", name_of(job.end), job.k, job.tag, name_of(job.fault)),
-                    [&](std::unique_ptr<Link> link, End end) -> std::unique_ptr<Link> {
-                      if (end != job.end) return link;
-                      return std::make_unique<Faulty>(std::move(link), job.k, job.fault, services.patience());
-                    }};
+                        [&](std::unique_ptr<Link> link, End end) -> std::unique_ptr<Link> {
+                          if (end != job.end) return link;
+                          return std::make_unique<Faulty>(std::move(link), job.k, job.fault, services.patience());
+                        }};
             services.run(run);
             check(job, run);
           }
@@ -141,11 +148,15 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
   EXPECT_EQ(SpentMasks::all().twice(), 0u);
   EXPECT_GT(beside, 3u);
 
-  fmt::print("{}: {} sessions with one of {} faults to one of {} frames; {} beside them; {} masks spent; patience {:.2f} s, the longest {:.2f} s\n", variant.name(), jobs.size(),
-             variant.faults.size(), count_of_frames, beside.load(), SpentMasks::all().count() - masks, patience, longest);
+  fmt::print(
+      "{}: {} sessions with one of {} faults to one of {} frames; {} beside them; {} masks spent; patience {:.2f} s, "
+      "the longest {:.2f} s\n",
+      variant.name(), jobs.size(), variant.faults.size(), count_of_frames, beside.load(),
+      SpentMasks::all().count() - masks, patience, longest);
   fmt::print("{:<26}{:<16}{:>8}{:>8}{:>8}\n", "", "", "error", "right", "wrong");
   for (const auto& [what, count] : ends) {
-    fmt::print("{:<26}{:<16}{:>8}{:>8}{:>8}\n", name_of(what.first), name_of(what.second), count[0], count[1], count[2]);
+    fmt::print("{:<26}{:<16}{:>8}{:>8}{:>8}\n", name_of(what.first), name_of(what.second), count[0], count[1],
+               count[2]);
   }
 }
 
@@ -160,12 +171,15 @@ TEST(FlippedBytes, under_tls_end_their_session_in_an_error_and_never_in_a_wrong_
     for (std::size_t link = 0; link < 3; ++link) {
       std::map<std::size_t, CuttingProxy::Flip> flips;
       if (flip && link == flipped_link) flips[0] = *flip;
-      proxies.emplace_back(services.port(link == 2 ? Role::helper : Role::provider), std::map<std::size_t, std::size_t>{}, std::move(flips));
+      proxies.emplace_back(services.port(link == 2 ? Role::helper : Role::provider),
+                           std::map<std::size_t, std::size_t>{}, std::move(flips));
     }
     const auto dial = [&](std::size_t link) {
       return [&, link] {
-        return tls_connect(services.parties().of(Role::user), fmt::format("127.0.0.1:{}", std::next(proxies.begin(), static_cast<std::ptrdiff_t>(link))->port()),
-                           link == 2 ? Role::helper : Role::provider, Clock::now() + std::chrono::seconds(20));
+        return tls_connect(
+            services.parties().of(Role::user),
+            fmt::format("127.0.0.1:{}", std::next(proxies.begin(), static_cast<std::ptrdiff_t>(link))->port()),
+            link == 2 ? Role::helper : Role::provider, Clock::now() + std::chrono::seconds(20));
       };
     };
     std::string error;
@@ -194,7 +208,8 @@ TEST(FlippedBytes, under_tls_end_their_session_in_an_error_and_never_in_a_wrong_
     for (const bool from_target : {false, true}) {
       const std::size_t all = passed[link][from_target ? 1 : 0];
       ASSERT_GT(all, 500u);
-      for (const std::size_t at : {std::size_t{3}, std::size_t{200}, all / 3, all / 2, all * 3 / 4, all * 9 / 10}) places.push_back({link, {from_target, at}});
+      for (const std::size_t at : {std::size_t{3}, std::size_t{200}, all / 3, all / 2, all * 3 / 4, all * 9 / 10})
+        places.push_back({link, {from_target, at}});
     }
   }
   std::atomic<std::size_t> next = 0, errors = 0;
@@ -205,7 +220,9 @@ TEST(FlippedBytes, under_tls_end_their_session_in_an_error_and_never_in_a_wrong_
         for (std::size_t i; (i = next++) < places.size();) {
           const auto& [link, flip] = places[i];
           const auto [error, answer] = ask(link, flip);
-          EXPECT_TRUE(!error.empty() || answer == good) << "link " << link << ", byte " << flip.at << (flip.from_target ? " to" : " from") << " the user: a wrong answer";
+          EXPECT_TRUE(!error.empty() || answer == good)
+              << "link " << link << ", byte " << flip.at << (flip.from_target ? " to" : " from")
+              << " the user: a wrong answer";
           errors += error.empty() ? 0 : 1;
         }
       });

@@ -4,12 +4,12 @@
 // An input is what they say, message by message: a byte (low two bits: over which link; bit 7: a refusal), the payload's length (u16), the payload.
 #include <algorithm>
 
-#include "session/pairing.h"
-#include "user/user_client.h"
 #include "fuzz/target.h"
 #include "model/chat_format.h"
+#include "session/pairing.h"
 #include "support/scripted_link.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 namespace {
@@ -23,12 +23,14 @@ Said said_by(std::span<const std::uint8_t> bytes) {
   while (bytes.size() >= 3) {
     Script& link = bytes[0] % 4 == 0 ? said.online : bytes[0] % 4 == 1 ? said.offline : said.helper;
     const std::size_t length = std::min<std::size_t>(bytes[1] | std::size_t{bytes[2]} << 8, bytes.size() - 3);
-    link.lines.push_back({Bytes(bytes.begin() + 3, bytes.begin() + 3 + static_cast<std::ptrdiff_t>(length)), bytes[0] >> 7 != 0});
+    link.lines.push_back(
+        {Bytes(bytes.begin() + 3, bytes.begin() + 3 + static_cast<std::ptrdiff_t>(length)), bytes[0] >> 7 != 0});
     bytes = bytes.subspan(3 + length);
   }
   // Frames of the session carry its number, which the card says.
   std::uint64_t session = 0;
-  if (!said.online.lines.empty() && said.online.lines[0].payload.size() >= sizeof session) std::memcpy(&session, said.online.lines[0].payload.data(), sizeof session);
+  if (!said.online.lines.empty() && said.online.lines[0].payload.size() >= sizeof session)
+    std::memcpy(&session, said.online.lines[0].payload.data(), sizeof session);
   said.online.handshake = 2;
   said.offline.handshake = said.helper.handshake = 1;
   for (Script* script : {&said.online, &said.offline, &said.helper}) script->session = session;
@@ -42,7 +44,8 @@ std::function<std::unique_ptr<Link>()> play(const Script& script) {
 // As the program does with a question.
 void ask(const Card& card) {
   const Tokenizer tokenizer(card.vocabulary);
-  const auto ids = ChatFormat::from_template(card.vocabulary.chat_template).encode(tokenizer, {{"system", "be brief"}, {"user", "The <s> t\xc3\xa9\xff 12\n"}});
+  const auto ids = ChatFormat::from_template(card.vocabulary.chat_template)
+                       .encode(tokenizer, {{"system", "be brief"}, {"user", "The <s> t\xc3\xa9\xff 12\n"}});
   for (const TokenId id : ids) PERMLLM_ASSERT(id < card.plan.config.vocab);
   if (!ids.empty()) card.plan.check_prompt(ids.size());
   tokenizer.decode(ids, true);
@@ -80,7 +83,8 @@ void say(Bytes& input, std::uint8_t link, Message message) {
   Script script;
   script.say(std::move(message));
   const Bytes& payload = script.lines[0].payload;
-  input.insert(input.end(), {link, static_cast<std::uint8_t>(payload.size()), static_cast<std::uint8_t>(payload.size() >> 8)});
+  input.insert(input.end(),
+               {link, static_cast<std::uint8_t>(payload.size()), static_cast<std::uint8_t>(payload.size() >> 8)});
   input.insert(input.end(), payload.begin(), payload.end());
 }
 
@@ -107,7 +111,14 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   for (const char* model : {"gpt2", "llama", "unigram"}) {
     for (const Profile profile : {Profile::paper, Profile::fast, Profile::open}) {
       Bytes input;
-      say(input, 0, Card{42, std::string(64, 'a'), tiny_plan(profile), small_vocabulary(model), seed_of(1), 100, {{9, {{8, 8, 8, 0}}, {{2, 2, 1, 0}}, false}}});
+      say(input, 0,
+          Card{42,
+               std::string(64, 'a'),
+               tiny_plan(profile),
+               small_vocabulary(model),
+               seed_of(1),
+               100,
+               {{9, {{8, 8, 8, 0}}, {{2, 2, 1, 0}}, false}}});
       say(input, 0, Accepted{true, {{8, 8, 8, 0}}, {{2, 2, 1, 0}}});
       say(input, 1, Accepted{true});
       say(input, 2, PairAccepted{seed_of(2)});

@@ -25,14 +25,18 @@ void look_at(const Certificate& certificate) {
   PERMLLM_ASSERT(Certificate::parse(certificate.pem(), "again").pem() == certificate.pem());
   certificate.last_day();
   const Identity& provider = parties().provider;
-  const Trust trust{{{Role::provider, provider.certificate.pin()}}, {provider.certificate}, [](const Peer&) { return ""; }};
+  const Trust trust{
+      {{Role::provider, provider.certificate.pin()}}, {provider.certificate}, [](const Peer&) { return ""; }};
   // Nobody is trusted but the two whom it knows, by key or by signature.
   if (trust.judge(certificate).reason.empty()) {
-    PERMLLM_ASSERT(certificate.role() == Role::user ? certificate.signed_by(provider.certificate) : certificate.pin() == provider.certificate.pin());
+    PERMLLM_ASSERT(certificate.role() == Role::user ? certificate.signed_by(provider.certificate)
+                                                    : certificate.pin() == provider.certificate.pin());
   }
 }
 
-std::string_view text_of(std::span<const std::uint8_t> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+std::string_view text_of(std::span<const std::uint8_t> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 void read(int kind, std::span<const std::uint8_t> bytes) {
   if (kind == 0) {
@@ -41,7 +45,8 @@ void read(int kind, std::span<const std::uint8_t> bytes) {
     identity_of(parties().user.certificate, text_of(bytes), "key");
   } else {
     const unsigned char* at = bytes.data();
-    const std::unique_ptr<X509, decltype(&X509_free)> x509(d2i_X509(nullptr, &at, static_cast<long>(bytes.size())), X509_free);
+    const std::unique_ptr<X509, decltype(&X509_free)> x509(d2i_X509(nullptr, &at, static_cast<long>(bytes.size())),
+                                                           X509_free);
     if (x509) look_at(Certificate::of(x509.get(), "certificate"));
   }
 }

@@ -1,6 +1,6 @@
 // Bodies of requests to the gateway, through to the ids of what they ask. The first byte of an input says to which of its addresses they go.
-#include "gateway/openai.h"
 #include "fuzz/target.h"
+#include "gateway/openai.h"
 #include "model/chat_format.h"
 #include "model/gguf.h"
 #include "support/gguf_writer.h"
@@ -44,11 +44,13 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     all.emplace_back(body.begin(), body.end());
     all.back().insert(all.back().begin(), kind);
   };
-  add(0, R"({"model":"m","messages":[{"role":"system","content":"be brief"},{"role":"user","content":[{"type":"text","text":"a\u00e9"},{"type":"text","text":"b"}]},
+  add(0,
+      R"({"model":"m","messages":[{"role":"system","content":"be brief"},{"role":"user","content":[{"type":"text","text":"a\u00e9"},{"type":"text","text":"b"}]},
             {"role":"assistant","content":"c","tool_calls":[],"refusal":null},{"role":"developer","content":"\ud83e\udd99"}],"stream":true,
             "stream_options":{"include_usage":true},"max_tokens":3,"temperature":0.5,"top_p":0.9,"top_k":4,"min_p":0.1,"seed":-1,"stop":["x","y"],"n":1,"user":"u",
             "logit_bias":{},"presence_penalty":0,"response_format":{"type":"text"},"tools":[],"tool_choice":"none","modalities":["text"],"store":false,"metadata":{}})");
-  add(0, R"({"messages":[{"role":"system","content":"alone"}],"max_completion_tokens":18446744073709551615,"seed":1e3})");
+  add(0,
+      R"({"messages":[{"role":"system","content":"alone"}],"max_completion_tokens":18446744073709551615,"seed":1e3})");
   add(1, R"({"prompt":["the th"],"max_tokens":16,"stop":"\n","echo":false,"best_of":1,"suffix":"","logprobs":null})");
   add(2, R"({"content":"the <|im_end|> th"})");
   add(2, R"({"model":"m","messages":[{"role":"user","content":"hi"}]})");

@@ -30,7 +30,7 @@ namespace {
 
 using Bytes = std::vector<std::uint8_t>;
 
-const Bytes* running = nullptr;          // the input that the target has
+const Bytes* running = nullptr;  // the input that the target has
 std::atomic<std::size_t> allocated = 0, limit = ~std::size_t{0};
 
 void keep_input() {
@@ -62,17 +62,37 @@ Bytes mutated(const std::vector<Bytes>& seeds, std::mt19937_64& random) {
   for (std::size_t changes = 1 + below(4); changes > 0 && !input.empty(); --changes) {
     const std::size_t begin = below(input.size()), length = 1 + below(std::min<std::size_t>(64, input.size() - begin));
     switch (random() % 7) {
-      case 0: input[begin] = static_cast<std::uint8_t>(input[begin] ^ 1u << random() % 8); break;
-      case 1: input[begin] = static_cast<std::uint8_t>(random()); break;
+      case 0:
+        input[begin] = static_cast<std::uint8_t>(input[begin] ^ 1u << random() % 8);
+        break;
+      case 1:
+        input[begin] = static_cast<std::uint8_t>(random());
+        break;
       case 2: {
         const std::size_t width = std::min(std::size_t{1} << random() % 4, input.size() - begin);
-        const std::uint64_t edges[] = {0, 1, 0x7f, 0x80, 0xff, 0x7fffffff, 0x80000000, 0xffffffff, ~std::uint64_t{0}, ~std::uint64_t{0} >> 1,
-                                       std::uint64_t{1} << 32, std::uint64_t{1} << 61, input.size(), input.size() - begin};
+        const std::uint64_t edges[] = {0,
+                                       1,
+                                       0x7f,
+                                       0x80,
+                                       0xff,
+                                       0x7fffffff,
+                                       0x80000000,
+                                       0xffffffff,
+                                       ~std::uint64_t{0},
+                                       ~std::uint64_t{0} >> 1,
+                                       std::uint64_t{1} << 32,
+                                       std::uint64_t{1} << 61,
+                                       input.size(),
+                                       input.size() - begin};
         std::memcpy(input.data() + begin, &edges[below(std::size(edges))], width);
         break;
       }
-      case 3: input.resize(begin); break;
-      case 4: input.erase(at(input, begin), at(input, begin + length)); break;
+      case 3:
+        input.resize(begin);
+        break;
+      case 4:
+        input.erase(at(input, begin), at(input, begin + length));
+        break;
       case 5: {
         const Bytes part(at(input, begin), at(input, begin + length));
         input.insert(at(input, below(input.size())), part.begin(), part.end());

@@ -18,11 +18,24 @@ namespace permllm::test {
 namespace {
 
 constexpr std::uint64_t k_session = 7;
-const ResumeLimits k_limits{.grace = std::chrono::milliseconds(20), .kept_bytes = k_ack_bytes, .patience = std::chrono::milliseconds(20)};
+const ResumeLimits k_limits{
+    .grace = std::chrono::milliseconds(20), .kept_bytes = k_ack_bytes, .patience = std::chrono::milliseconds(20)};
 constexpr std::size_t k_most_frame = 100 << 10;
 constexpr std::uint16_t k_tag = 40;
 
-enum Operation : std::uint8_t { owner_sends, owner_flushes, owner_receives, peer_sends, peer_acknowledges, peer_cuts, peer_resumes, peer_leaves, peer_refuses, owner_settles, k_operations };
+enum Operation : std::uint8_t {
+  owner_sends,
+  owner_flushes,
+  owner_receives,
+  peer_sends,
+  peer_acknowledges,
+  peer_cuts,
+  peer_resumes,
+  peer_leaves,
+  peer_refuses,
+  owner_settles,
+  k_operations
+};
 
 // As bytes of their step: what is sent again can be told.
 Bytes content(std::uint32_t step, std::uint8_t size) {
@@ -35,8 +48,8 @@ Bytes content(std::uint32_t step, std::uint8_t size) {
 struct Wire {
   std::deque<Frame> to_owner;
   std::vector<Frame> from_owner;
-  std::size_t looked = 0;  // at so many of those
-  bool cut = false, fresh = false;  // fresh: the peer has not said anything anew since it resumed
+  std::size_t looked = 0;                 // at so many of those
+  bool cut = false, fresh = false;        // fresh: the peer has not said anything anew since it resumed
   std::optional<std::uint32_t> expected;  // the next step of the owner's that it should bring
 };
 
@@ -65,9 +78,11 @@ class Connection : public Link {
 
 class Model {
  public:
-  Model(std::span<const std::uint8_t> input, bool dials) : input_(input), dials_(dials), wire_(std::make_shared<Wire>()) {
+  Model(std::span<const std::uint8_t> input, bool dials)
+      : input_(input), dials_(dials), wire_(std::make_shared<Wire>()) {
     wires_.push_back(wire_);
-    link_ = std::make_shared<ResumableLink>(std::make_unique<Connection>(wire_), k_limits, dials ? [this] { return dial(); } : ResumableLink::Dial());
+    link_ = std::make_shared<ResumableLink>(std::make_unique<Connection>(wire_), k_limits,
+                                            dials ? [this] { return dial(); } : ResumableLink::Dial());
     // What begins the session.
     wire_->expected = 0;
     if (dials) send(0);
@@ -97,16 +112,33 @@ class Model {
   static const Peer k_alice, k_bob;
 
   void step(Operation operation, int variant, std::uint8_t value) {
-    const auto off = [&] { return variant % 2 == 0 ? 0u : static_cast<std::uint32_t>(static_cast<std::int8_t>(value)); };  // an honest peer, or not
+    const auto off = [&] {
+      return variant % 2 == 0 ? 0u : static_cast<std::uint32_t>(static_cast<std::int8_t>(value));
+    };  // an honest peer, or not
     switch (operation) {
-      case owner_sends: return send(value);
-      case owner_flushes: return link_->flush();
-      case owner_receives: receive(); return;
-      case peer_sends: return give(variant % 2 == 0 ? peer_next_ : peer_next_ + off(), value);
-      case peer_acknowledges: return say({static_cast<std::uint16_t>(Tag::ack), k_session + (variant == 3), next_of_owner() + off(), variant == 5 ? Bytes(1) : Bytes()});
-      case peer_cuts: wire_->cut = true; return;
-      case peer_resumes: if (!dials_) resume(next_of_owner() + off(), variant % 8 == 7 ? k_bob : k_alice); return;
-      case peer_leaves: return say({static_cast<std::uint16_t>(variant % 2 == 0 ? Tag::leave : Tag::resume), k_session, next_of_owner() + off(), {}});
+      case owner_sends:
+        return send(value);
+      case owner_flushes:
+        return link_->flush();
+      case owner_receives:
+        receive();
+        return;
+      case peer_sends:
+        return give(variant % 2 == 0 ? peer_next_ : peer_next_ + off(), value);
+      case peer_acknowledges:
+        return say({static_cast<std::uint16_t>(Tag::ack), k_session + (variant == 3), next_of_owner() + off(),
+                    variant == 5 ? Bytes(1) : Bytes()});
+      case peer_cuts:
+        wire_->cut = true;
+        return;
+      case peer_resumes:
+        if (!dials_) resume(next_of_owner() + off(), variant % 8 == 7 ? k_bob : k_alice);
+        return;
+      case peer_leaves:
+        return say({static_cast<std::uint16_t>(variant % 2 == 0 ? Tag::leave : Tag::resume),
+                    k_session,
+                    next_of_owner() + off(),
+                    {}});
       case peer_refuses: {
         Writer writer;
         Refusal{value, value, "", "no"}.visit(writer);
@@ -114,7 +146,9 @@ class Model {
         if (variant % 2 == 1) payload.resize(value % payload.size());
         return say({static_cast<std::uint16_t>(Tag::refusal), k_session, peer_next_, std::move(payload)});
       }
-      default: link_->settle(); return;
+      default:
+        link_->settle();
+        return;
     }
   }
   void say(Frame frame) {
@@ -137,11 +171,14 @@ class Model {
     }
   }
   bool receive() {
-    const Frame frame = link_->receive(Clock::now() + (dials_ ? std::chrono::milliseconds(20) : std::chrono::milliseconds(0)), "a frame", k_max_payload);
+    const Frame frame =
+        link_->receive(Clock::now() + (dials_ ? std::chrono::milliseconds(20) : std::chrono::milliseconds(0)),
+                       "a frame", k_max_payload);
     PERMLLM_ASSERT(frame.step == received_ && frame.session == k_session);
     ++received_;
     if (frame.tag != k_tag) return true;  // a refusal is a frame like others to the link
-    for (std::size_t i = 0; i < frame.payload.size(); ++i) PERMLLM_ASSERT(frame.payload[i] == static_cast<std::uint8_t>(31 * frame.step + 7 * i));
+    for (std::size_t i = 0; i < frame.payload.size(); ++i)
+      PERMLLM_ASSERT(frame.payload[i] == static_cast<std::uint8_t>(31 * frame.step + 7 * i));
     return true;
   }
   // What the peer has of the owner, over all connections.
@@ -177,9 +214,13 @@ class Model {
     if (how % 8 == 1) throw Error(Code::closed, "link", "nobody listens there");
     wire_ = std::make_shared<Wire>();
     wires_.push_back(wire_);
-    const std::uint32_t from = next_of_owner() + (how % 4 == 3 ? static_cast<std::uint32_t>(static_cast<std::int8_t>(value)) : 0);
+    const std::uint32_t from =
+        next_of_owner() + (how % 4 == 3 ? static_cast<std::uint32_t>(static_cast<std::int8_t>(value)) : 0);
     if (how % 8 != 5) {
-      say({static_cast<std::uint16_t>(how % 8 == 6 ? value : static_cast<std::uint16_t>(Tag::ack)), k_session + (how % 16 == 15), from, {}});
+      say({static_cast<std::uint16_t>(how % 8 == 6 ? value : static_cast<std::uint16_t>(Tag::ack)),
+           k_session + (how % 16 == 15),
+           from,
+           {}});
       wire_->expected = has_ = from;
       wire_->fresh = true;
     }
@@ -207,7 +248,8 @@ class Model {
       acknowledged_ = frame.step;
       return;
     }
-    PERMLLM_ASSERT(wire.expected && frame.step == *wire.expected && frame.step < sent_.size() && frame.payload == sent_[frame.step]);
+    PERMLLM_ASSERT(wire.expected && frame.step == *wire.expected && frame.step < sent_.size() &&
+                   frame.payload == sent_[frame.step]);
     has_ = std::max(has_, ++*wire.expected);
   }
 
@@ -232,10 +274,16 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     seed.insert(seed.end(), bytes);
     return seed;
   };
-  return {of(0, {owner_sends, 10, owner_flushes, 0, peer_sends, 5, owner_receives, 0, peer_cuts, 0, owner_sends, 200, peer_resumes, 0, owner_flushes, 0, peer_sends, 9, owner_receives, 0,
-                 peer_acknowledges, 0, owner_sends, 255, owner_sends, 255, owner_sends, 255, peer_resumes, 0, owner_sends, 255, owner_settles, 0}),
-          of(1, {owner_sends, 10, peer_sends, 3, peer_sends, 4, owner_receives, 0, peer_cuts, 0, owner_receives, 0, owner_receives, 0, 2, 0, owner_sends, 7, peer_acknowledges, 0, owner_settles, 0}),
-          of(0, {peer_sends + k_operations, 1, owner_receives, 0}), of(0, {peer_refuses, 5, peer_cuts, 0, owner_receives, 0}), of(1, {peer_leaves, 0, owner_receives, 0}),
+  return {of(0, {owner_sends,       10,  owner_flushes, 0,   peer_sends,    5,   owner_receives, 0,   peer_cuts,      0,
+                 owner_sends,       200, peer_resumes,  0,   owner_flushes, 0,   peer_sends,     9,   owner_receives, 0,
+                 peer_acknowledges, 0,   owner_sends,   255, owner_sends,   255, owner_sends,    255, peer_resumes,   0,
+                 owner_sends,       255, owner_settles, 0}),
+          of(1, {owner_sends,    10, peer_sends,     3, peer_sends, 4, owner_receives, 0, peer_cuts,         0,
+                 owner_receives, 0,  owner_receives, 0, 2,          0, owner_sends,    7, peer_acknowledges, 0,
+                 owner_settles,  0}),
+          of(0, {peer_sends + k_operations, 1, owner_receives, 0}),
+          of(0, {peer_refuses, 5, peer_cuts, 0, owner_receives, 0}),
+          of(1, {peer_leaves, 0, owner_receives, 0}),
           of(0, {peer_resumes + 7 * k_operations, 0, owner_sends, 1, owner_flushes, 0})};
 }
 

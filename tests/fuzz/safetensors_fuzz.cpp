@@ -7,8 +7,10 @@
 namespace permllm::test {
 
 std::vector<std::vector<std::uint8_t>> seeds() {
-  const std::string halves = R"({"h":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[4,8]}})";
-  return {safetensors({{"a", small_tensor("a", {2, 3})}, {"b", small_tensor("b", {2, 1, 2})}}), safetensors(halves, FileBytes(8, 0x3c)), safetensors("{}", {}),
+  const std::string halves =
+      R"({"h":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[4,8]}})";
+  return {safetensors({{"a", small_tensor("a", {2, 3})}, {"b", small_tensor("b", {2, 1, 2})}}),
+          safetensors(halves, FileBytes(8, 0x3c)), safetensors("{}", {}),
           bytes_of(R"({"num_layers":28,"auto_map":{"AutoConfig":"x"},"list":[1,-2,3.5e1,true,null,"\u00e9"]})")};
 }
 

@@ -12,13 +12,13 @@
 #include <fstream>
 #include <thread>
 
-#include "helper/service.h"
-#include "user/user_client.h"
 #include "fuzz/target.h"
+#include "helper/service.h"
 #include "net/memory.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 // Memory that was given back is not kept from the system, where all of the process's is looked at.
 extern "C" const char* __asan_default_options();
@@ -29,12 +29,13 @@ namespace {
 
 enum Kind : std::uint8_t { online, offline, user_helper, provider_helper };
 constexpr std::size_t k_kinds = 4;
-constexpr std::size_t k_slots = 1 << 16;           // so that memory for each of them is memory that is seen
-constexpr std::uint32_t k_last_order = 64;         // pieces of later slots are large by the plan; what they cost is no surprise
-constexpr std::size_t k_most_memory = 16u << 20;   // resident, beyond what there was; the material of an order is 4 MB
+constexpr std::size_t k_slots = 1 << 16;  // so that memory for each of them is memory that is seen
+constexpr std::uint32_t k_last_order =
+    64;  // pieces of later slots are large by the plan; what they cost is no surprise
+constexpr std::size_t k_most_memory = 16u << 20;  // resident, beyond what there was; the material of an order is 4 MB
 constexpr std::uint64_t k_edges[] = {0, 1, 2, k_slots - 1, k_slots, 0x7fffffff, 0xffffffff, ~std::uint64_t{0}};
 constexpr std::uint8_t k_last_slot = 3, k_highest = 7;  // of these
-constexpr std::size_t k_most_depth = 5;            // of connections
+constexpr std::size_t k_most_depth = 5;                 // of connections
 constexpr auto k_patience = std::chrono::milliseconds(30);
 
 // Where the fields of a message begin in its payload, and how wide they are; of texts and lists, their lengths.
@@ -46,7 +47,9 @@ class Fields {
   std::vector<Field> all;
 
   template <std::unsigned_integral T>
-  void number(const char*, const T&) { add(sizeof(T), 0); }
+  void number(const char*, const T&) {
+    add(sizeof(T), 0);
+  }
   void real(const char*, const double&) { add(8, 0); }
   void text(const char*, const std::string& value, std::size_t) { add(4, value.size()); }
   void raw(const char*, const Bytes& value, std::size_t) { add(4, value.size()); }
@@ -90,16 +93,21 @@ std::pair<std::size_t, std::size_t> resident() {
 struct Services {
   explicit Services(Clock::duration patience)
       : helper(executor, patience, [](const Event&) {}),
-        provider(tiny_model({.layers = 1, .slots = k_slots}), executor, patience, [this] { return dial_helper(); }, [](const Event&) {}) {}
+        provider(
+            tiny_model({.layers = 1, .slots = k_slots}), executor, patience, [this] { return dial_helper(); },
+            [](const Event&) {}) {}
   Executor executor{1};
   std::function<std::unique_ptr<Link>()> dial_helper;
   HelperService helper;
   ProviderService provider;
 };
 
-Peer peer(Kind kind) { return kind == provider_helper ? Peer{Role::provider, "acme", "p1", "p"} : Peer{Role::user, "alice", "a1", "p"}; }
+Peer peer(Kind kind) {
+  return kind == provider_helper ? Peer{Role::provider, "acme", "p1", "p"} : Peer{Role::user, "alice", "a1", "p"};
+}
 void serve(Services& services, std::unique_ptr<Link> link, Kind kind) {
-  kind == online || kind == offline ? services.provider.serve(std::move(link), peer(kind)) : services.helper.serve(std::move(link), peer(kind));
+  kind == online || kind == offline ? services.provider.serve(std::move(link), peer(kind))
+                                    : services.helper.serve(std::move(link), peer(kind));
 }
 
 class World {
@@ -109,7 +117,8 @@ class World {
     record(honest, true);
     for (std::size_t kind = 0; kind < k_kinds; ++kind) {
       for (const Frame& frame : templates_[kind]) {
-        fields_[kind].push_back(fields_of<Hello, Agreement, PairHello, PackOrder, PackMaterial, PassBegin, ModelOffer, ModelChunk, ModelEnd>(frame));
+        fields_[kind].push_back(fields_of<Hello, Agreement, PairHello, PackOrder, PackMaterial, PassBegin, ModelOffer,
+                                          ModelChunk, ModelEnd>(frame));
       }
     }
     record(services_, false);
@@ -214,7 +223,8 @@ class World {
     const std::size_t which = next().value_or(0) % templates_[kind].size();
     Frame frame = templates_[kind][which];
     const auto at = [&](std::size_t offset) {
-      if (session_ != 0 && frame.payload.size() >= offset + sizeof session_) std::memcpy(frame.payload.data() + offset, &session_, sizeof session_);
+      if (session_ != 0 && frame.payload.size() >= offset + sizeof session_)
+        std::memcpy(frame.payload.data() + offset, &session_, sizeof session_);
     };
     if (frame.tag == static_cast<std::uint16_t>(Tag::hello) && kind == offline) at(1);
     if (frame.tag == static_cast<std::uint16_t>(Tag::pair_hello)) at(0);
@@ -233,14 +243,29 @@ class World {
     const Fields::Field field = fields[where % fields.size()];
     const std::size_t place = bytes.empty() ? 0 : bytes.size() * where / 256;
     switch (how % 8) {
-      case 0: case 1: case 2: if (field.width > 0 && field.place + field.width <= bytes.size()) std::memcpy(bytes.data() + field.place, &k_edges[what % std::size(k_edges)], field.width); break;
-      case 3: if (!bytes.empty()) bytes[place] = what; break;
-      case 4: bytes.resize(place); break;
-      case 5: bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(place), what, 0); break;
-      case 6: frame.tag = what; break;
+      case 0:
+      case 1:
+      case 2:
+        if (field.width > 0 && field.place + field.width <= bytes.size())
+          std::memcpy(bytes.data() + field.place, &k_edges[what % std::size(k_edges)], field.width);
+        break;
+      case 3:
+        if (!bytes.empty()) bytes[place] = what;
+        break;
+      case 4:
+        bytes.resize(place);
+        break;
+      case 5:
+        bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(place), what, 0);
+        break;
+      case 6:
+        frame.tag = what;
+        break;
       default:
-        if (where % 2 == 0) frame.step += what;
-        else frame.session += what;
+        if (where % 2 == 0)
+          frame.step += what;
+        else
+          frame.session += what;
     }
   }
 
@@ -252,14 +277,16 @@ class World {
     const auto connect = [&](Kind kind) -> std::unique_ptr<Link> {
       const std::lock_guard lock(mutex);
       auto [near, far] = memory_links();
-      threads.emplace_back([&services, kind, link = std::move(far)]() mutable { serve(services, std::move(link), kind); });
+      threads.emplace_back(
+          [&services, kind, link = std::move(far)]() mutable { serve(services, std::move(link), kind); });
       return std::make_unique<Recording>(std::move(near), session ? templates_[kind] : unused);
     };
     services.dial_helper = [&] { return connect(provider_helper); };
     services.provider.register_model(nullptr);
     if (!session) return;
     Ledger ledger;
-    const UserLinks links{[&] { return connect(online); }, [&] { return connect(offline); }, [&] { return connect(user_helper); }};
+    const UserLinks links{[&] { return connect(online); }, [&] { return connect(offline); },
+                          [&] { return connect(user_helper); }};
     UserClient client(links, ledger, services.executor, std::chrono::seconds(20));
     client.make_material(2, 2, 64, nullptr);
     client.wait_for_material(2, 2);
@@ -297,7 +324,9 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   const auto session = [&](const Bytes& agreement, std::size_t passes_end) {
     Bytes bytes{0, online, 2, 0};
     for (const std::uint8_t byte : agreement) bytes.push_back(byte);
-    for (const std::uint8_t byte : {std::uint8_t{0}, std::uint8_t{offline}, std::uint8_t{2}, std::uint8_t{0}, std::uint8_t{0}, std::uint8_t{user_helper}}) bytes.push_back(byte);
+    for (const std::uint8_t byte : {std::uint8_t{0}, std::uint8_t{offline}, std::uint8_t{2}, std::uint8_t{0},
+                                    std::uint8_t{0}, std::uint8_t{user_helper}})
+      bytes.push_back(byte);
     frames(bytes, 0, all(user_helper));  // the last frame of each is its orderly end
     frames(bytes, 1, all(offline));
     frames(bytes, 2, passes_end);
@@ -306,7 +335,8 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   };
   Bytes registration{0, provider_helper};
   frames(registration, 0, all(provider_helper));
-  Bytes pairing{0, provider_helper, 2, static_cast<std::uint8_t>(all(provider_helper) - 1), 0, user_helper, 2, 0, 2, 1, 1};
+  Bytes pairing{0, provider_helper, 2, static_cast<std::uint8_t>(all(provider_helper) - 1), 0, user_helper, 2, 0, 2, 1,
+                1};
   std::vector<Bytes> seeds{session({2, 1}, all(online)), registration, pairing};
   // Up to the first pass, with each field of Agreement at the end of its range.
   for (std::uint8_t field = 0; field < 8; ++field) {

@@ -3,17 +3,18 @@
 #include <algorithm>
 #include <cstring>
 
-#include "provider/model_record.h"
-#include "helper/model_store.h"
 #include "fuzz/scratch.h"
 #include "fuzz/target.h"
+#include "helper/model_store.h"
+#include "provider/model_record.h"
 #include "support/tiny_plan.h"
 
 namespace permllm::test {
 namespace {
 
 const std::string k_id(64, 'a');
-constexpr std::size_t k_before_offer = 16, k_record_hashed = 23 + 64 + 32;  // helper/model_store.cpp, provider/model_record.cpp
+constexpr std::size_t k_before_offer = 16,
+                      k_record_hashed = 23 + 64 + 32;  // helper/model_store.cpp, provider/model_record.cpp
 
 const ScratchFolder& scratch() {
   static const ScratchFolder folder;
@@ -55,10 +56,12 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     return bytes;
   };
   const ScratchFolder folder;
-  StoredFile::begin(File(folder.path() / (k_id + ".part"), File::Mode::create), {k_id, tiny_plan(), masked_model_bytes(tiny_plan()), 1024}, "owner");
+  StoredFile::begin(File(folder.path() / (k_id + ".part"), File::Mode::create),
+                    {k_id, tiny_plan(), masked_model_bytes(tiny_plan()), 1024}, "owner");
   ModelRecord record(folder.path(), Digest{}, 3, k_id, Seed{});
   record.set_sent(1, Digest{7});
-  std::vector<Bytes> all{bytes_of(folder.path() / (k_id + ".part")), bytes_of(folder.path() / "models" / hex(Digest{}))};
+  std::vector<Bytes> all{bytes_of(folder.path() / (k_id + ".part")),
+                         bytes_of(folder.path() / "models" / hex(Digest{}))};
   for (std::size_t i = 0; i < 2; ++i) all.push_back(all[i]);
   for (std::size_t i = 0; i < 4; ++i) all[i].insert(all[i].begin(), static_cast<std::uint8_t>(i));
   return all;

@@ -13,8 +13,10 @@ template <class Read>
 void use(const Read& read) {
   try {
     const Tokenizer tokenizer(read());
-    for (const bool special : {false, true}) tokenizer.decode(tokenizer.encode("The <s> t\xc3\xa9\xff 12\n", special), special);
-    ChatFormat::from_template(tokenizer.vocabulary().chat_template).encode(tokenizer, {{"system", "be brief"}, {"user", "the"}});
+    for (const bool special : {false, true})
+      tokenizer.decode(tokenizer.encode("The <s> t\xc3\xa9\xff 12\n", special), special);
+    ChatFormat::from_template(tokenizer.vocabulary().chat_template)
+        .encode(tokenizer, {{"system", "be brief"}, {"user", "the"}});
   } catch (const Error&) {
   }
 }
@@ -22,7 +24,9 @@ void use(const Read& read) {
 // A ModelProto: pieces, each with a text, a score and a type; trainer_spec.model_type, normalizer_spec.
 std::vector<std::uint8_t> sentencepiece_model(char kind) {
   std::string model;
-  const auto field = [](std::string& to, char key, const std::string& value) { to += key + std::string(1, static_cast<char>(value.size())) + value; };
+  const auto field = [](std::string& to, char key, const std::string& value) {
+    to += key + std::string(1, static_cast<char>(value.size())) + value;
+  };
   const auto piece = [&](const std::string& text, char type) {
     std::string body;
     field(body, '\x0a', text);
@@ -57,8 +61,10 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     w.text("tokenizer.chat_template", "<|im_start|><|im_end|>");
     return w.finish();
   };
-  std::vector<std::string> tokens{"<unk>", "<s>", "</s>", "t", "h", "e", "th", "the", "<0x0A>", "\xe2\x96\x81", "<|im_start|>", "<|im_end|>"};
-  return {sentencepiece_model(1), sentencepiece_model(2), table("llama", "default", tokens), table("gpt2", "gpt-2", tokens), table("gpt2", "llama-bpe", tokens)};
+  std::vector<std::string> tokens{"<unk>",  "<s>",          "</s>",         "t",         "h", "e", "th", "the",
+                                  "<0x0A>", "\xe2\x96\x81", "<|im_start|>", "<|im_end|>"};
+  return {sentencepiece_model(1), sentencepiece_model(2), table("llama", "default", tokens),
+          table("gpt2", "gpt-2", tokens), table("gpt2", "llama-bpe", tokens)};
 }
 
 }  // namespace permllm::test

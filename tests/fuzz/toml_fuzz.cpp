@@ -2,13 +2,13 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
-#include "service/identity.h"
-#include "user/invite.h"
+#include "base/small_file.h"
 #include "cli/helper.h"
 #include "cli/provider.h"
-#include "base/small_file.h"
 #include "fuzz/scratch.h"
 #include "fuzz/target.h"
+#include "service/identity.h"
+#include "user/invite.h"
 
 namespace permllm::test {
 namespace {
@@ -25,7 +25,8 @@ void read_invite(std::span<const std::uint8_t> text) {
   std::filesystem::remove(again);
   save_invite(invite, again);
   const Invite same = load_invite(again);
-  PERMLLM_ASSERT(same.provider_address == invite.provider_address && same.provider_pin == invite.provider_pin && same.tokens == invite.tokens);
+  PERMLLM_ASSERT(same.provider_address == invite.provider_address && same.provider_pin == invite.provider_pin &&
+                 same.tokens == invite.tokens);
   PERMLLM_ASSERT(same.helper_address == invite.helper_address && same.helper_pin == invite.helper_pin);
   PERMLLM_ASSERT(same.identity.certificate.pem() == invite.identity.certificate.pem());
 }
@@ -55,15 +56,18 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     all.back().insert(all.back().begin(), kind);
   };
   const Identity provider = make_identity(Role::provider, "acme", 36500);
-  const Invite invite{"localhost:1", provider.certificate.pin(), "[::1]:2", provider.certificate.pin(), 1000, make_user(provider, "alice", 36500)};
+  const Invite invite{"localhost:1", provider.certificate.pin(),         "[::1]:2", provider.certificate.pin(),
+                      1000,          make_user(provider, "alice", 36500)};
   const auto path = scratch().path() / "seed";
   std::filesystem::remove(path);
   save_invite(invite, path);
   add(0, read_small_file(path));
   save_record(scratch().path(), {"alice", invite.identity.certificate.pin(), 1000, "2027-01-31", false});
   add(1, read_small_file(record_path(scratch().path(), "alice")));
-  add(2, "[helper]\nidentity = \"h\"\nlisten = \"127.0.0.1:0\"\npatience = 1.5\nevents = true\n[provider]\nidentity = \"p\"\nmodel = \"m\"\nhelper = \"h:1\"\n"
-         "profile = \"fast\"\ncontext = 64\nfused = \"auto\"\nrtt = \"10ms\"\n");
+  add(2,
+      "[helper]\nidentity = \"h\"\nlisten = \"127.0.0.1:0\"\npatience = 1.5\nevents = true\n[provider]\nidentity = "
+      "\"p\"\nmodel = \"m\"\nhelper = \"h:1\"\n"
+      "profile = \"fast\"\ncontext = 64\nfused = \"auto\"\nrtt = \"10ms\"\n");
   return all;
 }
 

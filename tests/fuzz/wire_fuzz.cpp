@@ -5,16 +5,16 @@
 // number is what the input holds. Keys, queries and replies of encrypted retrieval are he_fuzz's.
 #include <algorithm>
 
-#include "provider/stock.h"
+#include "fuzz/target.h"
 #include "page/pack.h"
+#include "page/pass.h"
+#include "provider/stock.h"
 #include "session/greeting.h"
+#include "session/masked_model.h"
 #include "session/pairing.h"
 #include "session/public_part.h"
 #include "session/registration.h"
 #include "session/report.h"
-#include "session/masked_model.h"
-#include "page/pass.h"
-#include "fuzz/target.h"
 #include "support/tiny_plan.h"
 #include "wire/frame.h"
 
@@ -104,20 +104,55 @@ void read_order(Input bytes) {
   check_order(plan, parsed(bytes, PackOrder{}));
 }
 
-constexpr void (*k_readers[])(Input) = {
-    read_header, read_plan, read<WholeVocabulary>, read_material, read_order,
-    read<Refusal>, read<Hello>, read<Card>, read<Agreement>, read<Accepted>, read<PairHello>, read<PairAccepted>, read<Paired>,
-    read<ModelOffer>, read<ModelStored>, read<ModelHeld>, read<ModelChunk>, read<ModelEnd>, read<ModelTaken>,
-    read<PackDealt>, read<PackEnd>, read<PassBegin>, read<PassCancel>, read<PassCancelled>, read<SessionEnd>, read<PartyReport>,
-    read<EmbeddingRows>, read<PublicVectors>, read<RetrievalIndex>,
-    read_words<PromptOneHots, &PromptOneHots::e0>, read_words<Remask, &Remask::d>, read_words<TokenDigits, &TokenDigits::d>,
-    read_words<MapShown, &MapShown::a>, read_words<MapAnswer<Word>, &MapAnswer<Word>::b>, read_words<MapAnswer<Wide>, &MapAnswer<Wide>::b, Wide>,
-    read_words<RotatedRemask, &RotatedRemask::d>, read_words<MaskedQueryKey, &MaskedQueryKey::e>, read_words<LiftedValues, &LiftedValues::v>,
-    read_words<MaskedScores, &MaskedScores::d>, read_words<ShownScores, &ShownScores::a>, read_words<ResharedValues<Word>, &ResharedValues<Word>::f>,
-    read_words<ResharedValues<Wide>, &ResharedValues<Wide>::f, Wide>, read_words<MaskedWeights<Word>, &MaskedWeights<Word>::e>,
-    read_words<MaskedWeights<Wide>, &MaskedWeights<Wide>::e, Wide>, read_words<MaskedMix, &MaskedMix::d>,
-    read_words<Probabilities<Word>, &Probabilities<Word>::w>, read_words<Probabilities<Wide>, &Probabilities<Wide>::w, Wide>,
-    read_words<Handed, &Handed::d>, read_words<ShownRows, &ShownRows::y>};
+constexpr void (*k_readers[])(Input) = {read_header,
+                                        read_plan,
+                                        read<WholeVocabulary>,
+                                        read_material,
+                                        read_order,
+                                        read<Refusal>,
+                                        read<Hello>,
+                                        read<Card>,
+                                        read<Agreement>,
+                                        read<Accepted>,
+                                        read<PairHello>,
+                                        read<PairAccepted>,
+                                        read<Paired>,
+                                        read<ModelOffer>,
+                                        read<ModelStored>,
+                                        read<ModelHeld>,
+                                        read<ModelChunk>,
+                                        read<ModelEnd>,
+                                        read<ModelTaken>,
+                                        read<PackDealt>,
+                                        read<PackEnd>,
+                                        read<PassBegin>,
+                                        read<PassCancel>,
+                                        read<PassCancelled>,
+                                        read<SessionEnd>,
+                                        read<PartyReport>,
+                                        read<EmbeddingRows>,
+                                        read<PublicVectors>,
+                                        read<RetrievalIndex>,
+                                        read_words<PromptOneHots, &PromptOneHots::e0>,
+                                        read_words<Remask, &Remask::d>,
+                                        read_words<TokenDigits, &TokenDigits::d>,
+                                        read_words<MapShown, &MapShown::a>,
+                                        read_words<MapAnswer<Word>, &MapAnswer<Word>::b>,
+                                        read_words<MapAnswer<Wide>, &MapAnswer<Wide>::b, Wide>,
+                                        read_words<RotatedRemask, &RotatedRemask::d>,
+                                        read_words<MaskedQueryKey, &MaskedQueryKey::e>,
+                                        read_words<LiftedValues, &LiftedValues::v>,
+                                        read_words<MaskedScores, &MaskedScores::d>,
+                                        read_words<ShownScores, &ShownScores::a>,
+                                        read_words<ResharedValues<Word>, &ResharedValues<Word>::f>,
+                                        read_words<ResharedValues<Wide>, &ResharedValues<Wide>::f, Wide>,
+                                        read_words<MaskedWeights<Word>, &MaskedWeights<Word>::e>,
+                                        read_words<MaskedWeights<Wide>, &MaskedWeights<Wide>::e, Wide>,
+                                        read_words<MaskedMix, &MaskedMix::d>,
+                                        read_words<Probabilities<Word>, &Probabilities<Word>::w>,
+                                        read_words<Probabilities<Wide>, &Probabilities<Wide>::w, Wide>,
+                                        read_words<Handed, &Handed::d>,
+                                        read_words<ShownRows, &ShownRows::y>};
 
 Vocabulary vocabulary() {
   Vocabulary v;
@@ -149,7 +184,8 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   add(PackOrder{1, 0, 2});
   add(Refusal{3, 2, "where", "why"});
   add(Hello{Hello::offline, 42});
-  add(Card{42, std::string(64, 'a'), tiny_plan(), vocabulary(), Seed{}, 100, {{9, {{1, 2, 3, 4}}, {{1, 1, 1, 1}}, true}}});
+  add(Card{
+      42, std::string(64, 'a'), tiny_plan(), vocabulary(), Seed{}, 100, {{9, {{1, 2, 3, 4}}, {{1, 1, 1, 1}}, true}}});
   add(Agreement{std::string(64, 'a'), 7, true, false, {{1, 2, 3, 4}}});
   add(Accepted{});
   add(PairHello{42, std::string(64, 'c'), std::string(64, 'a'), std::string(64, 'b'), 7, true, Seed{}});
@@ -174,7 +210,9 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   std::vector<Bytes> seeds;
   for (std::size_t i = 0; i < std::size(k_readers); ++i) {
     const auto kind = static_cast<std::uint8_t>(i);
-    Bytes seed = i < bodies.size() ? bodies[i] : Bytes{static_cast<std::uint8_t>(i % 2 == 0 ? 42 : 47), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    Bytes seed = i < bodies.size()
+                     ? bodies[i]
+                     : Bytes{static_cast<std::uint8_t>(i % 2 == 0 ? 42 : 47), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
     seed.insert(seed.begin(), kind);
     seeds.push_back(std::move(seed));
   }

@@ -1,6 +1,6 @@
 // The gateway as its clients meet it: `permllm serve` in a process of its own, with a provider and a helper in theirs, over real sockets.
-#include "gateway/harness.h"
 #include "base/temporary_directory.h"
+#include "gateway/harness.h"
 
 namespace permllm::gateway_test {
 namespace {
@@ -21,7 +21,9 @@ class GatewayTest : public testing::Test {
     parties.reset();
     temporary.reset();
   }
-  static std::unique_ptr<Service> slow_gateway(const std::string& options = "") { return parties->gateway(options, 100000, relay->address()); }
+  static std::unique_ptr<Service> slow_gateway(const std::string& options = "") {
+    return parties->gateway(options, 100000, relay->address());
+  }
 
   static inline std::unique_ptr<TemporaryDirectory> temporary;
   static inline std::filesystem::path folder;
@@ -50,7 +52,8 @@ TEST_F(GatewayTest, answers_a_chat_and_says_what_it_cost) {
     EXPECT_GT(ours["online_bytes"][key], 0);
     EXPECT_TRUE(ours["set_up_bytes"].contains(key));
   }
-  for (const char* key : {"to_provider", "from_provider", "to_helper", "from_helper"}) EXPECT_TRUE(ours["offline_bytes"].contains(key)) << key;
+  for (const char* key : {"to_provider", "from_provider", "to_helper", "from_helper"})
+    EXPECT_TRUE(ours["offline_bytes"].contains(key)) << key;
   EXPECT_GT(ours["round_trips"], 6);
   for (const char* key : {"offline", "first_token", "per_token", "total"}) EXPECT_GT(ours["seconds"][key], 0) << key;
   EXPECT_LE(ours["tokens_left"], 100000 - 6);
@@ -60,12 +63,14 @@ TEST_F(GatewayTest, answers_a_chat_and_says_what_it_cost) {
   const auto text = [](const Reply& r) { return r.json()["choices"][0]["message"]["content"]; };
   EXPECT_EQ(text(post(*gateway, k_chats, chat())), text(reply));
   const Json warm{{"temperature", 2}, {"top_k", 2}, {"seed", 1}};
-  EXPECT_EQ(text(post(*gateway, k_chats, chat(k_question, warm))), text(post(*gateway, k_chats, chat(k_question, warm))));
+  EXPECT_EQ(text(post(*gateway, k_chats, chat(k_question, warm))),
+            text(post(*gateway, k_chats, chat(k_question, warm))));
 }
 
 TEST_F(GatewayTest, a_stream_has_the_chunks_that_strict_clients_expect) {
   const Json whole = post(*gateway, k_chats, chat()).json();
-  const Reply reply = post(*gateway, k_chats, chat(k_question, {{"stream", true}, {"stream_options", {{"include_usage", true}}}}));
+  const Reply reply =
+      post(*gateway, k_chats, chat(k_question, {{"stream", true}, {"stream_options", {{"include_usage", true}}}}));
   ASSERT_EQ(reply.status, 200);
   EXPECT_EQ(reply.header("Content-Type"), "text/event-stream");
   EXPECT_EQ(reply.header("Cache-Control"), "no-store");
@@ -105,11 +110,13 @@ TEST_F(GatewayTest, a_stream_has_the_chunks_that_strict_clients_expect) {
 }
 
 TEST_F(GatewayTest, a_stop_text_ends_an_answer_before_it) {
-  const std::string text = post(*gateway, k_chats, chat(k_question, {{"max_tokens", 12}})).json()["choices"][0]["message"]["content"];
+  const std::string text =
+      post(*gateway, k_chats, chat(k_question, {{"max_tokens", 12}})).json()["choices"][0]["message"]["content"];
   std::size_t from = text.size() / 2;
   while (from < text.size() && (text[from] & 0xC0) == 0x80) ++from;
   const std::string stop = text.substr(from, 1);
-  const Json stopped = post(*gateway, k_chats, chat(k_question, {{"max_tokens", 12}, {"stop", {"nowhere", stop}}})).json();
+  const Json stopped =
+      post(*gateway, k_chats, chat(k_question, {{"max_tokens", 12}, {"stop", {"nowhere", stop}}})).json();
   EXPECT_EQ(stopped["choices"][0]["message"]["content"], text.substr(0, text.find(stop)));
   EXPECT_EQ(stopped["choices"][0]["finish_reason"], "stop");
 }
@@ -120,7 +127,8 @@ TEST_F(GatewayTest, completions_go_on_with_the_raw_text) {
   const Json answer = reply.json();
   EXPECT_EQ(answer["object"], "text_completion");
   EXPECT_EQ(answer["usage"]["prompt_tokens"], post(*gateway, "/tokenize", {{"content", "It is"}}).json()["count"]);
-  const auto events = events_of(post(*gateway, "/v1/completions", {{"prompt", {"It is"}}, {"max_tokens", 4}, {"stream", true}}).text);
+  const auto events =
+      events_of(post(*gateway, "/v1/completions", {{"prompt", {"It is"}}, {"max_tokens", 4}, {"stream", true}}).text);
   std::string text;
   for (const Json& chunk : events) {
     if (chunk != "done") text += chunk["choices"][0]["text"].get<std::string>();
@@ -145,7 +153,8 @@ TEST_F(GatewayTest, a_dialogue_is_not_fed_again_and_others_do_not_disturb_it) {
   EXPECT_EQ(second["usage"]["permllm"]["set_up_bytes"]["sent"], 0);
   // A third dialogue takes the place of the one unused longest.
   EXPECT_EQ(post(*own, k_chats, chat("Third", {{"max_tokens", 1}})).status, 200);
-  EXPECT_EQ(post(*own, k_chats, chat("No other?", {{"max_tokens", 3}})).json()["choices"], Json::parse(other)["choices"]);
+  EXPECT_EQ(post(*own, k_chats, chat("No other?", {{"max_tokens", 3}})).json()["choices"],
+            Json::parse(other)["choices"]);
 }
 
 TEST_F(GatewayTest, errors_have_openais_shape_and_name_the_parameter) {
@@ -166,8 +175,10 @@ TEST_F(GatewayTest, errors_have_openais_shape_and_name_the_parameter) {
   expect(k_chats, chat(std::string(300, '!') + "canary"), 400, nullptr, "context_length_exceeded");
   expect("/v1/completions", {{"prompt", "canary"}, {"echo", true}}, 400, "echo", "unsupported_parameter");
   const std::string message = post(*gateway, k_chats, chat(std::string(300, '!'))).json()["error"]["message"];
-  EXPECT_TRUE(message.find("64") != std::string::npos && message.find("319") != std::string::npos) << message;  // both numbers
-  for (const char* alias : {"permllm", "default"}) EXPECT_EQ(post(*gateway, k_chats, chat(k_question, {{"model", alias}})).status, 200);
+  EXPECT_TRUE(message.find("64") != std::string::npos && message.find("319") != std::string::npos)
+      << message;  // both numbers
+  for (const char* alias : {"permllm", "default"})
+    EXPECT_EQ(post(*gateway, k_chats, chat(k_question, {{"model", alias}})).status, 200);
 }
 
 TEST_F(GatewayTest, models_tokens_health_and_metrics_are_told) {
@@ -182,7 +193,8 @@ TEST_F(GatewayTest, models_tokens_health_and_metrics_are_told) {
   EXPECT_EQ(tokens["count"], post(*gateway, k_chats, chat()).json()["usage"]["prompt_tokens"]);
   EXPECT_EQ(get(*gateway, "/health").json(), (Json{{"status", "ok"}, {"provider", "reachable"}}));
   const Reply metrics = get(*gateway, "/metrics");
-  EXPECT_NE(metrics.text.find("permllm_gateway_requests_total{route=\"/health\",status=\"200\"}"), std::string::npos) << metrics.text;
+  EXPECT_NE(metrics.text.find("permllm_gateway_requests_total{route=\"/health\",status=\"200\"}"), std::string::npos)
+      << metrics.text;
   EXPECT_EQ(get(*gateway, "/nothing").status, 404);
   EXPECT_EQ(get(*gateway, k_chats).status, 405);
   EXPECT_EQ(post(*gateway, "/v1/models", {}).status, 405);
@@ -196,7 +208,8 @@ TEST_F(GatewayTest, privacy_and_activity_tell_what_the_page_shows) {
   EXPECT_EQ(privacy["provider"]["address"], parties->provider->address());
   EXPECT_EQ(privacy["helper"]["key"].get<std::string>().size(), 64u);
   ASSERT_EQ(privacy["parties"].size(), 3u);
-  for (const Json& party : privacy["parties"]) EXPECT_TRUE(!party["sees"].empty() && !party["never_sees"].empty()) << party;
+  for (const Json& party : privacy["parties"])
+    EXPECT_TRUE(!party["sees"].empty() && !party["never_sees"].empty()) << party;
   const auto [status, inspected] = run("inspect " PERMLLM_TINY_MODELS "/llama.gguf --context 64 --json");
   ASSERT_EQ(status, 0) << inspected;
   const Json sees = Json::parse(inspected).at("sees");
@@ -211,15 +224,16 @@ TEST_F(GatewayTest, privacy_and_activity_tell_what_the_page_shows) {
   EXPECT_FALSE(privacy["rests_on"].empty());
 
   const Json idle = activity_until(*gateway, [](const Json& e) { return e["state"] == "idle"; });
-  for (const char* key : {"active", "queued", "prepare", "online", "offline_provider", "offline_helper", "tokens", "tokens_per_second", "stock_tokens", "stock_target", "filling",
-                          "tokens_left", "uptime"}) {
+  for (const char* key : {"active", "queued", "prepare", "online", "offline_provider", "offline_helper", "tokens",
+                          "tokens_per_second", "stock_tokens", "stock_target", "filling", "tokens_left", "uptime"}) {
     EXPECT_TRUE(idle.contains(key)) << key;
   }
   EXPECT_TRUE(idle["online"].contains("round_trips"));
   const auto own = slow_gateway();
   const RawConnection asking(*own);
   asking.send(request_text(*own, chat(k_question, {{"max_tokens", 20}})));
-  const Json answering = activity_until(*own, [](const Json& e) { return e["state"] == "answering" && e["tokens"] > 2; });
+  const Json answering =
+      activity_until(*own, [](const Json& e) { return e["state"] == "answering" && e["tokens"] > 2; });
   EXPECT_EQ(answering["active"], 1);
   EXPECT_GT(answering["tokens_per_second"], 0);
   EXPECT_GT(answering["offline_helper"]["received"], 0);
@@ -227,20 +241,27 @@ TEST_F(GatewayTest, privacy_and_activity_tell_what_the_page_shows) {
 
 TEST_F(GatewayTest, a_host_or_origin_of_others_is_refused_before_anything_else) {
   const std::string own = gateway->address(), port = own.substr(own.rfind(':'));
-  const auto host = [&](const std::string& name) { return raw_status(*gateway, "GET /health HTTP/1.1\r\nHost: " + name + "\r\n\r\n"); };
-  for (const std::string& name : {own, std::string("127.0.0.1"), "localhost" + port, std::string("localhost"), "[::1]" + port, "LOCALHOST" + port}) EXPECT_EQ(host(name), 200) << name;
-  for (const std::string& name : {std::string("evil.example"), "evil.example" + port, "localhost.evil.example" + port, std::string("127.0.0.1:1"), "127.0.0.1" + port + port, std::string()}) {
+  const auto host = [&](const std::string& name) {
+    return raw_status(*gateway, "GET /health HTTP/1.1\r\nHost: " + name + "\r\n\r\n");
+  };
+  for (const std::string& name : {own, std::string("127.0.0.1"), "localhost" + port, std::string("localhost"),
+                                  "[::1]" + port, "LOCALHOST" + port})
+    EXPECT_EQ(host(name), 200) << name;
+  for (const std::string& name : {std::string("evil.example"), "evil.example" + port, "localhost.evil.example" + port,
+                                  std::string("127.0.0.1:1"), "127.0.0.1" + port + port, std::string()}) {
     EXPECT_EQ(host(name), 403) << name;
   }
   EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\n\r\n"), 403);
   EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"), 403);
-  const std::string refused = raw(*gateway, "GET /no/such HTTP/1.1\r\nHost: evil.example\r\nUpgrade: websocket\r\n\r\n");
+  const std::string refused =
+      raw(*gateway, "GET /no/such HTTP/1.1\r\nHost: evil.example\r\nUpgrade: websocket\r\n\r\n");
   EXPECT_NE(refused.find("\"foreign_host\""), std::string::npos) << refused;
   EXPECT_NE(refused.find("\"permission_error\""), std::string::npos);
 
   const auto origin = [&](const std::string& of) { return get(*gateway, "/health", {{"Origin", of}}); };
   EXPECT_EQ(origin("http://" + own).status, 200);
-  for (const std::string& of : {std::string("http://evil.example"), std::string("null"), std::string("https://") + own, std::string("http://127.0.0.1"), std::string("http://localhost") + port}) {
+  for (const std::string& of : {std::string("http://evil.example"), std::string("null"), std::string("https://") + own,
+                                std::string("http://127.0.0.1"), std::string("http://localhost") + port}) {
     const Reply reply = origin(of);
     EXPECT_EQ(reply.status, 403) << of;
     EXPECT_EQ(reply.json()["error"]["code"], "foreign_origin");
@@ -248,28 +269,35 @@ TEST_F(GatewayTest, a_host_or_origin_of_others_is_refused_before_anything_else) 
   EXPECT_EQ(get(*gateway, "/health", {{"Sec-Fetch-Site", "cross-site"}}).status, 403);
   EXPECT_EQ(get(*gateway, "/", {{"Sec-Fetch-Site", "cross-site"}}).status, 200);  // a link to the page
   for (const Reply& reply : {origin("http://" + own), get(*gateway, "/")}) {
-    for (const auto& [name, value] : reply.headers) EXPECT_FALSE(name.starts_with("Access-Control") || name == "Set-Cookie") << name;
+    for (const auto& [name, value] : reply.headers)
+      EXPECT_FALSE(name.starts_with("Access-Control") || name == "Set-Cookie") << name;
   }
   EXPECT_EQ(reply_of(client_of(*gateway).Options(k_chats)).status, 405);
 }
 
 TEST_F(GatewayTest, requests_that_are_no_programs_are_refused) {
   const std::string body = chat().dump();
-  for (const char* type : {"application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", "application/jsonx"}) {
+  for (const char* type :
+       {"application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", "application/jsonx"}) {
     EXPECT_EQ(reply_of(client_of(*gateway).Post(k_chats, body, type)).status, 415) << type;
   }
   EXPECT_EQ(reply_of(client_of(*gateway).Post(k_chats, body, "application/json; charset=utf-8")).status, 200);
   const Reply large = reply_of(client_of(*gateway).Post(k_chats, std::string(2'000'000, ' '), "application/json"));
   EXPECT_EQ(large.status, 413);
   EXPECT_EQ(large.json()["error"]["code"], "body_too_large");
-  const std::string head = "POST /v1/chat/completions HTTP/1.1\r\nHost: " + gateway->address() + "\r\nContent-Type: application/json\r\n";
+  const std::string head =
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: " + gateway->address() + "\r\nContent-Type: application/json\r\n";
   EXPECT_EQ(raw_status(*gateway, head + "Content-Length: 99999999999999999999\r\n\r\n"), 413);
   std::string chunked = head + "Transfer-Encoding: chunked\r\n\r\n";
   for (int i = 0; i < 40; ++i) chunked += "10000\r\n" + std::string(0x10000, ' ') + "\r\n";
   EXPECT_GE(raw_status(*gateway, chunked + "0\r\n\r\n"), 400);
-  EXPECT_EQ(raw_status(*gateway, "GET /v1/activity HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"), 400);
+  EXPECT_EQ(raw_status(*gateway,
+                       "GET /v1/activity HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: "
+                       "websocket\r\nSec-WebSocket-Key: x\r\n\r\n"),
+            400);
   EXPECT_EQ(raw_status(*gateway, "GET / HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-,0-,0-\r\n\r\n"), 400);
-  EXPECT_GE(raw_status(*gateway, "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(100'000, 'x') + "\r\n\r\n"), 400);
+  EXPECT_GE(raw_status(*gateway, "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(100'000, 'x') + "\r\n\r\n"),
+            400);
   EXPECT_EQ(raw_status(*gateway, "nonsense\r\n\r\n"), 400);
   EXPECT_EQ(get(*gateway, "/assets/../CMakeLists.txt").status, 404);
   EXPECT_EQ(get(*gateway, "/health").status, 200);  // still there
@@ -277,9 +305,12 @@ TEST_F(GatewayTest, requests_that_are_no_programs_are_refused) {
 
 TEST_F(GatewayTest, slow_and_silent_connections_hold_nobody_up_and_are_closed) {
   std::vector<std::unique_ptr<RawConnection>> silent;
-  for (int i = 0; i < 100; ++i) silent.push_back(std::make_unique<RawConnection>(*gateway));  // more than it has threads
+  for (int i = 0; i < 100; ++i)
+    silent.push_back(std::make_unique<RawConnection>(*gateway));  // more than it has threads
   const RawConnection slow(*gateway);
-  slow.send("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{");
+  slow.send(
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+      "100\r\n\r\n{");
   const auto begin = steady_clock::now();
   EXPECT_EQ(get(*gateway, "/health").status, 200);
   EXPECT_LT(steady_clock::now() - begin, 3s);
@@ -318,7 +349,9 @@ TEST_F(GatewayTest, requests_wait_for_a_conversation_with_signs_of_life_and_no_m
   const RawConnection first(*own);
   first.send(request_text(*own, long_one));
   activity_until(*own, [](const Json& e) { return e["active"] == 1; });
-  auto second = std::async(std::launch::async, [&] { return post(*own, k_chats, chat("Y", {{"max_tokens", 2}, {"stream", true}})); });
+  auto second = std::async(std::launch::async, [&] {
+    return post(*own, k_chats, chat("Y", {{"max_tokens", 2}, {"stream", true}}));
+  });
   const Json both = activity_until(*own, [](const Json& e) { return e["queued"] == 1; });
   EXPECT_EQ(both["active"], 1);
   const Reply third = post(*own, k_chats, chat());
@@ -333,14 +366,17 @@ TEST_F(GatewayTest, requests_wait_for_a_conversation_with_signs_of_life_and_no_m
 
 TEST_F(GatewayTest, a_key_of_idempotency_gives_the_answer_again_without_new_cost) {
   const auto own = slow_gateway();
-  const auto ask = [&](const Json& body, const char* key) { return post(*own, k_chats, body, {{"Idempotency-Key", key}}); };
+  const auto ask = [&](const Json& body, const char* key) {
+    return post(*own, k_chats, body, {{"Idempotency-Key", key}});
+  };
   const Json body = chat(k_question, {{"temperature", 1}, {"max_tokens", 8}});  // drawn anew each time
   auto joined = std::async(std::launch::async, [&] { return ask(body, "one"); });
   const Reply first = ask(body, "one");
   ASSERT_EQ(first.status, 200) << first.text;
-  EXPECT_EQ(joined.get().text, first.text);  // beside it
+  EXPECT_EQ(joined.get().text, first.text);      // beside it
   EXPECT_EQ(ask(body, "one").text, first.text);  // and after it
-  EXPECT_EQ(activity_until(*own, [](const Json&) { return true; })["tokens"], first.json()["usage"]["completion_tokens"]);
+  EXPECT_EQ(activity_until(*own, [](const Json&) { return true; })["tokens"],
+            first.json()["usage"]["completion_tokens"]);
   EXPECT_NE(ask(body, "two").json()["id"], first.json()["id"]);
   const Reply other = ask(chat("Another"), "one");
   EXPECT_EQ(other.status, 400);
@@ -363,10 +399,14 @@ TEST_F(GatewayTest, who_asks_much_does_not_hold_up_who_asks_once_and_shares_no_d
   std::vector<std::string> order;
   std::vector<int> cached;
   std::vector<std::future<void>> asking;
-  for (const auto& [name, key] : {std::pair("first", "the-first-of-the-keys"), {"second", "the-first-of-the-keys"}, {"third", "the-first-of-the-keys"}, {"other", "the-second-of-the-keys"}}) {
+  for (const auto& [name, key] : {std::pair("first", "the-first-of-the-keys"),
+                                  {"second", "the-first-of-the-keys"},
+                                  {"third", "the-first-of-the-keys"},
+                                  {"other", "the-second-of-the-keys"}}) {
     asking.push_back(std::async(std::launch::async, [&, name = name, key = key] {
       const int tokens = std::string(name) == "first" ? 25 : 2;
-      const Reply reply = post(*own, k_chats, chat(k_question, {{"max_tokens", tokens}}), {{"Authorization", std::string("Bearer ") + key}});
+      const Reply reply = post(*own, k_chats, chat(k_question, {{"max_tokens", tokens}}),
+                               {{"Authorization", std::string("Bearer ") + key}});
       EXPECT_EQ(reply.status, 200) << name;
       const std::lock_guard lock(mutex);
       order.push_back(name);
@@ -376,7 +416,8 @@ TEST_F(GatewayTest, who_asks_much_does_not_hold_up_who_asks_once_and_shares_no_d
   }
   for (auto& one : asking) one.wait();
   ASSERT_EQ(order, (std::vector<std::string>{"first", "other", "second", "third"}));
-  EXPECT_EQ((std::vector<int>{cached[0], cached[1], cached[2]}), (std::vector<int>{0, 0, 0}));  // one question, and each time the other's was there
+  EXPECT_EQ((std::vector<int>{cached[0], cached[1], cached[2]}),
+            (std::vector<int>{0, 0, 0}));  // one question, and each time the other's was there
   EXPECT_GT(cached[3], 0);
 }
 
@@ -399,10 +440,12 @@ TEST_F(GatewayTest, keys_are_asked_for_where_there_are_some) {
     EXPECT_EQ(reply.status, 401) << path;
     EXPECT_EQ(reply.json()["error"]["code"], "invalid_api_key");
   }
-  for (const char* key : {"Bearer key-number-three-of-two", "Bearer ", "key-number-one-of-two", "Bearer key-number-one-of-tw", "Bearer # keys"}) {
+  for (const char* key : {"Bearer key-number-three-of-two", "Bearer ", "key-number-one-of-two",
+                          "Bearer key-number-one-of-tw", "Bearer # keys"}) {
     EXPECT_EQ(get(*own, "/v1/models", {{"Authorization", key}}).status, 401) << key;
   }
-  for (const char* key : {"Bearer key-number-one-of-two", "bearer key-number-two-of-two"}) EXPECT_EQ(get(*own, "/v1/models", {{"Authorization", key}}).status, 200);
+  for (const char* key : {"Bearer key-number-one-of-two", "bearer key-number-two-of-two"})
+    EXPECT_EQ(get(*own, "/v1/models", {{"Authorization", key}}).status, 200);
   EXPECT_EQ(post(*own, k_chats, chat()).status, 401);
 }
 
@@ -429,7 +472,8 @@ TEST_F(GatewayTest, two_programs_on_one_invite_are_told_that_its_allowance_is_us
     EXPECT_EQ(reply.status, 429) << reply.text;
     EXPECT_EQ(reply.json()["error"]["type"], "insufficient_quota");
     EXPECT_EQ(reply.json()["error"]["code"], "allowance_used_up");
-    EXPECT_EQ(reply.json()["error"]["plain"], "The allowance of the invite is used up. Ask the provider for a new invite.");
+    EXPECT_EQ(reply.json()["error"]["plain"],
+              "The allowance of the invite is used up. Ask the provider for a new invite.");
   }
 }
 
@@ -454,25 +498,33 @@ TEST_F(GatewayTest, peers_that_are_gone_are_told_and_found_again) {
 
 TEST_F(GatewayTest, a_signal_lets_answers_end) {
   auto own = slow_gateway();
-  auto asked = std::async(std::launch::async, [&] { return post(*own, k_chats, chat(k_question, {{"max_tokens", 12}})); });
+  auto asked = std::async(std::launch::async, [&] {
+    return post(*own, k_chats, chat(k_question, {{"max_tokens", 12}}));
+  });
   activity_until(*own, [](const Json& e) { return e["active"] == 1; });
   EXPECT_EQ(own->end(), 0);
   EXPECT_EQ(asked.get().status, 200);
 }
 
 TEST_F(GatewayTest, a_port_in_use_is_told) {
-  run("invite second --identity " + (parties->folder / "provider").string() + " --provider-address " + parties->provider->address() + " --helper-address " +
-      parties->helper->address() + " --tokens 100 --out " + (parties->folder / "second.invite").string());
-  const auto [status, said] = run("serve --listen " + gateway->address() + " --invite " + (parties->folder / "second.invite").string() + " --state " + (parties->folder / "second").string());
+  run("invite second --identity " + (parties->folder / "provider").string() + " --provider-address " +
+      parties->provider->address() + " --helper-address " + parties->helper->address() + " --tokens 100 --out " +
+      (parties->folder / "second.invite").string());
+  const auto [status, said] =
+      run("serve --listen " + gateway->address() + " --invite " + (parties->folder / "second.invite").string() +
+          " --state " + (parties->folder / "second").string());
   EXPECT_EQ(status, 1) << said;
-  EXPECT_NE(said.find("--listen: " + gateway->address() + ": nobody can listen there; does another program?"), std::string::npos) << said;
+  EXPECT_NE(said.find("--listen: " + gateway->address() + ": nobody can listen there; does another program?"),
+            std::string::npos)
+      << said;
 }
 
 TEST_F(GatewayTest, the_page_has_its_policy) {
   const Reply page = get(*gateway, "/");
   EXPECT_EQ(page.status, 200);
   EXPECT_EQ(page.header("Content-Security-Policy"),
-            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
   EXPECT_EQ(page.header("X-Content-Type-Options"), "nosniff");
   EXPECT_EQ(page.header("Referrer-Policy"), "no-referrer");
   EXPECT_EQ(page.header("Cross-Origin-Resource-Policy"), "same-origin");
@@ -495,7 +547,8 @@ TEST_F(GatewayTest, no_log_line_holds_what_was_asked) {
 
 // Its chains have material for one prompt alone.
 TEST(Stock, is_made_for_a_model_that_takes_one_prompt_a_conversation) {
-  Service own("serve --demo " PERMLLM_TINY_MODELS "/chatglm-6b --prompt-slots 8 --context 60 --stock 60 --events --log-level off --listen 127.0.0.1:0");
+  Service own("serve --demo " PERMLLM_TINY_MODELS
+              "/chatglm-6b --prompt-slots 8 --context 60 --stock 60 --events --log-level off --listen 127.0.0.1:0");
   activity_until(own, [](const Json& now) { return now["stock_tokens"] == 60; });
   EXPECT_EQ(own.end(), 0);
 }

@@ -33,7 +33,8 @@ inline constexpr const char* k_question = "Is it so?";
 inline std::pair<int, std::string> run(const std::string& arguments) {
   FILE* output = popen(("exec " PERMLLM_BINARY " " + arguments + " 2>&1").c_str(), "r");
   std::string text;
-  for (std::array<char, 256> line; std::fgets(line.data(), static_cast<int>(line.size()), output) != nullptr;) text += line.data();
+  for (std::array<char, 256> line; std::fgets(line.data(), static_cast<int>(line.size()), output) != nullptr;)
+    text += line.data();
   return {WEXITSTATUS(pclose(output)), text};
 }
 
@@ -41,7 +42,8 @@ inline std::pair<int, std::string> run(const std::string& arguments) {
 class Service {
  public:
   explicit Service(const std::string& arguments)
-      : process_({"-c", "exec " PERMLLM_BINARY " " + arguments}, "/bin/sh"), port_(process_.wait_for("ready").at("port").get<int>()) {}
+      : process_({"-c", "exec " PERMLLM_BINARY " " + arguments}, "/bin/sh"),
+        port_(process_.wait_for("ready").at("port").get<int>()) {}
   int end(int number = SIGTERM) {  // the exit status
     tell(number);
     return process_.wait();
@@ -118,18 +120,24 @@ class SlowRelay {
 struct Parties {
   explicit Parties(const std::filesystem::path& at, const std::string& provider_options = "") : folder(at) {
     std::filesystem::create_directory(folder);
-    for (const char* role : {"helper", "provider"}) run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
+    for (const char* role : {"helper", "provider"})
+      run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
     std::filesystem::copy(folder / "provider" / "certificate.pem", folder / "helper" / "peers" / "provider.pem");
     std::filesystem::copy(folder / "helper" / "certificate.pem", folder / "provider" / "peers" / "helper.pem");
-    helper = std::make_unique<Service>("helper --events --log-level off --drain 0 --listen 127.0.0.1:0 --identity " + (folder / "helper").string());
-    provider = std::make_unique<Service>("provider --events --log-level off --drain 0 --listen 127.0.0.1:0 --context 64 --identity " + (folder / "provider").string() + " --helper " +
-                                         helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf " + provider_options);
+    helper = std::make_unique<Service>("helper --events --log-level off --drain 0 --listen 127.0.0.1:0 --identity " +
+                                       (folder / "helper").string());
+    provider = std::make_unique<Service>(
+        "provider --events --log-level off --drain 0 --listen 127.0.0.1:0 --context 64 --identity " +
+        (folder / "provider").string() + " --helper " + helper->address() +
+        " --model " PERMLLM_TINY_MODELS "/llama.gguf " + provider_options);
   }
   // A gateway with an invite of its own.
-  std::unique_ptr<Service> gateway(const std::string& options = "", int tokens = 100000, const std::string& provider_address = "") {
+  std::unique_ptr<Service> gateway(const std::string& options = "", int tokens = 100000,
+                                   const std::string& provider_address = "") {
     const std::string name = "user" + std::to_string(++users);
     const auto invite = folder / (name + ".invite");
-    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " + (provider_address.empty() ? provider->address() : provider_address) + " --helper-address " + helper->address() +
+    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " +
+        (provider_address.empty() ? provider->address() : provider_address) + " --helper-address " + helper->address() +
         " --tokens " + std::to_string(tokens) + " --out " + invite.string());
     return serve(invite, folder / name, options);
   }
@@ -137,8 +145,10 @@ struct Parties {
   std::unique_ptr<Service> gateway_of_last(const std::string& state) {
     return serve(folder / ("user" + std::to_string(users) + ".invite"), folder / state);
   }
-  std::unique_ptr<Service> serve(const std::filesystem::path& invite, const std::filesystem::path& state, const std::string& options = "") const {
-    return std::make_unique<Service>("serve --events --listen 127.0.0.1:0 --log-level debug --invite " + invite.string() + " --state " + state.string() + " " + options + " 2>>" +
+  std::unique_ptr<Service> serve(const std::filesystem::path& invite, const std::filesystem::path& state,
+                                 const std::string& options = "") const {
+    return std::make_unique<Service>("serve --events --listen 127.0.0.1:0 --log-level debug --invite " +
+                                     invite.string() + " --state " + state.string() + " " + options + " 2>>" +
                                      log().string());
   }
   std::filesystem::path log() const { return folder / "serve.log"; }
@@ -178,10 +188,13 @@ inline Reply reply_of(const httplib::Result& result) {
   if (!result) return {0, {}, httplib::to_string(result.error())};
   return {result->status, result->headers, result->body};
 }
-inline Reply post(const Service& gateway, const std::string& path, const Json& body, const httplib::Headers& headers = {}) {
+inline Reply post(const Service& gateway, const std::string& path, const Json& body,
+                  const httplib::Headers& headers = {}) {
   return reply_of(client_of(gateway).Post(path, headers, body.dump(), "application/json"));
 }
-inline Reply get(const Service& gateway, const std::string& path, const httplib::Headers& headers = {}) { return reply_of(client_of(gateway).Get(path, headers)); }
+inline Reply get(const Service& gateway, const std::string& path, const httplib::Headers& headers = {}) {
+  return reply_of(client_of(gateway).Get(path, headers));
+}
 
 inline constexpr const char* k_chats = "/v1/chat/completions";
 
@@ -252,7 +265,8 @@ inline int raw_status(const Service& gateway, const std::string& request) {
 }
 inline std::string request_text(const Service& gateway, const Json& body) {
   const std::string text = body.dump();
-  return "POST /v1/chat/completions HTTP/1.1\r\nHost: " + gateway.address() + "\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(text.size()) + "\r\n\r\n" + text;
+  return "POST /v1/chat/completions HTTP/1.1\r\nHost: " + gateway.address() +
+         "\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(text.size()) + "\r\n\r\n" + text;
 }
 // The first event of the activity for which this holds.
 template <class Holds>

@@ -1,10 +1,11 @@
 // Requests and answers of OpenAI's interface as data.
 #include "gateway/openai.h"
-#include "base/reason.h"
 
 #include <gtest/gtest.h>
 
 #include <functional>
+
+#include "base/reason.h"
 
 namespace permllm::openai {
 namespace {
@@ -30,11 +31,20 @@ std::string chat_with(const In& more) {
 
 TEST(Requests, a_chat_is_read_with_all_that_is_honoured) {
   In body = k_chat;
-  body["messages"] = {{{"role", "developer"}, {"content", "Be brief."}},
-                      {{"role", "user"}, {"content", {{{"type", "text"}, {"text", "a"}}, {{"type", "text"}, {"text", "b"}}}}},
-                      {{"role", "assistant"}, {"content", "c"}, {"refusal", nullptr}, {"tool_calls", In::array()}}};
-  body.update({{"model", "m"}, {"temperature", 0.5}, {"top_p", 0.9}, {"top_k", 5}, {"min_p", 0.1}, {"seed", -1}, {"stop", {"x", "y"}}, {"max_completion_tokens", 7},
-               {"stream", true}, {"stream_options", {{"include_usage", true}}}});
+  body["messages"] = {
+      {{"role", "developer"}, {"content", "Be brief."}},
+      {{"role", "user"}, {"content", {{{"type", "text"}, {"text", "a"}}, {{"type", "text"}, {"text", "b"}}}}},
+      {{"role", "assistant"}, {"content", "c"}, {"refusal", nullptr}, {"tool_calls", In::array()}}};
+  body.update({{"model", "m"},
+               {"temperature", 0.5},
+               {"top_p", 0.9},
+               {"top_k", 5},
+               {"min_p", 0.1},
+               {"seed", -1},
+               {"stop", {"x", "y"}},
+               {"max_completion_tokens", 7},
+               {"stream", true},
+               {"stream_options", {{"include_usage", true}}}});
   const Request request = parse_chat(body.dump());
   ASSERT_EQ(request.messages.size(), 3u);
   EXPECT_EQ(request.messages[0].role, "system");
@@ -63,28 +73,56 @@ TEST(Requests, a_chat_is_read_with_all_that_is_honoured) {
     EXPECT_EQ(parse_chat(more(name, value).dump()).answer.temperature, 0) << name;
   }
   EXPECT_FALSE(plain.max_tokens || plain.stream || plain.answer.seed);
-  EXPECT_EQ(parse_completion(R"({"prompt":["once"],"echo":false,"best_of":1,"suffix":""})").messages[0].content, "once");
+  EXPECT_EQ(parse_completion(R"({"prompt":["once"],"echo":false,"best_of":1,"suffix":""})").messages[0].content,
+            "once");
 }
 
 TEST(Requests, fields_that_ask_for_nothing_are_accepted) {
-  for (const In& more : {In{{"user", "u"}}, In{{"metadata", {{"a", "b"}}}}, In{{"store", false}}, In{{"service_tier", "auto"}}, In{{"n", 1}}, In{{"logit_bias", In::object()}},
-                         In{{"presence_penalty", 0}}, In{{"frequency_penalty", 0.0}}, In{{"logprobs", false}}, In{{"top_logprobs", 0}}, In{{"tools", In::array()}},
-                         In{{"tool_choice", "none"}}, In{{"response_format", {{"type", "text"}}}}, In{{"modalities", {"text"}}}, In{{"stop", nullptr}}, In{{"tools", nullptr}},
-                         In{{"top_p", 0}}}) {
+  for (const In& more :
+       {In{{"user", "u"}}, In{{"metadata", {{"a", "b"}}}}, In{{"store", false}}, In{{"service_tier", "auto"}},
+        In{{"n", 1}}, In{{"logit_bias", In::object()}}, In{{"presence_penalty", 0}}, In{{"frequency_penalty", 0.0}},
+        In{{"logprobs", false}}, In{{"top_logprobs", 0}}, In{{"tools", In::array()}}, In{{"tool_choice", "none"}},
+        In{{"response_format", {{"type", "text"}}}}, In{{"modalities", {"text"}}}, In{{"stop", nullptr}},
+        In{{"tools", nullptr}}, In{{"top_p", 0}}}) {
     EXPECT_EQ(chat_with(more), "accepted") << more;
   }
 }
 
 TEST(Requests, what_is_not_honoured_is_refused_by_name) {
-  for (const auto& [name, value] : std::map<std::string, In>{{"n", 2}, {"logit_bias", {{"5", 1}}}, {"presence_penalty", 0.1}, {"frequency_penalty", -1}, {"logprobs", true},
-                                                             {"top_logprobs", 3}, {"tools", {{{"type", "function"}}}}, {"tool_choice", "auto"}, {"functions", {1}},
-                                                             {"function_call", "auto"}, {"response_format", {{"type", "json_object"}}}, {"store", true}, {"service_tier", "flex"},
-                                                             {"modalities", {"text", "audio"}}, {"audio", {{"voice", "x"}}}}) {
+  for (const auto& [name, value] : std::map<std::string, In>{{"n", 2},
+                                                             {"logit_bias", {{"5", 1}}},
+                                                             {"presence_penalty", 0.1},
+                                                             {"frequency_penalty", -1},
+                                                             {"logprobs", true},
+                                                             {"top_logprobs", 3},
+                                                             {"tools", {{{"type", "function"}}}},
+                                                             {"tool_choice", "auto"},
+                                                             {"functions", {1}},
+                                                             {"function_call", "auto"},
+                                                             {"response_format", {{"type", "json_object"}}},
+                                                             {"store", true},
+                                                             {"service_tier", "flex"},
+                                                             {"modalities", {"text", "audio"}},
+                                                             {"audio", {{"voice", "x"}}}}) {
     EXPECT_EQ(chat_with({{name, value}}), name + " unsupported");
   }
-  for (const auto& [name, value] : std::map<std::string, In>{{"prompt", "a"}, {"best_of", 2}, {"parallel_tool_calls", true}, {"reasoning_effort", "low"}, {"unheard_of", nullptr},
-                                                             {"max_tokens", 0}, {"temperature", 2.1}, {"top_p", -1}, {"min_p", "x"}, {"seed", 1.5}, {"stop", ""}, {"stream", 1},
-                                                             {"stop", {"1", "2", "3", "4", "5"}}, {"user", 5}, {"model", 1}, {"max_completion_tokens", -1}, {"messages", In::array()}}) {
+  for (const auto& [name, value] : std::map<std::string, In>{{"prompt", "a"},
+                                                             {"best_of", 2},
+                                                             {"parallel_tool_calls", true},
+                                                             {"reasoning_effort", "low"},
+                                                             {"unheard_of", nullptr},
+                                                             {"max_tokens", 0},
+                                                             {"temperature", 2.1},
+                                                             {"top_p", -1},
+                                                             {"min_p", "x"},
+                                                             {"seed", 1.5},
+                                                             {"stop", ""},
+                                                             {"stream", 1},
+                                                             {"stop", {"1", "2", "3", "4", "5"}},
+                                                             {"user", 5},
+                                                             {"model", 1},
+                                                             {"max_completion_tokens", -1},
+                                                             {"messages", In::array()}}) {
     EXPECT_EQ(chat_with({{name, value}}), name);
   }
   EXPECT_EQ(chat_with({{"stream_options", {{"include_usage", true}}}}), "stream_options");
@@ -96,9 +134,12 @@ TEST(Requests, what_is_not_honoured_is_refused_by_name) {
   EXPECT_EQ(message({{"content", "a"}}), "messages[0].role");
   EXPECT_EQ(message({{"role", "user"}}), "messages[0].content");
   EXPECT_EQ(message({{"role", "user"}, {"content", "a"}, {"name", "b"}}), "messages[0].name");
-  EXPECT_EQ(message({{"role", "user"}, {"content", {{{"type", "image_url"}, {"image_url", "x"}}}}}), "messages[0].content[0].type unsupported");
-  EXPECT_EQ(message({{"role", "assistant"}, {"content", "a"}, {"tool_calls", {1}}}), "messages[0].tool_calls unsupported");
-  for (const char* body : {R"({"prompt":"a","echo":true})", R"({"prompt":"a","suffix":"b"})", R"({"prompt":"a","best_of":2})", R"({"prompt":"a","logprobs":0})"}) {
+  EXPECT_EQ(message({{"role", "user"}, {"content", {{{"type", "image_url"}, {"image_url", "x"}}}}}),
+            "messages[0].content[0].type unsupported");
+  EXPECT_EQ(message({{"role", "assistant"}, {"content", "a"}, {"tool_calls", {1}}}),
+            "messages[0].tool_calls unsupported");
+  for (const char* body : {R"({"prompt":"a","echo":true})", R"({"prompt":"a","suffix":"b"})",
+                           R"({"prompt":"a","best_of":2})", R"({"prompt":"a","logprobs":0})"}) {
     EXPECT_TRUE(refused([&] { parse_completion(body); }).ends_with("unsupported")) << body;
   }
   EXPECT_EQ(refused([] { parse_completion(R"({"prompt":["a","b"]})"); }), "prompt");
@@ -106,8 +147,9 @@ TEST(Requests, what_is_not_honoured_is_refused_by_name) {
 }
 
 TEST(Requests, an_error_never_quotes_the_body) {
-  for (const char* body : {R"({"messages": secret})", "secret", R"(["secret"])", "{\"a\": \"secret\xff\"}", R"({"messages":[{"role":"secret","content":"secret"}]})",
-                           R"({"messages":"secret"})", R"({"stop":[["secret"]]})"}) {
+  for (const char* body : {R"({"messages": secret})", "secret", R"(["secret"])", "{\"a\": \"secret\xff\"}",
+                           R"({"messages":[{"role":"secret","content":"secret"}]})", R"({"messages":"secret"})",
+                           R"({"stop":[["secret"]]})"}) {
     try {
       parse_chat(body);
       ADD_FAILURE() << body;
@@ -120,7 +162,8 @@ TEST(Requests, an_error_never_quotes_the_body) {
 TEST(Requests, json_that_would_take_a_reader_down_is_refused) {
   const std::string deep = std::string(400'000, '[') + std::string(400'000, ']');
   EXPECT_EQ(refused([] { parse_chat(std::string(900'000, '[')); }), "body");
-  EXPECT_EQ(refused([&] { parse_chat(R"({"max_tokens":)" + deep + R"(,"max_completion_tokens":)" + deep + "}"); }), "body");
+  EXPECT_EQ(refused([&] { parse_chat(R"({"max_tokens":)" + deep + R"(,"max_completion_tokens":)" + deep + "}"); }),
+            "body");
   EXPECT_EQ(refused([] { parse_chat(R"({"temperature":1e400})"); }), "body");
   EXPECT_EQ(refused([] { parse_chat(R"({"temperature":0,"temperature":1})"); }), "temperature");
   EXPECT_EQ(refused([] { parse_chat(R"({"messages":[{"role":"user","content":"a","role":"system"}]})"); }), "role");
@@ -128,7 +171,8 @@ TEST(Requests, json_that_would_take_a_reader_down_is_refused) {
 
 TEST(Answers, chunks_are_what_strict_clients_take) {
   const Shape shape(true, "m", "fp");
-  const Json first = shape.first_chunk(false), text = shape.text_chunk("a", false), last = shape.last_chunk("stop", true);
+  const Json first = shape.first_chunk(false), text = shape.text_chunk("a", false),
+             last = shape.last_chunk("stop", true);
   EXPECT_EQ(first["choices"][0]["delta"], (Json{{"role", "assistant"}, {"content", ""}}));
   EXPECT_EQ(text["choices"][0]["delta"], (Json{{"content", "a"}}));
   EXPECT_TRUE(text["choices"][0]["finish_reason"].is_null());
@@ -157,7 +201,8 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
   // The reason alone counts, whoever says it, of what kind it is and whatever its words are.
   for (const Code code : {Code::usage, Code::resource, Code::mismatch, Code::closed}) {
     for (const ReasonFacts& facts : reasons()) {
-      for (const Error& error : {Error(code, facts.reason, "the helper at h:1", "m"), Error::of_a_peer(code, facts.reason, "stock", "m")}) {
+      for (const Error& error :
+           {Error(code, facts.reason, "the helper at h:1", "m"), Error::of_a_peer(code, facts.reason, "stock", "m")}) {
         const Refusal refusal = refusal_of(error);
         EXPECT_EQ(refusal.status, facts.http_status) << facts.name;
         EXPECT_EQ(refusal.type, facts.type) << facts.name;
@@ -178,14 +223,17 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
   EXPECT_EQ(status(Error(Code::timeout, "ModelCard", "m")), "503 provider_unreachable");
   EXPECT_EQ(status(Error(Code::mismatch, "certificate", "m")), "502 peer_fault");
   EXPECT_EQ(status(Error(Code::malformed, "frame.tag", "m")), "502 peer_fault");
-  EXPECT_EQ(status(Error::of_a_peer(Code::usage, Reason::none, "stop", "m")), "502 peer_fault") << "not the client's mistake";
+  EXPECT_EQ(status(Error::of_a_peer(Code::usage, Reason::none, "stop", "m")), "502 peer_fault")
+      << "not the client's mistake";
   EXPECT_EQ(status(Error(Code::file, "f", "m")), "500 ");
   EXPECT_EQ(refusal_of(Error(Code::usage, "top_p", "m")).param, "top_p");
   EXPECT_EQ(refusal_of(Error(Code::malformed, "ModelHeld.hashes", "m")).message.find("ModelHeld"), std::string::npos);
-  EXPECT_EQ(body_of(refusal_of(Error(Code::usage, Reason::allowance_used_up, "tokens", "all 5 are used"))).dump(),
-            R"({"error":{"message":"tokens: all 5 are used; ask the provider for a new invite","type":"insufficient_quota","param":null,"code":"allowance_used_up",)"
-            R"("plain":"The allowance of the invite is used up. Ask the provider for a new invite."}})");
-  EXPECT_EQ(body_of(invalid("m")).dump(), R"({"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}})");
+  EXPECT_EQ(
+      body_of(refusal_of(Error(Code::usage, Reason::allowance_used_up, "tokens", "all 5 are used"))).dump(),
+      R"({"error":{"message":"tokens: all 5 are used; ask the provider for a new invite","type":"insufficient_quota","param":null,"code":"allowance_used_up",)"
+      R"("plain":"The allowance of the invite is used up. Ask the provider for a new invite."}})");
+  EXPECT_EQ(body_of(invalid("m")).dump(),
+            R"({"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}})");
   EXPECT_EQ(slug("SmolLM2 135M (Instruct)"), "smollm2-135m-instruct");
   EXPECT_EQ(slug("\xe4\xbd\xa0"), "permllm");
   EXPECT_TRUE(tokens_left(INT64_MAX).is_null());

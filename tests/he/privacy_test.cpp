@@ -41,7 +41,9 @@ bool is_ternary(const Words& x) {
 const Parameters k_two_blocks = parameters_of(8192);
 constexpr std::size_t k_indices[] = {5, k_degree + 9};
 
-std::span<const Word> block_of(const Words& words, std::size_t block) { return std::span(words).subspan(block * k_residues, k_residues); }
+std::span<const Word> block_of(const Words& words, std::size_t block) {
+  return std::span(words).subspan(block * k_residues, k_residues);
+}
 
 // Takes the errors out of a query.
 void remove_errors(Query& query, const Seed& seed) {
@@ -60,7 +62,8 @@ void remove_errors(Query& query, const Seed& seed) {
 int block_by_solving(const Query& query, int coin) {
   const Words a = query_polynomials(query);
   for (int b = 0; b < 2; ++b) {
-    if (is_ternary(quotient(block_of(query.c0, static_cast<std::size_t>(b)), block_of(a, static_cast<std::size_t>(b))))) return 1 - b;
+    if (is_ternary(quotient(block_of(query.c0, static_cast<std::size_t>(b)), block_of(a, static_cast<std::size_t>(b)))))
+      return 1 - b;
   }
   return coin;
 }
@@ -98,10 +101,12 @@ TEST(Privacy, provider_learns_nothing_of_a_second_query_but_under_a_seed_used_tw
   for (int n = 0; n < k_runs; ++n) {
     const int truth = static_cast<int>(random() % 2), coin = static_cast<int>(random() % 2);
     const SecretKey secret(seed_of(1));
-    const Seed seed = seed_of(static_cast<std::uint64_t>(3 * n + 7)), other = seed_of(static_cast<std::uint64_t>(3 * n + 8));
+    const Seed seed = seed_of(static_cast<std::uint64_t>(3 * n + 7)),
+               other = seed_of(static_cast<std::uint64_t>(3 * n + 8));
     const Query known = encrypt(secret, k_two_blocks, 77, seed);
     right += block_by_difference(known, encrypt(secret, k_two_blocks, k_indices[truth], other), coin) == truth;
-    right_of_one_seed += block_by_difference(known, encrypt(secret, k_two_blocks, k_indices[truth], seed), coin) == truth;
+    right_of_one_seed +=
+        block_by_difference(known, encrypt(secret, k_two_blocks, k_indices[truth], seed), coin) == truth;
   }
   expect_coin(right, k_runs, "of two seeds");
   EXPECT_EQ(right_of_one_seed, k_runs);
@@ -125,7 +130,8 @@ TEST(Privacy, words_of_queries_have_one_distribution_whatever_the_index) {
   TwoSamples all, at_message, decrypted;
   for (int n = 0; n < k_runs; ++n) {
     for (std::size_t truth = 0; truth < 2; ++truth) {
-      const Query query = encrypt(secret, k_two_blocks, k_indices[truth], seed_of(static_cast<std::uint64_t>(5000 + 2 * n) + truth));
+      const Query query =
+          encrypt(secret, k_two_blocks, k_indices[truth], seed_of(static_cast<std::uint64_t>(5000 + 2 * n) + truth));
       for (std::size_t i = 0; i < query.c0.size(); ++i) {
         if (i % k_residues < k_degree) ++all.counts[query.c0[i] >> 45][truth];
       }
@@ -153,7 +159,8 @@ TEST(Privacy, rotation_is_uniform_whatever_the_entry) {
   constexpr int k_runs = 30000;
   for (int n = 0; n < k_runs; ++n) {
     const std::size_t wanted[] = {0, 11999}, which = static_cast<std::size_t>(n) % 2;
-    const std::size_t delta = (random_index(p, seed_of(static_cast<std::uint64_t>(n))) + p.positions() - wanted[which]) % p.positions();
+    const std::size_t delta =
+        (random_index(p, seed_of(static_cast<std::uint64_t>(n))) + p.positions() - wanted[which]) % p.positions();
     ++samples.counts[delta / 256][which];
     ++counts[delta / 256];
   }
@@ -180,13 +187,15 @@ Integer phase_of(const Sample& sample, const SecretKey& secret) {
   evaluate(product);
   multiply(product, secret.factor());
   interpolate(product);
-  return reference::reduced(reference::joined(sample.c0[0], sample.c0[1]) + reference::joined(product[0], product[k_degree]));
+  return reference::reduced(reference::joined(sample.c0[0], sample.c0[1]) +
+                            reference::joined(product[0], product[k_degree]));
 }
 
 // c1 less what each table would make of it; zero where nothing was added to it.
 std::array<Words, 2> rests_of(const View& view) {
   std::array<Words, 2> rests{view.sample.c1, view.sample.c1};
-  for (std::size_t i = 0; i < 2; ++i) subtract(rests[i], extract(product_sum(view.query, view.tables[i], view.delta)).c1);
+  for (std::size_t i = 0; i < 2; ++i)
+    subtract(rests[i], extract(product_sum(view.query, view.tables[i], view.delta)).c1);
   return rests;
 }
 
@@ -195,7 +204,8 @@ int table_by_polynomial(const View& view) {
   double sizes[2]{};
   const auto rests = rests_of(view);
   for (std::size_t i = 0; i < 2; ++i) {
-    for (std::size_t k = 0; k < k_degree; ++k) sizes[i] += static_cast<double>(std::min(rests[i][k], k_primes[0] - rests[i][k]));
+    for (std::size_t k = 0; k < k_degree; ++k)
+      sizes[i] += static_cast<double>(std::min(rests[i][k], k_primes[0] - rests[i][k]));
   }
   return sizes[1] < sizes[0];
 }
@@ -235,7 +245,8 @@ TEST(Privacy, user_who_knows_all_its_secrets_cannot_tell_two_tables_but_without_
     const PreparedQuery query(encrypt(secret, p, index, seed_of(10000 + number)));
     const std::size_t delta = (index + p.positions() - wanted) % p.positions();
     std::array<std::vector<std::uint32_t>, 2> tables{random_table(p, 2 * number), random_table(p, 2 * number + 1)};
-    std::iter_swap(tables[1].begin() + static_cast<std::ptrdiff_t>(wanted), std::ranges::find(tables[1], tables[0][wanted]));
+    std::iter_swap(tables[1].begin() + static_cast<std::ptrdiff_t>(wanted),
+                   std::ranges::find(tables[1], tables[0][wanted]));
     const int truth = static_cast<int>(random() % 2), coin = static_cast<int>(random() % 2);
     const auto& table = tables[static_cast<std::size_t>(truth)];
 
@@ -285,7 +296,8 @@ TEST(Privacy, flood_is_uniform_in_its_range) {
   for (int n = 0; n < k_runs; ++n) {
     Sample sample{};
     flood(sample, seed_of(static_cast<std::uint64_t>(n)));
-    const Integer f = reference::centred(reference::joined(sample.c0[0], sample.c0[1])), raised = f + Integer(flood_noise());
+    const Integer f = reference::centred(reference::joined(sample.c0[0], sample.c0[1])),
+                  raised = f + Integer(flood_noise());
     ASSERT_TRUE(raised >= 0 && raised < 2 * Integer(flood_noise()));
     ++counts[static_cast<std::size_t>(raised >> 81)];
   }

@@ -108,12 +108,12 @@ void check_answer(std::size_t vocabulary, std::uint64_t n) {
   const Small s = secret_of(seed_of(n));
   const PublicKey key = public_key(secret, "", seed_of(n + 1));
   const std::size_t index = random_index(p, seed_of(n + 2)), delta = std::mt19937_64(n)() % p.positions();
-  ASSERT_EQ(Integer(index), Integer(p.positions()) *
-                                [&] {
-                                  Stream stream(derived(seed_of(n + 2), domain::he_index), 0);
-                                  const Integer low = stream.word();
-                                  return Integer(low + (Integer(stream.word()) << 64));
-                                }() >> 128);
+  ASSERT_EQ(
+      Integer(index), Integer(p.positions()) * [&] {
+        Stream stream(derived(seed_of(n + 2), domain::he_index), 0);
+        const Integer low = stream.word();
+        return Integer(low + (Integer(stream.word()) << 64));
+      }() >> 128);
   const Query query = encrypt(secret, p, index, seed_of(n + 3));
 
   // T' by its definition.
@@ -136,12 +136,14 @@ void check_answer(std::size_t vocabulary, std::uint64_t n) {
   }
   ASSERT_EQ(coefficients_of(lib.c0), c0);
   ASSERT_EQ(coefficients_of(lib.c1), c1);
-  EXPECT_LE(abs(noise_of_sample(extract(lib), s, p, entry)), Integer(product_noise(p.plain_bits, p.blocks) + scale_noise(p.plain_bits)));
+  EXPECT_LE(abs(noise_of_sample(extract(lib), s, p, entry)),
+            Integer(product_noise(p.plain_bits, p.blocks) + scale_noise(p.plain_bits)));
 
   add_zero(lib, PreparedKey(key, ""), seed_of(n + 4));
   Stream zero(derived(seed_of(n + 4), domain::he_zero), 0);
   const Small u = zero.ternary(), e1 = zero.errors(), e2 = zero.errors();
-  const Polynomial zero0 = sum(product(joined(key.b), u), e1), zero1 = sum(product(joined(common_polynomial("")), u), e2);
+  const Polynomial zero0 = sum(product(joined(key.b), u), e1),
+                   zero1 = sum(product(joined(common_polynomial("")), u), e2);
   EXPECT_LE(abs(phase_of(zero0[0], zero1, s)), Integer(zero_noise()));
   c0 = sum(c0, zero0);
   c1 = sum(c1, zero1);
@@ -213,7 +215,8 @@ TEST(Reference, noise_bound_is_met_by_the_worst_query_and_table) {
     const Integer noise = noise_of_sample(extract(sum), s, p, entry);
     const Integer entries = p.vocabulary, all = p.positions();
     EXPECT_LE(abs(noise), Integer(product_noise(p.plain_bits, p.blocks) + scale_noise(p.plain_bits)));
-    EXPECT_GE(abs(noise), Integer(product_noise(p.plain_bits, p.blocks)) * entries / all - Integer(scale_noise(p.plain_bits)));
+    EXPECT_GE(abs(noise),
+              Integer(product_noise(p.plain_bits, p.blocks)) * entries / all - Integer(scale_noise(p.plain_bits)));
     add_zero(sum, PreparedKey(public_key(secret, "", seed_of(3)), ""), seed_of(4));
     for (const int sign : {1, -1}) {
       Sample sample = extract(sum);
@@ -261,7 +264,8 @@ TEST(Reference, switch_rounds_to_nearest_at_the_edges) {
   }
   Sample sample{{}, Words(k_residues)};
   for (std::size_t i = 0; i < edges.size(); ++i) {
-    for (std::size_t prime = 0; prime < 2; ++prime) sample.c1[prime * k_degree + i] = static_cast<Word>(edges[i] % k_primes[prime]);
+    for (std::size_t prime = 0; prime < 2; ++prime)
+      sample.c1[prime * k_degree + i] = static_cast<Word>(edges[i] % k_primes[prime]);
   }
   const Reply reply = switch_modulus(sample);
   for (std::size_t i = 0; i < edges.size(); ++i) {
@@ -313,7 +317,7 @@ std::string polynomials_of_an_answer() {
 TEST(Reference, polynomials_are_those_that_another_library_found_right) {
   const std::string text = polynomials_of_an_answer();
   if (const char* path = std::getenv("PERMLLM_HE_POLYNOMIALS")) std::ofstream(path) << text;
-  EXPECT_EQ(hash_hex("test", {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}), 
+  EXPECT_EQ(hash_hex("test", {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}),
             "3281234be2278fe73bc985bbabb8c11e0f942688e9c5835880771f138fa18751");
 }
 

@@ -36,8 +36,8 @@ inline std::vector<std::uint32_t> random_table(const Parameters& p, std::uint64_
 namespace reference {
 
 using Integer = boost::multiprecision::int256_t;
-using Polynomial = std::vector<Integer>;    // N coefficients, 0 to q - 1
-using Small = std::vector<std::int64_t>;    // N coefficients of magnitude 2^17 at most
+using Polynomial = std::vector<Integer>;  // N coefficients, 0 to q - 1
+using Small = std::vector<std::int64_t>;  // N coefficients of magnitude 2^17 at most
 
 inline Integer q() { return Integer(k_primes[0]) * k_primes[1]; }
 inline Integer reduced(const Integer& x) {
@@ -73,7 +73,8 @@ inline Polynomial product(const Polynomial& a, const Small& b) {
   Polynomial out(k_degree);
   for (int limb = 0; limb < 4; ++limb) {
     std::vector<std::int64_t> x(k_degree), sums(2 * k_degree);
-    for (std::size_t i = 0; i < k_degree; ++i) x[i] = static_cast<std::int64_t>((a[i] >> (27 * limb)) & ((1 << 27) - 1));
+    for (std::size_t i = 0; i < k_degree; ++i)
+      x[i] = static_cast<std::int64_t>((a[i] >> (27 * limb)) & ((1 << 27) - 1));
     for (std::size_t i = 0; i < k_degree; ++i) {
       for (std::size_t j = 0; j < k_degree; ++j) sums[i + j] += x[j] * b[i];
     }
@@ -96,7 +97,8 @@ inline Polynomial negative(Polynomial a) {
 class Stream {
  public:
   Stream(const Seed& key, std::uint32_t number) : context_(EVP_CIPHER_CTX_new()) {
-    const std::array<std::uint8_t, 16> begin{static_cast<std::uint8_t>(number >> 24), static_cast<std::uint8_t>(number >> 16),
+    const std::array<std::uint8_t, 16> begin{static_cast<std::uint8_t>(number >> 24),
+                                             static_cast<std::uint8_t>(number >> 16),
                                              static_cast<std::uint8_t>(number >> 8), static_cast<std::uint8_t>(number)};
     EVP_EncryptInit_ex(context_, EVP_aes_128_ctr(), nullptr, key.bytes().data(), begin.data());
   }

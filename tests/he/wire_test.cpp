@@ -121,7 +121,8 @@ TEST(Wire, every_spoilt_field_of_a_key_is_named) {
   }
   check(".b", [](Bytes& bytes) { bytes.pop_back(); });
   check("", [](Bytes& bytes) { bytes.push_back(0); });
-  for (std::size_t size = 0; size < 8; ++size) check(size < 2 ? ".version" : size < 4 ? ".parameters" : ".b", cut_to(size));
+  for (std::size_t size = 0; size < 8; ++size)
+    check(size < 2 ? ".version" : size < 4 ? ".parameters" : ".b", cut_to(size));
 }
 
 TEST(Wire, every_spoilt_field_of_a_query_is_named) {
@@ -143,8 +144,12 @@ TEST(Wire, every_spoilt_field_of_a_query_is_named) {
   check(".c0", [](Bytes& bytes) { bytes.pop_back(); });
   check("", [](Bytes& bytes) { bytes.push_back(0); });
   for (std::size_t size = 0; size < 48; ++size) {
-    const char* field = size < 2 ? ".version" : size < 4 ? ".parameters" : size < 6 ? ".plain_bits"
-                        : size < 8 ? ".blocks" : size < 44 ? ".seed" : ".c0";
+    const char* field = size < 2    ? ".version"
+                        : size < 4  ? ".parameters"
+                        : size < 6  ? ".plain_bits"
+                        : size < 8  ? ".blocks"
+                        : size < 44 ? ".seed"
+                                    : ".c0";
     check(field, cut_to(size));
   }
   // Whole, but of another vocabulary: of more blocks, of as many with another t.

@@ -15,11 +15,11 @@
 
 #include "helper/service.h"
 #include "provider/service.h"
-#include "user/user_client.h"
 #include "support/errors.h"
 #include "support/rig.h"
 #include "support/small_model.h"
 #include "support/tiny_plan.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 namespace {
@@ -40,14 +40,17 @@ OfferedModel tiny_offer(std::uint8_t number = 1, Profile profile = Profile::pape
   return model;
 }
 
-std::uint32_t chunks_of(const OfferedModel& model) { return ModelOffer{{}, {}, masked_model_bytes(model.plan), model.chunk}.chunks(); }
+std::uint32_t chunks_of(const OfferedModel& model) {
+  return ModelOffer{{}, {}, masked_model_bytes(model.plan), model.chunk}.chunks();
+}
 
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
 // Counts the chunks that its owner sends, and is cut once its owner knows that `cut` of them were taken.
 class Counted : public Link {
  public:
-  Counted(std::unique_ptr<Link> link, std::size_t& count, std::size_t cut) : link_(std::move(link)), count_(count), cut_(cut) {}
+  Counted(std::unique_ptr<Link> link, std::size_t& count, std::size_t cut)
+      : link_(std::move(link)), count_(count), cut_(cut) {}
   void send(Frame frame) override {
     const bool chunk = is(frame, Tag::model_chunk);
     if (chunk && cut_ == 0) link_->close();
@@ -75,11 +78,15 @@ class Counted : public Link {
 // A helper; connections are served in threads.
 class TestHelper {
  public:
-  explicit TestHelper(std::filesystem::path store = {}) : service_(executor_, k_patience, [this](const std::string& s) { note(s); }, std::move(store)) {}
+  explicit TestHelper(std::filesystem::path store = {})
+      : service_(
+            executor_, k_patience, [this](const std::string& s) { note(s); }, std::move(store)) {}
   std::unique_ptr<Link> dial(Role who) {
     auto [near, far] = memory_links();
     const std::lock_guard lock(mutex_);  // the provider begins connections, too
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable { service_.serve(std::move(link), Peer{who, {}, {}, {}}); });
+    threads_.emplace_back([this, who, link = std::move(far)]() mutable {
+      service_.serve(std::move(link), Peer{who, {}, {}, {}});
+    });
     return std::move(near);
   }
   std::string notes() {
@@ -105,8 +112,10 @@ constexpr std::size_t k_never = 1 << 20;
 class TestProvider {
  public:
   TestProvider(TestHelper& helper, OfferedModel model, std::vector<std::size_t> cuts = {k_never})
-      : helper_(helper), cuts_(std::move(cuts)),
-        service_(std::move(model), executor_, k_patience, [this] { return dial(); }, [](const std::string&) {}) {}
+      : helper_(helper),
+        cuts_(std::move(cuts)),
+        service_(
+            std::move(model), executor_, k_patience, [this] { return dial(); }, [](const std::string&) {}) {}
   void register_model() {
     service_.register_model([this](double fraction) { progress_.push_back(fraction); });
     registered_ = true;
@@ -120,7 +129,8 @@ class TestProvider {
       return std::move(near);
     };
     Ledger ledger;
-    UserClient client({to_provider, to_provider, [this] { return helper_.dial(Role::user); }}, ledger, executor_, k_patience);
+    UserClient client({to_provider, to_provider, [this] { return helper_.dial(Role::user); }}, ledger, executor_,
+                      k_patience);
     client.make_material(3, 4, 16, nullptr);
     client.wait_for_material(3, 4);
     client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
@@ -187,14 +197,18 @@ TEST(MaskedModel, chunks_of_any_size_are_the_matrices_that_w_and_u_give) {
     const MaskedModel v(model.weights, model.plan, model.mask_seed);
     Bytes whole(masked_model_bytes(model.plan)), cut(whole.size());
     v.fill(0, whole);
-    for (std::size_t at = 0; at < cut.size(); at += 64 * 17) v.fill(at, std::span(cut).subspan(at, std::min<std::size_t>(64 * 17, cut.size() - at)));
+    for (std::size_t at = 0; at < cut.size(); at += 64 * 17)
+      v.fill(at, std::span(cut).subspan(at, std::min<std::size_t>(64 * 17, cut.size() - at)));
     EXPECT_EQ(whole, cut);
     const auto view = view_masked_model(model.plan, whole);
     const auto expected = masked_weights(model.weights, model.plan, ReadableStream(model.mask_seed));
     std::vector<const RingMatrix*> matrices;
-    for_each_matrix(expected, model.plan, [&](std::uint32_t, const LinearShape&, const RingMatrix& m) { matrices.push_back(&m); });
+    for_each_matrix(expected, model.plan,
+                    [&](std::uint32_t, const LinearShape&, const RingMatrix& m) { matrices.push_back(&m); });
     for_each_matrix(view, model.plan, [&](std::uint32_t id, const LinearShape&, const RingMatrix& m) {
-      EXPECT_TRUE(std::ranges::equal(m.bytes(), matrices[id - (profile == Profile::open && id == matrices.size() ? 1 : 0)]->bytes())) << id;
+      EXPECT_TRUE(std::ranges::equal(
+          m.bytes(), matrices[id - (profile == Profile::open && id == matrices.size() ? 1 : 0)]->bytes()))
+          << id;
     });
   }
 }
@@ -225,13 +239,15 @@ TEST(ModelStore, a_cut_at_any_chunk_costs_only_the_chunks_that_are_missing) {
       }
     }
     if (cut < chunks) {  // at the last the helper may have the end as well
-      EXPECT_EQ(file_of(folder.path() / "store", ".model"), "") << "a model that is not complete has the name of one that is";
+      EXPECT_EQ(file_of(folder.path() / "store", ".model"), "")
+          << "a model that is not complete has the name of one that is";
       held = held_in(file_of(folder.path() / "store", ".part"));
       EXPECT_GE(held, cut);
       EXPECT_LE(held, cut + ModelTaken::k_window);
     }
     TestHelper helper(folder.path() / "store");
-    TestProvider provider(helper, recorded(tiny_offer(2), folder.path() / "state"));  // another id and seed, but for the record
+    TestProvider provider(helper,
+                          recorded(tiny_offer(2), folder.path() / "state"));  // another id and seed, but for the record
     provider.register_model();
     EXPECT_EQ(provider.sent(), chunks - held) << cut;
     EXPECT_EQ(provider.progress().size(), chunks - held);
@@ -321,11 +337,15 @@ TEST(ModelRecord, another_model_has_another_seed_and_the_same_has_the_same) {
   const auto changed = [](const IntMatrix& w, std::vector<std::uint8_t> shifts, std::int32_t more) {
     Executor executor(1);
     std::vector<std::int32_t> row(w.cols());
-    return IntMatrix::from_rows(w.rows(), w.cols(), [&](std::size_t r, std::span<float> out) {
-      w.row(r, row);
-      if (r == 3) row[5] += row[5] > 0 ? -more : more;
-      for (std::size_t c = 0; c < out.size(); ++c) out[c] = std::ldexp(static_cast<float>(row[c]), (shifts.empty() ? 0 : shifts[c]) - w.frac());
-    }, {w.frac(), shifts}, executor, w.bits());
+    return IntMatrix::from_rows(
+        w.rows(), w.cols(),
+        [&](std::size_t r, std::span<float> out) {
+          w.row(r, row);
+          if (r == 3) row[5] += row[5] > 0 ? -more : more;
+          for (std::size_t c = 0; c < out.size(); ++c)
+            out[c] = std::ldexp(static_cast<float>(row[c]), (shifts.empty() ? 0 : shifts[c]) - w.frac());
+        },
+        {w.frac(), shifts}, executor, w.bits());
   };
   IntMatrix& o = models[2].weights.layers[0].o;
   o = changed(o, {}, 1);
@@ -396,7 +416,8 @@ TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
     flip(path, at);
     TestHelper helper(store);
     EXPECT_NE(helper.notes().find(path.filename().string()), std::string::npos) << at;
-    EXPECT_NE(helper.notes().find(again == chunks ? "is not used" : "is damaged"), std::string::npos) << at << " " << helper.notes();
+    EXPECT_NE(helper.notes().find(again == chunks ? "is not used" : "is damaged"), std::string::npos)
+        << at << " " << helper.notes();
     auto link = helper.dial(Role::user);
     Channel user(*link, 0, k_patience);
     user.send(PairHello{1, "", model.model_id, model.plan.hash(), 1, false, Seed{}});
@@ -470,7 +491,9 @@ TEST(ModelStore, a_full_disk_is_named_and_nothing_that_came_before_is_lost) {
 
 // ---- Hostile providers -------------------------------------------------------------------------------------------------
 
-ModelOffer offer_of(const OfferedModel& model) { return {model.model_id, model.plan, masked_model_bytes(model.plan), model.chunk}; }
+ModelOffer offer_of(const OfferedModel& model) {
+  return {model.model_id, model.plan, masked_model_bytes(model.plan), model.chunk};
+}
 
 ModelChunk chunk_of(const OfferedModel& model, std::uint32_t number) {
   ModelChunk chunk{number, {}, Bytes(offer_of(model).chunk_bytes(number))};
@@ -480,7 +503,8 @@ ModelChunk chunk_of(const OfferedModel& model, std::uint32_t number) {
 }
 
 // What a helper says to an offer and chunks.
-std::string refusal_of(TestHelper& helper, const ModelOffer& offer, const std::vector<ModelChunk>& chunks, const ModelEnd& end = {}) {
+std::string refusal_of(TestHelper& helper, const ModelOffer& offer, const std::vector<ModelChunk>& chunks,
+                       const ModelEnd& end = {}) {
   auto link = helper.dial(Role::provider);
   Channel channel(*link, 0, k_patience);
   return error_of([&] {
@@ -508,9 +532,11 @@ TEST(ModelStore, an_offer_that_does_not_fit_its_plan_is_named) {
     EXPECT_EQ(said([&](ModelOffer& o) { o.model_id = id; }), "peer: ModelOffer.model_id: expected 64 hex digits");
   }
   EXPECT_EQ(said([](ModelOffer& o) { o.model_id[3] = '/'; }), "peer: ModelOffer.model_id: expected 64 hex digits");
-  EXPECT_EQ(said([](ModelOffer& o) { ++o.bytes; }), fmt::format("peer: ModelOffer.bytes: {}, the plan says {}", good.bytes + 1, good.bytes));
+  EXPECT_EQ(said([](ModelOffer& o) { ++o.bytes; }),
+            fmt::format("peer: ModelOffer.bytes: {}, the plan says {}", good.bytes + 1, good.bytes));
   for (const std::uint32_t chunk : {0u, 64u, 4097u, ModelOffer::k_most_chunk + 64}) {
-    EXPECT_EQ(said([&](ModelOffer& o) { o.chunk = chunk; }), fmt::format("peer: ModelOffer.chunk: {}, expected a multiple of 64 from 1024 to 4194304", chunk));
+    EXPECT_EQ(said([&](ModelOffer& o) { o.chunk = chunk; }),
+              fmt::format("peer: ModelOffer.chunk: {}, expected a multiple of 64 from 1024 to 4194304", chunk));
   }
   // A plan of terabytes: refused with both numbers, before anything is taken.
   const auto huge = [](ModelOffer& o) {
@@ -523,9 +549,12 @@ TEST(ModelStore, an_offer_that_does_not_fit_its_plan_is_named) {
   ModelOffer large = good;
   huge(large);
   const std::string error = said(huge);
-  EXPECT_NE(error.find(fmt::format("ModelOffer.bytes: the model takes {} bytes of the helper's disk, ", large.bytes)), std::string::npos) << error;
+  EXPECT_NE(error.find(fmt::format("ModelOffer.bytes: the model takes {} bytes of the helper's disk, ", large.bytes)),
+            std::string::npos)
+      << error;
   EXPECT_NE(error.find(" are free"), std::string::npos) << error;
-  EXPECT_EQ(said([&](ModelOffer& o) { huge(o), o.chunk = 1024; }), fmt::format("peer: ModelOffer.chunk: 1024: {} bytes would be more than 1048576 chunks", large.bytes));
+  EXPECT_EQ(said([&](ModelOffer& o) { huge(o), o.chunk = 1024; }),
+            fmt::format("peer: ModelOffer.chunk: 1024: {} bytes would be more than 1048576 chunks", large.bytes));
   EXPECT_EQ(file_of(folder.path(), ".part"), "");
   EXPECT_EQ(file_of(folder.path(), ".model"), "");
   TestProvider(helper, tiny_offer()).register_model();
@@ -548,14 +577,19 @@ TEST(ModelStore, chunks_that_do_not_fit_the_offer_are_named_and_the_next_provide
   };
   EXPECT_EQ(refusal_of(helper, offer, {changed(0, [&](ModelChunk& c) { c.number = last + 1; })}),
             fmt::format("peer: ModelChunk.number: {}, expected at least 0 and less than {}", last + 1, last + 1));
-  EXPECT_EQ(refusal_of(helper, offer, {all[2], all[2]}), fmt::format("peer: ModelChunk.number: 2, expected at least 3 and less than {}", last + 1));
-  EXPECT_EQ(refusal_of(helper, offer, {all[3], all[1]}), fmt::format("peer: ModelChunk.number: 1, expected at least 4 and less than {}", last + 1));
+  EXPECT_EQ(refusal_of(helper, offer, {all[2], all[2]}),
+            fmt::format("peer: ModelChunk.number: 2, expected at least 3 and less than {}", last + 1));
+  EXPECT_EQ(refusal_of(helper, offer, {all[3], all[1]}),
+            fmt::format("peer: ModelChunk.number: 1, expected at least 4 and less than {}", last + 1));
   EXPECT_EQ(refusal_of(helper, offer, {changed(0, [](ModelChunk& c) { c.bytes.push_back(0); })}),
             "peer: ModelChunk.bytes: 4097 of them in chunk 0, expected 4096");
   EXPECT_EQ(refusal_of(helper, offer, {changed(last, [](ModelChunk& c) { c.bytes.pop_back(); })}),
-            fmt::format("peer: ModelChunk.bytes: {} of them in chunk {}, expected {}", offer.chunk_bytes(last) - 1, last, offer.chunk_bytes(last)));
-  EXPECT_EQ(refusal_of(helper, offer, {changed(1, [](ModelChunk& c) { c.bytes[9] ^= 1; })}), "peer: ModelChunk.hash: is not that of the bytes of chunk 1");
-  EXPECT_EQ(refusal_of(helper, offer, {changed(1, [](ModelChunk& c) { c.hash[9] ^= 1; })}), "peer: ModelChunk.hash: is not that of the bytes of chunk 1");
+            fmt::format("peer: ModelChunk.bytes: {} of them in chunk {}, expected {}", offer.chunk_bytes(last) - 1,
+                        last, offer.chunk_bytes(last)));
+  EXPECT_EQ(refusal_of(helper, offer, {changed(1, [](ModelChunk& c) { c.bytes[9] ^= 1; })}),
+            "peer: ModelChunk.hash: is not that of the bytes of chunk 1");
+  EXPECT_EQ(refusal_of(helper, offer, {changed(1, [](ModelChunk& c) { c.hash[9] ^= 1; })}),
+            "peer: ModelChunk.hash: is not that of the bytes of chunk 1");
   EXPECT_EQ(refusal_of(helper, offer, {all[0]}).find("peer: ModelEnd: chunk 1 of"), 0u);  // 2 and 3 are there by now
   EXPECT_NE(refusal_of(helper, offer, all).find("peer: ModelEnd.digest: "), std::string::npos);
   EXPECT_EQ(file_of(folder.path(), ".model"), "");
@@ -567,7 +601,8 @@ TEST(ModelStore, chunks_that_do_not_fit_the_offer_are_named_and_the_next_provide
   ModelChunk other = all[2];
   other.bytes[0] ^= 1;
   other.hash = chunk_hash(other.bytes);
-  EXPECT_EQ(refusal_of(helper, offer, {other}), fmt::format("peer: ModelChunk.hash: chunk 2 of model {:.8} is here with another", offer.model_id));
+  EXPECT_EQ(refusal_of(helper, offer, {other}),
+            fmt::format("peer: ModelChunk.hash: chunk 2 of model {:.8} is here with another", offer.model_id));
   EXPECT_EQ(provider.answer(), expected_answer());
 }
 
@@ -583,7 +618,8 @@ TEST(ModelStore, a_second_offer_takes_over_from_the_first) {
   TestProvider provider(helper, tiny_offer());
   provider.register_model();
   old.send(chunk_of(model, 0));
-  EXPECT_NE(error_of([&] { old.receive(ModelStored{}); }).find("the same model was offered over another connection"), std::string::npos);
+  EXPECT_NE(error_of([&] { old.receive(ModelStored{}); }).find("the same model was offered over another connection"),
+            std::string::npos);
   EXPECT_EQ(provider.answer(), expected_answer());
 }
 
@@ -592,7 +628,8 @@ TEST(ModelStore, a_helper_that_names_too_many_chunks_is_named) {
   auto [near, far] = memory_links();
   const std::uint32_t chunks = chunks_of(tiny_offer());
   Executor executor(1);
-  ProviderService provider(tiny_offer(), executor, k_patience, [&, link = &near] { return std::move(*link); }, [](const std::string&) {});
+  ProviderService provider(
+      tiny_offer(), executor, k_patience, [&, link = &near] { return std::move(*link); }, [](const std::string&) {});
   const std::jthread helper([&, link = far.get()] {
     Channel channel(*link, 0, k_patience);
     channel.receive_any("offer", k_max_payload);

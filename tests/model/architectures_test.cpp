@@ -19,11 +19,13 @@ INSTANTIATE_TEST_SUITE_P(All, Architectures, testing::ValuesIn(tiny_model_names(
 });
 
 // Each entry of a vector differs by at most a part of the vector's largest entry and 1.
-void expect_close(std::span<const float> got, const std::vector<double>& want, double tolerance, const std::string& where) {
+void expect_close(std::span<const float> got, const std::vector<double>& want, double tolerance,
+                  const std::string& where) {
   ASSERT_EQ(got.size(), want.size()) << where;
   double largest = 0;
   for (const double v : want) largest = std::max(largest, std::fabs(v));
-  for (std::size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(double{got[i]}, want[i], tolerance * (largest + 1)) << where << ", entry " << i;
+  for (std::size_t i = 0; i < want.size(); ++i)
+    ASSERT_NEAR(double{got[i]}, want[i], tolerance * (largest + 1)) << where << ", entry " << i;
 }
 
 // An entry of q or k stands where rotary pairs are adjacent: their order in a head is not that of the file. The entries of each
@@ -45,7 +47,8 @@ void compare(const TinyModel& model, const Weights<Matrix>& weights, double tole
     std::size_t compared = 0, head = 0;
     const auto observe = [&](const Observation& seen) {
       if (seen.kind == "logits") return;  // not capped yet; compared below
-      const std::string kind(seen.kind), where = kind + " of layer " + std::to_string(seen.layer) + ", token " + std::to_string(seen.token);
+      const std::string kind(seen.kind),
+          where = kind + " of layer " + std::to_string(seen.layer) + ", token " + std::to_string(seen.token);
       head = kind == "score" ? head % c.heads : 0;
       std::vector<double> want = prompt.at(kind, seen.layer, seen.token, head);
       if (kind == "score") ++head, want.resize(seen.values.size());  // the oracle shows keys that come later as well
@@ -53,7 +56,9 @@ void compare(const TinyModel& model, const Weights<Matrix>& weights, double tole
       if (kind == "qkv" || kind == "qk") {
         const auto qk = static_cast<std::ptrdiff_t>(c.qk_rows());
         std::vector<double> mine(seen.values.begin(), seen.values.end());
-        const auto heads = [&](const std::vector<double>& v) { return sorted_heads({v.begin(), v.begin() + qk}, c.head_dim); };
+        const auto heads = [&](const std::vector<double>& v) {
+          return sorted_heads({v.begin(), v.begin() + qk}, c.head_dim);
+        };
         const std::vector<double> got = heads(mine);
         expect_close(std::vector<float>(got.begin(), got.end()), heads(want), tolerance, where);
         want.erase(want.begin(), want.begin() + qk);
@@ -70,7 +75,8 @@ void compare(const TinyModel& model, const Weights<Matrix>& weights, double tole
       const auto best = static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
       ASSERT_EQ(best, prompt.greedy[i]) << "greedy token " << i;
       logits = reference_forward(weights, {&best, 1}, cache, executor);
-      if (i < prompt.decode.size()) expect_close(logits, prompt.decode[i], tolerance, "logits behind greedy token " + std::to_string(i));
+      if (i < prompt.decode.size())
+        expect_close(logits, prompt.decode[i], tolerance, "logits behind greedy token " + std::to_string(i));
     }
   }
 }
@@ -85,7 +91,8 @@ TEST_P(Architectures, real_weights_give_what_the_oracle_says) {
 TEST_P(Architectures, integers_give_what_the_oracle_says) {
   const TinyModel model = tiny_model(GetParam());
   Executor executor(2);
-  compare(model, load_int_weights(ModelFile::open(model.path), executor), model.architecture.starts_with("gemma") ? 0.1 : 5e-5);
+  compare(model, load_int_weights(ModelFile::open(model.path), executor),
+          model.architecture.starts_with("gemma") ? 0.1 : 5e-5);
 }
 
 }  // namespace

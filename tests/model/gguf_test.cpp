@@ -9,8 +9,8 @@
 #include "model/chat_format.h"
 #include "model/load.h"
 #include "model/tokenizer.h"
-#include "wire/link.h"
 #include "support/gguf_writer.h"
+#include "wire/link.h"
 
 namespace permllm::test {
 namespace {
@@ -52,12 +52,21 @@ TEST(Gguf, reads_the_shape_of_the_test_model) {
 TEST(Gguf, a_tiny_model_is_taken) { EXPECT_NO_THROW(use(tiny_llama().finish())); }
 
 TEST(Gguf, refusals_name_what_is_wrong) {
-  EXPECT_NE(error_of(tiny_llama({.architecture = "mamba"}).finish(), Code::unsupported).find("\"mamba\" is not supported; llama, qwen2, "), std::string::npos);
-  EXPECT_NE(error_of(tiny_llama({.tokenizer = "t5"}).finish(), Code::unsupported).find("tokenizer.ggml.model"), std::string::npos);
-  EXPECT_NE(error_of(tiny_llama({.pre = "deepseek-llm"}).finish(), Code::unsupported).find("\"deepseek-llm\""), std::string::npos);
-  EXPECT_NE(error_of(tiny_llama({.chat_template = "USER: {{ x }}"}).finish(), Code::unsupported).find("begins with \"USER: {{ x }}"), std::string::npos);
-  EXPECT_NE(error_of(tiny_llama({.tensor_type = 16}).finish(), Code::unsupported).find("tensor blk.0.attn_q.weight: type IQ2_XXS"), std::string::npos);
-  EXPECT_NE(error_of(tiny_llama({.kv_heads = 3}).finish(), Code::file).find("3 does not divide 4 heads"), std::string::npos);
+  EXPECT_NE(error_of(tiny_llama({.architecture = "mamba"}).finish(), Code::unsupported)
+                .find("\"mamba\" is not supported; llama, qwen2, "),
+            std::string::npos);
+  EXPECT_NE(error_of(tiny_llama({.tokenizer = "t5"}).finish(), Code::unsupported).find("tokenizer.ggml.model"),
+            std::string::npos);
+  EXPECT_NE(error_of(tiny_llama({.pre = "deepseek-llm"}).finish(), Code::unsupported).find("\"deepseek-llm\""),
+            std::string::npos);
+  EXPECT_NE(error_of(tiny_llama({.chat_template = "USER: {{ x }}"}).finish(), Code::unsupported)
+                .find("begins with \"USER: {{ x }}"),
+            std::string::npos);
+  EXPECT_NE(error_of(tiny_llama({.tensor_type = 16}).finish(), Code::unsupported)
+                .find("tensor blk.0.attn_q.weight: type IQ2_XXS"),
+            std::string::npos);
+  EXPECT_NE(error_of(tiny_llama({.kv_heads = 3}).finish(), Code::file).find("3 does not divide 4 heads"),
+            std::string::npos);
   EXPECT_NE(error_of({'G', 'G', 'U', 'X', 0, 0, 0, 0}, Code::file).find("not a GGUF file"), std::string::npos);
   EXPECT_NE(error_of({}, Code::file).find("truncated"), std::string::npos);
 }
@@ -150,8 +159,10 @@ TEST(Gguf, a_spoilt_field_is_named) {
     bytes[field.at + field.bytes - 1] = 0x7f;
     EXPECT_EQ(field_at_fault(bytes), field.name);
     bytes.assign(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(field.at + field.bytes - 1));
-    const std::string cut = field_at_fault(bytes);  // counts and lengths are held against what is left of the file first
-    EXPECT_TRUE(cut == field.name || cut == field.name + ".length" || cut.ends_with("_count")) << cut << " for " << field.name;
+    const std::string cut =
+        field_at_fault(bytes);  // counts and lengths are held against what is left of the file first
+    EXPECT_TRUE(cut == field.name || cut == field.name + ".length" || cut.ends_with("_count"))
+        << cut << " for " << field.name;
   }
 }
 
@@ -195,7 +206,8 @@ TEST(Gguf, contradictions_are_named) {
   EXPECT_EQ(with_offset(288, 0), "no error");
   EXPECT_EQ(with_offset(260, 0), "tensor b.offset");  // not aligned
   EXPECT_EQ(with_offset(224, 0), "tensor b.offset");  // overlaps a
-  EXPECT_EQ(with_offset(std::uint64_t{1} << 20, 24), "tensor b.offset");  // past the end, of a type that is not supported
+  EXPECT_EQ(with_offset(std::uint64_t{1} << 20, 24),
+            "tensor b.offset");  // past the end, of a type that is not supported
   EXPECT_EQ(with_offset(0, 0), "tensor b.offset");
 }
 
@@ -232,7 +244,8 @@ TEST(Gguf, a_spoilt_file_gives_an_error_or_a_model) {
       ++errors;
     }
   };
-  for (std::size_t length = 0; length < writer.info_end(); length += 3) attempt({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length)});
+  for (std::size_t length = 0; length < writer.info_end(); length += 3)
+    attempt({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length)});
   EXPECT_GT(errors, writer.info_end() / 4);
   for (std::size_t at = 0; at < writer.info_end(); ++at) {
     for (const int value : {0x00, 0x7f, 0xff}) {

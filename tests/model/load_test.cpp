@@ -41,11 +41,13 @@ Config tiny_config(const std::string& name) { return read_config(ModelFile::open
 TEST(Config, llama_has_factors_of_frequencies) {
   const Config c = tiny_config("llama");
   EXPECT_EQ(c.architecture, "llama");
-  EXPECT_EQ(std::tie(c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab, c.context), std::make_tuple(3u, 40u, 4u, 2u, 8u, 56u, 260u, 64u));
+  EXPECT_EQ(std::tie(c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab, c.context),
+            std::make_tuple(3u, 40u, 4u, 2u, 8u, 56u, 260u, 64u));
   EXPECT_EQ(c.norm, NormKind::rms);
   EXPECT_EQ(c.activation, Activation::silu);
   EXPECT_TRUE(c.gated);
-  EXPECT_FALSE(c.qkv_bias || c.up_bias || c.head_bias || c.tied_head || c.qk_norm || c.post_norm || c.normed_residual || c.prefix);
+  EXPECT_FALSE(c.qkv_bias || c.up_bias || c.head_bias || c.tied_head || c.qk_norm || c.post_norm || c.normed_residual ||
+               c.prefix);
   EXPECT_DOUBLE_EQ(c.score_scale, std::sqrt(1.0 / 8));
   ASSERT_EQ(c.rope.size(), 4u);
   EXPECT_DOUBLE_EQ(c.rope[0], 1);
@@ -124,7 +126,8 @@ TEST(Config, gpt_2_has_layer_norms_and_learned_positions) {
 
 TEST(Config, chatglm_6b_turns_halves_of_heads_by_place_and_block) {
   const Config c = tiny_config("chatglm-6b");
-  EXPECT_EQ(std::tie(c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab, c.context), std::make_tuple(3u, 32u, 2u, 2u, 16u, 96u, 264u, 64u));
+  EXPECT_EQ(std::tie(c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab, c.context),
+            std::make_tuple(3u, 32u, 2u, 2u, 16u, 96u, 264u, 64u));
   EXPECT_EQ(c.positions, Positions::rotary_2d);
   EXPECT_TRUE(c.prefix && c.normed_residual && c.qkv_bias && c.up_bias && c.head_bias);
   EXPECT_FALSE(c.gated || c.tied_head);
@@ -152,12 +155,15 @@ TEST(Load, every_architecture_loads) {
 TEST(Load, the_gain_of_a_norm_is_in_the_matrix_behind_it) {
   const SmallModel model = small_gguf("llama");
   const FloatWeights w = reals(model);
-  const SmallTensor &q = model.tensors.at("blk.1.attn_q.weight"), &k = model.tensors.at("blk.1.attn_k.weight"), &up = model.tensors.at("blk.1.ffn_up.weight");
+  const SmallTensor &q = model.tensors.at("blk.1.attn_q.weight"), &k = model.tensors.at("blk.1.attn_k.weight"),
+                    &up = model.tensors.at("blk.1.ffn_up.weight");
   for (std::size_t c = 0; c < Small::width; ++c) {
     EXPECT_EQ(row_of(w.layers[1].qkv, 3)[c], q.at(3, c) * model.tensors.at("blk.1.attn_norm.weight").values[c]);
     EXPECT_EQ(row_of(w.layers[1].qkv, 8)[c], k.at(0, c) * model.tensors.at("blk.1.attn_norm.weight").values[c]);
-    EXPECT_EQ(row_of(w.layers[1].up, Small::ff + 1)[c], up.at(1, c) * model.tensors.at("blk.1.ffn_norm.weight").values[c]);
-    EXPECT_EQ(row_of(w.head, 2)[c], model.tensors.at("output.weight").at(2, c) * model.tensors.at("output_norm.weight").values[c]);
+    EXPECT_EQ(row_of(w.layers[1].up, Small::ff + 1)[c],
+              up.at(1, c) * model.tensors.at("blk.1.ffn_norm.weight").values[c]);
+    EXPECT_EQ(row_of(w.head, 2)[c],
+              model.tensors.at("output.weight").at(2, c) * model.tensors.at("output_norm.weight").values[c]);
     EXPECT_EQ(row_of(w.embed, c)[4], model.tensors.at("token_embd.weight").at(4, c));
     EXPECT_EQ(row_of(w.layers[1].o, c)[5], model.tensors.at("blk.1.attn_output.weight").at(c, 5));
   }
@@ -167,7 +173,8 @@ TEST(Load, the_gain_of_a_norm_is_in_the_matrix_behind_it) {
 TEST(Load, halves_of_heads_become_adjacent_pairs) {
   SmallModel model = small_gguf("qwen2");
   FloatWeights w = reals(model);
-  const auto &gain = model.tensors.at("blk.0.attn_norm.weight"), &q = model.tensors.at("blk.0.attn_q.weight"), &k = model.tensors.at("blk.0.attn_k.weight");
+  const auto &gain = model.tensors.at("blk.0.attn_norm.weight"), &q = model.tensors.at("blk.0.attn_q.weight"),
+             &k = model.tensors.at("blk.0.attn_k.weight");
   const std::size_t order[] = {0, 2, 1, 3};
   for (std::size_t e = 0; e < 4; ++e) {
     EXPECT_EQ(row_of(w.layers[0].qkv, 4 + e)[7], q.at(4 + order[e], 7) * gain.values[7]);
@@ -180,12 +187,14 @@ TEST(Load, halves_of_heads_become_adjacent_pairs) {
   model = small_gguf("phi3");
   model.settings["rope.dimension_count"] = 2;
   w = reals(model);
-  EXPECT_EQ(row_of(w.layers[0].qkv, 5)[0], model.tensors.at("blk.0.attn_qkv.weight").at(5, 0) * model.tensors.at("blk.0.attn_norm.weight").values[0]);
+  EXPECT_EQ(row_of(w.layers[0].qkv, 5)[0],
+            model.tensors.at("blk.0.attn_qkv.weight").at(5, 0) * model.tensors.at("blk.0.attn_norm.weight").values[0]);
 }
 
 TEST(Load, fused_tensors_are_what_their_parts_are) {
   SmallModel fused = small_gguf("chatglm"), parts = fused;
-  const auto split = [&](const std::string& from, const std::string& end, const std::vector<std::pair<std::string, std::size_t>>& names) {
+  const auto split = [&](const std::string& from, const std::string& end,
+                         const std::vector<std::pair<std::string, std::size_t>>& names) {
     for (std::size_t l = 0; l < Small::layers; ++l) {
       const std::string p = "blk." + std::to_string(l) + ".";
       const SmallTensor whole = parts.tensors.at(p + from + end);
@@ -194,7 +203,9 @@ TEST(Load, fused_tensors_are_what_their_parts_are) {
       auto at = whole.values.begin();
       for (const auto& [name, rows] : names) {
         const auto next = at + static_cast<std::ptrdiff_t>(rows * cols);
-        parts.tensors[p + name + end] = {whole.shape.size() == 2 ? std::vector<std::uint64_t>{rows, cols} : std::vector<std::uint64_t>{rows}, {at, next}};
+        parts.tensors[p + name + end] = {
+            whole.shape.size() == 2 ? std::vector<std::uint64_t>{rows, cols} : std::vector<std::uint64_t>{rows},
+            {at, next}};
         at = next;
       }
     }
@@ -222,7 +233,9 @@ TEST(Load, gains_of_heads_are_repeated_in_their_order) {
   model.tensors["blk.0.attn_q_norm.weight"].values[0] = -32767;
   EXPECT_EQ(reals(model).layers[0].qk_gain.frac, 0);
   model.tensors["blk.0.attn_q_norm.weight"].values[0] = 32769;
-  EXPECT_NE(error_of(model, Code::unsupported).find("blk.0.attn_q_norm.weight or attn_k_norm.weight: 32769, gains of up to"), std::string::npos);
+  EXPECT_NE(
+      error_of(model, Code::unsupported).find("blk.0.attn_q_norm.weight or attn_k_norm.weight: 32769, gains of up to"),
+      std::string::npos);
 }
 
 TEST(Load, gemma_embeddings_are_scaled_and_the_head_is_not) {
@@ -240,7 +253,8 @@ TEST(Load, gemma_embeddings_are_scaled_and_the_head_is_not) {
 TEST(Load, a_layer_norm_is_a_centred_matrix_and_a_bias) {
   const SmallModel model = small_gguf("gpt2");
   const auto t = [&](const std::string& name) { return model.tensors.at(name); };
-  const auto check = [&](const FloatMatrix& got, const std::vector<float>& bias, const SmallTensor& weight, const std::string& norm, const std::vector<float>& own,
+  const auto check = [&](const FloatMatrix& got, const std::vector<float>& bias, const SmallTensor& weight,
+                         const std::string& norm, const std::vector<float>& own,
                          const std::vector<std::size_t>& order) {
     const SmallTensor g = t(norm + ".weight"), b = t(norm + ".bias");
     for (std::size_t r = 0; r < got.rows(); ++r) {
@@ -249,7 +263,8 @@ TEST(Load, a_layer_norm_is_a_centred_matrix_and_a_bias) {
         mean += weight.at(order[r], c) * g.values[c] / Small::width;
         added += weight.at(order[r], c) * b.values[c];
       }
-      for (std::size_t c = 0; c < Small::width; ++c) EXPECT_NEAR(row_of(got, r)[c], weight.at(order[r], c) * g.values[c] - mean, 1e-6) << norm;
+      for (std::size_t c = 0; c < Small::width; ++c)
+        EXPECT_NEAR(row_of(got, r)[c], weight.at(order[r], c) * g.values[c] - mean, 1e-6) << norm;
       EXPECT_NEAR(bias[r], added, 1e-6) << norm;
     }
   };
@@ -259,8 +274,10 @@ TEST(Load, a_layer_norm_is_a_centred_matrix_and_a_bias) {
     return order;
   };
   const FloatWeights w = reals(model);
-  check(w.layers[1].qkv, w.layers[1].qkv_bias, t("blk.1.attn_qkv.weight"), "blk.1.attn_norm", t("blk.1.attn_qkv.bias").values, as_it_is(24));
-  check(w.layers[1].up, w.layers[1].up_bias, t("blk.1.ffn_up.weight"), "blk.1.ffn_norm", t("blk.1.ffn_up.bias").values, as_it_is(3));
+  check(w.layers[1].qkv, w.layers[1].qkv_bias, t("blk.1.attn_qkv.weight"), "blk.1.attn_norm",
+        t("blk.1.attn_qkv.bias").values, as_it_is(24));
+  check(w.layers[1].up, w.layers[1].up_bias, t("blk.1.ffn_up.weight"), "blk.1.ffn_norm", t("blk.1.ffn_up.bias").values,
+        as_it_is(3));
   check(w.head, w.head_bias, t("token_embd.weight"), "output_norm", {}, as_it_is(5));
   EXPECT_EQ(w.layers[1].o_bias, t("blk.1.attn_output.bias").values);
   EXPECT_EQ(w.layers[1].down_bias, t("blk.1.ffn_down.bias").values);
@@ -280,15 +297,18 @@ TEST(Load, chatglm_6b_is_taken_apart) {
   folder.write(model);
   const FloatWeights w = load_float_weights(ModelFile::open(folder.path()), executor());
   const std::string p = "transformer.layers.1.";
-  const SmallTensor &qkv = model.tensors.at(p + "attention.query_key_value.weight"), &gain = model.tensors.at(p + "input_layernorm.weight"),
-                    &shift = model.tensors.at(p + "input_layernorm.bias"), &own = model.tensors.at(p + "attention.query_key_value.bias");
+  const SmallTensor &qkv = model.tensors.at(p + "attention.query_key_value.weight"),
+                    &gain = model.tensors.at(p + "input_layernorm.weight"),
+                    &shift = model.tensors.at(p + "input_layernorm.bias"),
+                    &own = model.tensors.at(p + "attention.query_key_value.bias");
   const std::size_t pairs[] = {0, 2, 1, 3, 4, 6, 5, 7};
   for (std::size_t kind = 0; kind < 3; ++kind) {
     for (std::size_t head = 0; head < 2; ++head) {
       for (std::size_t e = 0; e < 8; ++e) {
         const std::size_t r = kind * 16 + head * 8 + e, from = head * 24 + kind * 8 + (kind == 2 ? e : pairs[e]);
         double mean = 0, added = own.values[from];
-        for (std::size_t c = 0; c < 16; ++c) mean += qkv.at(from, c) * gain.values[c] / 16, added += qkv.at(from, c) * shift.values[c];
+        for (std::size_t c = 0; c < 16; ++c)
+          mean += qkv.at(from, c) * gain.values[c] / 16, added += qkv.at(from, c) * shift.values[c];
         EXPECT_NEAR(row_of(w.layers[1].qkv, r)[9], qkv.at(from, 9) * gain.values[9] - mean, 1e-6) << r;
         EXPECT_NEAR(w.layers[1].qkv_bias[r], added, 1e-5) << r;
       }
@@ -315,7 +335,9 @@ TEST(Load, integers_are_the_real_weights_rounded) {
         for (std::size_t c = 0; c < got.cols(); ++c) {
           const int mantissa = got.at(r, c) >> got.shift(c);
           largest = std::max(largest, std::abs(mantissa));
-          EXPECT_LE(std::fabs(std::ldexp(row_of(want, r)[c], got.frac() - got.shift(c)) - static_cast<float>(mantissa)), 0.5f) << name;
+          EXPECT_LE(std::fabs(std::ldexp(row_of(want, r)[c], got.frac() - got.shift(c)) - static_cast<float>(mantissa)),
+                    0.5f)
+              << name;
         }
       }
       EXPECT_GE(largest, 1 << (bits - 2));
@@ -350,21 +372,35 @@ TEST(Load, progress_grows_to_one) {
 
 // A tensor that is not read would change what the model says.
 TEST(Load, unknown_tensors_are_refused_by_name) {
-  const std::vector<std::pair<std::string, std::string>> cases{
-      {"llama", "blk.1.ffn_gate_inp.weight"}, {"llama", "blk.0.attn_norm.bias"}, {"llama", "blk.1.attn_q.bias"}, {"llama", "blk.2.attn_q.weight"},
-      {"llama", "blk.0.attn_sinks"}, {"phi3", "rope_factors_long.weight"}, {"phi3", "rope_freqs.weight"}, {"qwen2", "blk.0.attn_q_norm.weight"},
-      {"qwen3", "blk.0.post_attention_norm.weight"}, {"gpt2", "blk.0.ffn_gate_exps.weight"}, {"glm4", "blk.0.nextn.eh_proj.weight"}};
+  const std::vector<std::pair<std::string, std::string>> cases{{"llama", "blk.1.ffn_gate_inp.weight"},
+                                                               {"llama", "blk.0.attn_norm.bias"},
+                                                               {"llama", "blk.1.attn_q.bias"},
+                                                               {"llama", "blk.2.attn_q.weight"},
+                                                               {"llama", "blk.0.attn_sinks"},
+                                                               {"phi3", "rope_factors_long.weight"},
+                                                               {"phi3", "rope_freqs.weight"},
+                                                               {"qwen2", "blk.0.attn_q_norm.weight"},
+                                                               {"qwen3", "blk.0.post_attention_norm.weight"},
+                                                               {"gpt2", "blk.0.ffn_gate_exps.weight"},
+                                                               {"glm4", "blk.0.nextn.eh_proj.weight"}};
   for (const auto& [architecture, name] : cases) {
     SmallModel model = small_gguf(architecture);
     model.add(name, {8});
-    EXPECT_EQ(error_of(model, Code::unsupported), "tensor " + name + ": is not known in a model of architecture " + architecture);
+    EXPECT_EQ(error_of(model, Code::unsupported),
+              "tensor " + name + ": is not known in a model of architecture " + architecture);
   }
 }
 
 TEST(Load, biases_are_read_where_all_layers_have_them) {
   SmallModel model = small_gguf("llama");
   for (const char* layer : {"blk.0.", "blk.1."}) {
-    for (const auto& [name, rows] : {std::pair{"attn_q", 8}, {"attn_k", 4}, {"attn_v", 4}, {"attn_output", 8}, {"ffn_gate", 3}, {"ffn_up", 3}, {"ffn_down", 8}}) {
+    for (const auto& [name, rows] : {std::pair{"attn_q", 8},
+                                     {"attn_k", 4},
+                                     {"attn_v", 4},
+                                     {"attn_output", 8},
+                                     {"ffn_gate", 3},
+                                     {"ffn_up", 3},
+                                     {"ffn_down", 8}}) {
       model.add(std::string(layer) + name + ".bias", {static_cast<std::uint64_t>(rows)});
     }
   }
@@ -388,10 +424,14 @@ TEST(Load, every_tensor_is_needed_of_its_shape_and_finite) {
       SmallModel model = whole;
       model.tensors.erase(tensor);
       // Without its first half the second one is looked for as if it were whole; a head may be tied, biases absent.
-      const bool optional = tensor == "output.weight" || (std::string(name) != "qwen2" && std::string(name) != "gpt2" && tensor.ends_with(".bias"));
+      const bool optional = tensor == "output.weight" ||
+                            (std::string(name) != "qwen2" && std::string(name) != "gpt2" && tensor.ends_with(".bias"));
       if (!optional) {
         const std::string error = error_of(model, Code::file);
-        EXPECT_NE(error.find(tensor.ends_with("ffn_gate.weight") ? "ffn_up.weight: has shape" : tensor.ends_with("attn_qkv.weight") ? "attn_q.weight: is missing" : place), std::string::npos)
+        EXPECT_NE(error.find(tensor.ends_with("ffn_gate.weight")   ? "ffn_up.weight: has shape"
+                             : tensor.ends_with("attn_qkv.weight") ? "attn_q.weight: is missing"
+                                                                   : place),
+                  std::string::npos)
             << name << " without " << tensor << ": " << error;
       }
       if (tensor != "token_embd.weight") {  // which says how many tokens there are
@@ -417,14 +457,17 @@ TEST(Load, a_head_of_other_tokens_than_the_table_is_refused) {
 
 TEST(Load, a_gain_that_overflows_a_weight_is_refused) {
   SmallModel model = small_gguf("llama");
-  for (const char* name : {"blk.0.attn_norm.weight", "blk.0.attn_k.weight"}) std::fill(model.tensors[name].values.begin(), model.tensors[name].values.end(), 1e38f);
+  for (const char* name : {"blk.0.attn_norm.weight", "blk.0.attn_k.weight"})
+    std::fill(model.tensors[name].values.begin(), model.tensors[name].values.end(), 1e38f);
   EXPECT_EQ(error_of(model, Code::file), "tensor blk.0.attn_k.weight: holds a weight that is not a finite number");
 }
 
 TEST(Load, weights_near_zero_and_all_zero_are_taken) {
   SmallModel model = small_gguf("llama");
-  std::fill(model.tensors["blk.0.ffn_down.weight"].values.begin(), model.tensors["blk.0.ffn_down.weight"].values.end(), 1e-44f);
-  std::fill(model.tensors["blk.1.ffn_down.weight"].values.begin(), model.tensors["blk.1.ffn_down.weight"].values.end(), 0.0f);
+  std::fill(model.tensors["blk.0.ffn_down.weight"].values.begin(), model.tensors["blk.0.ffn_down.weight"].values.end(),
+            1e-44f);
+  std::fill(model.tensors["blk.1.ffn_down.weight"].values.begin(), model.tensors["blk.1.ffn_down.weight"].values.end(),
+            0.0f);
   const IntWeights w = load_int_weights(model.gguf(), executor());
   EXPECT_EQ(w.layers[0].down.at(0, 0), 0);
   EXPECT_EQ(w.layers[1].down.at(0, 0), 0);
@@ -439,26 +482,60 @@ TEST(Load, settings_are_checked_and_named) {
   };
   const nlohmann::json none, nan = std::numeric_limits<double>::quiet_NaN();
   const auto bad = Code::file, other = Code::unsupported;
-  const std::vector<Case> cases{
-      {"llama", "block_count", none, bad}, {"llama", "block_count", 0, bad}, {"llama", "block_count", 1001, bad}, {"llama", "block_count", "two", bad},
-      {"llama", "context_length", none, bad}, {"llama", "context_length", 0, bad}, {"llama", "embedding_length", 1, bad}, {"llama", "embedding_length", 9, bad},
-      {"llama", "embedding_length", 1u << 18, bad}, {"llama", "feed_forward_length", 0, bad}, {"llama", "feed_forward_length", none, bad},
-      {"llama", "attention.head_count", 0, bad}, {"llama", "attention.head_count", 1.5, bad}, {"qwen2", "attention.head_count", none, bad},
-      {"llama", "attention.head_count_kv", 0, bad}, {"llama", "attention.head_count_kv", 3, bad}, {"llama", "attention.key_length", 3, bad},
-      {"llama", "attention.key_length", 8192, bad}, {"llama", "attention.value_length", 2, other}, {"llama", "attention.layer_norm_rms_epsilon", none, bad},
-      {"llama", "attention.layer_norm_rms_epsilon", -1.0, bad}, {"llama", "attention.layer_norm_rms_epsilon", nan, bad}, {"gpt2", "attention.layer_norm_epsilon", none, bad},
-      {"llama", "rope.freq_base", 0.5, bad}, {"llama", "rope.freq_base", nan, bad}, {"llama", "rope.freq_base", 1e30, bad}, {"glm4", "rope.dimension_count", 3, bad},
-      {"glm4", "rope.dimension_count", 6, bad}, {"llama", "rope.scaling.type", "yarn", other}, {"phi3", "rope.scaling.type", "longrope", other},
-      {"llama", "rope.scaling.factor", 0.0, bad}, {"llama", "rope.scaling.factor", nan, bad}, {"phi3", "rope.scaling.attn_factor", 1.2, other},
-      {"gemma3", "attention.sliding_window", none, bad}, {"gemma2", "attention.sliding_window", 0, bad}, {"gemma3", "attention.sliding_window_pattern", 0, bad},
-      {"gemma2", "attn_logit_softcapping", -1.0, bad}, {"gemma3", "attn_logit_softcapping", 50.0, other}, {"llama", "final_logit_softcapping", 30.0, other},
-      {"gemma2", "final_logit_softcapping", nan, bad}, {"gemma3", "rope.freq_base_swa", 0.0, bad}, {"llama", "expert_count", 8, other}, {"llama", "logit_scale", 0.5, other},
-      {"llama", "attention.causal", false, other}, {"llama", "attention.clamp_kqv", 8.0, other}, {"llama", "attention.max_alibi_bias", 8.0, other}};
+  const std::vector<Case> cases{{"llama", "block_count", none, bad},
+                                {"llama", "block_count", 0, bad},
+                                {"llama", "block_count", 1001, bad},
+                                {"llama", "block_count", "two", bad},
+                                {"llama", "context_length", none, bad},
+                                {"llama", "context_length", 0, bad},
+                                {"llama", "embedding_length", 1, bad},
+                                {"llama", "embedding_length", 9, bad},
+                                {"llama", "embedding_length", 1u << 18, bad},
+                                {"llama", "feed_forward_length", 0, bad},
+                                {"llama", "feed_forward_length", none, bad},
+                                {"llama", "attention.head_count", 0, bad},
+                                {"llama", "attention.head_count", 1.5, bad},
+                                {"qwen2", "attention.head_count", none, bad},
+                                {"llama", "attention.head_count_kv", 0, bad},
+                                {"llama", "attention.head_count_kv", 3, bad},
+                                {"llama", "attention.key_length", 3, bad},
+                                {"llama", "attention.key_length", 8192, bad},
+                                {"llama", "attention.value_length", 2, other},
+                                {"llama", "attention.layer_norm_rms_epsilon", none, bad},
+                                {"llama", "attention.layer_norm_rms_epsilon", -1.0, bad},
+                                {"llama", "attention.layer_norm_rms_epsilon", nan, bad},
+                                {"gpt2", "attention.layer_norm_epsilon", none, bad},
+                                {"llama", "rope.freq_base", 0.5, bad},
+                                {"llama", "rope.freq_base", nan, bad},
+                                {"llama", "rope.freq_base", 1e30, bad},
+                                {"glm4", "rope.dimension_count", 3, bad},
+                                {"glm4", "rope.dimension_count", 6, bad},
+                                {"llama", "rope.scaling.type", "yarn", other},
+                                {"phi3", "rope.scaling.type", "longrope", other},
+                                {"llama", "rope.scaling.factor", 0.0, bad},
+                                {"llama", "rope.scaling.factor", nan, bad},
+                                {"phi3", "rope.scaling.attn_factor", 1.2, other},
+                                {"gemma3", "attention.sliding_window", none, bad},
+                                {"gemma2", "attention.sliding_window", 0, bad},
+                                {"gemma3", "attention.sliding_window_pattern", 0, bad},
+                                {"gemma2", "attn_logit_softcapping", -1.0, bad},
+                                {"gemma3", "attn_logit_softcapping", 50.0, other},
+                                {"llama", "final_logit_softcapping", 30.0, other},
+                                {"gemma2", "final_logit_softcapping", nan, bad},
+                                {"gemma3", "rope.freq_base_swa", 0.0, bad},
+                                {"llama", "expert_count", 8, other},
+                                {"llama", "logit_scale", 0.5, other},
+                                {"llama", "attention.causal", false, other},
+                                {"llama", "attention.clamp_kqv", 8.0, other},
+                                {"llama", "attention.max_alibi_bias", 8.0, other}};
   for (const Case& c : cases) {
     SmallModel model = small_gguf(c.architecture);
-    if (c.value.is_null()) model.settings.erase(c.name);
-    else model.settings[c.name] = c.value;
-    EXPECT_EQ(error_of(model, c.code).rfind(std::string(c.architecture) + "." + c.name + ": ", 0), 0u) << c.name << " " << c.value << ": " << error_of(model, c.code);
+    if (c.value.is_null())
+      model.settings.erase(c.name);
+    else
+      model.settings[c.name] = c.value;
+    EXPECT_EQ(error_of(model, c.code).rfind(std::string(c.architecture) + "." + c.name + ": ", 0), 0u)
+        << c.name << " " << c.value << ": " << error_of(model, c.code);
   }
   SmallModel model = small_gguf("llama");
   model.settings["expert_count"] = 0;
@@ -472,7 +549,8 @@ TEST(Load, factors_of_frequencies_are_checked) {
   model.tensors["rope_freqs.weight"] = {{2}, {1, 4}};
   EXPECT_DOUBLE_EQ(read_config(model.gguf()).rope[1], 0.01 / 4);
   EXPECT_EQ(error_of(model, Code::file), "no error");
-  for (const float bad : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float bad :
+       {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     model.tensors["rope_freqs.weight"].values[1] = bad;
     EXPECT_EQ(error_of(model, Code::file).rfind("tensor rope_freqs.weight: ", 0), 0u) << bad;
   }
@@ -482,7 +560,8 @@ TEST(Load, factors_of_frequencies_are_checked) {
 
 TEST(Load, an_unknown_architecture_is_told_of_the_known_ones) {
   EXPECT_EQ(error_of(small_gguf("mamba"), Code::unsupported),
-            "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, glm4, chatglm are");
+            "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, glm4, "
+            "chatglm are");
 }
 
 // config.json of a folder, field by field.
@@ -490,16 +569,40 @@ TEST(Load, settings_of_a_folder_are_checked_and_named) {
   const auto bad = Code::file, other = Code::unsupported;
   const nlohmann::json none;
   const std::vector<std::tuple<const char*, nlohmann::json, Code>> cases{
-      {"model_type", none, bad}, {"model_type", "llama", other}, {"model_type", 1, other}, {"num_layers", none, bad}, {"num_layers", 0, bad},
-      {"num_layers", -1, bad}, {"num_layers", 2.0, bad}, {"num_layers", "2", bad}, {"num_layers", 1001, bad}, {"hidden_size", none, bad}, {"hidden_size", 12, bad},
-      {"hidden_size", 1u << 18, bad}, {"num_attention_heads", 0, bad}, {"num_attention_heads", none, bad}, {"num_attention_heads", 5000, bad}, {"inner_hidden_size", none, bad},
-      {"inner_hidden_size", 0, bad}, {"inner_hidden_size", nlohmann::json::array(), bad}, {"vocab_size", none, bad}, {"vocab_size", 1u << 21, bad},
-      {"max_sequence_length", none, bad}, {"max_sequence_length", true, bad}, {"layernorm_epsilon", none, bad}, {"layernorm_epsilon", "1e-5", bad},
-      {"layernorm_epsilon", -1, bad}, {"position_encoding_2d", false, other}, {"quantization_bit", 4, other}, {"pre_seq_len", 128, other}};
+      {"model_type", none, bad},
+      {"model_type", "llama", other},
+      {"model_type", 1, other},
+      {"num_layers", none, bad},
+      {"num_layers", 0, bad},
+      {"num_layers", -1, bad},
+      {"num_layers", 2.0, bad},
+      {"num_layers", "2", bad},
+      {"num_layers", 1001, bad},
+      {"hidden_size", none, bad},
+      {"hidden_size", 12, bad},
+      {"hidden_size", 1u << 18, bad},
+      {"num_attention_heads", 0, bad},
+      {"num_attention_heads", none, bad},
+      {"num_attention_heads", 5000, bad},
+      {"inner_hidden_size", none, bad},
+      {"inner_hidden_size", 0, bad},
+      {"inner_hidden_size", nlohmann::json::array(), bad},
+      {"vocab_size", none, bad},
+      {"vocab_size", 1u << 21, bad},
+      {"max_sequence_length", none, bad},
+      {"max_sequence_length", true, bad},
+      {"layernorm_epsilon", none, bad},
+      {"layernorm_epsilon", "1e-5", bad},
+      {"layernorm_epsilon", -1, bad},
+      {"position_encoding_2d", false, other},
+      {"quantization_bit", 4, other},
+      {"pre_seq_len", 128, other}};
   for (const auto& [name, value, code] : cases) {
     SmallModel model = small_chatglm_6b();
-    if (value.is_null()) model.settings.erase(name);
-    else model.settings[name] = value;
+    if (value.is_null())
+      model.settings.erase(name);
+    else
+      model.settings[name] = value;
     const TemporaryFolder folder;
     folder.write(model);
     EXPECT_EQ(error_of(ModelFile::open(folder.path()), code).rfind(std::string("config.json: ") + name + ": ", 0), 0u)

@@ -17,7 +17,8 @@ namespace {
 
 std::vector<std::uint8_t> from_hex(const std::string& hex) {
   std::vector<std::uint8_t> bytes;
-  for (std::size_t i = 0; i < hex.size(); i += 2) bytes.push_back(static_cast<std::uint8_t>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+  for (std::size_t i = 0; i < hex.size(); i += 2)
+    bytes.push_back(static_cast<std::uint8_t>(std::stoi(hex.substr(i, 2), nullptr, 16)));
   return bytes;
 }
 
@@ -83,7 +84,8 @@ TEST(Quant, every_half_is_the_number_that_it_means) {
       ASSERT_TRUE(std::isnan(got[half])) << half;
       continue;
     }
-    float want = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24) : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+    float want = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                               : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
     if (exponent == 31) want = std::numeric_limits<float>::infinity();
     if (half >= 32768) want = -want;
     ASSERT_EQ(std::bit_cast<std::uint32_t>(got[half]), std::bit_cast<std::uint32_t>(want)) << half;
@@ -101,8 +103,10 @@ TEST(Quant, an_unsupported_type_is_refused_by_name) {
     }
     return "no error";
   };
-  EXPECT_EQ(error_of(16), "tensor blk.7.ffn_up.weight: type IQ2_XXS is not supported; supported are F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, "
-                          "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, BF16");
+  EXPECT_EQ(error_of(16),
+            "tensor blk.7.ffn_up.weight: type IQ2_XXS is not supported; supported are F32, F16, Q4_0, Q4_1, Q5_0, "
+            "Q5_1, Q8_0, "
+            "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, BF16");
   EXPECT_EQ(error_of(39).find("tensor blk.7.ffn_up.weight: type MXFP4 is not"), 0u);
   EXPECT_EQ(error_of(4).find("tensor blk.7.ffn_up.weight: type number 4 is not"), 0u);  // removed from the format
   EXPECT_EQ(error_of(4000000000).find("tensor blk.7.ffn_up.weight: type number 4000000000 is not"), 0u);

@@ -108,7 +108,8 @@ Vocabulary table(const std::string& name) {
   return Vocabulary::read(Gguf::parse(w.finish()));
 }
 
-void expect_golden(const Tokenizer& tokenizer, const nlohmann::json& cases, const std::string& name, TokenId shift = 0) {
+void expect_golden(const Tokenizer& tokenizer, const nlohmann::json& cases, const std::string& name,
+                   TokenId shift = 0) {
   const std::vector<std::string> texts = corpus();
   ASSERT_EQ(cases.size(), texts.size());
   for (std::size_t i = 0; i < texts.size(); ++i) {
@@ -122,13 +123,15 @@ TEST(Tokenizer, every_split_pattern_agrees_with_hugging_face) {
   const auto& cases = families().at("byte_level").at("cases");
   EXPECT_EQ(cases.size(), 7u);
   for (const auto& [pre, ids] : cases.items()) expect_golden(Tokenizer(byte_level(pre)), ids, pre);
-  for (const auto& [other, same_as] : {std::pair("llama3", "llama-bpe"), std::pair("chatglm-bpe", "glm4"), std::pair("dbrx", "glm4"), std::pair("phi-2", "gpt-2")}) {
+  for (const auto& [other, same_as] : {std::pair("llama3", "llama-bpe"), std::pair("chatglm-bpe", "glm4"),
+                                       std::pair("dbrx", "glm4"), std::pair("phi-2", "gpt-2")}) {
     expect_golden(Tokenizer(byte_level(other)), cases.at(same_as), other);
   }
 }
 
 TEST(Tokenizer, vocabularies_of_sentencepiece_agree_with_sentencepiece) {
-  for (const auto& [name, data] : families().at("tables").items()) expect_golden(Tokenizer(table(name)), data.at("cases"), name);
+  for (const auto& [name, data] : families().at("tables").items())
+    expect_golden(Tokenizer(table(name)), data.at("cases"), name);
 }
 
 TEST(Tokenizer, files_of_sentencepiece_agree_with_sentencepiece) {
@@ -150,7 +153,9 @@ TEST(Tokenizer, chatglm_s_tokens_may_stand_behind_image_tokens) {
 TEST(Tokenizer, chatglm_s_folder_says_how_many_ids_are_of_images) {
   const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "chatglm-vocabulary";
   std::filesystem::create_directories(folder);
-  const auto write = [&](const char* name, const std::string& bytes) { std::ofstream(folder / name, std::ios::binary) << bytes; };
+  const auto write = [&](const char* name, const std::string& bytes) {
+    std::ofstream(folder / name, std::ios::binary) << bytes;
+  };
   const auto bytes = file_bytes("chatglm");
   const TokenId sop = *Vocabulary::read_sentencepiece(bytes).bos;
   write("model.safetensors", std::string("\x02\0\0\0\0\0\0\0", 8) + "{}");
@@ -187,10 +192,16 @@ std::string random_text(std::mt19937& random) {
     const unsigned range[] = {0x80, 0x800, 0x3000, 0xd800, 0x110000};
     unsigned code = static_cast<unsigned>(random()) % range[random() % 5];
     if ((code >= 0xd800 && code < 0xe000) || code == 0x2581) code = ' ';  // U+2581 means a blank to sentencepiece
-    if (code < 0x80) text += static_cast<char>(code);
-    else if (code < 0x800) text += {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
-    else if (code < 0x10000) text += {static_cast<char>(0xe0 | code >> 12), static_cast<char>(0x80 | (code >> 6 & 63)), static_cast<char>(0x80 | (code & 63))};
-    else text += {static_cast<char>(0xf0 | code >> 18), static_cast<char>(0x80 | (code >> 12 & 63)), static_cast<char>(0x80 | (code >> 6 & 63)), static_cast<char>(0x80 | (code & 63))};
+    if (code < 0x80)
+      text += static_cast<char>(code);
+    else if (code < 0x800)
+      text += {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
+    else if (code < 0x10000)
+      text += {static_cast<char>(0xe0 | code >> 12), static_cast<char>(0x80 | (code >> 6 & 63)),
+               static_cast<char>(0x80 | (code & 63))};
+    else
+      text += {static_cast<char>(0xf0 | code >> 18), static_cast<char>(0x80 | (code >> 12 & 63)),
+               static_cast<char>(0x80 | (code >> 6 & 63)), static_cast<char>(0x80 | (code & 63))};
   }
   return text;
 }
@@ -211,7 +222,8 @@ TEST(Tokenizer, random_text_survives_the_round_trip_in_every_kind) {
       ASSERT_EQ(t.decode(t.encode(bytes, false)), bytes);
       // Token by token, as an answer comes.
       std::string streamed;
-      for (const TokenId id : ids) streamed += streamed.empty() && id == ids[0] ? t.decode({&id, 1}) : std::string(t.bytes(id));
+      for (const TokenId id : ids)
+        streamed += streamed.empty() && id == ids[0] ? t.decode({&id, 1}) : std::string(t.bytes(id));
       if (!ids.empty() && !t.decode({ids.data(), 1}).empty()) {
         ASSERT_EQ(streamed, text);
       }
@@ -220,7 +232,8 @@ TEST(Tokenizer, random_text_survives_the_round_trip_in_every_kind) {
 }
 
 TEST(Tokenizer, a_long_run_in_pieces_takes_no_longer_than_its_length) {
-  const Tokenizer bpe(table("llama")), unigram(Vocabulary::read_sentencepiece(file_bytes("unigram, normalised"))), tekken(byte_level("tekken"));
+  const Tokenizer bpe(table("llama")), unigram(Vocabulary::read_sentencepiece(file_bytes("unigram, normalised"))),
+      tekken(byte_level("tekken"));
   const auto begin = std::chrono::steady_clock::now();
   for (const char c : {'x', ' ', 'e', '<', 'E'}) {
     for (const Tokenizer* t : {&bpe, &unigram, &tekken}) t->encode(std::string(1 << 18, c), true);
@@ -245,7 +258,8 @@ TEST(Tokenizer, bos_and_ends_follow_the_file_and_the_family) {
   GgufWriter w;
   w.text("tokenizer.ggml.model", "gpt2");
   w.text("tokenizer.ggml.pre", "llama-bpe");
-  w.texts("tokenizer.ggml.tokens", {"a", "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "[other]", "<|im_end|>"});
+  w.texts("tokenizer.ggml.tokens",
+          {"a", "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "[other]", "<|im_end|>"});
   w.numbers("tokenizer.ggml.token_type", {1, 3, 1, 3, 3, 3, 4});
   w.number("tokenizer.ggml.bos_token_id", 1);
   w.number("tokenizer.ggml.eos_token_id", 3);
@@ -264,7 +278,8 @@ TEST(Tokenizer, bos_and_ends_follow_the_file_and_the_family) {
 
 // Each table spoilt in one way, and the key that the refusal names.
 TEST(Tokenizer, tables_that_do_not_fit_are_refused_by_name) {
-  const auto refused = [](const Vocabulary& good, const std::string& field, const std::function<void(Vocabulary&)>& spoil) {
+  const auto refused = [](const Vocabulary& good, const std::string& field,
+                          const std::function<void(Vocabulary&)>& spoil) {
     Vocabulary v = good;
     spoil(v);
     try {
@@ -308,7 +323,8 @@ TEST(Tokenizer, a_spoilt_file_of_sentencepiece_gives_an_error_or_a_tokenizer) {
       ++errors;
     }
   };
-  for (std::size_t length = 0; length < whole.size(); length += 5) attempt({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length)});
+  for (std::size_t length = 0; length < whole.size(); length += 5)
+    attempt({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length)});
   EXPECT_GT(errors, whole.size() / 10);
   for (std::size_t at = 0; at < whole.size(); ++at) {
     for (const int value : {0x00, 0x7f, 0xff}) {

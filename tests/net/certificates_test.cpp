@@ -67,8 +67,10 @@ std::string ending(const Certificate& certificate, std::string_view time) {
 TEST(Certificates, one_whose_dates_are_none_is_refused) {
   const Identity provider = make_identity(Role::provider, "acme", 7);
   EXPECT_EQ(Certificate::parse(ending(provider.certificate, "300102030405Z"), "file").last_day(), "2030-01-02");
-  EXPECT_EQ(error_of([&] { Certificate::parse(ending(provider.certificate, "309902030405Z"), "file").days_left(); }), "file: its validity is written as no time");
-  EXPECT_EQ(error_of([&] { Certificate::parse(ending(provider.certificate, "x\x1b[2Jxxxxxxxx"), "file").days_left(); }), "file: its validity is written as no time");
+  EXPECT_EQ(error_of([&] { Certificate::parse(ending(provider.certificate, "309902030405Z"), "file").days_left(); }),
+            "file: its validity is written as no time");
+  EXPECT_EQ(error_of([&] { Certificate::parse(ending(provider.certificate, "x\x1b[2Jxxxxxxxx"), "file").days_left(); }),
+            "file: its validity is written as no time");
 }
 
 void expect_met(const Outcome& outcome) {
@@ -114,45 +116,56 @@ TEST(Trust, a_pin_outlives_the_certificate_it_was_taken_from) {
 
 TEST(Trust, a_foreign_party_is_refused_by_both_sides) {
   const Parties p, q;
-  expect_refused(meet(p.of(Role::provider), with_identity(p.of(Role::user), q.user), Role::provider), "user \"alice\": its certificate was issued by no provider",
-                 "does not trust its key or issuer");
+  expect_refused(meet(p.of(Role::provider), with_identity(p.of(Role::user), q.user), Role::provider),
+                 "user \"alice\": its certificate was issued by no provider", "does not trust its key or issuer");
   expect_refused(meet(p.of(Role::helper), with_identity(p.of(Role::provider), q.provider), Role::helper),
-                 "provider \"acme\": its key sha256:" + q.provider.certificate.pin() + " is not trusted here", "does not trust its key or issuer");
+                 "provider \"acme\": its key sha256:" + q.provider.certificate.pin() + " is not trusted here",
+                 "does not trust its key or issuer");
   // The wrong pin: somebody else stands where the provider is expected.
-  expect_refused(meet(with_identity(p.of(Role::provider), q.provider), p.of(Role::user), Role::provider), "does not trust its key or issuer", "is not trusted here");
+  expect_refused(meet(with_identity(p.of(Role::provider), q.provider), p.of(Role::user), Role::provider),
+                 "does not trust its key or issuer", "is not trusted here");
 }
 
 TEST(Trust, no_role_can_act_as_another) {
   const Parties p;
   // A user where a provider or helper is expected.
-  expect_refused(meet(with_identity(p.of(Role::provider), p.user), p.of(Role::user), Role::provider), "its role does not fit", "says user, expected provider");
-  expect_refused(meet(p.of(Role::helper), p.of(Role::user), Role::provider), "its role does not fit", "says helper, expected provider");
+  expect_refused(meet(with_identity(p.of(Role::provider), p.user), p.of(Role::user), Role::provider),
+                 "its role does not fit", "says user, expected provider");
+  expect_refused(meet(p.of(Role::helper), p.of(Role::user), Role::provider), "its role does not fit",
+                 "says helper, expected provider");
   // A user who makes a provider's certificate for its own key.
   const Identity forged = make_identity(Role::provider, "acme", 7);
-  expect_refused(meet(p.of(Role::helper), with_identity(p.of(Role::user), forged), Role::helper), "is not trusted here", "does not trust");
+  expect_refused(meet(p.of(Role::helper), with_identity(p.of(Role::user), forged), Role::helper), "is not trusted here",
+                 "does not trust");
   // One whose key is trusted as another role's.
   Parties swapped;
   swapped.helper = p.provider;
-  expect_refused(meet(swapped.of(Role::helper), p.of(Role::provider), Role::provider), "its key is trusted as a helper's", "its role does not fit");
+  expect_refused(meet(swapped.of(Role::helper), p.of(Role::provider), Role::provider),
+                 "its key is trusted as a helper's", "its role does not fit");
   // A certificate that a user issues is none.
   Parties q;
   q.provider.key = q.user.key;
-  expect_refused(meet(q.of(Role::helper), with_identity(q.of(Role::user), make_user(q.provider, "mallory", 7)), Role::helper), "was issued by no provider", "does not trust");
+  expect_refused(
+      meet(q.of(Role::helper), with_identity(q.of(Role::user), make_user(q.provider, "mallory", 7)), Role::helper),
+      "was issued by no provider", "does not trust");
 }
 
 TEST(Trust, what_has_expired_is_refused_with_its_date) {
   Parties p;
   p.user = make_user(p.provider, "alice", -1);
-  expect_refused(meet(p.of(Role::provider), p.of(Role::user), Role::provider), "its certificate expired on " + p.user.certificate.last_day(), "its certificate has expired");
+  expect_refused(meet(p.of(Role::provider), p.of(Role::user), Role::provider),
+                 "its certificate expired on " + p.user.certificate.last_day(), "its certificate has expired");
   p.helper = renewed(p.helper, -1);
-  expect_refused(meet(p.of(Role::helper), p.of(Role::provider), Role::helper), "its certificate has expired", "helper \"neutral\": its certificate expired on");
+  expect_refused(meet(p.of(Role::helper), p.of(Role::provider), Role::helper), "its certificate has expired",
+                 "helper \"neutral\": its certificate expired on");
 }
 
 TEST(Trust, the_withdrawn_are_refused_with_the_reason) {
   const Parties p;
   Credentials provider = p.of(Role::provider);
   provider.trust.withdrawn = [](const Peer& peer) { return peer.name == "alice" ? "its invite was revoked" : ""; };
-  expect_refused(meet(provider, p.of(Role::user), Role::provider), "user \"alice\": its invite was revoked", "its invite is revoked, replaced or unknown");
+  expect_refused(meet(provider, p.of(Role::user), Role::provider), "user \"alice\": its invite was revoked",
+                 "its invite is revoked, replaced or unknown");
   expect_met(meet(provider, with_identity(p.of(Role::user), make_user(p.provider, "bob", 7)), Role::provider));
 }
 
@@ -163,7 +176,8 @@ TEST(Certificate, round_trips_as_text_and_refuses_what_is_none) {
   EXPECT_EQ(read.name(), "alice");
   EXPECT_EQ(read.pem(), p.user.certificate.pem());
   EXPECT_EQ(identity_of(read, key_pem(p.user), "key").certificate.pin(), read.pin());
-  for (const std::string& bad : {std::string(), std::string("nonsense"), key_pem(p.user), p.user.certificate.pem().substr(0, 200)}) {
+  for (const std::string& bad :
+       {std::string(), std::string("nonsense"), key_pem(p.user), p.user.certificate.pem().substr(0, 200)}) {
     EXPECT_THROW(Certificate::parse(bad, "file"), Error);
     EXPECT_NO_THROW(read.pem());
   }
@@ -188,7 +202,8 @@ TEST(Trust, a_certificate_with_the_other_form_of_its_signature_is_the_same_party
 
 TEST(Certificate, names_are_safe_in_file_names) {
   for (const char* good : {"a", "alice", "a.b-c_9"}) EXPECT_TRUE(is_party_name(good)) << good;
-  for (const char* bad : {"", ".", "..", "-a", "a/b", "a b", "a\n", "\xc3\xa9"}) EXPECT_FALSE(is_party_name(bad)) << bad;
+  for (const char* bad : {"", ".", "..", "-a", "a/b", "a b", "a\n", "\xc3\xa9"})
+    EXPECT_FALSE(is_party_name(bad)) << bad;
   EXPECT_TRUE(is_party_name(std::string(64, 'a')));
   EXPECT_FALSE(is_party_name(std::string(65, 'a')));
 }

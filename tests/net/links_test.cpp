@@ -24,7 +24,9 @@ Clock::time_point in(std::chrono::milliseconds time) { return Clock::now() + tim
 using std::chrono_literals::operator""ms;
 using test::Parties;
 
-Frame frame(std::uint32_t step, std::size_t size) { return {40, 7, step, Bytes(size, static_cast<std::uint8_t>(step))}; }
+Frame frame(std::uint32_t step, std::size_t size) {
+  return {40, 7, step, Bytes(size, static_cast<std::uint8_t>(step))};
+}
 
 struct Pair {
   std::unique_ptr<Link> server, client;
@@ -38,7 +40,8 @@ Pair tls_pair(const Parties& parties, Role client_role = Role::user) {
     pair.seen_by_server = link->handshake(in(5000ms));
     pair.server = std::move(link);
   });
-  auto client = tls_connect(parties.of(client_role), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms));
+  auto client =
+      tls_connect(parties.of(client_role), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms));
   pair.seen_by_client = client->peer();
   pair.client = std::move(client);
   server.join();
@@ -77,9 +80,11 @@ TEST(Links, a_payload_over_what_may_come_is_refused_by_name) {
       }
     };
     EXPECT_EQ(answer(5000, 5000), "5000");
-    EXPECT_EQ(answer(5001, 5000), "frame.length: PromptOneHots (41) of 5001 bytes, the limit is 5000 where this is awaited: PassBegin");
+    EXPECT_EQ(answer(5001, 5000),
+              "frame.length: PromptOneHots (41) of 5001 bytes, the limit is 5000 where this is awaited: PassBegin");
     EXPECT_EQ(answer(k_least_payload, 0), "1024") << "a refusal may come in place of anything";
-    EXPECT_EQ(answer(k_least_payload + 1, 0), "frame.length: PromptOneHots (41) of 1025 bytes, the limit is 1024 where this is awaited: PassBegin");
+    EXPECT_EQ(answer(k_least_payload + 1, 0),
+              "frame.length: PromptOneHots (41) of 1025 bytes, the limit is 1024 where this is awaited: PassBegin");
   }
 }
 
@@ -97,7 +102,8 @@ TEST(Tls, what_a_peer_sends_waits_for_room_over_all_its_links) {
   Frame held = one.server->receive(in(5000ms), "x", k_max_payload);
   EXPECT_EQ(room->used(), 200'000u);
   EXPECT_EQ(one.server->receive(in(5000ms), "x", k_max_payload).room, nullptr) << "a small frame waits for nothing";
-  std::jthread waiter([&] { EXPECT_EQ(other.server->receive(in(60000ms), "x", k_max_payload).payload.size(), 200'000u); });
+  std::jthread waiter(
+      [&] { EXPECT_EQ(other.server->receive(in(60000ms), "x", k_max_payload).payload.size(), 200'000u); });
   held = {};
   waiter.join();
   EXPECT_EQ(room->used(), 0u);
@@ -116,7 +122,8 @@ TEST(Tls, carries_frames_both_ways_and_tells_who_is_there) {
   EXPECT_EQ(pair.seen_by_client.role, Role::provider);
   EXPECT_EQ(pair.seen_by_client.name, "acme");
   std::jthread server([&] {
-    for (std::uint32_t step = 0; step < 20; ++step) pair.server->send(pair.server->receive(in(5000ms), "a frame", k_max_payload));
+    for (std::uint32_t step = 0; step < 20; ++step)
+      pair.server->send(pair.server->receive(in(5000ms), "a frame", k_max_payload));
     pair.server->flush();
   });
   for (std::uint32_t step = 0; step < 20; ++step) pair.client->send(frame(step, step == 7 ? 5'000'000 : step * 1000));
@@ -130,13 +137,22 @@ TEST(Tls, carries_frames_both_ways_and_tells_who_is_there) {
 TEST(Tls, nobody_there_gives_an_error_at_once) {
   const Parties parties;
   std::uint16_t port = 0;
-  { port = TlsListener([&] { return parties.of(Role::provider); }, "127.0.0.1:0").port(); }
-  const Error error = error_of([&] { tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(port), Role::provider, in(5000ms)); });
+  {
+    port = TlsListener([&] { return parties.of(Role::provider); }, "127.0.0.1:0").port();
+  }
+  const Error error = error_of(
+      [&] { tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(port), Role::provider, in(5000ms)); });
   EXPECT_NE(std::string(error.what()).find("nobody listens there"), std::string::npos);
   EXPECT_EQ(error.reason(), Reason::provider_unreachable);
-  EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(port), Role::helper, in(5000ms)); }).reason(), Reason::helper_unreachable);
-  EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "nobody.invalid:1", Role::helper, in(5000ms)); }).reason(), Reason::helper_unreachable);
-  EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "nonsense", Role::provider, in(100ms)); }).code(), Code::usage);
+  EXPECT_EQ(error_of([&] {
+              tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(port), Role::helper, in(5000ms));
+            }).reason(),
+            Reason::helper_unreachable);
+  EXPECT_EQ(
+      error_of([&] { tls_connect(parties.of(Role::user), "nobody.invalid:1", Role::helper, in(5000ms)); }).reason(),
+      Reason::helper_unreachable);
+  EXPECT_EQ(error_of([&] { tls_connect(parties.of(Role::user), "nonsense", Role::provider, in(100ms)); }).code(),
+            Code::usage);
 }
 
 TEST(Tls, a_deadline_ends_every_wait) {
@@ -159,7 +175,9 @@ TEST(Tls, a_peer_that_goes_away_is_noticed) {
 TEST(Tls, close_wakes_a_waiting_thread) {
   const Parties parties;
   Pair pair = tls_pair(parties);
-  std::jthread waiter([&] { EXPECT_EQ(error_of([&] { pair.client->receive(in(60000ms), "a frame", k_max_payload); }).code(), Code::closed); });
+  std::jthread waiter([&] {
+    EXPECT_EQ(error_of([&] { pair.client->receive(in(60000ms), "a frame", k_max_payload); }).code(), Code::closed);
+  });
   std::this_thread::sleep_for(20ms);
   pair.client->close();
 }
@@ -196,7 +214,8 @@ TEST(Tls, garbage_and_silence_on_the_port_harm_nobody_else) {
     close(plain);
   }
   std::jthread server([&] { listener.accept(in(5000ms))->handshake(in(5000ms)); });
-  EXPECT_NO_THROW(tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms)));
+  EXPECT_NO_THROW(
+      tls_connect(parties.of(Role::user), "127.0.0.1:" + std::to_string(listener.port()), Role::provider, in(5000ms)));
 }
 
 TEST(Frame, headers_that_do_not_fit_are_refused_by_name) {
@@ -209,7 +228,8 @@ TEST(Frame, headers_that_do_not_fit_are_refused_by_name) {
   other = header;
   other[4] = 9;
   EXPECT_EQ(error_of([&] { decode_header(other); }).reason(), Reason::version);
-  EXPECT_STREQ(error_of([&] { decode_header(other); }).what(), "frame.version: the peer has wire version 9, this side 6");
+  EXPECT_STREQ(error_of([&] { decode_header(other); }).what(),
+               "frame.version: the peer has wire version 9, this side 6");
 }
 
 TEST(Meter, counts_payload_frames_and_round_trips) {

@@ -160,7 +160,8 @@ TEST(Resumable, a_cut_at_any_frame_leaves_the_conversation_as_it_is) {
   EXPECT_EQ(whole.up, 1 + 8 + 1 + 1u);  // the beginning; lines; an acknowledgement of the large one; Leave
   EXPECT_EQ(whole.down, 1 + 8 + 1u);
   for (const auto direction : {Cuts::up, Cuts::down}) {
-    const std::size_t end = direction == Cuts::up ? whole.up - 1 : whole.down;  // Leave is the end, whether it arrives or not
+    const std::size_t end =
+        direction == Cuts::up ? whole.up - 1 : whole.down;  // Leave is the end, whether it arrives or not
     for (std::size_t at = 1; at < end; ++at) {
       for (const bool lost : {false, true}) {
         SCOPED_TRACE(testing::Message() << "direction " << direction << " frame " << at << (lost ? " lost" : ""));
@@ -187,14 +188,21 @@ TEST(Resumable, further_cuts_while_it_resumes_and_sends_again_leave_it_as_it_is)
     for (std::size_t at = 1; at < 8; at += 2) {
       for (std::size_t next = at + 1; next < at + 4; ++next) {
         for (const auto second : {Cuts::up, Cuts::down}) {
-          SCOPED_TRACE(testing::Message() << "direction " << direction << " frame " << at << ", then " << second << " frame " << next);
+          SCOPED_TRACE(testing::Message()
+                       << "direction " << direction << " frame " << at << ", then " << second << " frame " << next);
           EXPECT_EQ(run(k_short, {{direction, at, true}, {second, next, true}, {second, next + 1, false}}).cuts, 3u);
         }
       }
     }
   }
   // In the middle of 150 frames on their way again.
-  EXPECT_EQ(run(k_long, {{Cuts::up, 60, true}, {Cuts::up, 70, true}, {Cuts::up, 75, false}, {Cuts::down, 100, true}, {Cuts::down, 110, true}}).cuts, 5u);
+  EXPECT_EQ(run(k_long, {{Cuts::up, 60, true},
+                         {Cuts::up, 70, true},
+                         {Cuts::up, 75, false},
+                         {Cuts::down, 100, true},
+                         {Cuts::down, 110, true}})
+                .cuts,
+            5u);
 }
 
 // A peer that resumes twice, and is gone the second time before it is answered, in the middle of what is sent again the first time.
@@ -214,7 +222,8 @@ TEST(Resumable, a_connection_that_is_lost_at_once_disturbs_none_before_it) {
   };
   class First : public Passing {
    public:
-    First(std::unique_ptr<Link> link, std::size_t& sent, std::function<void()> at_third) : Passing(std::move(link)), sent_(sent), at_third_(std::move(at_third)) {}
+    First(std::unique_ptr<Link> link, std::size_t& sent, std::function<void()> at_third)
+        : Passing(std::move(link)), sent_(sent), at_third_(std::move(at_third)) {}
     void send(Frame frame) override {
       const bool third = !is_of_link(frame.tag) && ++sent_ == 3;
       Passing::send(std::move(frame));
@@ -228,11 +237,14 @@ TEST(Resumable, a_connection_that_is_lost_at_once_disturbs_none_before_it) {
   std::size_t sent = 0;
   auto [near, far] = memory_links();
   near->send(frame(Tag::resume, 0, 0));
-  EXPECT_EQ(resume(std::make_unique<First>(std::move(far), sent, [&] {
-    auto [user, provider] = memory_links();
-    user->send(frame(Tag::resume, 10, 0));
-    EXPECT_EQ(resume(std::make_unique<Second>(std::move(provider))), "closed: link: the peer closed the connection");
-  })), "no error");
+  EXPECT_EQ(resume(std::make_unique<First>(std::move(far), sent,
+                                           [&] {
+                                             auto [user, provider] = memory_links();
+                                             user->send(frame(Tag::resume, 10, 0));
+                                             EXPECT_EQ(resume(std::make_unique<Second>(std::move(provider))),
+                                                       "closed: link: the peer closed the connection");
+                                           })),
+            "no error");
   link->flush();
   EXPECT_EQ(sent, 3u);
   EXPECT_EQ(link->kept_bytes(), 0u);
@@ -244,19 +256,23 @@ TEST(Resumable, who_is_gone_before_its_first_word_hears_none) {
   class HalfClosed : public Passing {  // nothing comes, but what is sent arrives
    public:
     using Passing::Passing;
-    Frame receive(Clock::time_point, const char* awaited, std::size_t) override { throw Error(Code::closed, awaited, "the peer closed the connection"); }
+    Frame receive(Clock::time_point, const char* awaited, std::size_t) override {
+      throw Error(Code::closed, awaited, "the peer closed the connection");
+    }
   };
   ResumableLink arriving(std::make_unique<HalfClosed>(std::move(far)), {.grace = 5s});
   Channel channel(arriving, k_session, 5s);
   EXPECT_EQ(error_of([&] {
-    try {
-      sessions.resumed(arriving, k_alice, in(5s));
-    } catch (const Error& error) {
-      channel.refuse(error);
-      throw;
-    }
-  }), "closed: Hello: the peer closed the connection");
-  EXPECT_EQ(error_of([&, &near = near] { near->receive(in(5s), "a refusal", k_max_payload); }), "closed: a refusal: the peer closed the connection");
+              try {
+                sessions.resumed(arriving, k_alice, in(5s));
+              } catch (const Error& error) {
+                channel.refuse(error);
+                throw;
+              }
+            }),
+            "closed: Hello: the peer closed the connection");
+  EXPECT_EQ(error_of([&, &near = near] { near->receive(in(5s), "a refusal", k_max_payload); }),
+            "closed: a refusal: the peer closed the connection");
 }
 
 TEST(Resumable, acknowledgements_are_few_and_take_no_round_trip) {
@@ -292,7 +308,8 @@ TEST(Resumable, nobody_there_again_ends_with_the_grace_and_says_how_long) {
       },
       {.grace = 300ms});
   const Clock::time_point begun = Clock::now();
-  EXPECT_EQ(error_of([&] { converse(*link, k_short); }), "closed: connection: was lost and did not come back for 0.3 s");
+  EXPECT_EQ(error_of([&] { converse(*link, k_short); }),
+            "closed: connection: was lost and did not come back for 0.3 s");
   EXPECT_LT(Clock::now() - begun, 2s);
   EXPECT_EQ(error_of([&] { link->receive(in(5s), "another", k_max_payload); }).substr(0, 7), "closed:") << "final";
   EXPECT_EQ(provider.error().substr(0, 28), "closed: connection: was lost");
@@ -311,7 +328,8 @@ TEST(Resumable, a_deadline_holds_over_all_connections) {
       },
       {.grace = 30s});
   link->send({40, k_session, 1, Bytes(1)});
-  EXPECT_EQ(error_of([&] { link->receive(in(200ms), "an answer", k_max_payload); }), "timeout: connection: was lost and did not come back for 0.2 s");
+  EXPECT_EQ(error_of([&] { link->receive(in(200ms), "an answer", k_max_payload); }),
+            "timeout: connection: was lost and did not come back for 0.2 s");
 }
 
 TEST(Resumable, what_the_provider_refuses_is_final_at_once) {
@@ -398,7 +416,8 @@ TEST(Resumable, a_step_that_was_never_sent_or_is_dropped_ends_the_session) {
 }
 
 TEST(Resumable, an_acknowledgement_of_what_was_never_sent_ends_the_session) {
-  for (const Frame& bad : {frame(Tag::ack, 5, 0), frame(Tag::leave, 5, 0), frame(Tag::ack, 1, 1), frame(Tag::resume, 1, 0), frame(Tag::ack, 0xffffffff, 0)}) {
+  for (const Frame& bad : {frame(Tag::ack, 5, 0), frame(Tag::leave, 5, 0), frame(Tag::ack, 1, 1),
+                           frame(Tag::resume, 1, 0), frame(Tag::ack, 0xffffffff, 0)}) {
     Provider provider({{1, 1, 10}}, {.grace = 5s});
     Raw raw(provider);
     raw.begin();
@@ -408,7 +427,8 @@ TEST(Resumable, an_acknowledgement_of_what_was_never_sent_ends_the_session) {
 }
 
 TEST(Resumable, a_providers_wrong_answer_is_malformed) {
-  for (const Frame& answer : {frame(Tag::ack, 9, 0), frame(Tag::ack, 1, 1), frame(Tag::resume, 1, 0), Frame{2, 8, 1, {}}, frame(Tag::hello, 0, 0)}) {
+  for (const Frame& answer : {frame(Tag::ack, 9, 0), frame(Tag::ack, 1, 1), frame(Tag::resume, 1, 0),
+                              Frame{2, 8, 1, {}}, frame(Tag::hello, 0, 0)}) {
     std::list<std::unique_ptr<Link>> far_ends;
     const auto dial = [&] {
       auto [near, far] = memory_links();
@@ -419,7 +439,8 @@ TEST(Resumable, a_providers_wrong_answer_is_malformed) {
     };
     auto link = begin(dial, {.grace = 5s});
     far_ends.front()->close();
-    EXPECT_EQ(error_of([&] { link->receive(in(5s), "an answer", k_max_payload); }).substr(0, 9), "malformed") << answer.tag << " " << answer.step;
+    EXPECT_EQ(error_of([&] { link->receive(in(5s), "an answer", k_max_payload); }).substr(0, 9), "malformed")
+        << answer.tag << " " << answer.step;
   }
 }
 
@@ -514,7 +535,9 @@ TEST(Resumable, what_finds_room_is_kept_beyond_the_bound) {
   EXPECT_EQ(sent, 6u + 2u) << "six pass the bound, two find room";
   EXPECT_EQ(room->used(), 2 * (50'000 + k_frame_header_bytes));
   auto [here, there] = memory_links();
-  ResumableLink other(std::move(here), {.grace = 5s, .kept_bytes = k_ack_bytes, .patience = 5s, .room = std::make_shared<Room>(120'000)});
+  ResumableLink other(
+      std::move(here),
+      {.grace = 5s, .kept_bytes = k_ack_bytes, .patience = 5s, .room = std::make_shared<Room>(120'000)});
   other.begin(k_session);
   for (std::uint32_t step = 0; step < 8; ++step) other.send(frame(Tag::remask, step, 50'000));
   there->send(frame(Tag::ack, 8, 0));
@@ -598,7 +621,8 @@ TEST(Resumable, what_comes_while_an_acknowledgement_is_awaited_is_bounded) {
   EXPECT_EQ(error_of([&] {
               for (std::uint32_t step = 0; step < 100; ++step) other.send(frame(Tag::remask, step, 50'000));
             }),
-            "malformed: frame.length: Remask (42) of 2097153 bytes, the limit is 2097152 where this is awaited: an acknowledgement");
+            "malformed: frame.length: Remask (42) of 2097153 bytes, the limit is 2097152 where this is awaited: an "
+            "acknowledgement");
 }
 
 // A frame that came when more was allowed is looked at again when it is received.
@@ -643,7 +667,9 @@ TEST(Resumable, who_sends_to_a_peer_that_is_gone_hears_its_refusal) {
 TEST(Resumable, close_wakes_a_side_that_waits_for_a_connection) {
   for (const bool dials : {false, true}) {
     auto [near, far] = memory_links();
-    ResumableLink link(std::move(near), {.grace = 60s}, dials ? []() -> std::unique_ptr<Link> { throw Error(Code::closed, "x", "nobody"); } : ResumableLink::Dial());
+    ResumableLink link(std::move(near), {.grace = 60s},
+                       dials ? []() -> std::unique_ptr<Link> { throw Error(Code::closed, "x", "nobody"); }
+                             : ResumableLink::Dial());
     link.begin(k_session);
     far.reset();
     std::jthread closer([&] {
@@ -664,7 +690,8 @@ TEST(Resumable, without_grace_a_cut_is_the_end_and_nothing_is_kept) {
   link.send(frame(Tag::remask, 0, 1000));
   EXPECT_EQ(link.kept_bytes(), 0u);
   far.reset();
-  EXPECT_EQ(error_of([&] { link.receive(in(5s), "a frame", k_max_payload); }), "closed: a frame: the peer closed the connection");
+  EXPECT_EQ(error_of([&] { link.receive(in(5s), "a frame", k_max_payload); }),
+            "closed: a frame: the peer closed the connection");
 }
 
 }  // namespace

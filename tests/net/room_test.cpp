@@ -28,9 +28,11 @@ TEST(Room, is_taken_and_given_back) {
 TEST(Room, who_finds_none_waits_until_it_is_given_back_or_for_the_deadline) {
   const auto room = std::make_shared<Room>(100);
   Room::Held held = room->take(80, Clock::now() + 5s, "x");
-  EXPECT_EQ(error_of([&] { (void)room->take(40, Clock::now() + 20ms, "a frame"); }),
-            "a frame: did not arrive before the deadline: other connections of this peer hold all the room that it has");
-  EXPECT_EQ(error_of([&] { (void)room->take(40, Clock::now() + 60s, "a frame", [] { return true; }); }), "a frame: this side closed the connection");
+  EXPECT_EQ(
+      error_of([&] { (void)room->take(40, Clock::now() + 20ms, "a frame"); }),
+      "a frame: did not arrive before the deadline: other connections of this peer hold all the room that it has");
+  EXPECT_EQ(error_of([&] { (void)room->take(40, Clock::now() + 60s, "a frame", [] { return true; }); }),
+            "a frame: this side closed the connection");
   std::atomic<bool> taken = false;
   std::jthread waiter([&] {
     const Room::Held mine = room->take(40, Clock::now() + 60s, "x");

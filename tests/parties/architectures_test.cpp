@@ -7,8 +7,8 @@
 #include <cmath>
 #include <set>
 
-#include "page/declared.h"
 #include "model/load.h"
+#include "page/declared.h"
 #include "plan/calibrate.h"
 #include "support/leaks.h"
 #include "support/model.h"
@@ -52,7 +52,8 @@ const Subject& subject(const std::string& name) {
 std::size_t rounds_of_a_layer(const Plan& plan) {
   const Config& c = plan.config;
   if (plan.open()) return c.post_norm ? 4 : 2;
-  return (plan.profile == Profile::fast ? 4u : 6u) - (plan.fused ? 1u : 0u) + (c.qk_norm ? 1u : 0u) + (c.post_norm ? 2u : 0u);
+  return (plan.profile == Profile::fast ? 4u : 6u) - (plan.fused ? 1u : 0u) + (c.qk_norm ? 1u : 0u) +
+         (c.post_norm ? 2u : 0u);
 }
 
 using Numbers = std::vector<double>;
@@ -76,7 +77,8 @@ double rms(const Numbers& v) {
 // Compares what the user saw in one prompt's pass with the oracle.
 class SeenCheck {
  public:
-  SeenCheck(const Plan& plan, const IntWeights& weights, const TinyPrompt& oracle) : plan_(plan), weights_(weights), c_(plan.config), oracle_(oracle) {}
+  SeenCheck(const Plan& plan, const IntWeights& weights, const TinyPrompt& oracle)
+      : plan_(plan), weights_(weights), c_(plan.config), oracle_(oracle) {}
 
   void operator()(Seen s) {
     // With prompt slots the prompt's last token comes behind all of them, and dead ones before it.
@@ -86,23 +88,42 @@ class SeenCheck {
     }
     seen_.insert({s.site, s.layer});
     switch (s.site) {
-      case Site::embed_residual: return same("embed", s, row(s, plan_.embed_frac), oracle("embed", s));
-      case Site::attention_norm: return same("norm.attn", s, shown(s, plan_.norm_reveal(), plan_.residual_frac), oracle("norm.attn", s));
-      case Site::mlp_norm: return same("norm.mlp", s, shown(s, plan_.norm_reveal(), plan_.residual_frac), oracle("norm.mlp", s));
-      case Site::final_norm: return same("norm.final", s, shown(s, plan_.norm_reveal(), plan_.residual_frac), oracle_.at("norm.final", c_.layers, last()));
-      case Site::qkv: return open_qkv(s);
+      case Site::embed_residual:
+        return same("embed", s, row(s, plan_.embed_frac), oracle("embed", s));
+      case Site::attention_norm:
+        return same("norm.attn", s, shown(s, plan_.norm_reveal(), plan_.residual_frac), oracle("norm.attn", s));
+      case Site::mlp_norm:
+        return same("norm.mlp", s, shown(s, plan_.norm_reveal(), plan_.residual_frac), oracle("norm.mlp", s));
+      case Site::final_norm:
+        return same("norm.final", s, shown(s, plan_.norm_reveal(), plan_.residual_frac),
+                    oracle_.at("norm.final", c_.layers, last()));
+      case Site::qkv:
+        return open_qkv(s);
       case Site::head_norm: {
         const Numbers qk = part(oracle("qkv", s), s.row * c_.head_dim, c_.head_dim);
-        return same("qkv of a head", s, magnitudes(shown(s, plan_.head_norm_reveal(s.layer), plan_.qkv_frac(s.layer))), magnitudes(qk));
+        return same("qkv of a head", s, magnitudes(shown(s, plan_.head_norm_reveal(s.layer), plan_.qkv_frac(s.layer))),
+                    magnitudes(qk));
       }
-      case Site::scores: return scores(s);
-      case Site::o: return same("o", s, shown(s, plan_.o_reveal(s.layer), plan_.o_frac(s.layer)), oracle("o", s));
-      case Site::down: return same("down", s, shown(s, plan_.down_reveal(s.layer), plan_.down_frac(s.layer)), oracle("down", s));
-      case Site::post_attention: return same("o", s, magnitudes(shown(s, plan_.o_reveal(s.layer), plan_.o_frac(s.layer))), magnitudes(oracle("o", s)));
-      case Site::post_mlp: return same("down", s, magnitudes(shown(s, plan_.down_reveal(s.layer), plan_.down_frac(s.layer))), magnitudes(oracle("down", s)));
-      case Site::mlp: case Site::up: return gate_up(s);
-      case Site::logits: case Site::head: return logits(s);
-      default: ADD_FAILURE() << "the user saw site " << static_cast<int>(s.site);
+      case Site::scores:
+        return scores(s);
+      case Site::o:
+        return same("o", s, shown(s, plan_.o_reveal(s.layer), plan_.o_frac(s.layer)), oracle("o", s));
+      case Site::down:
+        return same("down", s, shown(s, plan_.down_reveal(s.layer), plan_.down_frac(s.layer)), oracle("down", s));
+      case Site::post_attention:
+        return same("o", s, magnitudes(shown(s, plan_.o_reveal(s.layer), plan_.o_frac(s.layer))),
+                    magnitudes(oracle("o", s)));
+      case Site::post_mlp:
+        return same("down", s, magnitudes(shown(s, plan_.down_reveal(s.layer), plan_.down_frac(s.layer))),
+                    magnitudes(oracle("down", s)));
+      case Site::mlp:
+      case Site::up:
+        return gate_up(s);
+      case Site::logits:
+      case Site::head:
+        return logits(s);
+      default:
+        ADD_FAILURE() << "the user saw site " << static_cast<int>(s.site);
     }
   }
   std::size_t places() const { return seen_.size(); }
@@ -140,7 +161,8 @@ class SeenCheck {
     const Numbers got = whole(shown(s, plan_.qkv_reveal(s.layer), plan_.qkv_frac(s.layer)), plan_.raw_qkv(),
                               deviation("norm.attn", s.layer, s.index), weights_.layer(s.layer).qkv_bias);
     for (std::size_t h = 0; h < c_.heads + 2 * c_.kv_heads; ++h) {
-      same("qkv of a head", s, part(got, h * c_.head_dim, c_.head_dim), part(oracle("qkv", s), h * c_.head_dim, c_.head_dim));
+      same("qkv of a head", s, part(got, h * c_.head_dim, c_.head_dim),
+           part(oracle("qkv", s), h * c_.head_dim, c_.head_dim));
     }
   }
 
@@ -159,7 +181,8 @@ class SeenCheck {
   void scores(const Seen& s) {
     Numbers want = oracle_.at("score", s.layer, s.index, s.row);
     if (c_.prefix) want.resize(std::max<std::size_t>(s.index + 1, last()));
-    if (c_.windowed(s.layer) && want.size() > c_.window) want.erase(want.begin(), want.end() - static_cast<std::ptrdiff_t>(c_.window));
+    if (c_.windowed(s.layer) && want.size() > c_.window)
+      want.erase(want.begin(), want.end() - static_cast<std::ptrdiff_t>(c_.window));
     const Ring ring = plan_.score_reveal(s.layer).sent();
     Numbers got;
     for (const std::int64_t x : s.values) {
@@ -184,7 +207,8 @@ class SeenCheck {
     Numbers got;
     for (const std::int64_t x : s.values) {
       const auto word = static_cast<Word>(x) - (plan_.open() || c_.logit_cap != 0 ? 0 : static_cast<Word>(s.values[0]));
-      got.push_back(std::ldexp(static_cast<double>(centre(word, plan_.logit_reveal().sent())), -plan_.shown_logit_frac()));
+      got.push_back(
+          std::ldexp(static_cast<double>(centre(word, plan_.logit_reveal().sent())), -plan_.shown_logit_frac()));
     }
     got = whole(got, plan_.raw_head(), deviation("norm.final", c_.layers, last()), weights_.head_bias);
     if (c_.logit_cap != 0) {
@@ -203,7 +227,8 @@ class SeenCheck {
     for (std::size_t j = 0; j < a.size(); ++j) {
       const double error = std::fabs(a[j] - b[j]) / scale;
       worst_ = std::max(worst_, error);
-      ASSERT_LT(error, tolerance_) << what << " of layer " << s.layer << " token " << s.index << ": " << a[j] << " for " << b[j];
+      ASSERT_LT(error, tolerance_) << what << " of layer " << s.layer << " token " << s.index << ": " << a[j] << " for "
+                                   << b[j];
     }
   }
 
@@ -267,7 +292,8 @@ TEST_P(Architectures, answer_as_the_independent_forward_pass_does_and_cost_what_
     rig.user().observe(nullptr);
     for (std::size_t step = 0; step + 1 < oracle.greedy.size(); ++step) {
       rig.deal_for_pass(1, false);
-      EXPECT_EQ(rig.user().advance([](TokenId) { return true; }, greedy), oracle.greedy[step]) << "step " << step << ", gap " << oracle.gaps[step];
+      EXPECT_EQ(rig.user().advance([](TokenId) { return true; }, greedy), oracle.greedy[step])
+          << "step " << step << ", gap " << oracle.gaps[step];
       const Cost declared = pass_cost(plan, plan.prompt_rows(n) + step, 1, false);
       costs(declared);
       EXPECT_EQ(declared.rounds, rounds_of_a_layer(plan) * c.layers + (plan.open() ? 1 : 2));

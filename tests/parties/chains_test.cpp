@@ -14,13 +14,13 @@
 
 #include "base/temporary_directory.h"
 #include "helper/service.h"
-#include "provider/service.h"
-#include "user/user_client.h"
 #include "net/memory.h"
+#include "provider/service.h"
 #include "support/errors.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 namespace {
@@ -46,8 +46,9 @@ class Machines {
  public:
   explicit Machines(const fs::path& provider_state, Variety variety = {})
       : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
-        provider_(model_of(variety), executor_, 5s, [this] { return to_helper(Role::provider); },
-                  [this](const std::string& s) { note(s); }, provider_state) {
+        provider_(
+            model_of(variety), executor_, 5s, [this] { return to_helper(Role::provider); },
+            [this](const std::string& s) { note(s); }, provider_state) {
     provider_.set_admission([] {}, [this] { return most_sessions.load(); });
     provider_.register_model(nullptr);
   }
@@ -59,7 +60,9 @@ class Machines {
   UserLinks links(const std::string& user = "user", const UserLimits& limits = {}) {
     const auto to_provider = [this, user, limits]() -> std::unique_ptr<Link> {
       auto [near, far] = memory_links();
-      return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) { provider_.serve(std::move(link), Peer{Role::user, user, user, {}}, limits); });
+      return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) {
+        provider_.serve(std::move(link), Peer{Role::user, user, user, {}}, limits);
+      });
     };
     return {to_provider, to_provider, [this, user] { return to_helper(Role::user, user); }};
   }
@@ -75,7 +78,8 @@ class Machines {
   // A link whose other end is closed when the machines go.
   class End : public Passing {
    public:
-    End(std::unique_ptr<Link> link, std::shared_ptr<Link> shared) : Passing(std::move(link)), shared_(std::move(shared)) {}
+    End(std::unique_ptr<Link> link, std::shared_ptr<Link> shared)
+        : Passing(std::move(link)), shared_(std::move(shared)) {}
 
    private:
     std::shared_ptr<Link> shared_;
@@ -89,7 +93,9 @@ class Machines {
       std::shared_ptr<Link> link;
       void send(Frame frame) override { link->send(std::move(frame)); }
       void flush() override { link->flush(); }
-      Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link->receive(deadline, awaited, most); }
+      Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+        return link->receive(deadline, awaited, most);
+      }
       void close() override { link->close(); }
     };
     auto own = std::make_unique<Shared>();
@@ -100,7 +106,9 @@ class Machines {
   std::unique_ptr<Link> to_helper(Role who, const std::string& key = {}) {
     if (!helper_works) throw Error(Code::closed, "helper", "no connection");
     auto [near, far] = memory_links();
-    return start(std::move(near), std::move(far), [this, who, key](std::unique_ptr<Link> link) { helper_.serve(std::move(link), Peer{who, {}, key, {}}); });
+    return start(std::move(near), std::move(far), [this, who, key](std::unique_ptr<Link> link) {
+      helper_.serve(std::move(link), Peer{who, {}, key, {}});
+    });
   }
   void note(const std::string& text) {
     const std::lock_guard lock(mutex_);
@@ -147,7 +155,8 @@ std::vector<TokenId> ask(UserClient& client, const std::vector<TokenId>& prompt,
   ids.push_back(client.session().retrieve_last());
   return ids;
 }
-std::vector<TokenId> answer(Machines& machines, Ledger& ledger, std::size_t n, Marks* begin = nullptr, Marks* used = nullptr) {
+std::vector<TokenId> answer(Machines& machines, Ledger& ledger, std::size_t n, Marks* begin = nullptr,
+                            Marks* used = nullptr) {
   UserClient client(machines.links(), ledger, machines.executor(), 5s);
   if (begin != nullptr) *begin = client.session().marks();
   client.make_material(k_prompt.size(), n, 64, nullptr);
@@ -165,8 +174,11 @@ void fill(Machines& machines, Ledger& ledger, std::size_t slots) {
 
 class Chains : public testing::TestWithParam<Variety> {};
 INSTANTIATE_TEST_SUITE_P(Varieties, Chains,
-                         testing::Values(Variety{}, Variety{Profile::fast}, Variety{Profile::open}, Variety{Profile::paper, Retrieval::bfv}),
-                         [](const auto& i) { return std::string(name_of(i.param.profile)) + "_" + name_of(i.param.retrieval); });
+                         testing::Values(Variety{}, Variety{Profile::fast}, Variety{Profile::open},
+                                         Variety{Profile::paper, Retrieval::bfv}),
+                         [](const auto& i) {
+                           return std::string(name_of(i.param.profile)) + "_" + name_of(i.param.retrieval);
+                         });
 
 // Packs made in one session answer in the next, and the one after, of other processes, while the helper is away.
 TEST_P(Chains, what_is_made_answers_later_without_the_helper) {
@@ -238,7 +250,8 @@ TEST_P(Chains, turns_go_on_and_are_taken_back) {
 // A link that makes a copy of all folders before its k-th frame, as a power cut would leave them.
 class Copying : public Passing {
  public:
-  Copying(std::unique_ptr<Link> link, std::size_t& count, std::size_t at, std::function<void()> make) : Passing(std::move(link)), count_(count), at_(at), make_(std::move(make)) {}
+  Copying(std::unique_ptr<Link> link, std::size_t& count, std::size_t at, std::function<void()> make)
+      : Passing(std::move(link)), count_(count), at_(at), make_(std::move(make)) {}
   void send(Frame frame) override {
     flush();
     if (count_++ == at_) make_();
@@ -264,7 +277,8 @@ TEST(Chain, nothing_is_used_twice_whatever_dies_when) {
     Ledger ledger(again.ledger());
     Marks begin;
     EXPECT_EQ(answer(machines, ledger, 2, &begin), expected) << "frame " << at;
-    EXPECT_TRUE(within(used, begin)) << "frame " << at << ": " << begin[k_slot_kind] << " slots, used were " << used[k_slot_kind];
+    EXPECT_TRUE(within(used, begin)) << "frame " << at << ": " << begin[k_slot_kind] << " slots, used were "
+                                     << used[k_slot_kind];
   };
   for (std::size_t at = 0; at == 0 || at < frames; ++at) {
     Places places, now, before;
@@ -376,7 +390,8 @@ TEST(Chain, another_seed_at_the_other_side_is_refused) {
   }
   Machines machines(places.provider);
   const std::string error = error_of([&] { answer(machines, ledger, 30); });
-  EXPECT_NE(error.find("the provider's seed of this chain is another than when it was begun"), std::string::npos) << error;
+  EXPECT_NE(error.find("the provider's seed of this chain is another than when it was begun"), std::string::npos)
+      << error;
 }
 
 TEST(Chain, damaged_packs_are_named_and_passed_over) {
@@ -423,7 +438,8 @@ TEST(Chain, a_full_disk_ends_the_filling_and_nothing_else) {
   getrlimit(RLIMIT_FSIZE, &old);
   rlimit small{0, old.rlim_max};
   for (const auto& entry : fs::directory_iterator(places.provider / "stock")) {
-    if (!entry.path().string().ends_with("-reserve")) small.rlim_cur = std::max<rlim_t>(small.rlim_cur, entry.file_size() + 1000);
+    if (!entry.path().string().ends_with("-reserve"))
+      small.rlim_cur = std::max<rlim_t>(small.rlim_cur, entry.file_size() + 1000);
   }
   setrlimit(RLIMIT_FSIZE, &small);
   const std::string error = error_of([&] { fill(machines, ledger, 60); });
@@ -450,7 +466,8 @@ TEST(Chain, the_allowance_is_kept_by_the_provider) {
   ASSERT_TRUE(refused);
   EXPECT_TRUE(!refused->by_peer() || refused->reason() == Reason::allowance_used_up) << refused->what();
   // The user may find the link closed while it still sends; the provider knows why.
-  for (int i = 0; i < 100 && machines.notes().find("all 7 tokens of the invite are used") == std::string::npos; ++i) std::this_thread::sleep_for(20ms);
+  for (int i = 0; i < 100 && machines.notes().find("all 7 tokens of the invite are used") == std::string::npos; ++i)
+    std::this_thread::sleep_for(20ms);
   EXPECT_NE(machines.notes().find("all 7 tokens of the invite are used"), std::string::npos) << machines.notes();
   EXPECT_EQ(error_of([&] { ask_for(other, 7, "two"); }), "no error");
 }
@@ -462,7 +479,9 @@ std::size_t unnamed_below(const fs::path& folder) {
     std::error_code gone;
     const std::string target = fs::read_symlink(entry.path(), gone).string();
     struct stat status {};
-    if (target.starts_with(folder.string()) && target.ends_with(" (deleted)") && stat(entry.path().c_str(), &status) == 0) sum += static_cast<std::size_t>(status.st_size);
+    if (target.starts_with(folder.string()) && target.ends_with(" (deleted)") &&
+        stat(entry.path().c_str(), &status) == 0)
+      sum += static_cast<std::size_t>(status.st_size);
   }
   return sum;
 }
@@ -487,7 +506,8 @@ TEST(Chain, a_user_has_so_many_sessions_and_so_much_stock) {
   UserLimits limits;
   limits.sessions = 2;
   Ledger a, b, c;
-  UserClient one(machines.links("u", limits), a, machines.executor(), 5s), two(machines.links("u", limits), b, machines.executor(), 5s);
+  UserClient one(machines.links("u", limits), a, machines.executor(), 5s),
+      two(machines.links("u", limits), b, machines.executor(), 5s);
   EXPECT_EQ(reason_of([&] { UserClient(machines.links("u", limits), c, machines.executor(), 5s); }), "busy");
   EXPECT_EQ(error_of([&] { UserClient(machines.links("v", limits), c, machines.executor(), 5s); }), "no error");
 }
@@ -499,7 +519,10 @@ TEST(Chain, all_users_together_have_so_many_sessions) {
   UserClient one(machines.links("u"), a, machines.executor(), 5s);
   {
     const UserClient two(machines.links("v"), b, machines.executor(), 5s);
-    EXPECT_NE(error_of([&] { UserClient(machines.links("u"), c, machines.executor(), 5s); }).find("as many conversations are open as may be (2, of all users)"), std::string::npos);
+    EXPECT_NE(error_of([&] {
+                UserClient(machines.links("u"), c, machines.executor(), 5s);
+              }).find("as many conversations are open as may be (2, of all users)"),
+              std::string::npos);
     one.fill(target_of(one.card().plan, {}, k_prompt.size(), 4), nullptr);  // an open one is no newcomer
     EXPECT_EQ(ask(one, k_prompt, 4).size(), 4u);
   }
@@ -546,7 +569,9 @@ TEST_P(Chains, what_is_used_gives_its_room_back) {
     const ChainRecord record = late.all().at(0);
     late.move_burnt(record.peer, record.chain, record.burnt, begin);
   }
-  EXPECT_GE(disk_of(cut.provider) + 2 * 4096, full);  // nothing went: a copy has at most a block less for each file, which the file system takes for its map
+  EXPECT_GE(
+      disk_of(cut.provider) + 2 * 4096,
+      full);  // nothing went: a copy has at most a block less for each file, which the file system takes for its map
   const Machines again(cut.provider, GetParam());
   EXPECT_LT(disk_of(cut.provider), full - full / 3);
 }
@@ -577,7 +602,8 @@ TEST(Chain, a_filling_stops_at_the_limit_and_what_is_made_answers) {
     EXPECT_EQ(error->reason(), Reason::stock_full) << error->what();
     EXPECT_NE(error->message().find(fmt::format("the limit is {}", limits.stock)), std::string::npos) << error->what();
   }
-  EXPECT_LE(disk_of(places.provider), limits.stock + limits.stock / 4);  // and heads of records, and what blocks have over
+  EXPECT_LE(disk_of(places.provider),
+            limits.stock + limits.stock / 4);  // and heads of records, and what blocks have over
   EXPECT_GT(disk_of(places.provider), first);
   const auto busy = [&] {  // the refused sessions end by themselves
     const Card card = read_card(machines.links("w"), 5s);
@@ -600,7 +626,8 @@ TEST(Chain, questions_go_on_under_a_limit) {
   limits.stock = disk_of(places.provider) / 2;
   // The one used last, while a question has room in it.
   const auto with_room = [](std::span<const ChainChoice> chains) -> const ChainChoice* {
-    const auto found = std::find_if(chains.begin(), chains.end(), [](const ChainChoice& c) { return c.burnt[k_slot_kind] <= 64 - 7; });
+    const auto found =
+        std::find_if(chains.begin(), chains.end(), [](const ChainChoice& c) { return c.burnt[k_slot_kind] <= 64 - 7; });
     return found == chains.end() ? nullptr : &*found;
   };
   for (int i = 0; i < 25; ++i) {
@@ -653,13 +680,15 @@ TEST(Chain, leftovers_do_not_heap_up) {
   // 3 of the prompt and 3 of the answer are used of 10 + i % 6; two went when the last session began, whose own chain came to the eight.
   EXPECT_EQ(ready, (std::multiset<std::uint32_t>{5, 5, 6, 7, 7, 8, 8, 9, 9, 12}));
   EXPECT_EQ(std::count_if(fs::directory_iterator(places.provider / "stock"), fs::directory_iterator(),
-                          [](const auto& entry) { return entry.path().extension() == ".helper"; }), 10);
+                          [](const auto& entry) { return entry.path().extension() == ".helper"; }),
+            10);
 }
 
 // Calls what it is told behind the n-th frame that comes, before its owner has it; it may change the frame.
 class Meanwhile : public Passing {
  public:
-  Meanwhile(std::unique_ptr<Link> link, int n, std::function<void(Frame&)> call) : Passing(std::move(link)), left_(n), call_(std::move(call)) {}
+  Meanwhile(std::unique_ptr<Link> link, int n, std::function<void(Frame&)> call)
+      : Passing(std::move(link)), left_(n), call_(std::move(call)) {}
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
     Frame frame = Passing::receive(deadline, awaited, most);
     if (--left_ == 0) call_(frame);
@@ -671,7 +700,9 @@ class Meanwhile : public Passing {
   std::function<void(Frame&)> call_;
 };
 UserLinks meanwhile(UserLinks links, int n, std::function<void(Frame&)> call) {
-  links.online = [dial = links.online, n, once = std::move(call)]() mutable { return std::make_unique<Meanwhile>(dial(), n, std::exchange(once, [](Frame&) {})); };
+  links.online = [dial = links.online, n, once = std::move(call)]() mutable {
+    return std::make_unique<Meanwhile>(dial(), n, std::exchange(once, [](Frame&) {}));
+  };
   return links;
 }
 
@@ -696,7 +727,8 @@ TEST(Chain, a_provider_that_calls_a_chain_idle_gets_no_second_session_on_it) {
   Ledger ledger(liar.places.ledger()), another(liar.places.ledger());
   UserClient one(liar.one->links(), ledger, liar.one->executor(), 5s);
   ask(one, k_prompt, 4);
-  UserClient two(liar.other->links(), another, liar.other->executor(), 5s), three(liar.other->links(), ledger, liar.other->executor(), 5s);
+  UserClient two(liar.other->links(), another, liar.other->executor(), 5s),
+      three(liar.other->links(), ledger, liar.other->executor(), 5s);
   EXPECT_NE(two.chain(), one.chain());
   EXPECT_NE(three.chain(), one.chain());
   EXPECT_NE(three.chain(), two.chain());
@@ -807,7 +839,8 @@ TEST(Chain, a_chain_that_is_younger_than_the_connection_is_not_dropped) {
   UserClient two(meanwhile(machines.links(), 1, begin), another, machines.executor(), 5s);
   const auto chains = ledger.all();
   ASSERT_EQ(chains.size(), 2u);
-  EXPECT_EQ(std::count_if(chains.begin(), chains.end(), [&](const ChainRecord& r) { return r.burnt[k_slot_kind] == 6; }), 1);
+  EXPECT_EQ(
+      std::count_if(chains.begin(), chains.end(), [&](const ChainRecord& r) { return r.burnt[k_slot_kind] == 6; }), 1);
 }
 
 // Nor one that is in use, whatever the provider says.
@@ -845,7 +878,8 @@ TEST(Chain, two_sessions_take_two_chains) {
   Machines machines(places.provider);
   Ledger ledger(places.ledger());
   fill(machines, ledger, 10);
-  UserClient one(machines.links(), ledger, machines.executor(), 5s), two(machines.links(), ledger, machines.executor(), 5s);
+  UserClient one(machines.links(), ledger, machines.executor(), 5s),
+      two(machines.links(), ledger, machines.executor(), 5s);
   one.fill(target_of(one.card().plan, {}, 3, 4), nullptr);
   two.fill(target_of(two.card().plan, {}, 3, 4), nullptr);
   EXPECT_EQ(ask(one, k_prompt, 4), ask(two, k_prompt, 4));

@@ -32,8 +32,8 @@ struct Spoken {
   std::vector<std::size_t> sizes;  // of the frames that the provider received
 };
 
-Spoken speak(const std::vector<TokenId>& prompt, std::size_t tokens, const std::function<std::vector<TokenId>(const std::vector<TokenId>&)>& draft,
-             std::size_t size) {
+Spoken speak(const std::vector<TokenId>& prompt, std::size_t tokens,
+             const std::function<std::vector<TokenId>(const std::vector<TokenId>&)>& draft, std::size_t size) {
   const Plan plan = smollm2_plan({Profile::open, false}, 512);
   Spoken spoken;
   std::vector<Frame> frames;
@@ -61,27 +61,35 @@ Spoken speak(const std::vector<TokenId>& prompt, std::size_t tokens, const std::
 TEST(Drafts, say_what_a_conversation_without_them_says) {
   const GreedyCase c = greedy_cases()[4];
   constexpr std::size_t k_tokens = 16, k_size = 3;
-  const Spoken plain = speak(c.prompt_ids, k_tokens, [](const auto&) { return std::vector<TokenId>{}; }, 0);
+  const Spoken plain = speak(
+      c.prompt_ids, k_tokens, [](const auto&) { return std::vector<TokenId>{}; }, 0);
   EXPECT_EQ(plain.passes, k_tokens);
   // The best guess there is, a useless one, and one that is right half of the time.
   const auto oracle = [&](const std::vector<TokenId>& known) {
-    std::vector<TokenId> draft(plain.ids.begin() + static_cast<std::ptrdiff_t>(std::min(known.size() - c.prompt_ids.size(), plain.ids.size())), plain.ids.end());
+    std::vector<TokenId> draft(
+        plain.ids.begin() + static_cast<std::ptrdiff_t>(std::min(known.size() - c.prompt_ids.size(), plain.ids.size())),
+        plain.ids.end());
     draft.resize(k_size, 0);
     return draft;
   };
   const Spoken best = speak(c.prompt_ids, k_tokens, oracle, k_size);
   EXPECT_EQ(best.ids, plain.ids);
   EXPECT_EQ(best.passes, k_tokens / (k_size + 1));
-  const Spoken useless = speak(c.prompt_ids, k_tokens, [](const auto&) { return std::vector<TokenId>(k_size, 17); }, k_size);
+  const Spoken useless = speak(
+      c.prompt_ids, k_tokens, [](const auto&) { return std::vector<TokenId>(k_size, 17); }, k_size);
   EXPECT_EQ(useless.ids, plain.ids);
-  const Spoken half = speak(c.prompt_ids, k_tokens, [&](const auto& known) {
-    auto draft = oracle(known);
-    draft[1] = 17;
-    return draft;
-  }, k_size);
+  const Spoken half = speak(
+      c.prompt_ids, k_tokens,
+      [&](const auto& known) {
+        auto draft = oracle(known);
+        draft[1] = 17;
+        return draft;
+      },
+      k_size);
   EXPECT_EQ(half.ids, plain.ids);
   EXPECT_LT(half.passes, useless.passes);
-  const Spoken lookup = speak(c.prompt_ids, k_tokens, [](const auto& known) { return draft_by_lookup(known, k_size); }, k_size);
+  const Spoken lookup = speak(
+      c.prompt_ids, k_tokens, [](const auto& known) { return draft_by_lookup(known, k_size); }, k_size);
   EXPECT_EQ(lookup.ids, plain.ids);
   // Every pass looks the same to the provider, however many of its rows were kept.
   ASSERT_GE(useless.sizes.size(), best.sizes.size());

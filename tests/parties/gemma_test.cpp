@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "page/declared.h"
 #include "model/load.h"
 #include "model/reference.h"
+#include "page/declared.h"
 #include "support/model.h"
 #include "support/rig.h"
 
@@ -34,7 +34,8 @@ struct Choice {
 Choice choice(std::vector<float> logits) {
   const auto best = std::max_element(logits.begin(), logits.end());
   const float greatest = std::exchange(*best, -INFINITY);
-  return {static_cast<TokenId>(best - logits.begin()), double{greatest} - double{*std::max_element(logits.begin(), logits.end())}};
+  return {static_cast<TokenId>(best - logits.begin()),
+          double{greatest} - double{*std::max_element(logits.begin(), logits.end())}};
 }
 
 const FloatWeights& real() {
@@ -91,7 +92,9 @@ TEST(Gemma, integers_choose_as_float32_but_where_the_gap_is_small) {
 }
 
 class GemmaVariants : public testing::TestWithParam<Variant> {};
-INSTANTIATE_TEST_SUITE_P(Variants, GemmaVariants, testing::Values(Variant{Profile::paper, true}, Variant{Profile::fast, true}, Variant{Profile::open, false}),
+INSTANTIATE_TEST_SUITE_P(Variants, GemmaVariants,
+                         testing::Values(Variant{Profile::paper, true}, Variant{Profile::fast, true},
+                                         Variant{Profile::open, false}),
                          [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(GemmaVariants, answer_as_the_integers_do_at_the_declared_cost) {

@@ -7,8 +7,8 @@
 #include <map>
 #include <random>
 
-#include "page/declared.h"
 #include "model/reference.h"
+#include "page/declared.h"
 #include "plan/calibrate.h"
 #include "support/model.h"
 #include "support/protocol_check.h"
@@ -48,7 +48,8 @@ IntWeights sink_model(float massive) {
   IntWeights w;
   w.config = c;
   FloatMatrix embed = matrix(c.width, c.vocab, 0.05f);
-  for (std::size_t k = 0; k < c.vocab; ++k) embed.values[3 * c.vocab + k] = -0.2f;  // that neuron is shut for all others
+  for (std::size_t k = 0; k < c.vocab; ++k)
+    embed.values[3 * c.vocab + k] = -0.2f;  // that neuron is shut for all others
   for (std::size_t d = 0; d < c.width; ++d) embed.values[d * c.vocab + k_sink] = d == 3 ? 0.4f : 0.0f;
   for (std::size_t l = 0; l < c.layers; ++l) {
     FloatMatrix up = matrix(2 * c.ff, c.width, 0.1f), down = matrix(c.width, c.ff, 0.02f);
@@ -57,7 +58,8 @@ IntWeights sink_model(float massive) {
       for (std::size_t j = 0; j < 2 * c.ff; ++j) up.values[j * c.width + 3] = j == 0 || j == c.ff ? 16.0f : 0.0f;
       for (std::size_t d = 0; d < c.width; ++d) down.values[d * c.ff] = d == 9 ? massive / (128.0f * 128.0f) : 0.0f;
     }
-    w.layers.push_back({integer(matrix(c.qkv_rows(), c.width, 0.1f)), integer(matrix(c.width, c.q_rows(), l == 0 ? 1e-5f : 0.02f)), integer(up), integer(down)});
+    w.layers.push_back({integer(matrix(c.qkv_rows(), c.width, 0.1f)),
+                        integer(matrix(c.width, c.q_rows(), l == 0 ? 1e-5f : 0.02f)), integer(up), integer(down)});
   }
   w.embed = integer(embed);
   w.head = integer(matrix(c.vocab, c.width, 0.5f));
@@ -73,14 +75,18 @@ TEST(HardValues, massive_entries_beside_quiet_rows_are_right_or_refused) {
     std::map<std::pair<int, std::size_t>, std::vector<double>> expected;  // (site, layer) -> rms by token
     ReferenceCache cache;
     const auto logits = reference_forward(weights, ids, cache, executor(), [&](const Observation& o) {
-      const Site site = o.kind == "norm.attn" ? Site::attention_norm : o.kind == "norm.mlp" ? Site::mlp_norm : Site::next_embed;
+      const Site site = o.kind == "norm.attn"  ? Site::attention_norm
+                        : o.kind == "norm.mlp" ? Site::mlp_norm
+                                               : Site::next_embed;
       if (site == Site::next_embed || (site == Site::attention_norm && o.layer == 0)) return;
       double squares = 0;
       for (const float v : o.values) squares += double{v} * double{v};
-      expected[{static_cast<int>(site), o.layer}].push_back(std::sqrt(squares / static_cast<double>(o.values.size()) + weights.config.norm_eps));
+      expected[{static_cast<int>(site), o.layer}].push_back(
+          std::sqrt(squares / static_cast<double>(o.values.size()) + weights.config.norm_eps));
     });
     double quietest = 1e9;
-    for (const auto& [place, rows] : expected) quietest = std::min(quietest, *std::min_element(rows.begin(), rows.end()));
+    for (const auto& [place, rows] : expected)
+      quietest = std::min(quietest, *std::min_element(rows.begin(), rows.end()));
     EXPECT_LT(quietest, 0.08);
     std::size_t served = 0;
     for (const Variant& v : k_variants) {
@@ -98,14 +104,18 @@ TEST(HardValues, massive_entries_beside_quiet_rows_are_right_or_refused) {
       rig.user().observe([&](const Seen& s) {
         if (s.site != Site::attention_norm && s.site != Site::mlp_norm) return;
         double squares = 0;
-        for (const std::int64_t value : s.values) squares += std::pow(std::ldexp(static_cast<double>(value), -frac::norm_row), 2);
-        seen[{static_cast<int>(s.site), s.layer}].push_back(std::sqrt(squares / static_cast<double>(s.values.size()) + weights.config.norm_eps));
+        for (const std::int64_t value : s.values)
+          squares += std::pow(std::ldexp(static_cast<double>(value), -frac::norm_row), 2);
+        seen[{static_cast<int>(s.site), s.layer}].push_back(
+            std::sqrt(squares / static_cast<double>(s.values.size()) + weights.config.norm_eps));
       });
       rig.deal_for_pass(ids.size(), true);
       rig.user().prompt(ids, greedy);
       for (const auto& [place, rows] : expected) {
         ASSERT_EQ(seen[place].size(), rows.size()) << v.name();
-        for (std::size_t i = 0; i < rows.size(); ++i) EXPECT_NEAR(seen[place][i] / rows[i], 1, 0.02) << v.name() << " site " << place.first << " token " << i << " rms " << rows[i];
+        for (std::size_t i = 0; i < rows.size(); ++i)
+          EXPECT_NEAR(seen[place][i] / rows[i], 1, 0.02)
+              << v.name() << " site " << place.first << " token " << i << " rms " << rows[i];
       }
       const auto best = static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
       EXPECT_EQ(rig.user().retrieve_last(), best) << v.name();
@@ -131,7 +141,8 @@ TEST(HardValues, long_flat_attention_keeps_its_sum) {
   Words qkv(k_count * k_rows), mask(qkv.size());
   std::mt19937_64 random(3);
   for (std::size_t i = 0; i < k_count; ++i) {
-    for (std::size_t d = 0; d < k_dim; ++d) qkv[i * k_rows + 2 * k_dim + d] = encode(1.5 + 0.1 * static_cast<double>((i * 7 + d) % 5), in);
+    for (std::size_t d = 0; d < k_dim; ++d)
+      qkv[i * k_rows + 2 * k_dim + d] = encode(1.5 + 0.1 * static_cast<double>((i * 7 + d) % 5), in);
   }
   for (Word& word : mask) word = random();
   Words x0(qkv.size());
@@ -139,7 +150,13 @@ TEST(HardValues, long_flat_attention_keeps_its_sum) {
   Masked out;
   Mask r;
   run.offline([&](Helper& h) { attention(h, s, Mask{in, k_rows, mask}); });
-  run.online([&](Provider& p) { out = attention(p, s, Masked{in, k_rows, x0}); }, [&](User& u) { r = attention(u, s, Mask{in, k_rows, mask}); });
+  run.online(
+      [&](Provider& p) {
+        out = attention(p, s, Masked{in, k_rows, x0});
+      },
+      [&](User& u) {
+        r = attention(u, s, Mask{in, k_rows, mask});
+      });
   double sum = 0, worst = 0;
   for (std::size_t i = 0; i < k_count; ++i) {
     sum += decode(qkv[i * k_rows + 2 * k_dim], in);
@@ -160,7 +177,9 @@ TEST_P(LongPrompt, is_fed_in_one_pass) {
   const Plan plan = smollm2_plan(GetParam(), 320);
   std::vector<TokenId> ids;
   for (const GreedyCase& c : greedy_cases()) ids.insert(ids.end(), c.prompt_ids.begin(), c.prompt_ids.end());
-  while (ids.size() < 300) ids.insert(ids.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(ids.size(), 300 - ids.size())));
+  while (ids.size() < 300)
+    ids.insert(ids.end(), ids.begin(),
+               ids.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(ids.size(), 300 - ids.size())));
   ids.resize(300);
   Rig rig(smollm2().weights, plan, executor());
   rig.deal_for_request(ids.size(), 2);

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "page/declared.h"
 #include "model/reference.h"
+#include "page/declared.h"
 #include "support/model.h"
 #include "support/rig.h"
 
@@ -18,8 +18,10 @@ class PrivateAnswer : public testing::TestWithParam<Variant> {
   const OfferedModel& model = smollm2();
   const Plan plan = smollm2_plan(GetParam());
 };
-INSTANTIATE_TEST_SUITE_P(Variants, PrivateAnswer, testing::ValuesIn(k_variants), [](const auto& variant) { return variant.param.name(); });
-INSTANTIATE_TEST_SUITE_P(Retrieval, PrivateAnswer, testing::Values(k_bfv_variant), [](const auto& variant) { return variant.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Variants, PrivateAnswer, testing::ValuesIn(k_variants),
+                         [](const auto& variant) { return variant.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Retrieval, PrivateAnswer, testing::Values(k_bfv_variant),
+                         [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(PrivateAnswer, top_choices_on_the_float_path_differ_rarely_and_only_where_the_gap_is_small) {
   std::size_t steps = 0, differences = 0;
@@ -44,7 +46,10 @@ TEST_P(PrivateAnswer, top_choices_on_the_float_path_differ_rarely_and_only_where
 // Every pass costs what its boxes declare, to the byte.
 TEST_P(PrivateAnswer, costs_exactly_what_the_boxes_declare) {
   const GreedyCase c = greedy_cases()[4];
-  const std::size_t rounds_a_layer = (plan.open() ? 2u : plan.profile == Profile::fast ? 4u : 6u) - (plan.fused ? 1u : 0u);
+  const std::size_t rounds_a_layer = (plan.open()                     ? 2u
+                                      : plan.profile == Profile::fast ? 4u
+                                                                      : 6u) -
+                                     (plan.fused ? 1u : 0u);
   Rig rig(model.weights, plan, executor());
   const auto check = [&](const Cost& declared, const Traffic& before, std::size_t offline_before[2]) {
     const Traffic t = rig.traffic() - before;
@@ -148,7 +153,8 @@ TEST_P(PrivateAnswer, rows_have_the_rms_that_float32_gives_them) {
   EXPECT_GT(largest, 500) << "the prompts were chosen to contain an attention sink";
   std::nth_element(errors.begin(), errors.begin() + static_cast<std::ptrdiff_t>(errors.size() / 2), errors.end());
   EXPECT_LT(errors[errors.size() / 2], 0.01);
-  fmt::print("rms of {} rows: median error {:.4f}, largest row {:.0f}\n", errors.size(), errors[errors.size() / 2], largest);
+  fmt::print("rms of {} rows: median error {:.4f}, largest row {:.0f}\n", errors.size(), errors[errors.size() / 2],
+             largest);
 }
 
 }  // namespace

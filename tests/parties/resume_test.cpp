@@ -6,10 +6,10 @@
 
 #include "helper/service.h"
 #include "provider/service.h"
-#include "user/user_client.h"
 #include "support/cuts.h"
 #include "support/rig.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 namespace {
@@ -23,12 +23,16 @@ class World {
  public:
   World(Profile profile, Retrieval retrieval)
       : helper_(executor_, 20s, [](const std::string&) {}),
-        provider_(tiny_model({profile, retrieval}), executor_, 20s, [this] { return to_helper(Role::provider); }, [](const std::string&) {}, {}, 20s) {
+        provider_(
+            tiny_model({profile, retrieval}), executor_, 20s, [this] { return to_helper(Role::provider); },
+            [](const std::string&) {}, {}, 20s) {
     provider_.register_model(nullptr);
   }
   std::unique_ptr<Link> to_helper(Role who) {
     auto [near, far] = memory_links();
-    begin([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), who == Role::user ? k_user : Peer{who, {}, {}, k_user.provider}); });
+    begin([this, who, link = std::move(far)]() mutable {
+      helper_.serve(std::move(link), who == Role::user ? k_user : Peer{who, {}, {}, k_user.provider});
+    });
     return std::move(near);
   }
   std::unique_ptr<Link> serve(std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> ends) {
@@ -42,7 +46,8 @@ class World {
   };
   // The last pass is given up where give_up says so.
   Answer answer(Cuts& cuts, bool give_up) {
-    const UserLinks links{[&] { return serve(cuts.connect()); }, [&] { return serve(memory_links()); }, [this] { return to_helper(Role::user); }, 20s};
+    const UserLinks links{[&] { return serve(cuts.connect()); }, [&] { return serve(memory_links()); },
+                          [this] { return to_helper(Role::user); }, 20s};
     Ledger ledger;
     UserClient client(links, ledger, executor_, 20s);
     client.make_material(3, 3, 64, nullptr);
@@ -78,10 +83,13 @@ struct Case {
 };
 class ResumedSessions : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Cases, ResumedSessions,
-                         testing::Values(Case{Profile::paper, Retrieval::linear, false}, Case{Profile::paper, Retrieval::linear, true},
-                                         Case{Profile::fast, Retrieval::bfv, false}, Case{Profile::open, Retrieval::linear, false}),
+                         testing::Values(Case{Profile::paper, Retrieval::linear, false},
+                                         Case{Profile::paper, Retrieval::linear, true},
+                                         Case{Profile::fast, Retrieval::bfv, false},
+                                         Case{Profile::open, Retrieval::linear, false}),
                          [](const auto& c) {
-                           return std::string(name_of(c.param.profile)) + "_" + name_of(c.param.retrieval) + (c.param.give_up ? "_given_up" : "");
+                           return std::string(name_of(c.param.profile)) + "_" + name_of(c.param.retrieval) +
+                                  (c.param.give_up ? "_given_up" : "");
                          });
 
 TEST_P(ResumedSessions, answer_the_same_wherever_the_connection_is_cut) {
@@ -90,13 +98,15 @@ TEST_P(ResumedSessions, answer_the_same_wherever_the_connection_is_cut) {
   const auto whole = Cuts::make();
   const auto good = answer(*whole);
   // Frames of each side before the first pass: a session that is cut there is over. Of the user's also the frame that begins it, where it is lost.
-  const std::size_t handshake[] = {GetParam().retrieval == Retrieval::bfv ? 3u : 2u, GetParam().profile == Profile::open ? 4u : 2u};
+  const std::size_t handshake[] = {GetParam().retrieval == Retrieval::bfv ? 3u : 2u,
+                                   GetParam().profile == Profile::open ? 4u : 2u};
   std::size_t cut = 0;
   for (const auto direction : {Cuts::up, Cuts::down}) {
     const std::size_t end = whole->frames(direction) - (direction == Cuts::up ? 1 : 0);  // Leave is the end anyway
     for (std::size_t at = handshake[direction]; at < end; ++at) {
       // Every third time also where it resumes.
-      std::vector<Cuts::Cut> where{{direction, at, at % 2 == 0 && (direction == Cuts::down || at > handshake[direction])}};
+      std::vector<Cuts::Cut> where{
+          {direction, at, at % 2 == 0 && (direction == Cuts::down || at > handshake[direction])}};
       if (at % 3 == 0) where.push_back({direction, at + 1, true});
       const auto cuts = Cuts::make(where);
       EXPECT_EQ(answer(*cuts), good) << "direction " << direction << " frame " << at;

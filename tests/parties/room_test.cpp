@@ -12,13 +12,13 @@
 
 #include "cli/local_parties.h"
 #include "helper/service.h"
-#include "provider/service.h"
-#include "user/user_client.h"
 #include "net/memory.h"
+#include "provider/service.h"
 #include "support/errors.h"
 #include "support/rig.h"
 #include "support/small_disk.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 namespace {
@@ -39,22 +39,28 @@ class World {
  public:
   explicit World(const How& how = {})
       : helper_(executor_, 20s, [](const std::string&) {}),
-        provider_(tiny_model(how.model), executor_, how.patience, [this] { return to_helper({Role::provider, "acme", "p", "p"}); }, [this](const Event& event) { note(event); }, how.state,
-                  how.grace, how.idle) {
+        provider_(
+            tiny_model(how.model), executor_, how.patience,
+            [this] {
+              return to_helper({Role::provider, "acme", "p", "p"});
+            },
+            [this](const Event& event) { note(event); }, how.state, how.grace, how.idle) {
     provider_.set_admission([] {}, [this] { return most_sessions.load(); });
     provider_.register_model(nullptr);
   }
-  ~World() {
-    threads_.clear();
-  }
+  ~World() { threads_.clear(); }
   std::unique_ptr<Link> to_helper(const Peer& who) {
     auto [near, far] = memory_links();
-    start([this, who, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] { helper_.serve(std::move(*link), who); });
+    start([this, who, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] {
+      helper_.serve(std::move(*link), who);
+    });
     return std::move(near);
   }
   std::unique_ptr<Link> to_provider(const std::string& user) {
     auto [near, far] = memory_links();
-    start([this, user, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] { provider_.serve(std::move(*link), user_named(user)); });
+    start([this, user, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] {
+      provider_.serve(std::move(*link), user_named(user));
+    });
     return std::move(near);
   }
   UserLinks links(const std::string& user) {
@@ -68,12 +74,15 @@ class World {
   // How often something was said, and whether it is said so often before long.
   std::size_t said(const std::string& text) {
     const std::lock_guard lock(mutex_);
-    return static_cast<std::size_t>(std::count_if(notes_.begin(), notes_.end(), [&](const std::string& note) { return note.find(text) != std::string::npos; }));
+    return static_cast<std::size_t>(std::count_if(
+        notes_.begin(), notes_.end(), [&](const std::string& note) { return note.find(text) != std::string::npos; }));
   }
   bool says(const std::string& text, std::size_t times = 1, Clock::duration within = 10s) {
     std::unique_lock lock(mutex_);
     return said_.wait_for(lock, within, [&] {
-      return std::count_if(notes_.begin(), notes_.end(), [&](const std::string& note) { return note.find(text) != std::string::npos; }) >= static_cast<std::ptrdiff_t>(times);
+      return std::count_if(notes_.begin(), notes_.end(), [&](const std::string& note) {
+               return note.find(text) != std::string::npos;
+             }) >= static_cast<std::ptrdiff_t>(times);
     });
   }
 
@@ -102,7 +111,8 @@ class World {
 
 // A session of a user, and answers in it.
 struct Asking {
-  Asking(World& w, const std::string& user, Ledger& ledger) : world(w), client(w.links(user), ledger, w.executor(), 20s) {}
+  Asking(World& w, const std::string& user, Ledger& ledger)
+      : world(w), client(w.links(user), ledger, w.executor(), 20s) {}
   std::vector<TokenId> ask(std::size_t n, bool make = true) {
     if (make) {
       client.make_material(k_prompt.size(), n, 64, nullptr);
@@ -167,7 +177,8 @@ TEST(Helper, keeps_nothing_of_what_it_dealt) {
 }
 
 class BurntChains : public testing::TestWithParam<Profile> {};
-INSTANTIATE_TEST_SUITE_P(Profiles, BurntChains, testing::Values(Profile::paper, Profile::fast, Profile::open), [](const auto& i) { return name_of(i.param); });
+INSTANTIATE_TEST_SUITE_P(Profiles, BurntChains, testing::Values(Profile::paper, Profile::fast, Profile::open),
+                         [](const auto& i) { return name_of(i.param); });
 
 // Nor does anything else depend on it: behind many burnt slots, with material from before them and from a filling of its own, the answer is that of
 // a fresh chain, also once a pass was given up and tokens were taken back.
@@ -202,7 +213,8 @@ TEST_P(BurntChains, answer_like_fresh_ones) {
 
 // A session of somebody who sends frames and no more.
 struct Frames {
-  Frames(World& world, const std::string& user, std::uint32_t burnt = 0) : link(world.to_provider(user)), online(*link, 0, 20s) {
+  Frames(World& world, const std::string& user, std::uint32_t burnt = 0)
+      : link(world.to_provider(user)), online(*link, 0, 20s) {
     online.send(Hello{});
     card = online.receive(Card{});
     online.send(Agreement{card.plan.hash(), random_number(), false, false, {{burnt, 0, 0, 0}}});
@@ -224,7 +236,8 @@ TEST(Places, a_fifth_user_is_served_while_four_hold_all) {
   EXPECT_TRUE(world.says("it was idle and was ended to make room for other users"));
   EXPECT_EQ(world.said("it was idle and was ended"), 1u);
   // The one that was idle for longest; the others are there.
-  EXPECT_NE(error_of([&] { held.front().online.receive_any("anything", k_cut_bytes); }).find("closed"), std::string::npos);
+  EXPECT_NE(error_of([&] { held.front().online.receive_any("anything", k_cut_bytes); }).find("closed"),
+            std::string::npos);
   for (auto i = std::next(held.begin()); i != held.end(); ++i) i->link->close();
   EXPECT_TRUE(world.says("session fails: the first pass: the peer closed the connection", 7));
 }
@@ -234,7 +247,8 @@ TEST(Places, one_who_has_as_many_is_refused) {
   World world;
   world.most_sessions = 2;
   Frames one(world, "one"), two(world, "two");
-  EXPECT_NE(error_of([&] { Frames(world, "one"); }).find("as many conversations are open as may be (2, of all users)"), std::string::npos);
+  EXPECT_NE(error_of([&] { Frames(world, "one"); }).find("as many conversations are open as may be (2, of all users)"),
+            std::string::npos);
   EXPECT_EQ(world.said("it was idle"), 0u);
 
   World busy;

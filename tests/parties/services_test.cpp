@@ -7,15 +7,15 @@
 #include <mutex>
 #include <thread>
 
-#include "session/public_part.h"
 #include "helper/service.h"
-#include "provider/service.h"
-#include "user/user_client.h"
 #include "net/memory.h"
+#include "provider/service.h"
+#include "session/public_part.h"
 #include "support/errors.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 namespace {
@@ -24,8 +24,11 @@ namespace {
 class World {
  public:
   explicit World(Clock::duration patience = std::chrono::seconds(20), Retrieval retrieval = Retrieval::linear)
-      : patience_(patience), helper_(executor_, patience, [this](const std::string& s) { note(s); }),
-        provider_(tiny_model({Profile::paper, retrieval}), executor_, patience, [this] { return to_helper(Role::provider); }, [this](const std::string& s) { note(s); }) {
+      : patience_(patience),
+        helper_(executor_, patience, [this](const std::string& s) { note(s); }),
+        provider_(
+            tiny_model({Profile::paper, retrieval}), executor_, patience, [this] { return to_helper(Role::provider); },
+            [this](const std::string& s) { note(s); }) {
     provider_.register_model(nullptr);
   }
   std::unique_ptr<Link> to_helper(Role who) {
@@ -39,7 +42,8 @@ class World {
     return std::move(near);
   }
   UserLinks links() {
-    return {[this] { return to_provider(); }, [this] { return to_provider(); }, [this] { return to_helper(Role::user); }};
+    return {[this] { return to_provider(); }, [this] { return to_provider(); },
+            [this] { return to_helper(Role::user); }};
   }
   std::vector<TokenId> answer(std::size_t tokens) {
     Ledger ledger;
@@ -119,14 +123,21 @@ TEST(Services, a_model_is_its_providers_alone) {
   std::list<std::jthread> threads;
   const auto dial = [&](Role role, const std::string& provider) {
     auto [near, far] = memory_links();
-    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable { helper.serve(std::move(link), Peer{role, "x", "x", provider}); });
+    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable {
+      helper.serve(std::move(link), Peer{role, "x", "x", provider});
+    });
     return std::move(near);
   };
-  ProviderService one(tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); }, [](const std::string&) {});
+  ProviderService one(
+      tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); },
+      [](const std::string&) {});
   one.register_model(nullptr);
   one.register_model(nullptr);
-  ProviderService two(tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "two"); }, [](const std::string&) {});
-  EXPECT_NE(error_of([&] { two.register_model(nullptr); }).find("was registered by a provider of another key"), std::string::npos);
+  ProviderService two(
+      tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "two"); },
+      [](const std::string&) {});
+  EXPECT_NE(error_of([&] { two.register_model(nullptr); }).find("was registered by a provider of another key"),
+            std::string::npos);
   const auto pair = [&](Role role, const std::string& provider) {
     const auto link = dial(role, provider);
     Channel channel(*link, 0, std::chrono::seconds(5));
@@ -146,20 +157,26 @@ TEST(Services, a_session_at_the_helper_is_its_providers_alone) {
   std::list<std::jthread> threads;
   const auto dial = [&](Role role, const std::string& provider) {
     auto [near, far] = memory_links();
-    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable { helper.serve(std::move(link), Peer{role, "x", "alice", provider}); });
+    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable {
+      helper.serve(std::move(link), Peer{role, "x", "alice", provider});
+    });
     return std::move(near);
   };
   std::list<std::unique_ptr<Link>> links;
   const auto pair = [&](Role role, const std::string& provider, char id) {
     links.push_back(dial(role, provider));
     Channel channel(*links.back(), 0, std::chrono::seconds(5));
-    channel.send(PairHello{7, role == Role::provider ? "alice" : "", std::string(64, id), tiny_model().plan.hash(), 1, false, Seed{}});
+    channel.send(PairHello{7, role == Role::provider ? "alice" : "", std::string(64, id), tiny_model().plan.hash(), 1,
+                           false, Seed{}});
     channel.receive(PairAccepted{});
     channel.set_session(7);
     return channel;
   };
   for (const char id : {'a', 'b'}) {
-    ProviderService(tiny_model({.id = id}), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, std::string(1, id)); }, [](const std::string&) {}).register_model(nullptr);
+    ProviderService(
+        tiny_model({.id = id}), executor, std::chrono::seconds(5),
+        [&] { return dial(Role::provider, std::string(1, id)); }, [](const std::string&) {})
+        .register_model(nullptr);
   }
   pair(Role::provider, "a", 'a');
   pair(Role::provider, "b", 'b');
@@ -190,7 +207,8 @@ TEST(Services, a_role_may_not_do_what_is_anothers) {
   auto link = world.to_helper(Role::user);
   Channel channel(*link, 0, std::chrono::seconds(5));
   channel.send(ModelOffer{std::string(64, 'c'), tiny_model().plan});
-  EXPECT_NE(error_of([&] { channel.receive(ModelStored{}); }).find("a user may not begin with message 20"), std::string::npos);
+  EXPECT_NE(error_of([&] { channel.receive(ModelStored{}); }).find("a user may not begin with message 20"),
+            std::string::npos);
 }
 
 // A link that spoils the k-th frame that its owner sends.
@@ -228,7 +246,8 @@ void converse(World& world, const UserLinks& links) {
 // Whatever a user spoils, at any frame of a short session: it ends in an Error before the deadline, and the services serve
 // the next one.
 class SpoiltSessions : public testing::TestWithParam<Retrieval> {};
-INSTANTIATE_TEST_SUITE_P(Retrievals, SpoiltSessions, testing::Values(Retrieval::linear, Retrieval::bfv), [](const auto& r) { return name_of(r.param); });
+INSTANTIATE_TEST_SUITE_P(Retrievals, SpoiltSessions, testing::Values(Retrieval::linear, Retrieval::bfv),
+                         [](const auto& r) { return name_of(r.param); });
 
 TEST_P(SpoiltSessions, end_alone_whatever_frame_is_spoilt) {
   World world(std::chrono::milliseconds(400), GetParam());
@@ -283,14 +302,22 @@ TEST(Services, a_second_query_for_a_token_is_refused) {
     deal_queries(user, {k_users_kind, first, count}, sender, executor);
     put_in_stock(stock, Stock::Source::user, plan, receiver.receive(PackMaterial{}));
   };
-  EXPECT_EQ(error_of([&] { stock.await({{0, 0, 0, 2}}, Clock::now()); }), "stock: no offline material arrived from helper and user before the deadline");
+  EXPECT_EQ(error_of([&] {
+              stock.await({{0, 0, 0, 2}}, Clock::now());
+            }),
+            "stock: no offline material arrived from helper and user before the deadline");
   deliver(0, 2);
   EXPECT_EQ(error_of([&] { stock.await({{0, 0, 0, 2}}, Clock::now()); }), "no error");
   EXPECT_EQ(error_of([&] { deliver(1, 1); }), "PackMaterial.first: 1, expected 2");
   EXPECT_NO_THROW(stock.take(k_users_kind, 0, 1, Clock::now()));
   EXPECT_EQ(error_of([&] { deliver(1, 1); }), "PackMaterial.first: 1, expected 2");
-  EXPECT_NE(error_of([&] { put_in_stock(stock, Stock::Source::helper, plan, {k_users_kind, 0, 2, 1, Bytes(1)}); }), "no error");
-  EXPECT_NE(error_of([&] { put_in_stock(stock, Stock::Source::user, tiny_plan(), {k_users_kind, 0, 2, 1, Bytes(1)}); }).find("PackOrder.kind: 4, expected 1 to 3"),
+  EXPECT_NE(error_of([&] {
+              put_in_stock(stock, Stock::Source::helper, plan, {k_users_kind, 0, 2, 1, Bytes(1)});
+            }),
+            "no error");
+  EXPECT_NE(error_of([&] {
+              put_in_stock(stock, Stock::Source::user, tiny_plan(), {k_users_kind, 0, 2, 1, Bytes(1)});
+            }).find("PackOrder.kind: 4, expected 1 to 3"),
             std::string::npos);
   Plan other = plan;
   other.retrieval = Retrieval::linear;
@@ -300,7 +327,8 @@ TEST(Services, a_second_query_for_a_token_is_refused) {
 // A user that sends another place for its query, several times.
 class Displacing : public Passing {
  public:
-  Displacing(std::unique_ptr<Link> link, std::uint32_t delta, int times) : Passing(std::move(link)), delta_(delta), times_(times) {}
+  Displacing(std::unique_ptr<Link> link, std::uint32_t delta, int times)
+      : Passing(std::move(link)), delta_(delta), times_(times) {}
   void send(Frame frame) override {
     if (frame.tag != static_cast<std::uint16_t>(Tag::retrieval_index)) return Passing::send(std::move(frame));
     std::memcpy(frame.payload.data(), &delta_, sizeof delta_);
@@ -343,7 +371,8 @@ TEST(Services, public_vectors_of_another_number_or_no_numbers_are_named) {
     return "none";
   };
   EXPECT_EQ(error({std::vector<float>(expected)}), "none");
-  EXPECT_EQ(error({std::vector<float>(expected + 1)}), fmt::format("PublicVectors.values: {} of them, expected {}", expected + 1, expected));
+  EXPECT_EQ(error({std::vector<float>(expected + 1)}),
+            fmt::format("PublicVectors.values: {} of them, expected {}", expected + 1, expected));
   EXPECT_EQ(error({{}}), fmt::format("PublicVectors.values: 0 of them, expected {}", expected));
   EXPECT_EQ(error({std::vector<float>(expected, NAN)}), "PublicVectors.values: one is not a finite number");
 }
@@ -379,15 +408,16 @@ TEST(Services, a_pass_out_of_range_is_named) {
     PassBegin begin;
     std::string error;
   };
-  for (const Case& c : {Case{Profile::paper, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile paper"},
-                        Case{Profile::fast, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile fast"},
-                        Case{Profile::open, {PassBegin::prompt, 1, 1}, "PassBegin.kind: 1, expected 4 to 4 in profile open"},
-                        Case{Profile::paper, {PassBegin::prompt, 2, 1, 1}, "PassBegin.dead: 1, expected less than 1"},
-                        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: 2, expected 1"},
-                        Case{Profile::open, {PassBegin::rows, 2, 0, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
-                        Case{Profile::open, {PassBegin::rows, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
-                        Case{Profile::open, {PassBegin::rows, 17, 0, 17}, "PassBegin.heads: the chain has no passes left"},
-                        Case{Profile::open, {PassBegin::rows, 17, 0, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"}}) {
+  for (const Case& c :
+       {Case{Profile::paper, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile paper"},
+        Case{Profile::fast, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile fast"},
+        Case{Profile::open, {PassBegin::prompt, 1, 1}, "PassBegin.kind: 1, expected 4 to 4 in profile open"},
+        Case{Profile::paper, {PassBegin::prompt, 2, 1, 1}, "PassBegin.dead: 1, expected less than 1"},
+        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: 2, expected 1"},
+        Case{Profile::open, {PassBegin::rows, 2, 0, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
+        Case{Profile::open, {PassBegin::rows, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
+        Case{Profile::open, {PassBegin::rows, 17, 0, 17}, "PassBegin.heads: the chain has no passes left"},
+        Case{Profile::open, {PassBegin::rows, 17, 0, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"}}) {
     Executor executor(1);
     const Plan plan = tiny_plan(c.profile);
     Rig rig(tiny_weights(), plan, executor);
@@ -404,8 +434,11 @@ TEST(Services, material_that_public_weights_do_not_know_is_refused) {
   PackMaterial material;
   material.kind = static_cast<std::uint8_t>(Part::Kind::slot);
   material.count = 1;
-  EXPECT_NE(error_of([&] { put_in_stock(stock, Stock::Source::user, plan, material); }).find("a user deals nothing"), std::string::npos);
-  EXPECT_NE(error_of([&] { check_order(plan, {static_cast<std::uint8_t>(Part::Kind::entry), 0, 1}); }).find("PackOrder.kind: profile open"),
+  EXPECT_NE(error_of([&] { put_in_stock(stock, Stock::Source::user, plan, material); }).find("a user deals nothing"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] {
+              check_order(plan, {static_cast<std::uint8_t>(Part::Kind::entry), 0, 1});
+            }).find("PackOrder.kind: profile open"),
             std::string::npos);
 }
 
@@ -415,8 +448,8 @@ TEST(Services, an_order_beyond_the_chain_is_refused) {
     return tiny_model().plan;
   }();
   EXPECT_NO_THROW(check_order(plan, {1, 0, 64}));
-  for (const PackOrder order : {PackOrder{0, 0, 1}, PackOrder{4, 0, 1}, PackOrder{1, 0, 0}, PackOrder{1, 0, 65}, PackOrder{1, 1, 64},
-                                PackOrder{1, 0xffffffff, 2}}) {
+  for (const PackOrder order : {PackOrder{0, 0, 1}, PackOrder{4, 0, 1}, PackOrder{1, 0, 0}, PackOrder{1, 0, 65},
+                                PackOrder{1, 1, 64}, PackOrder{1, 0xffffffff, 2}}) {
     EXPECT_THROW(check_order(plan, order), Error);
   }
 }
@@ -464,7 +497,8 @@ TEST(Services, an_order_of_queries_is_refused_by_the_helper) {
   World world(std::chrono::seconds(20), Retrieval::bfv);
   const auto good = world.answer(3);
   for (const std::uint32_t first : {0u, 1u, 63u}) {
-    EXPECT_EQ(error_of_orders(world, {{k_users_kind, first, 1}}), "peer: PackOrder.kind: 4, expected 1 to 3: a query is the user's alone");
+    EXPECT_EQ(error_of_orders(world, {{k_users_kind, first, 1}}),
+              "peer: PackOrder.kind: 4, expected 1 to 3: a query is the user's alone");
   }
   EXPECT_EQ(world.answer(3), good);
 }
@@ -489,7 +523,8 @@ TEST(Services, orders_cover_what_a_request_needs_in_order) {
     for (const PackOrder& order : orders_for(plan, prompt, answer)) {
       EXPECT_EQ(order.first, next[order.kind]);
       // A filling that goes on from here begins with the same: a pass that is due is not held up by slots for which there is no room yet.
-      const std::vector<PackOrder> rest = orders_between(plan, Marks{{next[1], next[2], next[3], next[4]}}, target_of(plan, {}, prompt, answer));
+      const std::vector<PackOrder> rest =
+          orders_between(plan, Marks{{next[1], next[2], next[3], next[4]}}, target_of(plan, {}, prompt, answer));
       EXPECT_EQ(rest[0].kind, order.kind);
       next[order.kind] += order.count;
       EXPECT_LE(order.count, k_deal_batch);
@@ -511,7 +546,8 @@ TEST(Services, silence_ends_at_the_deadline) {
   channel.send(Hello{});
   channel.receive(Card{});
   const Clock::time_point begin = Clock::now();
-  EXPECT_NE(error_of([&] { channel.receive(Accepted{}); }).find("did not arrive before the deadline"), std::string::npos);
+  EXPECT_NE(error_of([&] { channel.receive(Accepted{}); }).find("did not arrive before the deadline"),
+            std::string::npos);
   EXPECT_LT(Clock::now() - begin, std::chrono::seconds(3));
 }
 

@@ -82,7 +82,8 @@ Whole walk(const std::vector<TokenId>& ids, const Plan& plan) {
       p.batch = part.kind == Part::Kind::pass ? Batch{0, 1} : tokens;
       p.packs.clear();
       for (std::size_t i = 0; i < p.batch.count; ++i) {
-        p.packs.push_back(stock->take(static_cast<std::uint8_t>(part.kind), part.layer, p.batch.index(i), Clock::now() + std::chrono::seconds(9)));
+        p.packs.push_back(stock->take(static_cast<std::uint8_t>(part.kind), part.layer, p.batch.index(i),
+                                      Clock::now() + std::chrono::seconds(9)));
       }
     }
     void open(User& u, Part part) { u.batch = part.kind == Part::Kind::pass ? Batch{0, 1} : tokens; }
@@ -93,19 +94,24 @@ Whole walk(const std::vector<TokenId>& ids, const Plan& plan) {
   Channel to_user(*provider_link, 7, std::chrono::seconds(60)), to_provider(*user_link, 7, std::chrono::seconds(60));
   std::vector<ProviderKeys> provider_keys(plan.config.layers);
   std::vector<UserKeys> user_keys(plan.config.layers);
-  Noting<Provider> provider{{to_user, rig.mutable_provider_coins(), executor(), timeline, provider_keys, tokens, {}, 0}, {}};
+  Noting<Provider> provider{{to_user, rig.mutable_provider_coins(), executor(), timeline, provider_keys, tokens, {}, 0},
+                            {}};
   Noting<User> user{{to_provider, rig.user_coins(), timeline, user_keys, executor(), tokens, nullptr, 0}, {}};
   Whole whole;
-  user.observe = [&](const Seen& s) { whole.seen.emplace_back(s, std::vector<std::int64_t>(s.values.begin(), s.values.end())); };
+  user.observe = [&](const Seen& s) {
+    whole.seen.emplace_back(s, std::vector<std::int64_t>(s.values.begin(), s.values.end()));
+  };
   {
     std::jthread other([&] {
       if (plan.open()) {
         NoClear nothing;
-        const Masked x = run_open_layers(provider, plan, model.weights, hand(provider, hand_row_shape(plan), {}), material, nothing);
+        const Masked x =
+            run_open_layers(provider, plan, model.weights, hand(provider, hand_row_shape(plan), {}), material, nothing);
         run_open_pass(provider, plan, model.weights, x.last(), material, nothing);
         return;
       }
-      Masked rows = run_entries(provider, plan, model.weights, prompt_one_hots(provider, one_hot_shape(plan)), material);
+      Masked rows =
+          run_entries(provider, plan, model.weights, prompt_one_hots(provider, one_hot_shape(plan)), material);
       rows = remask(provider, embed_remask_shape(plan), std::move(rows));
       const Masked x = run_layers(provider, plan, model.weights, rows, material);
       run_pass(provider, plan, model.weights, x.last(), greedy, material);
@@ -114,13 +120,14 @@ Whole walk(const std::vector<TokenId>& ids, const Plan& plan) {
     if (plan.open()) {
       const PublicPart part = public_part(model.weights);
       ClearSide clear(plan, part, executor());
-      const Mask x = run_open_layers(user, plan, none, hand(user, hand_row_shape(plan), clear.begin(ids, 1)), material, clear);
+      const Mask x =
+          run_open_layers(user, plan, none, hand(user, hand_row_shape(plan), clear.begin(ids, 1)), material, clear);
       run_open_pass(user, plan, none, x.last(), material, clear);
     } else {
-    Mask rows = run_entries(user, plan, none, prompt_one_hots(user, one_hot_shape(plan), ids), material);
-    rows = remask(user, embed_remask_shape(plan), rows);
-    const Mask x = run_layers(user, plan, none, rows, material);
-    run_pass(user, plan, none, x.last(), greedy, material);
+      Mask rows = run_entries(user, plan, none, prompt_one_hots(user, one_hot_shape(plan), ids), material);
+      rows = remask(user, embed_remask_shape(plan), rows);
+      const Mask x = run_layers(user, plan, none, rows, material);
+      run_pass(user, plan, none, x.last(), greedy, material);
     }
   }
   whole.provider = std::move(provider.held);
@@ -148,7 +155,8 @@ class ValueCheck {
       if (l == 0) {
         x = next("embed.x");
         for (std::size_t i = 0; i < x.size(); ++i) {
-          for (std::size_t d = 0; d < c.width; ++d) ASSERT_EQ(x[i][d], table[i][d] << (plan_.residual_frac - plan_.embed_frac));
+          for (std::size_t d = 0; d < c.width; ++d)
+            ASSERT_EQ(x[i][d], table[i][d] << (plan_.residual_frac - plan_.embed_frac));
         }
         h = next("embed.h");
         check_norm(x, h, l);
@@ -230,7 +238,8 @@ class ValueCheck {
     EXPECT_STREQ(p.box, box);
     EXPECT_TRUE(p.format == u.format && p.words.size() == u.words.size());
     Rows rows(p.words.size() / p.size, std::vector<std::int64_t>(p.size));
-    for (std::size_t j = 0; j < p.words.size(); ++j) rows[j / p.size][j % p.size] = centre(p.words[j] + u.words[j], p.format.ring);
+    for (std::size_t j = 0; j < p.words.size(); ++j)
+      rows[j / p.size][j % p.size] = centre(p.words[j] + u.words[j], p.format.ring);
     return rows;
   }
   // Linear is exact.
@@ -258,7 +267,8 @@ class ValueCheck {
       for (std::size_t d = 0; d < x[i].size(); ++d) {
         const double want = std::ldexp(static_cast<double>(x[i][d]), frac::norm - plan_.residual_frac) / size;
         // The rms of the cut row is a little off too.
-        EXPECT_NEAR(static_cast<double>(h[i][d]), want, tolerance * (1 + std::fabs(want) * 1e-3)) << "layer " << layer << " token " << i;
+        EXPECT_NEAR(static_cast<double>(h[i][d]), want, tolerance * (1 + std::fabs(want) * 1e-3))
+            << "layer " << layer << " token " << i;
       }
       compared_ += x[i].size();
     }
@@ -297,8 +307,10 @@ class ValueCheck {
                      up = std::ldexp(static_cast<double>(gate_up[i][n + j]), -frac_in) * scale;
         // Two units of either shown number, the rms, and the rounding of the answer.
         const double unit = std::ldexp(scale, frac::activation - shown_frac), off = plan_.raw_up() ? 0.004 : 0;
-        const double tolerance = 1.01 + 2.3 * unit * (std::fabs(gate) + std::fabs(up)) + off * std::ldexp(std::fabs(gate * up), frac::activation) + unit;
-        EXPECT_NEAR(static_cast<double>(active[i][j]), std::ldexp(silu(gate) * up, frac::activation), tolerance) << "layer " << layer;
+        const double tolerance = 1.01 + 2.3 * unit * (std::fabs(gate) + std::fabs(up)) +
+                                 off * std::ldexp(std::fabs(gate * up), frac::activation) + unit;
+        EXPECT_NEAR(static_cast<double>(active[i][j]), std::ldexp(silu(gate) * up, frac::activation), tolerance)
+            << "layer " << layer;
       }
       compared_ += n;
     }
@@ -317,7 +329,8 @@ class ValueCheck {
     }
     for (std::size_t i = 0; i < qkv.size(); ++i) {
       for (std::size_t h = 0; h < c.heads; ++h) {
-        const std::size_t q = h * c.head_dim, k = c.q_rows() + c.kv_of(h) * c.head_dim, v = c.q_rows() + c.kv_rows() + c.kv_of(h) * c.head_dim;
+        const std::size_t q = h * c.head_dim, k = c.q_rows() + c.kv_of(h) * c.head_dim,
+                          v = c.q_rows() + c.kv_rows() + c.kv_of(h) * c.head_dim;
         std::vector<double> p(i + 1);
         double greatest = -1e300, total = 0, uncertainty = 0;
         for (std::size_t t = 0; t <= i; ++t) {
@@ -328,7 +341,8 @@ class ValueCheck {
             slack += (std::fabs(a) + std::fabs(b) + 1) * qk_unit * qk_unit;  // either may be one unit low
           }
           p[t] = score / std::sqrt(static_cast<double>(c.head_dim));
-          uncertainty = std::max(uncertainty, (slack + std::ldexp(2.0, -frac::score)) / std::sqrt(static_cast<double>(c.head_dim)));
+          uncertainty = std::max(uncertainty,
+                                 (slack + std::ldexp(2.0, -frac::score)) / std::sqrt(static_cast<double>(c.head_dim)));
           greatest = std::max(greatest, p[t]);
         }
         for (double& s : p) total += s = std::exp(s - greatest);
@@ -339,8 +353,10 @@ class ValueCheck {
             want += p[t] / total * value;
             largest = std::max(largest, std::fabs(value));
           }
-          const double tolerance = 2 * uncertainty * largest + std::ldexp(2.5, -frac::attention) + v_unit + largest * std::ldexp(static_cast<double>(i + 1), -frac::probability);
-          EXPECT_NEAR(std::ldexp(static_cast<double>(mixed[i][h * c.head_dim + d]), -frac::attention), want, tolerance) << "layer " << layer << " token " << i;
+          const double tolerance = 2 * uncertainty * largest + std::ldexp(2.5, -frac::attention) + v_unit +
+                                   largest * std::ldexp(static_cast<double>(i + 1), -frac::probability);
+          EXPECT_NEAR(std::ldexp(static_cast<double>(mixed[i][h * c.head_dim + d]), -frac::attention), want, tolerance)
+              << "layer " << layer << " token " << i;
         }
       }
       compared_ += c.q_rows();
@@ -355,7 +371,8 @@ class ValueCheck {
 };
 
 class Values : public testing::TestWithParam<Variant> {};
-INSTANTIATE_TEST_SUITE_P(Variants, Values, testing::ValuesIn(k_variants), [](const auto& variant) { return variant.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Variants, Values, testing::ValuesIn(k_variants),
+                         [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(Values, every_value_of_a_pass_is_what_clear_arithmetic_gives) {
   for (const std::size_t index : {4u, 5u, 1u}) {

@@ -48,14 +48,17 @@ Uniformity uniformity(const AnyWords& words, Ring ring) {
 struct Kind {
   std::string name;
   Ring ring;
-  friend auto operator<=>(const Kind& a, const Kind& b) { return std::pair(a.name, a.ring.bits) <=> std::pair(b.name, b.ring.bits); }
+  friend auto operator<=>(const Kind& a, const Kind& b) {
+    return std::pair(a.name, a.ring.bits) <=> std::pair(b.name, b.ring.bits);
+  }
 };
 
 // What the provider receives online in a pass over a prompt, message by message; the first carries no words.
 std::vector<Kind> messages_of(const Plan& p) {
   if (p.open()) {
     std::vector<Kind> kinds{{"pass", {}}, {"handed rows", p.residual}};
-    for (std::size_t l = 0; l < p.config.layers; ++l) kinds.insert(kinds.end(), {{"handed attention", p.o(l)}, {"handed activation", p.down(l)}});
+    for (std::size_t l = 0; l < p.config.layers; ++l)
+      kinds.insert(kinds.end(), {{"handed attention", p.o(l)}, {"handed activation", p.down(l)}});
     kinds.push_back({"last row", p.residual});
     return kinds;
   }
@@ -65,7 +68,8 @@ std::vector<Kind> messages_of(const Plan& p) {
     if (p.profile == Profile::fast) {
       kinds.insert(kinds.end(), {{"probabilities", p.mixed(l)}, {"p.v", p.o(l)}});
     } else {
-      kinds.insert(kinds.end(), {{"re-shared v", p.mixed(l)}, {"scores", p.qk(l)}, {"softmax", p.mixed(l)}, {"p.v", p.o(l)}});
+      kinds.insert(kinds.end(),
+                   {{"re-shared v", p.mixed(l)}, {"scores", p.qk(l)}, {"softmax", p.mixed(l)}, {"p.v", p.o(l)}});
     }
     if (!p.fused) kinds.push_back({"mlp norm", p.up(l)});
     kinds.push_back({"mlp", p.down(l)});
@@ -82,9 +86,12 @@ struct Session {
 Session run(const IntWeights& weights, const Plan& plan, const std::vector<TokenId>& ids, std::uint8_t seed,
             const LeakyCoins::LeftOut& left_out = nullptr) {
   Session session;
-  Rig rig(weights, plan, executor(), seed, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
-    return std::make_unique<Recording>(std::move(link), session.online);
-  }, nullptr, left_out);
+  Rig rig(
+      weights, plan, executor(), seed,
+      [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
+        return std::make_unique<Recording>(std::move(link), session.online);
+      },
+      nullptr, left_out);
   rig.deal_for_pass(ids.size(), true);
   rig.user().prompt(ids, greedy);
   session.from_helper = rig.offline(Stock::Source::helper);
@@ -161,7 +168,8 @@ std::vector<TokenId> five_tokens() {
 }
 
 class ViewsOf : public testing::TestWithParam<Variant> {};
-INSTANTIATE_TEST_SUITE_P(Variants, ViewsOf, testing::ValuesIn(k_variants), [](const auto& variant) { return variant.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Variants, ViewsOf, testing::ValuesIn(k_variants),
+                         [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(ViewsOf, the_provider_receives_uniform_words_of_the_same_sizes_whatever_the_prompt_is) {
   const Plan plan = smollm2_plan(GetParam());
@@ -192,7 +200,8 @@ TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
   const std::vector<std::pair<Use, std::set<std::string>>> coins{
       {Use::one_hot, {"one-hots"}},
       {Use::embed_row, {"embedding rows"}},
-      {Use::map_answer, {"residual", "attention norm", "softmax", "mlp norm", "mlp", "final norm", "one-hot of the answer"}},
+      {Use::map_answer,
+       {"residual", "attention norm", "softmax", "mlp norm", "mlp", "final norm", "one-hot of the answer"}},
       {Use::score_rotated, {"rotated q and k"}},
       {Use::value_reshared, {"re-shared v"}},
       {Use::score_mask, {"scores"}},
@@ -211,7 +220,8 @@ TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
       // A uniform difference is this small once in 256 words; one that comes of a cut upstream is nearly always.
       const Wide small = Wide{1} << (kind.ring.bits - 9);
       std::size_t near = 0;
-      for (std::size_t i = 0; i < all.size(); ++i) near += ((all[i] - other[i] + small) & kind.ring.mask<Wide>()) < 2 * small ? 1 : 0;
+      for (std::size_t i = 0; i < all.size(); ++i)
+        near += ((all[i] - other[i] + small) & kind.ring.mask<Wide>()) < 2 * small ? 1 : 0;
       EXPECT_LE(near, all.size() / 50 + 3) << kind.name;
     }
   }
@@ -238,7 +248,8 @@ TEST(Views, the_user_sees_what_the_table_says_of_the_plan) {
     const SeenRows rows = rows_seen(tiny_weights(), plan, {5, 6, 7, 8});
     EXPECT_EQ(rows, declared_rows(plan)) << variant;
     for (const Variant& other : k_variants) {
-      EXPECT_EQ(rows == declared_rows(tiny_plan(other.profile, other.fused)), other.name() == variant.name()) << variant << " as " << other;
+      EXPECT_EQ(rows == declared_rows(tiny_plan(other.profile, other.fused)), other.name() == variant.name())
+          << variant << " as " << other;
     }
   }
 }
@@ -252,19 +263,22 @@ TEST(Views, a_session_without_a_mask_is_flagged) {
   };
   const Plan open = smollm2_plan({Profile::open, false}), fast = smollm2_plan({Profile::fast, true});
   const auto words_of = [&](const Plan& other, Use use) {
-    return flagged(online_words(run(smollm2().weights, other, five_tokens(), 31, [use](Address a) { return a.use == use; }), other));
+    return flagged(online_words(
+        run(smollm2().weights, other, five_tokens(), 31, [use](Address a) { return a.use == use; }), other));
   };
-  EXPECT_EQ(words_of(open, Use::handed), (std::set<std::string>{"handed rows", "handed attention", "handed activation"}));
+  EXPECT_EQ(words_of(open, Use::handed),
+            (std::set<std::string>{"handed rows", "handed attention", "handed activation"}));
   EXPECT_EQ(words_of(fast, Use::value_answer), (std::set<std::string>{"probabilities"}));
   EXPECT_EQ(words(Use::one_hot), (std::set<std::string>{"one-hots"}));
-  EXPECT_EQ(words(Use::map_answer), (std::set<std::string>{"residual", "attention norm", "softmax", "mlp norm", "mlp", "final norm",
-                                                           "one-hot of the answer"}));
+  EXPECT_EQ(words(Use::map_answer), (std::set<std::string>{"residual", "attention norm", "softmax", "mlp norm", "mlp",
+                                                           "final norm", "one-hot of the answer"}));
 }
 
 TEST(Views, a_mask_used_twice_is_flagged) {
   // Two prompts under the same coins: the difference of what the provider receives is bare.
   const Plan& plan = smollm2().plan;
-  auto one = online_words(run(five_tokens(), 31), plan), two = online_words(run(std::vector<TokenId>(5, 198), 31), plan);
+  auto one = online_words(run(five_tokens(), 31), plan),
+       two = online_words(run(std::vector<TokenId>(5, 198), 31), plan);
   for (auto& [kind, all] : one) {
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = (all[i] - two[kind][i]) & kind.ring.mask<Wide>();
   }
@@ -287,9 +301,14 @@ std::string wire_of(const Variant& variant) {
   Executor own(1);
   const Plan plan = tiny_plan(variant.profile, variant.fused);
   std::vector<Frame> to_provider, to_user;
-  Rig rig(tiny_weights(), plan, own, 1, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
-    return std::make_unique<Recording>(std::move(link), to_provider);
-  }, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> { return std::make_unique<Recording>(std::move(link), to_user); });
+  Rig rig(
+      tiny_weights(), plan, own, 1,
+      [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
+        return std::make_unique<Recording>(std::move(link), to_provider);
+      },
+      [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
+        return std::make_unique<Recording>(std::move(link), to_user);
+      });
   rig.deal_for_request(3, 3);
   rig.user().prompt(std::vector<TokenId>{5, 6, 7}, [](auto) { return std::size_t{11}; });
   rig.user().advance([](TokenId) { return true; }, [](auto) { return std::size_t{12}; });
@@ -300,8 +319,10 @@ std::string wire_of(const Variant& variant) {
   };
   add("helper>provider offline", rig.offline(Stock::Source::helper));
   add("user>provider offline", rig.offline(Stock::Source::user));
-  for (const auto& [tag, bytes] : by_tag(to_provider)) add(fmt::format("user>provider {}", name_of(static_cast<Tag>(tag))), bytes);
-  for (const auto& [tag, bytes] : by_tag(to_user)) add(fmt::format("provider>user {}", name_of(static_cast<Tag>(tag))), bytes);
+  for (const auto& [tag, bytes] : by_tag(to_provider))
+    add(fmt::format("user>provider {}", name_of(static_cast<Tag>(tag))), bytes);
+  for (const auto& [tag, bytes] : by_tag(to_user))
+    add(fmt::format("provider>user {}", name_of(static_cast<Tag>(tag))), bytes);
   return text;
 }
 

@@ -45,8 +45,12 @@ TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
   EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::open).fused);
   ranges.gate_up_raw[0] = 1e13;
   EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
-  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16, Profile::paper, true); }).find("with the norm fused"), std::string::npos);
-  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), tiny_ranges(), 16, Profile::open, true); }).find("profile open has no fused norm"), std::string::npos);
+  EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16, Profile::paper, true); }).find("with the norm fused"),
+            std::string::npos);
+  EXPECT_NE(refusal([&] {
+              Plan::make(tiny_weights(), tiny_ranges(), 16, Profile::open, true);
+            }).find("profile open has no fused norm"),
+            std::string::npos);
 }
 
 TEST(PlanTest, a_skipped_keys_probability_rounds_to_zero) {
@@ -56,7 +60,9 @@ TEST(PlanTest, a_skipped_keys_probability_rounds_to_zero) {
     const Plan plan = Plan::make(tiny_weights(), ranges, 16);
     // The least that lies between any score and a skipped key's.
     const double gap = std::ldexp(1.0, plan.score_reveal(0).keep - 3 - frac::score) - 8 * score;
-    EXPECT_LT(std::exp(-gap / std::sqrt(static_cast<double>(plan.config.head_dim))), std::ldexp(0.5, -plan.probability_frac())) << score;
+    EXPECT_LT(std::exp(-gap / std::sqrt(static_cast<double>(plan.config.head_dim))),
+              std::ldexp(0.5, -plan.probability_frac()))
+        << score;
   }
 }
 
@@ -85,20 +91,36 @@ TEST(PlanTest, a_plan_that_no_model_has_is_refused) {
   EXPECT_EQ(with([](Plan&) {}), "accepted");
   // A residual of no magnitude in a narrow ring, of which more bits than it has would be cut.
   EXPECT_NE(with([](Plan& p) {
-    p.ranges.residual = p.ranges.v = p.ranges.activation = 0;
-    p.residual_frac = 36;
-    p.residual.bits = 12;
-    for (LayerFractions& layer : p.layers) layer.o = layer.down = 26;
-  }).find("the residual's range does not fit its ring"), std::string::npos);
-  EXPECT_NE(with([](Plan& p) { p.config.heads = p.config.kv_heads = 1 << 10, p.config.head_dim = 1 << 12; }).find("1024 heads of 4096, at most 131072"), std::string::npos);
-  EXPECT_NE(with([](Plan& p) { p.config.vocab = 1 << 20, p.config.width = 1 << 13; }).find("an embedding table of 1048576 x 8192"), std::string::npos);
+              p.ranges.residual = p.ranges.v = p.ranges.activation = 0;
+              p.residual_frac = 36;
+              p.residual.bits = 12;
+              for (LayerFractions& layer : p.layers) layer.o = layer.down = 26;
+            }).find("the residual's range does not fit its ring"),
+            std::string::npos);
   EXPECT_NE(with([](Plan& p) {
-    p.config.distinct_layers = 2, p.config.layers = 1000, p.config.heads = p.config.kv_heads = 1 << 7, p.config.head_dim = 1 << 9;
-    p.layers.resize(1000, p.layers[0]);
-    for (auto* ranges : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) ranges->resize(1000, (*ranges)[0]);
-  }).find("16 slots of 1572864000 bytes of keys and values"), std::string::npos);
-  EXPECT_NE(with([](Plan& p) { p.slots = 1 << 20, p.config.heads = p.config.kv_heads = 1 << 7, p.config.head_dim = 1 << 9; }).find("1048576 slots of 3145728 bytes"), std::string::npos);
-  EXPECT_NE(with([](Plan& p) { p.config.positions = Positions::learned, p.config.width = 1 << 12, p.slots = 1 << 15; }, Profile::open).find("words of constants, gains and positions"), std::string::npos);
+              p.config.heads = p.config.kv_heads = 1 << 10, p.config.head_dim = 1 << 12;
+            }).find("1024 heads of 4096, at most 131072"),
+            std::string::npos);
+  EXPECT_NE(with([](Plan& p) {
+              p.config.vocab = 1 << 20, p.config.width = 1 << 13;
+            }).find("an embedding table of 1048576 x 8192"),
+            std::string::npos);
+  EXPECT_NE(with([](Plan& p) {
+              p.config.distinct_layers = 2, p.config.layers = 1000, p.config.heads = p.config.kv_heads = 1 << 7,
+              p.config.head_dim = 1 << 9;
+              p.layers.resize(1000, p.layers[0]);
+              for (auto* ranges : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw})
+                ranges->resize(1000, (*ranges)[0]);
+            }).find("16 slots of 1572864000 bytes of keys and values"),
+            std::string::npos);
+  EXPECT_NE(with([](Plan& p) {
+              p.slots = 1 << 20, p.config.heads = p.config.kv_heads = 1 << 7, p.config.head_dim = 1 << 9;
+            }).find("1048576 slots of 3145728 bytes"),
+            std::string::npos);
+  EXPECT_NE(with([](Plan& p) { p.config.positions = Positions::learned, p.config.width = 1 << 12, p.slots = 1 << 15; },
+                 Profile::open)
+                .find("words of constants, gains and positions"),
+            std::string::npos);
 }
 
 TEST(PlanTest, what_a_peer_would_refuse_is_refused_before_it_is_asked) {
@@ -110,7 +132,8 @@ TEST(PlanTest, what_a_peer_would_refuse_is_refused_before_it_is_asked) {
   EXPECT_EQ(with([](Plan&) {}), "accepted");
   EXPECT_EQ(with([](Plan& p) { p.embed_frac = -3; }), "model.plan.embed.frac: -3, expected 0 to 40");
   EXPECT_EQ(with([](Plan& p) { p.config.rope[0] = 1e7; }), "model.config.rope: is out of range");
-  EXPECT_EQ(with([](Plan& p) { p.config.head_dim = 1 << 13, p.config.rope.resize(1 << 12); }), "model.config.head_dim: 8192, expected 1 to 4096");
+  EXPECT_EQ(with([](Plan& p) { p.config.head_dim = 1 << 13, p.config.rope.resize(1 << 12); }),
+            "model.config.head_dim: 8192, expected 1 to 4096");
   Ranges ranges = tiny_ranges();
   ranges.activation = INFINITY;
   EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16); }).find("not finite"), std::string::npos);

@@ -22,8 +22,12 @@ namespace {
 // One run of a box with real coins.
 struct Real {
   explicit Real(Batch batch, std::size_t skip = SIZE_MAX, std::uint8_t seed = 5)
-      : user(seed_of(seed)), helper_user(seed_of(seed)), helper_provider(seed_of(seed + 1)), provider(seed_of(seed + 1)),
-        run(user, helper_user, helper_provider, provider, batch, fibers, skip), random(seed) {}
+      : user(seed_of(seed)),
+        helper_user(seed_of(seed)),
+        helper_provider(seed_of(seed + 1)),
+        provider(seed_of(seed + 1)),
+        run(user, helper_user, helper_provider, provider, batch, fibers, skip),
+        random(seed) {}
   static Seed seed_of(int n) {
     std::array<std::uint8_t, Seed::k_bytes> bytes{};
     bytes[0] = static_cast<std::uint8_t>(n);
@@ -65,15 +69,19 @@ TEST(Boxes, linear_is_exact_and_costs_what_it_declares) {
     for (const int bits : {16, 32, 43, 64}) {
       Real real(batch);
       const LinearShape s{Site::up, 0, 21, 34, {Ring{bits}, 10}};
-      const TinyMatrix u{s.rows, s.cols, real.words(s.rows * s.cols, Ring{64})}, w{s.rows, s.cols, real.words(s.rows * s.cols, Ring{64})};
+      const TinyMatrix u{s.rows, s.cols, real.words(s.rows * s.cols, Ring{64})},
+          w{s.rows, s.cols, real.words(s.rows * s.cols, Ring{64})};
       const TinyMatrix v{s.rows, s.cols, minus(w.words, u.words)};
       const Words x = real.words(batch.count * s.cols, Ring{64}), r = real.words(x.size(), Ring{64});
       const Mask mask{{Ring{64}, 0}, s.cols, r};
       Masked y0;
       Mask m;
       real.run.offline([&](Helper& h) { linear(h, s, v, mask); }, [&](UserDealer& d) { linear(d, s, u, mask); });
-      real.run.online([&](Provider& p) { y0 = linear(p, s, w, Masked{{Ring{64}, 0}, s.cols, minus(x, r)}); },
-                      [&](User& p) { m = linear(p, s, NoMatrix{}, mask); });
+      real.run.online(
+          [&](Provider& p) {
+            y0 = linear(p, s, w, Masked{{Ring{64}, 0}, s.cols, minus(x, r)});
+          },
+          [&](User& p) { m = linear(p, s, NoMatrix{}, mask); });
       Words want(batch.count * s.rows);
       Executor executor(1);
       product(w, x, want, executor);
@@ -86,50 +94,70 @@ TEST(Boxes, linear_is_exact_and_costs_what_it_declares) {
 
 // What one role holds goes into no box of another, nor do bare words: such a call does not compile.
 template <class Party, class Value>
-constexpr bool maps = requires(Party& p, const Value& v) { permuted_map(p, MapShape{}, v); };
+constexpr bool maps = requires(Party& p, const Value& v) {
+  permuted_map(p, MapShape{}, v);
+};
 template <class Party, class Value>
-constexpr bool mixes = requires(Party& p, const Value& v) { values(p, ValuesShape{}, v); };
+constexpr bool mixes = requires(Party& p, const Value& v) {
+  values(p, ValuesShape{}, v);
+};
 template <class Party, class Value>
-constexpr bool shares_scores = requires(Party& p, const Value& v) { masked_scores(p, HeadShape{}, v, std::size_t{0}); };
+constexpr bool shares_scores = requires(Party& p, const Value& v) {
+  masked_scores(p, HeadShape{}, v, std::size_t{0});
+};
 static_assert(maps<Provider, Masked> && !maps<Provider, Mask> && !maps<Provider, Words>);
 static_assert(maps<Helper, Mask> && !maps<Helper, Masked> && !maps<Helper, Words>);
 static_assert(mixes<Provider, MaskedOf<Wide>> && !mixes<Provider, MaskOf<Wide>> && !mixes<Provider, std::vector<Wide>>);
 static_assert(mixes<User, MaskOf<Wide>> && !mixes<User, MaskedOf<Wide>> && !mixes<User, std::vector<Wide>>);
 static_assert(mixes<Helper, Mask> && !mixes<Helper, Masked> && !mixes<Helper, Words>);
-static_assert(shares_scores<Provider, Masked> && !shares_scores<Provider, Mask> && !shares_scores<Provider, Words> && !shares_scores<Provider, ShownQueries>);
-static_assert(shares_scores<User, ShownQueries> && !shares_scores<User, Masked> && !shares_scores<User, Mask> && !shares_scores<User, Words>);
+static_assert(shares_scores<Provider, Masked> && !shares_scores<Provider, Mask> && !shares_scores<Provider, Words> &&
+              !shares_scores<Provider, ShownQueries>);
+static_assert(shares_scores<User, ShownQueries> && !shares_scores<User, Masked> && !shares_scores<User, Mask> &&
+              !shares_scores<User, Words>);
 
 TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
   for (const Batch batch : k_batches) {
     for (const bool growing : {false, true}) {
       for (const bool sign : {false, true}) {
         Real real(batch);
-        MapShape s{.site = Site::mlp, .layer = 0, .rows = 3, .groups = 2, .columns = growing ? 0u : 17u, .in = Ring{40}, .reveal = {8, 32},
-                   .sign = sign, .answers = {{Site::mlp, {Ring{43}, 0}}, {Site::mlp_norm, {Ring{16}, 0}}}};
+        MapShape s{.site = Site::mlp,
+                   .layer = 0,
+                   .rows = 3,
+                   .groups = 2,
+                   .columns = growing ? 0u : 17u,
+                   .in = Ring{40},
+                   .reveal = {8, 32},
+                   .sign = sign,
+                   .answers = {{Site::mlp, {Ring{43}, 0}}, {Site::mlp_norm, {Ring{16}, 0}}}};
         std::size_t shown = 0;
         for (std::size_t i = 0; i < batch.count; ++i) shown += s.shown_at(batch.index(i));
         const Words y = real.values(shown, 1000, {Ring{64}, 8}), m = real.words(shown, s.in);
         std::vector<Masked> b;
         std::vector<Mask> r;
         real.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
-        real.run.online([&](Provider& p) { b = permuted_map(p, s, Masked{{s.in, 0}, m.size(), minus(y, m)}); },
-                        [&](User& u) {
-                          r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
-                            const std::size_t n = row.size() / 2;
-                            for (std::size_t j = 0; j < n; ++j) {
-                              out[0][j] = static_cast<Word>(row[n + j]) * static_cast<Word>(row[j]);
-                              out[1][j] = static_cast<Word>(row[n + j]);
-                            }
-                          });
-                        });
+        real.run.online(
+            [&](Provider& p) {
+              b = permuted_map(p, s, Masked{{s.in, 0}, m.size(), minus(y, m)});
+            },
+            [&](User& u) {
+              r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
+                const std::size_t n = row.size() / 2;
+                for (std::size_t j = 0; j < n; ++j) {
+                  out[0][j] = static_cast<Word>(row[n + j]) * static_cast<Word>(row[j]);
+                  out[1][j] = static_cast<Word>(row[n + j]);
+                }
+              });
+            });
         std::size_t at = 0, answer = 0;
         for (std::size_t i = 0; i < batch.count; ++i) {
           const std::size_t n = s.columns_at(batch.index(i));
           for (std::size_t row = 0; row < s.rows; ++row, at += 2 * n, answer += n) {
             for (std::size_t j = 0; j < n; ++j) {
               // A cut is the floor or one unit below it; with a sign, towards either side.
-              const double group0 = std::floor(static_cast<double>(centre(y[at + j], s.in)) / 256), group1 = static_cast<double>(centre(y[at + n + j], s.in)) / 256;
-              const auto second = static_cast<double>(centre(b[1].words[answer + j] + r[1].words[answer + j], Ring{16}));
+              const double group0 = std::floor(static_cast<double>(centre(y[at + j], s.in)) / 256),
+                           group1 = static_cast<double>(centre(y[at + n + j], s.in)) / 256;
+              const auto second =
+                  static_cast<double>(centre(b[1].words[answer + j] + r[1].words[answer + j], Ring{16}));
               EXPECT_NEAR(second, group1, 2.0);
               const auto first = static_cast<double>(centre(b[0].words[answer + j] + r[0].words[answer + j], Ring{43}));
               EXPECT_NEAR(first, group0 * group1, std::fabs(group0) * 2.01 + std::fabs(group1) * 1.01 + 4);
@@ -148,7 +176,14 @@ TEST(Boxes, norm_divides_by_the_rms) {
     for (const double size : {0.08, 3.0, -3.0, 1000.0}) {
       const bool centred = size < 0;
       Real real(batch);
-      NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 576, .in = Ring{48}, .reveal = {10, 38}, .answers = {{Site::mlp_norm, {Ring{32}, 10}}}}, 1e-5, centred};
+      NormShape s{{.site = Site::mlp_norm,
+                   .layer = 0,
+                   .columns = 576,
+                   .in = Ring{48},
+                   .reveal = {10, 38},
+                   .answers = {{Site::mlp_norm, {Ring{32}, 10}}}},
+                  1e-5,
+                  centred};
       const Format in{Ring{48}, 26};
       Words x = real.values(batch.count * 576, std::fabs(size), in);
       if (centred) std::for_each(x.begin(), x.end(), [&](Word& word) { word += encode(1, in); });
@@ -156,7 +191,13 @@ TEST(Boxes, norm_divides_by_the_rms) {
       Masked h;
       Mask r;
       real.run.offline([&](Helper& p) { norm(p, s, Mask{in, 576, m}); });
-      real.run.online([&](Provider& p) { h = norm(p, s, Masked{in, 576, minus(x, m)}); }, [&](User& u) { r = norm(u, s, Mask{in, 576, m}); });
+      real.run.online(
+          [&](Provider& p) {
+            h = norm(p, s, Masked{in, 576, minus(x, m)});
+          },
+          [&](User& u) {
+            r = norm(u, s, Mask{in, 576, m});
+          });
       for (std::size_t i = 0; i < batch.count; ++i) {
         double mean = 0, squares = 0;
         for (std::size_t j = 0; j < 576 && centred; ++j) mean += decode(x[i * 576 + j], in) / 576;
@@ -175,17 +216,31 @@ TEST(Boxes, norm_divides_by_the_rms) {
 TEST(Boxes, mlp_multiplies_silu_of_gate_by_up) {
   for (const Batch batch : k_batches) {
     Real real(batch);
-    MlpShape s{{.site = Site::mlp, .layer = 0, .groups = 2, .columns = 50, .in = Ring{32}, .reveal = {11, 21}, .sign = true, .answers = {{Site::mlp, {Ring{43}, 10}}}}};
+    MlpShape s{{.site = Site::mlp,
+                .layer = 0,
+                .groups = 2,
+                .columns = 50,
+                .in = Ring{32},
+                .reveal = {11, 21},
+                .sign = true,
+                .answers = {{Site::mlp, {Ring{43}, 10}}}}};
     const Format in{Ring{32}, 21};
     const Words y = real.values(batch.count * 100, 5, in), m = real.words(y.size(), in.ring);
     Masked a;
     Mask r;
     real.run.offline([&](Helper& p) { mlp(p, s, Mask{in, 100, m}, {}); });
-    real.run.online([&](Provider& p) { a = mlp(p, s, Masked{in, 100, minus(y, m)}, {}); }, [&](User& u) { r = mlp(u, s, Mask{in, 100, m}, {}); });
+    real.run.online(
+        [&](Provider& p) {
+          a = mlp(p, s, Masked{in, 100, minus(y, m)}, {});
+        },
+        [&](User& u) {
+          r = mlp(u, s, Mask{in, 100, m}, {});
+        });
     for (std::size_t i = 0; i < batch.count; ++i) {
       for (std::size_t j = 0; j < 50; ++j) {
         const double gate = decode(y[i * 100 + j], in), up = decode(y[i * 100 + 50 + j], in);
-        EXPECT_NEAR(decode(a.token(i)[j] + r.token(i)[j], {Ring{43}, 10}), silu(gate) * up, (std::fabs(up) * 1.1 + std::fabs(gate) + 2) / 512);
+        EXPECT_NEAR(decode(a.token(i)[j] + r.token(i)[j], {Ring{43}, 10}), silu(gate) * up,
+                    (std::fabs(up) * 1.1 + std::fabs(gate) + 2) / 512);
       }
     }
     EXPECT_EQ(real.run.measured(), cost(s, batch));
@@ -195,15 +250,28 @@ TEST(Boxes, mlp_multiplies_silu_of_gate_by_up) {
 TEST(Boxes, embed_shows_a_row_once_and_answers_twice) {
   for (const Batch batch : k_batches) {
     Real real(batch);
-    EmbedShape s{{.site = Site::embed_residual, .columns = 64, .in = Ring{16}, .reveal = {0, 16},
-                  .answers = {{Site::embed_residual, {Ring{48}, 26}}, {Site::embed_norm, {Ring{64}, 10}}}}, 1e-5, false, 12};
+    EmbedShape s{{.site = Site::embed_residual,
+                  .columns = 64,
+                  .in = Ring{16},
+                  .reveal = {0, 16},
+                  .answers = {{Site::embed_residual, {Ring{48}, 26}}, {Site::embed_norm, {Ring{64}, 10}}}},
+                 1e-5,
+                 false,
+                 12};
     const Format in{Ring{16}, 12};
     const Words x = real.values(batch.count * 64, 0.2, in), m = real.words(x.size(), in.ring);
     Embedded<Masked> a;
     Embedded<Mask> r;
     real.run.offline([&](Helper& p) { embed(p, s, Mask{in, 64, m}); });
-    real.run.online([&](Provider& p) { a = embed(p, s, Masked{in, 64, minus(x, m)}); }, [&](User& u) { r = embed(u, s, Mask{in, 64, m}); });
-    for (std::size_t i = 0; i < x.size(); ++i) EXPECT_EQ(decode(a.x.words[i] + r.x.words[i], {Ring{48}, 26}), decode(x[i], in));
+    real.run.online(
+        [&](Provider& p) {
+          a = embed(p, s, Masked{in, 64, minus(x, m)});
+        },
+        [&](User& u) {
+          r = embed(u, s, Mask{in, 64, m});
+        });
+    for (std::size_t i = 0; i < x.size(); ++i)
+      EXPECT_EQ(decode(a.x.words[i] + r.x.words[i], {Ring{48}, 26}), decode(x[i], in));
     EXPECT_EQ(a.h.words.size(), x.size());
     EXPECT_EQ(real.run.measured(), cost(s, batch));
   }
@@ -213,7 +281,12 @@ TEST(Boxes, a_sampled_token_is_retrieved_exactly) {
   for (const std::size_t vocab : {257u, 4097u, 49152u, 262144u}) {
     Real real({3, 1});
     const Ring in{32};
-    SampleShape s{{.site = Site::logits, .columns = vocab, .in = in, .reveal = {10, 22}, .level = true, .answers = {{Site::logits, {Ring{16}, 0}}}}};
+    SampleShape s{{.site = Site::logits,
+                   .columns = vocab,
+                   .in = in,
+                   .reveal = {10, 22},
+                   .level = true,
+                   .answers = {{Site::logits, {Ring{16}, 0}}}}};
     const std::size_t best = vocab * 2 / 3;
     Words y = real.values(vocab, 5, {in, 20});
     y[best] = encode(60, {in, 20});
@@ -223,8 +296,13 @@ TEST(Boxes, a_sampled_token_is_retrieved_exactly) {
       return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     };
     real.run.offline([&](Helper& p) { sample(p, s, Mask{{in, 20}, vocab, m}, greatest); });
-    real.run.online([&](Provider& p) { retrieve(p, sample(p, s, Masked{{in, 20}, vocab, minus(y, m)}, greatest)); },
-                    [&](User& u) { id = retrieve(u, sample(u, s, Mask{{in, 20}, vocab, m}, greatest)); });
+    real.run.online(
+        [&](Provider& p) {
+          retrieve(p, sample(p, s, Masked{{in, 20}, vocab, minus(y, m)}, greatest));
+        },
+        [&](User& u) {
+          id = retrieve(u, sample(u, s, Mask{{in, 20}, vocab, m}, greatest));
+        });
     EXPECT_EQ(id, best);
     Cost declared = cost(s, {3, 1}) + retrieve_cost(Ring{16});
     declared.rounds += 1;  // here nothing else travels with the digits
@@ -239,7 +317,12 @@ TEST(Boxes, a_token_is_retrieved_by_bfv_as_by_the_linear_word) {
       constexpr std::uint32_t k_pass = 3;
       Real real({k_pass, 1});
       const Ring in{32};
-      const SampleShape s{{.site = Site::logits, .columns = vocab, .in = in, .reveal = {10, 22}, .level = true, .answers = {{Site::logits, {Ring{16}, 0}}}}};
+      const SampleShape s{{.site = Site::logits,
+                           .columns = vocab,
+                           .in = in,
+                           .reveal = {10, 22},
+                           .level = true,
+                           .answers = {{Site::logits, {Ring{16}, 0}}}}};
       const BfvShape bfv{he::parameters_of(vocab), s.map};
       Words y(vocab), m = real.words(vocab, in);
       y[best] = encode(60, {in, 20});
@@ -251,11 +334,15 @@ TEST(Boxes, a_token_is_retrieved_by_bfv_as_by_the_linear_word) {
       };
       std::uint32_t linear = 0, by_bfv = 0;
       Bytes query;
-      real.run.offline([&](Helper& p) { sample(p, s, Mask{{in, 20}, vocab, m}, greatest); }, [&](UserDealer&) {
-        Writer writer;
-        user.query(k_pass).visit(writer);
-        query = writer.take();
-      });
+      real.run.offline(
+          [&](Helper& p) {
+            sample(p, s, Mask{{in, 20}, vocab, m}, greatest);
+          },
+          [&](UserDealer&) {
+            Writer writer;
+            user.query(k_pass).visit(writer);
+            query = writer.take();
+          });
       EXPECT_EQ(query.size(), query_cost(bfv).offline.user_to_provider);
       real.run.online(
           [&](Provider& p) {
@@ -287,7 +374,12 @@ TEST(Boxes, the_greatest_logit_is_chosen_whatever_the_level_is) {
   for (std::uint8_t seed = 1; seed < 60; seed = static_cast<std::uint8_t>(seed + 2)) {
     Real real({0, 1}, SIZE_MAX, seed);
     const Format in{Ring{32}, 20};
-    SampleShape s{{.site = Site::logits, .columns = 50, .in = in.ring, .reveal = {10, 22}, .level = true, .answers = {{Site::logits, {Ring{16}, 0}}}}};
+    SampleShape s{{.site = Site::logits,
+                   .columns = 50,
+                   .in = in.ring,
+                   .reveal = {10, 22},
+                   .level = true,
+                   .answers = {{Site::logits, {Ring{16}, 0}}}}};
     const Words y = real.values(50, 300, in), m = real.words(50, in.ring);
     std::size_t best = 0;
     for (std::size_t j = 0; j < 50; ++j) best = centre(y[j], in.ring) > centre(y[best], in.ring) ? j : best;
@@ -296,8 +388,13 @@ TEST(Boxes, the_greatest_logit_is_chosen_whatever_the_level_is) {
       return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     };
     real.run.offline([&](Helper& p) { sample(p, s, Mask{in, 50, m}, greatest); });
-    real.run.online([&](Provider& p) { retrieve(p, sample(p, s, Masked{in, 50, minus(y, m)}, greatest)); },
-                    [&](User& u) { id = retrieve(u, sample(u, s, Mask{in, 50, m}, greatest)); });
+    real.run.online(
+        [&](Provider& p) {
+          retrieve(p, sample(p, s, Masked{in, 50, minus(y, m)}, greatest));
+        },
+        [&](User& u) {
+          id = retrieve(u, sample(u, s, Mask{in, 50, m}, greatest));
+        });
     EXPECT_EQ(id, best) << static_cast<int>(seed);
   }
 }
@@ -309,7 +406,13 @@ TEST(Boxes, remask_and_one_hots_cost_what_they_declare) {
     const Words y = real.words(batch.count * 33, Ring{48}), m = real.words(y.size(), Ring{48});
     Masked moved;
     Mask r;
-    real.run.online([&](Provider& p) { moved = remask(p, s, Masked{s.format, 33, minus(y, m)}); }, [&](User& u) { r = remask(u, s, Mask{s.format, 33, m}); });
+    real.run.online(
+        [&](Provider& p) {
+          moved = remask(p, s, Masked{s.format, 33, minus(y, m)});
+        },
+        [&](User& u) {
+          r = remask(u, s, Mask{s.format, 33, m});
+        });
     EXPECT_EQ(sum(moved.words, r.words, Ring{48}), y);
     EXPECT_EQ(real.run.measured(), cost(s, batch));
 
@@ -318,7 +421,8 @@ TEST(Boxes, remask_and_one_hots_cost_what_they_declare) {
     std::vector<std::uint32_t> ids(batch.count, 299);
     Masked e0;
     Mask e1;
-    other.run.online([&](Provider& p) { e0 = prompt_one_hots(p, h); }, [&](User& u) { e1 = prompt_one_hots(u, h, ids); });
+    other.run.online([&](Provider& p) { e0 = prompt_one_hots(p, h); },
+                     [&](User& u) { e1 = prompt_one_hots(u, h, ids); });
     const Words e = sum(e0.words, e1.words, Ring{16});
     for (std::size_t i = 0; i < e.size(); ++i) EXPECT_EQ(e[i], i % 300 == 299 ? 1u : 0u);
     EXPECT_EQ(other.run.measured(), cost(h, batch));
@@ -328,7 +432,8 @@ TEST(Boxes, remask_and_one_hots_cost_what_they_declare) {
 // Radians a position, of each pair of a head: base 10000 (RoPE, arXiv 2104.09864).
 std::vector<double> rope(std::size_t dim) {
   std::vector<double> frequencies;
-  for (std::size_t i = 0; i < dim; i += 2) frequencies.push_back(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(dim)));
+  for (std::size_t i = 0; i < dim; i += 2)
+    frequencies.push_back(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(dim)));
   return frequencies;
 }
 
@@ -336,16 +441,33 @@ std::vector<double> rope(std::size_t dim) {
 // Returns what the user can tell of the last query's level: the skipped key's score less the first key's (fast, head 0).
 std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int provider_seed = 2) {
   std::int64_t told = 0;
-  constexpr std::size_t k_heads = 4, k_kv = 2, k_dim = 8, k_q = k_heads * k_dim, k_v = k_kv * k_dim, k_slots = 9, k_skipped = 6;
+  constexpr std::size_t k_heads = 4, k_kv = 2, k_dim = 8, k_q = k_heads * k_dim, k_v = k_kv * k_dim, k_slots = 9,
+                        k_skipped = 6;
   AttentionShape s;
   const int qkv_frac = 10 + 10, qk_cut = 10 + 10 + 10 - 12, v_cut = 10 + 10 - 12;
-  s.values.head = {.layer = 0, .heads = k_heads, .kv_heads = k_kv, .head_dim = k_dim, .rope = rope(k_dim), .rope_frac = 10, .qk_cut = qk_cut,
-                   .qk = {Ring{64 - qk_cut}, 12}, .v_cut = v_cut, .v = {Ring{64 - v_cut}, 12}, .dead_bits = 14 + 32 - 2, .shown = {14, 32}};
+  s.values.head = {.layer = 0,
+                   .heads = k_heads,
+                   .kv_heads = k_kv,
+                   .head_dim = k_dim,
+                   .rope = rope(k_dim),
+                   .rope_frac = 10,
+                   .qk_cut = qk_cut,
+                   .qk = {Ring{64 - qk_cut}, 12},
+                   .v_cut = v_cut,
+                   .v = {Ring{64 - v_cut}, 12},
+                   .dead_bits = 14 + 32 - 2,
+                   .shown = {14, 32}};
   s.fast = fast;
   s.values.mixed = mixed_ring;
   s.values.cut = 18;
   s.values.out = {out_ring, 10};
-  s.softmax = {.site = Site::scores, .layer = 0, .rows = k_heads, .in = Ring{64 - qk_cut}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {mixed_ring, 16}}}};
+  s.softmax = {.site = Site::scores,
+               .layer = 0,
+               .rows = k_heads,
+               .in = Ring{64 - qk_cut},
+               .reveal = {14, 32},
+               .level = true,
+               .answers = {{Site::scores, {mixed_ring, 16}}}};
   s.unit = std::ldexp(1.0, -10) / std::sqrt(static_cast<double>(k_dim));
   s.weight_frac = 16;
   const Format in{Ring{64}, qkv_frac};
@@ -366,7 +488,8 @@ std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int prov
     const std::size_t kv = head / 2;
     for (std::size_t t = 0; t <= slot; ++t) {
       double q_k = 0;
-      for (std::size_t i = 0; i < k_dim; ++i) q_k += rotated_at(slot, head * k_dim, i) * rotated_at(t, k_q + kv * k_dim, i);
+      for (std::size_t i = 0; i < k_dim; ++i)
+        q_k += rotated_at(slot, head * k_dim, i) * rotated_at(t, k_q + kv * k_dim, i);
       score[t] = t == k_skipped ? 0 : std::exp(q_k / std::sqrt(8.0));
       total += score[t];
     }
@@ -374,16 +497,19 @@ std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int prov
     return mixed;
   };
 
-  AesCoins user(Real::seed_of(1)), helper_user(Real::seed_of(1)), helper_provider(Real::seed_of(provider_seed)), provider(Real::seed_of(provider_seed));
+  AesCoins user(Real::seed_of(1)), helper_user(Real::seed_of(1)), helper_provider(Real::seed_of(provider_seed)),
+      provider(Real::seed_of(provider_seed));
   Fibers fibers;
   std::vector<ProviderKeys> provider_keys(1);
   std::vector<UserKeys> user_keys(1);
   for (const Batch batch : {Batch{0, 5}, Batch{5, 1}, Batch{6, 1}, Batch{7, 1}, Batch{8, 1}}) {
-    BoxRun run(user, helper_user, helper_provider, provider, batch, fibers, batch.first > k_skipped ? k_skipped : SIZE_MAX);
+    BoxRun run(user, helper_user, helper_provider, provider, batch, fibers,
+               batch.first > k_skipped ? k_skipped : SIZE_MAX);
     run.provider_keys() = provider_keys;
     run.user_keys() = user_keys;
     const std::size_t rows = k_q + 2 * k_v;
-    const Words x(qkv.begin() + static_cast<std::ptrdiff_t>(batch.first * rows), qkv.begin() + static_cast<std::ptrdiff_t>((batch.first + batch.count) * rows));
+    const Words x(qkv.begin() + static_cast<std::ptrdiff_t>(batch.first * rows),
+                  qkv.begin() + static_cast<std::ptrdiff_t>((batch.first + batch.count) * rows));
     const Words m = source.words(x.size(), Ring{64});
     Masked out;
     Mask r;
@@ -395,7 +521,8 @@ std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int prov
         },
         [&](User& u) {
           u.observe = [&](const Seen& seen) {
-            if (seen.row == 0 && seen.index == k_slots - 1) told = centre(static_cast<Word>(seen.values[k_skipped] - seen.values[0]), Ring{32});
+            if (seen.row == 0 && seen.index == k_slots - 1)
+              told = centre(static_cast<Word>(seen.values[k_skipped] - seen.values[0]), Ring{32});
           };
           r = attention(u, s, Mask{in, rows, m});
           if (batch.first == k_skipped) skip_slot(u, s, k_skipped);
@@ -403,7 +530,8 @@ std::int64_t check_attention(bool fast, Ring mixed_ring, Ring out_ring, int prov
     EXPECT_EQ(run.measured(), cost(s, batch));
     for (std::size_t i = 0; i < batch.count && batch.first != k_skipped; ++i) {
       for (std::size_t j = 0; j < k_q; ++j) {
-        EXPECT_NEAR(decode(out.token(i)[j] + r.token(i)[j], s.values.out), expected(batch.first + i, j / k_dim, j % k_dim), 0.012);
+        EXPECT_NEAR(decode(out.token(i)[j] + r.token(i)[j], s.values.out),
+                    expected(batch.first + i, j / k_dim, j % k_dim), 0.012);
       }
     }
     provider_keys = run.provider_keys();
@@ -420,7 +548,8 @@ TEST(Boxes, attention_is_softmax_of_scores_times_values) {
 
 // A skipped key lies below all others, but by an amount that only provider and helper know.
 TEST(Boxes, a_skipped_key_does_not_tell_the_level) {
-  const std::int64_t one = check_attention(true, Ring{61}, Ring{43}, 2), other = check_attention(true, Ring{61}, Ring{43}, 4);
+  const std::int64_t one = check_attention(true, Ring{61}, Ring{43}, 2),
+                     other = check_attention(true, Ring{61}, Ring{43}, 4);
   for (const std::int64_t told : {one, other}) {
     EXPECT_LT(told, -(std::int64_t{1} << 28));
     EXPECT_GT(told, -(std::int64_t{1} << 31));
@@ -434,39 +563,60 @@ void check_long_batch(bool fast, std::size_t window) {
   constexpr std::size_t k_dim = 4, k_rows = 3 * k_dim, k_count = k_query_block + 3;
   Real real({0, k_count});
   AttentionShape s;
-  s.values.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = k_dim, .rope = rope(k_dim), .rope_frac = 10, .qk_cut = 18,
-                   .qk = {Ring{46}, 12}, .v_cut = 8, .v = {Ring{56}, 12}, .dead_bits = 44, .shown = {14, 32}};
+  s.values.head = {.layer = 0,
+                   .heads = 1,
+                   .kv_heads = 1,
+                   .head_dim = k_dim,
+                   .rope = rope(k_dim),
+                   .rope_frac = 10,
+                   .qk_cut = 18,
+                   .qk = {Ring{46}, 12},
+                   .v_cut = 8,
+                   .v = {Ring{56}, 12},
+                   .dead_bits = 44,
+                   .shown = {14, 32}};
   s.fast = fast;
   s.values.head.window = window;
   s.values.mixed = Ring{61};
   s.values.cut = 18;
   s.values.out = {Ring{43}, 10};
-  s.softmax = {.site = Site::scores, .layer = 0, .rows = 1, .in = Ring{46}, .reveal = {14, 32}, .level = true, .answers = {{Site::scores, {Ring{61}, 16}}}};
+  s.softmax = {.site = Site::scores,
+               .layer = 0,
+               .rows = 1,
+               .in = Ring{46},
+               .reveal = {14, 32},
+               .level = true,
+               .answers = {{Site::scores, {Ring{61}, 16}}}};
   s.unit = std::ldexp(1.0, -10) / std::sqrt(static_cast<double>(k_dim));
   s.weight_frac = 16;
   const Format in{Ring{64}, 20};
   Words qkv = real.values(k_count * k_rows, 1, in);
   // Queries of 0: each output is the mean of the values so far.
-  for (std::size_t i = 0; i < k_count; ++i) std::fill_n(qkv.begin() + static_cast<std::ptrdiff_t>(i * k_rows), k_dim, Word{0});
+  for (std::size_t i = 0; i < k_count; ++i)
+    std::fill_n(qkv.begin() + static_cast<std::ptrdiff_t>(i * k_rows), k_dim, Word{0});
   const Words m = real.words(qkv.size(), in.ring);
   Masked out;
   Mask r;
   real.run.offline([&](Helper& h) { attention(h, s, Mask{in, k_rows, m}); });
-  real.run.online([&](Provider& p) { out = attention(p, s, Masked{in, k_rows, minus(qkv, m)}); }, [&](User& u) {
-    u.observe = [&](const Seen& seen) {
-      std::vector<std::int64_t> row(seen.values.begin(), seen.values.end());
-      for (std::int64_t& v : row) v = centre(static_cast<Word>(v - seen.values.back()), Ring{32});
-      std::sort(row.begin(), row.end());
-      const std::int64_t greatest = row.back();
-      for (std::int64_t& v : row) v -= greatest;
-      const std::size_t unseen = window != 0 && row.size() > window ? row.size() - window : 0;
-      if (unseen == 0) return;
-      EXPECT_LE(row[unseen - 1] - row[0], 1);
-      EXPECT_LT(row[unseen - 1], -(std::int64_t{1} << 28));
-      EXPECT_GT(row[unseen], -(std::int64_t{1} << 20));
-    };
-    r = attention(u, s, Mask{in, k_rows, m});
-  });
+  real.run.online(
+      [&](Provider& p) {
+        out = attention(p, s, Masked{in, k_rows, minus(qkv, m)});
+      },
+      [&](User& u) {
+        u.observe = [&](const Seen& seen) {
+          std::vector<std::int64_t> row(seen.values.begin(), seen.values.end());
+          for (std::int64_t& v : row) v = centre(static_cast<Word>(v - seen.values.back()), Ring{32});
+          std::sort(row.begin(), row.end());
+          const std::int64_t greatest = row.back();
+          for (std::int64_t& v : row) v -= greatest;
+          const std::size_t unseen = window != 0 && row.size() > window ? row.size() - window : 0;
+          if (unseen == 0) return;
+          EXPECT_LE(row[unseen - 1] - row[0], 1);
+          EXPECT_LT(row[unseen - 1], -(std::int64_t{1} << 28));
+          EXPECT_GT(row[unseen], -(std::int64_t{1} << 20));
+        };
+        r = attention(u, s, Mask{in, k_rows, m});
+      });
   EXPECT_EQ(real.run.measured(), cost(s, {0, k_count}));
   std::vector<double> sum(k_dim);
   for (std::size_t i = 0; i < k_count; ++i) {
@@ -474,7 +624,8 @@ void check_long_batch(bool fast, std::size_t window) {
       sum[d] += decode(qkv[i * k_rows + 2 * k_dim + d], in);
       if (window != 0 && i >= window) sum[d] -= decode(qkv[(i - window) * k_rows + 2 * k_dim + d], in);
       const std::size_t keys = window != 0 ? std::min(i + 1, window) : i + 1;
-      EXPECT_NEAR(decode(out.token(i)[d] + r.token(i)[d], s.values.out), sum[d] / static_cast<double>(keys), 0.005) << i;
+      EXPECT_NEAR(decode(out.token(i)[d] + r.token(i)[d], s.values.out), sum[d] / static_cast<double>(keys), 0.005)
+          << i;
     }
   }
 }
@@ -488,16 +639,29 @@ TEST(Boxes, keys_beyond_a_window_take_no_part_and_do_not_tell_the_level) {
 TEST(Boxes, mlp_without_a_gate_is_gelu_and_divides_fused_rows) {
   for (const bool fused : {false, true}) {
     Real real({0, 3});
-    MlpShape s{{.site = Site::mlp, .layer = 0, .groups = 1, .columns = 50, .in = Ring{40}, .reveal = {5, 32}, .answers = {{Site::mlp, {Ring{43}, 10}}}}};
+    MlpShape s{{.site = Site::mlp,
+                .layer = 0,
+                .groups = 1,
+                .columns = 50,
+                .in = Ring{40},
+                .reveal = {5, 32},
+                .answers = {{Site::mlp, {Ring{43}, 10}}}}};
     const Format in{Ring{40}, 21};
     const RowScales scales = fused ? RowScales{2, 0.5, 1} : RowScales{};
     const Words y = real.values(150, 3, in), m = real.words(y.size(), in.ring);
     Masked a;
     Mask r;
     real.run.offline([&](Helper& p) { mlp(p, s, Mask{in, 50, m}, {}); });
-    real.run.online([&](Provider& p) { a = mlp(p, s, Masked{in, 50, minus(y, m)}, {}); }, [&](User& u) { r = mlp(u, s, Mask{in, 50, m}, scales); });
+    real.run.online(
+        [&](Provider& p) {
+          a = mlp(p, s, Masked{in, 50, minus(y, m)}, {});
+        },
+        [&](User& u) {
+          r = mlp(u, s, Mask{in, 50, m}, scales);
+        });
     for (std::size_t j = 0; j < y.size(); ++j) {
-      EXPECT_NEAR(decode(a.words[j] + r.words[j], {Ring{43}, 10}), gelu(decode(y[j], in) * (fused ? scales[j / 50] : 1.0)), 0.001);
+      EXPECT_NEAR(decode(a.words[j] + r.words[j], {Ring{43}, 10}),
+                  gelu(decode(y[j], in) * (fused ? scales[j / 50] : 1.0)), 0.001);
     }
     EXPECT_EQ(real.run.measured(), cost(s, {0, 3}));
   }
@@ -509,13 +673,20 @@ TEST(Boxes, row_scales_are_known_to_the_user_at_every_size) {
     for (const double size : {0.02, 0.08, 1.0, 7.0, 60.0, 1000.0, 6000.0}) {
       Real real(batch);
       const Format in{Ring{56}, 20};
-      const NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 576, .in = in.ring, .reveal = {4, 35}, .answers = {}}, 1e-5};
+      const NormShape s{
+          {.site = Site::mlp_norm, .layer = 0, .columns = 576, .in = in.ring, .reveal = {4, 35}, .answers = {}}, 1e-5};
       Words x = real.values(batch.count * 576, size / 10, in);
       for (std::size_t i = 0; i < batch.count; ++i) x[i * 576 + 7] = encode(size * 23.8, in);  // one massive entry
       const Words m = real.words(x.size(), in.ring);
       RowScales scales;
       real.run.offline([&](Helper& p) { row_scales(p, s, Mask{in, 576, m}); });
-      real.run.online([&](Provider& p) { row_scales(p, s, Masked{in, 576, minus(x, m)}); }, [&](User& u) { scales = row_scales(u, s, Mask{in, 576, m}); });
+      real.run.online(
+          [&](Provider& p) {
+            row_scales(p, s, Masked{in, 576, minus(x, m)});
+          },
+          [&](User& u) {
+            scales = row_scales(u, s, Mask{in, 576, m});
+          });
       for (std::size_t i = 0; i < batch.count; ++i) {
         double squares = 0;
         for (std::size_t j = 0; j < 576; ++j) squares += std::pow(decode(x[i * 576 + j], in), 2);
@@ -563,13 +734,21 @@ TEST(Boxes, handed_values_are_shown_after_a_product) {
 // Runs a map with every frame tampered in one way; both sides must end, at least one with an Error.
 void expect_error(const std::function<void(int, Frame&)>& tamper, const std::string& text) {
   Real real({0, 1});
-  MapShape s{.site = Site::mlp, .layer = 0, .columns = 5, .in = Ring{32}, .reveal = {0, 32}, .answers = {{Site::mlp, {Ring{32}, 0}}}};
+  MapShape s{.site = Site::mlp,
+             .layer = 0,
+             .columns = 5,
+             .in = Ring{32},
+             .reveal = {0, 32},
+             .answers = {{Site::mlp, {Ring{32}, 0}}}};
   const Words m = real.words(5, s.in);
   real.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
   real.fibers.tamper = tamper;
   try {
-    real.run.online([&](Provider& p) { permuted_map(p, s, Masked{{s.in, 0}, m.size(), m}); },
-                    [&](User& u) { permuted_map(u, s, [](std::size_t, std::size_t, auto, auto&) {}); });
+    real.run.online(
+        [&](Provider& p) {
+          permuted_map(p, s, Masked{{s.in, 0}, m.size(), m});
+        },
+        [&](User& u) { permuted_map(u, s, [](std::size_t, std::size_t, auto, auto&) {}); });
     ADD_FAILURE() << "a damaged frame was taken: " << text;
   } catch (const Error& error) {
     const bool named = std::string(error.what()).find(text) != std::string::npos || error.code() == Code::closed;
@@ -579,12 +758,36 @@ void expect_error(const std::function<void(int, Frame&)>& tamper, const std::str
 
 TEST(Boxes, damaged_frames_give_an_error_that_names_them) {
   for (const int to : {0, 1}) {
-    expect_error([=](int side, Frame& f) { if (side == to) f.payload.pop_back(); }, "bytes are left, the plan says");
-    expect_error([=](int side, Frame& f) { if (side == to) f.payload.push_back(0); }, "more than the plan says");
-    expect_error([=](int side, Frame& f) { if (side == to) f.payload.clear(); }, "bytes are left");
-    expect_error([=](int side, Frame& f) { if (side == to) f.tag = static_cast<std::uint16_t>(Tag::masked_mix); }, "frame.tag");
-    expect_error([=](int side, Frame& f) { if (side == to) f.tag = 999; }, "frame.tag");
-    expect_error([=](int side, Frame& f) { if (side == to) f.session += 1; }, "frame.session");
+    expect_error(
+        [=](int side, Frame& f) {
+          if (side == to) f.payload.pop_back();
+        },
+        "bytes are left, the plan says");
+    expect_error(
+        [=](int side, Frame& f) {
+          if (side == to) f.payload.push_back(0);
+        },
+        "more than the plan says");
+    expect_error(
+        [=](int side, Frame& f) {
+          if (side == to) f.payload.clear();
+        },
+        "bytes are left");
+    expect_error(
+        [=](int side, Frame& f) {
+          if (side == to) f.tag = static_cast<std::uint16_t>(Tag::masked_mix);
+        },
+        "frame.tag");
+    expect_error(
+        [=](int side, Frame& f) {
+          if (side == to) f.tag = 999;
+        },
+        "frame.tag");
+    expect_error(
+        [=](int side, Frame& f) {
+          if (side == to) f.session += 1;
+        },
+        "frame.session");
   }
 }
 

@@ -32,7 +32,9 @@ TEST(LeakTable, says_in_words_what_it_says_as_data) {
     }
     EXPECT_EQ(leak.disguise.has_value() && leak.role != Role::user, false) << sees;
     EXPECT_EQ(std::string(leak.where).empty(), leak.holds == nullptr) << sees;
-    EXPECT_TRUE(std::string(leak.box).empty() || std::filesystem::exists(k_source / "src/protocol" / (std::string(leak.box) + ".h"))) << leak.box;
+    EXPECT_TRUE(std::string(leak.box).empty() ||
+                std::filesystem::exists(k_source / "src/protocol" / (std::string(leak.box) + ".h")))
+        << leak.box;
     EXPECT_EQ(sees.find('|'), std::string::npos);
   }
 }
@@ -78,7 +80,8 @@ std::string profiles_of(const Leak& leak) {
 // SECURITY.md: the whole table.
 std::string whole_table() {
   std::string text = "| who | sees | in | where |\n|---|---|---|---|\n";
-  for (const Leak& leak : all_leaks()) text += fmt::format("| {} | {} | {} | {} |\n", name_of(leak.role), leak.sees, profiles_of(leak), leak.where);
+  for (const Leak& leak : all_leaks())
+    text += fmt::format("| {} | {} | {} | {} |\n", name_of(leak.role), leak.sees, profiles_of(leak), leak.where);
   return text;
 }
 
@@ -91,7 +94,9 @@ std::string short_table() {
   const Plan paper = tiny_plan(Profile::paper), fast = tiny_plan(Profile::fast), open = tiny_plan(Profile::open);
   const std::vector<std::string> of_paper = seen_by(Role::user, paper);
   std::vector<std::string> of_fast = seen_by(Role::user, fast);
-  std::erase_if(of_fast, [&](const std::string& what) { return std::find(of_paper.begin(), of_paper.end(), what) != of_paper.end(); });
+  std::erase_if(of_fast, [&](const std::string& what) {
+    return std::find(of_paper.begin(), of_paper.end(), what) != of_paper.end();
+  });
   row("provider", "the weights", "", seen_by(Role::provider, paper));
   row("helper", "nothing", "", seen_by(Role::helper, paper));
   row("helper in `open`", "", "", seen_by(Role::helper, open));
@@ -103,7 +108,8 @@ std::string short_table() {
 
 // What stands between the two marks of a document is the table.
 void expect_printed(const std::string& document, const std::string& table) {
-  const std::string begin = "<!-- leaks: printed from src/plan/leak.cpp by tests/protocol/leak_table_test.cpp -->\n", end = "<!-- end of leaks -->\n";
+  const std::string begin = "<!-- leaks: printed from src/plan/leak.cpp by tests/protocol/leak_table_test.cpp -->\n",
+                    end = "<!-- end of leaks -->\n";
   const std::filesystem::path path = k_source / document;
   std::ifstream in(path);
   std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
@@ -113,7 +119,8 @@ void expect_printed(const std::string& document, const std::string& table) {
     std::ofstream(path) << text.substr(0, from + begin.size()) << table << text.substr(to);
     return;
   }
-  EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), table) << document << ": PERMLLM_WRITE_TABLES=1 writes it";
+  EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), table)
+      << document << ": PERMLLM_WRITE_TABLES=1 writes it";
 }
 TEST(LeakTable, is_printed_in_the_readme) { expect_printed("README.md", short_table()); }
 TEST(LeakTable, is_printed_in_security) { expect_printed("SECURITY.md", whole_table()); }

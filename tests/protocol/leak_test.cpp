@@ -1,13 +1,14 @@
 // Exhaustive check of views in tiny rings: over all coins, the provider's view (what it holds, draws and receives) is
 // uniform whatever the user's values are; the user's depends on them through what the table (plan/leak.h) says of the box and nothing
 // else. Each check is seen to fail when a mask is taken away.
+#include "plan/leak.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <numeric>
 #include <set>
 
-#include "plan/leak.h"
 #include "protocol/attention.h"
 #include "protocol/embed.h"
 #include "protocol/mlp.h"
@@ -25,8 +26,8 @@ Rewrite without(Use use) {
 
 // The provider's views for all inputs are one uniform distribution.
 template <class Box>
-bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, std::size_t distinct, const Rewrite& user = nullptr,
-                             const Rewrite& provider = nullptr) {
+bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, std::size_t distinct,
+                             const Rewrite& user = nullptr, const Rewrite& provider = nullptr) {
   bool good = true;
   std::optional<Histogram> first;
   for (const Words& input : inputs) {
@@ -39,7 +40,8 @@ bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, s
 }
 
 template <class Box>
-Histogram user_view(const Box& box, const Words& input, const Rewrite& provider = nullptr, const Rewrite& user = nullptr) {
+Histogram user_view(const Box& box, const Words& input, const Rewrite& provider = nullptr,
+                    const Rewrite& user = nullptr) {
   return enumerate([&](Enumeration& e) { box(e, input); }, {0, 1}, user, provider).user;
 }
 // Only what is shown: the masks of the answer do not enter the user's view, so they need not be enumerated.
@@ -56,11 +58,23 @@ void linear_box(Enumeration& e, const Words& x) {
   const LinearShape s{Site::qkv, 0, 1, 2, {k_two, 0}};
   const TinyMatrix u{1, 2, {3, 1}}, v{1, 2, {2, 2}}, w{1, 2, {1, 3}};
   const Words r = e.mask(2, k_two);
-  e.run.offline([&](Helper& h) { linear(h, s, v, Mask{{k_two, 0}, 2, r}); }, [&](UserDealer& d) { linear(d, s, u, Mask{{k_two, 0}, 2, r}); });
+  e.run.offline(
+      [&](Helper& h) {
+        linear(h, s, v, Mask{{k_two, 0}, 2, r});
+      },
+      [&](UserDealer& d) {
+        linear(d, s, u, Mask{{k_two, 0}, 2, r});
+      });
   const Words x0 = e.provider_share(x, r, k_two);
   Masked y0;
   Mask m;
-  e.run.online([&](Provider& p) { y0 = linear(p, s, w, Masked{{k_two, 0}, 2, x0}); }, [&](User& user) { m = linear(user, s, NoMatrix{}, Mask{{k_two, 0}, 2, r}); });
+  e.run.online(
+      [&](Provider& p) {
+        y0 = linear(p, s, w, Masked{{k_two, 0}, 2, x0});
+      },
+      [&](User& user) {
+        m = linear(user, s, NoMatrix{}, Mask{{k_two, 0}, 2, r});
+      });
   EXPECT_EQ((y0.words[0] + m.words[0]) & 3, (x[0] + 3 * x[1]) & 3);
 }
 
@@ -83,7 +97,13 @@ void public_linear_box(Enumeration& e, const Words& x) {
   const Words x0 = e.provider_share(x, r, k_two);
   Masked y0;
   Mask m;
-  e.run.online([&](Provider& p) { y0 = linear(p, s, w, Masked{{k_two, 0}, 2, x0}); }, [&](User& user) { m = linear(user, s, NoMatrix{}, Mask{{k_two, 0}, 2, r}); });
+  e.run.online(
+      [&](Provider& p) {
+        y0 = linear(p, s, w, Masked{{k_two, 0}, 2, x0});
+      },
+      [&](User& user) {
+        m = linear(user, s, NoMatrix{}, Mask{{k_two, 0}, 2, r});
+      });
   EXPECT_EQ((y0.words[0] + m.words[0]) & 3, (x[0] + 3 * x[1]) & 3);
 }
 TEST(Leak, linear_with_public_weights_shows_the_provider_nothing) {
@@ -96,16 +116,29 @@ void gain_box(Enumeration& e, const Words& x) {
   const LinearShape s{Site::qk_gain, 0, 2, 2, {k_two, 0}};
   const Gain u{{3, 1}, 0}, v{{2, 2}, 0}, g{{1, 3}, 0};
   const Words r = e.mask(2, k_two);
-  e.run.offline([&](Helper& h) { linear(h, s, v, Mask{{k_two, 0}, 2, r}); }, [&](UserDealer& d) { linear(d, s, u, Mask{{k_two, 0}, 2, r}); });
+  e.run.offline(
+      [&](Helper& h) {
+        linear(h, s, v, Mask{{k_two, 0}, 2, r});
+      },
+      [&](UserDealer& d) {
+        linear(d, s, u, Mask{{k_two, 0}, 2, r});
+      });
   const Words x0 = e.provider_share(x, r, k_two);
   Masked y0;
   Mask m;
-  e.run.online([&](Provider& p) { y0 = linear(p, s, g, Masked{{k_two, 0}, 2, x0}); }, [&](User& user) { m = linear(user, s, g, Mask{{k_two, 0}, 2, r}); });
+  e.run.online(
+      [&](Provider& p) {
+        y0 = linear(p, s, g, Masked{{k_two, 0}, 2, x0});
+      },
+      [&](User& user) {
+        m = linear(user, s, g, Mask{{k_two, 0}, 2, r});
+      });
   for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((y0.words[j] + m.words[j]) & 3, (g.words[j] * x[j]) & 3);
 }
 TEST(Leak, a_gain_shows_the_provider_nothing) {
   EXPECT_TRUE(provider_learns_nothing(gain_box, {{0, 0}, {1, 2}, {3, 3}}, 4096));  // x0 and four words
-  for (const Use use : {Use::linear_rho, Use::linear_mask}) EXPECT_FALSE(provider_learns_nothing(gain_box, {{0, 0}, {1, 2}}, 4096, without(use)));
+  for (const Use use : {Use::linear_rho, Use::linear_mask})
+    EXPECT_FALSE(provider_learns_nothing(gain_box, {{0, 0}, {1, 2}}, 4096, without(use)));
 }
 
 // --- PermutedMap ------------------------------------------------------------------------------------------------------
@@ -113,22 +146,34 @@ TEST(Leak, a_gain_shows_the_provider_nothing) {
 // One row of `groups` x 2 in the ring 2^bits, shown whole, answered by x^2 + 1 (first group) times the last group.
 auto map_box(std::size_t groups, int bits, bool sign, bool level, std::size_t answers = 1) {
   return [=](Enumeration& e, const Words& y) {
-    MapShape s{.site = Site::mlp, .layer = 0, .rows = 1, .groups = groups, .columns = 2, .in = Ring{bits}, .reveal = {0, bits},
-               .sign = sign, .level = level, .answers = {{Site::mlp, {Ring{bits}, 0}}}};
+    MapShape s{.site = Site::mlp,
+               .layer = 0,
+               .rows = 1,
+               .groups = groups,
+               .columns = 2,
+               .in = Ring{bits},
+               .reveal = {0, bits},
+               .sign = sign,
+               .level = level,
+               .answers = {{Site::mlp, {Ring{bits}, 0}}}};
     if (answers == 2) s.answers.push_back({Site::mlp_norm, {Ring{bits}, 0}});
     const Words m = e.mask(y.size(), Ring{bits});
     e.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
     const Words y0 = e.provider_share(y, m, Ring{bits});
     std::vector<Masked> b;
     std::vector<Mask> r;
-    e.run.online([&](Provider& p) { b = permuted_map(p, s, Masked{{s.in, 0}, y0.size(), y0}); },
-                 [&](User& u) {
-                   r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
-                     for (std::size_t k = 0; k < out.size(); ++k) {
-                       for (std::size_t j = 0; j < 2; ++j) out[k][j] = static_cast<Word>(row[j] * row[j] + 1) * static_cast<Word>(groups == 2 ? row[2 + j] : 1);
-                     }
-                   });
-                 });
+    e.run.online(
+        [&](Provider& p) {
+          b = permuted_map(p, s, Masked{{s.in, 0}, y0.size(), y0});
+        },
+        [&](User& u) {
+          r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
+            for (std::size_t k = 0; k < out.size(); ++k) {
+              for (std::size_t j = 0; j < 2; ++j)
+                out[k][j] = static_cast<Word>(row[j] * row[j] + 1) * static_cast<Word>(groups == 2 ? row[2 + j] : 1);
+            }
+          });
+        });
     for (std::size_t k = 0; k < answers; ++k) {
       for (std::size_t j = 0; j < 2 && !level; ++j) {
         const Word value = (y[j] * y[j] + 1) * (groups == 2 ? y[2 + j] : 1);
@@ -151,24 +196,38 @@ TEST(Leak, permuted_map_with_two_answers_shows_the_provider_nothing) {
 }
 // Rows of their own orders and signs, as the norm of heads has them: two of one column each, answered by themselves.
 void rows_box(Enumeration& e, const Words& y) {
-  const MapShape s{.site = Site::head_norm, .layer = 0, .rows = 2, .columns = 1, .in = k_two, .reveal = {0, 2}, .sign = true,
+  const MapShape s{.site = Site::head_norm,
+                   .layer = 0,
+                   .rows = 2,
+                   .columns = 1,
+                   .in = k_two,
+                   .reveal = {0, 2},
+                   .sign = true,
                    .answers = {{Site::head_norm, {k_two, 0}}}};
   const Words m = e.mask(2, k_two);
   e.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
   const Words y0 = e.provider_share(y, m, k_two);
   std::vector<Masked> b;
   std::vector<Mask> r;
-  e.run.online([&](Provider& p) { b = permuted_map(p, s, Masked{{s.in, 0}, y0.size(), y0}); },
-               [&](User& u) { r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) { out[0][0] = static_cast<Word>(row[0]); }); });
+  e.run.online(
+      [&](Provider& p) {
+        b = permuted_map(p, s, Masked{{s.in, 0}, y0.size(), y0});
+      },
+      [&](User& u) {
+        r = permuted_map(u, s,
+                         [&](std::size_t, std::size_t, auto row, auto& out) { out[0][0] = static_cast<Word>(row[0]); });
+      });
   for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((b[0].words[j] + r[0].words[j]) & 3, y[j]);
 }
 TEST(Leak, permuted_map_of_several_rows_shows_the_provider_nothing) {
-  EXPECT_TRUE(provider_learns_nothing(rows_box, {{0, 0}, {1, 2}, {3, 1}}, 4 * 65536));  // two signs; share, s0, w and b of four bits
+  EXPECT_TRUE(provider_learns_nothing(rows_box, {{0, 0}, {1, 2}, {3, 1}},
+                                      4 * 65536));  // two signs; share, s0, w and b of four bits
   EXPECT_FALSE(provider_learns_nothing(rows_box, {{0, 0}, {1, 2}}, 4 * 65536, without(Use::map_answer)));
 }
 TEST(Leak, permuted_map_hides_the_signs_of_each_row) {
   EXPECT_EQ(user_view(rows_box, {1, 2}, nullptr, shown_only), user_view(rows_box, {3, 2}, nullptr, shown_only));
-  EXPECT_NE(user_view(rows_box, {1, 2}, without(Use::map_sign), shown_only), user_view(rows_box, {3, 2}, without(Use::map_sign), shown_only));
+  EXPECT_NE(user_view(rows_box, {1, 2}, without(Use::map_sign), shown_only),
+            user_view(rows_box, {3, 2}, without(Use::map_sign), shown_only));
 }
 TEST(Leak, permuted_map_without_a_mask_fails) {
   const auto box = map_box(1, 2, false, false);
@@ -203,7 +262,8 @@ TEST(Leak, a_level_hides_all_but_differences) {
   const auto box = map_box(1, 2, false, true);
   EXPECT_EQ(user_view(box, {0, 1}, nullptr, shown_only), user_view(box, {2, 3}, nullptr, shown_only));
   EXPECT_NE(user_view(box, {0, 1}, nullptr, shown_only), user_view(box, {0, 2}, nullptr, shown_only));
-  EXPECT_NE(user_view(box, {0, 1}, without(Use::map_level), shown_only), user_view(box, {2, 3}, without(Use::map_level), shown_only));
+  EXPECT_NE(user_view(box, {0, 1}, without(Use::map_level), shown_only),
+            user_view(box, {2, 3}, without(Use::map_level), shown_only));
 }
 
 // --- Remask, one-hots -------------------------------------------------------------------------------------------------
@@ -214,7 +274,13 @@ void remask_box(Enumeration& e, const Words& y) {
   const Words y0 = e.provider_share(y, m, k_two);
   Masked moved;
   Mask r;
-  e.run.online([&](Provider& p) { moved = remask(p, s, Masked{{k_two, 0}, 2, y0}); }, [&](User& u) { r = remask(u, s, Mask{{k_two, 0}, 2, m}); });
+  e.run.online(
+      [&](Provider& p) {
+        moved = remask(p, s, Masked{{k_two, 0}, 2, y0});
+      },
+      [&](User& u) {
+        r = remask(u, s, Mask{{k_two, 0}, 2, m});
+      });
   for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((moved.words[j] + r.words[j]) & 3, y[j]);
 }
 TEST(Leak, remask_shows_the_provider_nothing) {
@@ -250,12 +316,19 @@ TEST(Leak, a_handed_value_shows_the_provider_nothing) {
 
 // One bit is cut, so the user's own low bits are part of its view.
 void scales_box(Enumeration& e, const Words& x) {
-  const NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 2, .in = Ring{3}, .reveal = {1, 2}, .answers = {}}, 1.0};
+  const NormShape s{{.site = Site::mlp_norm, .layer = 0, .columns = 2, .in = Ring{3}, .reveal = {1, 2}, .answers = {}},
+                    1.0};
   const Words r = e.mask(2, Ring{3});
   e.run.offline([&](Helper& h) { row_scales(h, s, Mask{{Ring{3}, 1}, 2, r}); });
   const Words x0 = e.provider_share(x, r, Ring{3});
   RowScales seen;
-  e.run.online([&](Provider& p) { row_scales(p, s, Masked{{Ring{3}, 1}, 2, x0}); }, [&](User& u) { seen = row_scales(u, s, Mask{{Ring{3}, 1}, 2, r}); });
+  e.run.online(
+      [&](Provider& p) {
+        row_scales(p, s, Masked{{Ring{3}, 1}, 2, x0});
+      },
+      [&](User& u) {
+        seen = row_scales(u, s, Mask{{Ring{3}, 1}, 2, r});
+      });
   EXPECT_EQ(seen.size(), 1u);
 }
 TEST(Leak, a_row_that_is_only_shown_shows_the_provider_nothing) {
@@ -266,15 +339,26 @@ TEST(Leak, a_row_that_is_only_shown_shows_the_provider_nothing) {
 TEST(Leak, a_row_that_is_only_shown_shows_the_user_no_order) {
   EXPECT_EQ(user_view(scales_box, {1, 6}), user_view(scales_box, {6, 1}));
   EXPECT_NE(user_view(scales_box, {1, 6}), user_view(scales_box, {1, 1}));
-  EXPECT_NE(user_view(scales_box, {1, 6}, without(Use::map_order)), user_view(scales_box, {6, 1}, without(Use::map_order)));
+  EXPECT_NE(user_view(scales_box, {1, 6}, without(Use::map_order)),
+            user_view(scales_box, {6, 1}, without(Use::map_order)));
 }
 
 // --- Scores and values ------------------------------------------------------------------------------------------------
 
 // One head of two entries, one key, ring 2^bits, no cut, position 0 (no rotation).
 HeadShape tiny_head(int bits) {
-  return {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = 2, .rope = {1}, .rope_frac = 0, .qk_cut = 0, .qk = {Ring{bits}, 0},
-          .v_cut = 0, .v = {Ring{3}, 0}, .dead_bits = 0, .shown = {0, bits}};
+  return {.layer = 0,
+          .heads = 1,
+          .kv_heads = 1,
+          .head_dim = 2,
+          .rope = {1},
+          .rope_frac = 0,
+          .qk_cut = 0,
+          .qk = {Ring{bits}, 0},
+          .v_cut = 0,
+          .v = {Ring{3}, 0},
+          .dead_bits = 0,
+          .shown = {0, bits}};
 }
 
 // input: q, k, v of two entries each.
@@ -301,7 +385,8 @@ void scores_box(Enumeration& e, const Words& qkv) {
 
 TEST(Leak, scores_show_the_provider_nothing) {
   // a (4 bits), its share of q, k, v (6), x, step 1 (4), step 3: 16 bits.
-  EXPECT_TRUE(provider_learns_nothing(scores_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}}, 1 << 16));
+  EXPECT_TRUE(
+      provider_learns_nothing(scores_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}}, 1 << 16));
 }
 TEST(Leak, scores_without_a_mask_fail) {
   for (const Use use : {Use::score_rotated, Use::score_share, Use::score_mask}) {
@@ -364,15 +449,23 @@ void fast_box(Enumeration& e, const Words& qkv) {
   };
   const Words r_qk = e.mask(4, Ring{1}, 1), r_v = e.mask(2, k_two, 2), r = joined(r_qk, r_v);
   e.run.offline([&](Helper& h) { attention(h, s, {}); });
-  const Words x0 = joined(e.provider_share({qkv.begin(), qkv.begin() + 4}, r_qk, Ring{1}), e.provider_share({qkv[4], qkv[5]}, r_v, k_two));
-  e.run.online([&](Provider& p) { attention(p, s, Masked{{k_two, 0}, 6, x0}); }, [&](User& u) { attention(u, s, Mask{{k_two, 0}, 6, r}); });
+  const Words x0 = joined(e.provider_share({qkv.begin(), qkv.begin() + 4}, r_qk, Ring{1}),
+                          e.provider_share({qkv[4], qkv[5]}, r_v, k_two));
+  e.run.online(
+      [&](Provider& p) {
+        attention(p, s, Masked{{k_two, 0}, 6, x0});
+      },
+      [&](User& u) {
+        attention(u, s, Mask{{k_two, 0}, 6, r});
+      });
 }
 TEST(Leak, fast_attention_shows_the_provider_nothing) {
   // Its share of q, k (4 bits), v (4); x of the scores (1), step 1 (4); x of the values (2), w (1), the user's share of p.v (2).
   const Rewrite fixed = [](Address) { return std::nullopt; };
   EXPECT_TRUE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 1}}, 1 << 18, nullptr, fixed));
   for (const Use use : {Use::score_rotated, Use::score_share, Use::value_share, Use::value_answer, Use::value_mask}) {
-    EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}}, 1 << 18, without(use), fixed)) << static_cast<int>(use);
+    EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}}, 1 << 18, without(use), fixed))
+        << static_cast<int>(use);
   }
 }
 
@@ -394,7 +487,8 @@ Words least_alike(const Words& row, std::size_t groups, Ring ring, const Disguis
         Words other(row.size());
         for (std::size_t j = 0; j < row.size(); ++j) {
           const Word x = row[j / columns * columns + pi[j % columns]];
-          other[j] = ((j / columns + 1 == groups && ((signs >> j % columns) & 1) != 0 ? Word{0} - x : x) + level) & ring.mask();
+          other[j] = ((j / columns + 1 == groups && ((signs >> j % columns) & 1) != 0 ? Word{0} - x : x) + level) &
+                     ring.mask();
         }
         if (least.empty() || other < least) least = other;
       }
@@ -434,7 +528,8 @@ std::string fault_of(const ShowingBox& box, Shown shown, const Disguise& disguis
   std::map<Words, Histogram> views;
   std::set<Histogram> different;
   for (const Words& input : box.inputs) {
-    const Histogram view = enumerate([&](Enumeration& e) { box.run(e, input, told); }, box.batch, zero, box.provider).user;
+    const Histogram view =
+        enumerate([&](Enumeration& e) { box.run(e, input, told); }, box.batch, zero, box.provider).user;
     const auto [entry, fresh] = views.emplace(least_alike(box.row(input), box.groups, box.ring, disguise), view);
     if (!fresh && entry->second != view) return "it tells rows apart that the table calls alike";
     different.insert(view);
@@ -451,10 +546,19 @@ void observed(User& user, Told& told, Body body) {
 
 // A map of 3 columns, or of pairs of 2, in the box that the table names. more(provider, user): a further step, for the negative control.
 using More = std::pair<std::function<void(Provider&, const Words&)>, std::function<void(User&)>>;
-ShowingBox map_of(const std::string& box, Shown shown, const Disguise& disguise, std::size_t groups, const More& more = {}) {
+ShowingBox map_of(const std::string& box, Shown shown, const Disguise& disguise, std::size_t groups,
+                  const More& more = {}) {
   const std::size_t columns = groups == 1 ? 3 : 2, n = groups * columns;
-  MapShape s{.site = Site::mlp, .layer = 0, .groups = groups, .columns = columns, .in = k_two, .reveal = {0, 2}, .sign = disguise.sign,
-             .level = disguise.level, .shown = shown, .answers = {{Site::mlp, {k_two, 0}}}};
+  MapShape s{.site = Site::mlp,
+             .layer = 0,
+             .groups = groups,
+             .columns = columns,
+             .in = k_two,
+             .reveal = {0, 2},
+             .sign = disguise.sign,
+             .level = disguise.level,
+             .shown = shown,
+             .answers = {{Site::mlp, {k_two, 0}}}};
   if (box == "embed") s.answers.push_back({Site::embed_norm, {k_two, 0}});
   AttentionShape attention;
   attention.values.mixed = k_two;
@@ -472,7 +576,8 @@ ShowingBox map_of(const std::string& box, Shown shown, const Disguise& disguise,
       sample(party, SampleShape{s}, x, [](auto) { return std::size_t{0}; });
     } else if constexpr (std::is_same_v<Party, User>) {
       ASSERT_EQ(box, "attention");
-      permuted_map(party, s, [&](std::size_t, std::size_t, auto row, auto& answers) { softmax_row(attention, row, answers[0]); });
+      permuted_map(party, s,
+                   [&](std::size_t, std::size_t, auto row, auto& answers) { softmax_row(attention, row, answers[0]); });
     } else {
       permuted_map(party, s, x);
     }
@@ -498,9 +603,22 @@ ShowingBox map_of(const std::string& box, Shown shown, const Disguise& disguise,
 ShowingBox fast_scores(const Disguise& disguise) {
   constexpr Ring k_one{1};
   AttentionShape s;
-  s.values = {.head = {.layer = 0, .heads = 1, .kv_heads = 1, .head_dim = 2, .rope = {0}, .rope_frac = 0, .qk_cut = 0, .qk = {k_one, 0},
-                       .v_cut = 0, .v = {k_two, 0}, .dead_bits = 1, .shown = {0, 1}, .level = disguise.level},
-              .mixed = k_one, .cut = 0, .out = {k_one, 0}};
+  s.values = {.head = {.layer = 0,
+                       .heads = 1,
+                       .kv_heads = 1,
+                       .head_dim = 2,
+                       .rope = {0},
+                       .rope_frac = 0,
+                       .qk_cut = 0,
+                       .qk = {k_one, 0},
+                       .v_cut = 0,
+                       .v = {k_two, 0},
+                       .dead_bits = 1,
+                       .shown = {0, 1},
+                       .level = disguise.level},
+              .mixed = k_one,
+              .cut = 0,
+              .out = {k_one, 0}};
   s.fast = true;
   s.unit = 1;
   const auto run = [=](Enumeration& e, const Words& in, Told& told) {
@@ -508,10 +626,17 @@ ShowingBox fast_scores(const Disguise& disguise) {
     e.run.provider_keys()[0] = {{in[4], in[5]}, {0, 0}, {}};
     e.run.user_keys()[0] = {{0, 0}, {0, 0}, {0, 0}};
     e.run.offline([&](Helper& h) { attention(h, s, {}); });
-    e.run.online([&](Provider& p) { attention(p, s, Masked{{k_two, 0}, 6, x0}); },
-                 [&](User& u) { observed(u, told, [&] { attention(u, s, Mask{{k_two, 0}, 6, r}); }); });
+    e.run.online(
+        [&](Provider& p) {
+          attention(p, s, Masked{{k_two, 0}, 6, x0});
+        },
+        [&](User& u) { observed(u, told, [&] {
+                         attention(u, s, Mask{{k_two, 0}, 6, r});
+                       }); });
   };
-  const auto row = [](const Words& in) { return Words{(in[0] * in[4] + in[1] * in[5]) & 1, (in[0] * in[2] + in[1] * in[3]) & 1}; };
+  const auto row = [](const Words& in) {
+    return Words{(in[0] * in[4] + in[1] * in[5]) & 1, (in[0] * in[2] + in[1] * in[3]) & 1};
+  };
   return {run, all_rows(6, k_one), row, 1, k_one, {1, 1}, without(Use::value_lift)};
 }
 
@@ -520,8 +645,13 @@ ShowingBox shown_row(Shown shown) {
   s.y_shown = shown;
   const auto run = [=](Enumeration& e, const Words& y, Told& told) {
     const Words m = e.mask(2, k_two), y0 = e.provider_share(y, m, k_two);
-    e.run.online([&](Provider& p) { show(p, s, Masked{}, Masked{{k_two, 0}, 2, y0}); },
-                 [&](User& u) { observed(u, told, [&] { show(u, s, Mask{}, Mask{{k_two, 0}, 2, m}); }); });
+    e.run.online(
+        [&](Provider& p) {
+          show(p, s, Masked{}, Masked{{k_two, 0}, 2, y0});
+        },
+        [&](User& u) { observed(u, told, [&] {
+                         show(u, s, Mask{}, Mask{{k_two, 0}, 2, m});
+                       }); });
   };
   return {run, all_rows(2, k_two), [](const Words& y) { return y; }};
 }
@@ -547,10 +677,15 @@ TEST(Leak, a_box_that_shows_more_than_its_entry_is_found) {
   const Disguise order{.order = true};
   // One entry of the row besides, in its place, of which the observer is told nothing.
   ShowShape s{Site::qkv, Site::qkv, 0, {k_two, 0}, {k_two, 0}, 0, 1, {0, 2}, {0, 2}};
-  const More more{[=](Provider& p, const Words& y0) { show(p, s, Masked{}, Masked{{k_two, 0}, 1, {y0[0]}}); },
-                  [=](User& u) { show(u, s, Mask{}, Mask{{k_two, 0}, 1, {0}}); }};
+  const More more{[=](Provider& p, const Words& y0) {
+                    show(p, s, Masked{}, Masked{{k_two, 0}, 1, {y0[0]}});
+                  },
+                  [=](User& u) {
+                    show(u, s, Mask{}, Mask{{k_two, 0}, 1, {0}});
+                  }};
   EXPECT_EQ(fault_of(map_of("norm", Shown::residual_row, order, 1), Shown::residual_row, order), "");
-  EXPECT_EQ(fault_of(map_of("norm", Shown::residual_row, order, 1, more), Shown::residual_row, order), "it tells rows apart that the table calls alike");
+  EXPECT_EQ(fault_of(map_of("norm", Shown::residual_row, order, 1, more), Shown::residual_row, order),
+            "it tells rows apart that the table calls alike");
   // A table that promises a sign or a level which the box does not hide, or hides what it calls shown; a shape that names something else.
   const auto fault = [](const Disguise& of_box, const Disguise& of_table, Shown shown = Shown::logit) {
     return fault_of(map_of("sample", shown, of_box, 1), Shown::logit, of_table);
@@ -565,7 +700,9 @@ TEST(Leak, a_box_that_shows_more_than_its_entry_is_found) {
   EXPECT_EQ(fault_of(fixed, Shown::residual_row, order), "it tells rows apart that the table calls alike");
   // Scores in order whose level is not drawn.
   ShowingBox bare = fast_scores({.level = true});
-  bare.provider = [](Address a) { return a.use == Use::value_lift || a.use == Use::map_level ? std::nullopt : std::optional(a); };
+  bare.provider = [](Address a) {
+    return a.use == Use::value_lift || a.use == Use::map_level ? std::nullopt : std::optional(a);
+  };
   EXPECT_EQ(fault_of(bare, Shown::score, {.level = true}), "it tells rows apart that the table calls alike");
 }
 
@@ -589,11 +726,18 @@ TEST(Leak, boxes_without_an_entry_show_the_user_nothing) {
 TEST(Leak, retrieve_shows_the_user_the_id_alone) {
   std::set<Histogram> views;
   for (Word id = 0; id < 3; ++id) {
-    views.insert(user_view([&](Enumeration& e, const Words& one_hot) {
-      const Words m = e.mask(3, k_two), e0 = e.provider_share(one_hot, m, k_two);
-      e.run.online([&](Provider& p) { retrieve(p, Masked{{k_two, 0}, 3, e0}); },
-                   [&](User& u) { EXPECT_EQ(retrieve(u, Mask{{k_two, 0}, 3, m}), id); });
-    }, {Word{id == 0}, Word{id == 1}, Word{id == 2}}));
+    views.insert(user_view(
+        [&](Enumeration& e, const Words& one_hot) {
+          const Words m = e.mask(3, k_two), e0 = e.provider_share(one_hot, m, k_two);
+          e.run.online(
+              [&](Provider& p) {
+                retrieve(p, Masked{{k_two, 0}, 3, e0});
+              },
+              [&](User& u) {
+                EXPECT_EQ(retrieve(u, Mask{{k_two, 0}, 3, m}), id);
+              });
+        },
+        {Word{id == 0}, Word{id == 1}, Word{id == 2}}));
   }
   EXPECT_EQ(views.size(), 3u);
 }

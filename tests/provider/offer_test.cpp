@@ -1,7 +1,6 @@
-#include "cli/offer_options.h"
-
 #include <gtest/gtest.h>
 
+#include "cli/offer_options.h"
 #include "support/small_model.h"
 
 namespace permllm::test {
@@ -21,7 +20,8 @@ std::string error_of(const TemporaryFolder& folder, bool ids_only = false) {
 FileBytes sentencepiece_model(const std::vector<std::pair<std::string, char>>& pieces) {
   std::string model;
   for (const auto& [text, type] : pieces) {
-    std::string piece = "\x0a" + std::string(1, static_cast<char>(text.size())) + text + std::string("\x15\0\0\0\0\x18", 6) + type;
+    std::string piece =
+        "\x0a" + std::string(1, static_cast<char>(text.size())) + text + std::string("\x15\0\0\0\0\x18", 6) + type;
     model += "\x0a" + std::string(1, static_cast<char>(piece.size())) + piece;
   }
   return bytes_of(model);
@@ -83,7 +83,8 @@ TEST(ReadVocabulary, each_token_has_a_row_of_the_embedding_table) {
   SmallModel model = small_chatglm_6b();
   model.settings["bos_token_id"] = 2;
   const TemporaryFolder folder;
-  folder.write("ice_text.model", sentencepiece_model({{"<unk>", 2}, {"[gMASK]", 3}, {"<sop>", 3}, {"<eop>", 3}, {"a", 1}, {"b", 1}}));
+  folder.write("ice_text.model",
+               sentencepiece_model({{"<unk>", 2}, {"[gMASK]", 3}, {"<sop>", 3}, {"<eop>", 3}, {"a", 1}, {"b", 1}}));
   folder.write(model);
   EXPECT_EQ(error_of(folder), "ice_text.model: 6 tokens, the embedding table has 5 rows: each token needs one");
 }
@@ -110,14 +111,17 @@ TEST(OfferModel, finer_steps_of_small_columns_give_way_where_the_rings_lack_room
     const std::string p = "transformer.layers." + std::to_string(l) + ".";
     auto& gain = model.tensors[p + "input_layernorm.weight"].values;
     std::fill(gain.begin(), gain.end(), 1.0f);
-    auto& qkv = model.tensors[p + "attention.query_key_value.weight"].values;  // rows without a mean, their last columns small
-    for (std::size_t i = 0; i < qkv.size(); ++i) qkv[i] = (i % 2 == 0 ? 1.0f : -1.0f) / (i % Small::width < 4 ? 1 : 1024);
+    auto& qkv =
+        model.tensors[p + "attention.query_key_value.weight"].values;  // rows without a mean, their last columns small
+    for (std::size_t i = 0; i < qkv.size(); ++i)
+      qkv[i] = (i % 2 == 0 ? 1.0f : -1.0f) / (i % Small::width < 4 ? 1 : 1024);
   }
   Executor executor(2);
   const auto spread_with = [&](float v) {
     for (std::size_t l = 0; l < Small::layers; ++l) {
       auto& bias = model.tensors["transformer.layers." + std::to_string(l) + ".attention.query_key_value.bias"].values;
-      for (std::size_t h = 0; h < Small::heads; ++h) std::fill_n(bias.begin() + static_cast<std::ptrdiff_t>((3 * h + 2) * Small::head_dim), Small::head_dim, v);
+      for (std::size_t h = 0; h < Small::heads; ++h)
+        std::fill_n(bias.begin() + static_cast<std::ptrdiff_t>((3 * h + 2) * Small::head_dim), Small::head_dim, v);
     }
     const TemporaryFolder folder;
     folder.write(model);

@@ -24,11 +24,10 @@ std::vector<std::uint8_t> of_openssl(const Seed& seed, const CounterBlock& count
   return out;
 }
 
-constexpr CounterBlock k_counters[] = {
-    {},
-    {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
-    {255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 255, 250},
-    {0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 253}};
+constexpr CounterBlock k_counters[] = {{},
+                                       {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
+                                       {255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 255, 250},
+                                       {0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 253}};
 
 TEST(CounterMode, equals_openssl_for_every_length) {
   for (const CounterBlock& counter : k_counters) {

@@ -7,7 +7,6 @@
 #include <limits>
 #include <random>
 
-
 namespace permllm {
 namespace {
 
@@ -69,7 +68,8 @@ TEST(Clear, scale_is_encode_to_the_bit) {
         clear::scale(row, 1.25, factor, out, words);
         clear::scalar::scale(row, 1.25, factor, out, twin);
         ASSERT_EQ(words, twin);
-        for (std::size_t j = 0; j < n; ++j) ASSERT_EQ(words[j], encode((static_cast<double>(row[j]) - 1.25) * factor, out));
+        for (std::size_t j = 0; j < n; ++j)
+          ASSERT_EQ(words[j], encode((static_cast<double>(row[j]) - 1.25) * factor, out));
       }
     }
   }

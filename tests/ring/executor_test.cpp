@@ -72,7 +72,8 @@ TEST(ExecutorTest, loops_of_several_callers_are_served_one_after_the_other) {
         executor.parallel(6, [&](std::size_t) {
           ++inside[caller];
           ++total;
-          for (std::size_t other = 0; other < inside.size(); ++other) mixed += other != caller && inside[other].load() > 0 ? 1 : 0;
+          for (std::size_t other = 0; other < inside.size(); ++other)
+            mixed += other != caller && inside[other].load() > 0 ? 1 : 0;
           --inside[caller];
         });
       }

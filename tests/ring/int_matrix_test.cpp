@@ -29,7 +29,8 @@ WeightScale shift_columns(FloatMatrix& real, std::uint64_t seed) {
   WeightScale scale;
   for (std::size_t c = 0; c < real.cols(); ++c) {
     scale.shifts.push_back(static_cast<std::uint8_t>(random() % (k_most_shift + 1)));
-    for (std::size_t r = 0; r < real.rows(); ++r) real.values[r * real.cols() + c] *= static_cast<float>(1 << scale.shifts[c]);
+    for (std::size_t r = 0; r < real.rows(); ++r)
+      real.values[r * real.cols() + c] *= static_cast<float>(1 << scale.shifts[c]);
   }
   return scale;
 }
@@ -132,12 +133,15 @@ TEST(IntMatrix, small_columns_get_finer_steps) {
         EXPECT_LE(scale.shifts[c], most);
         EXPECT_LE(std::nearbyint(std::ldexp(largest[c], fraction)), limit_of(bits));
         if (largest[c] > 0) {
-          EXPECT_TRUE(fraction == whole + most || std::ldexp(largest[c], fraction + 1) > static_cast<float>(limit_of(bits))) << c;
+          EXPECT_TRUE(fraction == whole + most ||
+                      std::ldexp(largest[c], fraction + 1) > static_cast<float>(limit_of(bits)))
+              << c;
         }
       }
     }
   }
-  EXPECT_EQ(IntMatrix::scale_of(std::vector<float>{0.5f, 0.26f, 0.3f}, k_most_shift).frac, IntMatrix::fraction_bits(0.26f));
+  EXPECT_EQ(IntMatrix::scale_of(std::vector<float>{0.5f, 0.26f, 0.3f}, k_most_shift).frac,
+            IntMatrix::fraction_bits(0.26f));
   const WeightScale zeros = IntMatrix::scale_of(std::vector<float>(3, 0.0f), k_most_shift);
   EXPECT_EQ(zeros.frac, 0);
   EXPECT_EQ(zeros.shifts, std::vector<std::uint8_t>(3, 0));
@@ -171,7 +175,8 @@ TEST(IntProduct, agrees_with_the_definition_for_every_ring_and_odd_shapes) {
   std::uint64_t seed = 1;
   for (const int weight_bits : {8, 12}) {
     for (const int bits : {1, 16, 17, 32, 42, 43, 48, 56, 64}) {
-      for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {15, 3}, {33, 64}, {64, 577}, {97, 1536}}) {
+      for (const auto& [rows, cols] :
+           {std::pair<std::size_t, std::size_t>{1, 1}, {15, 3}, {33, 64}, {64, 577}, {97, 1536}}) {
         for (const std::size_t n : {1, 2, 5, 23}) {
           FloatMatrix real = random_integers(rows, cols, weight_bits, ++seed);
           const WeightScale scale = n == 5 ? WeightScale{} : shift_columns(real, ++seed);
@@ -252,7 +257,8 @@ TEST(IntKernels, equal_their_scalar_twins) {
         Words y(vectors * 32), z(vectors * 32);
         kernels::int_block(block, x.data(), vectors, Ring{bits}, y.data());
         kernels::scalar::int_block(block, x.data(), vectors, Ring{bits}, z.data());
-        for (std::size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i] & Ring{bits}.mask(), z[i] & Ring{bits}.mask()) << bits;
+        for (std::size_t i = 0; i < y.size(); ++i)
+          EXPECT_EQ(y[i] & Ring{bits}.mask(), z[i] & Ring{bits}.mask()) << bits;
       }
     }
   }

@@ -21,7 +21,8 @@ template <class T>
 void check_ring_product(int bits) {
   Executor executor(2);
   std::uint64_t seed = static_cast<std::uint64_t>(bits);
-  for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {7, 33}, {130, 577}, {66, 1}, {3, 4500}}) {
+  for (const auto& [rows, cols] :
+       {std::pair<std::size_t, std::size_t>{1, 1}, {7, 33}, {130, 577}, {66, 1}, {3, 4500}}) {
     for (const std::size_t n : {1, 3, 8, 33, 63, 64, 65}) {
       RingMatrix v(rows, cols, Ring{bits});
       const Words entries = random_words(rows * cols, ++seed);
@@ -80,7 +81,8 @@ TEST(RingKernels, equal_their_scalar_twin) {
       kernels::scalar::ring_tile(tile, z);
       // What is above the ring in a lane counts for nothing.
       const Word mask = container == 8 ? Ring{bits}.mask() : Ring{bits}.mask() * 0x100000001u;
-      for (std::size_t i = 0; i < std::size(y); ++i) ASSERT_EQ(y[i] & mask, z[i] & mask) << bits << ' ' << groups << ' ' << i;
+      for (std::size_t i = 0; i < std::size(y); ++i)
+        ASSERT_EQ(y[i] & mask, z[i] & mask) << bits << ' ' << groups << ' ' << i;
     }
   }
 }

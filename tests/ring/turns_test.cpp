@@ -76,7 +76,8 @@ TEST(Turns, company_is_one_of_each_user_before_the_next_of_any) {
   for (int i = 0; i < 5; ++i) queue.wait(1, &a);
   queue.wait(2, &a);
   queue.wait(3, &a);
-  EXPECT_EQ(queue.order(), (Order{{0, 1}, {2, 1}}));  // with the first go {1, 1}, {5, 2}, {6, 3}; with the second the rest
+  EXPECT_EQ(queue.order(),
+            (Order{{0, 1}, {2, 1}}));  // with the first go {1, 1}, {5, 2}, {6, 3}; with the second the rest
 }
 
 // What together() did: the shares of each run.

@@ -1,5 +1,4 @@
 // Directories and invites: what is made, what is refused, and what changes under a running service.
-#include "cli/invite.h"
 #include "service/identity.h"
 
 #include <gtest/gtest.h>
@@ -7,12 +6,13 @@
 
 #include <thread>
 
-#include "user/invite.h"
 #include "base/file_stamp.h"
+#include "cli/invite.h"
 #include "net/tls.h"
 #include "support/errors.h"
 #include "support/parties.h"
 #include "support/program.h"
+#include "user/invite.h"
 #include "wire/frame.h"
 
 namespace permllm::test {
@@ -37,11 +37,15 @@ struct Pair {
   Scratch scratch;
   std::filesystem::path provider = scratch / "provider", helper = scratch / "helper";
   Pair() {
-    const auto p = create_identity(provider, Role::provider, "acme", 7), h = create_identity(helper, Role::helper, "neutral", 7);
+    const auto p = create_identity(provider, Role::provider, "acme", 7),
+               h = create_identity(helper, Role::helper, "neutral", 7);
     write_text(provider / "peers" / "helper.pem", h.certificate.pem());
     write_text(helper / "peers" / "acme.pem", p.certificate.pem());
   }
-  Invite invite(const std::string& name) const { return make_invite(provider, name, load_identity(helper, Role::helper).certificate, "localhost:1", "[::1]:2", 1000, 7); }
+  Invite invite(const std::string& name) const {
+    return make_invite(provider, name, load_identity(helper, Role::helper).certificate, "localhost:1", "[::1]:2", 1000,
+                       7);
+  }
 };
 
 TEST(Identity, is_made_for_its_owner_alone_and_never_overwritten) {
@@ -54,7 +58,8 @@ TEST(Identity, is_made_for_its_owner_alone_and_never_overwritten) {
   const Identity read = load_identity(scratch / "p", Role::provider);
   EXPECT_EQ(read.certificate.pem(), made.certificate.pem());
   const std::string key = read_text(scratch / "p/key.pem");
-  expect_error([&] { create_identity(scratch / "p", Role::provider, "acme", 7); }, "there is a key already and it is kept; --renew");
+  expect_error([&] { create_identity(scratch / "p", Role::provider, "acme", 7); },
+               "there is a key already and it is kept; --renew");
   EXPECT_EQ(read_text(scratch / "p/key.pem"), key);
   expect_error([&] { create_identity(scratch / "q", Role::provider, "../x", 7); }, "--name: expected 1 to 64 letters");
   expect_error([&] { load_identity(scratch / "p", Role::helper); }, "is a provider's, expected a helper's");
@@ -75,7 +80,8 @@ TEST(Identity, files_that_were_changed_are_refused_by_name) {
   std::filesystem::create_directory(user);
   write_text(user / "certificate.pem", invite.identity.certificate.pem());
   write_text(user / "key.pem", key_pem(invite.identity));
-  std::filesystem::permissions(user / "key.pem", std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  std::filesystem::permissions(user / "key.pem",
+                               std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
   const Result renewing = run({"keygen", "--renew", "--out", user.string()});
   EXPECT_EQ(renewing.status, 2);
   EXPECT_NE(renewing.error.find("is a user's: its provider makes another invite"), std::string::npos) << renewing.error;
@@ -116,7 +122,9 @@ TEST(Identity, damaged_files_are_named) {
 class Service {
  public:
   Service(const std::filesystem::path& directory, Role role)
-      : directory_(directory, role), listener_([this] { return directory_.credentials(); }, "127.0.0.1:0"), role_(role) {}
+      : directory_(directory, role),
+        listener_([this] { return directory_.credentials(); }, "127.0.0.1:0"),
+        role_(role) {}
   std::string connect(const Credentials& client) {
     std::string said = "met";
     std::jthread serving([&] {
@@ -130,7 +138,8 @@ class Service {
       }
     });
     try {
-      tls_connect(client, "127.0.0.1:" + std::to_string(listener_.port()), role_, Clock::now() + 5s)->receive(Clock::now() + 5s, "a frame", k_max_payload);
+      tls_connect(client, "127.0.0.1:" + std::to_string(listener_.port()), role_, Clock::now() + 5s)
+          ->receive(Clock::now() + 5s, "a frame", k_max_payload);
     } catch (const Error&) {
     }
     serving.join();
@@ -146,7 +155,9 @@ class Service {
 TEST(Identity, invites_revocations_renewals_and_peers_reach_a_running_service) {
   const Pair pair;
   Service provider(pair.provider, Role::provider), helper(pair.helper, Role::helper);
-  const auto expect_said = [](const std::string& said, const std::string& text) { EXPECT_NE(said.find(text), std::string::npos) << said; };
+  const auto expect_said = [](const std::string& said, const std::string& text) {
+    EXPECT_NE(said.find(text), std::string::npos) << said;
+  };
   const Invite alice = pair.invite("alice"), bob = pair.invite("bob");
   EXPECT_EQ(provider.connect(alice.credentials()), "met");
   EXPECT_EQ(helper.connect(alice.credentials()), "met");
@@ -166,7 +177,8 @@ TEST(Identity, invites_revocations_renewals_and_peers_reach_a_running_service) {
   // A record of version 1 held the certificate's hash, which tells no key.
   const auto old = record_path(pair.provider, "carol");
   const Invite carol = pair.invite("carol");
-  write_text(old, "version = 1\nname = \"carol\"\nstate = \"active\"\ncertificate = \"" + carol.identity.certificate.pin() + "\"\ntokens = 1000\nlast_day = \"2027-01-31\"\n");
+  write_text(old, "version = 1\nname = \"carol\"\nstate = \"active\"\ncertificate = \"" +
+                      carol.identity.certificate.pin() + "\"\ntokens = 1000\nlast_day = \"2027-01-31\"\n");
   expect_said(provider.connect(carol.credentials()), "user \"carol\": its invite was made by version 0.2");
   EXPECT_NO_THROW(revoke_invite(pair.provider, "carol"));
   EXPECT_EQ(provider.connect(pair.invite("carol").credentials()), "met");
@@ -181,7 +193,8 @@ TEST(Identity, invites_revocations_renewals_and_peers_reach_a_running_service) {
   EXPECT_EQ(provider.connect(bob.credentials()), "met");
 
   // A renewed certificate is shown at once, and those who hold the pin go on.
-  write_text(pair.provider / "certificate.pem", renewed(load_identity(pair.provider, Role::provider), 7).certificate.pem());
+  write_text(pair.provider / "certificate.pem",
+             renewed(load_identity(pair.provider, Role::provider), 7).certificate.pem());
   EXPECT_EQ(provider.connect(bob.credentials()), "met");
   EXPECT_EQ(helper.connect(load_credentials(pair.provider, Role::provider)), "met");
 
@@ -297,17 +310,22 @@ TEST(Invite, a_wrong_field_is_named_and_nothing_of_the_key_quoted) {
   expect(replaced(good, "tokens = 1000", "tokens = -4"), "i: tokens: is no whole number");
   expect(replaced(good, "tokens = 1000", "tokens = 0"), "i: tokens: is 0");
   expect(replaced(good, "[provider]", "[provide]"), "i: provider: is missing");
-  expect(replaced(good, "address = \"localhost:1\"", "address = \"localhost\""), "i: provider.address: \"localhost\" is not host:port");
+  expect(replaced(good, "address = \"localhost:1\"", "address = \"localhost\""),
+         "i: provider.address: \"localhost\" is not host:port");
   expect(replaced(good, "address = \"localhost:1\"", "address = 7"), "i: provider.address: is no text");
   expect(replaced(good, "\"[::1]:2\"", "\"a b:2\""), "i: helper.address: ");
   expect(replaced(good, "sha256:" + pin, pin), "i: provider.key: expected sha256:");
   expect(replaced(good, pin, pin.substr(1)), "i: provider.key: expected sha256:");
   expect(replaced(good, made.helper_pin, std::string(64, 'G')), "i: helper.key: expected sha256:");
   expect(replaced(good, made.identity.certificate.pem(), "x"), "i: user.certificate: is no certificate");
-  expect(replaced(good, made.identity.certificate.pem(), load_identity(pair.helper, Role::helper).certificate.pem()), "i: user.certificate: is a helper's");
-  expect(replaced(good, made.identity.certificate.pem(), make_user(load_identity(pair.provider, Role::provider), "alice", -1).certificate.pem()), "i: user.certificate: expired on");
+  expect(replaced(good, made.identity.certificate.pem(), load_identity(pair.helper, Role::helper).certificate.pem()),
+         "i: user.certificate: is a helper's");
+  expect(replaced(good, made.identity.certificate.pem(),
+                  make_user(load_identity(pair.provider, Role::provider), "alice", -1).certificate.pem()),
+         "i: user.certificate: expired on");
   expect(replaced(good, key, "x"), "i: user.key: is no private key");
-  expect(replaced(good, key, key_pem(load_identity(pair.helper, Role::helper))), "i: user.key: is not the key of the certificate");
+  expect(replaced(good, key, key_pem(load_identity(pair.helper, Role::helper))),
+         "i: user.key: is not the key of the certificate");
   expect(replaced(good, "[user]", "[user]\nspare = 1"), "i: user.spare: is not known");
   expect(replaced(good, "[user]", "[users]\n[user]"), "i: users: is not known");
   expect(replaced(good, "key = '''\n-", "key = ''\n-"), "is not TOML");

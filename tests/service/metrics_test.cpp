@@ -17,7 +17,8 @@ namespace {
 TEST(Metrics, count_sessions_by_how_they_ended) {
   Metrics metrics(Role::provider);
   const OnEvent on_event = [&](const Event& event) { metrics.count(event); };
-  SessionEvents ended(on_event, "a"), failed(on_event, "a"), refused(on_event, "a"), joined(on_event, "a"), left(on_event, "a"), open(on_event, "a");
+  SessionEvents ended(on_event, "a"), failed(on_event, "a"), refused(on_event, "a"), joined(on_event, "a"),
+      left(on_event, "a"), open(on_event, "a");
   ended.begin(1);
   ended.end();
   failed.begin(2);
@@ -34,12 +35,15 @@ TEST(Metrics, count_sessions_by_how_they_ended) {
   EXPECT_EQ(metrics.text().find("permllm_disk_free_bytes "), std::string::npos);  // of no disk nothing is told
   metrics.set_source([] { return Metrics::Now{2, 5, true, false, 1000, 2000}; });
   const std::string text = metrics.text();
-  for (const char* line : {
-           "permllm_sessions_open 1\n", "permllm_sessions_begun_total 3\n", "permllm_sessions_ended_total{code=\"none\",outcome=\"ended\"} 1\n",
-           "permllm_sessions_ended_total{code=\"timeout\",outcome=\"failed\"} 1\n", "permllm_sessions_ended_total{code=\"mismatch\",outcome=\"refused\"} 1\n",
-           "permllm_pass_seconds_count 2\n", "permllm_pass_seconds_sum 3.3\n", "permllm_pass_seconds_bucket{le=\"0.5\"} 1\n",
-           "permllm_offline_bytes_total{from=\"user\"} 100\n", "permllm_offline_bytes_total{from=\"helper\"} 1010\n", "permllm_ready 1\n",
-           "permllm_stock_bytes 1000\n", "permllm_disk_free_bytes 2000\n", "permllm_connections{stage=\"handshake\"} 2\n", "permllm_connections{stage=\"served\"} 5\n"}) {
+  for (const char* line :
+       {"permllm_sessions_open 1\n", "permllm_sessions_begun_total 3\n",
+        "permllm_sessions_ended_total{code=\"none\",outcome=\"ended\"} 1\n",
+        "permllm_sessions_ended_total{code=\"timeout\",outcome=\"failed\"} 1\n",
+        "permllm_sessions_ended_total{code=\"mismatch\",outcome=\"refused\"} 1\n", "permllm_pass_seconds_count 2\n",
+        "permllm_pass_seconds_sum 3.3\n", "permllm_pass_seconds_bucket{le=\"0.5\"} 1\n",
+        "permllm_offline_bytes_total{from=\"user\"} 100\n", "permllm_offline_bytes_total{from=\"helper\"} 1010\n",
+        "permllm_ready 1\n", "permllm_stock_bytes 1000\n", "permllm_disk_free_bytes 2000\n",
+        "permllm_connections{stage=\"handshake\"} 2\n", "permllm_connections{stage=\"served\"} 5\n"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << text;
   }
   EXPECT_EQ(text.find("code=\"closed\""), std::string::npos) << text;
@@ -75,7 +79,9 @@ TEST(Log, a_line_stays_a_line_and_json_stays_json) {
   }
   const std::string out = testing::internal::GetCapturedStderr();
   const std::size_t middle = out.find('\n');
-  EXPECT_EQ(out.find(" warning helper: two\xef\xbf\xbdlines \xef\xbf\xbd (peer alice, seconds 1.5)\n"), std::string("2026-01-31T12:00:00.000Z").size()) << out;
+  EXPECT_EQ(out.find(" warning helper: two\xef\xbf\xbdlines \xef\xbf\xbd (peer alice, seconds 1.5)\n"),
+            std::string("2026-01-31T12:00:00.000Z").size())
+      << out;
   const auto object = nlohmann::json::parse(out.substr(middle + 1));
   EXPECT_EQ(object.at("level"), "warning");
   EXPECT_EQ(object.at("party"), "helper");
@@ -110,7 +116,8 @@ TEST(LineBound, one_peer_leaves_room_for_others_and_the_next_minute_tells_what_w
 
 // Those that send their requests byte by byte, or not at all, keep nobody else from an answer.
 TEST(Status, slow_connections_do_not_silence_it) {
-  const StatusServer status("127.0.0.1:0", [] { return ""; }, [] { return "metrics\n"; });
+  const StatusServer status(
+      "127.0.0.1:0", [] { return ""; }, [] { return "metrics\n"; });
   const std::string head = "GET /healthz HTTP/1.1\r\nHost: x\r\nX: ";
   std::list<RawTcp> slow;
   for (int i = 0; i < 60; ++i) {
@@ -120,7 +127,8 @@ TEST(Status, slow_connections_do_not_silence_it) {
   }
   httplib::Client client("127.0.0.1", status.port());
   client.set_read_timeout(1);
-  for (const auto& [path, body] : {std::pair{"/healthz", "alive\n"}, {"/readyz", "ready\n"}, {"/metrics", "metrics\n"}}) {
+  for (const auto& [path, body] :
+       {std::pair{"/healthz", "alive\n"}, {"/readyz", "ready\n"}, {"/metrics", "metrics\n"}}) {
     const httplib::Result result = client.Get(path);
     ASSERT_TRUE(result) << path << ": " << httplib::to_string(result.error());
     EXPECT_EQ(result->body, body);
@@ -128,10 +136,12 @@ TEST(Status, slow_connections_do_not_silence_it) {
 }
 
 TEST(Status, an_address_in_use_is_an_error) {
-  const StatusServer status("127.0.0.1:0", [] { return ""; }, [] { return ""; });
+  const StatusServer status(
+      "127.0.0.1:0", [] { return ""; }, [] { return ""; });
   const std::string address = "127.0.0.1:" + std::to_string(status.port());
   try {
-    StatusServer(address, [] { return ""; }, [] { return ""; });
+    StatusServer(
+        address, [] { return ""; }, [] { return ""; });
     ADD_FAILURE() << "two share " << address;
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::resource);
@@ -142,7 +152,8 @@ TEST(Status, an_address_in_use_is_an_error) {
 TEST(Status, listens_on_loopback_alone) {
   const auto error_of = [](const char* address) -> std::string {
     try {
-      StatusServer(address, [] { return ""; }, [] { return ""; });
+      StatusServer(
+          address, [] { return ""; }, [] { return ""; });
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Code::usage);
       return error.what();

@@ -12,8 +12,8 @@
 #include <cstdio>
 #include <vector>
 
-#include "service/signals.h"
 #include "base/mapped_file.h"
+#include "service/signals.h"
 #include "support/program.h"
 
 namespace permllm::test {
@@ -28,7 +28,8 @@ TEST(ProcessLimits, no_core_file_no_reader_of_memory_no_open_files) {
     keep_to_itself();
     rlimit core{};
     getrlimit(RLIMIT_CORE, &core);
-    _exit((core.rlim_cur != 0 || core.rlim_max != 0 ? 1 : 0) + (prctl(PR_GET_DUMPABLE) != 0 ? 2 : 0) + (umask(0) != 077 ? 4 : 0));
+    _exit((core.rlim_cur != 0 || core.rlim_max != 0 ? 1 : 0) + (prctl(PR_GET_DUMPABLE) != 0 ? 2 : 0) +
+          (umask(0) != 077 ? 4 : 0));
   };
   EXPECT_EXIT(child(), testing::ExitedWithCode(0), "");
 }

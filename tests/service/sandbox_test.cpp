@@ -24,10 +24,10 @@
 #include <locale>
 #include <thread>
 
-#include "service/process_limits.h"
 #include "base/small_file.h"
-#include "session/ledger.h"
 #include "net/tls.h"
+#include "service/process_limits.h"
+#include "session/ledger.h"
 #include "support/parties.h"
 #include "support/program.h"
 
@@ -91,75 +91,111 @@ TEST_F(SandboxTest, other_files_are_closed) {
   expect(EACCES, opening("home/letter", O_RDONLY), "reads");
   expect(EACCES, opening("home/letter", O_WRONLY), "writes");
   expect(EACCES, opening("home", O_RDONLY | O_DIRECTORY), "lists");
-  expect(EACCES, [&] {
-    const int result = opening("home/new", O_WRONLY | O_CREAT)();
-    unlink(path("home/new").c_str());
-    return result;
-  }, "makes");
+  expect(
+      EACCES,
+      [&] {
+        const int result = opening("home/new", O_WRONLY | O_CREAT)();
+        unlink(path("home/new").c_str());
+        return result;
+      },
+      "makes");
   expect(EACCES, opening("state/link/letter", O_RDONLY), "reads by a link");
   expect(EACCES, opening("invite", O_WRONLY), "writes what may be read");
-  expect(EACCES, [] { return outcome(open(("/proc/" + std::to_string(getppid()) + "/status").c_str(), O_RDONLY)); }, "reads another process");
-  expect(EACCES, [&] {
-    const int result = outcome(mkdir(path("home/folder").c_str(), 0700));
-    rmdir(path("home/folder").c_str());
-    return result;
-  }, "makes a folder");
-  if (sandbox_support().landlock >= 3) expect(EACCES, [&] { return outcome(truncate(path("home/letter").c_str(), 0)); }, "cuts");
+  expect(
+      EACCES, [] { return outcome(open(("/proc/" + std::to_string(getppid()) + "/status").c_str(), O_RDONLY)); },
+      "reads another process");
+  expect(
+      EACCES,
+      [&] {
+        const int result = outcome(mkdir(path("home/folder").c_str(), 0700));
+        rmdir(path("home/folder").c_str());
+        return result;
+      },
+      "makes a folder");
+  if (sandbox_support().landlock >= 3)
+    expect(
+        EACCES, [&] { return outcome(truncate(path("home/letter").c_str(), 0)); }, "cuts");
   // A thread that comes later is bound, too.
-  expect(EACCES, [&] {
-    int result = 0;
-    std::thread([&] { result = opening("home/letter", O_RDONLY)(); }).join();
-    return result;
-  }, "reads in a thread");
+  expect(
+      EACCES,
+      [&] {
+        int result = 0;
+        std::thread([&] { result = opening("home/letter", O_RDONLY)(); }).join();
+        return result;
+      },
+      "reads in a thread");
   EXPECT_EQ(inside([&] { return outcome(unlink(path("home/letter").c_str())); }), EACCES);
 }
 
 TEST_F(SandboxTest, calls_that_lead_out_end_the_process) {
   if (!sandbox_support().seccomp) GTEST_SKIP() << "seccomp: not here";
-  const auto call = [](auto... arguments) { return [=] { return outcome(syscall(arguments...)) == ENOSYS ? ENOSYS : 0; }; };  // made, whatever came of it
-  expect(-SIGSYS, [] {
-    char* const none[] = {nullptr};
-    return outcome(execve("/bin/true", none, none));
-  }, "execve");
-  expect(-SIGSYS, [] { return outcome(ptrace(PTRACE_TRACEME)); }, "ptrace");
-  expect(-SIGSYS, [] {
-    int from = 7, to = 0;
-    const iovec local{&to, sizeof to}, remote{&from, sizeof from};
-    return outcome(process_vm_readv(getpid(), &local, 1, &remote, 1, 0));
-  }, "process_vm_readv");
-  expect(-SIGSYS, [] { return outcome(setuid(getuid())); }, "setuid");
-  expect(-SIGSYS, [] { return outcome(unshare(CLONE_FS)); }, "unshare");
-  for (const long number : {SYS_bpf, SYS_keyctl, SYS_io_uring_setup, SYS_userfaultfd, SYS_mount, SYS_init_module, SYS_perf_event_open}) {
+  const auto call = [](auto... arguments) {
+    return [=] { return outcome(syscall(arguments...)) == ENOSYS ? ENOSYS : 0; };
+  };  // made, whatever came of it
+  expect(
+      -SIGSYS,
+      [] {
+        char* const none[] = {nullptr};
+        return outcome(execve("/bin/true", none, none));
+      },
+      "execve");
+  expect(
+      -SIGSYS, [] { return outcome(ptrace(PTRACE_TRACEME)); }, "ptrace");
+  expect(
+      -SIGSYS,
+      [] {
+        int from = 7, to = 0;
+        const iovec local{&to, sizeof to}, remote{&from, sizeof from};
+        return outcome(process_vm_readv(getpid(), &local, 1, &remote, 1, 0));
+      },
+      "process_vm_readv");
+  expect(
+      -SIGSYS, [] { return outcome(setuid(getuid())); }, "setuid");
+  expect(
+      -SIGSYS, [] { return outcome(unshare(CLONE_FS)); }, "unshare");
+  for (const long number :
+       {SYS_bpf, SYS_keyctl, SYS_io_uring_setup, SYS_userfaultfd, SYS_mount, SYS_init_module, SYS_perf_event_open}) {
     EXPECT_EQ(inside(call(number, -1L, 0L, 0L, 0L, 0L)), -SIGSYS) << number;
   }
   // In a thread that was there before.
   const Sandbox own = sandbox();
-  EXPECT_EQ(in_child([&] {
-    int ends[2];
-    if (pipe(ends) != 0) return errno;
-    std::thread thread([&] {
-      char go;
-      if (read(ends[0], &go, 1) == 1) outcome(setuid(getuid()));
-    });
-    enter_sandbox(own);
-    if (write(ends[1], "x", 1) != 1) return errno;
-    thread.join();
-    return 0;
-  }, nullptr), -SIGSYS);
+  EXPECT_EQ(in_child(
+                [&] {
+                  int ends[2];
+                  if (pipe(ends) != 0) return errno;
+                  std::thread thread([&] {
+                    char go;
+                    if (read(ends[0], &go, 1) == 1) outcome(setuid(getuid()));
+                  });
+                  enter_sandbox(own);
+                  if (write(ends[1], "x", 1) != 1) return errno;
+                  thread.join();
+                  return 0;
+                },
+                nullptr),
+            -SIGSYS);
 }
 
 TEST_F(SandboxTest, calls_that_are_not_needed_are_not_there) {
   if (!sandbox_support().seccomp) GTEST_SKIP() << "seccomp: not here";
-  expect(ENOSYS, [] {
-    const pid_t child = fork();
-    if (child == 0) _exit(0);
-    return child < 0 ? errno : outcome(waitpid(child, nullptr, 0));
-  }, "fork");
-  expect(ENOSYS, [] { return outcome(kill(getppid(), 0)); }, "a signal to another process");
-  expect(ENOSYS, [] { return outcome(syscall(SYS_tgkill, getppid(), getppid(), 0)); }, "a signal to its thread");
-  expect(ENOSYS, [] { return outcome(socket(AF_NETLINK, SOCK_RAW, NETLINK_KOBJECT_UEVENT)); }, "a socket of another kind");
-  expect(ENOSYS, [] { return outcome(prctl(PR_SET_DUMPABLE, 1)); }, "memory that others may read");
-  expect(ENOSYS, [&] { return outcome(chmod(path("state/own").c_str(), 0600)); }, "another mode");
+  expect(
+      ENOSYS,
+      [] {
+        const pid_t child = fork();
+        if (child == 0) _exit(0);
+        return child < 0 ? errno : outcome(waitpid(child, nullptr, 0));
+      },
+      "fork");
+  expect(
+      ENOSYS, [] { return outcome(kill(getppid(), 0)); }, "a signal to another process");
+  expect(
+      ENOSYS, [] { return outcome(syscall(SYS_tgkill, getppid(), getppid(), 0)); }, "a signal to its thread");
+  expect(
+      ENOSYS, [] { return outcome(socket(AF_NETLINK, SOCK_RAW, NETLINK_KOBJECT_UEVENT)); }, "a socket of another kind");
+  expect(
+      ENOSYS, [] { return outcome(prctl(PR_SET_DUMPABLE, 1)); }, "memory that others may read");
+  expect(
+      ENOSYS, [&] { return outcome(chmod(path("state/own").c_str(), 0600)); }, "another mode");
   // What types for the person at the terminal; of no terminal here, which the filter does not look at.
   EXPECT_EQ(in_child([] { return outcome(ioctl(-1, TIOCSTI, "x")); }, nullptr), EBADF);
   EXPECT_EQ(inside([] { return outcome(ioctl(-1, TIOCSTI, "x")); }), ENOSYS);
@@ -180,7 +216,8 @@ TEST_F(SandboxTest, what_the_programs_need_works_on) {
   works("times", [&] {
     const std::time_t now = std::time(nullptr);
     std::tm local{};
-    return holds(localtime_r(&now, &local) != nullptr && setenv("TZ", "Europe/Paris", 1) == 0 && (tzset(), localtime_r(&now, &local)) != nullptr && local.tm_gmtoff >= 3600);
+    return holds(localtime_r(&now, &local) != nullptr && setenv("TZ", "Europe/Paris", 1) == 0 &&
+                 (tzset(), localtime_r(&now, &local)) != nullptr && local.tm_gmtoff >= 3600);
   });
   works("a locale", [&] { return holds(std::locale("C.UTF-8").name() == "C.UTF-8"); });
   works("memory", [&] { return holds(memory_in_use().resident > 0 && memory_in_use().own > 0); });
@@ -213,7 +250,8 @@ TEST_F(SandboxTest, what_the_programs_need_works_on) {
       link->send({40, 0, 0, {1, 2, 3}});
       link->flush();
     });
-    const auto link = tls_connect(parties.of(Role::user), "localhost:" + std::to_string(listener.port()), Role::provider, Clock::now() + std::chrono::seconds(20));
+    const auto link = tls_connect(parties.of(Role::user), "localhost:" + std::to_string(listener.port()),
+                                  Role::provider, Clock::now() + std::chrono::seconds(20));
     return holds(link->receive(Clock::now() + std::chrono::seconds(20), "a frame", k_max_payload).payload.size() == 3);
   });
 }

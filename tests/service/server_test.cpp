@@ -64,13 +64,17 @@ std::size_t threads() {
   return 0;
 }
 
-std::span<const std::uint8_t> bytes_of(const std::string& text) { return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}; }
+std::span<const std::uint8_t> bytes_of(const std::string& text) {
+  return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
+}
 
 // A server whose service answers each ping until the peer goes.
 class World {
  public:
   explicit World(const Limits& limits, const char* log_level = "off")
-      : log_("test", {"json", log_level}), server_(listener_, handler(), limits, log_, metrics_), thread_([this] { all_ended_ = server_.run(); }) {}
+      : log_("test", {"json", log_level}),
+        server_(listener_, handler(), limits, log_, metrics_),
+        thread_([this] { all_ended_ = server_.run(); }) {}
   ~World() {
     server_.drain();
     thread_.join();
@@ -113,7 +117,8 @@ class World {
               } catch (const Error&) {
                 // The peer went.
               }
-            }, std::size_t{4} << 20};
+            },
+            std::size_t{4} << 20};
   }
   Parties parties_;
   Log log_;
@@ -142,7 +147,9 @@ TEST(Server, a_thousand_silent_connections_do_not_keep_a_user_out) {
   EXPECT_EQ(ping(*world.connect()), "served");
   EXPECT_LE(world.server().count().handshakes, 16u);
   // The others have been sent away by now, or are about to be.
-  const auto crowded = [&] { return world.metrics().find("permllm_refused_handshakes_total{reason=\"crowded\"} 98") != std::string::npos; };
+  const auto crowded = [&] {
+    return world.metrics().find("permllm_refused_handshakes_total{reason=\"crowded\"} 98") != std::string::npos;
+  };
   for (int i = 0; i < 500 && !crowded(); ++i) std::this_thread::sleep_for(10ms);
   EXPECT_TRUE(crowded()) << world.metrics();
 }
@@ -162,7 +169,8 @@ TEST(Server, a_peer_of_one_byte_a_second_has_ten_seconds) {
   EXPECT_GE(Clock::now() - begin, 9s);
   EXPECT_LE(Clock::now() - begin, 13s);
   world.wait_for(0, 0);
-  EXPECT_NE(world.metrics().find("permllm_refused_handshakes_total{reason=\"timeout\"} 1"), std::string::npos) << world.metrics();
+  EXPECT_NE(world.metrics().find("permllm_refused_handshakes_total{reason=\"timeout\"} 1"), std::string::npos)
+      << world.metrics();
 }
 
 // Nothing, half a ClientHello, or the head of one that never comes: each takes a descriptor, and the process no thread more.
@@ -177,7 +185,8 @@ TEST(Server, a_connection_has_no_thread_before_its_client_hello_is_there) {
   for (std::size_t i = 0; i < k_peers; ++i) {
     peers.emplace_back(world.port());
     ASSERT_TRUE(peers.emplace_back(world.port()).write(std::span(hello).first(hello.size() / 2)));
-    ASSERT_TRUE(peers.emplace_back(world.port()).write(bytes_of(std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 9))));
+    ASSERT_TRUE(
+        peers.emplace_back(world.port()).write(bytes_of(std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 9))));
   }
   world.wait_for(3 * k_peers, 0);
   EXPECT_EQ(ping(*world.connect()), "served");
@@ -205,13 +214,15 @@ TEST(Server, a_client_hello_may_come_byte_by_byte) {
 TEST(Server, what_is_no_client_hello_is_sent_away_at_once) {
   World world({});
   std::list<RawTcp> peers;
-  const std::string texts[] = {"GET / HTTP/1.1\r\n\r\n", std::string("\x16\x02", 2), std::string("\x16\x03\x01\x00\x10\x02", 6),
-                               std::string("\x16\x03\x01\x02\x00\x01\x00\x02\x00", 9),  // longer than its record
+  const std::string texts[] = {"GET / HTTP/1.1\r\n\r\n", std::string("\x16\x02", 2),
+                               std::string("\x16\x03\x01\x00\x10\x02", 6),
+                               std::string("\x16\x03\x01\x02\x00\x01\x00\x02\x00", 9),   // longer than its record
                                std::string("\x16\x03\x01\x40\x01\x01\x00\x01\x00", 9)};  // a record longer than may be
   for (const std::string& text : texts) ASSERT_TRUE(peers.emplace_back(world.port()).write(bytes_of(text)));
   for (RawTcp& peer : peers) EXPECT_TRUE(peer.ended());
   world.wait_for(0, 0);
-  EXPECT_NE(world.metrics().find("permllm_refused_handshakes_total{reason=\"mismatch\"} 5\n"), std::string::npos) << world.metrics();
+  EXPECT_NE(world.metrics().find("permllm_refused_handshakes_total{reason=\"mismatch\"} 5\n"), std::string::npos)
+      << world.metrics();
 }
 
 // Refusals of one peer leave room in the log for another's, and for those before the handshake.
@@ -228,7 +239,8 @@ TEST(Server, refusals_are_logged_at_a_bounded_rate) {
       EXPECT_TRUE(stranger.write(bytes_of("no")));
       EXPECT_TRUE(stranger.ended());
     }
-    for (int i = 0; i < 500 && world.metrics().find("{reason=\"mismatch\"} 40\n") == std::string::npos; ++i) std::this_thread::sleep_for(10ms);
+    for (int i = 0; i < 500 && world.metrics().find("{reason=\"mismatch\"} 40\n") == std::string::npos; ++i)
+      std::this_thread::sleep_for(10ms);
   }
   const std::string log = testing::internal::GetCapturedStderr();
   const auto lines_with = [&](const std::string& text) {

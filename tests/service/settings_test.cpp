@@ -51,7 +51,9 @@ struct Variable {
 TEST(Settings, a_flag_outweighs_a_variable_that_the_file_that_the_default) {
   const Scratch scratch;
   const std::string file = (scratch / "c.toml").string();
-  write_text(file, "[serve]\nlisten = \"file # no comment, 1 2\"\na-count = 1\nseconds = 2\nfast = true\n[help-out]\nlisten = \"elsewhere\"\n");
+  write_text(file,
+             "[serve]\nlisten = \"file # no comment, 1 2\"\na-count = 1\nseconds = 2\nfast = true\n[help-out]\nlisten "
+             "= \"elsewhere\"\n");
   EXPECT_EQ(run_small({"serve"}).listen, "default");
   const Values of_file = run_small({"serve", "--config", file});
   EXPECT_EQ(of_file.listen, "file # no comment, 1 2");
@@ -59,7 +61,8 @@ TEST(Settings, a_flag_outweighs_a_variable_that_the_file_that_the_default) {
   EXPECT_EQ(of_file.seconds, 2);
   EXPECT_TRUE(of_file.fast);
   {
-    const Variable listen("PERMLLM_SERVE_LISTEN", "variable"), count("PERMLLM_SERVE_A_COUNT", "2"), fast("PERMLLM_SERVE_FAST", "false");
+    const Variable listen("PERMLLM_SERVE_LISTEN", "variable"), count("PERMLLM_SERVE_A_COUNT", "2"),
+        fast("PERMLLM_SERVE_FAST", "false");
     const Variable elsewhere("PERMLLM_HELP_OUT_SECONDS", "99");
     const Values both = run_small({"serve", "--config", file});
     EXPECT_EQ(both.listen, "variable");
@@ -151,8 +154,10 @@ TEST(Settings, print_config_is_a_file_that_gives_the_same) {
   };
   // A quote cannot pass this test's shell.
   const std::vector<std::string> plain{"provider", "--model", "a model.gguf", "--identity", "here"};
-  const std::string out = printed(with(plain, {"--helper", "h:1", "--profile", "fast", "--print-config"}), "PERMLLM_PROVIDER_CONTEXT=77 ");
-  for (const char* line : {"[provider]\n", "model = 'a model.gguf'\n", "context = 77\n", "profile = 'fast'\n", "synthetic = false\n", "# fused: "}) {
+  const std::string out =
+      printed(with(plain, {"--helper", "h:1", "--profile", "fast", "--print-config"}), "PERMLLM_PROVIDER_CONTEXT=77 ");
+  for (const char* line : {"[provider]\n", "model = 'a model.gguf'\n", "context = 77\n", "profile = 'fast'\n",
+                           "synthetic = false\n", "# fused: "}) {
     EXPECT_NE(out.find(line), std::string::npos) << out;
   }
   write_text(file, out);

@@ -78,7 +78,8 @@ class Other {
     if (pid_ == 0) {
       dup2(in[0], STDIN_FILENO);
       dup2(out[1], STDOUT_FILENO);
-      execl("/proc/self/exe", "ledger_test", "--gtest_filter=Other.DISABLED_process", "--gtest_also_run_disabled_tests", nullptr);
+      execl("/proc/self/exe", "ledger_test", "--gtest_filter=Other.DISABLED_process", "--gtest_also_run_disabled_tests",
+            nullptr);
       _exit(127);
     }
     close(in[0]);
@@ -90,7 +91,8 @@ class Other {
   }
   ~Other() {
     fclose(to_);  // its input is over: it ends
-    while (fgetc(from_) != EOF) {}
+    while (fgetc(from_) != EOF) {
+    }
     fclose(from_);
     if (pid_ > 0) waitpid(pid_, nullptr, 0);
   }
@@ -212,7 +214,10 @@ TEST_F(Shared, nothing_that_is_gone_or_was_moved_is_made) {
   EXPECT_NE(error_of([&] { ledger.add(record); }).find(k_taken), std::string::npos);
   EXPECT_EQ(ledger.find({}, k_chain)->made, marks(4));
   EXPECT_TRUE(ledger.drop(*ledger.find({}, k_chain)));
-  EXPECT_NE(error_of([&] { ledger.set_made({}, k_chain, marks(4), marks(9), {1, 2}); }).find(k_taken), std::string::npos);
+  EXPECT_NE(error_of([&] {
+              ledger.set_made({}, k_chain, marks(4), marks(9), {1, 2});
+            }).find(k_taken),
+            std::string::npos);
   EXPECT_NE(error_of([&] { ledger.change(record, record); }).find(k_taken), std::string::npos);
   EXPECT_TRUE(ledger.all().empty());
 }
@@ -309,12 +314,15 @@ TEST(Ledger, one_of_the_first_version_is_read_and_a_mark_beyond_all_pieces_is_re
   {
     Database database(path);
     database.run(
-        "CREATE TABLE chains (chain INTEGER NOT NULL, peer TEXT NOT NULL, model_id TEXT NOT NULL, plan_hash TEXT NOT NULL, paired INTEGER NOT NULL,"
-        " seed BLOB NOT NULL, own BLOB NOT NULL, other BLOB NOT NULL, made1 INTEGER, made2 INTEGER, made3 INTEGER, made4 INTEGER,"
+        "CREATE TABLE chains (chain INTEGER NOT NULL, peer TEXT NOT NULL, model_id TEXT NOT NULL, plan_hash TEXT NOT "
+        "NULL, paired INTEGER NOT NULL,"
+        " seed BLOB NOT NULL, own BLOB NOT NULL, other BLOB NOT NULL, made1 INTEGER, made2 INTEGER, made3 INTEGER, "
+        "made4 INTEGER,"
         " burnt1 INTEGER, burnt2 INTEGER, burnt3 INTEGER, burnt4 INTEGER, length1 INTEGER, length2 INTEGER,"
         " used INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (peer, chain)) WITHOUT ROWID;"
         "CREATE TABLE peers (peer TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;"
-        "INSERT INTO chains VALUES (5, '', 'm', 'p', 1, zeroblob(32), zeroblob(32), zeroblob(32), 0, 0, 0, 0, 6, 7, 8, 9, 0, 0, 1);"
+        "INSERT INTO chains VALUES (5, '', 'm', 'p', 1, zeroblob(32), zeroblob(32), zeroblob(32), 0, 0, 0, 0, 6, 7, 8, "
+        "9, 0, 0, 1);"
         "PRAGMA user_version = 1;");
   }
   {

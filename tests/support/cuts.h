@@ -31,7 +31,8 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
   // Both ends of a new connection, the user's first.
   std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> connect() {
     auto [near, far] = memory_links();
-    return {std::make_unique<UserEnd>(std::move(near), shared_from_this()), std::make_unique<ProviderEnd>(std::move(far), shared_from_this())};
+    return {std::make_unique<UserEnd>(std::move(near), shared_from_this()),
+            std::make_unique<ProviderEnd>(std::move(far), shared_from_this())};
   }
   std::size_t frames(Direction direction) const {
     const std::lock_guard lock(mutex_);
@@ -45,7 +46,8 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
   std::string fault() const {
     const std::lock_guard lock(mutex_);
     for (const auto& steps : versions_) {
-      if (!steps.empty() && (steps.begin()->first != 0 || steps.rbegin()->first + 1 != steps.size())) return "a step is missing";
+      if (!steps.empty() && (steps.begin()->first != 0 || steps.rbegin()->first + 1 != steps.size()))
+        return "a step is missing";
     }
     return fault_;
   }
@@ -53,7 +55,8 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
  private:
   class UserEnd : public Passing {
    public:
-    UserEnd(std::unique_ptr<Link> link, std::shared_ptr<Cuts> cuts) : Passing(std::move(link)), cuts_(std::move(cuts)) {}
+    UserEnd(std::unique_ptr<Link> link, std::shared_ptr<Cuts> cuts)
+        : Passing(std::move(link)), cuts_(std::move(cuts)) {}
     void send(Frame frame) override {
       cuts_->note(up, frame);
       const Cut* cut = cuts_->next(up);
@@ -74,7 +77,8 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
   };
   class ProviderEnd : public Passing {
    public:
-    ProviderEnd(std::unique_ptr<Link> link, std::shared_ptr<Cuts> cuts) : Passing(std::move(link)), cuts_(std::move(cuts)) {}
+    ProviderEnd(std::unique_ptr<Link> link, std::shared_ptr<Cuts> cuts)
+        : Passing(std::move(link)), cuts_(std::move(cuts)) {}
     void send(Frame frame) override {
       const Frame copy = frame;
       Passing::send(std::move(frame));  // or it did not go out
@@ -97,7 +101,9 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
     bytes.insert(bytes.end(), frame.payload.begin(), frame.payload.end());
     const std::lock_guard lock(mutex_);
     const auto [version, first] = versions_[direction].emplace(frame.step, bytes);
-    if (!first && version->second != bytes) fault_ = fmt::format("direction {}: step {} has two versions; the second is {}", static_cast<int>(direction), frame.step, name_of(static_cast<Tag>(frame.tag)));
+    if (!first && version->second != bytes)
+      fault_ = fmt::format("direction {}: step {} has two versions; the second is {}", static_cast<int>(direction),
+                           frame.step, name_of(static_cast<Tag>(frame.tag)));
   }
   const Cut* next(Direction direction) {
     const std::lock_guard lock(mutex_);

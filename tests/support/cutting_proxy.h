@@ -25,7 +25,8 @@ class CuttingProxy {
   };
   // limits: by number of the connection, counted from 0, how many bytes from the target it passes before it is dropped. on_cut: called just before,
   // by the thread of the connection.
-  explicit CuttingProxy(std::uint16_t target, std::map<std::size_t, std::size_t> limits = {}, std::map<std::size_t, Flip> flips = {}, std::function<void()> on_cut = nullptr)
+  explicit CuttingProxy(std::uint16_t target, std::map<std::size_t, std::size_t> limits = {},
+                        std::map<std::size_t, Flip> flips = {}, std::function<void()> on_cut = nullptr)
       : target_(target), limits_(std::move(limits)), flips_(std::move(flips)), on_cut_(std::move(on_cut)) {
     listener_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = loopback(0);
@@ -81,9 +82,12 @@ class CuttingProxy {
       connect(c.target, reinterpret_cast<const sockaddr*>(&address), sizeof address);
       const auto limit = limits_.find(number);
       const auto flip = flips_.find(number);
-      const auto flip_of = [&](bool from_target) { return flip == flips_.end() || flip->second.from_target != from_target ? nullptr : &flip->second; };
+      const auto flip_of = [&](bool from_target) {
+        return flip == flips_.end() || flip->second.from_target != from_target ? nullptr : &flip->second;
+      };
       c.up = std::jthread([this, &c, flipped = flip_of(false)] { pump(c.user, c.target, up_, nullptr, flipped); });
-      c.down = std::jthread([this, &c, most = limit == limits_.end() ? nullptr : &limit->second, flipped = flip_of(true)] { pump(c.target, c.user, down_, most, flipped); });
+      c.down = std::jthread([this, &c, most = limit == limits_.end() ? nullptr : &limit->second,
+                             flipped = flip_of(true)] { pump(c.target, c.user, down_, most, flipped); });
     }
   }
   // Passes bytes until an end is closed, or `most` have passed: then it drops the connection, whatever else is on its way.

@@ -47,7 +47,8 @@ struct PairCoins {
       if (!other) return nullptr;
       a = *other;
     }
-    auto [entry, fresh] = chosen.try_emplace({static_cast<int>(a.use), static_cast<int>(a.site), a.layer, a.index, a.part});
+    auto [entry, fresh] =
+        chosen.try_emplace({static_cast<int>(a.use), static_cast<int>(a.site), a.layer, a.index, a.part});
     if (fresh) {
       for (std::size_t i = 0; i < n; ++i) entry->second.push_back(odometer.choose(base(i)));
     }

@@ -13,8 +13,8 @@
 #include <functional>
 #include <vector>
 
-#include "wire/link.h"
 #include "permllm/error.h"
+#include "wire/link.h"
 
 namespace permllm::test {
 

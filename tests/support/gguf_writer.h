@@ -19,7 +19,9 @@ class GgufWriter {
     std::size_t at, bytes;
   };
 
-  void text(const std::string& key, const std::string& value) { meta(key, 8, [&] { put_text(value, key); }); }
+  void text(const std::string& key, const std::string& value) {
+    meta(key, 8, [&] { put_text(value, key); });
+  }
   void number(const std::string& key, std::uint32_t value) { scalar(key, 4, value); }
   void real(const std::string& key, float value) { scalar(key, 6, value); }
   void boolean(const std::string& key, bool value) { scalar(key, 7, static_cast<std::uint8_t>(value)); }
@@ -38,11 +40,13 @@ class GgufWriter {
     list(key, type, values, [&](const T& value) { put(value); });
   }
   // A tensor of any type, from its bytes; shape as in the file (row length first).
-  void tensor(const std::string& name, const std::vector<std::uint64_t>& shape, std::uint32_t type, std::vector<std::uint8_t> data) {
+  void tensor(const std::string& name, const std::vector<std::uint64_t>& shape, std::uint32_t type,
+              std::vector<std::uint8_t> data) {
     tensors_.push_back({name, shape, type, std::move(data)});
   }
   // One of F32, whatever type it claims to be.
-  void tensor(const std::string& name, const std::vector<std::uint64_t>& shape, const std::vector<float>& values, std::uint32_t type = 0) {
+  void tensor(const std::string& name, const std::vector<std::uint64_t>& shape, const std::vector<float>& values,
+              std::uint32_t type = 0) {
     const auto bytes = std::as_bytes(std::span(values));
     const auto* from = reinterpret_cast<const std::uint8_t*>(bytes.data());
     tensor(name, shape, type, std::vector<std::uint8_t>(from, from + bytes.size()));
@@ -122,11 +126,13 @@ class GgufWriter {
 struct TinyOptions {
   std::uint32_t layers = 2, width = 32, heads = 4, kv_heads = 2, ff = 48, context = 64;
   bool tied = true;
-  std::string architecture = "llama", tokenizer = "gpt2", pre = "smollm", chat_template = "<|im_start|>{{role}}<|im_end|>";
+  std::string architecture = "llama", tokenizer = "gpt2", pre = "smollm",
+              chat_template = "<|im_start|>{{role}}<|im_end|>";
   std::uint32_t tensor_type = 0;  // of blk.0.attn_q.weight, whatever its data is
   std::string name = "tiny";
-  std::uint64_t rows = 0;         // of the embedding table; 0: one for each token
-  std::vector<std::string> pieces = {};  // where there are some: a vocabulary of sentencepiece; the first three are <unk>, <s> and </s>
+  std::uint64_t rows = 0;  // of the embedding table; 0: one for each token
+  std::vector<std::string> pieces =
+      {};  // where there are some: a vocabulary of sentencepiece; the first three are <unk>, <s> and </s>
 };
 
 // A tiny llama with random weights and a byte-level vocabulary: 256 bytes, ChatML's marks, one merge.
@@ -137,7 +143,8 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
   std::vector<std::int32_t> types{3, 3, 3};
   unsigned extra = 256;
   const auto letter = [](unsigned code) {
-    return code < 0x80 ? std::string(1, static_cast<char>(code)) : std::string{static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3f))};
+    return code < 0x80 ? std::string(1, static_cast<char>(code))
+                       : std::string{static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3f))};
   };
   for (unsigned byte = 0; byte < 256; ++byte) {
     const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
@@ -169,7 +176,8 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
   w.texts("tokenizer.ggml.merges", {"t h"});
   w.number("tokenizer.ggml.eos_token_id", 2);
   w.text("tokenizer.chat_template", o.chat_template);
-  const auto matrix = [&](const std::string& name, std::uint64_t cols, std::uint64_t rows, float size, std::uint32_t type = 0) {
+  const auto matrix = [&](const std::string& name, std::uint64_t cols, std::uint64_t rows, float size,
+                          std::uint32_t type = 0) {
     std::normal_distribution<float> normal(0, size);
     std::vector<float> values(cols * rows);
     for (float& v : values) v = normal(random);

@@ -22,7 +22,10 @@ inline double status_of(const std::string& process, const std::string& key) {
 // Highest resident size of this process since the last call, in MB.
 class PeakMemory {
  public:
-  PeakMemory() { std::ofstream("/proc/self/clear_refs") << "5"; before_ = megabytes("VmRSS:"); }
+  PeakMemory() {
+    std::ofstream("/proc/self/clear_refs") << "5";
+    before_ = megabytes("VmRSS:");
+  }
   double growth() const { return megabytes("VmHWM:") - before_; }
 
  private:

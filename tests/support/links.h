@@ -19,7 +19,9 @@ class Passing : public Link {
   explicit Passing(std::unique_ptr<Link> link) : link_(std::move(link)) {}
   void send(Frame frame) override { link_->send(std::move(frame)); }
   void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link_->receive(deadline, awaited, most); }
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+    return link_->receive(deadline, awaited, most);
+  }
   void close() override { link_->close(); }
 
  private:
@@ -46,18 +48,24 @@ enum class Fault {
   delayed,       // they come late, but within it
   duplicated,
   dropped,
-  swapped,       // comes behind the next one; where there is none, never
-  shortened,     // by its last byte
-  lengthened,    // by one byte
-  flipped_first, flipped_middle, flipped_last,  // a bit of its payload
-  flipped_tag, flipped_session, flipped_step,   // a bit of its header
+  swapped,     // comes behind the next one; where there is none, never
+  shortened,   // by its last byte
+  lengthened,  // by one byte
+  flipped_first,
+  flipped_middle,
+  flipped_last,  // a bit of its payload
+  flipped_tag,
+  flipped_session,
+  flipped_step,  // a bit of its header
 };
-inline constexpr std::array k_faults{Fault::cut, Fault::delayed_long, Fault::delayed, Fault::duplicated, Fault::dropped, Fault::swapped, Fault::shortened,
-                                     Fault::lengthened, Fault::flipped_first, Fault::flipped_middle, Fault::flipped_last, Fault::flipped_tag,
-                                     Fault::flipped_session, Fault::flipped_step};
+inline constexpr std::array k_faults{
+    Fault::cut,          Fault::delayed_long, Fault::delayed,         Fault::duplicated,    Fault::dropped,
+    Fault::swapped,      Fault::shortened,    Fault::lengthened,      Fault::flipped_first, Fault::flipped_middle,
+    Fault::flipped_last, Fault::flipped_tag,  Fault::flipped_session, Fault::flipped_step};
 inline const char* name_of(Fault fault) {
-  constexpr const char* names[] = {"cut", "delayed_long", "delayed", "duplicated", "dropped", "swapped", "shortened", "lengthened", "flipped_first",
-                                   "flipped_middle", "flipped_last", "flipped_tag", "flipped_session", "flipped_step"};
+  constexpr const char* names[] = {"cut",          "delayed_long", "delayed",         "duplicated",    "dropped",
+                                   "swapped",      "shortened",    "lengthened",      "flipped_first", "flipped_middle",
+                                   "flipped_last", "flipped_tag",  "flipped_session", "flipped_step"};
   return names[static_cast<std::size_t>(fault)];
 }
 
@@ -78,20 +86,47 @@ class Faulty : public Passing {
       if (size > 0) frame.payload[at] ^= 4;
     };
     switch (fault_) {
-      case Fault::cut: close(); break;
-      case Fault::delayed_long: std::this_thread::sleep_for(patience_ * 3 / 2); break;
-      case Fault::delayed: std::this_thread::sleep_for(patience_ / 4); break;
-      case Fault::duplicated: Passing::send(frame); break;
-      case Fault::dropped: return;
-      case Fault::swapped: held_ = std::move(frame); return;
-      case Fault::shortened: frame.payload.resize(size - std::min<std::size_t>(size, 1)); break;
-      case Fault::lengthened: frame.payload.push_back(0); break;
-      case Fault::flipped_first: flip(0); break;
-      case Fault::flipped_middle: flip(size / 2); break;
-      case Fault::flipped_last: flip(size - 1); break;
-      case Fault::flipped_tag: frame.tag ^= 4; break;
-      case Fault::flipped_session: frame.session ^= std::uint64_t{1} << 40; break;
-      case Fault::flipped_step: frame.step ^= 4; break;
+      case Fault::cut:
+        close();
+        break;
+      case Fault::delayed_long:
+        std::this_thread::sleep_for(patience_ * 3 / 2);
+        break;
+      case Fault::delayed:
+        std::this_thread::sleep_for(patience_ / 4);
+        break;
+      case Fault::duplicated:
+        Passing::send(frame);
+        break;
+      case Fault::dropped:
+        return;
+      case Fault::swapped:
+        held_ = std::move(frame);
+        return;
+      case Fault::shortened:
+        frame.payload.resize(size - std::min<std::size_t>(size, 1));
+        break;
+      case Fault::lengthened:
+        frame.payload.push_back(0);
+        break;
+      case Fault::flipped_first:
+        flip(0);
+        break;
+      case Fault::flipped_middle:
+        flip(size / 2);
+        break;
+      case Fault::flipped_last:
+        flip(size - 1);
+        break;
+      case Fault::flipped_tag:
+        frame.tag ^= 4;
+        break;
+      case Fault::flipped_session:
+        frame.session ^= std::uint64_t{1} << 40;
+        break;
+      case Fault::flipped_step:
+        frame.step ^= 4;
+        break;
     }
     Passing::send(std::move(frame));
   }

@@ -16,7 +16,8 @@ inline Executor& executor() {
 }
 
 inline const OfferedModel& smollm2() {
-  static const OfferedModel model = offer_model(PERMLLM_TEST_MODEL, {.context = 256, .profile = Profile::paper, .fused = false}, executor());
+  static const OfferedModel model =
+      offer_model(PERMLLM_TEST_MODEL, {.context = 256, .profile = Profile::paper, .fused = false}, executor());
   return model;
 }
 
@@ -25,11 +26,16 @@ struct Variant {
   Profile profile;
   bool fused;
   Retrieval retrieval = Retrieval::linear;
-  std::string name() const { return std::string(name_of(profile)) + (fused ? "_fused" : "") + (retrieval == Retrieval::bfv ? "_bfv" : ""); }
+  std::string name() const {
+    return std::string(name_of(profile)) + (fused ? "_fused" : "") + (retrieval == Retrieval::bfv ? "_bfv" : "");
+  }
 };
 inline std::ostream& operator<<(std::ostream& out, const Variant& v) { return out << v.name(); }
-inline constexpr Variant k_variants[] = {
-    {Profile::paper, false}, {Profile::paper, true}, {Profile::fast, false}, {Profile::fast, true}, {Profile::open, false}};
+inline constexpr Variant k_variants[] = {{Profile::paper, false},
+                                         {Profile::paper, true},
+                                         {Profile::fast, false},
+                                         {Profile::fast, true},
+                                         {Profile::open, false}};
 inline constexpr Variant k_bfv_variant{Profile::fast, true, Retrieval::bfv};
 inline Plan smollm2_plan(const Variant& v, std::size_t slots = 256) {
   Plan plan = Plan::make(smollm2().weights, smollm2().plan.ranges, slots, v.profile, v.fused);

@@ -32,8 +32,15 @@ class BoxRun {
  public:
   BoxRun(Coins& user, Coins& helper_user, Coins& helper_provider, Coins& provider, Batch batch, Fibers& fibers,
          std::size_t skip_slot = SIZE_MAX)
-      : fibers_(fibers), user_coins_(user), helper_user_(helper_user), helper_provider_(helper_provider), provider_coins_(provider),
-        batch_(batch), executor_(1), provider_keys_(1), user_keys_(1) {
+      : fibers_(fibers),
+        user_coins_(user),
+        helper_user_(helper_user),
+        helper_provider_(helper_provider),
+        provider_coins_(provider),
+        batch_(batch),
+        executor_(1),
+        provider_keys_(1),
+        user_keys_(1) {
     for (std::size_t s = 0; s < batch.first + batch.count; ++s) timeline_.append(true);
     if (skip_slot < timeline_.slots()) timeline_.skip(skip_slot);
     fibers_.clear();
@@ -58,7 +65,8 @@ class BoxRun {
           Channel channel(link, 7, std::chrono::seconds(5));
           Provider provider{channel, provider_coins_, executor_, timeline_, provider_keys_, batch_, {}, 0};
           for (std::size_t i = 0; i < from_helper_.size(); ++i) {
-            provider.packs.push_back({Reader("helper", *from_helper_[i]), Reader("user", *from_user_[i]), from_helper_[i], from_user_[i]});
+            provider.packs.push_back(
+                {Reader("helper", *from_helper_[i]), Reader("user", *from_user_[i]), from_helper_[i], from_user_[i]});
           }
           provide(provider);
           for (const Pack& pack : provider.packs) PERMLLM_ASSERT(pack.helper.left() == 0 && pack.user.left() == 0);
@@ -121,7 +129,9 @@ struct Enumeration {
   // Words that the provider holds from the start (its share of the input): part of its view.
   std::vector<std::uint8_t> provider_holds = {};
   // n words of a mask that came before the box.
-  Words mask(std::size_t n, Ring ring, std::uint32_t index = 0) { return before.words({Use::last_row, Site::qkv, 0, index}, n, ring); }
+  Words mask(std::size_t n, Ring ring, std::uint32_t index = 0) {
+    return before.words({Use::last_row, Site::qkv, 0, index}, n, ring);
+  }
   Words provider_share(const Words& value, const Words& mask_words, Ring ring) {
     Words share(value.size());
     for (std::size_t i = 0; i < value.size(); ++i) {
@@ -136,8 +146,8 @@ using Rewrite = std::function<std::optional<Address>(Address)>;
 
 // Runs `box` for every value of all coins. user_rewrite and provider_rewrite sabotage the coins that helper and user, or helper
 // and provider, share.
-inline Views enumerate(const std::function<void(Enumeration&)>& box, Batch batch = {0, 1}, const Rewrite& user_rewrite = nullptr,
-                       const Rewrite& provider_rewrite = nullptr) {
+inline Views enumerate(const std::function<void(Enumeration&)>& box, Batch batch = {0, 1},
+                       const Rewrite& user_rewrite = nullptr, const Rewrite& provider_rewrite = nullptr) {
   Views views;
   Odometer odometer;
   Fibers fibers;

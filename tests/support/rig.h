@@ -7,15 +7,15 @@
 #include <optional>
 #include <thread>
 
-#include "session/model_mask.h"
+#include "net/memory.h"
+#include "net/meter.h"
 #include "page/deal.h"
 #include "page/pack.h"
 #include "provider/service.h"
 #include "provider/session.h"
-#include "user/user_client.h"
+#include "session/model_mask.h"
 #include "user/session.h"
-#include "net/memory.h"
-#include "net/meter.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 
@@ -92,10 +92,17 @@ class Rig {
  public:
   // wrap_user and wrap_provider may decorate the ends of the online link; left_out names masks of user and helper to forget.
   using Wrap = std::function<std::unique_ptr<Link>(std::unique_ptr<Link>)>;
-  Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1, const Wrap& wrap_user = nullptr,
-      const Wrap& wrap_provider = nullptr, const LeakyCoins::LeftOut& left_out = nullptr)
-      : weights_(weights), plan_(plan), executor_(executor), stream_(seed_of(100)), u_(expansion_of(stream_, plan)),
-        v_(masked_weights(weights, plan, stream_)), user_coins_(seed_of(seed), left_out), helper_user_coins_(seed_of(seed), left_out),
+  Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1,
+      const Wrap& wrap_user = nullptr, const Wrap& wrap_provider = nullptr,
+      const LeakyCoins::LeftOut& left_out = nullptr)
+      : weights_(weights),
+        plan_(plan),
+        executor_(executor),
+        stream_(seed_of(100)),
+        u_(expansion_of(stream_, plan)),
+        v_(masked_weights(weights, plan, stream_)),
+        user_coins_(seed_of(seed), left_out),
+        helper_user_coins_(seed_of(seed), left_out),
         helper_provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))),
         provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))) {
     auto [provider_end, user_end] = memory_links();
@@ -109,10 +116,12 @@ class Rig {
       bfv_user_.emplace(bfv_shape(plan), seed_of(static_cast<std::uint8_t>(seed + 2)));
       bfv_provider_.emplace(bfv_shape(plan), bfv_user_->key(7), 7);
     }
-    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &public_, bfv_user_ ? &*bfv_user_ : nullptr);
+    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &public_,
+                                          bfv_user_ ? &*bfv_user_ : nullptr);
     provider_thread_ = std::jthread([this] {
       try {
-        ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience(), bfv_provider_ ? &*bfv_provider_ : nullptr);
+        ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience(),
+                                bfv_provider_ ? &*bfv_provider_ : nullptr);
         std::atomic<bool> in_pass = false;
         session.serve(in_pass);
       } catch (const Error& error) {
@@ -138,7 +147,8 @@ class Rig {
         transfer(Stock::Source::user, [&](Channel& channel) { deal_queries(*bfv_user_, order, channel, executor_); });
       } else {
         transfer(Stock::Source::helper, [&](Channel& channel) { permllm::deal(helper, plan_, v_, order, channel); });
-        if (!plan_.open()) transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
+        if (!plan_.open())
+          transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
       }
       next += now;
       count -= now;
@@ -153,7 +163,8 @@ class Rig {
   }
   // What a request of a prompt and an answer needs, as a real user orders it.
   void deal_for_request(std::size_t prompt_tokens, std::size_t max_tokens) {
-    for (const PackOrder& order : orders_for(plan_, prompt_tokens, max_tokens)) deal(static_cast<Part::Kind>(order.kind), order.count);
+    for (const PackOrder& order : orders_for(plan_, prompt_tokens, max_tokens))
+      deal(static_cast<Part::Kind>(order.kind), order.count);
   }
 
   // For tests that walk the page themselves.

@@ -12,23 +12,33 @@
 #include <thread>
 
 #include "helper/service.h"
-#include "provider/service.h"
-#include "user/user_client.h"
 #include "net/memory.h"
+#include "provider/service.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/spent_masks.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 
 namespace permllm::test {
 
 // One direction of one link of a session, by its sender.
-enum class End { user_online, provider_online, user_offline, provider_offline, user_helper, helper_user, provider_helper, helper_provider };
-inline constexpr std::array k_ends{End::user_online, End::provider_online, End::user_offline, End::provider_offline,
-                                   End::user_helper, End::helper_user, End::provider_helper, End::helper_provider};
+enum class End {
+  user_online,
+  provider_online,
+  user_offline,
+  provider_offline,
+  user_helper,
+  helper_user,
+  provider_helper,
+  helper_provider
+};
+inline constexpr std::array k_ends{End::user_online, End::provider_online, End::user_offline,    End::provider_offline,
+                                   End::user_helper, End::helper_user,     End::provider_helper, End::helper_provider};
 inline const char* name_of(End end) {
-  constexpr const char* names[] = {"user > provider, online", "provider > user, online", "user > provider, offline", "provider > user, offline",
-                                   "user > helper", "helper > user", "provider > helper", "helper > provider"};
+  constexpr const char* names[] = {"user > provider, online",  "provider > user, online", "user > provider, offline",
+                                   "provider > user, offline", "user > helper",           "helper > user",
+                                   "provider > helper",        "helper > provider"};
   return names[static_cast<std::size_t>(end)];
 }
 
@@ -58,9 +68,11 @@ class Services {
   static constexpr std::size_t k_prompt = 2, k_answer = 2;
 
   Services(Profile profile, bool fused, Clock::duration patience)
-      : patience_(patience), helper_(executor_, patience, [this](const Event& event) { note(event, &Session::helper); }),
-        provider_(tiny_model({.profile = profile, .fused = fused, .layers = 1, .slots = 8}), executor_, patience, [this] { return dial_helper(); },
-                  [this](const Event& event) { note(event, &Session::provider); }) {
+      : patience_(patience),
+        helper_(executor_, patience, [this](const Event& event) { note(event, &Session::helper); }),
+        provider_(
+            tiny_model({.profile = profile, .fused = fused, .layers = 1, .slots = 8}), executor_, patience,
+            [this] { return dial_helper(); }, [this](const Event& event) { note(event, &Session::provider); }) {
     provider_.register_model(nullptr);
   }
 
@@ -85,23 +97,30 @@ class Services {
     session.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   }
   UserLinks links(Session& session) {
-    return {[&] { return connect(session, End::user_online, End::provider_online); }, [&] { return connect(session, End::user_offline, End::provider_offline); },
+    return {[&] { return connect(session, End::user_online, End::provider_online); },
+            [&] { return connect(session, End::user_offline, End::provider_offline); },
             [&] { return connect(session, End::user_helper, End::helper_user); }};
   }
   // A connection whose far end a service has.
   std::unique_ptr<Link> connect(Session& session, End near_end, End far_end) {
     auto [near, far] = memory_links();
     const auto wrapped = [&](std::unique_ptr<Link> link, End end) -> std::unique_ptr<Link> {
-      return std::make_unique<Spending>(session.wrap ? session.wrap(std::move(link), end) : std::move(link), static_cast<int>(end));
+      return std::make_unique<Spending>(session.wrap ? session.wrap(std::move(link), end) : std::move(link),
+                                        static_cast<int>(end));
     };
     std::unique_ptr<Link> link = wrapped(std::move(near), near_end);
     const std::lock_guard lock(session.mutex);
     session.serving.emplace_back([this, &session, near_end, far = wrapped(std::move(far), far_end)]() mutable {
       const Serving serving(*this, session);
       switch (near_end) {
-        case End::user_helper: helper_.serve(std::move(far), Peer{Role::user, {}, {}, {}}); break;
-        case End::provider_helper: helper_.serve(std::move(far), Peer{Role::provider, {}, {}, {}}); break;
-        default: provider_.serve(std::move(far), {}, UserLimits{.sessions = 1000});
+        case End::user_helper:
+          helper_.serve(std::move(far), Peer{Role::user, {}, {}, {}});
+          break;
+        case End::provider_helper:
+          helper_.serve(std::move(far), Peer{Role::provider, {}, {}, {}});
+          break;
+        default:
+          provider_.serve(std::move(far), {}, UserLimits{.sessions = 1000});
       }
     });
     return link;
@@ -151,7 +170,9 @@ class Services {
     Session* session = run_of_this_thread();
     if (session != nullptr) return connect(*session, End::provider_helper, End::helper_provider);
     auto [near, far] = memory_links();  // the registration
-    registration_ = std::jthread([this, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{Role::provider, {}, {}, {}}); });
+    registration_ = std::jthread([this, link = std::move(far)]() mutable {
+      helper_.serve(std::move(link), Peer{Role::provider, {}, {}, {}});
+    });
     return std::move(near);
   }
   void note(const Event& event, std::string Session::*party) {

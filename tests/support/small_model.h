@@ -41,26 +41,34 @@ struct SmallModel {
   std::map<std::string, SmallTensor> tensors;
   std::string architecture;
 
-  void add(const std::string& name, std::vector<std::uint64_t> shape) { tensors[name] = small_tensor(name, std::move(shape)); }
+  void add(const std::string& name, std::vector<std::uint64_t> shape) {
+    tensors[name] = small_tensor(name, std::move(shape));
+  }
 
   ModelFile gguf() const {
     GgufWriter writer;
     writer.text("general.architecture", architecture);
     for (const auto& [name, value] : settings) {
       const std::string key = architecture + "." + name;
-      if (value.is_number_integer()) writer.number(key, value);
-      else if (value.is_number()) writer.real(key, value);
-      else if (value.is_boolean()) writer.boolean(key, value);
-      else writer.text(key, value);
+      if (value.is_number_integer())
+        writer.number(key, value);
+      else if (value.is_number())
+        writer.real(key, value);
+      else if (value.is_boolean())
+        writer.boolean(key, value);
+      else
+        writer.text(key, value);
     }
-    for (const auto& [name, tensor] : tensors) writer.tensor(name, {tensor.shape.rbegin(), tensor.shape.rend()}, tensor.values);
+    for (const auto& [name, tensor] : tensors)
+      writer.tensor(name, {tensor.shape.rbegin(), tensor.shape.rend()}, tensor.values);
     return Gguf::parse(writer.finish());
   }
 };
 
 // Sizes of all small models: 2 heads and 1 of keys and values, of 4 entries.
 struct Small {
-  static constexpr std::size_t layers = 2, width = 8, heads = 2, kv_heads = 1, head_dim = 4, ff = 3, vocab = 5, context = 6;
+  static constexpr std::size_t layers = 2, width = 8, heads = 2, kv_heads = 1, head_dim = 4, ff = 3, vocab = 5,
+                               context = 6;
 };
 
 inline SmallModel small_gguf(const std::string& architecture) {
@@ -68,10 +76,15 @@ inline SmallModel small_gguf(const std::string& architecture) {
   SmallModel m;
   m.architecture = architecture;
   const bool gpt2 = architecture == "gpt2", fused = gpt2 || architecture == "phi3" || architecture == "chatglm";
-  const bool gemma = architecture.starts_with("gemma"), qkv_bias = gpt2 || architecture == "qwen2" || architecture == "glm4" || architecture == "chatglm";
+  const bool gemma = architecture.starts_with("gemma"),
+             qkv_bias = gpt2 || architecture == "qwen2" || architecture == "glm4" || architecture == "chatglm";
   const std::size_t kv_heads = gpt2 ? S::heads : S::kv_heads, q = S::heads * S::head_dim, kv = kv_heads * S::head_dim;
-  m.settings = {{"block_count", S::layers}, {"context_length", S::context}, {"embedding_length", S::width}, {"feed_forward_length", S::ff},
-                {"attention.head_count", S::heads}, {"attention.head_count_kv", kv_heads},
+  m.settings = {{"block_count", S::layers},
+                {"context_length", S::context},
+                {"embedding_length", S::width},
+                {"feed_forward_length", S::ff},
+                {"attention.head_count", S::heads},
+                {"attention.head_count_kv", kv_heads},
                 {gpt2 ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5}};
   if (gemma) m.settings["attention.sliding_window"] = 3;
   if (architecture == "glm4" || architecture == "chatglm") m.settings["rope.dimension_count"] = S::head_dim / 2;
@@ -91,9 +104,13 @@ inline SmallModel small_gguf(const std::string& architecture) {
     const std::string p = "blk." + std::to_string(l) + ".";
     norm(p + "attn_norm");
     norm(p + "ffn_norm");
-    if (fused) linear(p + "attn_qkv", q + 2 * kv, S::width, qkv_bias);
-    else linear(p + "attn_q", q, S::width, qkv_bias), linear(p + "attn_k", kv, S::width, qkv_bias), linear(p + "attn_v", kv, S::width, qkv_bias);
-    if (architecture == "qwen3" || architecture == "gemma3") norm(p + "attn_q_norm", S::head_dim), norm(p + "attn_k_norm", S::head_dim);
+    if (fused)
+      linear(p + "attn_qkv", q + 2 * kv, S::width, qkv_bias);
+    else
+      linear(p + "attn_q", q, S::width, qkv_bias), linear(p + "attn_k", kv, S::width, qkv_bias),
+          linear(p + "attn_v", kv, S::width, qkv_bias);
+    if (architecture == "qwen3" || architecture == "gemma3")
+      norm(p + "attn_q_norm", S::head_dim), norm(p + "attn_k_norm", S::head_dim);
     linear(p + "attn_output", S::width, q, gpt2);
     const bool fused_up = architecture == "phi3" || architecture == "glm4" || architecture == "chatglm";
     if (!fused_up && !gpt2) linear(p + "ffn_gate", S::ff, S::width, false);
@@ -108,9 +125,9 @@ inline SmallModel small_chatglm_6b() {
   using S = Small;
   SmallModel m;
   m.architecture = "chatglm-6b";
-  m.settings = {{"model_type", "chatglm"}, {"num_layers", S::layers}, {"hidden_size", S::width}, {"num_attention_heads", S::heads},
-                {"inner_hidden_size", S::ff}, {"vocab_size", S::vocab}, {"max_sequence_length", S::context}, {"layernorm_epsilon", 1e-5},
-                {"position_encoding_2d", true}};
+  m.settings = {{"model_type", "chatglm"},           {"num_layers", S::layers},    {"hidden_size", S::width},
+                {"num_attention_heads", S::heads},   {"inner_hidden_size", S::ff}, {"vocab_size", S::vocab},
+                {"max_sequence_length", S::context}, {"layernorm_epsilon", 1e-5},  {"position_encoding_2d", true}};
   const auto both = [&](const std::string& name, std::vector<std::uint64_t> shape) {
     const std::uint64_t rows = shape[0];
     m.add(name + ".weight", std::move(shape));
@@ -171,7 +188,8 @@ class TemporaryFolder {
  public:
   const std::filesystem::path& path() const { return folder_.path(); }
   void write(const std::string& name, const FileBytes& bytes) const {
-    std::ofstream(path() / name, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    std::ofstream(path() / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   }
   void write(const SmallModel& model) const {
     write("config.json", bytes_of(nlohmann::json(model.settings).dump()));

@@ -26,7 +26,8 @@ class SpentMasks {
   void burnt(const Coins& coins, Address a) {
     // Words that nobody else draws tell the seeds apart.
     const Words seed = coins.words({static_cast<Use>(255), a.site}, 2, Ring{64});
-    pending().push_back({0, seed[0], seed[1], static_cast<std::uint8_t>(a.use), static_cast<std::uint8_t>(a.site), a.layer, a.index, a.part});
+    pending().push_back({0, seed[0], seed[1], static_cast<std::uint8_t>(a.use), static_cast<std::uint8_t>(a.site),
+                         a.layer, a.index, a.part});
   }
   // sender: tells the parties of a session apart.
   void sent(const Frame& frame, int sender) {
@@ -81,7 +82,8 @@ class Spending : public Passing {
 }  // namespace permllm::test
 
 void real_burn(permllm::Coins* coins, permllm::Address address) __asm__("__real__ZN7permllm5Coins4burnENS_7AddressE");
-void wrapped_burn(permllm::Coins* coins, permllm::Address address) __asm__("__wrap__ZN7permllm5Coins4burnENS_7AddressE");
+void wrapped_burn(permllm::Coins* coins,
+                  permllm::Address address) __asm__("__wrap__ZN7permllm5Coins4burnENS_7AddressE");
 // For the one file of the program that includes this.
 void wrapped_burn(permllm::Coins* coins, permllm::Address address) {
   permllm::test::SpentMasks::all().burnt(*coins, address);

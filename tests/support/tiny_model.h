@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "provider/service.h"
 #include "model/load.h"
+#include "provider/service.h"
 #include "support/rig.h"
 #include "support/tiny_plan.h"
 

@@ -26,11 +26,12 @@ struct TinyPrompt {
   bool has(const std::string& kind, std::size_t layer, std::size_t token, std::size_t head = 0) const {
     return observations.contains({kind, layer, token, head});
   }
-  const std::vector<double>& at(const std::string& kind, std::size_t layer, std::size_t token, std::size_t head = 0) const {
+  const std::vector<double>& at(const std::string& kind, std::size_t layer, std::size_t token,
+                                std::size_t head = 0) const {
     const auto found = observations.find({kind, layer, token, head});
     if (found == observations.end()) {
-      throw std::out_of_range("the oracle has no " + kind + " of layer " + std::to_string(layer) + ", token " + std::to_string(token) +
-                              ", head " + std::to_string(head));
+      throw std::out_of_range("the oracle has no " + kind + " of layer " + std::to_string(layer) + ", token " +
+                              std::to_string(token) + ", head " + std::to_string(head));
     }
     return found->second;
   }
@@ -38,14 +39,14 @@ struct TinyPrompt {
 
 struct TinyModel {
   std::string architecture;
-  std::string path;  // of the GGUF file or the folder
+  std::string path;                 // of the GGUF file or the folder
   std::vector<TinyPrompt> prompts;  // a short one (chatglm-6b: marks alone), and one of 20 tokens
 };
 
 // Names of the models, for parametrised tests.
 inline const std::vector<std::string>& tiny_model_names() {
-  static const std::vector<std::string> names{"llama", "llama-linear", "qwen2", "qwen3", "gemma2", "gemma3",
-                                              "phi3", "gpt2", "glm4", "chatglm", "chatglm-6b"};
+  static const std::vector<std::string> names{"llama", "llama-linear", "qwen2", "qwen3",   "gemma2",    "gemma3",
+                                              "phi3",  "gpt2",         "glm4",  "chatglm", "chatglm-6b"};
   return names;
 }
 

@@ -8,8 +8,15 @@
 namespace permllm::test {
 
 inline Ranges tiny_ranges(std::size_t layers = 2) {
-  return {.residual = 30, .qk = 10, .v = 5, .score = 50, .activation = 100, .logit = 30, 
-          .logit_raw = 450, .gate_up = std::vector<double>(layers, 20.0), .gate_up_raw = std::vector<double>(layers, 300.0),
+  return {.residual = 30,
+          .qk = 10,
+          .v = 5,
+          .score = 50,
+          .activation = 100,
+          .logit = 30,
+          .logit_raw = 450,
+          .gate_up = std::vector<double>(layers, 20.0),
+          .gate_up_raw = std::vector<double>(layers, 300.0),
           .qkv_raw = std::vector<double>(layers, 150.0)};
 }
 

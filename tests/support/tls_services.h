@@ -17,12 +17,12 @@
 #include <thread>
 
 #include "helper/service.h"
-#include "provider/service.h"
-#include "user/user_client.h"
 #include "net/tls.h"
+#include "provider/service.h"
 #include "support/parties.h"
 #include "support/rig.h"
 #include "support/tiny_model.h"
+#include "user/user_client.h"
 #include "wire/frame.h"
 
 namespace permllm::test {
@@ -31,11 +31,18 @@ constexpr TinyModel k_smallest{.layers = 1, .slots = 8};
 
 class TlsServices {
  public:
-  explicit TlsServices(Clock::duration patience, Clock::duration handshake_patience = std::chrono::seconds(5), OfferedModel model = tiny_model(k_smallest))
-      : patience_(patience), handshake_patience_(handshake_patience), helper_(executor_, patience, [this](const std::string& text) { note(text); }),
-        provider_(std::move(model), executor_, patience, [this] { return dial(Role::provider, Role::helper); }, [this](const std::string& text) { note(text); }) {
-    accept(helper_listener_, helper_rooms_, [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer); });
-    accept(provider_listener_, provider_rooms_, [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer, limits); });
+  explicit TlsServices(Clock::duration patience, Clock::duration handshake_patience = std::chrono::seconds(5),
+                       OfferedModel model = tiny_model(k_smallest))
+      : patience_(patience),
+        handshake_patience_(handshake_patience),
+        helper_(executor_, patience, [this](const std::string& text) { note(text); }),
+        provider_(
+            std::move(model), executor_, patience, [this] { return dial(Role::provider, Role::helper); },
+            [this](const std::string& text) { note(text); }) {
+    accept(helper_listener_, helper_rooms_,
+           [this](std::unique_ptr<Link> link, const Peer& peer) { helper_.serve(std::move(link), peer); });
+    accept(provider_listener_, provider_rooms_,
+           [this](std::unique_ptr<Link> link, const Peer& peer) { provider_.serve(std::move(link), peer, limits); });
     provider_.register_model(nullptr);
   }
   ~TlsServices() {
@@ -45,12 +52,16 @@ class TlsServices {
   }
 
   const Parties& parties() const { return parties_; }
-  std::uint16_t port(Role role) const { return role == Role::helper ? helper_listener_.port() : provider_listener_.port(); }
+  std::uint16_t port(Role role) const {
+    return role == Role::helper ? helper_listener_.port() : provider_listener_.port();
+  }
   std::unique_ptr<Link> dial(Role who, Role to) {
-    return tls_connect(parties_.of(who), "127.0.0.1:" + std::to_string(port(to)), to, Clock::now() + std::chrono::seconds(20));
+    return tls_connect(parties_.of(who), "127.0.0.1:" + std::to_string(port(to)), to,
+                       Clock::now() + std::chrono::seconds(20));
   }
   UserLinks links() {
-    return {[this] { return dial(Role::user, Role::provider); }, [this] { return dial(Role::user, Role::provider); }, [this] { return dial(Role::user, Role::helper); }};
+    return {[this] { return dial(Role::user, Role::provider); }, [this] { return dial(Role::user, Role::provider); },
+            [this] { return dial(Role::user, Role::helper); }};
   }
   std::vector<TokenId> answer() { return answer(links()); }
   std::vector<TokenId> answer(const UserLinks& links) {
@@ -73,7 +84,8 @@ class TlsServices {
   }
   // Waits for it.
   bool said(const std::string& text, Clock::duration patience = std::chrono::seconds(20)) {
-    for (const Clock::time_point end = Clock::now() + patience; Clock::now() < end; std::this_thread::sleep_for(std::chrono::milliseconds(5))) {
+    for (const Clock::time_point end = Clock::now() + patience; Clock::now() < end;
+         std::this_thread::sleep_for(std::chrono::milliseconds(5))) {
       if (notes().find(text) != std::string::npos) return true;
     }
     return false;
@@ -105,7 +117,9 @@ class TlsServices {
     explicit Shared(std::shared_ptr<Link> l) : link(std::move(l)) {}
     void send(Frame frame) override { link->send(std::move(frame)); }
     void flush() override { link->flush(); }
-    Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override { return link->receive(deadline, awaited, most); }
+    Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+      return link->receive(deadline, awaited, most);
+    }
     void close() override { link->close(); }
     std::shared_ptr<Link> link;
   };
@@ -122,7 +136,8 @@ class TlsServices {
   HelperService helper_;
   ProviderService provider_;
   RoomByPeer helper_rooms_{HelperService::room()}, provider_rooms_{provider_.room()};
-  TlsListener helper_listener_{[this] { return parties_.of(Role::helper); }, "127.0.0.1:0", handshake_patience_}, provider_listener_{[this] { return parties_.of(Role::provider); }, "127.0.0.1:0", handshake_patience_};
+  TlsListener helper_listener_{[this] { return parties_.of(Role::helper); }, "127.0.0.1:0", handshake_patience_},
+      provider_listener_{[this] { return parties_.of(Role::provider); }, "127.0.0.1:0", handshake_patience_};
   std::atomic<bool> stopping_ = false;
   std::list<std::jthread> serving_, accepting_;
 };
@@ -148,7 +163,9 @@ class RawTcp {
   bool connected() const { return connected_; }
   int descriptor() const { return socket_; }
   // False once the peer has gone.
-  bool write(std::span<const std::uint8_t> bytes) { return ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size()); }
+  bool write(std::span<const std::uint8_t> bytes) {
+    return ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
+  }
   // Whether the peer ends the connection, whatever it says before.
   bool ended() {
     std::uint8_t bytes[4096];
@@ -197,7 +214,9 @@ class RawTls {
   RawTls& operator=(const RawTls&) = delete;
 
   bool connected() const { return connected_; }
-  bool write(std::span<const std::uint8_t> bytes) { return SSL_write(ssl_, bytes.data(), static_cast<int>(bytes.size())) == static_cast<int>(bytes.size()); }
+  bool write(std::span<const std::uint8_t> bytes) {
+    return SSL_write(ssl_, bytes.data(), static_cast<int>(bytes.size())) == static_cast<int>(bytes.size());
+  }
   // A peer that reads no more is given up after so long.
   void give_up_after(int milliseconds) {
     const timeval patience{milliseconds / 1000, 1000 * (milliseconds % 1000)};
@@ -217,7 +236,8 @@ class RawTls {
       Bytes payload(header.length);
       if (!read_exactly(payload)) return "";
       if (header.tag != static_cast<std::uint16_t>(Tag::refusal)) continue;
-      return std::string(refusal_of({header.tag, header.session, header.step, std::move(payload)}).what()).substr(6);  // behind "peer: "
+      return std::string(refusal_of({header.tag, header.session, header.step, std::move(payload)}).what())
+          .substr(6);  // behind "peer: "
     }
   }
 

@@ -23,7 +23,8 @@ using permllm::Answer;
 std::string run(const std::string& arguments) {
   FILE* output = popen(("exec " PERMLLM_BINARY " " + arguments + " 2>&1").c_str(), "r");
   std::string text;
-  for (std::array<char, 256> line; std::fgets(line.data(), static_cast<int>(line.size()), output) != nullptr;) text += line.data();
+  for (std::array<char, 256> line; std::fgets(line.data(), static_cast<int>(line.size()), output) != nullptr;)
+    text += line.data();
   EXPECT_EQ(pclose(output), 0) << text;
   return text;
 }
@@ -31,19 +32,23 @@ std::string run(const std::string& arguments) {
 // A party in a process of its own, ready to be dialled.
 class Service {
  public:
-  explicit Service(const std::string& arguments) : output_(popen(("echo $$; exec " PERMLLM_BINARY " " + arguments).c_str(), "r")) {
+  explicit Service(const std::string& arguments)
+      : output_(popen(("echo $$; exec " PERMLLM_BINARY " " + arguments).c_str(), "r")) {
     std::array<char, 4096> line;
     if (std::fgets(line.data(), static_cast<int>(line.size()), output_) != nullptr) pid_ = std::stoi(line.data());
     while (std::fgets(line.data(), static_cast<int>(line.size()), output_) != nullptr) {
       const std::string event = line.data();
       std::smatch port;
-      if (event.find("\"ready\"") == std::string::npos || !std::regex_search(event, port, std::regex("\"port\":(\\d+)"))) continue;
+      if (event.find("\"ready\"") == std::string::npos ||
+          !std::regex_search(event, port, std::regex("\"port\":(\\d+)")))
+        continue;
       address_ = "127.0.0.1:" + port[1].str();
       break;
     }
     EXPECT_FALSE(address_.empty());
     drain_ = std::jthread([this] {
-      for (std::array<char, 4096> rest; std::fgets(rest.data(), static_cast<int>(rest.size()), output_) != nullptr;) {}
+      for (std::array<char, 4096> rest; std::fgets(rest.data(), static_cast<int>(rest.size()), output_) != nullptr;) {
+      }
     });
   }
   ~Service() {
@@ -65,13 +70,16 @@ class PublicApi : public testing::Test {
   static void SetUpTestSuite() {
     temporary = std::make_unique<permllm::TemporaryDirectory>();
     folder = temporary->path();
-    for (const char* role : {"helper", "provider"}) run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
+    for (const char* role : {"helper", "provider"})
+      run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
     std::filesystem::copy(folder / "provider" / "certificate.pem", folder / "helper" / "peers" / "provider.pem");
     std::filesystem::copy(folder / "helper" / "certificate.pem", folder / "provider" / "peers" / "helper.pem");
-    helper = std::make_unique<Service>("helper --events --listen 127.0.0.1:0 --identity " + (folder / "helper").string());
-    provider = std::make_unique<Service>("provider --events --listen 127.0.0.1:0 --context 64 --identity " + (folder / "provider").string() + " --state " +
-                                         (folder / "state").string() + " --helper " +
-                                         helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf");
+    helper =
+        std::make_unique<Service>("helper --events --listen 127.0.0.1:0 --identity " + (folder / "helper").string());
+    provider =
+        std::make_unique<Service>("provider --events --listen 127.0.0.1:0 --context 64 --identity " +
+                                  (folder / "provider").string() + " --state " + (folder / "state").string() +
+                                  " --helper " + helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf");
   }
   static void TearDownTestSuite() {
     provider.reset();
@@ -80,8 +88,9 @@ class PublicApi : public testing::Test {
   }
   static std::filesystem::path invite(const std::string& name, int tokens) {
     const auto path = folder / (name + ".invite");
-    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " + provider->address() + " --helper-address " +
-        helper->address() + " --tokens " + std::to_string(tokens) + " --out " + path.string());
+    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " +
+        provider->address() + " --helper-address " + helper->address() + " --tokens " + std::to_string(tokens) +
+        " --out " + path.string());
     return path;
   }
   static std::size_t helpers_key_in(const std::filesystem::path& path, const std::string& key) {
@@ -113,7 +122,9 @@ TEST_F(PublicApi, answers_a_question_and_says_what_it_cost) {
   EXPECT_EQ(client.model().context, 64u);
   EXPECT_EQ(client.provider().address, provider->address());
   EXPECT_NE(helpers_key_in(path, client.helper().key), std::string::npos);
-  EXPECT_EQ(client.views().provider, std::vector<std::string>{"uniform words, lengths and timing: how many tokens prompt and answer have, nothing of what they are"});
+  EXPECT_EQ(client.views().provider,
+            std::vector<std::string>{
+                "uniform words, lengths and timing: how many tokens prompt and answer have, nothing of what they are"});
   EXPECT_EQ(client.tokens_left(), 100u);
 
   permllm::Conversation conversation = client.conversation();
@@ -126,7 +137,8 @@ TEST_F(PublicApi, answers_a_question_and_says_what_it_cost) {
   ASSERT_GT(first.cost.answer_tokens, 1u);
   EXPECT_EQ(first.cost.tokens_left, 100 - first.cost.answer_tokens);
   EXPECT_GE(first.cost.round_trips, first.cost.answer_tokens * client.model().layers);
-  for (const Answer::Bytes& bytes : {first.cost.set_up, first.cost.online, first.cost.offline_provider, first.cost.offline_helper}) {
+  for (const Answer::Bytes& bytes :
+       {first.cost.set_up, first.cost.online, first.cost.offline_provider, first.cost.offline_helper}) {
     EXPECT_GT(bytes.sent, 0u);
   }
   EXPECT_GT(first.cost.set_up.received, 0u);
@@ -152,10 +164,12 @@ TEST_F(PublicApi, a_further_question_finds_its_material_made) {
     conversation.ask("Is it so?", {.max_tokens = 2});
     const auto ready = [&] {  // beyond what is burnt ahead
       const auto chains = client.stock();
-      return std::any_of(chains.begin(), chains.end(), [](const permllm::Client::Chain& chain) { return chain.busy && chain.prompt_tokens > 0; });
+      return std::any_of(chains.begin(), chains.end(),
+                         [](const permllm::Client::Chain& chain) { return chain.busy && chain.prompt_tokens > 0; });
     };
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(next > 0 ? 30 : 1);
-    while (!ready() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    while (!ready() && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
     EXPECT_EQ(ready(), next > 0);
     const Answer second = conversation.ask("Y", {.max_tokens = 1});
     EXPECT_LT(second.cost.fed_tokens, second.cost.prompt_tokens);
@@ -245,7 +259,8 @@ TEST_F(PublicApi, an_answer_can_be_cancelled_from_inside_and_from_another_thread
   conversation.reset();
 
   // What a callback throws comes out, and the conversation goes on.
-  EXPECT_THROW(conversation.ask("And now?", options, [](std::string_view) { throw std::out_of_range("enough"); }), std::out_of_range);
+  EXPECT_THROW(conversation.ask("And now?", options, [](std::string_view) { throw std::out_of_range("enough"); }),
+               std::out_of_range);
   options.max_tokens = 2;
   EXPECT_EQ(conversation.ask("Once more", options).cost.answer_tokens, 2u);
 }
@@ -256,7 +271,8 @@ TEST_F(PublicApi, conversations_run_side_by_side_within_one_allowance) {
   options.max_tokens = 6;
   const std::string want = client.conversation().ask("Is it so?", options).text;
   std::vector<std::future<Answer>> answers;
-  for (int i = 0; i < 2; ++i) answers.push_back(std::async(std::launch::async, [&] { return client.conversation().ask("Is it so?", options); }));
+  for (int i = 0; i < 2; ++i)
+    answers.push_back(std::async(std::launch::async, [&] { return client.conversation().ask("Is it so?", options); }));
   for (auto& answer : answers) EXPECT_EQ(answer.get().text, want);
   options.max_tokens = 100;
   while (client.tokens_left() > 0) client.conversation().ask("Is it so?", options);
@@ -265,12 +281,13 @@ TEST_F(PublicApi, conversations_run_side_by_side_within_one_allowance) {
 
 // A conversation whose idle session gave its place to another user's begins another with its next question, and says nothing of it.
 TEST_F(PublicApi, a_conversation_goes_on_when_its_idle_session_was_taken) {
-  const Service small("provider --events --listen 127.0.0.1:0 --context 64 --max-sessions 1 --identity " + (folder / "provider").string() + " --helper " +
-                      helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf");
+  const Service small("provider --events --listen 127.0.0.1:0 --context 64 --max-sessions 1 --identity " +
+                      (folder / "provider").string() + " --helper " + helper->address() +
+                      " --model " PERMLLM_TINY_MODELS "/llama.gguf");
   const auto client_of = [&](const std::string& name) {
     const auto path = folder / (name + ".invite");
-    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " + small.address() + " --helper-address " + helper->address() +
-        " --tokens 100 --out " + path.string());
+    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " + small.address() +
+        " --helper-address " + helper->address() + " --tokens 100 --out " + path.string());
     permllm::ClientOptions options;
     options.state = folder / (name + "-state");
     return permllm::Client(path, options);
@@ -306,7 +323,8 @@ TEST_F(PublicApi, an_invite_that_is_no_good_is_refused_by_name) {
 
 TEST(Version, of_library_and_headers_are_one) {
   EXPECT_STREQ(permllm::version(), PERMLLM_VERSION);
-  const auto dotted = std::to_string(PERMLLM_VERSION_MAJOR) + "." + std::to_string(PERMLLM_VERSION_MINOR) + "." + std::to_string(PERMLLM_VERSION_PATCH);
+  const auto dotted = std::to_string(PERMLLM_VERSION_MAJOR) + "." + std::to_string(PERMLLM_VERSION_MINOR) + "." +
+                      std::to_string(PERMLLM_VERSION_PATCH);
   EXPECT_EQ(dotted, PERMLLM_VERSION);
 }
 

@@ -22,7 +22,8 @@ std::vector<double> distribution(const SamplingOptions& o) {
     double p;
   };
   std::vector<Token> tokens;
-  for (std::size_t i = 0; i < k_logits.size(); ++i) tokens.push_back({i, std::exp(double{k_logits[i]} / o.temperature)});
+  for (std::size_t i = 0; i < k_logits.size(); ++i)
+    tokens.push_back({i, std::exp(double{k_logits[i]} / o.temperature)});
   std::sort(tokens.begin(), tokens.end(), [](const Token& a, const Token& b) { return a.p > b.p; });
   if (o.top_k != 0) tokens.resize(std::min(o.top_k, tokens.size()));
   double sum = 0, held = 0;
@@ -69,8 +70,8 @@ TEST(Sampler, draws_from_the_distribution_that_its_options_define) {
       {{.temperature = 1, .top_k = 4, .top_p = 0.5, .seed = 8}, 2},  // the share is that of the four
   };
   for (const auto& [options, tokens] : cases) {
-    SCOPED_TRACE(testing::Message() << "temperature " << options.temperature << ", top-k " << options.top_k << ", top-p " << options.top_p << ", min-p "
-                                    << options.min_p);
+    SCOPED_TRACE(testing::Message() << "temperature " << options.temperature << ", top-k " << options.top_k
+                                    << ", top-p " << options.top_p << ", min-p " << options.min_p);
     EXPECT_EQ(tokens_of(options), tokens);
     expect_distribution(options);
   }
@@ -93,8 +94,9 @@ TEST(Sampler, a_seed_chooses_the_same_whatever_the_order_and_the_level) {
 }
 
 TEST(Sampler, options_out_of_range_are_refused) {
-  for (const SamplingOptions& options : {SamplingOptions{.temperature = -1}, SamplingOptions{.temperature = std::nan("")}, SamplingOptions{.top_p = 0},
-                                         SamplingOptions{.top_p = 1.5}, SamplingOptions{.min_p = -0.1}, SamplingOptions{.min_p = 2}}) {
+  for (const SamplingOptions& options :
+       {SamplingOptions{.temperature = -1}, SamplingOptions{.temperature = std::nan("")}, SamplingOptions{.top_p = 0},
+        SamplingOptions{.top_p = 1.5}, SamplingOptions{.min_p = -0.1}, SamplingOptions{.min_p = 2}}) {
     EXPECT_THROW(options.check(), Error);
   }
 }

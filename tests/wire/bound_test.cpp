@@ -5,17 +5,17 @@
 #include <utility>
 #include <vector>
 
+#include "net/memory.h"
 #include "page/declared.h"
 #include "page/pack.h"
+#include "page/pass.h"
+#include "page/transformer.h"
 #include "session/greeting.h"
 #include "session/pairing.h"
+#include "session/probe.h"
 #include "session/public_part.h"
 #include "session/registration.h"
 #include "session/report.h"
-#include "page/pass.h"
-#include "session/probe.h"
-#include "page/transformer.h"
-#include "net/memory.h"
 #include "support/errors.h"
 #include "support/tiny_plan.h"
 
@@ -76,11 +76,13 @@ void within_bound(Message full, bool exact = true) {
 TEST(Bound, holds_for_every_message_and_is_what_the_longest_has) {
   within_bound(Refusal{1, 1, x(Refusal::k_field), x(Refusal::k_text)});
   within_bound(Probe{std::vector<std::string>(16, x(64))});
-  within_bound(Probed{x(64), std::vector<ProbedModel>(16, ProbedModel{x(64), long_plan()}), HelperState{x(1000)}}, false);
+  within_bound(Probed{x(64), std::vector<ProbedModel>(16, ProbedModel{x(64), long_plan()}), HelperState{x(1000)}},
+               false);
   within_bound(Ping{1, Bytes(k_most_ping_bytes)});
   within_bound(Pong{1, Bytes(k_most_ping_bytes)});
   within_bound(Hello{});
-  within_bound(Card{1, x(64), long_plan(), long_vocabulary(), Seed{}, 1, std::vector<ChainState>(Card::k_most_chains)}, false);
+  within_bound(Card{1, x(64), long_plan(), long_vocabulary(), Seed{}, 1, std::vector<ChainState>(Card::k_most_chains)},
+               false);
   within_bound(Agreement{x(64), 1, true, true, k_marks});
   within_bound(Accepted{true, k_marks, k_marks});
   within_bound(EmbeddingRows{Bytes(EmbeddingRows::k_limit)});
@@ -133,7 +135,9 @@ TEST(Bound, holds_for_every_message_and_is_what_the_longest_has) {
 TEST(Bound, of_places_where_the_peer_chooses) {
   const auto most = [](auto message) { return bound_of(message).bytes(); };
   for (const std::size_t first : {most(Hello{}), most(Probe{}), most(PairHello{})}) EXPECT_LE(first, k_first_payload);
-  for (const std::size_t small : {most(Refusal{}), most(PassBegin{}), most(SessionEnd{}), most(PassCancel{}), most(PackOrder{}), most(PackEnd{})}) EXPECT_LE(small, k_least_payload);
+  for (const std::size_t small :
+       {most(Refusal{}), most(PassBegin{}), most(SessionEnd{}), most(PassCancel{}), most(PackOrder{}), most(PackEnd{})})
+    EXPECT_LE(small, k_least_payload);
   EXPECT_LE(most(RetrievalReply{}), k_cut_bytes);
   EXPECT_LE(most(RetrievalKey{}), k_small_payload);
   const Plan plan = tiny_plan();
@@ -190,8 +194,12 @@ Cut sent(std::size_t words) {
 
 TEST(Channel, cuts_words_into_frames_of_bounded_size) {
   constexpr std::size_t k = k_cut_bytes / 8;
-  for (const auto& [words, sizes] : std::map<std::size_t, std::vector<std::size_t>>{{0, {0}}, {k - 1, {8 * k - 8}}, {k, {8 * k}}, {k + 1, {8 * k, 8}},
-                                                                                      {2 * k, {8 * k, 8 * k}}, {2 * k + 5, {8 * k, 8 * k, 40}}}) {
+  for (const auto& [words, sizes] : std::map<std::size_t, std::vector<std::size_t>>{{0, {0}},
+                                                                                    {k - 1, {8 * k - 8}},
+                                                                                    {k, {8 * k}},
+                                                                                    {k + 1, {8 * k, 8}},
+                                                                                    {2 * k, {8 * k, 8 * k}},
+                                                                                    {2 * k + 5, {8 * k, 8 * k, 40}}}) {
     const Cut cut = sent(words);
     EXPECT_EQ(cut.sizes, sizes) << words;
     EXPECT_TRUE(cut.same) << words;
@@ -206,15 +214,19 @@ TEST(Channel, refuses_words_that_are_cut_another_way) {
     near->close();
     return error_of([link = far.get(), words] { Channel(*link, 7, 5s).receive(Remask{expect(Ring{64}, words)}); });
   };
-  const auto frame = [](Tag tag, std::uint32_t step, std::size_t size) { return Frame{static_cast<std::uint16_t>(tag), 7, step, Bytes(size)}; };
+  const auto frame = [](Tag tag, std::uint32_t step, std::size_t size) {
+    return Frame{static_cast<std::uint16_t>(tag), 7, step, Bytes(size)};
+  };
   constexpr std::size_t k = k_cut_bytes;
   EXPECT_EQ(answer({frame(Tag::remask, 0, k), frame(Tag::remask, 1, k)}), "no error");
-  EXPECT_EQ(answer({frame(Tag::remask, 0, k - 1), frame(Tag::remask, 1, k)}).substr(0, 8), "Remask.d") << "a part in the place of the whole";
+  EXPECT_EQ(answer({frame(Tag::remask, 0, k - 1), frame(Tag::remask, 1, k)}).substr(0, 8), "Remask.d")
+      << "a part in the place of the whole";
   EXPECT_EQ(answer({frame(Tag::remask, 0, k), frame(Tag::remask, 1, k - 8)}).substr(0, 8), "Remask.d");
   EXPECT_EQ(answer({frame(Tag::remask, 0, k), frame(Tag::handed, 1, k)}), "frame.tag: 59 (Handed), expected Remask");
   EXPECT_EQ(answer({frame(Tag::remask, 0, k), frame(Tag::remask, 1, k + 1)}),
             "frame.length: Remask (42) of 2097153 bytes, the limit is 2097152 where this is awaited: Remask");
-  EXPECT_EQ(answer({frame(Tag::remask, 0, 2 * k)}), "frame.length: Remask (42) of 4194304 bytes, the limit is 2097152 where this is awaited: Remask");
+  EXPECT_EQ(answer({frame(Tag::remask, 0, 2 * k)}),
+            "frame.length: Remask (42) of 4194304 bytes, the limit is 2097152 where this is awaited: Remask");
 }
 
 TEST(Channel, sends_nothing_that_its_peer_would_refuse) {

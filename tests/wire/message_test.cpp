@@ -1,19 +1,19 @@
 // Messages that a peer may send: what is written is read back, and whatever else arrives is an Error that names message and
 // field, without a crash and without memory out of proportion.
 #include "wire/message.h"
-#include "wire/plain.h"
 
 #include <gtest/gtest.h>
 
 #include "base/reason.h"
+#include "net/memory.h"
 #include "page/pack.h"
+#include "page/pass.h"
 #include "session/greeting.h"
 #include "session/pairing.h"
 #include "session/registration.h"
 #include "session/report.h"
-#include "page/pass.h"
-#include "net/memory.h"
 #include "support/tiny_plan.h"
+#include "wire/plain.h"
 
 namespace permllm::test {
 namespace {
@@ -65,7 +65,8 @@ void spoil(Message message, Message expected = {}) {
   const Bytes whole = written(message);
   EXPECT_EQ(written(read(whole, expected)), whole);
   for (std::size_t length = 0; length < whole.size(); ++length) {
-    EXPECT_TRUE(is_refused(std::span(whole).first(length), expected)) << name_of(Message::tag) << " of " << length << " bytes";
+    EXPECT_TRUE(is_refused(std::span(whole).first(length), expected))
+        << name_of(Message::tag) << " of " << length << " bytes";
   }
   Bytes longer = whole;
   longer.push_back(0);
@@ -110,7 +111,8 @@ TEST(MessageTest, errors_name_the_field_and_the_expectation) {
     return "none";
   };
   const Bytes three = written(MapShown{block<Word>(Ring{43}, {1, 2, 3})});
-  EXPECT_EQ(error_of([&] { read(three, MapShown{expect(Ring{43}, 4)}); }), "MapShown.a: 18 bytes are left, the plan says 24");
+  EXPECT_EQ(error_of([&] { read(three, MapShown{expect(Ring{43}, 4)}); }),
+            "MapShown.a: 18 bytes are left, the plan says 24");
   EXPECT_EQ(error_of([&] { read(three, MapShown{expect(Ring{43}, 2)}); }), "MapShown: 6 bytes more than the plan says");
   Card narrow = card();
   narrow.plan.residual.bits = 4;
@@ -134,20 +136,32 @@ TEST(MessageTest, a_card_that_does_not_fit_itself_is_refused) {
   EXPECT_EQ(with([](Card& c) { c.vocabulary = {}; }), "accepted");  // a conversation of ids alone
   EXPECT_EQ(with([](Card& c) { c.session = 0; }), "Card.session: 0, expected any other number");
   EXPECT_EQ(with([](Card& c) {
-    c.vocabulary.tokens.resize(261, "x");
-    c.vocabulary.types.resize(261, 1);
-    c.vocabulary.scores.clear();
-  }), "Card.vocabulary.tokens: 261 of them, the plan's embedding table has 260 rows: each token needs one");
+              c.vocabulary.tokens.resize(261, "x");
+              c.vocabulary.types.resize(261, 1);
+              c.vocabulary.scores.clear();
+            }),
+            "Card.vocabulary.tokens: 261 of them, the plan's embedding table has 260 rows: each token needs one");
   EXPECT_EQ(with([](Card& c) { c.vocabulary.types.push_back(1); }), "Card.vocabulary.types: 3 types for 2 tokens");
   EXPECT_EQ(with([](Card& c) { c.vocabulary.scores.pop_back(); }), "Card.vocabulary.scores: 1 scores for 2 tokens");
   EXPECT_EQ(with([](Card& c) { c.vocabulary.eos = 2; }), "Card.vocabulary.eos: 2, the vocabulary has 2 tokens");
-  EXPECT_EQ(with([](Card& c) { c.vocabulary.bos = 0xffffffff; }), "Card.vocabulary.bos: 4294967295, the vocabulary has 2 tokens");
+  EXPECT_EQ(with([](Card& c) { c.vocabulary.bos = 0xffffffff; }),
+            "Card.vocabulary.bos: 4294967295, the vocabulary has 2 tokens");
   EXPECT_EQ(with([](Card& c) { c.vocabulary.ends = {1, 2}; }), "Card.vocabulary.ends: 2, the vocabulary has 2 tokens");
-  EXPECT_EQ(with([](Card& c) { c.chains = {{1, {{16, 16, 16, 16}}, {{31, 16, 16, 0}}, false}}; }), "accepted");  // burnt ahead of its use
-  EXPECT_EQ(with([](Card& c) { c.chains = {{1, {{0, 17, 0, 0}}, {}, false}}; }), "Card.chains.made: 17, expected at most 16");
-  EXPECT_EQ(with([](Card& c) { c.chains = {{1, {}, {{0, 0, 0xffffffff, 0}}, false}}; }), "Card.chains.burnt: 4294967295, expected at most 32");
+  EXPECT_EQ(with([](Card& c) {
+              c.chains = {{1, {{16, 16, 16, 16}}, {{31, 16, 16, 0}}, false}};
+            }),
+            "accepted");  // burnt ahead of its use
+  EXPECT_EQ(with([](Card& c) {
+              c.chains = {{1, {{0, 17, 0, 0}}, {}, false}};
+            }),
+            "Card.chains.made: 17, expected at most 16");
+  EXPECT_EQ(with([](Card& c) {
+              c.chains = {{1, {}, {{0, 0, 0xffffffff, 0}}, false}};
+            }),
+            "Card.chains.burnt: 4294967295, expected at most 32");
   EXPECT_EQ(with([](Card& c) { c.plan.config.heads = 0; }), "Card.config.heads: 0, expected 1 to 1024");
-  EXPECT_EQ(with([](Card& c) { c.plan.config.kv_heads = 3; }), "Card.config.kv_heads: 3, expected a divisor of 4 heads");
+  EXPECT_EQ(with([](Card& c) { c.plan.config.kv_heads = 3; }),
+            "Card.config.kv_heads: 3, expected a divisor of 4 heads");
   EXPECT_EQ(with([](Card& c) { c.plan.slots = 0; }), "Card.plan.slots: 0, expected 1 to 1048576");
 }
 
@@ -176,13 +190,18 @@ TEST(MessageTest, a_refusal_arrives_as_the_error_it_names_and_cannot_paint_the_s
     }
     return Error(Code::usage, "", "none");
   };
-  peer.send(Refusal{static_cast<std::uint16_t>(Code::mismatch), static_cast<std::uint16_t>(Reason::busy), "a\nfield", "no\x1b[31m\nmore"});
+  peer.send(Refusal{static_cast<std::uint16_t>(Code::mismatch), static_cast<std::uint16_t>(Reason::busy), "a\nfield",
+                    "no\x1b[31m\nmore"});
   const Error spoilt = received();
   EXPECT_EQ(spoilt.code(), Code::mismatch);
   EXPECT_EQ(spoilt.reason(), Reason::busy);
-  EXPECT_EQ(spoilt.field(), "a\xef\xbf\xbd" "field");
+  EXPECT_EQ(spoilt.field(),
+            "a\xef\xbf\xbd"
+            "field");
   EXPECT_EQ(spoilt.message(), "no\xef\xbf\xbd[31m\xef\xbf\xbdmore");
-  EXPECT_STREQ(spoilt.what(), "peer: a\xef\xbf\xbd" "field: no\xef\xbf\xbd[31m\xef\xbf\xbdmore");
+  EXPECT_STREQ(spoilt.what(),
+               "peer: a\xef\xbf\xbd"
+               "field: no\xef\xbf\xbd[31m\xef\xbf\xbdmore");
   EXPECT_TRUE(spoilt.by_peer());
 
   // Whole, with each reason.
@@ -219,14 +238,19 @@ TEST(MessageTest, words_of_the_wire_reach_no_person) {
   const std::string differ = "a message does not fit what was agreed; are all parties of the same release?";
   EXPECT_EQ(said(Error(Code::malformed, "ModelOffer.plan.embed.frac", "41, expected at most 40")), differ);
   EXPECT_EQ(said(Error(Code::malformed, "frame.tag", "23 (ModelHeld), expected ModelStored")), differ);
-  EXPECT_EQ(said(Error::of_a_peer(Code::malformed, Reason::none, "ModelHeld", "8 bytes more than the plan says")), "peer: " + differ);
-  EXPECT_EQ(said(Error(Code::timeout, "the answer to Resume", "did not arrive before the deadline")), "the other side did not answer before the deadline");
-  EXPECT_EQ(said(Error::of_a_peer(Code::closed, Reason::session_ended, "Resume.session", "no such session")), "peer: no such session");
-  EXPECT_EQ(said(Error::of_a_peer(Code::closed, Reason::none, "peer: PairHello.model_id", "no such model")), "peer: no such model");
+  EXPECT_EQ(said(Error::of_a_peer(Code::malformed, Reason::none, "ModelHeld", "8 bytes more than the plan says")),
+            "peer: " + differ);
+  EXPECT_EQ(said(Error(Code::timeout, "the answer to Resume", "did not arrive before the deadline")),
+            "the other side did not answer before the deadline");
+  EXPECT_EQ(said(Error::of_a_peer(Code::closed, Reason::session_ended, "Resume.session", "no such session")),
+            "peer: no such session");
+  EXPECT_EQ(said(Error::of_a_peer(Code::closed, Reason::none, "peer: PairHello.model_id", "no such model")),
+            "peer: no such model");
   EXPECT_EQ(said(Error(Code::file, "/home/Card/x.gguf", "is missing")), "/home/Card/x.gguf: is missing");
   EXPECT_EQ(said(Error(Code::resource, "/srv/stock", "full")), "/srv/stock: full");
   EXPECT_EQ(said(Error(Code::resource, "allowance", "used")), "allowance: used");
-  EXPECT_EQ(for_person(Error(Code::resource, Reason::allowance_used_up, "allowance", "used")), "allowance: used; ask the provider for a new invite");
+  EXPECT_EQ(for_person(Error(Code::resource, Reason::allowance_used_up, "allowance", "used")),
+            "allowance: used; ask the provider for a new invite");
   for (std::uint16_t tag = 1; tag <= static_cast<std::uint16_t>(Tag::retrieval_reply); ++tag) {
     const std::string name = name_of(static_cast<Tag>(tag));
     if (name == "unknown message") continue;
