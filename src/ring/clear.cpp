@@ -5,9 +5,10 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ring/clear.cpp"
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+// After highway.h: it is read once for each target.
+#include <hwy/contrib/math/math-inl.h>
 
 #ifndef PERMLLM_RING_CLEAR_ONCE
 #define PERMLLM_RING_CLEAR_ONCE

@@ -193,7 +193,7 @@ class Service:
 # Text of an error, and why it may be: 'outage' a service was killed meanwhile, 'revoked' the user was, 'interrupted' the script did it, 'went on' the
 # conversation had several questions.
 EXPECTED = [
-    (r'closed the connection|nobody listens|did not arrive before the deadline|was lost|no connection|Connection re(set|fused)|Broken pipe|has left'
+    (r'closed the connection|nobody listens|did not arrive before the deadline|did not answer before the deadline|was lost|no connection|Connection re(set|fused)|Broken pipe|has left'
      r'|no such session|shutting down|does not hold model|this side closed it|cancelled', 'outage'),
     (r'the provider and this side differ about the chain|seed of this chain is another than', 'outage'),
     (r'its invite was revoked|was replaced by a newer one|its invite is revoked, replaced or unknown', 'revoked'),
