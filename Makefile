@@ -52,7 +52,7 @@ serve: web build model
 
 check: setup test-models
 	@scripts/build.sh release checked
-	@ctest --preset release -L '^(unit|box)$$'
+	@ctest --preset release -L '^(unit|box)'
 
 test: setup test-models
 	@scripts/setup.sh tests
