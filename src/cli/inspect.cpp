@@ -240,10 +240,9 @@ void run(Options options) {
   fmt::print(
       "\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB, user {:.0f} MB; and for each token "
       "of a conversation\n"
-      "provider {:.2f} MB, user {:.2f} MB, helper {:.2f} MB. The stock holds a token's offline bytes until it is "
+      "provider {:.2f} MB, user {:.2f} MB. The stock holds a token's offline bytes until it is "
       "used.\n",
-      mb(memory.provider), mb(memory.helper), mb(memory.user), mb(memory.provider_slot), mb(memory.user_slot),
-      mb(memory.helper_slot));
+      mb(memory.provider), mb(memory.helper), mb(memory.user), mb(memory.provider_slot), mb(memory.user_slot));
 }
 
 }  // namespace

@@ -24,12 +24,11 @@ Memory memory_of(const Plan& plan, int weight_bits) {
     return m;
   }
   matrix(embed_linear_shape(plan, Site::next_embed), k_weight_bits);
-  // Keys, alpha and what is re-shared; b, k - a and L; b, a, alpha and c.
+  // Keys, alpha and what is re-shared; b, k - a and L. The helper keeps nothing.
   const std::size_t keys = c.layers * c.kv_rows() * sizeof(Word),
                     reshared = plan.profile == Profile::paper ? plan.mixed(0).bits > 64 ? 2 : 1 : 0;
   m.provider_slot = (2 + reshared) * keys;
   m.user_slot = 3 * keys;
-  m.helper_slot = (3 + reshared) * keys;
   return m;
 }
 

@@ -98,37 +98,37 @@ void run(Options options) {
   const Cost all = request.prefill + request.decode;
   const std::size_t stock = all.offline.user_to_provider + all.offline.helper_to_provider;
   const std::size_t provider = memory.provider + options.users * plan.slots * memory.provider_slot;
-  const std::size_t helper = memory.helper + options.users * plan.slots * memory.helper_slot;
   const std::size_t user = memory.user + plan.slots * memory.user_slot;
   const double each = passes == 0 ? 0 : decode.sum() / static_cast<double>(passes);
   if (options.json) {
-    print_event({{"event", "plan"},
-                 {"model", model.plan.config.name},
-                 {"profile", name_of(plan.profile)},
-                 {"fused", plan.fused},
-                 {"retrieval", name_of(plan.retrieval)},
-                 {"users", options.users},
-                 {"prompt_tokens", options.prompt},
-                 {"answer_tokens", options.answer},
-                 {"context", plan.slots},
-                 {"memory_bytes",
-                  {{"provider", provider}, {"helper", helper}, {"user", user}, {"provider_weights", memory.provider}}},
-                 {"store_bytes", {{"helper", memory.helper}, {"provider", options.users * stock}}},
-                 {"registration_bytes", memory.helper},
-                 {"request",
-                  {{"stock_bytes", stock},
-                   {"offline_user_to_provider_bytes", all.offline.user_to_provider},
-                   {"offline_helper_to_provider_bytes", all.offline.helper_to_provider},
-                   {"provider_to_user_bytes", all.online.provider_to_user},
-                   {"user_to_provider_bytes", all.online.user_to_provider},
-                   {"round_trips", all.rounds}}},
-                 {"seconds",
-                  {{"first_token", prefill.sum()},
-                   {"token", each},
-                   {"request", prefill.sum() + decode.sum()},
-                   {"latency", prefill.latency + decode.latency},
-                   {"transfer", prefill.transfer + decode.transfer},
-                   {"products", prefill.products + decode.products}}}});
+    print_event(
+        {{"event", "plan"},
+         {"model", model.plan.config.name},
+         {"profile", name_of(plan.profile)},
+         {"fused", plan.fused},
+         {"retrieval", name_of(plan.retrieval)},
+         {"users", options.users},
+         {"prompt_tokens", options.prompt},
+         {"answer_tokens", options.answer},
+         {"context", plan.slots},
+         {"memory_bytes",
+          {{"provider", provider}, {"helper", memory.helper}, {"user", user}, {"provider_weights", memory.provider}}},
+         {"store_bytes", {{"helper", memory.helper}, {"provider", options.users * stock}}},
+         {"registration_bytes", memory.helper},
+         {"request",
+          {{"stock_bytes", stock},
+           {"offline_user_to_provider_bytes", all.offline.user_to_provider},
+           {"offline_helper_to_provider_bytes", all.offline.helper_to_provider},
+           {"provider_to_user_bytes", all.online.provider_to_user},
+           {"user_to_provider_bytes", all.online.user_to_provider},
+           {"round_trips", all.rounds}}},
+         {"seconds",
+          {{"first_token", prefill.sum()},
+           {"token", each},
+           {"request", prefill.sum() + decode.sum()},
+           {"latency", prefill.latency + decode.latency},
+           {"transfer", prefill.transfer + decode.transfer},
+           {"products", prefill.products + decode.products}}}});
     return;
   }
   const auto mb = [](std::size_t bytes) {
@@ -146,8 +146,7 @@ void run(Options options) {
       mb(memory.helper));
   fmt::print("\nMemory\n");
   row("provider: weights; caches", fmt::format("{}; {}", mb(memory.provider), mb(provider - memory.provider)));
-  row("helper: masked weights; keys of its chains",
-      fmt::format("{}; {}", mb(memory.helper), mb(helper - memory.helper)));
+  row(plan.open() ? "helper: the weights" : "helper: masked weights", mb(memory.helper));
   row("each user", mb(user));
   fmt::print("\nDisk\n");
   row("helper: the weights", mb(memory.helper));
