@@ -56,8 +56,6 @@ const Coins& user_coins(const Party& party) {
   }
 }
 
-constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
-
 }  // namespace
 
 template <class Party, class Matrix>

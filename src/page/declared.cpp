@@ -6,8 +6,6 @@
 namespace permllm {
 namespace {
 
-constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
-
 struct CountedMaterial {
   Batch batch;
   std::vector<Cost> parts;

@@ -123,6 +123,9 @@ struct Sampled {
   Value one_hot, row;
 };
 
+// Of parties that choose nothing.
+inline constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
+
 // The residual's last row -> the next token. choose(logits) -> position, at the user.
 template <class Party, class Matrix, class Value, class Choose, class Material>
 Sampled<Value> run_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last,

@@ -175,6 +175,11 @@ inline Address scores_at(Use use, const HeadShape& s, std::uint32_t slot, std::u
   return {use, Site::scores, s.layer, slot, part};
 }
 
+// Masks of one slot's queries alone.
+inline Words query_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
+  return coins.words(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring);
+}
+
 // Masks of one slot's key alone.
 inline Words key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
   return coins.words(scores_at(use, s, slot, 1), s.kv_rows(), s.qk.ring);
@@ -182,7 +187,7 @@ inline Words key_masks(const Coins& coins, Use use, const HeadShape& s, std::uin
 
 // Masks of one slot, q then k: b (user, helper) or a (provider, helper).
 inline QueryKeyCoins query_key_masks(const Coins& coins, Use use, const HeadShape& s, std::uint32_t slot) {
-  return {coins.words(scores_at(use, s, slot, 0), s.q_rows(), s.qk.ring), key_masks(coins, use, s, slot)};
+  return {query_masks(coins, use, s, slot), key_masks(coins, use, s, slot)};
 }
 
 // How many of n keys are among `size` words of keys, [slot][kv_rows] from slot `first` on.
@@ -226,8 +231,8 @@ inline void scores(Helper& helper, const HeadShape& s) {
   std::vector<Words> a, b, x(helper.batch.count);  // a, b: of q
   for (std::size_t i = 0; i < helper.batch.count; ++i) {
     const std::uint32_t slot = helper.batch.index(i);
-    b.push_back(query_key_masks(helper.with_user, Use::score_rotated, s, slot).q);
-    a.push_back(query_key_masks(helper.with_provider, Use::score_sent, s, slot).q);
+    b.push_back(query_masks(helper.with_user, Use::score_rotated, s, slot));
+    a.push_back(query_masks(helper.with_provider, Use::score_sent, s, slot));
     helper.with_user.burn(scores_at(Use::score_share, s, slot));
   }
   helper.executor.parallel(x.size(), [&](std::size_t i) {
@@ -342,7 +347,7 @@ inline Mask score_shares(User& user, const HeadShape& s, const ShownQueries& eq,
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = user.batch.index(i);
     const std::size_t n = s.keys_at(slot);
-    const Words bq = query_key_masks(user.with_helper, Use::score_rotated, s, slot).q;
+    const Words bq = query_masks(user.with_helper, Use::score_rotated, s, slot);
     Words opened = bq;  // eq + bq
     for (std::size_t j = 0; j < opened.size(); ++j) opened[j] += eq.e[(begin + i) * s.q_rows() + j];
     const Words rho = user.with_helper.words(scores_at(Use::score_share, s, slot), s.heads * n, s.qk.ring);

@@ -4,7 +4,6 @@
 #include <functional>
 #include <memory>
 
-#include "net/tls.h"
 #include "provider/offer.h"
 #include "session/event.h"
 #include "wire/link.h"

@@ -1,16 +1,12 @@
 // The provider: owns the weights, registers V = W - U at the helper, and serves conversations.
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include "net/resumable.h"
 #include "provider/chains.h"
@@ -20,7 +16,6 @@
 #include "provider/sessions.h"
 #include "session/event.h"
 #include "session/greeting.h"
-#include "session/masked_model.h"
 #include "session/probe.h"
 
 namespace permllm {

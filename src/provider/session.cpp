@@ -8,12 +8,6 @@
 #include "page/open_page.h"
 
 namespace permllm {
-namespace {
-
-constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
-
-}  // namespace
-
 // Hands each part its packs, once.
 struct ProviderSession::StockMaterial {
   const Progress& progress;
