@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <condition_variable>
 #include <list>
 #include <mutex>
 #include <thread>
@@ -57,6 +58,7 @@ class World {
     client.end();
     return ids;
   }
+  std::function<void(const std::string&)> before_note;
   Executor& executor() { return executor_; }
   std::string notes() {
     const std::lock_guard lock(mutex_);
@@ -71,6 +73,7 @@ class World {
     threads_.emplace_back(std::move(serve));
   }
   void note(const std::string& text) {
+    if (before_note) before_note(text);
     const std::lock_guard lock(mutex_);
     notes_ += text + "\n";
   }
@@ -90,6 +93,26 @@ TEST(Services, answer_and_go_on_to_the_next_session) {
   EXPECT_EQ(first.size(), 6u);
   // Fresh masks and orders, the same answer: the tiny model's logits are far apart.
   EXPECT_EQ(world.answer(6), first);
+}
+
+// Who looks at a service's log or counters right behind an answer finds the session ended. Each note is held up for as long as the user needs to
+// go on without it, if it can.
+TEST(Services, a_session_has_ended_for_provider_and_helper_before_its_user_hears_of_it) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool answered = false;
+  World world;
+  world.before_note = [&](const std::string& text) {
+    std::unique_lock lock(mutex);
+    if (text == "session ends") changed.wait_for(lock, std::chrono::milliseconds(300), [&] { return answered; });
+  };
+  world.answer(2);
+  std::unique_lock lock(mutex);
+  answered = true;
+  const std::string notes = world.notes();
+  lock.unlock();
+  changed.notify_all();
+  EXPECT_NE(notes.find("session ends\n"), notes.rfind("session ends\n")) << notes;  // at both
 }
 
 TEST(Services, two_sessions_at_once_do_not_disturb_each_other) {
