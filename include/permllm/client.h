@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -205,11 +206,16 @@ class Conversation {
   // the session was fed before is not fed again. The conversation's own questions and answers, and its system message, play no part.
   Answer answer(const std::vector<Message>& messages, const AnswerOptions& options = {},
                 const OnText& on_text = nullptr);
+  // The same with the ids of the messages, as Client::tokenize has them for this conversation's options: who needs them several times makes them once.
+  // Errors: usage (field ids), too, for one that is none of the vocabulary's.
+  Answer answer(std::span<const std::uint32_t> ids, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
   // How many tokens of these messages the session was fed already.
   std::size_t in_common(const std::vector<Message>& messages) const;
+  std::size_t in_common(std::span<const std::uint32_t> ids) const;
   // How long an answer to these the session has room for behind what it was fed, in tokens. Where more are asked for, it is begun again and
   // fed all of the messages. 0: there is no session, or no room.
   std::size_t room(const std::vector<Message>& messages) const;
+  std::size_t room(std::span<const std::uint32_t> ids) const;
   // Ends the answer under way, soon; ask() returns what there is of it. Without one, nothing. A question that got no text is forgotten. For
   // signal handlers, too.
   void cancel() noexcept;

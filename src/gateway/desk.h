@@ -64,7 +64,8 @@ class AnswerDesk {
     std::shared_ptr<AnswerJob> job;
     std::chrono::steady_clock::time_point begun;
   };
-  void check(const openai::Request& request) const;
+  // The ids of what is asked, made here and nowhere else. Errors: as ask.
+  std::vector<std::uint32_t> ids_of(const openai::Request& request) const;
   void run(const std::shared_ptr<AnswerJob>& job);
   Answer answer(AnswerJob& job);
   void tidy();  // with the mutex held

@@ -14,13 +14,14 @@ namespace permllm {
 class AnswerJob {
  public:
   enum class Stage { queued, preparing, reconnecting, reading, answering, done };
-  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped)
-      : owner(who), request(std::move(asked)), shape(std::move(shaped)) {}
+  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped, std::vector<std::uint32_t> ids_of_it)
+      : owner(who), request(std::move(asked)), shape(std::move(shaped)), ids(std::move(ids_of_it)) {}
 
   const std::size_t owner;  // which API key asks; 0 where none is needed
   const openai::Request request;
   const openai::Shape shape;
-  bool keyed = false;  // with an Idempotency-Key: goes on for a while without listeners
+  const std::vector<std::uint32_t> ids;  // of the request's messages
+  bool keyed = false;                    // with an Idempotency-Key: goes on for a while without listeners
 
   // Of the thread that makes it.
   void set(const AnswerProgress& progress);

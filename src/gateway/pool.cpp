@@ -37,9 +37,8 @@ ConversationOptions ConversationPool::options_for(bool raw) const {
   return options;
 }
 
-std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Message>& messages, bool raw,
+std::size_t ConversationPool::choose(std::size_t owner, std::span<const std::uint32_t> ids, bool raw,
                                      bool& goes_on) const {
-  const std::size_t prompt = client_.tokenize(messages, options_for(raw)).size();
   std::size_t best = slots_.size(), most = 0, unmade = slots_.size(), oldest = slots_.size();
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
@@ -50,8 +49,8 @@ std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Messag
     }
     if (oldest == slots_.size() || slot.used < slots_[oldest].used) oldest = i;
     if (slot.raw != raw || slot.owner != owner) continue;  // how much they have in common is told: not of another's
-    const std::size_t common = slot.conversation->in_common(messages);
-    if (common > most && (2 * common >= slot.held || common + 1 >= prompt)) {
+    const std::size_t common = slot.conversation->in_common(ids);
+    if (common > most && (2 * common >= slot.held || common + 1 >= ids.size())) {
       most = common;
       best = i;
     }
@@ -72,7 +71,7 @@ std::uint64_t ConversationPool::next() const {
       ->ticket;
 }
 
-std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, const std::vector<Message>& messages,
+std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, std::span<const std::uint32_t> ids,
                                                               bool raw, const OnProgress& on_progress,
                                                               const std::stop_token& stop) {
   std::size_t index = 0;
@@ -85,7 +84,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
       return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; }) && next() == ticket;
     });
     if (mine && !stop.stop_requested()) {
-      index = choose(owner, messages, raw, goes_on);
+      index = choose(owner, ids, raw, goes_on);
       slots_[index].busy = true;
       slots_[index].owner = owner;
       last_turn_[owner] = ++turns_;

@@ -76,7 +76,8 @@ struct Conversation::State {
   }
   void open_session(std::size_t room = 1);
   class Answering;
-  Answer ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text);
+  Answer ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text);
+  std::vector<TokenId> encode(const std::vector<Message>& all) const { return client->encode(all, options); }
 
   std::shared_ptr<Client::State> client;
   ConversationOptions options;
@@ -143,7 +144,7 @@ class Conversation::State::Answering {
     answer_.end = Answer::End::length;
   }
   // After an error the session is gone, unless it was cancelled: then too, and the answer is what there is of it.
-  Answer run(const std::vector<Message>& prompt) {
+  Answer run(std::span<const TokenId> prompt) {
     try {
       ask(prompt);
     } catch (...) {
@@ -160,7 +161,7 @@ class Conversation::State::Answering {
     return Error(Code::usage, Reason::allowance_used_up, "tokens",
                  fmt::format("all {} of the invite are used", client_.invite.tokens));
   }
-  void ask(const std::vector<Message>& prompt) {
+  void ask(std::span<const TokenId> prompt) {
     if (!state_.session) state_.open_session();
     const MeasuredConversation::Request request = request_of(prompt);
     // A session that has no room left, or that the provider ended while nobody asked (perhaps to make room for others), is begun again; so is a
@@ -187,10 +188,9 @@ class Conversation::State::Answering {
     state_.open_session(state_.session->slots_afresh(request));
   }
 
-  MeasuredConversation::Request request_of(const std::vector<Message>& prompt) {
+  MeasuredConversation::Request request_of(std::span<const TokenId> prompt) {
     MeasuredConversation::Request request;
-    request.ids = client_.encode(prompt, state_.options);
-    if (request.ids.empty()) throw Error(Code::usage, "text", "has no tokens");
+    request.ids.assign(prompt.begin(), prompt.end());
     answer_.cost.prompt_tokens = request.ids.size();
     request.max_tokens = state_.most_tokens(state_.session->plan(), request.ids.size(), how_.max_tokens);
     if (request.max_tokens == 0) throw used_up();  // by another conversation, meanwhile
@@ -267,7 +267,11 @@ class Conversation::State::Answering {
   permllm::Traffic behind_set_up_;  // where the prompt's pass begins
 };
 
-Answer Conversation::State::ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text) {
+Answer Conversation::State::ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text) {
+  if (prompt.empty()) throw Error(Code::usage, "text", "has no tokens");
+  const std::size_t vocabulary = client->vocabulary.tokens.size();
+  if (std::any_of(prompt.begin(), prompt.end(), [&](TokenId id) { return id >= vocabulary; }))
+    throw Error(Code::usage, "ids", fmt::format("one is none of the vocabulary, which has {}", vocabulary));
   const NoDenormals no_denormals;
   answering = false;
   return Answering(*this, how, on_text).run(prompt);
@@ -294,7 +298,7 @@ Answer Conversation::ask(const std::string& text, const AnswerOptions& options, 
   if (text.empty()) throw Error(Code::usage, "text", "is empty");
   state_->cancelled = false;
   std::vector<Message> messages = state_->with(text);
-  Answer answer = state_->ask(messages, options, on_text);
+  Answer answer = state_->ask(state_->encode(messages), options, on_text);
   if (answer.text.empty() && answer.end == Answer::End::cancelled) return answer;
   if (state_->raw()) {
     messages.back().content += answer.text;
@@ -307,19 +311,25 @@ Answer Conversation::ask(const std::string& text, const AnswerOptions& options, 
 
 Answer Conversation::answer(const std::vector<Message>& messages, const AnswerOptions& options, const OnText& on_text) {
   state_->cancelled = false;
-  return state_->ask(messages, options, on_text);
+  return state_->ask(state_->encode(messages), options, on_text);
+}
+Answer Conversation::answer(std::span<const std::uint32_t> ids, const AnswerOptions& options, const OnText& on_text) {
+  state_->cancelled = false;
+  return state_->ask(ids, options, on_text);
 }
 
 std::size_t Conversation::in_common(const std::vector<Message>& messages) const {
-  if (!state_->session) return 0;
-  const auto ids = state_->client->encode(messages, state_->options);
-  return ids.empty() ? 0 : state_->session->in_common(ids);
+  return state_->session ? in_common(state_->encode(messages)) : 0;
+}
+std::size_t Conversation::in_common(std::span<const std::uint32_t> ids) const {
+  return state_->session && !ids.empty() ? state_->session->in_common(ids) : 0;
 }
 
 std::size_t Conversation::room(const std::vector<Message>& messages) const {
-  if (!state_->session) return 0;
-  const auto ids = state_->client->encode(messages, state_->options);
-  return ids.empty() ? 0 : state_->session->answer_room(ids, state_->options.draft);
+  return state_->session ? room(state_->encode(messages)) : 0;
+}
+std::size_t Conversation::room(std::span<const std::uint32_t> ids) const {
+  return state_->session && !ids.empty() ? state_->session->answer_room(ids, state_->options.draft) : 0;
 }
 
 void Conversation::cancel() noexcept { state_->cancelled = true; }

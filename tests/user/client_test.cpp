@@ -155,6 +155,25 @@ TEST_F(PublicApi, answers_a_question_and_says_what_it_cost) {
   EXPECT_EQ(client.conversation().ask("Is it so?", options).text, first.text);
 }
 
+TEST_F(PublicApi, ids_answer_as_their_messages_do) {
+  const permllm::Client client(invite("grace", 100));
+  const std::vector<permllm::Message> messages{{"user", "Is it so?"}};
+  const std::vector<std::uint32_t> ids = client.tokenize(messages);
+  const permllm::AnswerOptions options{.max_tokens = 2};
+  permllm::Conversation by_text = client.conversation(), by_ids = client.conversation();
+  EXPECT_EQ(by_ids.room(ids), 0u);
+  const Answer answer = by_text.answer(messages, options);
+  EXPECT_EQ(by_ids.answer(ids, options).tokens, answer.tokens);
+  EXPECT_EQ(answer.cost.prompt_tokens, ids.size());
+  EXPECT_EQ(by_ids.in_common(ids), ids.size() - 1);
+  EXPECT_EQ(by_ids.in_common(messages), ids.size() - 1);
+  EXPECT_GT(by_ids.room(ids), 0u);
+  EXPECT_EQ(by_ids.room(ids), by_text.room(messages));
+  EXPECT_EQ(error_of([&] { by_ids.answer(std::vector<std::uint32_t>{1, 1000000}); }).field(), "ids");
+  EXPECT_EQ(error_of([&] { by_ids.answer(std::vector<std::uint32_t>{}); }).field(), "text");
+  EXPECT_EQ(by_ids.in_common(ids), ids.size() - 1) << "what was refused has ended the session";
+}
+
 TEST_F(PublicApi, a_further_question_finds_its_material_made) {
   const permllm::Client client(invite("eve", 100));
   for (const std::size_t next : {0, 19}) {
