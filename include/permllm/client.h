@@ -52,8 +52,9 @@ struct AnswerProgress {
   double fraction = 0, seconds = 0, seconds_left = 0;
   std::uint32_t token = 0;  // the one that has come
 };
-using OnProgress =
-    std::function<void(const AnswerProgress&)>;  // called from several threads, one after the other; it returns soon
+// Called in the thread that asks or fills, while it does; returns soon. In the order of the stages: connecting, material, prompt, answer, from the
+// beginning where a session had to be begun again.
+using OnProgress = std::function<void(const AnswerProgress&)>;
 
 struct ConversationOptions {
   std::string system = {};  // the system message; empty: as the model's template has it
@@ -207,8 +208,9 @@ class Conversation {
   Answer answer(const std::vector<Message>& messages, const AnswerOptions& options = {},
                 const OnText& on_text = nullptr);
   // The same with the ids of the messages, as Client::tokenize has them for this conversation's options: who needs them several times makes them once.
-  // Errors: usage (field ids), too, for one that is none of the vocabulary's.
-  Answer answer(std::span<const std::uint32_t> ids, const AnswerOptions& options = {}, const OnText& on_text = nullptr);
+  // on_progress: of this answer, in place of the conversation's. Errors: usage (field ids), too, for one that is none of the vocabulary's.
+  Answer answer(std::span<const std::uint32_t> ids, const AnswerOptions& options = {}, const OnText& on_text = nullptr,
+                const OnProgress& on_progress = nullptr);
   // How many tokens of these messages the session was fed already.
   std::size_t in_common(const std::vector<Message>& messages) const;
   std::size_t in_common(std::span<const std::uint32_t> ids) const;

@@ -98,27 +98,25 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
 Answer AnswerDesk::answer(AnswerJob& job) {
   const openai::Request& request = job.request;
   const std::stop_token stop = job.stop_token();
-  Conversation* conversation = nullptr;
-  auto lease = pool_.take(
-      job.owner, job.ids, !request.chat,
+  auto lease = pool_.take(job.owner, job.ids, !request.chat, stop);
+  Answer answer;
+  answer.end = Answer::End::cancelled;
+  if (!lease) return answer;
+  Conversation& conversation = **lease;
+  AnswerOptions how = request.answer;
+  const std::size_t context = client_.model().context, room = conversation.room(job.ids);
+  how.max_tokens = request.max_tokens                             ? *request.max_tokens
+                   : room >= std::min(k_enough_room, context / 4) ? room
+                                                                  : context;
+  const std::stop_callback cancel(stop, [&] { conversation.cancel(); });
+  answer = conversation.answer(
+      job.ids, how, [&](std::string_view piece) { job.add(piece); },
       [&](const AnswerProgress& progress) {
         job.set(progress);
         if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
         if (stop.stop_requested())
-          conversation->cancel();  // what was asked for before the answer began was forgotten there
-      },
-      stop);
-  Answer answer;
-  answer.end = Answer::End::cancelled;
-  if (!lease) return answer;
-  conversation = &**lease;
-  AnswerOptions how = request.answer;
-  const std::size_t context = client_.model().context, room = conversation->room(job.ids);
-  how.max_tokens = request.max_tokens                             ? *request.max_tokens
-                   : room >= std::min(k_enough_room, context / 4) ? room
-                                                                  : context;
-  const std::stop_callback cancel(stop, [&] { conversation->cancel(); });
-  answer = conversation->answer(job.ids, how, [&](std::string_view piece) { job.add(piece); });
+          conversation.cancel();  // what was asked for before the answer began was forgotten there
+      });
   lease->holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
   return answer;
 }

@@ -12,8 +12,6 @@ ConversationPool::Lease::~Lease() {
   {
     const std::lock_guard lock(pool_->mutex_);
     Slot& slot = pool_->slots_[index_];
-    const std::lock_guard telling(slot.telling);
-    slot.on_progress = nullptr;
     slot.busy = false;
     slot.used = ++pool_->uses_;
   }
@@ -72,8 +70,7 @@ std::uint64_t ConversationPool::next() const {
 }
 
 std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, std::span<const std::uint32_t> ids,
-                                                              bool raw, const OnProgress& on_progress,
-                                                              const std::stop_token& stop) {
+                                                              bool raw, const std::stop_token& stop) {
   std::size_t index = 0;
   bool goes_on = false;
   {
@@ -88,8 +85,6 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
       slots_[index].busy = true;
       slots_[index].owner = owner;
       last_turn_[owner] = ++turns_;
-      const std::lock_guard telling(slots_[index].telling);
-      slots_[index].on_progress = on_progress;
     }
     std::erase_if(queue_, [&](const Waiting& waiting) { return waiting.ticket == ticket; });
     if (!mine || stop.stop_requested()) {
@@ -108,12 +103,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
     } else {
       slot.conversation.reset();
       slot.raw = raw;
-      ConversationOptions options = options_for(raw);
-      options.on_progress = [&slot](const AnswerProgress& progress) {
-        const std::lock_guard lock(slot.telling);
-        if (slot.on_progress) slot.on_progress(progress);
-      };
-      slot.conversation.emplace(client_.conversation(options));
+      slot.conversation.emplace(client_.conversation(options_for(raw)));
     }
   }
   return lease;

@@ -17,7 +17,7 @@ namespace permllm {
 
 class ConversationPool {
  public:
-  // At most `size` conversations of the client, which outlives the pool. options: of all; on_progress is the pool's affair.
+  // At most `size` conversations of the client, which outlives the pool. options: of all.
   ConversationPool(const Client& client, const ConversationOptions& options, std::size_t size);
 
   // A conversation in use; given back when it is dropped.
@@ -42,7 +42,7 @@ class ConversationPool {
   // with (most tokens in common, at least half of what it holds, or all of the prompt); else a new one while there are fewer than `size`; else
   // the free one unused longest, emptied. ids: of the whole dialogue, by options_for(raw).
   std::optional<Lease> take(std::size_t owner, std::span<const std::uint32_t> ids, bool raw,
-                            const OnProgress& on_progress, const std::stop_token& stop);
+                            const std::stop_token& stop);
   std::size_t waiting() const;
   // Of its conversations; raw: chat format none.
   ConversationOptions options_for(bool raw) const;
@@ -54,8 +54,6 @@ class ConversationPool {
     std::size_t owner = 0;   // of what it holds
     std::size_t held = 0;    // tokens
     std::uint64_t used = 0;  // the pool's count of uses when it was used last
-    std::mutex telling;      // of on_progress: material that is made ahead may be told of while the request ends
-    OnProgress on_progress;  // of the request that has it
   };
   struct Waiting {
     std::uint64_t ticket;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 
 #include "base/no_denormals.h"
 #include "base/text.h"
@@ -76,18 +75,17 @@ struct Conversation::State {
   }
   void open_session(std::size_t room = 1);
   class Answering;
-  Answer ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text);
+  Answer ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text,
+             const OnProgress& on_progress);
   std::vector<TokenId> encode(const std::vector<Message>& all) const { return client->encode(all, options); }
 
   std::shared_ptr<Client::State> client;
   ConversationOptions options;
   void tell(const AnswerProgress& progress) const {
-    if (!options.on_progress) return;
-    const std::lock_guard lock(telling);
-    options.on_progress(progress);
+    if (told_of && *told_of) (*told_of)(progress);
   }
-  mutable std::mutex telling;     // one thread after the other
-  std::vector<Message> messages;  // raw: none or one
+  const OnProgress* told_of = nullptr;  // of the answer under way
+  std::vector<Message> messages;        // raw: none or one
   std::atomic<bool> cancelled = false, answering = false, leaving = false;
   UserTraffic traffic, told;                      // so far; and when the last answer's cost was told
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
@@ -267,13 +265,16 @@ class Conversation::State::Answering {
   permllm::Traffic behind_set_up_;  // where the prompt's pass begins
 };
 
-Answer Conversation::State::ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text) {
+Answer Conversation::State::ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text,
+                                const OnProgress& on_progress) {
   if (prompt.empty()) throw Error(Code::usage, "text", "has no tokens");
   const std::size_t vocabulary = client->vocabulary.tokens.size();
   if (std::any_of(prompt.begin(), prompt.end(), [&](TokenId id) { return id >= vocabulary; }))
     throw Error(Code::usage, "ids", fmt::format("one is none of the vocabulary, which has {}", vocabulary));
   const NoDenormals no_denormals;
   answering = false;
+  told_of = &on_progress;
+  const std::unique_ptr<State, void (*)(State*)> until_it_ends(this, [](State* state) { state->told_of = nullptr; });
   return Answering(*this, how, on_text).run(prompt);
 }
 
@@ -298,7 +299,7 @@ Answer Conversation::ask(const std::string& text, const AnswerOptions& options, 
   if (text.empty()) throw Error(Code::usage, "text", "is empty");
   state_->cancelled = false;
   std::vector<Message> messages = state_->with(text);
-  Answer answer = state_->ask(state_->encode(messages), options, on_text);
+  Answer answer = state_->ask(state_->encode(messages), options, on_text, state_->options.on_progress);
   if (answer.text.empty() && answer.end == Answer::End::cancelled) return answer;
   if (state_->raw()) {
     messages.back().content += answer.text;
@@ -311,11 +312,12 @@ Answer Conversation::ask(const std::string& text, const AnswerOptions& options, 
 
 Answer Conversation::answer(const std::vector<Message>& messages, const AnswerOptions& options, const OnText& on_text) {
   state_->cancelled = false;
-  return state_->ask(state_->encode(messages), options, on_text);
+  return state_->ask(state_->encode(messages), options, on_text, state_->options.on_progress);
 }
-Answer Conversation::answer(std::span<const std::uint32_t> ids, const AnswerOptions& options, const OnText& on_text) {
+Answer Conversation::answer(std::span<const std::uint32_t> ids, const AnswerOptions& options, const OnText& on_text,
+                            const OnProgress& on_progress) {
   state_->cancelled = false;
-  return state_->ask(ids, options, on_text);
+  return state_->ask(ids, options, on_text, on_progress ? on_progress : state_->options.on_progress);
 }
 
 std::size_t Conversation::in_common(const std::vector<Message>& messages) const {

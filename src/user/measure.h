@@ -34,10 +34,10 @@ class MeasuredConversation {
     std::function<bool(TokenId)> on_token;          // false: no more
     std::function<void()> on_ready = nullptr;       // material for the request is there
     std::function<void(double)> on_read = nullptr;  // the share of the model's layers that have read the prompt
-    std::function<void(const OfflineProgress&)> on_material =
-        nullptr;  // while it is made: fraction of what is waited for, from another thread
+    OnOffline on_material = nullptr;                // while material is waited for before that
   };
-  // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
+  // All of the request's functions are called in the caller's thread. Errors: usage when the request does not fit the chain, or drafts the profile. After
+  // another the conversation cannot go on.
   void run(const Request& request);
   // Has the material for a further turn made, where there is room for one, and waits for nothing: of its prompt and the beginning of its answer.
   void prepare(std::size_t prompt_tokens, std::size_t answer_tokens);

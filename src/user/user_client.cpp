@@ -153,23 +153,22 @@ void UserClient::receive_public_part() {
 
 UserClient::~UserClient() = default;
 
-void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
-                               std::function<void(const OfflineProgress&)> on_progress) {
+void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead) {
   const std::size_t order = std::max<std::size_t>(ahead, k_least_order);
   filler_->used(session_->marks());
   filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens),
-                card_.plan.prompt_rows(prompt_tokens) + ahead + order, order, std::move(on_progress));
+                card_.plan.prompt_rows(prompt_tokens) + ahead + order, order);
 }
 
-void UserClient::fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress) {
-  filler_->want(target, card_.plan.slots, k_deal_batch, std::move(on_progress));
-  filler_->wait_for(target);
+void UserClient::fill(const Marks& target, const OnOffline& on_progress) {
+  filler_->want(target, card_.plan.slots, k_deal_batch);
+  filler_->wait_for(target, on_progress);
   filler_->end();
   filler_->check();
 }
 
-void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens) {
-  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens));
+void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress) {
+  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens), on_progress);
 }
 
 void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads) {

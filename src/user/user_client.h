@@ -54,13 +54,12 @@ class UserClient {
   std::size_t room() const { return card_.plan.slots - session_->slots(); }
 
   // Has the material made for a prompt and an answer of at most max_tokens, from what the session has used on, about `ahead` slots ahead of
-  // need, and in orders of about that size. on_progress is called from another thread.
-  void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
-                     std::function<void(const OfflineProgress&)> on_progress);
+  // need, and in orders of about that size.
+  void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead);
   // For nobody's prompt: up to the marks, until the provider says that it has it all. Errors: those of Filler::wait_for and check.
-  void fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress);
-  // Waits until the provider has material for a prompt and an answer of `tokens`. Errors: those of Filler::wait_for.
-  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens);
+  void fill(const Marks& target, const OnOffline& on_progress);
+  // Waits until the provider has material for a prompt and an answer of `tokens`; on_progress, errors: those of Filler::wait_for.
+  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress = nullptr);
   // Before a pass over so many tokens behind the prompt: waits for its material. Errors: as above; nothing is burnt.
   void wait_for_pass(std::size_t tokens, std::size_t heads = 1);
   const Filler& filler() const { return *filler_; }
