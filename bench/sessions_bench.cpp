@@ -13,7 +13,7 @@
 #include "cli/offer_options.h"
 #include "helper/service.h"
 #include "model/synthetic.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "net/shaped.h"
 #include "net/units.h"
 #include "provider/service.h"

@@ -14,7 +14,7 @@
 
 #include "fuzz/target.h"
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_model.h"

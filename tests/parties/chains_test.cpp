@@ -14,7 +14,7 @@
 
 #include "base/temporary_directory.h"
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "support/errors.h"
 #include "support/links.h"

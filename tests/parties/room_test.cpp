@@ -12,7 +12,7 @@
 
 #include "cli/local_parties.h"
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "support/errors.h"
 #include "support/rig.h"

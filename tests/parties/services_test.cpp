@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "session/public_part.h"
 #include "support/errors.h"

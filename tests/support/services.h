@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "support/links.h"
 #include "support/rig.h"
