@@ -94,7 +94,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
   return ticket;
 }
 
-// The lease ends before the listeners hear: the next question of the dialogue finds the conversation free.
+// The lease ends with this function, before the listeners hear of the end: so the dialogue's next question finds its conversation free.
 Answer AnswerDesk::answer(AnswerJob& job) {
   const openai::Request& request = job.request;
   const std::stop_token stop = job.stop_token();
@@ -140,7 +140,7 @@ void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
   } catch (const Error& error) {
     if (reason_for_user(error) == Reason::provider_unreachable) keeper_.lost();
     fail(openai::refusal_of(error));
-  } catch (const std::exception&) {  // its words may be anybody's
+  } catch (const std::exception&) {  // what it says is not told: it may hold anything
     fail({500, "server_error", "this program made a mistake"});
   }
   keeper_.wake();

@@ -23,7 +23,7 @@ class AnswerJob {
   const std::vector<std::uint32_t> ids;  // of the request's messages
   bool keyed = false;                    // with an Idempotency-Key: goes on for a while without listeners
 
-  // Of the thread that makes it.
+  // Called by the thread that makes the answer.
   void set(const AnswerProgress& progress);
   void add(std::string_view piece);
   void finish(const Answer& answer, const openai::Json& usage);
@@ -31,7 +31,7 @@ class AnswerJob {
   std::stop_token stop_token() const { return stop_.get_token(); }
   void cancel() { stop_.request_stop(); }
 
-  // Of those that read along.
+  // Called by those that read along.
   struct Result {
     std::string text;
     const char* finish = nullptr;

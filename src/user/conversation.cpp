@@ -41,10 +41,10 @@ struct Conversation::State {
   bool raw() const { return options.chat_format == "none"; }
   // Ends the session in order, where it still stands.
   void leave() {
-    leaving = true;  // a connection that is lost by now is not made again
+    leaving = true;  // so that no connection is dialled again only to say goodbye
     try {
       if (session) session->end();
-    } catch (const Error&) {  // the answers are there
+    } catch (const Error&) {  // of no interest: the answers are there
     }
     session = nullptr;
     leaving = false;
@@ -63,7 +63,7 @@ struct Conversation::State {
     }
     return all;
   }
-  // How long an answer may be: as asked, as the model has room, as the invite allows.
+  // How long an answer may be: the least of what was asked for, what the context has room for and what the invite allows.
   std::size_t most_tokens(const Plan& plan, std::size_t prompt, std::size_t asked) const {
     plan.check_prompt(prompt);
     const std::size_t rows = plan.prompt_rows(prompt);
@@ -84,10 +84,10 @@ struct Conversation::State {
   void tell(const AnswerProgress& progress) const {
     if (told_of && *told_of) (*told_of)(progress);
   }
-  const OnProgress* told_of = nullptr;  // of the answer under way
-  std::vector<Message> messages;        // raw: none or one
+  const OnProgress* told_of = nullptr;  // who hears of the answer under way; null: none is
+  std::vector<Message> messages;        // the dialogue so far; with raw text none, or one with all of it
   std::atomic<bool> cancelled = false, answering = false, leaving = false;
-  UserTraffic traffic, told;                      // so far; and when the last answer's cost was told
+  UserTraffic traffic, told;  // what the links carried so far; what they had when the last answer's cost was counted
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
@@ -141,12 +141,12 @@ class Conversation::State::Answering {
     if (client_.tokens_left == 0) throw used_up();
     answer_.end = Answer::End::length;
   }
-  // After an error the session is gone, unless it was cancelled: then too, and the answer is what there is of it.
+  // Whatever is thrown ends the session. Where the answer was cancelled, nothing is thrown on, and the answer is what there is of it.
   Answer run(std::span<const TokenId> prompt) {
     try {
       ask(prompt);
     } catch (...) {
-      state_.session = nullptr;  // what its last pass left is not known
+      state_.session = nullptr;  // nobody knows in which state its last pass left it
       if (!state_.cancelled) throw;
     }
     if (state_.cancelled) answer_.end = Answer::End::cancelled;
@@ -209,7 +209,7 @@ class Conversation::State::Answering {
     request.on_token = [this](TokenId id) { return take(id); };
     return request;
   }
-  // A token of the answer; whether another is wanted.
+  // Takes a token of the answer; returns whether another is wanted.
   bool take(TokenId id) {
     state_.answering = true;
     if (state_.cancelled) return false;

@@ -12,17 +12,17 @@
 namespace permllm {
 namespace {
 
-// By cost: a slot is worth one, an entry or pass about a fifth.
+// What a piece weighs in progress, by what it costs to make: a slot one, an entry or a pass about a fifth.
 double worth(std::uint8_t kind) { return kind == k_slot_kind ? 1.0 : 0.2; }
 
-// Where a connection was lost, the provider may know why.
+// The provider may have said why it closed the connection: its error in place of the lost connection's, if it can still be read.
 template <class Filling>
 std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
   try {
     filling.offline->send(PackEnd{});
     filling.offline->flush();
   } catch (const std::exception&) {
-    // What it said before it closed can still be read.
+    // Nothing can be sent any more, but what it said before it closed may be there to read.
   }
   try {
     for (;;) filling.offline->receive(Accepted{});
@@ -291,7 +291,7 @@ void Filler::wait_for(const Marks& needed, const OnOffline& on_progress) {
   const Clock::time_point begin = Clock::now();
   std::unique_lock lock(mutex_);
   state_.needed = needed;
-  // What was used since has made room.
+  // What was used since the failure has made room at the provider, so it is worth another try.
   if (failure_ && !within(needed, state_.made) && wants_room(failure_) && failed_at_ != state_.used) try_anew();
   changed_.notify_all();
   const auto over = [&] { return within(needed, state_.made) || failure_ || within(state_.target, state_.made); };

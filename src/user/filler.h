@@ -31,8 +31,8 @@ class Filler {
   struct Links {
     Dial offline, helper;  // to the provider, to the helper
   };
-  // `record`: the chain, whose seed a filling may agree on (then it is in the ledger, too); references outlive the filler. made: as the provider
-  // says.
+  // record: the chain; where it has no seed, a filling agrees on one and writes it here and into the ledger. made: how far the chain is made, as the
+  // provider says. The references outlive the filler.
   Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u, ChainRecord& record,
          Ledger& ledger, const BfvUser* bfv, const Marks& made, Executor& executor, Clock::duration patience);
   ~Filler();
@@ -58,7 +58,8 @@ class Filler {
   std::optional<PartyReport> end();
 
  private:
-  struct Filling {  // the two connections
+  // The connections over which material is made, while they stand.
+  struct Filling {
     std::unique_ptr<Link> offline_link, helper_link;
     std::unique_ptr<Channel> offline, helper;
     std::unique_ptr<AesCoins> coins;
@@ -69,10 +70,10 @@ class Filler {
   void make(Filling& filling, const PackOrder& order, const Marks& from);
   // With the lock, as what follows. Of what is needed and was not made when it was asked for, the part that is made or dealt.
   double fraction_of(const Marks& needed) const;
-  // A stopped one stays so.
+  // Goes over to a phase, unless the filling was stopped for good.
   void enter(FillingState::Phase phase);
   void try_anew();
-  // order: that was at hand, if one was.
+  // Ends the connections after a fault, and decides whether a smaller order is tried. order: the one at hand, if there was one.
   void fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order);
 
   Links links_;
@@ -88,10 +89,10 @@ class Filler {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   FillingState state_;
-  Marks begin_;                       // what was made when this much was asked for
-  Marks failed_at_;                   // what was used when a filling failed
-  PackOrder order_;                   // at hand
-  double dealt_ = 0;                  // of its pieces, the part that is dealt
+  Marks begin_;                       // how far the chain was made when want() was called
+  Marks failed_at_;                   // how far it was used when a filling failed
+  PackOrder order_;                   // the one at hand, or the last
+  double dealt_ = 0;                  // the part of its pieces that is dealt by now
   std::shared_ptr<Filling> filling_;  // while connected
   double seconds_ = 0;
   std::exception_ptr failure_;

@@ -28,7 +28,7 @@ class MeasuredConversation {
         ids;  // of the whole conversation: what it has in common with the turns before is not fed again
     std::size_t max_tokens = 1;
     std::size_t ahead = 256;       // slots of material to make ahead of need
-    std::size_t start = SIZE_MAX;  // of these, for how many of the answer they are waited for before it begins
+    std::size_t start = SIZE_MAX;  // tokens of the answer whose material is waited for before it begins
     std::size_t draft = 0;         // drafted tokens a pass; profile open only
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;          // false: no more
@@ -45,7 +45,7 @@ class MeasuredConversation {
   bool fits(const Request& request);
   // The longest answer, of max_tokens, with which a request for these ids fits; 0: none does.
   std::size_t answer_room(std::span<const TokenId> ids, std::size_t draft);
-  // Slots that it takes in a new one.
+  // Slots that a request takes in a new conversation, which is fed all of its ids.
   std::size_t slots_afresh(const Request& request) const;
   // The chain, and how much of it is made and not used.
   std::uint64_t chain() const { return client_.chain(); }
@@ -75,7 +75,7 @@ class MeasuredConversation {
   std::size_t slots_of(const Request& request) const;
   // Errors: usage, where it does not fit, with rows of its prompt and slots in all, or its drafts do not.
   void check(const Request& request, std::size_t rows, std::size_t slots);
-  // Waits for what the answer begins with, behind so many tokens of a prompt; the rest is made beside it.
+  // Has a request's material made, and waits for the part with which the answer begins; the rest is made beside the answer. prompt: tokens to feed.
   void make_material(const Request& request, std::size_t prompt);
   std::size_t room();
 
