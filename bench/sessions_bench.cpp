@@ -13,7 +13,7 @@
 #include "cli/offer_options.h"
 #include "helper/service.h"
 #include "model/synthetic.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "net/shaped.h"
 #include "net/units.h"
 #include "provider/service.h"
@@ -110,7 +110,7 @@ void run(const Options& options, Profile profile, std::size_t users) {
   for (std::size_t i = 0; i < users; ++i) {
     UserClient& client = clients.emplace_back(world.links(std::to_string(i)), ledgers.emplace_back(),
                                               executors.emplace_back(1), k_patience);
-    client.make_material(prompt_of(i), options.tokens + 1, slots, nullptr);
+    client.make_material(prompt_of(i), options.tokens + 1, slots);
     client.wait_for_material(prompt_of(i), options.tokens + 1);
     all.push_back(&client);
   }

@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -51,8 +52,9 @@ struct AnswerProgress {
   double fraction = 0, seconds = 0, seconds_left = 0;
   std::uint32_t token = 0;  // the one that has come
 };
-using OnProgress =
-    std::function<void(const AnswerProgress&)>;  // called from several threads, one after the other; it returns soon
+// Called in the thread that asks or fills, while it does; returns soon. In the order of the stages: connecting, material, prompt, answer, from the
+// beginning where a session had to be begun again.
+using OnProgress = std::function<void(const AnswerProgress&)>;
 
 struct ConversationOptions {
   std::string system = {};  // the system message; empty: as the model's template has it
@@ -205,11 +207,17 @@ class Conversation {
   // the session was fed before is not fed again. The conversation's own questions and answers, and its system message, play no part.
   Answer answer(const std::vector<Message>& messages, const AnswerOptions& options = {},
                 const OnText& on_text = nullptr);
+  // The same with the ids of the messages, as Client::tokenize has them for this conversation's options: who needs them several times makes them once.
+  // on_progress: of this answer, in place of the conversation's. Errors: usage (field ids), too, for one that is none of the vocabulary's.
+  Answer answer(std::span<const std::uint32_t> ids, const AnswerOptions& options = {}, const OnText& on_text = nullptr,
+                const OnProgress& on_progress = nullptr);
   // How many tokens of these messages the session was fed already.
   std::size_t in_common(const std::vector<Message>& messages) const;
+  std::size_t in_common(std::span<const std::uint32_t> ids) const;
   // How long an answer to these the session has room for behind what it was fed, in tokens. Where more are asked for, it is begun again and
   // fed all of the messages. 0: there is no session, or no room.
   std::size_t room(const std::vector<Message>& messages) const;
+  std::size_t room(std::span<const std::uint32_t> ids) const;
   // Ends the answer under way, soon; ask() returns what there is of it. Without one, nothing. A question that got no text is forgotten. For
   // signal handlers, too.
   void cancel() noexcept;

@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <mutex>
 #include <optional>
 
 #include "base/file.h"
@@ -91,7 +90,7 @@ class Lines {
   std::string history_;
 };
 
-// What is shown while an answer is awaited. Told by several threads, and between answers too: material for the next is made.
+// What is shown while an answer is awaited.
 class Waiting {
  public:
   Waiting(bool json, double grace_seconds)
@@ -101,19 +100,15 @@ class Waiting {
         reading_("Reading your question", json) {}
 
   void begin() {
-    const std::lock_guard lock(mutex_);
     stage_ = Stage::connecting;
     lost_ = false;
   }
   void show(const AnswerProgress& progress) {
-    const std::lock_guard lock(mutex_);
     if (progress.stage == Stage::reconnecting) {
       if (!std::exchange(lost_, true)) tell_of_loss();
       return;
     }
-    if (progress.stage == Stage::connecting) stage_ = Stage::connecting;
-    if (progress.stage < stage_) return;  // material that is made ahead, beside the answer
-    if (progress.stage != stage_) end_line();
+    if (progress.stage != stage_) end();
     stage_ = progress.stage;
     if (progress.stage == Stage::material) return making_.show(progress.fraction, progress.seconds);
     lost_ = false;
@@ -122,20 +117,15 @@ class Waiting {
   }
   // Nothing is awaited any more.
   void end() {
-    const std::lock_guard lock(mutex_);
-    end_line();
-    stage_ = Stage::answer;
+    making_.close();
+    reading_.close();
   }
 
  private:
   using Stage = AnswerProgress::Stage;
-  void end_line() {
-    making_.close();
-    reading_.close();
-  }
   void tell_of_loss() {
     if (json_) return print_event({{"event", "reconnecting"}, {"seconds", grace_seconds_}});
-    end_line();
+    end();
     std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n",
                            stage_ == Stage::answer ? "\n" : "", grace_seconds_)
                    .c_str(),
@@ -143,9 +133,8 @@ class Waiting {
   }
   const bool json_;
   const double grace_seconds_;
-  std::mutex mutex_;
   ProgressBar making_, reading_;
-  Stage stage_ = Stage::answer;
+  Stage stage_ = Stage::connecting;
   bool lost_ = false;
 };
 

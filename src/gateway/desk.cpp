@@ -35,10 +35,9 @@ AnswerDesk::AnswerDesk(const Client& client, const DeskOptions& options, Log& lo
 
 AnswerDesk::~AnswerDesk() { drain({}); }
 
-void AnswerDesk::check(const openai::Request& request) const {
-  ConversationOptions options = options_.conversation;
-  if (!request.chat) options = {.chat_format = "none"};
-  const std::size_t tokens = client_.tokenize(request.messages, options).size(), context = client_.model().context;
+std::vector<std::uint32_t> AnswerDesk::ids_of(const openai::Request& request) const {
+  std::vector<std::uint32_t> ids = client_.tokenize(request.messages, pool_.options_for(!request.chat));
+  const std::size_t tokens = ids.size(), context = client_.model().context;
   if (tokens == 0) throw Error(Code::usage, request.chat ? "messages" : "prompt", "has no tokens");
   if (tokens >= context) {
     throw Error(Code::usage, Reason::context_exceeded, "conversation",
@@ -47,6 +46,7 @@ void AnswerDesk::check(const openai::Request& request) const {
   }
   if (client_.tokens_left() == 0)
     throw Error(Code::usage, Reason::allowance_used_up, "tokens", "all tokens of the invite are used");
+  return ids;
 }
 
 std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape,
@@ -66,7 +66,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
     const std::lock_guard lock(mutex_);
     if (auto ticket = known()) return ticket;
   }
-  check(request);
+  std::vector<std::uint32_t> ids = ids_of(request);  // takes its time, and keeps nobody waiting
   const std::lock_guard lock(mutex_);
   if (auto ticket = known()) return ticket;
   if (draining_) throw Error(Code::resource, Reason::busy, "permllm", "is shutting down");
@@ -75,7 +75,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
     throw Error(Code::resource, Reason::queue_full, "queue",
                 fmt::format("{} requests are under way or wait, as many as may be", runs_.size()));
   }
-  const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(shape));
+  const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(shape), std::move(ids));
   job->keyed = !key.empty();
   auto ticket = std::make_shared<Ticket>(job);
   if (job->keyed) {
@@ -94,31 +94,29 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
   return ticket;
 }
 
-// The lease ends before the listeners hear: the next question of the dialogue finds the conversation free.
+// The lease ends with this function, before the listeners hear of the end: so the dialogue's next question finds its conversation free.
 Answer AnswerDesk::answer(AnswerJob& job) {
   const openai::Request& request = job.request;
   const std::stop_token stop = job.stop_token();
-  Conversation* conversation = nullptr;
-  auto lease = pool_.take(
-      job.owner, request.messages, !request.chat,
+  auto lease = pool_.take(job.owner, job.ids, !request.chat, stop);
+  Answer answer;
+  answer.end = Answer::End::cancelled;
+  if (!lease) return answer;
+  Conversation& conversation = **lease;
+  AnswerOptions how = request.answer;
+  const std::size_t context = client_.model().context, room = conversation.room(job.ids);
+  how.max_tokens = request.max_tokens                             ? *request.max_tokens
+                   : room >= std::min(k_enough_room, context / 4) ? room
+                                                                  : context;
+  const std::stop_callback cancel(stop, [&] { conversation.cancel(); });
+  answer = conversation.answer(
+      job.ids, how, [&](std::string_view piece) { job.add(piece); },
       [&](const AnswerProgress& progress) {
         job.set(progress);
         if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
         if (stop.stop_requested())
-          conversation->cancel();  // what was asked for before the answer began was forgotten there
-      },
-      stop);
-  Answer answer;
-  answer.end = Answer::End::cancelled;
-  if (!lease) return answer;
-  conversation = &**lease;
-  AnswerOptions how = request.answer;
-  const std::size_t context = client_.model().context, room = conversation->room(request.messages);
-  how.max_tokens = request.max_tokens                             ? *request.max_tokens
-                   : room >= std::min(k_enough_room, context / 4) ? room
-                                                                  : context;
-  const std::stop_callback cancel(stop, [&] { conversation->cancel(); });
-  answer = conversation->answer(request.messages, how, [&](std::string_view piece) { job.add(piece); });
+          conversation.cancel();  // what was asked for before the answer began was forgotten there
+      });
   lease->holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
   return answer;
 }
@@ -142,7 +140,7 @@ void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
   } catch (const Error& error) {
     if (reason_for_user(error) == Reason::provider_unreachable) keeper_.lost();
     fail(openai::refusal_of(error));
-  } catch (const std::exception&) {  // its words may be anybody's
+  } catch (const std::exception&) {  // what it says is not told: it may hold anything
     fail({500, "server_error", "this program made a mistake"});
   }
   keeper_.wake();

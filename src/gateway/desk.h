@@ -24,7 +24,7 @@ class AnswerDesk {
   AnswerDesk(const Client& client, const DeskOptions& options, Log& log);
   ~AnswerDesk();
 
-  // Of a listener: while any lives, the answer is made.
+  // What a listener holds: the answer is made as long as any of them lives.
   class Ticket {
    public:
     explicit Ticket(std::shared_ptr<AnswerJob> job) : job_(std::move(job)) { job_->join(); }
@@ -42,7 +42,7 @@ class AnswerDesk {
   std::shared_ptr<Ticket> ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key,
                               const std::string& digest);
 
-  // Nothing new; what is under way has so long to end, then it is cancelled. Returns once all has ended.
+  // Takes no new request. Those under way have so long to end, then they are cancelled. Returns once all have ended.
   void drain(std::chrono::steady_clock::duration patience);
 
   struct Now {
@@ -64,7 +64,8 @@ class AnswerDesk {
     std::shared_ptr<AnswerJob> job;
     std::chrono::steady_clock::time_point begun;
   };
-  void check(const openai::Request& request) const;
+  // The ids of what is asked, made here and nowhere else. Errors: as ask.
+  std::vector<std::uint32_t> ids_of(const openai::Request& request) const;
   void run(const std::shared_ptr<AnswerJob>& job);
   Answer answer(AnswerJob& job);
   void tidy();  // with the mutex held

@@ -24,7 +24,7 @@ class Gateway {
   Gateway(const Client& client, const GatewayOptions& options, Log& log);
   ~Gateway();
   std::uint16_t port() const;
-  // What is under way has so long to end.
+  // Takes no new request; those under way have so long to end.
   void drain(std::chrono::steady_clock::duration patience);
 
  private:

@@ -3,7 +3,6 @@
 #include "base/clock.h"
 
 namespace permllm {
-namespace {}  // namespace
 
 void AnswerJob::set(const AnswerProgress& progress) {
   const std::lock_guard lock(mutex_);
@@ -12,7 +11,6 @@ void AnswerJob::set(const AnswerProgress& progress) {
       now_.stage = Stage::preparing;
       break;
     case AnswerProgress::Stage::material:
-      if (now_.stage > Stage::preparing) return;  // made ahead, beside the answer
       now_.stage = Stage::preparing;
       now_.progress = {progress.fraction, progress.seconds_left};
       break;

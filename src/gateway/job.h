@@ -14,15 +14,16 @@ namespace permllm {
 class AnswerJob {
  public:
   enum class Stage { queued, preparing, reconnecting, reading, answering, done };
-  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped)
-      : owner(who), request(std::move(asked)), shape(std::move(shaped)) {}
+  AnswerJob(std::size_t who, openai::Request asked, openai::Shape shaped, std::vector<std::uint32_t> ids_of_it)
+      : owner(who), request(std::move(asked)), shape(std::move(shaped)), ids(std::move(ids_of_it)) {}
 
   const std::size_t owner;  // which API key asks; 0 where none is needed
   const openai::Request request;
   const openai::Shape shape;
-  bool keyed = false;  // with an Idempotency-Key: goes on for a while without listeners
+  const std::vector<std::uint32_t> ids;  // of the request's messages
+  bool keyed = false;                    // with an Idempotency-Key: goes on for a while without listeners
 
-  // Of the thread that makes it.
+  // Called by the thread that makes the answer.
   void set(const AnswerProgress& progress);
   void add(std::string_view piece);
   void finish(const Answer& answer, const openai::Json& usage);
@@ -30,7 +31,7 @@ class AnswerJob {
   std::stop_token stop_token() const { return stop_.get_token(); }
   void cancel() { stop_.request_stop(); }
 
-  // Of those that read along.
+  // Called by those that read along.
   struct Result {
     std::string text;
     const char* finish = nullptr;

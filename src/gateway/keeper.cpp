@@ -96,7 +96,7 @@ void StockKeeper::run(const std::stop_token& stop) {
       if (reason_for_user(error) == Reason::provider_unreachable) lost();
       not_before = Clock::now() + k_pause;
       used_ = true;
-    } catch (const std::exception&) {  // its words may be anybody's
+    } catch (const std::exception&) {  // what it says is not told: it may hold anything
       log_.write(Log::Level::warn, "stock", "no material was made: this program made a mistake");
       not_before = Clock::now() + k_pause;
     }

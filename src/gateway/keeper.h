@@ -38,7 +38,7 @@ class StockKeeper {
   const std::function<bool()> idle_;
   Log& log_;
   std::atomic<bool> lost_ = false, filling_ = false, used_ = true;
-  bool lasts_ = true;                                          // what is made is found again
+  bool lasts_ = true;  // whether material outlives the conversation for which it was made: else none is made ahead
   std::optional<std::pair<std::size_t, std::size_t>> before_;  // the last filling: which conversation, and what it had
   std::atomic<std::int64_t> heard_ = 0;                        // when, in milliseconds of the steady clock
   std::jthread thread_;

@@ -12,8 +12,6 @@ ConversationPool::Lease::~Lease() {
   {
     const std::lock_guard lock(pool_->mutex_);
     Slot& slot = pool_->slots_[index_];
-    const std::lock_guard telling(slot.telling);
-    slot.on_progress = nullptr;
     slot.busy = false;
     slot.used = ++pool_->uses_;
   }
@@ -37,9 +35,8 @@ ConversationOptions ConversationPool::options_for(bool raw) const {
   return options;
 }
 
-std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Message>& messages, bool raw,
+std::size_t ConversationPool::choose(std::size_t owner, std::span<const std::uint32_t> ids, bool raw,
                                      bool& goes_on) const {
-  const std::size_t prompt = client_.tokenize(messages, options_for(raw)).size();
   std::size_t best = slots_.size(), most = 0, unmade = slots_.size(), oldest = slots_.size();
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
@@ -50,8 +47,8 @@ std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Messag
     }
     if (oldest == slots_.size() || slot.used < slots_[oldest].used) oldest = i;
     if (slot.raw != raw || slot.owner != owner) continue;  // how much they have in common is told: not of another's
-    const std::size_t common = slot.conversation->in_common(messages);
-    if (common > most && (2 * common >= slot.held || common + 1 >= prompt)) {
+    const std::size_t common = slot.conversation->in_common(ids);
+    if (common > most && (2 * common >= slot.held || common + 1 >= ids.size())) {
       most = common;
       best = i;
     }
@@ -72,9 +69,8 @@ std::uint64_t ConversationPool::next() const {
       ->ticket;
 }
 
-std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, const std::vector<Message>& messages,
-                                                              bool raw, const OnProgress& on_progress,
-                                                              const std::stop_token& stop) {
+std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner, std::span<const std::uint32_t> ids,
+                                                              bool raw, const std::stop_token& stop) {
   std::size_t index = 0;
   bool goes_on = false;
   {
@@ -85,12 +81,10 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
       return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; }) && next() == ticket;
     });
     if (mine && !stop.stop_requested()) {
-      index = choose(owner, messages, raw, goes_on);
+      index = choose(owner, ids, raw, goes_on);
       slots_[index].busy = true;
       slots_[index].owner = owner;
       last_turn_[owner] = ++turns_;
-      const std::lock_guard telling(slots_[index].telling);
-      slots_[index].on_progress = on_progress;
     }
     std::erase_if(queue_, [&](const Waiting& waiting) { return waiting.ticket == ticket; });
     if (!mine || stop.stop_requested()) {
@@ -109,12 +103,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
     } else {
       slot.conversation.reset();
       slot.raw = raw;
-      ConversationOptions options = options_for(raw);
-      options.on_progress = [&slot](const AnswerProgress& progress) {
-        const std::lock_guard lock(slot.telling);
-        if (slot.on_progress) slot.on_progress(progress);
-      };
-      slot.conversation.emplace(client_.conversation(options));
+      slot.conversation.emplace(client_.conversation(options_for(raw)));
     }
   }
   return lease;

@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <stop_token>
 #include <utility>
 #include <vector>
@@ -16,7 +17,7 @@ namespace permllm {
 
 class ConversationPool {
  public:
-  // At most `size` conversations of the client, which outlives the pool. options: of all; chat format and on_progress are the pool's affair.
+  // At most `size` conversations of the client, which outlives the pool. options: of all.
   ConversationPool(const Client& client, const ConversationOptions& options, std::size_t size);
 
   // A conversation in use; given back when it is dropped.
@@ -37,12 +38,14 @@ class ConversationPool {
   };
 
   // Waits for its turn: of those who wait, the owner (any number that tells them apart) with the fewest conversations in use comes first, then
-  // the one whose last turn is longest ago, then who came first. Nothing once `stop` is asked for. The conversation is the owner's free one that these messages go on
+  // the one whose last turn is longest ago, then who came first. Nothing once `stop` is asked for. The conversation is the owner's free one that these ids go on
   // with (most tokens in common, at least half of what it holds, or all of the prompt); else a new one while there are fewer than `size`; else
-  // the free one unused longest, emptied. raw: chat format none.
-  std::optional<Lease> take(std::size_t owner, const std::vector<Message>& messages, bool raw,
-                            const OnProgress& on_progress, const std::stop_token& stop);
+  // the free one unused longest, emptied. ids: of the whole dialogue, by options_for(raw).
+  std::optional<Lease> take(std::size_t owner, std::span<const std::uint32_t> ids, bool raw,
+                            const std::stop_token& stop);
   std::size_t waiting() const;
+  // Of its conversations; raw: chat format none.
+  ConversationOptions options_for(bool raw) const;
 
  private:
   struct Slot {
@@ -51,16 +54,13 @@ class ConversationPool {
     std::size_t owner = 0;   // of what it holds
     std::size_t held = 0;    // tokens
     std::uint64_t used = 0;  // the pool's count of uses when it was used last
-    std::mutex telling;      // of on_progress: material that is made ahead may be told of while the request ends
-    OnProgress on_progress;  // of the request that has it
   };
-  ConversationOptions options_for(bool raw) const;
   struct Waiting {
     std::uint64_t ticket;
     std::size_t owner;
   };
   std::uint64_t next() const;  // whose turn it is; the queue is not empty
-  std::size_t choose(std::size_t owner, const std::vector<Message>& messages, bool raw, bool& goes_on) const;
+  std::size_t choose(std::size_t owner, std::span<const std::uint32_t> ids, bool raw, bool& goes_on) const;
 
   const Client& client_;
   const ConversationOptions options_;

@@ -85,7 +85,7 @@ class ModelStore {
     std::unique_lock<std::mutex> lock_part() const;
     ModelStore& store_;
     ModelOffer offer_;
-    std::shared_ptr<Part> part_;  // one of the two
+    std::shared_ptr<Part> part_;  // of this and the next, one is set
     std::shared_ptr<const StoredModel> complete_;
     std::uint64_t turn_ = 0;
     std::uint32_t named_ = 0, next_ = 0;  // chunks whose hash was told; the least number that may come

@@ -18,7 +18,7 @@ std::size_t most_of_chunk() {
 }
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
-// What a provider had under way: a connection that is closed before it is read takes the refusal with it.
+// Reads what a provider had under way when it was refused: a connection that is closed over unread bytes loses the refusal.
 void pass_over_chunks(Channel& provider) {
   try {
     for (std::size_t i = 0; i <= ModelTaken::k_window; ++i)
@@ -75,7 +75,7 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
   if (link) link->close();
 }
 
-// Whoever does not know a model's id does not learn of it: a helper may serve several providers.
+// A helper may serve several providers: it tells of a model to those alone who name its id.
 ProbeFacts HelperService::facts(const std::vector<std::string>& ids, const Peer& peer) {
   ProbeFacts facts;
   for (const std::string& id : ids) {

@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "page/pack.h"
-#include "protocol/party.h"
+#include "protocol/roles.h"
 
 namespace permllm {
 

@@ -82,7 +82,7 @@ const Leak k_leaks[] = {
      "once, the embedding table and all small vectors of the model (biases, gains, rows of positions)"},
 
     // The provider
-    {Shown::words, Role::provider, "party", k_no_row, k_all, "", nullptr,
+    {Shown::words, Role::provider, "roles", k_no_row, k_all, "", nullptr,
      "uniform words, lengths and timing: how many tokens prompt and answer have, nothing of what they are"},
     {Shown::ciphertexts, Role::provider, "retrieve_bfv", k_no_row, k_permuted, "retrieval bfv", bfv,
      "ciphertexts of the place of each chosen token, under a key of the user's"},

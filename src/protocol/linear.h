@@ -15,7 +15,7 @@
 
 #include <algorithm>
 
-#include "protocol/party.h"
+#include "protocol/roles.h"
 #include "ring/elementwise.h"
 
 namespace permllm {

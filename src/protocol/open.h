@@ -9,7 +9,7 @@
 //   bound:      both fit what is kept of them, from the plan's calibrated ranges.
 #pragma once
 
-#include "protocol/party.h"
+#include "protocol/roles.h"
 
 namespace permllm {
 

@@ -19,7 +19,7 @@
 
 #include <algorithm>
 
-#include "protocol/party.h"
+#include "protocol/roles.h"
 #include "ring/elementwise.h"
 
 namespace permllm {

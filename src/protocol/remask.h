@@ -7,7 +7,7 @@
 //   coins of what the provider receives: r for d.
 #pragma once
 
-#include "protocol/party.h"
+#include "protocol/roles.h"
 
 namespace permllm {
 

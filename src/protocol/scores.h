@@ -20,7 +20,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "protocol/party.h"
+#include "protocol/roles.h"
 #include "ring/elementwise.h"
 
 namespace permllm {

@@ -64,8 +64,8 @@ void ProviderChains::remove_files(const ChainRecord& record) const {
 }
 
 void ProviderChains::forget(const ChainRecord& record) {
-  remove_files(record);  // first: what a cut leaves in the ledger alone, the next start finds; files alone it would not
-  ledger_.drop(record);  // one that is not as it was stays, and is lost at the next start
+  remove_files(record);  // ahead of the row: the next start finds a row without files, but not files without a row
+  ledger_.drop(record);  // a row that was changed meanwhile stays, and is dropped at the next start
   idle_.erase({record.peer, record.chain});
 }
 
@@ -232,7 +232,7 @@ ProviderChains::Chain::~Chain() {
     // One that is used up, or of which nothing was made, is of no use to anybody.
     if (!keep_ || chains_.used_up(*record) || record->made == Marks{}) chains_.forget(*record);
   } catch (const std::exception&) {
-    // Likewise.
+    // It stays there until the next start, as above.
   }
 }
 

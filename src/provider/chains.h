@@ -86,7 +86,7 @@ class ProviderChains {
     std::optional<Clock::time_point> filled_at_;
   };
 
-  // For the card.
+  // What the user's card says of its chains.
   std::vector<ChainState> of(const std::string& peer);
   // Takes a chain for a session, or makes it; then all but k_most_leftovers of the user's that are used in part and in no session are dropped,
   // those with the least material first. Errors: mismatch, where it is in use.
@@ -108,7 +108,7 @@ class ProviderChains {
  private:
   using Key = std::pair<std::string, std::uint64_t>;
   static constexpr std::size_t k_most_leftovers = 8;
-  // With the lock, as what follows: chains that are used in part and in no session, the one with the least material first.
+  // To be called with the lock, as what follows. Chains that are used in part and in no session, the one with the least material first.
   std::vector<ChainRecord> leftovers(const std::string& peer);
   void drop_leftovers(const std::string& peer);
   std::uint64_t bytes_of(const std::string& peer) const;
@@ -129,11 +129,11 @@ class ProviderChains {
   std::function<void(const std::string&)> on_event_;
   std::optional<File> lock_;
   Ledger ledger_;
-  std::mutex mutex_;                             // before a chain's and a stock's
-  std::map<Key, Chain*> open_;                   // in a session
-  std::map<Key, std::uint64_t> idle_;            // bytes of the others
+  std::mutex mutex_;                             // is taken before a chain's and a stock's
+  std::map<Key, Chain*> open_;                   // chains that a session has
+  std::map<Key, std::uint64_t> idle_;            // the other chains, with the bytes of their material
   std::map<std::string, std::uint64_t> coming_;  // bytes by user, that are being put into a stock
-  std::atomic<bool> disk_full_ = false;          // on_event was told so
+  std::atomic<bool> disk_full_ = false;          // as on_event was told last
 };
 
 }  // namespace permllm

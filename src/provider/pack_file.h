@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/file.h"
-#include "protocol/party.h"
+#include "protocol/roles.h"
 
 namespace permllm {
 

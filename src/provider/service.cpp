@@ -17,7 +17,7 @@ namespace {
 
 constexpr auto k_filling = std::chrono::hours(24);  // the longest that material is made before a session's first pass
 
-// On the wire, about: nearly all of a card.
+// The bytes of a vocabulary on the wire, about; they are nearly all of a card.
 std::size_t bytes_of(const Vocabulary& vocabulary) {
   std::size_t bytes = vocabulary.charsmap.size() + vocabulary.chat_template.size() + 8 * vocabulary.tokens.size();
   for (const auto* texts : {&vocabulary.tokens, &vocabulary.merges}) {
@@ -141,11 +141,12 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   events.begin(id);
   const ResumableSessions::Kept kept = resumable_.keep(link, id, peer, false);
   std::optional<RetrievalKey> key = begin(user, id, chain);
-  trim_heap();  // of the card, whose bytes grew in steps
+  trim_heap();  // the card's bytes grew in steps, and left each smaller buffer behind
   link->await_frame(Clock::now() + k_filling, "the first pass",
                     k_least_payload);  // ProviderSessions says how long; material may be made meanwhile
   AesCoins coins(chain.seed(Clock::now() + patience_));
-  std::optional<BfvProvider> bfv;  // goes before the coins do: it may still be at work
+  std::optional<BfvProvider>
+      bfv;  // declared behind the coins, so destroyed ahead of them: it may still be at work with them
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain.number());
   std::unique_ptr<Burning> burning = chain.burning();
   const Marks first = burning->used();

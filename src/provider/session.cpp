@@ -8,7 +8,7 @@
 #include "page/open_page.h"
 
 namespace permllm {
-// Hands each part its packs, once.
+// Hands each part of the page its packs from the stock; each pack is read once.
 struct ProviderSession::StockMaterial {
   const Progress& progress;
   Stock& stock;
@@ -175,7 +175,8 @@ void ProviderSession::walk(const PassBegin& begin, StockMaterial& material) {
   }
   provider_.batch = progress_.slot;
   rows = remask(provider_, embed_remask_shape(plan_), std::move(rows));
-  const bool owed = begin.kind == PassBegin::sampled;  // the id, as soon as it holds nobody up
+  const bool owed =
+      begin.kind == PassBegin::sampled;  // the user still has to get the token's id, once that holds nobody up
   if (owed && bfv_ == nullptr) retrieve_sampled();
   const Masked x = run_layers(provider_, plan_, weights_, rows, material, [&](std::size_t layer) {
     if (layer == 0 && owed && bfv_ != nullptr) retrieve_sampled();

@@ -45,7 +45,7 @@ std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id
       throw Error(Code::resource, Reason::busy, "session",
                   fmt::format("{} of this user are open, the limit is {}; end one", own, limits.sessions));
     }
-    const std::uint64_t gives_way = admit(peer);  // others may have come since
+    const std::uint64_t gives_way = admit(peer);  // asked again: others may have come since the first time
     auto chain = chains_.open(peer, agreement);
     if (gives_way != 0)
       end(gives_way, Error(Code::resource, Reason::session_ended, "session",
@@ -162,7 +162,7 @@ void ProviderSessions::end_unused(const std::stop_token& stop) {
     }
     changed_.wait_for(lock, stop, patience_ / 8, [] { return false; });
     lock.unlock();
-    trim_heap_if_due();  // what others let go of when it was not
+    trim_heap_if_due();  // sessions that ended lately may have freed memory when it was not due
     lock.lock();
   }
 }

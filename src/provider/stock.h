@@ -12,7 +12,7 @@
 
 #include "page/pack.h"
 #include "plan/marks.h"
-#include "protocol/party.h"
+#include "protocol/roles.h"
 #include "provider/pack_file.h"
 #include "wire/link.h"
 

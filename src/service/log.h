@@ -51,7 +51,7 @@ class Log {
   // A line that `who` causes at will: left out beyond the bound; not_logged_before tells how many were.
   void write(Level level, const char* event, const std::string& text, nlohmann::ordered_json fields, LineBound& bound,
              const std::string& who);
-  // As --log-level. May be called while others write.
+  // level: a value of --log-level. May be called while others write.
   void set_level(const std::string& level);
 
  private:

@@ -24,7 +24,7 @@ class Metrics {
   // Bytes of model that this party holds for sessions.
   void set_model_bytes(double bytes);
 
-  // Asked for whenever the text is.
+  // What cannot be counted along: called each time that the text is asked for.
   struct Now {
     std::size_t handshakes = 0, connections = 0;
     bool ready = false, draining = false;

@@ -33,7 +33,7 @@ struct PartyOptions {
   Clock::duration patience() const { return duration_of(patience_seconds); }
 };
 
-// Made before any other thread.
+// To be made before the process has any other thread.
 class Party {
  public:
   // mapped: the folder or file whose bytes are mapped into memory; may be empty. ready: asked by /readyz once the party serves: why it is not ready;
@@ -54,10 +54,10 @@ class Party {
 
  private:
   void set_state(const std::string& state);
-  // As asked for, as far as the system has files for it.
+  // The limits in force: those of the options, or fewer connections where the system allows too few open files.
   Limits limits();
   std::string short_of_memory() const;
-  // Why not, as far as this process knows without asking others.
+  // Why the party is not ready, as far as this process knows without asking others; empty: it is.
   std::string own_state();
   std::string why_not_ready();
   Metrics::Now now();

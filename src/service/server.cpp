@@ -217,7 +217,7 @@ void Server::State::serve(Open& entry, std::shared_ptr<void> ticket) {
     fields["seconds"] = seconds_since(entry.since);
     log.write(Log::Level::debug, "connection_ends", "a connection was served", fields);
   } catch (const Error&) {
-    // It is logged, and the peer knows.
+    // greet and admit have told it: in the log, and the second to the peer.
   } catch (const std::exception& error) {
     log.write(Log::Level::error, "connection_fails", fmt::format("a connection cannot be served: {}", error.what()), {},
               peers, entry.group);

@@ -57,7 +57,7 @@ inline Event material_event(std::uint64_t session, Role from, std::uint64_t byte
 class SessionEvents {
  public:
   SessionEvents(const OnEvent& on_event, std::string peer) : on_event_(on_event), peer_(std::move(peer)) {}
-  // Another connection of a session that goes on.
+  // The connection turned out to be the next one of a session that goes on.
   void resumed() { tell(Event("a session is resumed")); }
   void begin(std::uint64_t session) {
     session_ = session;

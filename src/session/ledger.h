@@ -41,16 +41,16 @@ class Ledger {
   explicit Ledger(const std::filesystem::path& path = {});
   bool durable() const { return durable_; }
 
-  // Those of a model that are with a peer, the one used last first.
+  // The chains of a model that a peer has, the one used last first.
   std::vector<ChainRecord> chains(const std::string& peer, const std::string& model_id);
   std::vector<ChainRecord> all();
   std::optional<ChainRecord> find(const std::string& peer, std::uint64_t chain);
-  // A new one. Errors: mismatch, where there is one of this peer and number.
+  // Adds a chain. Errors: mismatch, where the peer has one of this number already.
   void add(const ChainRecord& record);
   // What follows changes a chain that is still as this process has read or left it (as far as is said), and is on the disk when it returns.
   // Errors: mismatch, where it is not: then nothing is changed. Of the whole row, seeds and marks:
   void change(const ChainRecord& from, const ChainRecord& to);
-  // Of the whole row. False where it is not as it was: it stays.
+  // Removes the chain's row, if it is still as given; else it stays, and the result is false.
   bool drop(const ChainRecord& record);
   // Of `made`. How far it is made, and the files' lengths.
   void set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
@@ -62,7 +62,8 @@ class Ledger {
 
   // A session's hold on a chain, against all others of this ledger in this process and, where it is a file, in any. Goes with its last copy.
   using Hold = std::shared_ptr<const void>;
-  // Null: another has it. Errors: resource, where the file system keeps no locks.
+  // Holds the chain against all other sessions and programs until it is let go of; null: another has it. Errors: resource, where the file system
+  // keeps no locks.
   Hold hold(std::uint64_t chain);
   bool held(std::uint64_t chain);
 

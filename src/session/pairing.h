@@ -42,7 +42,8 @@ struct Paired {
 };
 Digest seed_digest(const Seed& seed, std::uint64_t chain);
 
-struct PairAccepted {  // helper -> user or provider: the helper's half; of no use where the seed was whole
+struct
+    PairAccepted {  // helper -> user or provider: the helper's half of the seed; not used where the hello had the whole seed
   static constexpr Tag tag = Tag::pair_accepted;
   Seed half;
   template <class Io>

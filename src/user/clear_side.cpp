@@ -85,7 +85,7 @@ void ClearSide::note_normed(const ShownPair& shown) {
   }
 }
 
-// As HeadShape::angle counts.
+// The angle of a pair of entries, by the same positions as HeadShape::angle.
 double ClearSide::place_of_pair(std::size_t token, std::size_t pair) const {
   if (plan_.config.positions != Positions::rotary_2d) return static_cast<double>(token);
   const bool by_place = pair < plan_.config.head_dim / 4;

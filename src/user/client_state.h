@@ -22,7 +22,7 @@ struct Client::State {
     all.grace = options.grace;
     return all;
   }
-  // What a card says of the chains. Its count of tokens is for a start: sessions under way are charged some ahead.
+  // Takes over what a card says of the chains; not its count of tokens, which is exact only before the first session: those under way are charged ahead.
   void know(const Card& card) {
     const std::lock_guard lock(mutex);
     ready.clear();
@@ -35,7 +35,7 @@ struct Client::State {
     const std::lock_guard lock(mutex);
     ready[chain] = tokens;
   }
-  // One token of an answer less.
+  // One token of the allowance is used.
   void use_token() {
     std::uint64_t left = tokens_left;
     while (left > 0 && !tokens_left.compare_exchange_weak(left, left - 1)) {
@@ -46,25 +46,25 @@ struct Client::State {
   Ledger ledger;
   ClientOptions options;
   Executor executor;
-  UserTraffic traffic;  // of all conversations
-  UserTraffic spent;    // of links that belong to none
+  UserTraffic traffic;  // what the links of all conversations carried
+  UserTraffic spent;    // what links carried that belong to no conversation: cards, material for nobody's question
   Party provider{invite.provider_address, invite.provider_pin}, helper{invite.helper_address, invite.helper_pin};
   std::string plan_hash;
   Model model;
   Views views;
   Vocabulary vocabulary;
   std::optional<Tokenizer> tokenizer;
-  std::mutex long_text;                        // one at a time is cut into tokens
+  std::mutex long_text;                        // held while a long text is cut into tokens: one at a time
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
   std::mutex mutex;
   std::map<std::uint64_t, std::size_t> ready;  // tokens of each chain
 };
 
-// In these, where they are told to a library's user.
+// The library's own figures in the types of its public interface.
 AnswerProgress progress_of(const OfflineProgress& made);
 Answer::Bytes bytes_of(const permllm::Traffic& traffic);
-// Of a question and its answer, for which this much material is enough. A question takes entries where the weights are not public, an answer
-// passes, both slots.
+// How many tokens of a question and its answer this much material serves. A question takes entries where the weights are not public, an answer takes
+// passes, and both take slots.
 std::size_t tokens_of(const Plan& plan, const Marks& made);
 
 }  // namespace permllm

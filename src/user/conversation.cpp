@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 
 #include "base/no_denormals.h"
 #include "base/text.h"
@@ -42,10 +41,10 @@ struct Conversation::State {
   bool raw() const { return options.chat_format == "none"; }
   // Ends the session in order, where it still stands.
   void leave() {
-    leaving = true;  // a connection that is lost by now is not made again
+    leaving = true;  // so that no connection is dialled again only to say goodbye
     try {
       if (session) session->end();
-    } catch (const Error&) {  // the answers are there
+    } catch (const Error&) {  // of no interest: the answers are there
     }
     session = nullptr;
     leaving = false;
@@ -64,7 +63,7 @@ struct Conversation::State {
     }
     return all;
   }
-  // How long an answer may be: as asked, as the model has room, as the invite allows.
+  // How long an answer may be: the least of what was asked for, what the context has room for and what the invite allows.
   std::size_t most_tokens(const Plan& plan, std::size_t prompt, std::size_t asked) const {
     plan.check_prompt(prompt);
     const std::size_t rows = plan.prompt_rows(prompt);
@@ -76,19 +75,19 @@ struct Conversation::State {
   }
   void open_session(std::size_t room = 1);
   class Answering;
-  Answer ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text);
+  Answer ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text,
+             const OnProgress& on_progress);
+  std::vector<TokenId> encode(const std::vector<Message>& all) const { return client->encode(all, options); }
 
   std::shared_ptr<Client::State> client;
   ConversationOptions options;
   void tell(const AnswerProgress& progress) const {
-    if (!options.on_progress) return;
-    const std::lock_guard lock(telling);
-    options.on_progress(progress);
+    if (told_of && *told_of) (*told_of)(progress);
   }
-  mutable std::mutex telling;     // one thread after the other
-  std::vector<Message> messages;  // raw: none or one
+  const OnProgress* told_of = nullptr;  // who hears of the answer under way; null: none is
+  std::vector<Message> messages;        // the dialogue so far; with raw text none, or one with all of it
   std::atomic<bool> cancelled = false, answering = false, leaving = false;
-  UserTraffic traffic, told;                      // so far; and when the last answer's cost was told
+  UserTraffic traffic, told;  // what the links carried so far; what they had when the last answer's cost was counted
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
@@ -142,12 +141,12 @@ class Conversation::State::Answering {
     if (client_.tokens_left == 0) throw used_up();
     answer_.end = Answer::End::length;
   }
-  // After an error the session is gone, unless it was cancelled: then too, and the answer is what there is of it.
-  Answer run(const std::vector<Message>& prompt) {
+  // Whatever is thrown ends the session. Where the answer was cancelled, nothing is thrown on, and the answer is what there is of it.
+  Answer run(std::span<const TokenId> prompt) {
     try {
       ask(prompt);
     } catch (...) {
-      state_.session = nullptr;  // what its last pass left is not known
+      state_.session = nullptr;  // nobody knows in which state its last pass left it
       if (!state_.cancelled) throw;
     }
     if (state_.cancelled) answer_.end = Answer::End::cancelled;
@@ -160,7 +159,7 @@ class Conversation::State::Answering {
     return Error(Code::usage, Reason::allowance_used_up, "tokens",
                  fmt::format("all {} of the invite are used", client_.invite.tokens));
   }
-  void ask(const std::vector<Message>& prompt) {
+  void ask(std::span<const TokenId> prompt) {
     if (!state_.session) state_.open_session();
     const MeasuredConversation::Request request = request_of(prompt);
     // A session that has no room left, or that the provider ended while nobody asked (perhaps to make room for others), is begun again; so is a
@@ -187,10 +186,9 @@ class Conversation::State::Answering {
     state_.open_session(state_.session->slots_afresh(request));
   }
 
-  MeasuredConversation::Request request_of(const std::vector<Message>& prompt) {
+  MeasuredConversation::Request request_of(std::span<const TokenId> prompt) {
     MeasuredConversation::Request request;
-    request.ids = client_.encode(prompt, state_.options);
-    if (request.ids.empty()) throw Error(Code::usage, "text", "has no tokens");
+    request.ids.assign(prompt.begin(), prompt.end());
     answer_.cost.prompt_tokens = request.ids.size();
     request.max_tokens = state_.most_tokens(state_.session->plan(), request.ids.size(), how_.max_tokens);
     if (request.max_tokens == 0) throw used_up();  // by another conversation, meanwhile
@@ -211,7 +209,7 @@ class Conversation::State::Answering {
     request.on_token = [this](TokenId id) { return take(id); };
     return request;
   }
-  // A token of the answer; whether another is wanted.
+  // Takes a token of the answer; returns whether another is wanted.
   bool take(TokenId id) {
     state_.answering = true;
     if (state_.cancelled) return false;
@@ -267,9 +265,16 @@ class Conversation::State::Answering {
   permllm::Traffic behind_set_up_;  // where the prompt's pass begins
 };
 
-Answer Conversation::State::ask(const std::vector<Message>& prompt, const AnswerOptions& how, const OnText& on_text) {
+Answer Conversation::State::ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text,
+                                const OnProgress& on_progress) {
+  if (prompt.empty()) throw Error(Code::usage, "text", "has no tokens");
+  const std::size_t vocabulary = client->vocabulary.tokens.size();
+  if (std::any_of(prompt.begin(), prompt.end(), [&](TokenId id) { return id >= vocabulary; }))
+    throw Error(Code::usage, "ids", fmt::format("one is none of the vocabulary, which has {}", vocabulary));
   const NoDenormals no_denormals;
   answering = false;
+  told_of = &on_progress;
+  const std::unique_ptr<State, void (*)(State*)> until_it_ends(this, [](State* state) { state->told_of = nullptr; });
   return Answering(*this, how, on_text).run(prompt);
 }
 
@@ -294,7 +299,7 @@ Answer Conversation::ask(const std::string& text, const AnswerOptions& options, 
   if (text.empty()) throw Error(Code::usage, "text", "is empty");
   state_->cancelled = false;
   std::vector<Message> messages = state_->with(text);
-  Answer answer = state_->ask(messages, options, on_text);
+  Answer answer = state_->ask(state_->encode(messages), options, on_text, state_->options.on_progress);
   if (answer.text.empty() && answer.end == Answer::End::cancelled) return answer;
   if (state_->raw()) {
     messages.back().content += answer.text;
@@ -307,19 +312,26 @@ Answer Conversation::ask(const std::string& text, const AnswerOptions& options, 
 
 Answer Conversation::answer(const std::vector<Message>& messages, const AnswerOptions& options, const OnText& on_text) {
   state_->cancelled = false;
-  return state_->ask(messages, options, on_text);
+  return state_->ask(state_->encode(messages), options, on_text, state_->options.on_progress);
+}
+Answer Conversation::answer(std::span<const std::uint32_t> ids, const AnswerOptions& options, const OnText& on_text,
+                            const OnProgress& on_progress) {
+  state_->cancelled = false;
+  return state_->ask(ids, options, on_text, on_progress ? on_progress : state_->options.on_progress);
 }
 
 std::size_t Conversation::in_common(const std::vector<Message>& messages) const {
-  if (!state_->session) return 0;
-  const auto ids = state_->client->encode(messages, state_->options);
-  return ids.empty() ? 0 : state_->session->in_common(ids);
+  return state_->session ? in_common(state_->encode(messages)) : 0;
+}
+std::size_t Conversation::in_common(std::span<const std::uint32_t> ids) const {
+  return state_->session && !ids.empty() ? state_->session->in_common(ids) : 0;
 }
 
 std::size_t Conversation::room(const std::vector<Message>& messages) const {
-  if (!state_->session) return 0;
-  const auto ids = state_->client->encode(messages, state_->options);
-  return ids.empty() ? 0 : state_->session->answer_room(ids, state_->options.draft);
+  return state_->session ? room(state_->encode(messages)) : 0;
+}
+std::size_t Conversation::room(std::span<const std::uint32_t> ids) const {
+  return state_->session && !ids.empty() ? state_->session->answer_room(ids, state_->options.draft) : 0;
 }
 
 void Conversation::cancel() noexcept { state_->cancelled = true; }

@@ -12,22 +12,17 @@
 namespace permllm {
 namespace {
 
-// By cost: a slot is worth one, an entry or pass about a fifth.
+// What a piece weighs in progress, by what it costs to make: a slot one, an entry or a pass about a fifth.
 double worth(std::uint8_t kind) { return kind == k_slot_kind ? 1.0 : 0.2; }
-double worth(const Marks& from, const Marks& to) {
-  double sum = 0;
-  for (std::uint8_t kind = 1; kind <= 4; ++kind) sum += worth(kind) * between(from, to)[kind];
-  return sum;
-}
 
-// Where a connection was lost, the provider may know why.
+// The provider may have said why it closed the connection: its error in place of the lost connection's, if it can still be read.
 template <class Filling>
 std::exception_ptr cause_of(std::exception_ptr failure, Filling& filling) {
   try {
     filling.offline->send(PackEnd{});
     filling.offline->flush();
   } catch (const std::exception&) {
-    // What it said before it closed can still be read.
+    // Nothing can be sent any more, but what it said before it closed may be there to read.
   }
   try {
     for (;;) filling.offline->receive(Accepted{});
@@ -161,8 +156,7 @@ void Filler::finish(Filling& filling) {
 
 void Filler::pair() { begin(); }
 
-void Filler::want(const Marks& target, std::size_t ahead, std::size_t order,
-                  std::function<void(const OfflineProgress&)> on_progress) {
+void Filler::want(const Marks& target, std::size_t ahead, std::size_t order) {
   {
     const std::lock_guard lock(mutex_);
     begin_ = state_.made;
@@ -170,7 +164,6 @@ void Filler::want(const Marks& target, std::size_t ahead, std::size_t order,
     state_.ahead = ahead;
     state_.order = order;
     state_.ending = false;
-    on_progress_ = std::move(on_progress);
     try_anew();
   }
   changed_.notify_all();
@@ -238,24 +231,23 @@ void Filler::fail(const std::exception_ptr& failure, const std::optional<PackOrd
     filling_->helper_link->close();
   }
   filling_ = nullptr;
+  dealt_ = 0;
 }
 
 void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
-  const Clock::time_point start = Clock::now();
   const double parts = order.kind == k_slot_kind ? static_cast<double>(card_.plan.config.layers) : 1.0;
-  double done = worth(begin_, from), seconds_before = 0;
-  double total = 0;
-  std::function<void(const OfflineProgress&)> on_progress;
   {
     const std::lock_guard lock(mutex_);
-    total = worth(begin_, state_.target);
-    seconds_before = seconds_;
-    on_progress = on_progress_;
     if (state_.made != from) return;  // the provider has another count: order anew
+    order_ = order;
+    dealt_ = 0;
   }
   const auto on_part = [&] {
-    done += worth(order.kind) * order.count / parts;
-    if (on_progress) on_progress({std::min(1.0, done / total), seconds_before + seconds_since(start)});
+    {
+      const std::lock_guard lock(mutex_);
+      dealt_ += 1 / parts;
+    }
+    changed_.notify_all();
   };
   if (order.kind == k_users_kind) {
     deal_queries(*bfv_, order, *filling.offline, executor_);
@@ -272,6 +264,7 @@ void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
   }
   const std::lock_guard lock(mutex_);
   state_.made[order.kind] += order.count;
+  dealt_ = 0;
 }
 
 void Filler::used(const Marks& marks) {
@@ -282,13 +275,37 @@ void Filler::used(const Marks& marks) {
   changed_.notify_all();
 }
 
-void Filler::wait_for(const Marks& needed) {
+double Filler::fraction_of(const Marks& needed) const {
+  const Marks wanted = between(begin_, needed), made = between(begin_, state_.made);
+  double all = 0, there = 0;
+  for (std::uint8_t kind = 1; kind <= 4; ++kind) {
+    const std::uint32_t whole = std::min(wanted[kind], made[kind]);
+    const std::uint32_t at_hand = kind == order_.kind ? std::min(wanted[kind] - whole, order_.count) : 0;
+    all += worth(kind) * wanted[kind];
+    there += worth(kind) * (whole + dealt_ * at_hand);
+  }
+  return all > 0 ? std::min(1.0, there / all) : 1;
+}
+
+void Filler::wait_for(const Marks& needed, const OnOffline& on_progress) {
+  const Clock::time_point begin = Clock::now();
   std::unique_lock lock(mutex_);
   state_.needed = needed;
-  // What was used since has made room.
+  // What was used since the failure has made room at the provider, so it is worth another try.
   if (failure_ && !within(needed, state_.made) && wants_room(failure_) && failed_at_ != state_.used) try_anew();
   changed_.notify_all();
-  changed_.wait(lock, [&] { return within(needed, state_.made) || failure_ || within(state_.target, state_.made); });
+  const auto over = [&] { return within(needed, state_.made) || failure_ || within(state_.target, state_.made); };
+  double told = over() ? 1 : 0;
+  for (bool ended = false; !ended;) {
+    changed_.wait(lock, [&] { return over() || fraction_of(needed) > told; });
+    ended = over();
+    const double now = fraction_of(needed);
+    if (now <= told) continue;
+    told = now;
+    lock.unlock();
+    if (on_progress) on_progress({now, seconds_since(begin)});
+    lock.lock();
+  }
   if (within(needed, state_.made)) return;
   if (!failure_) {
     const auto count = [](const Marks& marks) {

@@ -15,11 +15,12 @@
 
 namespace permllm {
 
-// How far offline production is: pieces made of pieces ordered, in slots' worth.
+// How much is there of the material that somebody waits for, in slots' worth.
 struct OfflineProgress {
   double fraction = 0;
-  double seconds = 0;  // of production so far
+  double seconds = 0;  // that it was waited for
 };
+using OnOffline = std::function<void(const OfflineProgress&)>;
 
 // What a prompt of n tokens and an answer of at most m need, from `begin` on. The answer's first token costs no slot; its last is never fed.
 Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens);
@@ -30,8 +31,8 @@ class Filler {
   struct Links {
     Dial offline, helper;  // to the provider, to the helper
   };
-  // `record`: the chain, whose seed a filling may agree on (then it is in the ledger, too); references outlive the filler. made: as the provider
-  // says.
+  // record: the chain; where it has no seed, a filling agrees on one and writes it here and into the ledger. made: how far the chain is made, as the
+  // provider says. The references outlive the filler.
   Filler(Links links, std::uint64_t session, const Card& card, const Weights<StreamedMatrix>& u, ChainRecord& record,
          Ledger& ledger, const BfvUser* bfv, const Marks& made, Executor& executor, Clock::duration patience);
   ~Filler();
@@ -42,12 +43,12 @@ class Filler {
   void pair();
   // Makes the chain's material up to `target`, never more than `ahead` slots ahead of what is used, in orders of at most `order` pieces: small ones
   // are there sooner, large ones cost less. A failure of an earlier filling is tried anew.
-  void want(const Marks& target, std::size_t ahead, std::size_t order,
-            std::function<void(const OfflineProgress&)> on_progress);
+  void want(const Marks& target, std::size_t ahead, std::size_t order);
   // Tells how much of the chain is used.
   void used(const Marks& marks);
-  // Waits until so much is made. Errors: what ended the filling, with both numbers; usage where more is needed than is wanted.
-  void wait_for(const Marks& needed);
+  // Waits until so much is made, and tells how far that is while it has to wait, in the caller's thread. Errors: what ended the filling, with both
+  // numbers; usage where more is needed than is wanted.
+  void wait_for(const Marks& needed, const OnOffline& on_progress = nullptr);
   // Errors: what ended the last filling, if something did.
   void check() const;
   Marks made() const;
@@ -57,7 +58,8 @@ class Filler {
   std::optional<PartyReport> end();
 
  private:
-  struct Filling {  // the two connections
+  // The connections over which material is made, while they stand.
+  struct Filling {
     std::unique_ptr<Link> offline_link, helper_link;
     std::unique_ptr<Channel> offline, helper;
     std::unique_ptr<AesCoins> coins;
@@ -66,10 +68,12 @@ class Filler {
   void finish(Filling& filling);
   void produce();
   void make(Filling& filling, const PackOrder& order, const Marks& from);
-  // With the lock, as what follows. A stopped one stays so.
+  // With the lock, as what follows. Of what is needed and was not made when it was asked for, the part that is made or dealt.
+  double fraction_of(const Marks& needed) const;
+  // Goes over to a phase, unless the filling was stopped for good.
   void enter(FillingState::Phase phase);
   void try_anew();
-  // order: that was at hand, if one was.
+  // Ends the connections after a fault, and decides whether a smaller order is tried. order: the one at hand, if there was one.
   void fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order);
 
   Links links_;
@@ -85,9 +89,10 @@ class Filler {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   FillingState state_;
-  Marks begin_;      // what was made when this much was asked for
-  Marks failed_at_;  // what was used when a filling failed
-  std::function<void(const OfflineProgress&)> on_progress_;
+  Marks begin_;                       // how far the chain was made when want() was called
+  Marks failed_at_;                   // how far it was used when a filling failed
+  PackOrder order_;                   // the one at hand, or the last
+  double dealt_ = 0;                  // the part of its pieces that is dealt by now
   std::shared_ptr<Filling> filling_;  // while connected
   double seconds_ = 0;
   std::exception_ptr failure_;

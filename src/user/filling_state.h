@@ -1,4 +1,4 @@
-// What a filling is at, and what it does next.
+// What state the making of a chain's material is in, and what is to be done next.
 #pragma once
 
 #include <optional>
@@ -8,9 +8,10 @@
 
 namespace permllm {
 
-inline constexpr std::uint32_t k_least_order = 64;  // pieces that are worth an order of their own
+inline constexpr std::uint32_t k_least_order =
+    64;  // fewer pieces are not worth the trip of an order, unless somebody waits for them
 inline constexpr std::uint32_t k_smallest_order =
-    16;  // where there is no room for so many at the provider, the filling ends
+    16;  // orders are halved down to so many pieces where the provider has no room; then the filling fails
 
 // The orders that take a chain from `made` to `target`, in the order of need: lists of batches of at most deal_batch pieces. The last pass of
 // the target goes with its last slot. The first tokens of a prompt need entries.
@@ -26,13 +27,13 @@ struct FillingState {
     leave,   // the filling's thread ends
   };
   Phase phase = Phase::apart;
-  bool ending = false;    // no further order
+  bool ending = false;    // no further order is to be made
   Marks made, target;     // of the chain; how far it is wanted
   Marks used, needed;     // how far it is used; how far somebody waits for it
   std::size_t ahead = 0;  // slots that are made ahead of use
   std::size_t order = 0;  // pieces of an order at most
 
-  // What is made next: of no more pieces than there is room for ahead of use, or than somebody waits for. None: all is made, or there is no room.
+  // The order that comes next, of no more pieces than may be made ahead of use, or than somebody waits for. None: all is made, or no more may be.
   std::optional<PackOrder> next(const Plan& plan) const;
   Step step(const Plan& plan) const;
 };

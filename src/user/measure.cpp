@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <mutex>
 
 #include "net/units.h"
 #include "page/declared.h"
@@ -93,25 +92,10 @@ void MeasuredConversation::check(const Request& request, std::size_t rows, std::
 }
 
 void MeasuredConversation::make_material(const Request& request, std::size_t prompt) {
-  struct Making {
-    std::mutex mutex;  // of the rest: the filling goes on in a thread of its own
-    bool told = true;
-  };
-  const auto making = std::make_shared<Making>();
-  const std::size_t rows = plan().prompt_rows(prompt), answer = 1 + (request.max_tokens - 1) * (request.draft + 1);
+  const std::size_t answer = 1 + (request.max_tokens - 1) * (request.draft + 1);
   const std::size_t begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
-  const double share = static_cast<double>(rows + begin) / static_cast<double>(rows + answer);
-  client_.make_material(prompt, answer, request.ahead,
-                        [making, share, on_material = request.on_material](const OfflineProgress& progress) {
-                          const std::lock_guard lock(making->mutex);
-                          if (making->told && on_material)
-                            on_material({std::min(1.0, progress.fraction / share), progress.seconds});
-                        });
-  client_.wait_for_material(prompt, begin);
-  {
-    const std::lock_guard lock(making->mutex);
-    making->told = false;
-  }
+  client_.make_material(prompt, answer, request.ahead);
+  client_.wait_for_material(prompt, begin, request.on_material);
 }
 
 void MeasuredConversation::run(const Request& request) {
@@ -169,7 +153,7 @@ void MeasuredConversation::run(const Request& request) {
 
 void MeasuredConversation::prepare(std::size_t prompt_tokens, std::size_t answer_tokens) {
   if (plan().config.prefix || plan().prompt_rows(prompt_tokens) + answer_tokens > room()) return;
-  client_.make_material(prompt_tokens, answer_tokens, 0, nullptr);
+  client_.make_material(prompt_tokens, answer_tokens, 0);
 }
 
 nlohmann::json MeasuredConversation::end() {

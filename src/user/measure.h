@@ -28,16 +28,16 @@ class MeasuredConversation {
         ids;  // of the whole conversation: what it has in common with the turns before is not fed again
     std::size_t max_tokens = 1;
     std::size_t ahead = 256;       // slots of material to make ahead of need
-    std::size_t start = SIZE_MAX;  // of these, for how many of the answer they are waited for before it begins
+    std::size_t start = SIZE_MAX;  // tokens of the answer whose material is waited for before it begins
     std::size_t draft = 0;         // drafted tokens a pass; profile open only
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;          // false: no more
     std::function<void()> on_ready = nullptr;       // material for the request is there
     std::function<void(double)> on_read = nullptr;  // the share of the model's layers that have read the prompt
-    std::function<void(const OfflineProgress&)> on_material =
-        nullptr;  // while it is made: fraction of what is waited for, from another thread
+    OnOffline on_material = nullptr;                // while material is waited for before that
   };
-  // Errors: usage when the request does not fit the chain, or drafts the profile. After another the conversation cannot go on.
+  // All of the request's functions are called in the caller's thread. Errors: usage when the request does not fit the chain, or drafts the profile. After
+  // another the conversation cannot go on.
   void run(const Request& request);
   // Has the material for a further turn made, where there is room for one, and waits for nothing: of its prompt and the beginning of its answer.
   void prepare(std::size_t prompt_tokens, std::size_t answer_tokens);
@@ -45,7 +45,7 @@ class MeasuredConversation {
   bool fits(const Request& request);
   // The longest answer, of max_tokens, with which a request for these ids fits; 0: none does.
   std::size_t answer_room(std::span<const TokenId> ids, std::size_t draft);
-  // Slots that it takes in a new one.
+  // Slots that a request takes in a new conversation, which is fed all of its ids.
   std::size_t slots_afresh(const Request& request) const;
   // The chain, and how much of it is made and not used.
   std::uint64_t chain() const { return client_.chain(); }
@@ -75,7 +75,7 @@ class MeasuredConversation {
   std::size_t slots_of(const Request& request) const;
   // Errors: usage, where it does not fit, with rows of its prompt and slots in all, or its drafts do not.
   void check(const Request& request, std::size_t rows, std::size_t slots);
-  // Waits for what the answer begins with, behind so many tokens of a prompt; the rest is made beside it.
+  // Has a request's material made, and waits for the part with which the answer begins; the rest is made beside the answer. prompt: tokens to feed.
   void make_material(const Request& request, std::size_t prompt);
   std::size_t room();
 

@@ -15,7 +15,7 @@ struct SamplingOptions {
   double min_p = 0;
   std::uint64_t seed = 0;
 
-  // Errors: usage, naming flag and range.
+  // Errors: usage, naming the option and its range.
   void check() const;
 };
 

@@ -127,7 +127,7 @@ void UserSession::advance(std::span<const TokenId> draft, const std::function<bo
   fed.insert(fed.end(), draft.begin(), draft.end());
   const std::size_t before = clear_->length();
   const ShownPair seen = run_open(fed, fed.size());
-  // Of all rows, also of those that will be rejected.
+  // Of all rows, those that will be rejected included: what is computed does not depend on how many are kept.
   std::vector<std::vector<std::int64_t>> logits;
   for (std::size_t i = 0; i < fed.size(); ++i) logits.push_back(clear_->logits(seen, i));
   std::size_t kept = 0;

@@ -39,7 +39,8 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
     online_ = nullptr;
     hold_ = nullptr;
     const std::vector<ChainRecord> before =
-        ledger_.all();  // what the card does not know of these is lost; of later ones it cannot know
+        ledger_
+            .all();  // read before the card: chains of these that the card lacks are lost, while it cannot know of later ones
     online_link_ = std::make_unique<ResumableLink>(
         links.online(), ResumeLimits{.grace = links.grace, .patience = patience}, links.online);
     online_ = std::make_unique<Channel>(*online_link_, 0, patience);
@@ -73,10 +74,10 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
   filler_->used(session_->marks());
 }
 
-// What the provider says decides which chain is taken, never whether it may be: that the ledger and its holds say.
+// The provider's word decides which of the chains is taken. Whether one may be taken at all is decided by this side's ledger and holds.
 void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose& choose) {
   const std::string plan_hash = card_.plan.hash();
-  // Holds a chain that is still as it was before the card came.
+  // Takes hold of a chain; not of one that another program has changed since the ledger was read.
   const auto take = [&](const ChainRecord& record) {
     hold_ = ledger_.hold(record.chain);
     const auto now = hold_ ? ledger_.find({}, record.chain) : std::nullopt;
@@ -130,7 +131,8 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
   record_.burnt = later_of(record_.burnt, accepted_.burnt);
   record_.paired = record_.paired && accepted_.paired;
   if (!record_.paired)
-    record_.own = random_seed();  // what the other side has forgotten begins anew with all of its coins
+    record_.own =
+        random_seed();  // a chain whose seed the other side has forgotten is begun anew, with other coins for everything
   record_.mask = seed_digest(card_.model_mask, record_.chain);
   taken ? ledger_.change(*taken, record_) : ledger_.add(record_);
 }
@@ -153,23 +155,22 @@ void UserClient::receive_public_part() {
 
 UserClient::~UserClient() = default;
 
-void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
-                               std::function<void(const OfflineProgress&)> on_progress) {
+void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead) {
   const std::size_t order = std::max<std::size_t>(ahead, k_least_order);
   filler_->used(session_->marks());
   filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens),
-                card_.plan.prompt_rows(prompt_tokens) + ahead + order, order, std::move(on_progress));
+                card_.plan.prompt_rows(prompt_tokens) + ahead + order, order);
 }
 
-void UserClient::fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress) {
-  filler_->want(target, card_.plan.slots, k_deal_batch, std::move(on_progress));
-  filler_->wait_for(target);
+void UserClient::fill(const Marks& target, const OnOffline& on_progress) {
+  filler_->want(target, card_.plan.slots, k_deal_batch);
+  filler_->wait_for(target, on_progress);
   filler_->end();
   filler_->check();
 }
 
-void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens) {
-  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens));
+void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress) {
+  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens), on_progress);
 }
 
 void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads) {

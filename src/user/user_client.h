@@ -54,14 +54,15 @@ class UserClient {
   std::size_t room() const { return card_.plan.slots - session_->slots(); }
 
   // Has the material made for a prompt and an answer of at most max_tokens, from what the session has used on, about `ahead` slots ahead of
-  // need, and in orders of about that size. on_progress is called from another thread.
-  void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead,
-                     std::function<void(const OfflineProgress&)> on_progress);
-  // For nobody's prompt: up to the marks, until the provider says that it has it all. Errors: those of Filler::wait_for and check.
-  void fill(const Marks& target, std::function<void(const OfflineProgress&)> on_progress);
-  // Waits until the provider has material for a prompt and an answer of `tokens`. Errors: those of Filler::wait_for.
-  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens);
-  // Before a pass over so many tokens behind the prompt: waits for its material. Errors: as above; nothing is burnt.
+  // need, and in orders of about that size.
+  void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead);
+  // Makes material for no prompt in particular, up to the marks; returns once the provider says that it has it all. Errors: those of Filler::wait_for and
+  // check.
+  void fill(const Marks& target, const OnOffline& on_progress);
+  // Waits until the provider has material for a prompt and an answer of `tokens`; on_progress, errors: those of Filler::wait_for.
+  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress = nullptr);
+  // To be called before a pass behind the prompt's: waits for the material of so many tokens, `heads` of which are sampled from. Errors: as above;
+  // nothing is burnt then.
   void wait_for_pass(std::size_t tokens, std::size_t heads = 1);
   const Filler& filler() const { return *filler_; }
 
@@ -84,7 +85,7 @@ class UserClient {
   std::unique_ptr<ResumableLink> online_link_;
   std::unique_ptr<Channel> online_;
   Card card_;
-  Ledger::Hold hold_;  // of the chain; goes after what burns it
+  Ledger::Hold hold_;  // keeps other programs of this user off the chain; let go of after burning_ has written its last
   ChainRecord record_;
   Accepted accepted_;
   PublicPart public_;  // profile open

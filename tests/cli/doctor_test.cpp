@@ -12,7 +12,7 @@
 
 #include "cli/invite.h"
 #include "helper/model_store.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "net/tls.h"
 #include "provider/model_record.h"
 #include "service/identity.h"

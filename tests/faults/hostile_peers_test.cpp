@@ -304,7 +304,7 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
   };
   Ledger ledger;
   UserClient client(links, ledger, services.executor(), 20s);
-  client.make_material(2, 7, 64, nullptr);
+  client.make_material(2, 7, 64);
   client.wait_for_material(2, 7);
   client.session().prompt(std::vector<TokenId>{5, 6}, greedy);
   for (int i = 0; i < 6; ++i) client.session().advance([](TokenId) { return true; }, greedy);

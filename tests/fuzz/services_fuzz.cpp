@@ -14,7 +14,7 @@
 
 #include "fuzz/target.h"
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "support/links.h"
 #include "support/rig.h"
 #include "support/tiny_model.h"
@@ -288,7 +288,7 @@ class World {
     const UserLinks links{[&] { return connect(online); }, [&] { return connect(offline); },
                           [&] { return connect(user_helper); }};
     UserClient client(links, ledger, services.executor, std::chrono::seconds(20));
-    client.make_material(2, 2, 64, nullptr);
+    client.make_material(2, 2, 64);
     client.wait_for_material(2, 2);
     client.session().prompt(std::vector<TokenId>{5, 6}, greedy);
     client.session().advance([](TokenId) { return true; }, greedy);

@@ -134,12 +134,17 @@ struct Parties {
   // A gateway with an invite of its own.
   std::unique_ptr<Service> gateway(const std::string& options = "", int tokens = 100000,
                                    const std::string& provider_address = "") {
+    const auto file = invite(tokens, provider_address);
+    return serve(file, folder / file.stem(), options);
+  }
+  // Of a new user.
+  std::filesystem::path invite(int tokens = 100000, const std::string& provider_address = "") {
     const std::string name = "user" + std::to_string(++users);
-    const auto invite = folder / (name + ".invite");
+    const auto file = folder / (name + ".invite");
     run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " +
         (provider_address.empty() ? provider->address() : provider_address) + " --helper-address " + helper->address() +
-        " --tokens " + std::to_string(tokens) + " --out " + invite.string());
-    return serve(invite, folder / name, options);
+        " --tokens " + std::to_string(tokens) + " --out " + file.string());
+    return file;
   }
   // Another program on the invite of the last one, with a state of its own.
   std::unique_ptr<Service> gateway_of_last(const std::string& state) {

@@ -131,7 +131,7 @@ class TestProvider {
     Ledger ledger;
     UserClient client({to_provider, to_provider, [this] { return helper_.dial(Role::user); }}, ledger, executor_,
                       k_patience);
-    client.make_material(3, 4, 16, nullptr);
+    client.make_material(3, 4, 16);
     client.wait_for_material(3, 4);
     client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
     std::vector<TokenId> ids;

@@ -7,7 +7,7 @@
 #include <thread>
 #include <tuple>
 
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "net/meter.h"
 #include "net/shaped.h"
 #include "net/share.h"

@@ -14,7 +14,7 @@
 
 #include "base/temporary_directory.h"
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "support/errors.h"
 #include "support/links.h"
@@ -159,7 +159,7 @@ std::vector<TokenId> answer(Machines& machines, Ledger& ledger, std::size_t n, M
                             Marks* used = nullptr) {
   UserClient client(machines.links(), ledger, machines.executor(), 5s);
   if (begin != nullptr) *begin = client.session().marks();
-  client.make_material(k_prompt.size(), n, 64, nullptr);
+  client.make_material(k_prompt.size(), n, 64);
   client.wait_for_material(k_prompt.size(), n);
   const auto ids = ask(client, k_prompt, n);
   if (used != nullptr) *used = client.session().marks();
@@ -492,7 +492,7 @@ TEST(Chain, what_a_user_does_not_keep_takes_the_disk_as_well) {
   Machines machines(places.provider);
   Ledger ledger;  // in memory
   UserClient client(machines.links(), ledger, machines.executor(), 5s);
-  client.make_material(k_prompt.size(), 4, 64, nullptr);
+  client.make_material(k_prompt.size(), 4, 64);
   client.wait_for_material(k_prompt.size(), 4);
   EXPECT_EQ(ask(client, k_prompt, 4).size(), 4u);
   EXPECT_GT(unnamed_below(places.provider), 10'000u);

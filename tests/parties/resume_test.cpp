@@ -50,7 +50,7 @@ class World {
                           [this] { return to_helper(Role::user); }, 20s};
     Ledger ledger;
     UserClient client(links, ledger, executor_, 20s);
-    client.make_material(3, 3, 64, nullptr);
+    client.make_material(3, 3, 64);
     client.wait_for_material(3, 3);
     client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
     std::vector<TokenId> ids{client.session().advance([](TokenId) { return true; }, greedy)};

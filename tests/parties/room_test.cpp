@@ -12,7 +12,7 @@
 
 #include "cli/local_parties.h"
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "support/errors.h"
 #include "support/rig.h"
@@ -115,7 +115,7 @@ struct Asking {
       : world(w), client(w.links(user), ledger, w.executor(), 20s) {}
   std::vector<TokenId> ask(std::size_t n, bool make = true) {
     if (make) {
-      client.make_material(k_prompt.size(), n, 64, nullptr);
+      client.make_material(k_prompt.size(), n, 64);
       client.wait_for_material(k_prompt.size(), n);
     }
     client.session().rewind(0);
@@ -201,7 +201,7 @@ TEST_P(BurntChains, answer_like_fresh_ones) {
   EXPECT_EQ(asking.client.session().slots(), 150u);
   EXPECT_EQ(asking.ask(12), expected);
   if (GetParam() != Profile::open) {
-    asking.client.make_material(1, 1, 64, nullptr);
+    asking.client.make_material(1, 1, 64);
     asking.client.wait_for_material(1, 1);
     asking.client.session().advance([](TokenId) { return false; }, greedy);  // given up
   }
@@ -255,7 +255,7 @@ TEST(Places, one_who_has_as_many_is_refused) {
   busy.most_sessions = 1;
   Ledger ledger;
   Asking asking(busy, "one", ledger);
-  asking.client.make_material(k_prompt.size(), 3, 64, nullptr);
+  asking.client.make_material(k_prompt.size(), 3, 64);
   asking.client.wait_for_material(k_prompt.size(), 3);
   std::string error = "none";
   asking.client.session().prompt(k_prompt, greedy, [&](std::size_t layer) {

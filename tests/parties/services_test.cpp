@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "session/public_part.h"
 #include "support/errors.h"
@@ -49,7 +49,7 @@ class World {
   std::vector<TokenId> answer(std::size_t tokens) {
     Ledger ledger;
     UserClient client(links(), ledger, executor_, patience_);
-    client.make_material(3, tokens, 64, nullptr);
+    client.make_material(3, tokens, 64);
     client.wait_for_material(3, tokens);
     client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
     std::vector<TokenId> ids;
@@ -258,7 +258,7 @@ class Spoiling : public Passing {
 void converse(World& world, const UserLinks& links) {
   Ledger ledger;
   UserClient client(links, ledger, world.executor(), std::chrono::milliseconds(400));
-  client.make_material(3, 3, 64, nullptr);
+  client.make_material(3, 3, 64);
   client.wait_for_material(3, 3);
   client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
   client.session().advance([](TokenId) { return true; }, greedy);

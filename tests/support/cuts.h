@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "support/links.h"
 #include "wire/frame.h"
 #include "wire/tags.h"

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "plan/leak.h"
-#include "protocol/party.h"
+#include "protocol/roles.h"
 
 namespace permllm::test {
 

@@ -5,7 +5,7 @@
 
 #include "page/deal.h"
 #include "protocol/linear.h"
-#include "protocol/party.h"
+#include "protocol/roles.h"
 #include "support/enumerated_coins.h"
 #include "support/fibers.h"
 

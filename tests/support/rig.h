@@ -7,7 +7,7 @@
 #include <optional>
 #include <thread>
 
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "net/meter.h"
 #include "page/deal.h"
 #include "page/pack.h"

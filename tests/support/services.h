@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "helper/service.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "provider/service.h"
 #include "support/links.h"
 #include "support/rig.h"
@@ -158,7 +158,7 @@ class Services {
   void converse(Session& session) {
     Ledger ledger;
     UserClient client(links(session), ledger, executor_, patience_);
-    client.make_material(k_prompt, k_answer, 64, nullptr);
+    client.make_material(k_prompt, k_answer, 64);
     client.wait_for_material(k_prompt, k_answer);
     client.session().prompt(std::vector<TokenId>{5, 6}, greedy);
     std::vector<TokenId> answer{client.session().advance([](TokenId) { return true; }, greedy)};

@@ -67,7 +67,7 @@ class TlsServices {
   std::vector<TokenId> answer(const UserLinks& links) {
     Ledger ledger;
     UserClient client(links, ledger, executor_, std::chrono::seconds(20));
-    client.make_material(2, 2, 64, nullptr);
+    client.make_material(2, 2, 64);
     client.wait_for_material(2, 2);
     client.session().prompt(std::vector<TokenId>{5, 6}, greedy);
     std::vector<TokenId> ids{client.session().advance([](TokenId) { return true; }, greedy)};

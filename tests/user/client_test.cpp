@@ -155,6 +155,72 @@ TEST_F(PublicApi, answers_a_question_and_says_what_it_cost) {
   EXPECT_EQ(client.conversation().ask("Is it so?", options).text, first.text);
 }
 
+TEST_F(PublicApi, ids_answer_as_their_messages_do) {
+  const permllm::Client client(invite("grace", 100));
+  const std::vector<permllm::Message> messages{{"user", "Is it so?"}};
+  const std::vector<std::uint32_t> ids = client.tokenize(messages);
+  const permllm::AnswerOptions options{.max_tokens = 2};
+  permllm::Conversation by_text = client.conversation(), by_ids = client.conversation();
+  EXPECT_EQ(by_ids.room(ids), 0u);
+  const Answer answer = by_text.answer(messages, options);
+  EXPECT_EQ(by_ids.answer(ids, options).tokens, answer.tokens);
+  EXPECT_EQ(answer.cost.prompt_tokens, ids.size());
+  EXPECT_EQ(by_ids.in_common(ids), ids.size() - 1);
+  EXPECT_EQ(by_ids.in_common(messages), ids.size() - 1);
+  EXPECT_GT(by_ids.room(ids), 0u);
+  EXPECT_EQ(by_ids.room(ids), by_text.room(messages));
+  EXPECT_EQ(error_of([&] { by_ids.answer(std::vector<std::uint32_t>{1, 1000000}); }).field(), "ids");
+  EXPECT_EQ(error_of([&] { by_ids.answer(std::vector<std::uint32_t>{}); }).field(), "text");
+  EXPECT_EQ(by_ids.in_common(ids), ids.size() - 1) << "what was refused has ended the session";
+}
+
+TEST_F(PublicApi, progress_comes_in_order_in_the_thread_that_asks_and_ends_with_the_answer) {
+  using Progress = permllm::AnswerProgress;
+  const permllm::Client client(invite("heidi", 1000));
+  std::vector<Progress> told;
+  const auto note = [&, asks = std::this_thread::get_id()](const Progress& progress) {
+    EXPECT_EQ(std::this_thread::get_id(), asks) << static_cast<int>(progress.stage);
+    told.push_back(progress);
+  };
+  // The last of a stage says that all is there, and fractions never fall.
+  const auto stages = [&] {
+    std::vector<Progress::Stage> order;
+    for (std::size_t i = 0; i < told.size(); ++i) {
+      if (i == 0 || told[i].stage != told[i - 1].stage) order.push_back(told[i].stage);
+      const bool last = i + 1 == told.size() || told[i + 1].stage != told[i].stage;
+      const bool counted = told[i].stage == Progress::Stage::material || told[i].stage == Progress::Stage::prompt;
+      if (!counted) continue;
+      EXPECT_EQ(last ? told[i].fraction : 1, 1);
+      EXPECT_GE(last ? 1 : told[i + 1].fraction, told[i].fraction);
+      EXPECT_GE(last ? told[i].seconds : told[i + 1].seconds, told[i].seconds);
+    }
+    return order;
+  };
+  permllm::ConversationOptions options;
+  options.ahead = 1;  // the rest is made while the answer comes, and what follows it
+  options.next_prompt = 1;
+  options.on_progress = note;
+  permllm::Conversation conversation = client.conversation(options);
+  const Answer answer = conversation.ask("Is it so?", {.max_tokens = 20});
+  EXPECT_EQ(stages(), (std::vector{Progress::Stage::connecting, Progress::Stage::material, Progress::Stage::prompt,
+                                   Progress::Stage::answer}));
+  EXPECT_EQ(
+      std::count_if(told.begin(), told.end(), [](const Progress& p) { return p.stage == Progress::Stage::answer; }),
+      static_cast<std::ptrdiff_t>(answer.cost.answer_tokens));
+  const std::size_t at_the_end = told.size();
+  // An answer may have a listener of its own.
+  std::size_t own = 0;
+  const auto ids = client.tokenize(std::vector<permllm::Message>{{"user", "Y"}}, options);
+  conversation.answer(ids, {.max_tokens = 1}, nullptr, [&](const Progress&) { ++own; });
+  EXPECT_GT(own, 0u);
+  conversation.reset();
+  EXPECT_EQ(told.size(), at_the_end);
+  // Material for nobody's question, in as many orders as it takes.
+  told.clear();
+  client.fill(1, 60, 20, note);
+  EXPECT_EQ(stages(), std::vector{Progress::Stage::material});
+}
+
 TEST_F(PublicApi, a_further_question_finds_its_material_made) {
   const permllm::Client client(invite("eve", 100));
   for (const std::size_t next : {0, 19}) {

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "page/declared.h"
 #include "page/pack.h"
 #include "page/pass.h"

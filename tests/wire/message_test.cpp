@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/reason.h"
-#include "net/memory.h"
+#include "net/memory_link.h"
 #include "page/pack.h"
 #include "page/pass.h"
 #include "session/greeting.h"

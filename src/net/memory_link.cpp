@@ -1,4 +1,4 @@
-#include "net/memory.h"
+#include "net/memory_link.h"
 
 #include <condition_variable>
 #include <deque>
