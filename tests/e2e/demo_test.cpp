@@ -174,13 +174,15 @@ TEST(Demo, leaves_nothing_behind_and_takes_away_what_one_that_was_killed_left) {
   const std::string place = "TMPDIR='" + (folder / "tmp").string() + "' ", model = PERMLLM_TINY_MODELS "/llama.gguf";
   {
     FILE* output = popen(("echo $$; " + place + "exec " PERMLLM_BINARY " demo '" + model +
-                          "' --context 60 --prompt 'Is it so?' --max-tokens 40 --json 2>&1")
+                          "' --context 60 --prompt 'Is it so?' --max-tokens 30 --json 2>&1")
                              .c_str(),
                          "r");
     char line[256];
     ASSERT_NE(fgets(line, sizeof line, output), nullptr);
     const pid_t pid = std::stoi(line);
-    while (left() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (left() == 0 && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     kill(pid, SIGKILL);
     pclose(output);
   }

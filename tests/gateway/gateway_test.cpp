@@ -75,7 +75,7 @@ TEST_F(GatewayTest, a_stream_has_the_chunks_that_strict_clients_expect) {
   EXPECT_EQ(reply.header("Content-Type"), "text/event-stream");
   EXPECT_EQ(reply.header("Cache-Control"), "no-store");
   const auto events = events_of(reply.text);
-  ASSERT_GT(events.size(), 5u);
+  ASSERT_GE(events.size(), 5u);  // one text at least: what has come meanwhile is told together
   EXPECT_EQ(events.back(), "done");
   std::string text;
   for (std::size_t i = 0; i + 1 < events.size(); ++i) {
