@@ -243,11 +243,12 @@ void Filler::fail(const std::exception_ptr& failure, const std::optional<PackOrd
 void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
   const Clock::time_point start = Clock::now();
   const double parts = order.kind == k_slot_kind ? static_cast<double>(card_.plan.config.layers) : 1.0;
-  double done = worth(begin_, from), seconds_before = 0;
+  double done = 0, seconds_before = 0;
   double total = 0;
   std::function<void(const OfflineProgress&)> on_progress;
   {
     const std::lock_guard lock(mutex_);
+    done = worth(begin_, from);
     total = worth(begin_, state_.target);
     seconds_before = seconds_;
     on_progress = on_progress_;
