@@ -9,10 +9,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <mutex>
 #include <optional>
 
 #include "base/file.h"
+#include "base/mutex.h"
 #include "base/small_file.h"
 #include "base/text.h"
 #include "cli/process.h"
@@ -101,12 +101,12 @@ class Waiting {
         reading_("Reading your question", json) {}
 
   void begin() {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     stage_ = Stage::connecting;
     lost_ = false;
   }
   void show(const AnswerProgress& progress) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (progress.stage == Stage::reconnecting) {
       if (!std::exchange(lost_, true)) tell_of_loss();
       return;
@@ -122,18 +122,18 @@ class Waiting {
   }
   // Nothing is awaited any more.
   void end() {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     end_line();
     stage_ = Stage::answer;
   }
 
  private:
   using Stage = AnswerProgress::Stage;
-  void end_line() {
+  void end_line() REQUIRES(mutex_) {
     making_.close();
     reading_.close();
   }
-  void tell_of_loss() {
+  void tell_of_loss() REQUIRES(mutex_) {
     if (json_) return print_event({{"event", "reconnecting"}, {"seconds", grace_seconds_}});
     end_line();
     std::fputs(fmt::format("{}(the connection to the provider was lost; trying again for up to {:g} s)\n",
@@ -143,10 +143,10 @@ class Waiting {
   }
   const bool json_;
   const double grace_seconds_;
-  std::mutex mutex_;
-  ProgressBar making_, reading_;
-  Stage stage_ = Stage::answer;
-  bool lost_ = false;
+  Mutex mutex_;
+  ProgressBar making_ GUARDED_BY(mutex_), reading_ GUARDED_BY(mutex_);
+  Stage stage_ GUARDED_BY(mutex_) = Stage::answer;
+  bool lost_ GUARDED_BY(mutex_) = false;
 };
 
 constexpr const char* k_help =

@@ -10,9 +10,9 @@ ConversationPool::ConversationPool(const Client& client, const ConversationOptio
 ConversationPool::Lease::~Lease() {
   if (pool_ == nullptr) return;
   {
-    const std::lock_guard lock(pool_->mutex_);
+    const Lock lock(pool_->mutex_);
     Slot& slot = pool_->slots_[index_];
-    const std::lock_guard telling(slot.telling);
+    const Lock telling(slot.telling);
     slot.on_progress = nullptr;
     slot.busy = false;
     slot.used = ++pool_->uses_;
@@ -24,7 +24,7 @@ Conversation& ConversationPool::Lease::operator*() const { return *pool_->slots_
 void ConversationPool::Lease::holds(std::size_t tokens) { pool_->slots_[index_].held = tokens; }
 
 std::size_t ConversationPool::waiting() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return queue_.size();
 }
 
@@ -61,14 +61,14 @@ std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Messag
 }
 
 std::uint64_t ConversationPool::next() const {
-  const auto rank = [&](const Waiting& waiting) {
+  const auto rank = [&](const Waiting& waiting) REQUIRES(mutex_) {
     const auto in_use = std::count_if(slots_.begin(), slots_.end(),
                                       [&](const Slot& slot) { return slot.busy && slot.owner == waiting.owner; });
     const auto last = last_turn_.find(waiting.owner);
     return std::pair(in_use, last == last_turn_.end() ? 0 : last->second);
   };
   return std::min_element(queue_.begin(), queue_.end(),
-                          [&](const Waiting& a, const Waiting& b) { return rank(a) < rank(b); })
+                          [&](const Waiting& a, const Waiting& b) REQUIRES(mutex_) { return rank(a) < rank(b); })
       ->ticket;
 }
 
@@ -78,10 +78,10 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
   std::size_t index = 0;
   bool goes_on = false;
   {
-    std::unique_lock lock(mutex_);
+    Lock lock(mutex_);
     const std::uint64_t ticket = ++tickets_;
     queue_.push_back({ticket, owner});
-    const bool mine = changed_.wait(lock, stop, [&] {
+    const bool mine = changed_.wait(lock, stop, [&]() REQUIRES(mutex_) {
       return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; }) && next() == ticket;
     });
     if (mine && !stop.stop_requested()) {
@@ -89,7 +89,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
       slots_[index].busy = true;
       slots_[index].owner = owner;
       last_turn_[owner] = ++turns_;
-      const std::lock_guard telling(slots_[index].telling);
+      const Lock telling(slots_[index].telling);
       slots_[index].on_progress = on_progress;
     }
     std::erase_if(queue_, [&](const Waiting& waiting) { return waiting.ticket == ticket; });
@@ -111,7 +111,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
       slot.raw = raw;
       ConversationOptions options = options_for(raw);
       options.on_progress = [&slot](const AnswerProgress& progress) {
-        const std::lock_guard lock(slot.telling);
+        const Lock lock(slot.telling);
         if (slot.on_progress) slot.on_progress(progress);
       };
       slot.conversation.emplace(client_.conversation(options));

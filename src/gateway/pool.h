@@ -4,12 +4,12 @@
 #include <condition_variable>
 #include <deque>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "permllm/client.h"
 
 namespace permllm {
@@ -51,25 +51,26 @@ class ConversationPool {
     std::size_t owner = 0;   // of what it holds
     std::size_t held = 0;    // tokens
     std::uint64_t used = 0;  // the pool's count of uses when it was used last
-    std::mutex telling;      // of on_progress: material that is made ahead may be told of while the request ends
-    OnProgress on_progress;  // of the request that has it
+    Mutex telling;           // of on_progress: material that is made ahead may be told of while the request ends
+    OnProgress on_progress GUARDED_BY(telling);  // of the request that has it
   };
   ConversationOptions options_for(bool raw) const;
   struct Waiting {
     std::uint64_t ticket;
     std::size_t owner;
   };
-  std::uint64_t next() const;  // whose turn it is; the queue is not empty
-  std::size_t choose(std::size_t owner, const std::vector<Message>& messages, bool raw, bool& goes_on) const;
+  std::uint64_t next() const REQUIRES(mutex_);  // whose turn it is; the queue is not empty
+  std::size_t choose(std::size_t owner, const std::vector<Message>& messages, bool raw, bool& goes_on) const
+      REQUIRES(mutex_);
 
   const Client& client_;
   const ConversationOptions options_;
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable_any changed_;
-  std::deque<Waiting> queue_;
-  std::map<std::size_t, std::uint64_t> last_turn_;  // of an owner: a count of all turns
-  std::uint64_t tickets_ = 0, turns_ = 0, uses_ = 0;
-  std::vector<Slot> slots_;  // their number is fixed
+  std::deque<Waiting> queue_ GUARDED_BY(mutex_);
+  std::map<std::size_t, std::uint64_t> last_turn_ GUARDED_BY(mutex_);  // of an owner: a count of all turns
+  std::uint64_t tickets_ GUARDED_BY(mutex_) = 0, turns_ GUARDED_BY(mutex_) = 0, uses_ GUARDED_BY(mutex_) = 0;
+  std::vector<Slot> slots_;  // their number is fixed; a busy one is its lease's, free ones are with the lock
 };
 
 }  // namespace permllm

@@ -3,11 +3,11 @@
 
 #include <atomic>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "permllm/client.h"
 #include "user/links.h"
 #include "user/measure.h"
@@ -24,7 +24,7 @@ struct Client::State {
   }
   // What a card says of the chains. Its count of tokens is for a start: sessions under way are charged some ahead.
   void know(const Card& card) {
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     ready.clear();
     for (const Chain& chain : chains_of(card)) ready[chain.number] = chain.tokens;
   }
@@ -32,7 +32,7 @@ struct Client::State {
   // Ids of a whole conversation, up to where the answer begins.
   std::vector<TokenId> encode(const std::vector<Message>& messages, const ConversationOptions& with);
   void set_ready(std::uint64_t chain, std::size_t tokens) {
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     ready[chain] = tokens;
   }
   // One token of an answer less.
@@ -54,10 +54,10 @@ struct Client::State {
   Views views;
   Vocabulary vocabulary;
   std::optional<Tokenizer> tokenizer;
-  std::mutex long_text;                        // one at a time is cut into tokens
+  Mutex long_text;                             // one at a time is cut into tokens
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
-  std::mutex mutex;
-  std::map<std::uint64_t, std::size_t> ready;  // tokens of each chain
+  Mutex mutex;
+  std::map<std::uint64_t, std::size_t> ready GUARDED_BY(mutex);  // tokens of each chain
 };
 
 // In these, where they are told to a library's user.

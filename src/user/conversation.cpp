@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 
+#include "base/mutex.h"
 #include "base/no_denormals.h"
 #include "base/text.h"
 #include "model/chat_format.h"
@@ -82,10 +82,10 @@ struct Conversation::State {
   ConversationOptions options;
   void tell(const AnswerProgress& progress) const {
     if (!options.on_progress) return;
-    const std::lock_guard lock(telling);
+    const Lock lock(telling);
     options.on_progress(progress);
   }
-  mutable std::mutex telling;     // one thread after the other
+  mutable Mutex telling;          // one thread after the other
   std::vector<Message> messages;  // raw: none or one
   std::atomic<bool> cancelled = false, answering = false, leaving = false;
   UserTraffic traffic, told;                      // so far; and when the last answer's cost was told

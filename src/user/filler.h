@@ -4,10 +4,10 @@
 #include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 
+#include "base/mutex.h"
 #include "session/greeting.h"
 #include "session/ledger.h"
 #include "session/report.h"
@@ -66,11 +66,11 @@ class Filler {
   void finish(Filling& filling);
   void produce();
   void make(Filling& filling, const PackOrder& order, const Marks& from);
-  // With the lock, as what follows. A stopped one stays so.
-  void enter(FillingState::Phase phase);
-  void try_anew();
+  // A stopped one stays so.
+  void enter(FillingState::Phase phase) REQUIRES(mutex_);
+  void try_anew() REQUIRES(mutex_);
   // order: that was at hand, if one was.
-  void fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order);
+  void fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order) REQUIRES(mutex_);
 
   Links links_;
   std::uint64_t session_;
@@ -82,16 +82,16 @@ class Filler {
   Executor& executor_;
   Clock::duration patience_;
 
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable changed_;
-  FillingState state_;
-  Marks begin_;      // what was made when this much was asked for
-  Marks failed_at_;  // what was used when a filling failed
-  std::function<void(const OfflineProgress&)> on_progress_;
-  std::shared_ptr<Filling> filling_;  // while connected
-  double seconds_ = 0;
-  std::exception_ptr failure_;
-  std::optional<PartyReport> report_;
+  FillingState state_ GUARDED_BY(mutex_);
+  Marks begin_ GUARDED_BY(mutex_);      // what was made when this much was asked for
+  Marks failed_at_ GUARDED_BY(mutex_);  // what was used when a filling failed
+  std::function<void(const OfflineProgress&)> on_progress_ GUARDED_BY(mutex_);
+  std::shared_ptr<Filling> filling_ GUARDED_BY(mutex_);  // while connected
+  double seconds_ GUARDED_BY(mutex_) = 0;
+  std::exception_ptr failure_ GUARDED_BY(mutex_);
+  std::optional<PartyReport> report_ GUARDED_BY(mutex_);
   std::jthread thread_;
 };
 

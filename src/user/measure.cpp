@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <mutex>
 
+#include "base/mutex.h"
 #include "net/units.h"
 #include "page/declared.h"
 #include "wire/frame.h"
@@ -94,8 +94,8 @@ void MeasuredConversation::check(const Request& request, std::size_t rows, std::
 
 void MeasuredConversation::make_material(const Request& request, std::size_t prompt) {
   struct Making {
-    std::mutex mutex;  // of the rest: the filling goes on in a thread of its own
-    bool told = true;
+    Mutex mutex;  // the filling goes on in a thread of its own
+    bool told GUARDED_BY(mutex) = true;
   };
   const auto making = std::make_shared<Making>();
   const std::size_t rows = plan().prompt_rows(prompt), answer = 1 + (request.max_tokens - 1) * (request.draft + 1);
@@ -103,13 +103,13 @@ void MeasuredConversation::make_material(const Request& request, std::size_t pro
   const double share = static_cast<double>(rows + begin) / static_cast<double>(rows + answer);
   client_.make_material(prompt, answer, request.ahead,
                         [making, share, on_material = request.on_material](const OfflineProgress& progress) {
-                          const std::lock_guard lock(making->mutex);
+                          const Lock lock(making->mutex);
                           if (making->told && on_material)
                             on_material({std::min(1.0, progress.fraction / share), progress.seconds});
                         });
   client_.wait_for_material(prompt, begin);
   {
-    const std::lock_guard lock(making->mutex);
+    const Lock lock(making->mutex);
     making->told = false;
   }
 }
