@@ -73,4 +73,16 @@ TEST(Layers, no_folder_includes_one_above_it_and_no_party_another) {
   EXPECT_GT(includes, 600u);
 }
 
+// clang knows what the mutex of base/mutex.h guards, and nothing of the library's.
+TEST(Layers, no_mutex_is_unchecked) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(PERMLLM_SOURCE_DIR "/src")) {
+    if (!entry.is_regular_file() || entry.path().filename() == "mutex.h") continue;
+    std::ifstream in(entry.path());
+    for (std::string line; std::getline(in, line);) {
+      EXPECT_EQ(line.find("std::mutex"), std::string::npos) << entry.path() << ": " << line;
+      EXPECT_EQ(line.find("std::shared_mutex"), std::string::npos) << entry.path() << ": " << line;
+    }
+  }
+}
+
 }  // namespace

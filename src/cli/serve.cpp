@@ -6,10 +6,10 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
-#include <mutex>
 #include <optional>
 
 #include "base/heap.h"
+#include "base/mutex.h"
 #include "cli/local_parties.h"
 #include "cli/offer_options.h"
 #include "cli/process.h"
@@ -50,21 +50,21 @@ struct ServeCommandOptions {
 class End {
  public:
   void handle(int number) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (!serving_ || asked_) std::_Exit(serving_ ? 0 : 128 + number);
     asked_ = true;
     changed_.notify_all();
   }
   void wait() {
-    std::unique_lock lock(mutex_);
+    Lock lock(mutex_);
     serving_ = true;
-    changed_.wait(lock, [&] { return asked_; });
+    changed_.wait(lock, [&]() REQUIRES(mutex_) { return asked_; });
   }
 
  private:
-  std::mutex mutex_;
+  Mutex mutex_;
   std::condition_variable changed_;
-  bool serving_ = false, asked_ = false;
+  bool serving_ GUARDED_BY(mutex_) = false, asked_ GUARDED_BY(mutex_) = false;
 };
 
 // Only --log-level: the rest is what clients rely on.

@@ -29,7 +29,7 @@ AnswerDesk::AnswerDesk(const Client& client, const DeskOptions& options, Log& lo
           client, options.stock, [this] { return idle(); }, log),
       tidier_([this](const std::stop_token& stop) {
         std::condition_variable_any never;
-        std::unique_lock lock(mutex_);
+        Lock lock(mutex_);
         while (!never.wait_for(lock, stop, std::chrono::seconds(1), [&] { return stop.stop_requested(); })) tidy();
       }) {}
 
@@ -51,7 +51,7 @@ std::vector<std::uint32_t> AnswerDesk::ids_of(const openai::Request& request) co
 
 std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape,
                                                     const std::string& key, const std::string& digest) {
-  const auto known = [&]() -> std::shared_ptr<Ticket> {
+  const auto known = [&]() REQUIRES(mutex_) -> std::shared_ptr<Ticket> {
     const auto found = key.empty() ? keyed_.end() : keyed_.find({owner, key});
     if (found == keyed_.end()) return nullptr;
     if (found->second.digest != digest)
@@ -63,11 +63,11 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
     return std::make_shared<Ticket>(found->second.job);
   };
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (auto ticket = known()) return ticket;
   }
   std::vector<std::uint32_t> ids = ids_of(request);  // takes its time, and keeps nobody waiting
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (auto ticket = known()) return ticket;
   if (draining_) throw Error(Code::resource, Reason::busy, "permllm", "is shutting down");
   tidy();
@@ -156,7 +156,7 @@ void AnswerDesk::tidy() {
 }
 
 bool AnswerDesk::idle() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return std::all_of(runs_.begin(), runs_.end(), [](const Run& run) { return run.job->done(); });
 }
 
@@ -166,7 +166,7 @@ AnswerDesk::Now AnswerDesk::now() {
   now.tokens = tokens_;
   now.prompt_tokens = prompt_tokens_;
   now.tokens_per_second = last_rate_;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (const Run& run : runs_) {
     const AnswerJob::Now job = run.job->now();
     if (job.stage == AnswerJob::Stage::done) continue;
@@ -180,13 +180,13 @@ AnswerDesk::Now AnswerDesk::now() {
 void AnswerDesk::drain(Clock::duration patience) {
   const Clock::time_point end = Clock::now() + patience;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     draining_ = true;
   }
   while (!idle() && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   std::list<Run> runs;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     for (const Run& run : runs_) run.job->cancel();
     runs.swap(runs_);
   }

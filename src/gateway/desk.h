@@ -7,6 +7,7 @@
 #include <memory>
 #include <thread>
 
+#include "base/mutex.h"
 #include "gateway/job.h"
 #include "gateway/keeper.h"
 #include "gateway/pool.h"
@@ -68,17 +69,17 @@ class AnswerDesk {
   std::vector<std::uint32_t> ids_of(const openai::Request& request) const;
   void run(const std::shared_ptr<AnswerJob>& job);
   Answer answer(AnswerJob& job);
-  void tidy();  // with the mutex held
+  void tidy() REQUIRES(mutex_);
   bool idle();
 
   const Client& client_;
   const DeskOptions options_;
   Log& log_;
   ConversationPool pool_;
-  std::mutex mutex_;
-  std::list<Run> runs_;
-  std::map<std::pair<std::size_t, std::string>, Keyed> keyed_;
-  bool draining_ = false;
+  Mutex mutex_;
+  std::list<Run> runs_ GUARDED_BY(mutex_);
+  std::map<std::pair<std::size_t, std::string>, Keyed> keyed_ GUARDED_BY(mutex_);
+  bool draining_ GUARDED_BY(mutex_) = false;
   std::atomic<std::uint64_t> tokens_ = 0, prompt_tokens_ = 0;
   std::atomic<double> last_rate_ = 0;
   StockKeeper keeper_;

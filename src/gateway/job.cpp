@@ -5,7 +5,7 @@
 namespace permllm {
 
 void AnswerJob::set(const AnswerProgress& progress) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   switch (progress.stage) {
     case AnswerProgress::Stage::connecting:
       now_.stage = Stage::preparing;
@@ -34,7 +34,7 @@ void AnswerJob::set(const AnswerProgress& progress) {
 
 void AnswerJob::add(std::string_view piece) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     text_ += piece;
   }
   changed_.notify_all();
@@ -42,7 +42,7 @@ void AnswerJob::add(std::string_view piece) {
 
 void AnswerJob::finish(const Answer& answer, const openai::Json& usage) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     finish_ = openai::finish_reason(answer.end);
     usage_ = usage;
     now_.stage = Stage::done;
@@ -52,7 +52,7 @@ void AnswerJob::finish(const Answer& answer, const openai::Json& usage) {
 
 void AnswerJob::fail(openai::Refusal refusal) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     failure_ = std::move(refusal);
     now_.stage = Stage::done;
   }
@@ -60,45 +60,46 @@ void AnswerJob::fail(openai::Refusal refusal) {
 }
 
 std::string AnswerJob::wait(std::size_t from, Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, deadline, [&] { return text_.size() > from || now_.stage == Stage::done; });
+  Lock lock(mutex_);
+  changed_.wait_until(lock, deadline,
+                      [&]() REQUIRES(mutex_) { return text_.size() > from || now_.stage == Stage::done; });
   return text_.substr(std::min(from, text_.size()));
 }
 
 std::size_t AnswerJob::listeners() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return listeners_;
 }
 
 bool AnswerJob::done() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return now_.stage == Stage::done;
 }
 
 std::optional<openai::Refusal> AnswerJob::failure() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return failure_;
 }
 
 AnswerJob::Result AnswerJob::result() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return {text_, finish_, usage_};
 }
 
 AnswerJob::Now AnswerJob::now() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return now_;
 }
 
 void AnswerJob::join() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   ++listeners_;
 }
 
 void AnswerJob::leave() {
   bool give_up = false;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     alone_since_ = Clock::now();
     give_up = --listeners_ == 0 && !keyed && now_.stage != Stage::done;
   }
@@ -108,7 +109,7 @@ void AnswerJob::leave() {
 void AnswerJob::give_up_if_alone(Clock::duration grace) {
   bool give_up = false;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     give_up = listeners_ == 0 && now_.stage != Stage::done && Clock::now() - alone_since_ > grace;
   }
   if (give_up) cancel();

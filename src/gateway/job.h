@@ -2,11 +2,11 @@
 #pragma once
 
 #include <condition_variable>
-#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <string>
 
+#include "base/mutex.h"
 #include "gateway/openai.h"
 
 namespace permllm {
@@ -62,16 +62,16 @@ class AnswerJob {
   void give_up_if_alone(std::chrono::steady_clock::duration grace);
 
  private:
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable changed_;
   std::stop_source stop_;
-  std::string text_;
-  Now now_;
-  std::chrono::steady_clock::time_point first_{}, alone_since_{};
-  std::size_t listeners_ = 0;
-  std::optional<openai::Refusal> failure_;
-  const char* finish_ = nullptr;
-  openai::Json usage_;
+  std::string text_ GUARDED_BY(mutex_);
+  Now now_ GUARDED_BY(mutex_);
+  std::chrono::steady_clock::time_point first_ GUARDED_BY(mutex_){}, alone_since_ GUARDED_BY(mutex_){};
+  std::size_t listeners_ GUARDED_BY(mutex_) = 0;
+  std::optional<openai::Refusal> failure_ GUARDED_BY(mutex_);
+  const char* finish_ GUARDED_BY(mutex_) = nullptr;
+  openai::Json usage_ GUARDED_BY(mutex_);
 };
 
 }  // namespace permllm

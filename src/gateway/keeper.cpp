@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <mutex>
 
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "base/reason.h"
 
 namespace permllm {
@@ -71,12 +71,12 @@ bool StockKeeper::fill_some() {
 }
 
 void StockKeeper::run(const std::stop_token& stop) {
-  std::mutex mutex;
+  Mutex mutex;
   std::condition_variable_any stopped;
   Clock::time_point not_before{};
   for (bool more = false;;) {
     {
-      std::unique_lock lock(mutex);
+      Lock lock(mutex);
       if (!more) stopped.wait_for(lock, stop, std::chrono::milliseconds(500), [&] { return stop.stop_requested(); });
     }
     if (stop.stop_requested()) return;

@@ -10,7 +10,7 @@ ConversationPool::ConversationPool(const Client& client, const ConversationOptio
 ConversationPool::Lease::~Lease() {
   if (pool_ == nullptr) return;
   {
-    const std::lock_guard lock(pool_->mutex_);
+    const Lock lock(pool_->mutex_);
     Slot& slot = pool_->slots_[index_];
     slot.busy = false;
     slot.used = ++pool_->uses_;
@@ -22,7 +22,7 @@ Conversation& ConversationPool::Lease::operator*() const { return *pool_->slots_
 void ConversationPool::Lease::holds(std::size_t tokens) { pool_->slots_[index_].held = tokens; }
 
 std::size_t ConversationPool::waiting() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return queue_.size();
 }
 
@@ -58,14 +58,14 @@ std::size_t ConversationPool::choose(std::size_t owner, std::span<const std::uin
 }
 
 std::uint64_t ConversationPool::next() const {
-  const auto rank = [&](const Waiting& waiting) {
+  const auto rank = [&](const Waiting& waiting) REQUIRES(mutex_) {
     const auto in_use = std::count_if(slots_.begin(), slots_.end(),
                                       [&](const Slot& slot) { return slot.busy && slot.owner == waiting.owner; });
     const auto last = last_turn_.find(waiting.owner);
     return std::pair(in_use, last == last_turn_.end() ? 0 : last->second);
   };
   return std::min_element(queue_.begin(), queue_.end(),
-                          [&](const Waiting& a, const Waiting& b) { return rank(a) < rank(b); })
+                          [&](const Waiting& a, const Waiting& b) REQUIRES(mutex_) { return rank(a) < rank(b); })
       ->ticket;
 }
 
@@ -74,10 +74,10 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
   std::size_t index = 0;
   bool goes_on = false;
   {
-    std::unique_lock lock(mutex_);
+    Lock lock(mutex_);
     const std::uint64_t ticket = ++tickets_;
     queue_.push_back({ticket, owner});
-    const bool mine = changed_.wait(lock, stop, [&] {
+    const bool mine = changed_.wait(lock, stop, [&]() REQUIRES(mutex_) {
       return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.busy; }) && next() == ticket;
     });
     if (mine && !stop.stop_requested()) {

@@ -4,13 +4,13 @@
 #include <condition_variable>
 #include <deque>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <stop_token>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "permllm/client.h"
 
 namespace permllm {
@@ -59,17 +59,18 @@ class ConversationPool {
     std::uint64_t ticket;
     std::size_t owner;
   };
-  std::uint64_t next() const;  // whose turn it is; the queue is not empty
-  std::size_t choose(std::size_t owner, std::span<const std::uint32_t> ids, bool raw, bool& goes_on) const;
+  std::uint64_t next() const REQUIRES(mutex_);  // whose turn it is; the queue is not empty
+  std::size_t choose(std::size_t owner, std::span<const std::uint32_t> ids, bool raw, bool& goes_on) const
+      REQUIRES(mutex_);
 
   const Client& client_;
   const ConversationOptions options_;
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable_any changed_;
-  std::deque<Waiting> queue_;
-  std::map<std::size_t, std::uint64_t> last_turn_;  // of an owner: a count of all turns
-  std::uint64_t tickets_ = 0, turns_ = 0, uses_ = 0;
-  std::vector<Slot> slots_;  // their number is fixed
+  std::deque<Waiting> queue_ GUARDED_BY(mutex_);
+  std::map<std::size_t, std::uint64_t> last_turn_ GUARDED_BY(mutex_);  // of an owner: a count of all turns
+  std::uint64_t tickets_ GUARDED_BY(mutex_) = 0, turns_ GUARDED_BY(mutex_) = 0, uses_ GUARDED_BY(mutex_) = 0;
+  std::vector<Slot> slots_;  // their number is fixed; a busy one is its lease's, free ones are with the lock
 };
 
 }  // namespace permllm

@@ -6,6 +6,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include "base/mutex.h"
 #include "permllm/version.h"
 #include "service/process_limits.h"
 
@@ -125,7 +126,7 @@ struct GatewayMetrics::State {
       gauges("permllm_gateway_allowance_tokens", "Tokens of answers that the invite has left.").Add({});
   prometheus::Gauge& memory = gauges("process_resident_memory_bytes", "Memory in use.").Add({});
   prometheus::Gauge& files = gauges("process_open_fds", "Open files.").Add({});
-  std::mutex mutex;
+  Mutex mutex;  // one text at a time: counters are brought to what they count
 };
 
 GatewayMetrics::GatewayMetrics() : state_(new State) {
@@ -141,7 +142,7 @@ void GatewayMetrics::count(const std::string& route, int status) {
 
 std::string GatewayMetrics::text(const Client& client, AnswerDesk& desk) {
   State& s = *state_;
-  const std::lock_guard lock(s.mutex);
+  const Lock lock(s.mutex);
   const auto bring_to = [](prometheus::Counter& counter, std::uint64_t value) {
     counter.Increment(std::max(0.0, static_cast<double>(value) - counter.Value()));
   };

@@ -203,6 +203,7 @@ void ModelStore::check(const std::filesystem::path& path) {
     if (damaged.empty() && stored.whole()) {
       on_event_(
           fmt::format("model {:.8}: {} checked in {:.1f} s", id, megabytes(stored.offer.bytes), seconds_since(begin)));
+      const Lock lock(mutex_);
       models_[id] = mapped(std::move(stored));
       return;
     }
@@ -227,7 +228,7 @@ std::uint64_t ModelStore::room() const {
 }
 
 std::shared_ptr<const StoredModel> ModelStore::find(const std::string& id) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto found = models_.find(id);
   if (found == models_.end()) return nullptr;
   std::error_code ignored;
@@ -241,9 +242,13 @@ std::shared_ptr<const StoredModel> ModelStore::find(const std::string& id) {
 // ---- A model on its way in ---------------------------------------------------------------------------------------------
 
 struct ModelStore::Arrival::Part {
-  std::mutex mutex;
-  std::optional<StoredFile> stored;
-  std::uint64_t turn = 0;  // of the offer that may write
+  Mutex mutex;
+  std::optional<StoredFile> stored GUARDED_BY(mutex);
+  std::uint64_t turn GUARDED_BY(mutex) = 0;  // of the offer that may write
+  void check(std::uint64_t of_arrival) const REQUIRES(mutex) {
+    if (of_arrival != turn)
+      throw Error(Code::closed, "ModelOffer.model_id", "the same model was offered over another connection");
+  }
 };
 
 std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, const std::string& owner) {
@@ -264,13 +269,13 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
   };
   auto arrival = std::unique_ptr<Arrival>(new Arrival(*this, offer));
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     auto& part = parts_[offer.model_id];
     if (!part) part = std::make_shared<Arrival::Part>();
     arrival->part_ = part;
   }
   Arrival::Part& part = *arrival->part_;
-  const std::lock_guard lock(part.mutex);
+  const Lock lock(part.mutex);
   arrival->turn_ = ++part.turn;
   part.stored.reset();
   if (const auto complete = find(offer.model_id)) {
@@ -308,15 +313,8 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
 }
 
 ModelStore::Arrival::~Arrival() {
-  const std::lock_guard lock(part_->mutex);
+  const Lock lock(part_->mutex);
   if (part_->turn == turn_) part_->stored.reset();
-}
-
-std::unique_lock<std::mutex> ModelStore::Arrival::lock_part() const {
-  std::unique_lock lock(part_->mutex);
-  if (part_->turn != turn_)
-    throw Error(Code::closed, "ModelOffer.model_id", "the same model was offered over another connection");
-  return lock;
 }
 
 std::vector<Digest> ModelStore::Arrival::next_held() {
@@ -327,7 +325,8 @@ std::vector<Digest> ModelStore::Arrival::next_held() {
     return std::vector<Digest>(first, first + count);
   };
   if (complete_) return next(complete_->stored.hashes);
-  const auto lock = lock_part();
+  const Lock lock(part_->mutex);
+  part_->check(turn_);
   StoredFile& stored = *part_->stored;
   const std::uint32_t first = named_;
   store_.executor_.parallel(std::min<std::size_t>(ModelHeld::k_step, stored.hashes.size() - first), [&](std::size_t i) {
@@ -357,7 +356,8 @@ void ModelStore::Arrival::put(const ModelChunk& chunk) {
     throw Error(Code::mismatch, "ModelChunk.hash",
                 fmt::format("chunk {} of model {:.8} is here with another", chunk.number, offer.model_id));
   }
-  const auto lock = lock_part();
+  const Lock lock(part_->mutex);
+  part_->check(turn_);
   StoredFile& stored = *part_->stored;
   const std::uint64_t at = stored.v_at + std::uint64_t{chunk.number} * offer.chunk;
   stored.file.write(at, chunk.bytes);
@@ -367,7 +367,8 @@ void ModelStore::Arrival::put(const ModelChunk& chunk) {
 }
 
 void ModelStore::Arrival::finish(const ModelEnd& end) {
-  const auto lock = lock_part();
+  const Lock lock(part_->mutex);
+  part_->check(turn_);
   const StoredFile& stored = complete_ ? complete_->stored : *part_->stored;
   const auto missing = std::find_if(stored.hashes.begin(), stored.hashes.end(), is_none) - stored.hashes.begin();
   if (missing != std::ssize(stored.hashes)) {
@@ -389,7 +390,7 @@ void ModelStore::Arrival::finish(const ModelEnd& end) {
   }
   auto model = mapped(std::move(*part_->stored));
   part_->stored.reset();
-  const std::lock_guard both(store_.mutex_);
+  const Lock both(store_.mutex_);
   store_.models_[id] = std::move(model);
   store_.on_event_(fmt::format("model {:.8} stored", id));
 }

@@ -11,13 +11,13 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/file.h"
 #include "base/mapped_file.h"
+#include "base/mutex.h"
 #include "session/masked_model.h"
 #include "session/registration.h"
 
@@ -82,7 +82,6 @@ class ModelStore {
     friend class ModelStore;
     struct Part;
     Arrival(ModelStore& store, const ModelOffer& offer) : store_(store), offer_(offer) {}
-    std::unique_lock<std::mutex> lock_part() const;
     ModelStore& store_;
     ModelOffer offer_;
     std::shared_ptr<Part> part_;  // of this and the next, one is set
@@ -103,9 +102,9 @@ class ModelStore {
   Executor& executor_;
   std::function<void(const std::string&)> on_event_;
   std::optional<File> lock_;
-  std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<const StoredModel>> models_;  // by id
-  std::map<std::string, std::shared_ptr<Arrival::Part>> parts_;       // that were offered
+  Mutex mutex_;
+  std::map<std::string, std::shared_ptr<const StoredModel>> models_ GUARDED_BY(mutex_);  // by id
+  std::map<std::string, std::shared_ptr<Arrival::Part>> parts_ GUARDED_BY(mutex_);       // that were offered
 };
 
 // What a folder holds, the one used last first; a helper may run on it.

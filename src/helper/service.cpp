@@ -131,7 +131,7 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
   auto parked = std::make_unique<Parked>(Parked{
       std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello, Clock::now() + patience_});
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     std::erase_if(parked_, [now = Clock::now()](const auto& other) {
       return other.second->until < now;
     });  // their users never came
@@ -142,8 +142,8 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
 
 std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& hello, const Peer& peer) {
   const Place place{peer.provider, peer.key, hello.session};
-  std::unique_lock lock(mutex_);
-  if (!parked_changed_.wait_for(lock, patience_, [&] { return parked_.contains(place); })) {
+  Lock lock(mutex_);
+  if (!parked_changed_.wait_for(lock, patience_, [&]() REQUIRES(mutex_) { return parked_.contains(place); })) {
     throw Error(Code::timeout, "session", "the provider did not open its side of the session for this user");
   }
   auto provider = std::move(parked_.extract(place).mapped());

@@ -7,9 +7,9 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
+#include "base/mutex.h"
 #include "helper/model_store.h"
 #include "net/certificates.h"
 #include "session/event.h"
@@ -65,9 +65,9 @@ class HelperService {
   std::function<void()> admit_ = [] {};
   ModelStore store_;
   RoomByPeer answers_{k_answer_room};
-  std::mutex mutex_;
+  Mutex mutex_;
   std::condition_variable parked_changed_;
-  std::map<Place, std::unique_ptr<Parked>> parked_;
+  std::map<Place, std::unique_ptr<Parked>> parked_ GUARDED_BY(mutex_);
 };
 
 }  // namespace permllm

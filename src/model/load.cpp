@@ -4,8 +4,8 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <mutex>
 
+#include "base/mutex.h"
 #include "model/architectures.h"
 #include "permllm/error.h"
 
@@ -61,7 +61,7 @@ class Loader {
     if (!source.shift.empty()) bias.resize(rows);
     // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
     std::vector<std::int32_t> largest(cols);
-    std::mutex joining;
+    Mutex joining;
     executor_.parallel(tasks, [&](std::size_t task) {
       std::vector<float> own(values == nullptr ? cols : 0);
       std::vector<std::int32_t> of_task(cols);
@@ -80,7 +80,7 @@ class Loader {
           throw Error(Code::file, "tensor " + source.tensor_of(r).name, "holds a weight that is not a finite number");
         }
       }
-      const std::lock_guard lock(joining);
+      const Lock lock(joining);
       for (std::size_t c = 0; c < cols; ++c) largest[c] = std::max(largest[c], of_task[c]);
     });
     std::vector<float> magnitudes(cols);

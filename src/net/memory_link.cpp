@@ -2,8 +2,8 @@
 
 #include <condition_variable>
 #include <deque>
-#include <mutex>
 
+#include "base/mutex.h"
 #include "permllm/error.h"
 #include "wire/frame.h"
 
@@ -11,10 +11,10 @@ namespace permllm {
 namespace {
 
 struct Queue {
-  std::mutex mutex;
+  Mutex mutex;
   std::condition_variable changed;
-  std::deque<Frame> frames;
-  bool closed = false;
+  std::deque<Frame> frames GUARDED_BY(mutex);
+  bool closed GUARDED_BY(mutex) = false;
 };
 
 class MemoryLink : public Link {
@@ -24,7 +24,7 @@ class MemoryLink : public Link {
 
   void send(Frame frame) override {
     {
-      const std::lock_guard lock(out_->mutex);
+      const Lock lock(out_->mutex);
       if (out_->closed) throw Error(Code::closed, "link", "the peer closed the connection");
       out_->frames.push_back(std::move(frame));
     }
@@ -32,8 +32,9 @@ class MemoryLink : public Link {
   }
   void flush() override {}
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-    std::unique_lock lock(in_->mutex);
-    if (!in_->changed.wait_until(lock, deadline, [&] { return in_->closed || !in_->frames.empty(); })) {
+    Lock lock(in_->mutex);
+    if (!in_->changed.wait_until(lock, deadline,
+                                 [&]() REQUIRES(in_->mutex) { return in_->closed || !in_->frames.empty(); })) {
       throw Error(Code::timeout, awaited, "did not arrive before the deadline");
     }
     if (in_->frames.empty()) throw Error(Code::closed, awaited, "the peer closed the connection");
@@ -45,7 +46,7 @@ class MemoryLink : public Link {
   void close() override {
     for (const auto& queue : {out_, in_}) {
       {
-        const std::lock_guard lock(queue->mutex);
+        const Lock lock(queue->mutex);
         queue->closed = true;
       }
       queue->changed.notify_all();

@@ -39,7 +39,7 @@ void ResumableLink::begin(std::uint64_t session, bool outlasts) {
 
 void ResumableLink::outlast() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     outlasts_ = true;
   }
   changed_.notify_all();
@@ -47,7 +47,7 @@ void ResumableLink::outlast() {
 
 void ResumableLink::end(const Error& why) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (!failure_) failure_ = std::make_exception_ptr(why);
     for (Link* link : {connection_.get(), pending_.get()}) {
       if (link != nullptr) link->close();
@@ -57,12 +57,12 @@ void ResumableLink::end(const Error& why) {
 }
 
 std::optional<Clock::time_point> ResumableLink::waits_since() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return waits_since_;
 }
 
 std::size_t ResumableLink::kept_bytes() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return kept_bytes_;
 }
 
@@ -76,7 +76,7 @@ bool ResumableLink::attempt(Operation operation) {
   } catch (const Error& error) {
     if (error.code() != Code::closed) throw;
     hear_out();
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     for (const Frame& frame : arrived_) {
       if (!has_tag(frame, Tag::refusal)) continue;
       failure_ = std::make_exception_ptr(refusal_of(frame));
@@ -84,7 +84,7 @@ bool ResumableLink::attempt(Operation operation) {
     }
     if (!keeps()) fail(error);
   }
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   connection_.reset();
   lost_since_ = Clock::now();
   return false;
@@ -137,7 +137,7 @@ void ResumableLink::confirm(const Frame& frame) {
 void ResumableLink::send(Frame frame) {
   std::shared_ptr<void> room = keeps() ? await_room(size_of(frame)) : nullptr;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     check();
     PERMLLM_ASSERT(frame.step == next_send_);
     ++next_send_;
@@ -177,7 +177,7 @@ void ResumableLink::await_frame(Clock::time_point deadline, const char* awaited,
   struct Waiting {
     ResumableLink& link;
     void set(std::optional<Clock::time_point> since) {
-      const std::lock_guard lock(link.mutex_);
+      const Lock lock(link.mutex_);
       link.waits_since_ = since;
     }
     ~Waiting() { set({}); }
@@ -188,7 +188,7 @@ void ResumableLink::await_frame(Clock::time_point deadline, const char* awaited,
 
 void ResumableLink::close() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     closed_ = true;
     for (Link* link : {connection_.get(), pending_.get()}) {
       if (link != nullptr) link->close();
@@ -207,7 +207,7 @@ std::shared_ptr<void> ResumableLink::await_room(std::size_t size) {
       step_on(deadline, "an acknowledgement", k_cut_bytes);
     }
   } catch (const Error& error) {  // a frame that was not sent would leave a gap
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     fail(error);
   }
   return nullptr;
@@ -225,7 +225,7 @@ void ResumableLink::step_on(Clock::time_point deadline, const char* awaited, std
 
 void ResumableLink::absorb(Frame frame) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (pending_ != nullptr) return;  // the peer sends it again over that
     if (begun_ && is_of_link(frame.tag)) {
       confirm(frame);
@@ -251,7 +251,7 @@ void ResumableLink::absorb(Frame frame) {
 // Changes to a connection that was handed over, if there is one.
 bool ResumableLink::adopt() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     check();
     if (pending_ == nullptr) return false;
     connection_ = std::move(pending_);
@@ -266,7 +266,7 @@ void ResumableLink::resend() {
   for (std::size_t i = 0;; ++i) {
     std::optional<Frame> frame;
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       // Fewer than before where a connection that was lost at once has brought what the peer has.
       if (pending_ != nullptr || i >= kept_.size()) return;
       frame = kept_[i];
@@ -284,9 +284,9 @@ void ResumableLink::resend() {
 }
 
 void ResumableLink::await_connection(Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   changed_.wait_until(lock, std::min(deadline, lost_since_ + limits_.grace),
-                      [&] { return pending_ != nullptr || closed_ || failure_; });
+                      [&]() REQUIRES(mutex_) { return pending_ != nullptr || closed_ || failure_; });
   check();
   if (pending_ == nullptr) give_up();
 }
@@ -295,8 +295,8 @@ void ResumableLink::redial(Clock::time_point deadline) {
   const Clock::time_point end = std::min(deadline, lost_since_ + limits_.grace);
   for (;;) {
     {
-      std::unique_lock lock(mutex_);
-      changed_.wait_until(lock, std::min(end, Clock::now() + pause_), [&] { return closed_; });
+      Lock lock(mutex_);
+      changed_.wait_until(lock, std::min(end, Clock::now() + pause_), [&]() REQUIRES(mutex_) { return closed_; });
       check();
       if (Clock::now() >= end) give_up();
     }
@@ -313,11 +313,11 @@ void ResumableLink::redial(Clock::time_point deadline) {
     } catch (const Error& error) {
       const bool refused = has_tag(answer, Tag::refusal);
       if (!refused && (error.code() == Code::closed || error.code() == Code::timeout)) continue;
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       fail(error);
     }
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       check();
       confirm(answer);
       connection_ = std::move(connection);
@@ -329,9 +329,9 @@ void ResumableLink::redial(Clock::time_point deadline) {
 
 void ResumableLink::take_over(std::unique_ptr<Link>& connection, const Frame& resume) {
   {
-    std::unique_lock lock(mutex_);
+    Lock lock(mutex_);
     // Its first pass may be in what came before the cut, and not yet looked at.
-    changed_.wait_for(lock, k_last_words, [&] { return closed_ || failure_ || outlasts_; });
+    changed_.wait_for(lock, k_last_words, [&]() REQUIRES(mutex_) { return closed_ || failure_ || outlasts_; });
     if (closed_ || failure_ || !keeps())
       throw Error(Code::closed, Reason::session_ended, "Resume.session", "no such session");
     // The one before may seem alive: its peer does not use it any more.
@@ -364,7 +364,7 @@ void ResumableLink::leave() noexcept {
   try {
     bool over = false;
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       over = closed_ || failure_ || !begun_;
       if (pending_ != nullptr) connection_ = std::move(pending_);
     }
@@ -385,7 +385,7 @@ ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> l
                                                 const Peer& peer, bool outlasts) {
   link->begin(session, outlasts);
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     const bool fresh = sessions_.emplace(session, Entry{std::move(link), peer.key}).second;
     PERMLLM_ASSERT(fresh);
   }
@@ -393,13 +393,13 @@ ResumableSessions::Kept ResumableSessions::keep(std::shared_ptr<ResumableLink> l
 }
 
 void ResumableSessions::remember_end(std::uint64_t session, const std::string& key, const Error& why) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   ended_.push_back({session, key, why});
   if (ended_.size() > k_ends_remembered) ended_.pop_front();
 }
 
 ResumableSessions::Kept::~Kept() {
-  const std::lock_guard lock(sessions_.mutex_);
+  const Lock lock(sessions_.mutex_);
   sessions_.sessions_.erase(session_);
 }
 
@@ -417,7 +417,7 @@ bool ResumableSessions::resumed(ResumableLink& link, const Peer& peer, Clock::ti
   }
   std::shared_ptr<ResumableLink> session;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     for (const Ended& ended : ended_) {
       if (ended.session == first.session && ended.key == peer.key) throw ended.why;
     }

@@ -18,10 +18,10 @@
 #include <exception>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 
+#include "base/mutex.h"
 #include "net/certificates.h"
 #include "net/room.h"
 #include "wire/link.h"
@@ -90,11 +90,10 @@ class ResumableLink : public Link {
   void resend();
   void await_connection(Clock::time_point deadline);
   void redial(Clock::time_point deadline);
-  // With the lock:
-  void check() const;
-  void confirm(const Frame& frame);
-  [[noreturn]] void fail(const Error& error);
-  [[noreturn]] void give_up();
+  void check() const REQUIRES(mutex_);
+  void confirm(const Frame& frame) REQUIRES(mutex_);
+  [[noreturn]] void fail(const Error& error) REQUIRES(mutex_);
+  [[noreturn]] void give_up() REQUIRES(mutex_);
   Frame own(Tag tag) const { return {static_cast<std::uint16_t>(tag), session_, next_expected_, {}}; }
   // Another thread hands over the connection on which the peer sent `resume`. Errors: closed, when the session is over; malformed.
   void take_over(std::unique_ptr<Link>& connection, const Frame& resume);
@@ -109,17 +108,19 @@ class ResumableLink : public Link {
   bool hears_out_ = false;
   Clock::duration pause_{};  // before the next attempt; grows until a frame arrives
 
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable changed_;
-  std::unique_ptr<Link> connection_;  // null: lost. Replaced by the owner's thread alone
-  std::unique_ptr<Link> pending_;     // taken over from the one above, whose frames do not count any more
+  // Changed by the owner's thread alone, with the lock; so it reads them without, and others with it.
+  std::unique_ptr<Link> connection_;  // null: lost
   Clock::time_point lost_since_{};
-  std::optional<Clock::time_point> waits_since_;
-  std::deque<Frame> kept_;      // the last of next_send_, in order
-  std::size_t kept_bytes_ = 0;  // of those that took no room
-  std::uint32_t next_send_ = 0, next_expected_ = 0;
-  bool closed_ = false;
-  std::exception_ptr failure_;
+  std::uint32_t next_expected_ = 0;
+  std::unique_ptr<Link> pending_ GUARDED_BY(mutex_);  // taken over from connection_, whose frames do not count any more
+  std::optional<Clock::time_point> waits_since_ GUARDED_BY(mutex_);
+  std::deque<Frame> kept_ GUARDED_BY(mutex_);      // the last of next_send_, in order
+  std::size_t kept_bytes_ GUARDED_BY(mutex_) = 0;  // of those that took no room
+  std::uint32_t next_send_ GUARDED_BY(mutex_) = 0;
+  bool closed_ GUARDED_BY(mutex_) = false;
+  std::exception_ptr failure_ GUARDED_BY(mutex_);
 };
 
 // The sessions that an accepting side has under way, by number. A session is resumed by the peer who began it alone, known by its
@@ -159,9 +160,9 @@ class ResumableSessions {
     Error why;
   };
   static constexpr std::size_t k_ends_remembered = 256;
-  std::mutex mutex_;
-  std::map<std::uint64_t, Entry> sessions_;
-  std::deque<Ended> ended_;
+  Mutex mutex_;
+  std::map<std::uint64_t, Entry> sessions_ GUARDED_BY(mutex_);
+  std::deque<Ended> ended_ GUARDED_BY(mutex_);
 };
 
 }  // namespace permllm

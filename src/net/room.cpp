@@ -9,13 +9,13 @@ namespace permllm {
 Room::Held Room::take(std::size_t bytes, Clock::time_point deadline, const char* awaited,
                       const std::function<bool()>& stop) {
   constexpr auto k_look = std::chrono::milliseconds(50);
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   waiting_.push_back(&bytes);
-  const auto leave = [&] {
+  const auto leave = [&]() REQUIRES(mutex_) {
     std::erase(waiting_, &bytes);
     changed_.notify_all();
   };
-  const auto there = [&] { return waiting_.front() == &bytes && fits(bytes); };
+  const auto there = [&]() REQUIRES(mutex_) { return waiting_.front() == &bytes && fits(bytes); };
   while (!there()) {
     const bool stopped = stop();
     if (stopped || Clock::now() >= deadline) {
@@ -32,7 +32,7 @@ Room::Held Room::take(std::size_t bytes, Clock::time_point deadline, const char*
 }
 
 Room::Held Room::try_take(std::size_t bytes) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return waiting_.empty() && fits(bytes) ? taken(bytes) : nullptr;
 }
 
@@ -40,7 +40,7 @@ Room::Held Room::taken(std::size_t bytes) {
   used_ += bytes;
   return Held(this, [room = shared_from_this(), bytes](void*) {
     {
-      const std::lock_guard lock(room->mutex_);
+      const Lock lock(room->mutex_);
       room->used_ -= bytes;
     }
     room->changed_.notify_all();
@@ -48,12 +48,12 @@ Room::Held Room::taken(std::size_t bytes) {
 }
 
 std::size_t Room::used() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return used_;
 }
 
 std::shared_ptr<Room> RoomByPeer::of(const std::string& peer) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   std::erase_if(rooms_, [](const auto& room) { return room.second.expired(); });
   std::weak_ptr<Room>& kept = rooms_[peer];
   std::shared_ptr<Room> room = kept.lock();

@@ -7,9 +7,9 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
+#include "base/mutex.h"
 #include "wire/link.h"
 
 namespace permllm {
@@ -38,16 +38,16 @@ class Room : public std::enable_shared_from_this<Room> {
   std::size_t used() const;
 
  private:
-  bool fits(std::size_t bytes) const {
+  bool fits(std::size_t bytes) const REQUIRES(mutex_) {
     return used_ == 0 || (bytes <= bytes_ && used_ <= bytes_ - bytes);
-  }                               // with the lock
-  Held taken(std::size_t bytes);  // likewise
+  }
+  Held taken(std::size_t bytes) REQUIRES(mutex_);
 
   const std::size_t bytes_;
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable changed_;
-  std::size_t used_ = 0;
-  std::deque<const void*> waiting_;  // in the order in which they came
+  std::size_t used_ GUARDED_BY(mutex_) = 0;
+  std::deque<const void*> waiting_ GUARDED_BY(mutex_);  // in the order in which they came
 };
 
 // The rooms of all peers, by name, while somebody has them. Thread-safe.
@@ -58,8 +58,8 @@ class RoomByPeer {
 
  private:
   const std::size_t bytes_;
-  std::mutex mutex_;
-  std::map<std::string, std::weak_ptr<Room>> rooms_;
+  Mutex mutex_;
+  std::map<std::string, std::weak_ptr<Room>> rooms_ GUARDED_BY(mutex_);
 };
 
 }  // namespace permllm

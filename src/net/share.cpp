@@ -7,7 +7,7 @@
 namespace permllm {
 
 Clock::time_point SharedBandwidth::reserve(std::size_t bytes) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const std::chrono::duration<double> takes(8 * static_cast<double>(bytes) / bits_per_second_);
   free_ = std::max(free_, Clock::now()) + std::chrono::duration_cast<Clock::duration>(takes);
   return free_ - k_burst;
@@ -30,7 +30,7 @@ Frame Throttled::receive(Clock::time_point deadline, const char* awaited, std::s
 
 void Throttled::close() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     closed_ = true;
   }
   changed_.notify_all();
@@ -38,13 +38,13 @@ void Throttled::close() {
 }
 
 void Throttled::wait(Clock::time_point until) {
-  std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, until, [&] { return closed_; });
+  Lock lock(mutex_);
+  changed_.wait_until(lock, until, [&]() REQUIRES(mutex_) { return closed_; });
 }
 
 std::unique_ptr<Link> BandwidthByUser::throttled(std::unique_ptr<Link> link, const std::string& user) {
   if (bits_per_second_ == 0) return link;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   std::erase_if(shares_, [](const auto& share) { return share.second.in.expired(); });
   Share& share = shares_[user];
   std::shared_ptr<SharedBandwidth> out = share.out.lock(), in = share.in.lock();

@@ -4,9 +4,9 @@
 #include <condition_variable>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
+#include "base/mutex.h"
 #include "wire/link.h"
 
 namespace permllm {
@@ -22,8 +22,8 @@ class SharedBandwidth {
 
  private:
   const double bits_per_second_;
-  std::mutex mutex_;
-  Clock::time_point free_{};  // when all that was reserved has passed
+  Mutex mutex_;
+  Clock::time_point free_ GUARDED_BY(mutex_){};  // when all that was reserved has passed
 };
 
 // A link that keeps to a share of both directions. What is received beyond it waits at the sender, behind TCP's window.
@@ -41,9 +41,9 @@ class Throttled : public Link {
   void wait(Clock::time_point until);
   std::unique_ptr<Link> link_;
   std::shared_ptr<SharedBandwidth> out_, in_;
-  std::mutex mutex_;
+  Mutex mutex_;
   std::condition_variable changed_;
-  bool closed_ = false;
+  bool closed_ GUARDED_BY(mutex_) = false;
 };
 
 // The shares of all users, by name, while they have connections. Thread-safe.
@@ -58,8 +58,8 @@ class BandwidthByUser {
     std::weak_ptr<SharedBandwidth> out, in;
   };
   const double bits_per_second_;
-  std::mutex mutex_;
-  std::map<std::string, Share> shares_;
+  Mutex mutex_;
+  std::map<std::string, Share> shares_ GUARDED_BY(mutex_);
 };
 
 }  // namespace permllm

@@ -22,9 +22,9 @@
 #include <charconv>
 #include <cstring>
 #include <map>
-#include <mutex>
 #include <optional>
 
+#include "base/mutex.h"
 #include "base/reason.h"
 #include "wire/frame.h"
 #include "wire/tags.h"
@@ -122,7 +122,7 @@ class ServerSide {
   explicit ServerSide(TlsListener::Source source) : source_(std::move(source)) {}
   std::pair<Credentials, std::shared_ptr<asio::ssl::context>> now() {
     Credentials credentials = source_();
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (!context_ || identity_.key != credentials.identity.key ||
         identity_.certificate.get() != credentials.identity.certificate.get()) {
       context_ = make_context(credentials.identity);
@@ -133,9 +133,9 @@ class ServerSide {
 
  private:
   const TlsListener::Source source_;
-  std::mutex mutex_;
-  Identity identity_;  // of context_
-  std::shared_ptr<asio::ssl::context> context_;
+  Mutex mutex_;
+  Identity identity_ GUARDED_BY(mutex_);  // of context_
+  std::shared_ptr<asio::ssl::context> context_ GUARDED_BY(mutex_);
 };
 
 struct Descriptor {

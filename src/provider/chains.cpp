@@ -76,7 +76,7 @@ bool ProviderChains::used_up(const ChainRecord& record) const {
 
 std::vector<ChainRecord> ProviderChains::leftovers(const std::string& peer) {
   std::vector<ChainRecord> used = ledger_.chains(peer, model_id_);
-  std::erase_if(used, [&](const ChainRecord& record) {
+  std::erase_if(used, [&](const ChainRecord& record) REQUIRES(mutex_) {
     return record.burnt == Marks{} || open_.contains({peer, record.chain});
   });
   const auto ready = [](const ChainRecord& record) { return between(record.burnt, record.made)[k_slot_kind]; };
@@ -98,12 +98,12 @@ std::uint64_t ProviderChains::bytes_of(const std::string& peer) const {
 }
 
 std::uint64_t ProviderChains::bytes(const std::string& peer) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return bytes_of(peer);
 }
 
 std::uint64_t ProviderChains::bytes() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   std::uint64_t sum = 0;
   for (const auto& [key, chain] : open_) sum += chain->stock_.bytes();
   for (const auto& [key, bytes] : idle_) sum += bytes;
@@ -140,7 +140,7 @@ std::string ProviderChains::disk_trouble() {
 void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits) {
   const auto coming = coming_.find(peer);
   const std::uint64_t more = bytes + (coming == coming_.end() ? 0 : coming->second);
-  const auto fits = [&] { return bytes_of(peer) + more <= limits.stock && disk_has(bytes); };
+  const auto fits = [&]() REQUIRES(mutex_) { return bytes_of(peer) + more <= limits.stock && disk_has(bytes); };
   if (disk_full_) disk_trouble();  // there may be room again
   if (fits()) return;
   for (const ChainRecord& leftover : leftovers(peer)) {
@@ -155,7 +155,7 @@ void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, con
 }
 
 void ProviderChains::drop_unless(const std::function<bool(const std::string& peer)>& keep) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (const ChainRecord& record : ledger_.all()) {
     if (!keep(record.peer) && !open_.contains({record.peer, record.chain})) forget(record);
   }
@@ -163,7 +163,7 @@ void ProviderChains::drop_unless(const std::function<bool(const std::string& pee
 
 std::vector<ChainState> ProviderChains::of(const std::string& peer) {
   std::vector<ChainState> states;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (const ChainRecord& record : ledger_.chains(peer, model_id_)) {
     states.push_back({record.chain, record.made, record.burnt, open_.contains({peer, record.chain})});
     if (states.size() == Card::k_most_chains) break;
@@ -173,7 +173,7 @@ std::vector<ChainState> ProviderChains::of(const std::string& peer) {
 
 std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& peer, const Agreement& agreement) {
   const std::uint64_t number = agreement.chain;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (open_.contains({peer, number})) throw Error(Code::mismatch, "Agreement.chain", "another session uses it");
   const std::optional<ChainRecord> before = ledger_.find(peer, number);
   if (before && before->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
@@ -213,21 +213,25 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
 }
 
 ProviderChains::Chain::Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals)
-    : chains_(chains), record_(std::move(record)), stock_(layers, user_deals) {}
+    : chains_(chains),
+      peer_(record.peer),
+      number_(record.chain),
+      stock_(layers, user_deals),
+      record_(std::move(record)) {}
 
 ProviderChains::Chain::~Chain() {
   if (!open_) return;
   std::optional<ChainRecord> record;
   try {
-    record = chains_.ledger_.find(record_.peer, record_.chain);
+    record = chains_.ledger_.find(peer_, number_);
     if (record) free(record->burnt);
   } catch (const std::exception&) {
     // It stays in the ledger until the next start.
   }
-  const std::lock_guard lock(chains_.mutex_);
-  chains_.open_.erase({record_.peer, record_.chain});
+  const Lock lock(chains_.mutex_);
+  chains_.open_.erase({peer_, number_});
   if (!record) return;
-  chains_.idle_[{record_.peer, record_.chain}] = stock_.bytes();
+  chains_.idle_[{peer_, number_}] = stock_.bytes();
   try {
     // One that is used up, or of which nothing was made, is of no use to anybody.
     if (!keep_ || chains_.used_up(*record) || record->made == Marks{}) chains_.forget(*record);
@@ -237,25 +241,25 @@ ProviderChains::Chain::~Chain() {
 }
 
 Accepted ProviderChains::Chain::state() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return {record_.paired, record_.made, record_.burnt};
 }
 
 std::optional<Seed> ProviderChains::Chain::standing() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return record_.paired ? std::optional(record_.seed) : std::nullopt;
 }
 
 Seed ProviderChains::Chain::seed(Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
-  if (!changed_.wait_until(lock, deadline, [&] { return record_.paired; })) {
+  Lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [&]() REQUIRES(mutex_) { return record_.paired; })) {
     throw Error(Code::timeout, Reason::out_of_stock, "stock", "no offline material was begun before the deadline");
   }
   return record_.seed;
 }
 
 std::unique_ptr<Burning> ProviderChains::Chain::burning() {
-  return std::make_unique<Burning>(chains_.ledger_, record_.peer, record_.chain, state().burnt);
+  return std::make_unique<Burning>(chains_.ledger_, peer_, number_, state().burnt);
 }
 
 void ProviderChains::Chain::free(const Marks& used) {
@@ -265,22 +269,22 @@ void ProviderChains::Chain::free(const Marks& used) {
 
 ProviderChains::Chain::Room::Room(Chain& chain, std::uint64_t bytes, const UserLimits& limits)
     : chain_(chain), bytes_(bytes) {
-  const std::lock_guard lock(chain_.chains_.mutex_);
-  chain_.chains_.need_room(chain_.record_.peer, bytes_, limits);
-  chain_.chains_.coming_[chain_.record_.peer] += bytes_;
+  const Lock lock(chain_.chains_.mutex_);
+  chain_.chains_.need_room(chain_.peer_, bytes_, limits);
+  chain_.chains_.coming_[chain_.peer_] += bytes_;
 }
 
 ProviderChains::Chain::Room::~Room() {
   auto& coming = chain_.chains_.coming_;
-  const std::lock_guard lock(chain_.chains_.mutex_);
-  const auto of_peer = coming.find(chain_.record_.peer);
+  const Lock lock(chain_.chains_.mutex_);
+  const auto of_peer = coming.find(chain_.peer_);
   if ((of_peer->second -= bytes_) == 0) coming.erase(of_peer);
 }
 
 void ProviderChains::Chain::begin_filling(const UserLimits& limits, Clock::time_point deadline) {
   Room(*this, 1, limits);
-  std::unique_lock lock(mutex_);
-  if (!changed_.wait_until(lock, deadline, [&] { return !filling_; }))
+  Lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [&]() REQUIRES(mutex_) { return !filling_; }))
     throw Error(Code::mismatch, "Hello.session", "another filling of this chain is under way");
   filling_ = true;
   record_.paired ? stock_.begin_filling(record_.made) : stock_.clear();
@@ -288,7 +292,7 @@ void ProviderChains::Chain::begin_filling(const UserLimits& limits, Clock::time_
 
 void ProviderChains::Chain::paired(const Seed& seed, const Digest& other) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (record_.paired && other != record_.other) {
       throw Error(Code::mismatch, "Paired.other",
                   "the user's seed of this chain is another than when it was begun; begin another chain");
@@ -305,19 +309,19 @@ void ProviderChains::Chain::paired(const Seed& seed, const Digest& other) {
 }
 
 void ProviderChains::Chain::commit() {
-  const std::lock_guard one(commit_);
+  const Lock one(commit_);
   const Marks now = stock_.made(), before = state().made;
   if (now == before) return;
   const HalfLengths lengths = stock_.sync();
-  chains_.ledger_.set_made(record_.peer, record_.chain, before, now, lengths);
-  const std::lock_guard lock(mutex_);
+  chains_.ledger_.set_made(peer_, number_, before, now, lengths);
+  const Lock lock(mutex_);
   record_.made = now;
   record_.lengths = lengths;
 }
 
 void ProviderChains::Chain::end_filling() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     stock_.drop_behind(record_.made);
     filling_ = false;
     filled_at_ = Clock::now();
@@ -326,7 +330,7 @@ void ProviderChains::Chain::end_filling() {
 }
 
 std::optional<Clock::time_point> ProviderChains::Chain::filled_at() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return filling_ ? std::optional(Clock::now()) : filled_at_;
 }
 

@@ -7,8 +7,8 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 
+#include "base/mutex.h"
 #include "provider/stock.h"
 #include "session/greeting.h"
 #include "session/ledger.h"
@@ -33,7 +33,7 @@ class ProviderChains {
   class Chain {
    public:
     ~Chain();
-    std::uint64_t number() const { return record_.chain; }
+    std::uint64_t number() const { return number_; }
     Stock& stock() { return stock_; }
     // What a session or a filling begins with.
     Accepted state() const;
@@ -76,14 +76,17 @@ class ProviderChains {
     static constexpr std::uint32_t k_free_step = 16;  // slots
     Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals);
     ProviderChains& chains_;
-    ChainRecord record_;
+    const std::string peer_;
+    const std::uint64_t number_;
     Stock stock_;
-    mutable std::mutex mutex_;
-    std::mutex commit_;
+    mutable Mutex mutex_;
+    Mutex commit_;  // one at a time; before mutex_
     std::condition_variable changed_;
     Marks freed_;  // of the session's thread
-    bool open_ = false, keep_ = false, filling_ = false;
-    std::optional<Clock::time_point> filled_at_;
+    bool open_ = false, keep_ = false;
+    ChainRecord record_ GUARDED_BY(mutex_);
+    bool filling_ GUARDED_BY(mutex_) = false;
+    std::optional<Clock::time_point> filled_at_ GUARDED_BY(mutex_);
   };
 
   // What the user's card says of its chains.
@@ -108,20 +111,20 @@ class ProviderChains {
  private:
   using Key = std::pair<std::string, std::uint64_t>;
   static constexpr std::size_t k_most_leftovers = 8;
-  // To be called with the lock, as what follows. Chains that are used in part and in no session, the one with the least material first.
-  std::vector<ChainRecord> leftovers(const std::string& peer);
-  void drop_leftovers(const std::string& peer);
-  std::uint64_t bytes_of(const std::string& peer) const;
+  // Chains that are used in part and in no session, the one with the least material first.
+  std::vector<ChainRecord> leftovers(const std::string& peer) REQUIRES(mutex_);
+  void drop_leftovers(const std::string& peer) REQUIRES(mutex_);
+  std::uint64_t bytes_of(const std::string& peer) const REQUIRES(mutex_);
   // Whether the disk has room for so many bytes more, beside those that are coming.
-  bool disk_has(std::uint64_t bytes) const;
+  bool disk_has(std::uint64_t bytes) const REQUIRES(mutex_);
   [[noreturn]] void refuse_for_disk(std::uint64_t bytes);
   // Where the limit or the disk leaves no room for so many bytes more, leftovers give way. Errors: resource.
-  void need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits);
+  void need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits) REQUIRES(mutex_);
   // Whether no session can make use of it any more.
   bool used_up(const ChainRecord& record) const;
   std::string name_of_chain(const ChainRecord& record) const;
   void remove_files(const ChainRecord& record) const;
-  void forget(const ChainRecord& record);
+  void forget(const ChainRecord& record) REQUIRES(mutex_);
 
   std::filesystem::path folder_;  // empty: none
   std::string model_id_, plan_hash_;
@@ -129,11 +132,11 @@ class ProviderChains {
   std::function<void(const std::string&)> on_event_;
   std::optional<File> lock_;
   Ledger ledger_;
-  std::mutex mutex_;                             // is taken before a chain's and a stock's
-  std::map<Key, Chain*> open_;                   // chains that a session has
-  std::map<Key, std::uint64_t> idle_;            // the other chains, with the bytes of their material
-  std::map<std::string, std::uint64_t> coming_;  // bytes by user, that are being put into a stock
-  std::atomic<bool> disk_full_ = false;          // as on_event was told last
+  Mutex mutex_;                                           // is taken before a chain's and a stock's
+  std::map<Key, Chain*> open_ GUARDED_BY(mutex_);         // chains that a session has
+  std::map<Key, std::uint64_t> idle_ GUARDED_BY(mutex_);  // the other chains, with the bytes of their material
+  std::map<std::string, std::uint64_t> coming_ GUARDED_BY(mutex_);  // bytes by user, that are being put into a stock
+  std::atomic<bool> disk_full_ = false;                             // as on_event was told last
 };
 
 }  // namespace permllm

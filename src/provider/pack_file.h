@@ -11,7 +11,6 @@
 
 #include <filesystem>
 #include <functional>
-#include <mutex>
 #include <vector>
 
 #include "base/file.h"

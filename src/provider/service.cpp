@@ -104,7 +104,7 @@ void ProviderService::send_card(Channel& user, std::uint64_t session, const std:
     room = answers_.of(peer)->take(card_bytes_, Clock::now() + patience_, "room for the card");
   Writer card;
   {
-    const std::lock_guard lock(card_mutex_);
+    const Lock lock(card_mutex_);
     card_.session = session;
     card_.tokens_left = limits.tokens - std::min(limits.tokens, used);
     card_.chains = chains_.of(peer);

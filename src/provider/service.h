@@ -4,10 +4,10 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 
+#include "base/mutex.h"
 #include "net/resumable.h"
 #include "provider/chains.h"
 #include "provider/offer.h"
@@ -76,10 +76,10 @@ class ProviderService {
   std::unique_ptr<HelperWatch> watch_;
   ResumeLimits resume_limits_;
   const std::size_t most_material_;  // bytes of a frame of it
-  Card
-      card_;  // what all users are told; a session's own fields are set for it, so that no session copies the vocabulary
+  Mutex card_mutex_;
+  // What all users are told; a session's own fields are set for it, so that no session copies the vocabulary.
+  Card card_ GUARDED_BY(card_mutex_);
   const std::size_t card_bytes_;
-  std::mutex card_mutex_;
   RoomByPeer answers_{k_answer_room}, kept_{k_kept_room};
   ResumableSessions resumable_;
   ProviderChains chains_;

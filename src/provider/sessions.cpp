@@ -23,12 +23,12 @@ void ProviderSessions::set_admission(std::function<void()> admit, std::function<
 }
 
 void ProviderSessions::check_admission(const std::string& peer) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   admit(peer);
 }
 
 std::uint64_t ProviderSessions::used_tokens(const std::string& peer) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto account = accounts_.find(peer);
   return account == accounts_.end() ? chains_.tokens(peer) : account->second;
 }
@@ -39,7 +39,7 @@ std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id
                                                                 const UserLimits& limits) {
   std::unique_ptr<Place> place;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     const std::size_t own = places_of(peer);
     if (own >= limits.sessions) {
       throw Error(Code::resource, Reason::busy, "session",
@@ -63,7 +63,7 @@ std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id
 }
 
 std::shared_ptr<ProviderChains::Chain> ProviderSessions::chain_of(std::uint64_t id, const std::string& peer) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto found = sessions_.find(id);
   if (found == sessions_.end() || found->second.peer != peer)
     throw Error(Code::closed, Reason::session_ended, "Hello.session", "no such session");
@@ -75,7 +75,7 @@ ProviderSessions::Place::Place(ProviderSessions& sessions, std::uint64_t id, con
     : sessions_(sessions), id_(id), peer_(peer), chain_(std::move(chain)), session_(session) {}
 
 ProviderSessions::Place::~Place() {
-  const std::lock_guard lock(sessions_.mutex_);
+  const Lock lock(sessions_.mutex_);
   sessions_.sessions_.erase(id_);
   if (sessions_.sessions_of(peer_) == 0) sessions_.accounts_.erase(peer_);
 }
@@ -83,7 +83,7 @@ ProviderSessions::Place::~Place() {
 std::atomic<bool>& ProviderSessions::Place::in_pass() { return session_.in_pass; }
 
 void ProviderSessions::Place::charge(std::uint32_t tokens, std::uint64_t allowance) {
-  const std::lock_guard lock(sessions_.mutex_);
+  const Lock lock(sessions_.mutex_);
   session_.used = true;
   std::uint64_t& used = sessions_.accounts_.at(peer_);
   if (used + tokens > allowance) {
@@ -152,8 +152,8 @@ void ProviderSessions::end(std::uint64_t session, const Error& why) {
 }
 
 void ProviderSessions::end_unused(const std::stop_token& stop) {
-  std::unique_lock lock(mutex_);
-  while (changed_.wait(lock, stop, [&] { return !sessions_.empty(); })) {
+  Lock lock(mutex_);
+  while (changed_.wait(lock, stop, [&]() REQUIRES(mutex_) { return !sessions_.empty(); })) {
     for (auto& [id, session] : sessions_) {
       if (session.used || !session.link->waits_since()) continue;
       const auto since = session.idle_since();

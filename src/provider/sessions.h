@@ -7,11 +7,11 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 
+#include "base/mutex.h"
 #include "net/resumable.h"
 #include "provider/chains.h"
 
@@ -75,13 +75,13 @@ class ProviderSessions {
     // Since when nothing was asked or made for it; none: it is no place to take.
     std::optional<Clock::time_point> idle_since() const;
   };
-  // With the lock, as what follows: of a peer, all or those that count.
-  std::size_t sessions_of(const std::string& peer) const;
-  std::size_t places_of(const std::string& peer) const;
+  // Of a peer, all or those that count.
+  std::size_t sessions_of(const std::string& peer) const REQUIRES(mutex_);
+  std::size_t places_of(const std::string& peer) const REQUIRES(mutex_);
   // Whether there is room for one more, and which session has to go for it; 0: none. Errors: those of admission.
-  std::uint64_t admit(const std::string& peer) const;
-  void end(std::uint64_t session, const Error& why);
-  // Without it, in a thread of its own:
+  std::uint64_t admit(const std::string& peer) const REQUIRES(mutex_);
+  void end(std::uint64_t session, const Error& why) REQUIRES(mutex_);
+  // In a thread of its own.
   void end_unused(const std::stop_token& stop);
 
   ProviderChains& chains_;
@@ -89,9 +89,10 @@ class ProviderSessions {
   const Clock::duration patience_;
   std::function<void()> admit_ = [] {};
   std::function<std::size_t()> most_ = [] { return std::size_t{0}; };
-  std::mutex mutex_;
-  std::map<std::uint64_t, Session> sessions_;
-  std::map<std::string, std::uint64_t> accounts_;  // tokens used, of users with sessions; the ledger charges some ahead
+  Mutex mutex_;
+  std::map<std::uint64_t, Session> sessions_ GUARDED_BY(mutex_);
+  // Tokens used, of users with sessions; the ledger charges some ahead.
+  std::map<std::string, std::uint64_t> accounts_ GUARDED_BY(mutex_);
   std::condition_variable_any changed_;
   std::jthread unused_{[this](const std::stop_token& stop) { end_unused(stop); }};  // the last, which uses the others
 };

@@ -11,12 +11,13 @@ namespace permllm {
 
 void Stock::keep_in(const std::filesystem::path& folder, const std::string& name, std::uint64_t chain,
                     const std::string& plan_hash, HalfLengths lengths) {
+  const Lock lock(mutex_);
   for (const Source source : {Source::helper, Source::user}) {
     Half& here = half(source);
     PERMLLM_ASSERT(here.rows.empty());
     const auto number = static_cast<std::uint8_t>(source);
     Row again;  // pieces that were dealt again
-    const auto each = [&](const PackFile::Record& record) {
+    const auto each = [&](const PackFile::Record& record) REQUIRES(mutex_) {
       Row& row = here.rows[{record.kind, record.layer}];
       if (record.batch.first > row.pieces.size()) return;  // none before it: never made
       again.pieces.insert(again.pieces.end(), row.pieces.begin() + record.batch.first, row.pieces.end());
@@ -47,7 +48,7 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
                 fmt::format("{} bytes, the plan says {}", material.size(), expected));
   }
   Half& here = half(source);
-  const auto check = [&]() -> Row& {  // with the lock
+  const auto check = [&]() REQUIRES(mutex_) -> Row& {
     Row& row = here.rows[{kind, layer}];
     if (batch.first != row.pieces.size()) {
       throw Error(Code::malformed, "PackMaterial.first",
@@ -56,17 +57,20 @@ void Stock::put(Source source, std::uint8_t kind, std::uint32_t layer, Batch bat
     return row;
   };
   if (here.file) {
-    (std::lock_guard(mutex_), check());
+    {
+      const Lock lock(mutex_);
+      check();
+    }
     const PackFile::Record record =
         here.file->append(kind, layer, batch, sizes, material);  // one thread puts what a source sends
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     Row& row = check();
     for (const PackFile::Place& place : record.pieces) row.pieces.push_back({nullptr, place});
     here.length = here.file->length();
     bytes_ += expected;
   } else {
     const auto shared = std::make_shared<const Bytes>(std::move(material));
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     Row& row = check();
     std::uint64_t offset = 0;
     for (const std::size_t size : sizes) {
@@ -87,10 +91,10 @@ Stock::Piece* Stock::find(Source source, std::uint8_t kind, std::uint32_t layer,
 }
 
 template <class Ready>
-void Stock::wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, const Ready& ready) {
+void Stock::wait(Lock& lock, Clock::time_point deadline, const Ready& ready) {
   if (ready()) return;
   waits_since_ = Clock::now();
-  const bool arrived = arrived_.wait_until(lock, deadline, [&] { return ready() || failure_; });
+  const bool arrived = arrived_.wait_until(lock, deadline, [&]() REQUIRES(mutex_) { return ready() || failure_; });
   waits_since_.reset();
   if (!arrived)
     throw Error(Code::timeout, Reason::out_of_stock, "stock",
@@ -99,8 +103,8 @@ void Stock::wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline,
 }
 
 Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
-  const auto ready = [&] {
+  Lock lock(mutex_);
+  const auto ready = [&]() REQUIRES(mutex_) {
     for (const Source source : {Source::helper, Source::user}) {
       if (deals(source, kind) && find(source, kind, layer, index) == nullptr) return false;
     }
@@ -133,25 +137,25 @@ Pack Stock::take(std::uint8_t kind, std::uint32_t layer, std::uint32_t index, Cl
 }
 
 std::optional<Clock::time_point> Stock::waits_since() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return waits_since_;
 }
 
 void Stock::fail(std::exception_ptr error) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (!failure_) failure_ = std::move(error);
   }
   arrived_.notify_all();
 }
 
 void Stock::await(const Marks& needed, Clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
-  wait(lock, deadline, [&] { return within(needed, made_here()); });
+  Lock lock(mutex_);
+  wait(lock, deadline, [&]() REQUIRES(mutex_) { return within(needed, made_here()); });
 }
 
 Marks Stock::made() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return made_here();
 }
 
@@ -182,7 +186,7 @@ bool Stock::free(const Half& half, const Row& row, std::size_t first, std::size_
 }
 
 void Stock::free(const Marks& burnt) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (Half& here : halves_) {
     for (auto& [place, row] : here.rows) {
       const std::size_t end = std::min<std::size_t>(burnt[place.first], row.pieces.size());
@@ -210,7 +214,7 @@ void Stock::cut(Row& row, std::size_t size) {
 }
 
 void Stock::drop_behind(const Marks& made) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (Half& here : halves_) {
     for (auto& [place, row] : here.rows) {
       if (row.pieces.size() <= made[place.first]) continue;
@@ -224,13 +228,13 @@ void Stock::drop_behind(const Marks& made) {
 
 void Stock::begin_filling(const Marks& made) {
   drop_behind(made);
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   failure_ = nullptr;
 }
 
 void Stock::clear() {
   begin_filling({});
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (Half& here : halves_) {
     if (!here.file) continue;
     here.file->clear();
@@ -241,7 +245,7 @@ void Stock::clear() {
 HalfLengths Stock::sync() {
   HalfLengths lengths{};
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     for (std::size_t h = 0; h < 2; ++h) lengths[h] = halves_[h].length;
   }
   for (const Half& here : halves_) {
@@ -251,7 +255,7 @@ HalfLengths Stock::sync() {
 }
 
 std::size_t Stock::bytes() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return bytes_;
 }
 

@@ -6,10 +6,10 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
 
+#include "base/mutex.h"
 #include "page/pack.h"
 #include "plan/marks.h"
 #include "protocol/roles.h"
@@ -81,24 +81,25 @@ class Stock {
   };
   Half& half(Source source) { return halves_[static_cast<std::size_t>(source)]; }
   const Half& half(Source source) const { return halves_[static_cast<std::size_t>(source)]; }
-  // With the lock, as what follows. Waits until ready(). Errors: those of take.
+  // Waits until ready(). Errors: those of take.
   template <class Ready>
-  void wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, const Ready& ready);
-  Marks made_here() const;
+  void wait(Lock& lock, Clock::time_point deadline, const Ready& ready) REQUIRES(mutex_);
+  Marks made_here() const REQUIRES(mutex_);
   // Gives back what pieces [first, end) take of the file.
   static bool free(const Half& half, const Row& row, std::size_t first, std::size_t end);
   // The row has fewer pieces from here on.
-  void cut(Row& row, std::size_t size);
-  Piece* find(Source source, std::uint8_t kind, std::uint32_t layer, std::uint32_t index);
+  void cut(Row& row, std::size_t size) REQUIRES(mutex_);
+  Piece* find(Source source, std::uint8_t kind, std::uint32_t layer, std::uint32_t index) REQUIRES(mutex_);
 
   const std::size_t layers_;
   const bool user_deals_;
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable arrived_;
+  // Rows and lengths: with the lock. A file is its source's thread's, which alone puts something into it.
   Half halves_[2];
-  std::size_t bytes_ = 0;
-  std::exception_ptr failure_;
-  std::optional<Clock::time_point> waits_since_;
+  std::size_t bytes_ GUARDED_BY(mutex_) = 0;
+  std::exception_ptr failure_ GUARDED_BY(mutex_);
+  std::optional<Clock::time_point> waits_since_ GUARDED_BY(mutex_);
 };
 
 // Where PackMaterial belongs in the stock: checks it against the plan. Errors: malformed, and those of Stock::put.

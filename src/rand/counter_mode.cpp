@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -27,7 +27,7 @@ class Contexts {
   }
   CipherContext take() {
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       if (!free_.empty()) {
         CipherContext context = std::move(free_.back());
         free_.pop_back();
@@ -39,14 +39,14 @@ class Contexts {
     return context;
   }
   void give_back(CipherContext context) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     free_.push_back(std::move(context));
   }
 
  private:
   CipherContext first_;  // only ever copied
-  std::mutex mutex_;
-  std::vector<CipherContext> free_;
+  Mutex mutex_;
+  std::vector<CipherContext> free_ GUARDED_BY(mutex_);
 };
 
 }  // namespace

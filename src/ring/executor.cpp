@@ -4,13 +4,13 @@
 #include <atomic>
 #include <chrono>
 #include <exception>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/mutex.h"
 
 namespace permllm {
 namespace {
@@ -40,8 +40,8 @@ struct Executor::State {
   std::atomic<bool> stop{false};
   std::atomic<std::uint64_t> shares{0}, runs{0};
 
-  std::mutex failing;
-  std::exception_ptr failure;  // the first of a loop
+  Mutex failing;
+  std::exception_ptr failure GUARDED_BY(failing);  // the first of a loop
   std::vector<std::jthread> workers;
 
   ~State() {
@@ -57,11 +57,17 @@ struct Executor::State {
       try {
         (*body)(i);
       } catch (...) {  // thrown again by the caller of the loop
-        const std::lock_guard lock(failing);
+        const Lock lock(failing);
         if (!failure) failure = std::current_exception();
       }
       if (until && turns.waiting() != 0 && Clock::now() >= *until) left.store(true, std::memory_order_relaxed);
     }
+  }
+
+  // In a turn, behind its loop.
+  std::exception_ptr take_failure() {
+    const Lock lock(failing);
+    return std::exchange(failure, nullptr);
   }
 
   void work() {
@@ -118,7 +124,7 @@ void Executor::parallel(std::size_t tasks, const Body& body) {
     TurnRequest request{.user = user_};
     state_->turns.begin(request);
     first = state_->loop(first, tasks, body, Clock::now() + k_turn);
-    std::exception_ptr now = std::exchange(state_->failure, nullptr);
+    std::exception_ptr now = state_->take_failure();
     state_->turns.end();
     if (!failure) failure = std::move(now);
   }
@@ -129,7 +135,7 @@ void Executor::together(TurnRequest::Work work, std::size_t size, std::size_t mo
   const Parallel in_turn = [&](std::size_t tasks, const Body& body) {
     if (tasks == 0) return;
     state_->loop(0, tasks, body, std::nullopt);
-    if (state_->failure) std::rethrow_exception(std::exchange(state_->failure, nullptr));
+    if (const std::exception_ptr failure = state_->take_failure()) std::rethrow_exception(failure);
   };
   TurnRequest own{.user = user_, .work = work, .size = size, .share = share};
   ++state_->shares;

@@ -12,7 +12,7 @@ Turns::Line& Turns::line_of(std::uint64_t user) {
 }
 
 bool Turns::begin(TurnRequest& own) {
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   if (!taken_) {
     taken_ = true;
     return true;
@@ -27,7 +27,7 @@ bool Turns::begin(TurnRequest& own) {
 std::vector<TurnRequest*> Turns::company(const TurnRequest& own, std::size_t most) {
   std::vector<TurnRequest*> taken;
   if (own.work.what == nullptr || waiting() == 0) return taken;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   std::size_t size = own.size;
   for (bool more = true; more;) {
     more = false;
@@ -48,7 +48,7 @@ std::vector<TurnRequest*> Turns::company(const TurnRequest& own, std::size_t mos
 }
 
 void Turns::send_back(const std::vector<TurnRequest*>& company) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (TurnRequest* request : company) {
     request->work = {};
     line_of(request->user).requests.push_front(request);
@@ -58,7 +58,7 @@ void Turns::send_back(const std::vector<TurnRequest*>& company) {
 
 void Turns::end(const std::vector<TurnRequest*>& company) {
   // Notified under the lock: a request is gone as soon as its caller can see that it is done.
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   for (TurnRequest* request : company) {
     request->state = State::done;
     request->changed.notify_one();

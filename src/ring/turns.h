@@ -7,8 +7,9 @@
 #include <cstdint>
 #include <deque>
 #include <list>
-#include <mutex>
 #include <vector>
+
+#include "base/mutex.h"
 
 namespace permllm {
 
@@ -49,11 +50,11 @@ class Turns {
     std::uint64_t user;
     std::deque<TurnRequest*> requests;
   };
-  Line& line_of(std::uint64_t user);
+  Line& line_of(std::uint64_t user) REQUIRES(mutex_);
 
-  std::mutex mutex_;
-  std::list<Line> lines_;  // of users who wait, the next one first
-  bool taken_ = false;
+  Mutex mutex_;
+  std::list<Line> lines_ GUARDED_BY(mutex_);  // of users who wait, the next one first
+  bool taken_ GUARDED_BY(mutex_) = false;
   std::atomic<std::size_t> waiting_ = 0;
 };
 

@@ -129,7 +129,7 @@ bool HttpServer::gone(const httplib::Request& request) { return request.progress
 bool HttpServer::process_and_close_socket(socket_t socket) {
   Connection connection(socket, limits_);
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (reading_.size() >= limits_.reading) {
       reading_.front()->cut();
       reading_.pop_front();
@@ -137,7 +137,7 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
     reading_.push_back(&connection);
   }
   const auto has_read = [&] {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     reading_.remove(&connection);
   };
   bool closed = false;
@@ -170,7 +170,7 @@ int HttpServer::bind(const std::string& host, int port, const std::string& field
 
 void HttpServer::end() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     for (const Connection* connection : reading_) connection->cut();
   }
   stop();

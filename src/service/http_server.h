@@ -7,8 +7,9 @@
 #include <chrono>
 #include <condition_variable>
 #include <list>
-#include <mutex>
 #include <string>
+
+#include "base/mutex.h"
 
 namespace permllm {
 
@@ -37,8 +38,8 @@ class HttpServer : public httplib::Server {
   bool process_and_close_socket(socket_t socket) override;
 
   const HttpLimits limits_;
-  std::mutex mutex_;
-  std::list<Connection*> reading_;  // the oldest first
+  Mutex mutex_;
+  std::list<Connection*> reading_ GUARDED_BY(mutex_);  // the oldest first
 };
 
 }  // namespace permllm

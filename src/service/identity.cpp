@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <map>
-#include <mutex>
 #include <optional>
 
 #include "base/file.h"
 #include "base/file_stamp.h"
+#include "base/mutex.h"
 #include "base/small_file.h"
 #include "base/toml.h"
 
@@ -176,28 +176,28 @@ struct Read {
 struct LiveDirectory::Records {
   explicit Records(std::filesystem::path d) : directory(std::move(d)) {}
   const std::filesystem::path directory;
-  std::mutex mutex;
-  std::map<std::string, Read<UserRecord>>
-      read;  // with the lock; by name, of those who showed a certificate of this provider
+  Mutex mutex;
+  // By name, of those who showed a certificate of this provider.
+  std::map<std::string, Read<UserRecord>> read GUARDED_BY(mutex);
 
   UserRecord get(const std::string& name) {
     const std::filesystem::path path = record_path(directory, name);
     const Stamps now = stamps_of({path});
     {
-      const std::lock_guard lock(mutex);
+      const Lock lock(mutex);
       const auto known = read.find(name);
       if (known != read.end() && known->second.holds(now)) return known->second.made;
     }
     const UserRecord record = load_record(path);
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     read.insert_or_assign(name, Read<UserRecord>{now, record});
     return record;
   }
 };
 
 struct LiveDirectory::State {
-  std::mutex mutex;
-  std::optional<Read<Credentials>> read;  // with the lock
+  Mutex mutex;
+  std::optional<Read<Credentials>> read GUARDED_BY(mutex);
 };
 
 LiveDirectory::LiveDirectory(std::filesystem::path directory, Role role)
@@ -210,7 +210,7 @@ Credentials LiveDirectory::credentials() const {
   for (const char* name : {"certificate.pem", "key.pem"}) files.push_back(directory_ / name);
   const Stamps now = stamps_of(files);
   {
-    const std::lock_guard lock(state_->mutex);
+    const Lock lock(state_->mutex);
     if (state_->read && state_->read->holds(now)) return state_->read->made;
   }
   Credentials credentials = load_credentials(directory_, role_);
@@ -219,7 +219,7 @@ Credentials LiveDirectory::credentials() const {
       return why_withdrawn(records->directory, user, [&](const std::string& name) { return records->get(name); });
     };
   }
-  const std::lock_guard lock(state_->mutex);
+  const Lock lock(state_->mutex);
   state_->read = Read<Credentials>{now, credentials};
   return credentials;
 }

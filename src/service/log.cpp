@@ -40,7 +40,7 @@ Log::Log(const std::string& party, const LogOptions& options)
 }
 
 std::optional<std::size_t> LineBound::admit(const std::string& who, Clock::time_point now) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   std::size_t before = 0;
   if (now - minute_ >= std::chrono::minutes(1)) {
     minute_ = now;
@@ -59,7 +59,7 @@ std::optional<std::size_t> LineBound::admit(const std::string& who, Clock::time_
 }
 
 void LineBound::give_back(const std::string& who) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto found = of_.find(who);
   if (found == of_.end()) return;  // of an earlier minute
   --lines_;

@@ -5,12 +5,12 @@
 #include <chrono>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
 #include "base/clock.h"
+#include "base/mutex.h"
 
 namespace spdlog {
 class logger;
@@ -34,10 +34,10 @@ class LineBound {
 
  private:
   const std::size_t in_all_, of_one_;
-  std::mutex mutex_;
-  Clock::time_point minute_{};
-  std::size_t lines_ = 0, left_out_ = 0;
-  std::map<std::string, std::size_t> of_;  // of those who caused a line in this minute
+  Mutex mutex_;
+  Clock::time_point minute_ GUARDED_BY(mutex_){};
+  std::size_t lines_ GUARDED_BY(mutex_) = 0, left_out_ GUARDED_BY(mutex_) = 0;
+  std::map<std::string, std::size_t> of_ GUARDED_BY(mutex_);  // of those who caused a line in this minute
 };
 
 class Log {

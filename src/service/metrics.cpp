@@ -7,8 +7,8 @@
 #include <prometheus/text_serializer.h>
 
 #include <chrono>
-#include <mutex>
 
+#include "base/mutex.h"
 #include "permllm/version.h"
 #include "service/process_limits.h"
 #include "session/report.h"
@@ -78,8 +78,8 @@ struct Metrics::State {
   prometheus::Gauge& start =
       gauges("process_start_time_seconds", "Start of the process, in seconds since 1970.").Add({});
 
-  std::mutex mutex;  // of what follows
-  std::function<Now()> source;
+  Mutex mutex;
+  std::function<Now()> source GUARDED_BY(mutex);
 };
 
 Metrics::Metrics(Role party) : state_(new State(party)) {}
@@ -124,13 +124,13 @@ void Metrics::count_refused_connection() { state_->crowded.Increment(); }
 void Metrics::set_model_bytes(double bytes) { state_->model.Set(bytes); }
 
 void Metrics::set_source(std::function<Now()> source) {
-  const std::lock_guard lock(state_->mutex);
+  const Lock lock(state_->mutex);
   state_->source = std::move(source);
 }
 
 std::string Metrics::text() {
   State& s = *state_;
-  const std::lock_guard lock(s.mutex);
+  const Lock lock(s.mutex);
   const Now now = s.source ? s.source() : Now{};
   s.ready.Set(now.ready);
   s.draining.Set(now.draining);

@@ -73,7 +73,7 @@ void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json
                   std::function<void(Metrics::Now&)> of_disk) {
   Server server(listener, std::move(handler), limits(), log_, metrics_);
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     server_ = &server;
     of_disk_ = std::move(of_disk);
     state_.clear();
@@ -87,7 +87,7 @@ void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json
   notify_manager("READY=1\nSTATUS=serving");
   const bool all_ended = server.run();
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     server_ = nullptr;
   }
   note("end", "ends");
@@ -95,14 +95,14 @@ void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json
 }
 
 void Party::set_state(const std::string& state) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (state == state_) return;
   state_ = state;
   notify_manager("STATUS=" + state);
 }
 
 Limits Party::limits() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   Limits limits = options_.limits;
   // A link takes four descriptors; a provider's session has another link, to the helper.
   const std::size_t most = std::max<std::size_t>(4, (files_ - std::min<std::size_t>(files_, 64)) / 8);
@@ -123,7 +123,7 @@ std::string Party::short_of_memory() const {
 
 std::string Party::own_state() {
   if (draining_) return "shutting down";
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return server_ == nullptr ? (state_.empty() ? "starting" : state_) : short_of_memory();
 }
 
@@ -136,7 +136,7 @@ Metrics::Now Party::now() {
   Metrics::Now now;
   now.ready = own_state().empty();
   now.draining = draining_;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (server_ != nullptr) {
     const Server::Count count = server_->count();
     now.handshakes = count.handshakes;
@@ -189,7 +189,7 @@ void Party::handle(int number) {
     std::_Exit(1);
   }
   if (number == SIGHUP) return reload();
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (draining_.exchange(true) || server_ == nullptr) {
     log_.write(Log::Level::info, "end", "ends at once");
     std::_Exit(0);
@@ -205,14 +205,14 @@ void Party::reload() {
   try {
     Settings::Reloaded reloaded;
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       reloaded = options_.settings->reload(k_reloadable);
     }
     log_.set_level(options_.log.level);
     const Limits now = limits();
     const Credentials credentials = load_credentials(options_.identity, role_);
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       if (server_ != nullptr) server_->set_limits(now);
     }
     log_.write(
@@ -223,7 +223,7 @@ void Party::reload() {
     log_.write(Log::Level::error, "reload_fails", fmt::format("not reloaded: {}", error.what()),
                {{"code", name_of(error.code())}});
   }
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (server_ != nullptr && !draining_) notify_manager("READY=1");
 }
 

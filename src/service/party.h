@@ -4,11 +4,11 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
+#include "base/mutex.h"
 #include "service/log.h"
 #include "service/metrics.h"
 #include "service/server.h"
@@ -77,10 +77,10 @@ class Party {
   LineBound refusals_, empty_sessions_;
   std::string doing_;  // of progress, since when, and when the log was told
   Clock::time_point begun_{}, told_{};
-  std::mutex mutex_;   // of the options that are reloaded and of what follows
-  std::string state_;  // before the server is there
-  Server* server_ = nullptr;
-  std::function<void(Metrics::Now&)> of_disk_;
+  Mutex mutex_;                           // of the options that are reloaded, too
+  std::string state_ GUARDED_BY(mutex_);  // before the server is there
+  Server* server_ GUARDED_BY(mutex_) = nullptr;
+  std::function<void(Metrics::Now&)> of_disk_ GUARDED_BY(mutex_);
   Signals signals_;
   std::optional<StatusServer> status_;
 };

@@ -8,10 +8,10 @@
 #include <condition_variable>
 #include <list>
 #include <map>
-#include <mutex>
 #include <thread>
 
 #include "base/heap.h"
+#include "base/mutex.h"
 #include "wire/message.h"
 
 namespace permllm {
@@ -30,7 +30,7 @@ std::string group_of(const std::string& address) {
   return fmt::format("{:02x}", fmt::join(v6.s6_addr, v6.s6_addr + 8, ""));
 }
 
-// One connection, from its arrival for as long as its link lives.
+// One connection, from its arrival for as long as its link lives. What changes in it does with Server::State::mutex.
 struct Open {
   std::uint64_t number;  // the listener's
   std::string address, group;
@@ -57,16 +57,16 @@ struct Server::State {
   };
   std::list<Worker> workers;  // of the thread in run alone
 
-  mutable std::mutex mutex;  // of what follows
-  Limits limits;
-  std::map<std::uint64_t, std::shared_ptr<Open>> open;
-  bool running = true, draining = false;
-  Clock::time_point deadline;  // of draining
+  mutable Mutex mutex;
+  Limits limits GUARDED_BY(mutex);
+  std::map<std::uint64_t, std::shared_ptr<Open>> open GUARDED_BY(mutex);
+  bool running GUARDED_BY(mutex) = true, draining GUARDED_BY(mutex) = false;
+  Clock::time_point deadline GUARDED_BY(mutex);  // of draining
 
   // Refusals before a handshake cost a peer nothing, those behind it a user little.
   LineBound strangers{k_lines_in_all, k_lines_of_one}, peers{k_lines_in_all, k_lines_of_one};
 
-  Count count() const {
+  Count count() const REQUIRES(mutex) {
     Count count;
     for (const auto& [number, entry] : open) {
       if (entry->served)
@@ -78,7 +78,7 @@ struct Server::State {
   }
   // Null: there is none. Of those that have not spoken nothing is left, and the caller refuses them once it has let go of the lock; the others end
   // in their threads.
-  std::shared_ptr<Open> give_way(std::shared_ptr<Open> entry) {
+  std::shared_ptr<Open> give_way(std::shared_ptr<Open> entry) REQUIRES(mutex) {
     if (!entry) return nullptr;
     entry->gave_way = true;
     if (entry->link) {
@@ -90,7 +90,7 @@ struct Server::State {
     return entry;
   }
   // The oldest handshake of the group, or of the group that has most of them. Null: there is none.
-  std::shared_ptr<Open> oldest_handshake(const std::string* of_group) const {
+  std::shared_ptr<Open> oldest_handshake(const std::string* of_group) const REQUIRES(mutex) {
     std::map<std::string, std::size_t> sizes;
     for (const auto& [number, entry] : open) sizes[entry->group] += !entry->served && !entry->gave_way;
     std::shared_ptr<Open> oldest;
@@ -101,7 +101,7 @@ struct Server::State {
     return oldest;
   }
   void leave(std::uint64_t number) {
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     open.erase(number);
     if (running && draining) listener.interrupt();
   }
@@ -166,7 +166,7 @@ Peer Server::State::greet(Open& entry) {
   } catch (const Error& error) {
     bool gave_way = false;
     {
-      const std::lock_guard lock(mutex);
+      const Lock lock(mutex);
       gave_way = entry.gave_way;
     }
     gave_way ? refuse_crowded(entry.address) : refuse(entry.address, name_of(error.code()), error.what());
@@ -177,7 +177,7 @@ Peer Server::State::greet(Open& entry) {
 void Server::State::admit(Open& entry, const Peer& peer) {
   std::string full;
   {
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     const std::size_t kept = std::min<std::size_t>(16, limits.connections / 4);
     std::size_t of_user = 0;
     for (const auto& [number, other] : open)
@@ -236,7 +236,7 @@ void Server::welcome(const TlsListener::Arrival& arrival) {
   bool room = true;
   std::shared_ptr<Open> of_its_group, of_all;  // that give way to it
   {
-    const std::lock_guard lock(s.mutex);
+    const Lock lock(s.mutex);
     std::size_t of_group = 0;
     for (const auto& [number, other] : s.open)
       of_group += !other->served && !other->gave_way && other->group == entry->group;
@@ -263,12 +263,12 @@ void Server::attend(std::uint64_t number) {
   std::shared_ptr<void> ticket(nullptr, [state = state_, number](void*) { state->leave(number); });
   std::shared_ptr<Open> entry;
   {
-    const std::lock_guard lock(s.mutex);
+    const Lock lock(s.mutex);
     entry = s.open.at(number);
   }
   try {
     std::shared_ptr<TlsLink> link = s.listener.take(number);
-    const std::lock_guard lock(s.mutex);
+    const Lock lock(s.mutex);
     entry->link = std::move(link);
   } catch (const Error& error) {
     return s.refuse(entry->address, name_of(error.code()), error.what());
@@ -294,7 +294,7 @@ bool Server::run() {
     Clock::time_point deadline = Clock::now() + std::chrono::hours(24);
     std::size_t most = 0;
     {
-      const std::lock_guard lock(s.mutex);
+      const Lock lock(s.mutex);
       if (s.draining) {
         deadline = s.deadline;
         if (s.count().served == 0 || deadline <= Clock::now()) break;
@@ -326,7 +326,7 @@ bool Server::run() {
     }
   }
   {
-    const std::lock_guard lock(s.mutex);
+    const Lock lock(s.mutex);
     s.running = false;
     const Count left = s.count();
     if (left.served != 0)
@@ -343,19 +343,19 @@ bool Server::run() {
 }
 
 void Server::drain() {
-  const std::lock_guard lock(state_->mutex);
+  const Lock lock(state_->mutex);
   state_->draining = true;
   state_->deadline = Clock::now() + std::chrono::seconds(state_->limits.drain_seconds);
   state_->listener.interrupt();
 }
 
 void Server::set_limits(const Limits& limits) {
-  const std::lock_guard lock(state_->mutex);
+  const Lock lock(state_->mutex);
   state_->limits = limits;
 }
 
 Server::Count Server::count() const {
-  const std::lock_guard lock(state_->mutex);
+  const Lock lock(state_->mutex);
   return state_->count();
 }
 

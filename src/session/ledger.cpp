@@ -71,7 +71,7 @@ Error taken_by_another() {
 
 Ledger::Ledger(const std::filesystem::path& path) : durable_(!path.empty()), locks_(path), database_(path) {
   if (durable_) locks_ += ".lock";
-  database_.transaction([&] {
+  database_.transaction([&]() REQUIRES(mutex_) {
     auto version = database_.query("PRAGMA user_version");
     version.step();
     const std::uint64_t number = version.number(0);
@@ -94,34 +94,34 @@ Ledger::Ledger(const std::filesystem::path& path) : durable_(!path.empty()), loc
 }
 
 std::vector<ChainRecord> Ledger::chains(const std::string& peer, const std::string& model_id) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   auto q = database_.query(
       fmt::format("SELECT {} FROM chains WHERE peer = ? AND model_id = ? ORDER BY used DESC", k_columns).c_str());
   return records_of(q.bind(peer).bind(model_id));
 }
 
 std::vector<ChainRecord> Ledger::all() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   auto q = database_.query(fmt::format("SELECT {} FROM chains ORDER BY used DESC", k_columns).c_str());
   return records_of(q);
 }
 
 std::optional<ChainRecord> Ledger::find(const std::string& peer, std::uint64_t chain) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   auto q = database_.query(fmt::format("SELECT {} FROM chains WHERE peer = ? AND chain = ?", k_columns).c_str());
   q.bind(peer).bind(chain);
   return q.step() ? std::optional(record_of(q)) : std::nullopt;
 }
 
 void Ledger::change_one(const std::function<std::int64_t()>& body) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   database_.transaction([&] {
     if (body() != 1) throw taken_by_another();
   });
 }
 
 void Ledger::add(const ChainRecord& record) {
-  change_one([&] {
+  change_one([&]() REQUIRES(mutex_) {
     auto q = database_.query(fmt::format("INSERT OR IGNORE INTO chains ({}, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, "
                                          "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, unixepoch())",
                                          k_columns)
@@ -139,7 +139,7 @@ void Ledger::add(const ChainRecord& record) {
 }
 
 void Ledger::change(const ChainRecord& from, const ChainRecord& to) {
-  change_one([&] {
+  change_one([&]() REQUIRES(mutex_) {
     auto q = database_.query(
         fmt::format("UPDATE chains SET paired = ?, seed = ?, own = ?, other = ?, made1 = ?, made2 = ?, made3 = ?, "
                     "made4 = ?, burnt1 = ?, burnt2 = ?,"
@@ -156,9 +156,9 @@ void Ledger::change(const ChainRecord& from, const ChainRecord& to) {
 }
 
 bool Ledger::drop(const ChainRecord& record) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   bool dropped = false;
-  database_.transaction([&] {
+  database_.transaction([&]() REQUIRES(mutex_) {
     auto q = database_.query(fmt::format("DELETE FROM chains WHERE {}", k_as_it_was).c_str());
     bind_as_it_was(q, record);
     dropped = q.change() == 1;
@@ -168,7 +168,7 @@ bool Ledger::drop(const ChainRecord& record) {
 
 void Ledger::set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
                       const HalfLengths& lengths) {
-  change_one([&] {
+  change_one([&]() REQUIRES(mutex_) {
     auto q = database_.query(
         "UPDATE chains SET made1 = ?, made2 = ?, made3 = ?, made4 = ?, length1 = ?, length2 = ? WHERE peer = ? AND "
         "chain = ?"
@@ -181,7 +181,7 @@ void Ledger::set_made(const std::string& peer, std::uint64_t chain, const Marks&
 }
 
 void Ledger::move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to) {
-  change_one([&] {
+  change_one([&]() REQUIRES(mutex_) {
     auto q = database_.query(
         "UPDATE chains SET burnt1 = ?, burnt2 = ?, burnt3 = ?, burnt4 = ?, used = unixepoch() WHERE peer = ? AND chain "
         "= ?"
@@ -206,22 +206,22 @@ Ledger::Hold Ledger::hold(std::uint64_t chain) {
     const auto file = std::make_shared<File>(locks_, File::Mode::create);
     return file->lock_byte(chain >> 1) ? file : nullptr;
   }
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (!held_.insert(chain).second) return nullptr;
   return Hold(this, [this, chain](const void*) {
-    const std::lock_guard again(mutex_);
+    const Lock again(mutex_);
     held_.erase(chain);
   });
 }
 
 bool Ledger::held(std::uint64_t chain) {
   if (durable_) return File(locks_, File::Mode::create).byte_is_locked(chain >> 1);
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return held_.contains(chain);
 }
 
 std::uint64_t Ledger::tokens(const std::string& peer) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   auto q = database_.query("SELECT tokens FROM peers WHERE peer = ?");
   q.bind(peer);
   return q.step() ? q.number(0) : 0;

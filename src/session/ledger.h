@@ -9,13 +9,13 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/database.h"
+#include "base/mutex.h"
 #include "plan/marks.h"
 #include "rand/seed.h"
 
@@ -73,9 +73,9 @@ class Ledger {
 
   bool durable_;
   std::filesystem::path locks_;  // a file of which byte i is locked for chains 2i and 2i + 1; empty: in memory
-  std::mutex mutex_;
-  Database database_;
-  std::set<std::uint64_t> held_;  // in memory
+  Mutex mutex_;
+  Database database_ GUARDED_BY(mutex_);
+  std::set<std::uint64_t> held_ GUARDED_BY(mutex_);  // in memory
 };
 
 // Burns a chain ahead of its use: a stretch at a time, so that not every pass waits for the disk. What is left of the stretch when this

@@ -124,7 +124,7 @@ Bandwidth measure_bandwidth(Channel& peer, double round_trip) {
 }
 
 HelperState HelperWatch::look() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const Clock::time_point now = Clock::now();
   if (!looked_ || now - *looked_ > k_rest) {
     state_ = look_now();

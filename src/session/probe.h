@@ -3,11 +3,11 @@
 #pragma once
 
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "net/room.h"
 #include "plan/plan_io.h"
 #include "wire/message.h"
@@ -133,9 +133,9 @@ class HelperWatch {
   HelperState look_now() const;
   std::function<std::unique_ptr<Link>()> dial_;
   ProbedModel model_;
-  std::mutex mutex_;
-  std::optional<Clock::time_point> looked_;
-  HelperState state_;
+  Mutex mutex_;
+  std::optional<Clock::time_point> looked_ GUARDED_BY(mutex_);
+  HelperState state_ GUARDED_BY(mutex_);
 };
 
 }  // namespace permllm

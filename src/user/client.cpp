@@ -31,8 +31,8 @@ UserClient::Choose fresh_chain(std::size_t i) {
 // memory back.
 class LongText {
  public:
-  LongText(std::mutex& one_at_a_time, std::size_t bytes) {
-    if (bytes > k_short) turn_ = std::unique_lock(one_at_a_time);
+  LongText(Mutex& one_at_a_time, std::size_t bytes) {
+    if (bytes > k_short) turn_.emplace(one_at_a_time);
   }
   ~LongText() {
     if (turn_) trim_heap();
@@ -42,7 +42,7 @@ class LongText {
 
  private:
   static constexpr std::size_t k_short = std::size_t{64} << 10;
-  std::unique_lock<std::mutex> turn_;
+  std::optional<Lock> turn_;
 };
 
 }  // namespace
@@ -140,7 +140,7 @@ std::vector<Client::Chain> Client::stock() const {
 }
 
 std::size_t Client::ready_tokens() const {
-  const std::lock_guard lock(state_->mutex);
+  const Lock lock(state_->mutex);
   std::size_t tokens = 0;
   for (const auto& [chain, of_it] : state_->ready) tokens += of_it;
   return tokens;

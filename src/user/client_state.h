@@ -3,11 +3,11 @@
 
 #include <atomic>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "permllm/client.h"
 #include "user/links.h"
 #include "user/measure.h"
@@ -24,7 +24,7 @@ struct Client::State {
   }
   // Takes over what a card says of the chains; not its count of tokens, which is exact only before the first session: those under way are charged ahead.
   void know(const Card& card) {
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     ready.clear();
     for (const Chain& chain : chains_of(card)) ready[chain.number] = chain.tokens;
   }
@@ -32,7 +32,7 @@ struct Client::State {
   // Ids of a whole conversation, up to where the answer begins.
   std::vector<TokenId> encode(const std::vector<Message>& messages, const ConversationOptions& with);
   void set_ready(std::uint64_t chain, std::size_t tokens) {
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     ready[chain] = tokens;
   }
   // One token of the allowance is used.
@@ -54,10 +54,10 @@ struct Client::State {
   Views views;
   Vocabulary vocabulary;
   std::optional<Tokenizer> tokenizer;
-  std::mutex long_text;                        // held while a long text is cut into tokens: one at a time
+  Mutex long_text;                             // held while a long text is cut into tokens: one at a time
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
-  std::mutex mutex;
-  std::map<std::uint64_t, std::size_t> ready;  // tokens of each chain
+  Mutex mutex;
+  std::map<std::uint64_t, std::size_t> ready GUARDED_BY(mutex);  // tokens of each chain
 };
 
 // The library's own figures in the types of its public interface.

@@ -82,7 +82,7 @@ Filler::Filler(Links links, std::uint64_t session, const Card& card, const Weigh
 
 Filler::~Filler() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     state_.phase = FillingState::Phase::stopped;
     if (filling_) {  // unblocks the thread, whatever it waits for
       filling_->offline_link->close();
@@ -101,7 +101,7 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
   filling->helper_link = links_.helper();
   filling->helper = std::make_unique<Channel>(*filling->helper_link, 0, patience_);
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     filling_ = filling;  // from here on it can be closed
     enter(FillingState::Phase::connected);
   }
@@ -136,7 +136,7 @@ std::shared_ptr<Filler::Filling> Filler::begin() {
     record_ = paired;
   }
   filling->coins = std::make_unique<AesCoins>(record_.seed);
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   state_.made = accepted.made;
   return filling;
 }
@@ -147,7 +147,7 @@ void Filler::finish(Filling& filling) {
   filling.helper->send(PackEnd{});
   const auto report = filling.helper->receive(PartyReport{});
   const Accepted accepted = receive_accepted(*filling.offline, card_.plan);  // it is all on the provider's disk
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   state_.made = accepted.made;
   report_ = report;
   filling_ = nullptr;
@@ -158,7 +158,7 @@ void Filler::pair() { begin(); }
 
 void Filler::want(const Marks& target, std::size_t ahead, std::size_t order) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     begin_ = state_.made;
     state_.target = target;
     state_.ahead = ahead;
@@ -181,10 +181,10 @@ void Filler::try_anew() {
 
 void Filler::produce() {
   using Step = FillingState::Step;
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   for (;;) {
     Step step = Step::wait;
-    const auto decided = [&] { return (step = state_.step(card_.plan)) != Step::wait; };
+    const auto decided = [&]() REQUIRES(mutex_) { return (step = state_.step(card_.plan)) != Step::wait; };
     if (state_.phase == FillingState::Phase::connected) {
       if (!changed_.wait_for(lock, linger(patience_), decided)) step = Step::finish;  // nobody asked for a while
     } else {
@@ -202,7 +202,7 @@ void Filler::produce() {
         const Clock::time_point start = Clock::now();
         if (!filling) filling = begin();
         make(*filling, *order, from);
-        const std::lock_guard again(mutex_);
+        const Lock again(mutex_);
         seconds_ += seconds_since(start);
       }
       lock.lock();
@@ -237,14 +237,14 @@ void Filler::fail(const std::exception_ptr& failure, const std::optional<PackOrd
 void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
   const double parts = order.kind == k_slot_kind ? static_cast<double>(card_.plan.config.layers) : 1.0;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (state_.made != from) return;  // the provider has another count: order anew
     order_ = order;
     dealt_ = 0;
   }
   const auto on_part = [&] {
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       dealt_ += 1 / parts;
     }
     changed_.notify_all();
@@ -262,14 +262,14 @@ void Filler::make(Filling& filling, const PackOrder& order, const Marks& from) {
     reach(Reason::helper_unreachable, [&] { filling.helper->receive(PackDealt{}); });
     if (card_.plan.open()) on_part();
   }
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   state_.made[order.kind] += order.count;
   dealt_ = 0;
 }
 
 void Filler::used(const Marks& marks) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     state_.used = marks;
   }
   changed_.notify_all();
@@ -289,15 +289,17 @@ double Filler::fraction_of(const Marks& needed) const {
 
 void Filler::wait_for(const Marks& needed, const OnOffline& on_progress) {
   const Clock::time_point begin = Clock::now();
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   state_.needed = needed;
   // What was used since the failure has made room at the provider, so it is worth another try.
   if (failure_ && !within(needed, state_.made) && wants_room(failure_) && failed_at_ != state_.used) try_anew();
   changed_.notify_all();
-  const auto over = [&] { return within(needed, state_.made) || failure_ || within(state_.target, state_.made); };
+  const auto over = [&]() REQUIRES(mutex_) {
+    return within(needed, state_.made) || failure_ || within(state_.target, state_.made);
+  };
   double told = over() ? 1 : 0;
   for (bool ended = false; !ended;) {
-    changed_.wait(lock, [&] { return over() || fraction_of(needed) > told; });
+    changed_.wait(lock, [&]() REQUIRES(mutex_) { return over() || fraction_of(needed) > told; });
     ended = over();
     const double now = fraction_of(needed);
     if (now <= told) continue;
@@ -324,26 +326,26 @@ void Filler::wait_for(const Marks& needed, const OnOffline& on_progress) {
 }
 
 void Filler::check() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (failure_) std::rethrow_exception(failure_);
 }
 
 Marks Filler::made() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return state_.made;
 }
 
 double Filler::seconds() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return seconds_;
 }
 
 std::optional<PartyReport> Filler::end() {
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   state_.ending = true;
   changed_.notify_all();
   if (thread_.joinable()) {
-    changed_.wait(lock, [&] { return state_.phase != FillingState::Phase::connected; });
+    changed_.wait(lock, [&]() REQUIRES(mutex_) { return state_.phase != FillingState::Phase::connected; });
   } else if (filling_) {
     const auto filling = filling_;
     lock.unlock();

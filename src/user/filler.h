@@ -4,10 +4,10 @@
 #include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 
+#include "base/mutex.h"
 #include "session/greeting.h"
 #include "session/ledger.h"
 #include "session/report.h"
@@ -68,13 +68,13 @@ class Filler {
   void finish(Filling& filling);
   void produce();
   void make(Filling& filling, const PackOrder& order, const Marks& from);
-  // With the lock, as what follows. Of what is needed and was not made when it was asked for, the part that is made or dealt.
-  double fraction_of(const Marks& needed) const;
+  // Of what is needed and was not made when it was asked for, the part that is made or dealt.
+  double fraction_of(const Marks& needed) const REQUIRES(mutex_);
   // Goes over to a phase, unless the filling was stopped for good.
-  void enter(FillingState::Phase phase);
-  void try_anew();
+  void enter(FillingState::Phase phase) REQUIRES(mutex_);
+  void try_anew() REQUIRES(mutex_);
   // Ends the connections after a fault, and decides whether a smaller order is tried. order: the one at hand, if there was one.
-  void fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order);
+  void fail(const std::exception_ptr& failure, const std::optional<PackOrder>& order) REQUIRES(mutex_);
 
   Links links_;
   std::uint64_t session_;
@@ -86,17 +86,17 @@ class Filler {
   Executor& executor_;
   Clock::duration patience_;
 
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable changed_;
-  FillingState state_;
-  Marks begin_;                       // how far the chain was made when want() was called
-  Marks failed_at_;                   // how far it was used when a filling failed
-  PackOrder order_;                   // the one at hand, or the last
-  double dealt_ = 0;                  // the part of its pieces that is dealt by now
-  std::shared_ptr<Filling> filling_;  // while connected
-  double seconds_ = 0;
-  std::exception_ptr failure_;
-  std::optional<PartyReport> report_;
+  FillingState state_ GUARDED_BY(mutex_);
+  Marks begin_ GUARDED_BY(mutex_);                       // how far the chain was made when want() was called
+  Marks failed_at_ GUARDED_BY(mutex_);                   // how far it was used when a filling failed
+  PackOrder order_ GUARDED_BY(mutex_);                   // the one at hand, or the last
+  double dealt_ GUARDED_BY(mutex_) = 0;                  // the part of its pieces that is dealt by now
+  std::shared_ptr<Filling> filling_ GUARDED_BY(mutex_);  // while connected
+  double seconds_ GUARDED_BY(mutex_) = 0;
+  std::exception_ptr failure_ GUARDED_BY(mutex_);
+  std::optional<PartyReport> report_ GUARDED_BY(mutex_);
   std::jthread thread_;
 };
 
