@@ -15,6 +15,7 @@
 #include "cli/offer_options.h"
 #include "cli/plot.h"
 #include "cli/progress.h"
+#include "cli/shared_options.h"
 #include "model/synthetic.h"
 #include "net/units.h"
 #include "ring/int_kernels.h"
@@ -340,9 +341,7 @@ void add_bench(CLI::App& parent) {
   command->add_option("--tokens", options->tokens, "tokens to time after the first")
       ->capture_default_str()
       ->check(CLI::Range(1, 100000));
-  command->add_option("--draft", options->draft, "drafted tokens a pass (profile open)")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 63));
+  add_draft(*command, options->draft);
   command->add_option("--sweep", options->sweep,
                       "several runs: rtt=0,1,10 (ms) bandwidth=100mbit,1gbit profile=all, and context, prompt, layers, "
                       "width; writes a CSV file and plots");
