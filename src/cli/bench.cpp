@@ -15,6 +15,7 @@
 #include "cli/offer_options.h"
 #include "cli/plot.h"
 #include "cli/progress.h"
+#include "cli/shared_options.h"
 #include "model/synthetic.h"
 #include "net/units.h"
 #include "ring/int_kernels.h"
@@ -237,65 +238,85 @@ void check_prompt(BenchOptions& options) {
       std::max<std::size_t>(options.prompt - 1, 1);  // of a model that has them: as many as the prompt fills
 }
 
+constexpr const char* k_columns =
+    "model,layers,width,profile,fused,rtt,bandwidth,context,prompt,seconds_per_token,latency,transfer,compute,"
+    "prefill_per_token,"
+    "offline_per_token,provider_to_user_bytes,user_to_provider_bytes,declared_provider_to_user_bytes,declared_"
+    "user_to_provider_bytes,"
+    "offline_bytes,round_trips\n";
+
+// One run in these columns. report: of measure().
+std::string row_of(const BenchOptions& run, const nlohmann::json& report) {
+  const auto& seconds = report.at("seconds");
+  const auto& online = report.at("online_per_token");
+  const auto& declared = report.at("declared_per_pass");
+  const auto& offline = report.at("offline_per_token");
+  const auto number = [](const nlohmann::json& value) { return value.get<double>(); };
+  return fmt::format(
+      "{},{},{},{},{},{},{},{},{},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f}"
+      "\n",
+      run.local.model, report.at("layers").get<int>(), report.at("width").get<int>(),
+      report.at("profile").get<std::string>(), report.at("fused").get<bool>(), run.local.shape.rtt,
+      run.local.shape.bandwidth, run.local.serve.context, run.prompt, number(seconds.at("decode_per_token")),
+      number(seconds.at("latency_per_token")), number(seconds.at("transfer_per_token")),
+      number(seconds.at("compute_per_token")), number(seconds.at("prefill_per_token")),
+      number(seconds.at("offline_per_token")), number(online.at("provider_to_user_bytes")),
+      number(online.at("user_to_provider_bytes")), number(declared.at("provider_to_user_bytes")),
+      number(declared.at("user_to_provider_bytes")),
+      number(offline.at("user_to_provider_bytes")) + number(offline.at("helper_to_provider_bytes")),
+      number(online.at("round_trips")));
+}
+
+// The index-th of all combinations of the dimensions' values.
+struct SweepRun {
+  BenchOptions options;
+  std::string all, line;  // what tells it apart; by all dimensions but the first
+};
+SweepRun sweep_run(const BenchOptions& options, const std::vector<Dimension>& dimensions, std::size_t index) {
+  SweepRun run{options, "", ""};
+  run.options.local.quiet = true;
+  for (std::size_t i = dimensions.size(); i-- > 0;) {
+    const Dimension& d = dimensions[i];
+    const std::string& value = d.values[index % d.values.size()];
+    index /= d.values.size();
+    set_dimension(run.options, d.name, value);
+    run.all += fmt::format(" {}={}", d.name, value);
+    if (i > 0 && d.values.size() > 1) run.line += fmt::format("{}{}", run.line.empty() ? "" : ", ", value);
+  }
+  if (run.options.local.serve.profile == Profile::open) run.options.local.serve.fused.reset();
+  check_prompt(run.options);
+  return run;
+}
+
 void run_sweep(const BenchOptions& options) {
   const std::vector<Dimension> dimensions = parse_sweep(options);
   std::ofstream csv(options.out + ".csv");
   if (!csv) throw Error(Code::usage, "--out", fmt::format("{}.csv cannot be written", options.out));
-  csv << "model,layers,width,profile,fused,rtt,bandwidth,context,prompt,seconds_per_token,latency,transfer,compute,"
-         "prefill_per_token,"
-         "offline_per_token,provider_to_user_bytes,user_to_provider_bytes,declared_provider_to_user_bytes,declared_"
-         "user_to_provider_bytes,"
-         "offline_bytes,round_trips\n";
-  std::map<std::string, PlotLine> seconds, bytes;  // by the values of all dimensions but the first
-  std::size_t total = 1, done = 0;
+  csv << k_columns;
+  std::map<std::string, PlotLine> seconds, bytes;  // by SweepRun::line
+  std::size_t total = 1;
   for (const Dimension& d : dimensions) total *= d.values.size();
-  for (std::size_t run = 0; run < total; ++run) {
-    BenchOptions one = options;
-    one.local.quiet = true;
-    std::string line, all;
-    std::size_t rest = run;
-    for (std::size_t i = dimensions.size(); i-- > 0;) {
-      const Dimension& d = dimensions[i];
-      const std::string& value = d.values[rest % d.values.size()];
-      rest /= d.values.size();
-      set_dimension(one, d.name, value);
-      all += fmt::format(" {}={}", d.name, value);
-      if (i > 0 && d.values.size() > 1) line += fmt::format("{}{}", line.empty() ? "" : ", ", value);
-    }
-    if (one.local.serve.profile == Profile::open) one.local.serve.fused.reset();
-    check_prompt(one);
-    if (!options.json) fmt::print(stderr, "run {} of {}:{}\n", ++done, total, all);
-    const nlohmann::json r = measure(one);
-    if (options.json) print_event(r);
-    const auto& s = r.at("seconds");
-    const auto& online = r.at("online_per_token");
-    const auto& declared = r.at("declared_per_pass");
-    const auto& offline = r.at("offline_per_token");
-    const auto number = [](const nlohmann::json& value) { return value.get<double>(); };
-    const double sent = number(online.at("provider_to_user_bytes")) + number(online.at("user_to_provider_bytes"));
-    csv << fmt::format(
-        "{},{},{},{},{},{},{},{},{},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.4f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f},{:.0f}"
-        "\n",
-        options.local.model, r.at("layers").get<int>(), r.at("width").get<int>(), r.at("profile").get<std::string>(),
-        r.at("fused").get<bool>(), one.local.shape.rtt, one.local.shape.bandwidth, one.local.serve.context, one.prompt,
-        number(s.at("decode_per_token")), number(s.at("latency_per_token")), number(s.at("transfer_per_token")),
-        number(s.at("compute_per_token")), number(s.at("prefill_per_token")), number(s.at("offline_per_token")),
-        number(online.at("provider_to_user_bytes")), number(online.at("user_to_provider_bytes")),
-        number(declared.at("provider_to_user_bytes")), number(declared.at("user_to_provider_bytes")),
-        number(offline.at("user_to_provider_bytes")) + number(offline.at("helper_to_provider_bytes")),
-        number(online.at("round_trips")));
+  const std::string& name = dimensions.front().name;
+  for (std::size_t index = 0; index < total; ++index) {
+    const SweepRun run = sweep_run(options, dimensions, index);
+    if (!options.json) fmt::print(stderr, "run {} of {}:{}\n", index + 1, total, run.all);
+    const nlohmann::json report = measure(run.options);
+    if (options.json) print_event(report);
+    csv << row_of(run.options, report);
     csv.flush();
-    const double x = position_of(one, dimensions.front().name);
-    seconds[line].name = bytes[line].name = line;
-    seconds[line].points.emplace_back(x, number(s.at("decode_per_token")));
-    bytes[line].points.emplace_back(x, sent / 1e6);
+    const double x = position_of(run.options, name);
+    const auto& online = report.at("online_per_token");
+    const double sent =
+        online.at("provider_to_user_bytes").get<double>() + online.at("user_to_provider_bytes").get<double>();
+    seconds[run.line].name = bytes[run.line].name = run.line;
+    seconds[run.line].points.emplace_back(x, report.at("seconds").at("decode_per_token").get<double>());
+    bytes[run.line].points.emplace_back(x, sent / 1e6);
   }
   const auto lines = [](const std::map<std::string, PlotLine>& named) {
     std::vector<PlotLine> all;
-    for (const auto& [name, line] : named) all.push_back(line);
+    for (const auto& [key, line] : named) all.push_back(line);
     return all;
   };
-  const std::string& name = dimensions.front().name;
   const std::string axis = name == "rtt" ? "round-trip time, ms" : name == "bandwidth" ? "bandwidth, Mbit/s" : name;
   std::ofstream(options.out + ".svg") << line_plot(options.local.model + ": seconds a token", axis, "s",
                                                    lines(seconds));
@@ -340,9 +361,7 @@ void add_bench(CLI::App& parent) {
   command->add_option("--tokens", options->tokens, "tokens to time after the first")
       ->capture_default_str()
       ->check(CLI::Range(1, 100000));
-  command->add_option("--draft", options->draft, "drafted tokens a pass (profile open)")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 63));
+  add_draft(*command, options->draft);
   command->add_option("--sweep", options->sweep,
                       "several runs: rtt=0,1,10 (ms) bandwidth=100mbit,1gbit profile=all, and context, prompt, layers, "
                       "width; writes a CSV file and plots");

@@ -33,12 +33,8 @@ struct ChatOptions {
   std::string invite, state, history, saves;
   PromptOptions prompt;
   ConversationOptions conversation;
-  double patience_seconds = 120, grace_seconds = 60;
+  PatienceOptions patience;
 };
-
-std::chrono::milliseconds milliseconds(double seconds) {
-  return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds));
-}
 
 Conversation* answering = nullptr;  // a signal handler has no other place to look
 
@@ -153,8 +149,8 @@ class Chat {
         lines_(options_.history),
         saves_(folder_of_saves()),
         sandbox_(enter_sandbox(needed())),
-        client_(options_.invite, client_options()),
-        waiting_(json(), options_.grace_seconds),
+        client_(options_.invite, options_.patience.client(options_.state)),
+        waiting_(json(), options_.patience.grace),
         conversation_(begin()) {}
 
   void run() {
@@ -213,13 +209,6 @@ class Chat {
           fmt::format("writes into {} alone; name another folder with --saves when chat begins", saves_.string()));
     }
     return place;
-  }
-  ClientOptions client_options() const {
-    ClientOptions options;
-    options.state = options_.state;
-    options.patience = milliseconds(options_.patience_seconds);
-    options.grace = milliseconds(options_.grace_seconds);
-    return options;
   }
   Conversation begin() {
     ConversationOptions options = options_.conversation;
@@ -370,23 +359,12 @@ void add_chat(CLI::App& parent) {
       ->default_str("as the model's template has it");
   command->add_option("--ahead", options->conversation.ahead, "tokens to make offline material for ahead of need")
       ->capture_default_str();
-  command
-      ->add_option("--draft", options->conversation.draft,
-                   "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 63));
+  add_draft(*command, options->conversation.draft);
   command->add_option("--history", options->history,
                       "file that keeps what you typed, for the arrow keys; without it nothing is kept");
   command->add_option("--saves", options->saves, "folder that /save writes into, one that is there")
       ->default_str("saved in that of --state");
-  command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command
-      ->add_option("--grace", options->grace_seconds,
-                   "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 3600.0));
+  add_patience(*command, options->patience);
   command->callback([options] {
     keep_to_itself();
     check_answer_options(options->prompt);

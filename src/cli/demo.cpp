@@ -8,6 +8,7 @@
 #include "cli/offer_options.h"
 #include "cli/progress.h"
 #include "cli/prompt_options.h"
+#include "cli/shared_options.h"
 #include "service/print_event.h"
 #include "user/measure.h"
 
@@ -120,11 +121,7 @@ void add_demo(CLI::App& parent) {
   add_local_options(*command, options->local);
   command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")
       ->capture_default_str();
-  command
-      ->add_option("--draft", options->draft,
-                   "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 63));
+  add_draft(*command, options->draft);
   command->callback([options] { run(*options); });
 }
 

@@ -102,100 +102,109 @@ std::string parts_of(const Config& c) {
 
 std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::Kind::slot, 0, 0).rounds; }
 
-void run(Options options) {
-  Executor executor;
-  options.serve.synthetic = is_synthetic(options.path);
-  options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // only its shapes are of interest
-  if (options.serve.synthetic && options.loss)
-    throw Error(Code::usage, "--loss", "needs a file: a shape's weights are random");
-  std::optional<ModelFile> file;
-  if (!options.serve.synthetic) file = ModelFile::open(options.path);
-  const OfferedModel model =
-      offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
-  const Plan& plan = model.plan;
-  const Config& c = plan.config;
-  std::map<std::string, std::size_t> types;
+// What is told of a model.
+struct Facts {
+  std::map<std::string, std::size_t> types;  // of tensors, with their number
   std::uint64_t parameters = 0;
+  std::string chat_format;
+  Memory memory;
+  Loss loss;
+  std::size_t prompt = 0;            // tokens of the one whose cost is told
+  std::vector<std::size_t> lengths;  // tokens before the one whose cost is told
+};
+
+Facts facts_of(const std::optional<ModelFile>& file, const OfferedModel& model, const Options& options,
+               Executor& executor) {
+  Facts f;
   for (const GgufTensor& tensor : file ? file->tensors() : std::vector<GgufTensor>{}) {
     const char* name = ggml_type_name(tensor.type);
-    ++types[name != nullptr ? name : fmt::format("type {}", tensor.type)];
-    parameters += tensor.elements();
+    ++f.types[name != nullptr ? name : fmt::format("type {}", tensor.type)];
+    f.parameters += tensor.elements();
   }
-  for_each_matrix(model.weights, plan, [&](std::uint32_t id, const LinearShape& s, const IntMatrix&) {
-    if (options.serve.synthetic) parameters += s.rows * s.cols * (id < 4 ? c.layers : 1);
+  for_each_matrix(model.weights, model.plan, [&](std::uint32_t id, const LinearShape& s, const IntMatrix&) {
+    if (options.serve.synthetic) f.parameters += s.rows * s.cols * (id < 4 ? model.plan.config.layers : 1);
   });
-  const Vocabulary& vocabulary = model.vocabulary;
-  const std::optional<ChatFormat> format = ChatFormat::recognised(vocabulary.chat_template);
-  const std::string chat_format = format ? format->name() : "not known, choose one with --chat-format";
-  const Memory memory = memory_of(plan, options.serve.weight_bits);
-  std::vector<std::size_t> lengths;
+  const std::optional<ChatFormat> format = ChatFormat::recognised(model.vocabulary.chat_template);
+  f.chat_format = format ? format->name() : "not known, choose one with --chat-format";
+  f.memory = memory_of(model.plan, options.serve.weight_bits);
+  if (options.loss) f.loss = loss_of(*file, model, executor);
+  f.prompt = std::min<std::size_t>(40, options.serve.context);
   for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.serve.context - 1}) {
-    if (before < options.serve.context && (lengths.empty() || before > lengths.back())) lengths.push_back(before);
+    if (before < options.serve.context && (f.lengths.empty() || before > f.lengths.back())) f.lengths.push_back(before);
   }
-  const std::size_t prompt = std::min<std::size_t>(40, options.serve.context);
+  return f;
+}
 
-  const Loss loss = options.loss ? loss_of(*file, model, executor) : Loss{};
-  if (options.json) {
-    nlohmann::json decode = nlohmann::json::array();
-    for (const std::size_t before : lengths) {
-      auto entry = cost_json(pass_cost(plan, before, 1, false));
-      entry["context"] = before + 1;
-      decode.push_back(entry);
-    }
-    nlohmann::json event = {
-        {"event", "model"},
-        {"name", c.name},
-        {"architecture", c.architecture},
-        {"made_of", parts_of(c)},
-        {"parameters", parameters},
-        {"layers", c.layers},
-        {"width", c.width},
-        {"heads", c.heads},
-        {"kv_heads", c.kv_heads},
-        {"head_dim", c.head_dim},
-        {"ff", c.ff},
-        {"vocab", c.vocab},
-        {"context", c.context},
-        {"tensor_types", types},
-        {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre},
-        {"chat_format", chat_format},
-        {"profile", name_of(plan.profile)},
-        {"fused", plan.fused},
-        {"retrieval", name_of(plan.retrieval)},
-        {"round_trips_a_layer", rounds_of_a_layer(plan)},
-        {"plan_hash", plan.hash()},
-        {"sees",
-         {{"provider", seen_by(Role::provider, plan)},
-          {"helper", seen_by(Role::helper, plan)},
-          {"user", seen_by(Role::user, plan)}}},
-        {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())},
-        {"decode", decode},
-        {"prefill", {{"tokens", prompt}, {"cost", cost_json(pass_cost(plan, 0, prompt, true))}}},
-        {"memory_bytes", {{"provider", memory.provider}, {"helper", memory.helper}, {"user", memory.user}}}};
-    if (options.loss) {
-      event["loss"] = {{"weight_bits", options.serve.weight_bits},
-                       {"positions", loss.positions},
-                       {"other_choice", loss.other_choice},
-                       {"divergence", loss.divergence}};
-    }
-    print_event(event);
-    return;
+void print_json(const OfferedModel& model, const Options& options, const Facts& f) {
+  const Plan& plan = model.plan;
+  const Config& c = plan.config;
+  const Vocabulary& vocabulary = model.vocabulary;
+  nlohmann::json decode = nlohmann::json::array();
+  for (const std::size_t before : f.lengths) {
+    auto entry = cost_json(pass_cost(plan, before, 1, false));
+    entry["context"] = before + 1;
+    decode.push_back(entry);
   }
-  const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  nlohmann::json event = {
+      {"event", "model"},
+      {"name", c.name},
+      {"architecture", c.architecture},
+      {"made_of", parts_of(c)},
+      {"parameters", f.parameters},
+      {"layers", c.layers},
+      {"width", c.width},
+      {"heads", c.heads},
+      {"kv_heads", c.kv_heads},
+      {"head_dim", c.head_dim},
+      {"ff", c.ff},
+      {"vocab", c.vocab},
+      {"context", c.context},
+      {"tensor_types", f.types},
+      {"tokenizer", vocabulary.pre.empty() ? vocabulary.model : vocabulary.pre},
+      {"chat_format", f.chat_format},
+      {"profile", name_of(plan.profile)},
+      {"fused", plan.fused},
+      {"retrieval", name_of(plan.retrieval)},
+      {"round_trips_a_layer", rounds_of_a_layer(plan)},
+      {"plan_hash", plan.hash()},
+      {"sees",
+       {{"provider", seen_by(Role::provider, plan)},
+        {"helper", seen_by(Role::helper, plan)},
+        {"user", seen_by(Role::user, plan)}}},
+      {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())},
+      {"decode", decode},
+      {"prefill", {{"tokens", f.prompt}, {"cost", cost_json(pass_cost(plan, 0, f.prompt, true))}}},
+      {"memory_bytes", {{"provider", f.memory.provider}, {"helper", f.memory.helper}, {"user", f.memory.user}}}};
+  if (options.loss) {
+    event["loss"] = {{"weight_bits", options.serve.weight_bits},
+                     {"positions", f.loss.positions},
+                     {"other_choice", f.loss.other_choice},
+                     {"divergence", f.loss.divergence}};
+  }
+  print_event(event);
+}
+
+void print_model(const OfferedModel& model, const Options& options, const Facts& f) {
+  const Config& c = model.plan.config;
+  const Vocabulary& vocabulary = model.vocabulary;
   fmt::print("{}\n", for_terminal(c.name));
   fmt::print(
       "  architecture  {}, {} layers, width {}, {} heads ({} for keys and values) of {}, {} neurons, vocabulary {}\n",
       c.architecture, c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.ff, c.vocab);
   fmt::print("  made of       {}\n", parts_of(c));
-  fmt::print("  parameters    {:.1f} million;", static_cast<double>(parameters) / 1e6);
-  for (const auto& [name, count] : types) fmt::print(" {} {}", count, name);
+  fmt::print("  parameters    {:.1f} million;", static_cast<double>(f.parameters) / 1e6);
+  for (const auto& [name, count] : f.types) fmt::print(" {} {}", count, name);
   if (options.serve.synthetic) {
     fmt::print(" random\n\nLargest values: those of SmolLM2-135M (kept with a margin of {} times)\n", k_range_margin);
   } else {
     fmt::print("\n  tokenizer     {}{}, chat format {}, own context limit {}\n\n", vocabulary.model,
-               vocabulary.pre.empty() ? "" : " (" + vocabulary.pre + ")", chat_format, c.context);
+               vocabulary.pre.empty() ? "" : " (" + vocabulary.pre + ")", f.chat_format, c.context);
     fmt::print("Largest values on the calibration text (kept with a margin of {} times)\n", k_range_margin);
   }
+}
+
+void print_numbers(const Plan& plan) {
+  const Config& c = plan.config;
   const double gate_up = *std::max_element(plan.ranges.gate_up.begin(), plan.ranges.gate_up.end());
   fmt::print(
       "  residual {:.0f}, q and k {:.0f}, v {:.1f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits "
@@ -213,6 +222,10 @@ void run(Options options) {
     fmt::print("; scores {}, p.v {} bits; v is lifted with {:.0f} bits of slack", plan.qk(0).bits, plan.mixed(0).bits,
                plan.lift_slack_bits());
   }
+}
+
+void print_session(const Plan& plan, const Options& options, const Facts& f) {
+  const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
   fmt::print("\n\nA session, profile {}{}, retrieval {}, {} round trips a layer (MB of payload)\n",
              name_of(plan.profile), plan.fused ? " with fused norms" : "", name_of(plan.retrieval),
              rounds_of_a_layer(plan));
@@ -223,8 +236,8 @@ void run(Options options) {
                mb(cost.online.provider_to_user), mb(cost.online.user_to_provider), mb(cost.offline.user_to_provider),
                mb(cost.offline.helper_to_provider));
   };
-  line(fmt::format("prompt of {} tokens", prompt), pass_cost(plan, 0, prompt, true));
-  for (const std::size_t before : lengths)
+  line(fmt::format("prompt of {} tokens", f.prompt), pass_cost(plan, 0, f.prompt, true));
+  for (const std::size_t before : f.lengths)
     line(fmt::format("a token at context {}", before + 1), pass_cost(plan, before, 1, false));
   fmt::print("\nWhat each party sees, beside what is its own\n");
   for (const Role role : {Role::provider, Role::helper, Role::user}) {
@@ -235,14 +248,32 @@ void run(Options options) {
     fmt::print(
         "\nWeights of {} bits against float32, on {} positions of the calibration text: another first choice at {}, "
         "divergence {:.4f} nats\n",
-        options.serve.weight_bits, loss.positions, loss.other_choice, loss.divergence);
+        options.serve.weight_bits, f.loss.positions, f.loss.other_choice, f.loss.divergence);
   }
   fmt::print(
       "\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB, user {:.0f} MB; and for each token "
       "of a conversation\n"
       "provider {:.2f} MB, user {:.2f} MB. The stock holds a token's offline bytes until it is "
       "used.\n",
-      mb(memory.provider), mb(memory.helper), mb(memory.user), mb(memory.provider_slot), mb(memory.user_slot));
+      mb(f.memory.provider), mb(f.memory.helper), mb(f.memory.user), mb(f.memory.provider_slot),
+      mb(f.memory.user_slot));
+}
+
+void run(Options options) {
+  Executor executor;
+  options.serve.synthetic = is_synthetic(options.path);
+  options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // only its shapes are of interest
+  if (options.serve.synthetic && options.loss)
+    throw Error(Code::usage, "--loss", "needs a file: a shape's weights are random");
+  std::optional<ModelFile> file;
+  if (!options.serve.synthetic) file = ModelFile::open(options.path);
+  const OfferedModel model =
+      offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
+  const Facts facts = facts_of(file, model, options, executor);
+  if (options.json) return print_json(model, options, facts);
+  print_model(model, options, facts);
+  print_numbers(model.plan);
+  print_session(model.plan, options, facts);
 }
 
 }  // namespace

@@ -103,34 +103,6 @@ void tell_of_silence(const LinkToCheck& link, const Error& error, const Teller& 
 
 }  // namespace
 
-const char* name_of(Finding::State state) {
-  switch (state) {
-    case Finding::State::ok:
-      return "ok";
-    case Finding::State::warning:
-      return "warning";
-    case Finding::State::wrong:
-      return "wrong";
-  }
-  return "?";
-}
-
-void Teller::ok(const char* check, const std::string& text, nlohmann::json facts) const {
-  tell_({Finding::State::ok, link_, check, text, {}, std::move(facts)});
-}
-void Teller::warning(const char* check, const std::string& text, const std::string& remedy,
-                     nlohmann::json facts) const {
-  tell_({Finding::State::warning, link_, check, text, remedy, std::move(facts)});
-}
-void Teller::wrong(const char* check, const std::string& text, const std::string& remedy) const {
-  tell_({Finding::State::wrong, link_, check, text, remedy});
-}
-void Teller::wrong(const char* check, const Error& error, const std::string& remedy) const {
-  const std::string of_reason = remedy_of(error.reason());
-  wrong(check, error.code() == Code::malformed ? plain_words(error) : error.message(),
-        of_reason.empty() ? remedy : of_reason);
-}
-
 void check_validity(const Certificate& certificate, int days, const std::string& remedy, const char* check,
                     const Teller& teller) {
   const std::string who = fmt::format("{} \"{}\"", name_of(certificate.role()), certificate.name()),
@@ -154,6 +126,30 @@ void check_clock(double ahead, const std::string& whose, const std::string& agai
       "clock", fmt::format("{} is {:.0f} s {} {}", whose, std::abs(ahead), ahead > 0 ? "ahead of" : "behind", against),
       "set both clocks, by NTP: certificates are judged by them", facts);
 }
+
+namespace {
+
+// Whether delay, clock and bandwidth could be measured.
+bool check_speed(Channel& channel, const std::string& peer, CheckedLink& checked, const Teller& teller) {
+  try {
+    checked.delay = measure_delay(channel);
+    check_clock(checked.delay.clock_ahead, fmt::format("the {}'s clock", peer), "this one's", teller);
+    checked.bandwidth = measure_bandwidth(channel, checked.delay.round_trip);
+    teller.ok(
+        "speed",
+        fmt::format("round trip {:.2f} ms; {} to the {}, {} from it", 1e3 * checked.delay.round_trip,
+                    text_of_bandwidth(checked.bandwidth.to_peer), peer, text_of_bandwidth(checked.bandwidth.from_peer)),
+        {{"round_trip_seconds", checked.delay.round_trip},
+         {"to_peer_bits_per_second", checked.bandwidth.to_peer},
+         {"from_peer_bits_per_second", checked.bandwidth.from_peer}});
+    return true;
+  } catch (const Error& error) {
+    teller.wrong("speed", error, "try again; if it stays so, look for what cuts or slows the connection");
+    return false;
+  }
+}
+
+}  // namespace
 
 std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector<std::string>& model_ids,
                                       const OnFinding& tell) {
@@ -198,21 +194,7 @@ std::optional<CheckedLink> check_link(const LinkToCheck& link, const std::vector
             fmt::format("permllm {} here, {} at the {}; wire version {} of both", PERMLLM_VERSION,
                         checked.probed.version, peer, k_wire_version),
             {{"version", PERMLLM_VERSION}, {"peer_version", checked.probed.version}, {"wire_version", k_wire_version}});
-  try {
-    checked.delay = measure_delay(channel);
-    check_clock(checked.delay.clock_ahead, fmt::format("the {}'s clock", peer), "this one's", teller);
-    checked.bandwidth = measure_bandwidth(channel, checked.delay.round_trip);
-    teller.ok(
-        "speed",
-        fmt::format("round trip {:.2f} ms; {} to the {}, {} from it", 1e3 * checked.delay.round_trip,
-                    text_of_bandwidth(checked.bandwidth.to_peer), peer, text_of_bandwidth(checked.bandwidth.from_peer)),
-        {{"round_trip_seconds", checked.delay.round_trip},
-         {"to_peer_bits_per_second", checked.bandwidth.to_peer},
-         {"from_peer_bits_per_second", checked.bandwidth.from_peer}});
-  } catch (const Error& error) {
-    teller.wrong("speed", error, "try again; if it stays so, look for what cuts or slows the connection");
-    return std::nullopt;
-  }
+  if (!check_speed(channel, peer, checked, teller)) return std::nullopt;
   connection->close();
   return checked;
 }

@@ -16,9 +16,7 @@ namespace permllm {
 void add_local_options(CLI::App& command, LocalOptions& options) {
   add_offer_options(command, options.serve);
   add_link_shape(command, options.shape);
-  command.add_option("--patience", options.patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  add_patience(command, options.patience_seconds);
 }
 
 LocalParties::LocalParties(const LocalOptions& options) : options_(options) {

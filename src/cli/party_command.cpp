@@ -18,9 +18,7 @@ void add_party_options(CLI::App& command, PartyOptions& options, const std::stri
           "--identity", options.identity,
           "this party's directory, made by permllm keygen; what changes in it holds from the next connection on")
       ->required();
-  command.add_option("--patience", options.patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  add_patience(command, options.patience_seconds);
   add_limits(command, options.limits);
   command.add_option(
       "--status", options.status,

@@ -69,68 +69,72 @@ struct Seconds {
   double sum() const { return latency + transfer + products; }
 };
 
-void run(Options options) {
-  options.serve.synthetic = is_synthetic(options.path);
-  options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // the sizes of all follow from it
+// What serving takes.
+struct Estimate {
+  Memory memory;                       // of one session
+  std::size_t provider = 0, user = 0;  // bytes in memory: of all users' sessions; of one with its whole context
+  std::size_t stock = 0;               // bytes of one request's material
+  Cost all;                            // of one request
+  Seconds prefill, decode;             // of it
+  double each = 0;                     // seconds of a token after the first
+};
+
+Estimate estimate(const OfferedModel& model, const Options& options, Executor& executor) {
   const double rtt = seconds_of(parse_duration(options.shape.rtt, "--rtt"));
   const double bandwidth = parse_bandwidth(options.shape.bandwidth, "--bandwidth");
-  Executor executor;
-  const OfferedModel model =
-      offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
   const Plan& plan = model.plan;
-  plan.check_prompt(options.prompt);
-  const std::size_t slots = plan.prompt_rows(options.prompt) + options.answer - 1;
-  if (slots > plan.slots) {
-    throw Error(Code::usage, "--context",
-                fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt,
-                            options.answer));
-  }
-  const Memory memory = memory_of(plan, options.serve.weight_bits);
   const Request request = request_of(plan, options.prompt, options.answer);
-  const auto seconds_of = [&](const Cost& cost, std::size_t passes, double products) {
+  const auto seconds = [&](const Cost& cost, std::size_t passes, double products) {
     const NetworkSeconds network = network_seconds(cost, rtt, bandwidth, bandwidth);
     return Seconds{network.latency, network.transfer, static_cast<double>(passes) * products};
   };
   const std::size_t passes = options.answer - 1;
-  const Seconds prefill =
-      seconds_of(request.prefill, 1, product_seconds(model, plan.prompt_rows(options.prompt), executor));
-  const Seconds decode = seconds_of(request.decode, passes, product_seconds(model, 1, executor));
-  const Cost all = request.prefill + request.decode;
-  const std::size_t stock = all.offline.user_to_provider + all.offline.helper_to_provider;
-  const std::size_t provider = memory.provider + options.users * plan.slots * memory.provider_slot;
-  const std::size_t user = memory.user + plan.slots * memory.user_slot;
-  const double each = passes == 0 ? 0 : decode.sum() / static_cast<double>(passes);
-  if (options.json) {
-    print_event(
-        {{"event", "plan"},
-         {"model", model.plan.config.name},
-         {"profile", name_of(plan.profile)},
-         {"fused", plan.fused},
-         {"retrieval", name_of(plan.retrieval)},
-         {"users", options.users},
-         {"prompt_tokens", options.prompt},
-         {"answer_tokens", options.answer},
-         {"context", plan.slots},
-         {"memory_bytes",
-          {{"provider", provider}, {"helper", memory.helper}, {"user", user}, {"provider_weights", memory.provider}}},
-         {"store_bytes", {{"helper", memory.helper}, {"provider", options.users * stock}}},
-         {"registration_bytes", memory.helper},
-         {"request",
-          {{"stock_bytes", stock},
-           {"offline_user_to_provider_bytes", all.offline.user_to_provider},
-           {"offline_helper_to_provider_bytes", all.offline.helper_to_provider},
-           {"provider_to_user_bytes", all.online.provider_to_user},
-           {"user_to_provider_bytes", all.online.user_to_provider},
-           {"round_trips", all.rounds}}},
-         {"seconds",
-          {{"first_token", prefill.sum()},
-           {"token", each},
-           {"request", prefill.sum() + decode.sum()},
-           {"latency", prefill.latency + decode.latency},
-           {"transfer", prefill.transfer + decode.transfer},
-           {"products", prefill.products + decode.products}}}});
-    return;
-  }
+  Estimate e;
+  e.memory = memory_of(plan, options.serve.weight_bits);
+  e.provider = e.memory.provider + options.users * plan.slots * e.memory.provider_slot;
+  e.user = e.memory.user + plan.slots * e.memory.user_slot;
+  e.all = request.prefill + request.decode;
+  e.stock = e.all.offline.user_to_provider + e.all.offline.helper_to_provider;
+  e.prefill = seconds(request.prefill, 1, product_seconds(model, plan.prompt_rows(options.prompt), executor));
+  e.decode = seconds(request.decode, passes, product_seconds(model, 1, executor));
+  e.each = passes == 0 ? 0 : e.decode.sum() / static_cast<double>(passes);
+  return e;
+}
+
+void print_json(const Plan& plan, const Options& options, const Estimate& e) {
+  print_event({{"event", "plan"},
+               {"model", plan.config.name},
+               {"profile", name_of(plan.profile)},
+               {"fused", plan.fused},
+               {"retrieval", name_of(plan.retrieval)},
+               {"users", options.users},
+               {"prompt_tokens", options.prompt},
+               {"answer_tokens", options.answer},
+               {"context", plan.slots},
+               {"memory_bytes",
+                {{"provider", e.provider},
+                 {"helper", e.memory.helper},
+                 {"user", e.user},
+                 {"provider_weights", e.memory.provider}}},
+               {"store_bytes", {{"helper", e.memory.helper}, {"provider", options.users * e.stock}}},
+               {"registration_bytes", e.memory.helper},
+               {"request",
+                {{"stock_bytes", e.stock},
+                 {"offline_user_to_provider_bytes", e.all.offline.user_to_provider},
+                 {"offline_helper_to_provider_bytes", e.all.offline.helper_to_provider},
+                 {"provider_to_user_bytes", e.all.online.provider_to_user},
+                 {"user_to_provider_bytes", e.all.online.user_to_provider},
+                 {"round_trips", e.all.rounds}}},
+               {"seconds",
+                {{"first_token", e.prefill.sum()},
+                 {"token", e.each},
+                 {"request", e.prefill.sum() + e.decode.sum()},
+                 {"latency", e.prefill.latency + e.decode.latency},
+                 {"transfer", e.prefill.transfer + e.decode.transfer},
+                 {"products", e.prefill.products + e.decode.products}}}});
+}
+
+void print_text(const Plan& plan, const Options& options, const Estimate& e) {
   const auto mb = [](std::size_t bytes) {
     return bytes < 10'000'000'000 ? fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6)
                                   : fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
@@ -143,31 +147,52 @@ void run(Options options) {
       options.prompt, options.answer);
   fmt::print("Once\n");
   row(plan.open() ? "weights to the helper, kept there" : "masked weights to the helper, kept there",
-      mb(memory.helper));
+      mb(e.memory.helper));
   fmt::print("\nMemory\n");
-  row("provider: weights; caches", fmt::format("{}; {}", mb(memory.provider), mb(provider - memory.provider)));
-  row(plan.open() ? "helper: the weights" : "helper: masked weights", mb(memory.helper));
-  row("each user", mb(user));
+  row("provider: weights; caches", fmt::format("{}; {}", mb(e.memory.provider), mb(e.provider - e.memory.provider)));
+  row(plan.open() ? "helper: the weights" : "helper: masked weights", mb(e.memory.helper));
+  row("each user", mb(e.user));
   fmt::print("\nDisk\n");
-  row("helper: the weights", mb(memory.helper));
-  row("provider: stock of these requests (--state)", mb(options.users * stock) + "; without --state in memory");
+  row("helper: the weights", mb(e.memory.helper));
+  row("provider: stock of these requests (--state)", mb(options.users * e.stock) + "; without --state in memory");
   fmt::print("\nA request\n");
   row("offline, ahead of need: from user, helper",
-      fmt::format("{}, {}", mb(all.offline.user_to_provider), mb(all.offline.helper_to_provider)));
+      fmt::format("{}, {}", mb(e.all.offline.user_to_provider), mb(e.all.offline.helper_to_provider)));
   row("online: to user, to provider",
-      fmt::format("{}, {}", mb(all.online.provider_to_user), mb(all.online.user_to_provider)));
-  row("round trips", fmt::format("{}", all.rounds));
+      fmt::format("{}, {}", mb(e.all.online.provider_to_user), mb(e.all.online.user_to_provider)));
+  row("round trips", fmt::format("{}", e.all.rounds));
   row(fmt::format("first token, at {} and {}", options.shape.rtt,
                   options.shape.bandwidth == "0" ? "any bandwidth" : options.shape.bandwidth),
-      fmt::format("{:.2f} s", prefill.sum()));
-  row("a token after it", fmt::format("{:.3f} s", each));
+      fmt::format("{:.2f} s", e.prefill.sum()));
+  row("a token after it", fmt::format("{:.3f} s", e.each));
   row("all of it: latency, transfer, products",
-      fmt::format("{:.1f} s: {:.1f}, {:.1f}, {:.1f}", prefill.sum() + decode.sum(), prefill.latency + decode.latency,
-                  prefill.transfer + decode.transfer, prefill.products + decode.products));
+      fmt::format("{:.1f} s: {:.1f}, {:.1f}, {:.1f}", e.prefill.sum() + e.decode.sum(),
+                  e.prefill.latency + e.decode.latency, e.prefill.transfer + e.decode.transfer,
+                  e.prefill.products + e.decode.products));
   fmt::print(
       "\nProducts are the provider's matrices, timed on this machine with nothing else to do. What user and messages "
       "take comes on top, and users who\n"
       "wait at once share the processor: permllm bench measures the whole.\n");
+}
+
+void run(Options options) {
+  options.serve.synthetic = is_synthetic(options.path);
+  options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // the sizes of all follow from it
+  parse_duration(options.shape.rtt, "--rtt");                       // refused before the long work
+  parse_bandwidth(options.shape.bandwidth, "--bandwidth");
+  Executor executor;
+  const OfferedModel model =
+      offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
+  const Plan& plan = model.plan;
+  plan.check_prompt(options.prompt);
+  const std::size_t slots = plan.prompt_rows(options.prompt) + options.answer - 1;
+  if (slots > plan.slots) {
+    throw Error(Code::usage, "--context",
+                fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt,
+                            options.answer));
+  }
+  const Estimate e = estimate(model, options, executor);
+  options.json ? print_json(plan, options, e) : print_text(plan, options, e);
 }
 
 }  // namespace

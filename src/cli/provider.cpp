@@ -37,6 +37,16 @@ std::set<std::string> invites_in_force(const std::string& identity) {
   return users;
 }
 
+// Of the matrices of its layers, as they are held.
+double layer_bytes_of(const OfferedModel& model) {
+  double bytes = 0;
+  for (const LayerWeights<IntMatrix>& layer : model.weights.layers) {
+    for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down})
+      bytes += static_cast<double>(w->packed().size());
+  }
+  return bytes;
+}
+
 constexpr std::size_t k_most_sessions = 64;
 
 struct ProviderOptions {
@@ -63,11 +73,7 @@ void run_provider(ProviderOptions& options) {
   OfferedModel model =
       offer_model(options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); });
   if (!options.state.empty()) keep_record(model, options.state, executor);
-  double layer_bytes = 0;
-  for (const LayerWeights<IntMatrix>& layer : model.weights.layers) {
-    for (const IntMatrix* w : {&layer.qkv, &layer.o, &layer.up, &layer.down})
-      layer_bytes += static_cast<double>(w->packed().size());
-  }
+  const double layer_bytes = layer_bytes_of(model);
   party.metrics().set_model_bytes(layer_bytes);
   const double load_seconds = seconds_since(begin);
   const auto dial_within = [&](Clock::duration patience) {

@@ -32,7 +32,7 @@ struct ServeCommandOptions {
   LocalOptions demo;  // its model empty: none
   GatewayOptions gateway;
   LogOptions log;
-  double patience_seconds = 120, grace_seconds = 60;
+  PatienceOptions patience;
   bool events = false;
   std::shared_ptr<Settings> settings;
   std::vector<CLI::Option*> of_demo;  // how the model is served: with an invite the provider's affair
@@ -101,16 +101,13 @@ void run(ServeCommandOptions& options) {
   std::optional<TemporaryDirectory> folder;
   std::optional<LocalParties> parties;
   std::filesystem::path invite = options.invite;
-  ClientOptions with;
-  with.state = options.state;
-  with.patience = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * options.patience_seconds));
-  with.grace = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * options.grace_seconds));
+  ClientOptions with = options.patience.client(options.state);
   if (!options.demo.model.empty()) {
     folder.emplace();
     LocalOptions local = options.demo;
     local.quiet = options.events;
     local.stock = true;
-    local.patience_seconds = options.patience_seconds;
+    local.patience_seconds = options.patience.patience;
     parties.emplace(local);
     invite = folder->path() / "demo.invite";
     save_invite(parties->invite(), invite);
@@ -176,20 +173,9 @@ void add_serve(CLI::App& parent) {
       ->add_option("--ahead", conversation.ahead,
                    "tokens to make offline material for ahead of need, while an answer comes")
       ->capture_default_str();
-  command
-      ->add_option("--draft", conversation.draft,
-                   "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 63));
+  add_draft(*command, conversation.draft);
   command->add_flag("--think", conversation.think, "let a model that can think before it answers");
-  command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command
-      ->add_option("--grace", options->grace_seconds,
-                   "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 3600.0));
+  add_patience(*command, options->patience);
   const std::vector<CLI::Option*> own = command->get_options();
   add_offer_options(*command, options->demo.serve);
   for (CLI::Option* option : command->get_options()) {

@@ -18,6 +18,40 @@ void add_user_state(CLI::App& command, std::string& state) {
       "by default permllm in the user's folder for state)");
 }
 
+ClientOptions PatienceOptions::client(const std::string& state) const {
+  const auto milliseconds = [](double seconds) {
+    return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds));
+  };
+  ClientOptions options;
+  options.state = state;
+  options.patience = milliseconds(patience);
+  options.grace = milliseconds(grace);
+  return options;
+}
+
+void add_patience(CLI::App& command, double& seconds) {
+  command.add_option("--patience", seconds, "seconds to wait for a peer before giving up")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+}
+
+void add_patience(CLI::App& command, PatienceOptions& options) {
+  add_patience(command, options.patience);
+  command
+      .add_option("--grace", options.grace,
+                  "seconds to try again when the connection to the provider was lost in an answer; 0: it ends")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
+}
+
+void add_draft(CLI::App& command, std::size_t& draft) {
+  command
+      .add_option("--draft", draft,
+                  "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 63));
+}
+
 void add_limits(CLI::App& command, Limits& limits) {
   command
       .add_option("--max-connections", limits.connections,

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "permllm/client.h"
 #include "service/log.h"
 #include "service/server.h"
 #include "user/links.h"
@@ -14,6 +15,18 @@ namespace permllm {
 void add_link_shape(CLI::App& command, LinkShape& shape);
 // --state of a user
 void add_user_state(CLI::App& command, std::string& state);
+// How a user's program waits for its peers, in seconds.
+struct PatienceOptions {
+  double patience = 120, grace = 60;
+  // With the folder of --state.
+  ClientOptions client(const std::string& state) const;
+};
+// --patience alone, which all programs have that wait for a peer
+void add_patience(CLI::App& command, double& seconds);
+// --patience, --grace
+void add_patience(CLI::App& command, PatienceOptions& options);
+// --draft
+void add_draft(CLI::App& command, std::size_t& draft);
 // --max-connections, --max-handshakes, --max-per-user, --max-memory, --drain
 void add_limits(CLI::App& command, Limits& limits);
 // --log, --log-level

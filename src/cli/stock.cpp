@@ -16,7 +16,7 @@ namespace {
 struct StockOptions {
   std::string invite, state;
   std::size_t tokens = 0, answers = 0, conversations = 1;
-  double patience_seconds = 120;
+  PatienceOptions patience;
   bool json = false;
 };
 
@@ -37,11 +37,7 @@ void print_chain(const Client::Chain& chain, bool json) {
 }
 
 void run(const StockOptions& options) {
-  ClientOptions with;
-  with.state = options.state;
-  with.patience =
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(options.patience_seconds));
-  const Client client(options.invite, with);
+  const Client client(options.invite, options.patience.client(options.state));
   for (std::size_t i = 0; options.tokens > 0 && i < options.conversations; ++i) {
     ProgressBar bar(options.conversations > 1
                         ? fmt::format("Offline material, conversation {} of {}", i + 1, options.conversations)
@@ -84,9 +80,7 @@ void add_stock(CLI::App& parent) {
                    "conversations to make it for: each takes a chain of its own")
       ->capture_default_str()
       ->check(CLI::Range(1, 100));
-  command->add_option("--patience", options->patience_seconds, "seconds to wait for a peer before giving up")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  add_patience(*command, options->patience.patience);
   command->add_flag("--json", options->json, "one JSON object a line");
   command->callback([options] { run(*options); });
   add_settings(*command);

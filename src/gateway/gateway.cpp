@@ -75,7 +75,8 @@ struct Gateway::State {
         server(limits_for(how)) {}
 
   void listen();
-  void routes();
+  void set_up_door();  // who is let in, how refusals look, what is counted
+  void set_up_routes();
   void answer(const Request& request, Response& response, bool chat);
   void answer_whole(const std::shared_ptr<AnswerDesk::Ticket>& ticket, const Request& request, Response& response);
   void answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ticket, const Request& request, Response& response);
@@ -126,12 +127,13 @@ void Gateway::State::listen() {
   port = server.bind(address.host, address.port, "--listen");
   guard.emplace(address, static_cast<std::uint16_t>(port), options.hosts,
                 options.key_file.empty() ? ApiKeys() : ApiKeys::of_file(options.key_file), HttpLimits().body_bytes);
-  routes();
+  set_up_door();
+  set_up_routes();
   thread = std::jthread([this] { server.listen_after_bind(); });
   while (!server.is_running()) std::this_thread::yield();  // a stop before that would be lost
 }
 
-void Gateway::State::routes() {
+void Gateway::State::set_up_door() {
   server.set_default_headers({{"Cache-Control", "no-store"},
                               {"X-Content-Type-Options", "nosniff"},
                               {"Referrer-Policy", "no-referrer"},
@@ -159,8 +161,11 @@ void Gateway::State::routes() {
     log.write(response.status >= 500 ? Log::Level::warn : Log::Level::debug, "request", route,
               {{"status", response.status}});
   });
-  const auto handler = [this](auto body) {
-    return [this, body](const Request& request, Response& response) {
+}
+
+void Gateway::State::set_up_routes() {
+  const auto handler = [](auto body) {
+    return [body](const Request& request, Response& response) {
       HttpServer::gone(request);
       try {
         body(request, response);

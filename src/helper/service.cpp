@@ -64,12 +64,12 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
                   fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));
     }
   } catch (const Error& error) {
-    events.fail(error.what(), error.code(), channel.session());
+    events.fail(error, channel.session());
     if (link) channel.refuse(error);
     if (link && peer.role == Role::provider && error.code() != Code::closed && error.code() != Code::timeout)
       pass_over_chunks(channel);
   } catch (const std::exception& error) {
-    events.fail(error.what(), Code::resource, channel.session());
+    events.fail(Error(Code::resource, "", error.what()), channel.session());
     if (link) channel.refuse(Error(Code::resource, Reason::busy, "memory", "the helper has too little for this"));
   }
   if (link) link->close();

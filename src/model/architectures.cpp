@@ -127,17 +127,7 @@ void set_window(Config& c, const Settings& s) {
   if (c.window >= c.context) c.window = 0;
 }
 
-}  // namespace
-
-Config gguf_config(const ModelFile& file) {
-  const Gguf& gguf = *file.gguf();
-  const Architecture& a = architecture_of(gguf);
-  const Settings s(gguf, a.name);
-  Config c;
-  c.architecture = a.name;
-  c.name = gguf.has("general.name") ? gguf.string("general.name").substr(0, 256) : "unnamed model";
-  c.layers = s.count("block_count", 1, 1000);
-  c.width = s.count("embedding_length", 2, 1 << 17);
+void set_heads(Config& c, const Settings& s) {
   c.heads = s.count("attention.head_count", 1, 1 << 10);
   c.kv_heads = s.count("attention.head_count_kv", 1, 1 << 10, c.heads);
   if (c.heads % c.kv_heads != 0)
@@ -153,6 +143,20 @@ Config gguf_config(const ModelFile& file) {
                 fmt::format("{} heads of {}, at most {} in all are supported", c.heads, c.head_dim, k_most_head_rows));
   }
   s.refuse_unless("attention.value_length", static_cast<double>(c.head_dim));
+}
+
+}  // namespace
+
+Config gguf_config(const ModelFile& file) {
+  const Gguf& gguf = *file.gguf();
+  const Architecture& a = architecture_of(gguf);
+  const Settings s(gguf, a.name);
+  Config c;
+  c.architecture = a.name;
+  c.name = gguf.has("general.name") ? gguf.string("general.name").substr(0, 256) : "unnamed model";
+  c.layers = s.count("block_count", 1, 1000);
+  c.width = s.count("embedding_length", 2, 1 << 17);
+  set_heads(c, s);
   c.ff = s.count("feed_forward_length", 1, 1 << 19);
   c.context = s.count("context_length", 1, 1 << 24);
   c.norm = a.gpt2 ? NormKind::layer : NormKind::rms;
@@ -195,6 +199,58 @@ Config gguf_config(const ModelFile& file) {
   return c;
 }
 
+namespace {
+
+// Entries of a head that turn with their position.
+std::size_t turned_dims(const Config& c) {
+  return 2 * static_cast<std::size_t>(
+                 std::count_if(c.rope.begin(), c.rope.end(), [](double frequency) { return frequency != 0; }));
+}
+
+LayerWeights<MatrixSource> gguf_layer(const ModelFile& file, Tensors& tensors, const Config& c, const Architecture& a,
+                                      std::size_t l) {
+  const auto has = [&](const std::string& name) { return file.find(name) != nullptr; };
+  const std::vector<std::uint32_t> pairs = adjacent_pairs(c.head_dim, a.halves ? turned_dims(c) : 0, 1);
+  const bool o_bias = a.gpt2 || has("blk.0.attn_output.bias"), down_bias = a.gpt2 || has("blk.0.ffn_down.bias");
+  const std::string p = fmt::format("blk.{}.", l);
+  LayerWeights<MatrixSource> layer;
+  using Names = std::vector<std::pair<std::string, std::size_t>>;
+  const Names qkv = has(p + "attn_qkv.weight")
+                        ? Names{{p + "attn_qkv", c.qkv_rows()}}
+                        : Names{{p + "attn_q", c.q_rows()}, {p + "attn_k", c.kv_rows()}, {p + "attn_v", c.kv_rows()}};
+  layer.qkv = tensors.matrix(qkv, c.width, c.qkv_bias ? &layer.qkv_bias : nullptr);
+  if (a.halves) {
+    const std::size_t first[] = {0, c.q_rows(), c.qk_rows()};
+    order_qkv(
+        c, [&](std::size_t kind, std::size_t head) { return first[kind] + head * c.head_dim; }, pairs, layer.qkv,
+        layer.qkv_bias);
+  }
+  fold_norm(tensors, c, p + "attn_norm", layer.qkv);
+  if (c.qk_norm) {
+    const std::vector<float> q = tensors.vector(p + "attn_q_norm.weight", c.head_dim),
+                             k = tensors.vector(p + "attn_k_norm.weight", c.head_dim);
+    std::vector<float> gain;
+    for (std::size_t head = 0; head < c.heads + c.kv_heads; ++head) {
+      for (std::size_t e = 0; e < c.head_dim; ++e) gain.push_back((head < c.heads ? q : k)[pairs[e]]);
+    }
+    layer.qk_gain = to_gain(gain, p + "attn_q_norm.weight or attn_k_norm.weight");
+  }
+  layer.o = tensors.matrix({{p + "attn_output", c.width}}, c.q_rows(), o_bias ? &layer.o_bias : nullptr);
+  const Names up = c.gated && has(p + "ffn_gate.weight") ? Names{{p + "ffn_gate", c.ff}, {p + "ffn_up", c.ff}}
+                                                         : Names{{p + "ffn_up", c.up_rows()}};
+  layer.up = tensors.matrix(up, c.width, c.up_bias ? &layer.up_bias : nullptr);
+  fold_norm(tensors, c, p + "ffn_norm", layer.up);
+  layer.down = tensors.matrix({{p + "ffn_down", c.width}}, c.ff, down_bias ? &layer.down_bias : nullptr);
+  if (c.post_norm) {
+    const auto gain = [&](const std::string& name) { return to_gain(tensors.vector(name, c.width), name); };
+    layer.attention_gain = gain(p + "post_attention_norm.weight");
+    layer.mlp_gain = gain(p + "post_ffw_norm.weight");
+  }
+  return layer;
+}
+
+}  // namespace
+
 ModelSource gguf_source(const ModelFile& file) {
   ModelSource w;
   w.config = gguf_config(file);
@@ -202,12 +258,7 @@ ModelSource gguf_source(const ModelFile& file) {
   const Architecture& a = architecture_of(*file.gguf());
   Tensors tensors(file);
   const auto has = [&](const std::string& name) { return file.find(name) != nullptr; };
-  const auto dims = 2 * static_cast<std::size_t>(std::count_if(c.rope.begin(), c.rope.end(),
-                                                               [](double frequency) { return frequency != 0; }));
-  const std::vector<std::uint32_t> pairs = adjacent_pairs(c.head_dim, a.halves ? dims : 0, 1);
-  const bool o_bias = a.gpt2 || has("blk.0.attn_output.bias"), down_bias = a.gpt2 || has("blk.0.ffn_down.bias");
-
-  if (c.architecture == "llama" && has("rope_freqs.weight")) tensors.vector("rope_freqs.weight", dims / 2);
+  if (c.architecture == "llama" && has("rope_freqs.weight")) tensors.vector("rope_freqs.weight", turned_dims(c) / 2);
   w.embed = tensors.matrix({{"token_embd", c.vocab}}, c.width);
   if (a.gemma) w.embed.gain.assign(c.width, std::sqrt(static_cast<float>(c.width)));
   w.head = tensors.matrix({{c.tied_head ? "token_embd" : "output", c.vocab}}, c.width,
@@ -223,40 +274,7 @@ ModelSource gguf_source(const ModelFile& file) {
     }
   }
   for (std::size_t l = 0; l < c.layers; ++l) {
-    const std::string p = fmt::format("blk.{}.", l);
-    LayerWeights<MatrixSource>& layer = w.layers.emplace_back();
-    using Names = std::vector<std::pair<std::string, std::size_t>>;
-    const Names qkv = has(p + "attn_qkv.weight")
-                          ? Names{{p + "attn_qkv", c.qkv_rows()}}
-                          : Names{{p + "attn_q", c.q_rows()}, {p + "attn_k", c.kv_rows()}, {p + "attn_v", c.kv_rows()}};
-    layer.qkv = tensors.matrix(qkv, c.width, c.qkv_bias ? &layer.qkv_bias : nullptr);
-    if (a.halves) {
-      const std::size_t first[] = {0, c.q_rows(), c.qk_rows()};
-      order_qkv(
-          c, [&](std::size_t kind, std::size_t head) { return first[kind] + head * c.head_dim; }, pairs, layer.qkv,
-          layer.qkv_bias);
-    }
-    fold_norm(tensors, c, p + "attn_norm", layer.qkv);
-    if (c.qk_norm) {
-      const std::vector<float> q = tensors.vector(p + "attn_q_norm.weight", c.head_dim),
-                               k = tensors.vector(p + "attn_k_norm.weight", c.head_dim);
-      std::vector<float> gain;
-      for (std::size_t head = 0; head < c.heads + c.kv_heads; ++head) {
-        for (std::size_t e = 0; e < c.head_dim; ++e) gain.push_back((head < c.heads ? q : k)[pairs[e]]);
-      }
-      layer.qk_gain = to_gain(gain, p + "attn_q_norm.weight or attn_k_norm.weight");
-    }
-    layer.o = tensors.matrix({{p + "attn_output", c.width}}, c.q_rows(), o_bias ? &layer.o_bias : nullptr);
-    const Names up = c.gated && has(p + "ffn_gate.weight") ? Names{{p + "ffn_gate", c.ff}, {p + "ffn_up", c.ff}}
-                                                           : Names{{p + "ffn_up", c.up_rows()}};
-    layer.up = tensors.matrix(up, c.width, c.up_bias ? &layer.up_bias : nullptr);
-    fold_norm(tensors, c, p + "ffn_norm", layer.up);
-    layer.down = tensors.matrix({{p + "ffn_down", c.width}}, c.ff, down_bias ? &layer.down_bias : nullptr);
-    if (c.post_norm) {
-      const auto gain = [&](const std::string& name) { return to_gain(tensors.vector(name, c.width), name); };
-      layer.attention_gain = gain(p + "post_attention_norm.weight");
-      layer.mlp_gain = gain(p + "post_ffw_norm.weight");
-    }
+    w.layers.push_back(gguf_layer(file, tensors, c, a, l));
   }
   tensors.refuse_others(c.architecture);
   return w;

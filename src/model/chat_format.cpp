@@ -57,9 +57,9 @@ std::string trimmed(std::string_view text) {
 }
 
 // A prompt under construction. Text between two marks is encoded as one.
-class Prompt {
+class PromptWriter {
  public:
-  Prompt(const Tokenizer& tokenizer, const char* format) : tokenizer_(tokenizer), format_(format) {}
+  PromptWriter(const Tokenizer& tokenizer, const char* format) : tokenizer_(tokenizer), format_(format) {}
   void bos() {
     const std::optional<TokenId> id = tokenizer_.vocabulary().bos;
     end_text();
@@ -85,6 +85,7 @@ class Prompt {
     ids_.insert(ids_.end(), more.begin(), more.end());
     text_.clear();
   }
+  bool has(std::string_view mark) const { return tokenizer_.control(mark).has_value(); }
   std::vector<TokenId> take() {
     end_text();
     return std::move(ids_);
@@ -106,6 +107,157 @@ void refuse_marks(const std::vector<ChatMessage>& messages, std::initializer_lis
       }
     }
   }
+}
+
+// Of formats without a turn of the system: its message stands before the first question, or before the last.
+void join_system(std::vector<ChatMessage>& turns, std::string_view before, std::string_view after, bool last = false) {
+  if (turns.empty() || turns[0].role != "system") return;
+  const std::string text = std::string(before) + turns[0].content + std::string(after);
+  turns.erase(turns.begin());
+  const auto is_user = [](const ChatMessage& m) { return m.role == "user"; };
+  const auto first_user = std::find_if(turns.begin(), turns.end(), is_user);
+  if (first_user == turns.end()) return;
+  const auto user = last ? std::find_if(turns.rbegin(), turns.rend(), is_user).base() - 1 : first_user;
+  user->content = text + user->content;
+}
+
+bool begins_with_system(const std::vector<ChatMessage>& turns) { return !turns.empty() && turns[0].role == "system"; }
+
+// The formats, each up to where the answer begins. begun: what the answer begins with.
+void write_chatml(PromptWriter& prompt, std::vector<ChatMessage> turns, const std::string& default_system,
+                  std::string_view begun) {
+  if (!default_system.empty() && !begins_with_system(turns)) turns.insert(turns.begin(), {"system", default_system});
+  for (const ChatMessage& m : turns) {
+    prompt.mark("<|im_start|>");
+    prompt.text(m.role + "\n" + m.content);
+    prompt.mark("<|im_end|>");
+    prompt.text("\n");
+  }
+  prompt.mark("<|im_start|>");
+  prompt.text("assistant\n");
+  prompt.text(begun);
+}
+
+void write_phi4(PromptWriter& prompt, const std::vector<ChatMessage>& turns) {
+  for (const ChatMessage& m : turns) {
+    prompt.mark("<|im_start|>");
+    prompt.text(m.role);
+    prompt.mark("<|im_sep|>");
+    prompt.text(m.content);
+    prompt.mark("<|im_end|>");
+  }
+  prompt.mark("<|im_start|>");
+  prompt.text("assistant");
+  prompt.mark("<|im_sep|>");
+}
+
+void write_llama3(PromptWriter& prompt, std::vector<ChatMessage> turns, const std::string& before_system) {
+  const auto header = [&](const std::string& role) {
+    prompt.mark("<|start_header_id|>");
+    prompt.text(role);
+    prompt.mark("<|end_header_id|>");
+    prompt.text("\n\n");
+  };
+  if (!before_system.empty() && !begins_with_system(turns)) turns.insert(turns.begin(), {"system", ""});
+  for (const ChatMessage& m : turns) {
+    header(m.role);
+    if (&m == &turns[0] && m.role == "system") prompt.text(before_system);
+    prompt.text(trimmed(m.content));
+    prompt.mark("<|eot_id|>");
+  }
+  header("assistant");
+}
+
+void write_gemma(PromptWriter& prompt, std::vector<ChatMessage> turns) {
+  join_system(turns, "", "\n\n");
+  for (const ChatMessage& m : turns) {
+    prompt.mark("<start_of_turn>");
+    prompt.text((m.role == "assistant" ? "model" : m.role) + "\n" + trimmed(m.content));
+    prompt.mark("<end_of_turn>");
+    prompt.text("\n");
+  }
+  prompt.mark("<start_of_turn>");
+  prompt.text("model\n");
+}
+
+void write_llama2(PromptWriter& prompt, std::vector<ChatMessage> turns) {
+  refuse_marks(turns, {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"});
+  join_system(turns, "<<SYS>>\n", "\n<</SYS>>\n\n");
+  for (const ChatMessage& m : turns) {
+    if (m.role == "user") {
+      prompt.text(fmt::format("[INST] {} [/INST]", trimmed(m.content)));
+    } else {
+      prompt.text(fmt::format(" {} ", trimmed(m.content)));
+      prompt.eos();
+      prompt.bos();
+    }
+  }
+}
+
+// system_turns: version 7. In version 1 the marks are plain text, and the system message stands before the first question.
+void write_mistral(PromptWriter& prompt, std::vector<ChatMessage> turns, bool system_turns) {
+  const bool marks = system_turns || prompt.has("[INST]");
+  if (!marks) refuse_marks(turns, {"[INST]", "[/INST]"});
+  if (!system_turns) join_system(turns, "", "\n\n", marks);
+  for (const ChatMessage& m : turns) {
+    if (m.role == "assistant") {
+      prompt.end_text();
+      prompt.text(m.content);
+      prompt.eos();
+    } else if (m.role == "system" && system_turns) {
+      prompt.mark("[SYSTEM_PROMPT]");
+      prompt.text(m.content);
+      prompt.mark("[/SYSTEM_PROMPT]");
+    } else if (marks) {
+      prompt.mark("[INST]");
+      prompt.text(m.content);
+      prompt.mark("[/INST]");
+    } else {
+      prompt.text(fmt::format("[INST] {} [/INST]", m.content));
+    }
+  }
+}
+
+// swallows: the vocabulary's marks swallow the white space behind them.
+void write_phi(PromptWriter& prompt, const std::vector<ChatMessage>& turns, std::string_view line_end, bool swallows) {
+  for (const ChatMessage& m : turns) {
+    prompt.mark(fmt::format("<|{}|>", m.role));
+    prompt.text(line_end);
+    prompt.text(swallows ? without_leading_white(m.content) : std::string_view(m.content));
+    prompt.mark("<|end|>");
+    prompt.text(line_end);
+  }
+  prompt.mark("<|assistant|>");
+  prompt.text(line_end);
+}
+
+void write_glm4(PromptWriter& prompt, const std::vector<ChatMessage>& turns, std::string_view begun) {
+  prompt.mark("[gMASK]");
+  prompt.mark("<sop>");
+  for (const ChatMessage& m : turns) {
+    prompt.mark(fmt::format("<|{}|>", m.role));
+    prompt.text("\n");
+    prompt.text(m.content);
+  }
+  prompt.mark("<|assistant|>");
+  prompt.text(begun);
+}
+
+void write_chatglm_6b(PromptWriter& prompt, std::vector<ChatMessage> turns) {
+  refuse_marks(turns, {"[Round ", "\n问：", "\n答："});
+  join_system(turns, "", "\n\n");
+  std::size_t round = 0;
+  for (const ChatMessage& m : turns) {
+    if (turns.size() == 1) {
+      prompt.text(m.content);  // a question without history is no round
+    } else if (m.role == "user") {
+      prompt.text(fmt::format("[Round {}]\n问：{}\n答：", round++, m.content));
+    } else {
+      prompt.text(m.content + "\n");
+    }
+  }
+  prompt.mark("[gMASK]");
+  prompt.mark("<sop>");
 }
 
 }  // namespace
@@ -170,161 +322,47 @@ std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::v
   }
   if (think && !can_think())
     throw Error(Code::usage, "think", fmt::format("the chat format {} has no thinking", name()));
-  Prompt prompt(tokenizer, name());
+  PromptWriter prompt(tokenizer, name());
   if (bos_ || tokenizer.vocabulary().add_bos) prompt.bos();
   const bool pieces = tokenizer.vocabulary().model != "gpt2";
-  // Formats without a system turn: the system message stands before the first question, or before the last.
-  std::vector<ChatMessage> turns = messages;
-  const auto join_system = [&](std::string_view before, std::string_view after, bool last) {
-    if (turns.empty() || turns[0].role != "system") return;
-    const std::string text = std::string(before) + turns[0].content + std::string(after);
-    turns.erase(turns.begin());
-    const auto is_user = [](const ChatMessage& m) { return m.role == "user"; };
-    const auto first_user = std::find_if(turns.begin(), turns.end(), is_user);
-    if (first_user == turns.end()) return;
-    const auto user = last ? std::find_if(turns.rbegin(), turns.rend(), is_user).base() - 1 : first_user;
-    user->content = text + user->content;
-  };
-  const auto is_system_first = [&] { return !turns.empty() && turns[0].role == "system"; };
-
   switch (kind_) {
     case none:
-      for (const ChatMessage& m : turns) prompt.text(m.content);
+      for (const ChatMessage& m : messages) prompt.text(m.content);
       break;
     case chatml:
-    case qwen3:
-      if (!preamble_.empty() && !is_system_first()) turns.insert(turns.begin(), {"system", preamble_});
-      for (const ChatMessage& m : turns) {
-        prompt.mark("<|im_start|>");
-        prompt.text(m.role + "\n" + m.content);
-        prompt.mark("<|im_end|>");
-        prompt.text("\n");
-      }
-      prompt.mark("<|im_start|>");
-      prompt.text("assistant\n");
-      if (kind_ == qwen3 && !think) prompt.text("<think>\n\n</think>\n\n");  // a thought that is over
-      if (opens_thought_) prompt.text("<think>\n");
+      write_chatml(prompt, messages, preamble_, opens_thought_ ? "<think>\n" : "");
+      break;
+    case qwen3:  // a thought that is over
+      write_chatml(prompt, messages, preamble_, think ? "" : "<think>\n\n</think>\n\n");
       break;
     case phi4:
-      for (const ChatMessage& m : turns) {
-        prompt.mark("<|im_start|>");
-        prompt.text(m.role);
-        prompt.mark("<|im_sep|>");
-        prompt.text(m.content);
-        prompt.mark("<|im_end|>");
-      }
-      prompt.mark("<|im_start|>");
-      prompt.text("assistant");
-      prompt.mark("<|im_sep|>");
+      write_phi4(prompt, messages);
       break;
-    case llama3: {
-      const auto header = [&](const std::string& role) {
-        prompt.mark("<|start_header_id|>");
-        prompt.text(role);
-        prompt.mark("<|end_header_id|>");
-        prompt.text("\n\n");
-      };
-      if (!preamble_.empty() && !is_system_first()) turns.insert(turns.begin(), {"system", ""});
-      for (const ChatMessage& m : turns) {
-        header(m.role);
-        if (&m == &turns[0] && m.role == "system") prompt.text(preamble_);
-        prompt.text(trimmed(m.content));
-        prompt.mark("<|eot_id|>");
-      }
-      header("assistant");
+    case llama3:
+      write_llama3(prompt, messages, preamble_);
       break;
-    }
     case gemma:
-      join_system("", "\n\n", false);
-      for (const ChatMessage& m : turns) {
-        prompt.mark("<start_of_turn>");
-        prompt.text((m.role == "assistant" ? "model" : m.role) + "\n" + trimmed(m.content));
-        prompt.mark("<end_of_turn>");
-        prompt.text("\n");
-      }
-      prompt.mark("<start_of_turn>");
-      prompt.text("model\n");
+      write_gemma(prompt, messages);
       break;
     case llama2:
-      refuse_marks(turns, {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"});
-      join_system("<<SYS>>\n", "\n<</SYS>>\n\n", false);
-      for (const ChatMessage& m : turns) {
-        if (m.role == "user") {
-          prompt.text("[INST] " + trimmed(m.content) + " [/INST]");
-        } else {
-          prompt.text(" " + trimmed(m.content) + " ");
-          prompt.eos();
-          prompt.bos();
-        }
-      }
+      write_llama2(prompt, messages);
       break;
     case mistral:
-    case mistral_v7: {
-      // In version 1 the marks are plain text, and the system message stands before the first question.
-      const bool marks = kind_ == mistral_v7 || tokenizer.control("[INST]");
-      if (!marks) refuse_marks(turns, {"[INST]", "[/INST]"});
-      if (kind_ == mistral) join_system("", "\n\n", marks);
-      for (const ChatMessage& m : turns) {
-        if (m.role == "assistant") {
-          prompt.end_text();
-          prompt.text(m.content);
-          prompt.eos();
-        } else if (m.role == "system" && kind_ == mistral_v7) {
-          prompt.mark("[SYSTEM_PROMPT]");
-          prompt.text(m.content);
-          prompt.mark("[/SYSTEM_PROMPT]");
-        } else if (marks) {
-          prompt.mark("[INST]");
-          prompt.text(m.content);
-          prompt.mark("[/INST]");
-        } else {
-          prompt.text("[INST] " + m.content + " [/INST]");
-        }
-      }
+    case mistral_v7:
+      write_mistral(prompt, messages, kind_ == mistral_v7);
       break;
-    }
     case phi3:
-    case phi4_mini: {
-      // With Phi 3's sentencepiece vocabulary, marks swallow the white space behind them.
-      const std::string_view line_end = kind_ == phi3 && !pieces ? "\n" : "";
-      for (const ChatMessage& m : turns) {
-        prompt.mark("<|" + m.role + "|>");
-        prompt.text(line_end);
-        prompt.text(kind_ == phi3 && pieces ? without_leading_white(m.content) : std::string_view(m.content));
-        prompt.mark("<|end|>");
-        prompt.text(line_end);
-      }
-      prompt.mark("<|assistant|>");
-      prompt.text(line_end);
+      write_phi(prompt, messages, pieces ? "" : "\n", pieces);
       break;
-    }
+    case phi4_mini:
+      write_phi(prompt, messages, "", false);
+      break;
     case glm4:
-      prompt.mark("[gMASK]");
-      prompt.mark("<sop>");
-      for (const ChatMessage& m : turns) {
-        prompt.mark("<|" + m.role + "|>");
-        prompt.text("\n" + m.content);
-      }
-      prompt.mark("<|assistant|>");
-      if (line_end_) prompt.text("\n");
+      write_glm4(prompt, messages, line_end_ ? "\n" : "");
       break;
-    case chatglm_6b: {
-      refuse_marks(turns, {"[Round ", "\n问：", "\n答："});
-      join_system("", "\n\n", false);
-      std::size_t round = 0;
-      for (const ChatMessage& m : turns) {
-        if (turns.size() == 1) {
-          prompt.text(m.content);  // a question without history is no round
-        } else if (m.role == "user") {
-          prompt.text(fmt::format("[Round {}]\n问：{}\n答：", round++, m.content));
-        } else {
-          prompt.text(m.content + "\n");
-        }
-      }
-      prompt.mark("[gMASK]");
-      prompt.mark("<sop>");
+    case chatglm_6b:
+      write_chatglm_6b(prompt, messages);
       break;
-    }
   }
   return prompt.take();
 }

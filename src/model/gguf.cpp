@@ -209,7 +209,9 @@ struct Gguf::Impl {
   std::set<std::string> names;
 
   void read();
-  void read_tensors(Cursor& in, std::uint64_t count);
+  // Returns where the data of each begins, from the beginning of all data on.
+  std::vector<std::uint64_t> read_tensors(Cursor& in, std::uint64_t count);
+  void place_tensors(const std::vector<std::uint64_t>& offsets, std::uint64_t end_of_tensors);
 };
 
 void Gguf::Impl::read() {
@@ -234,10 +236,11 @@ void Gguf::Impl::read() {
       throw Error(Code::file, place, fmt::format("{} stands twice", key));
     }
   }
-  read_tensors(in, tensor_count);
+  const std::vector<std::uint64_t> offsets = read_tensors(in, tensor_count);
+  place_tensors(offsets, in.at());
 }
 
-void Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
+std::vector<std::uint64_t> Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
   std::vector<std::uint64_t> offsets;
   tensors.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i) {
@@ -263,13 +266,18 @@ void Gguf::Impl::read_tensors(Cursor& in, std::uint64_t count) {
     if (!names.insert(tensor.name).second) throw Error(Code::file, place, fmt::format("{} stands twice", tensor.name));
     tensors.push_back(std::move(tensor));
   }
+  return offsets;
+}
+
+void Gguf::Impl::place_tensors(const std::vector<std::uint64_t>& offsets, std::uint64_t end_of_tensors) {
   const std::uint64_t alignment =
       metadata.contains("general.alignment") ? whole_number(metadata, "general.alignment") : 32;
   if (alignment == 0 || alignment > 65536 || alignment % 8 != 0) {
     throw Error(Code::file, "general.alignment",
                 fmt::format("{}, expected a multiple of 8 of at most 65536", alignment));
   }
-  const std::uint64_t begin = std::min<std::uint64_t>((in.at() + alignment - 1) / alignment * alignment, bytes.size());
+  const std::uint64_t begin =
+      std::min<std::uint64_t>((end_of_tensors + alignment - 1) / alignment * alignment, bytes.size());
   std::vector<std::size_t> order;  // of the tensors whose type is supported, as their data stands in the file
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     GgufTensor& tensor = tensors[i];

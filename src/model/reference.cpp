@@ -102,111 +102,147 @@ void softmax(std::span<float> scores) {
 // The usual approximation by tanh (arXiv 1606.08415, section 2).
 float gelu(float x) { return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x))); }
 
+// n tokens on their way through the layers.
+template <class Matrix>
+class Forward {
+ public:
+  Forward(const Weights<Matrix>& w, std::span<const TokenId> ids, ReferenceCache& cache, Executor& executor,
+          const Observer& observe)
+      : w_(w),
+        c_(w.config),
+        cache_(cache),
+        executor_(executor),
+        observe_(observe),
+        n_(ids.size()),
+        start_(cache.length),
+        x_{c_.width, std::vector<float>(n_ * c_.width)} {
+    PERMLLM_ASSERT(n_ > 0);
+    if (start_ == 0) cache_.prefix = c_.prefix ? n_ - 1 : 0;
+    cache_.keys.resize(c_.layers);
+    cache_.values.resize(c_.layers);
+    for (std::size_t i = 0; i < n_; ++i) {
+      PERMLLM_ASSERT(ids[i] < c_.vocab);
+      for (std::size_t d = 0; d < c_.width; ++d) x_.row(i)[d] = entry(w_.embed, d, ids[i]);
+      if (c_.positions == Positions::learned)
+        add(x_.row(i), std::span(w_.positions).subspan((start_ + i) * c_.width, c_.width));
+    }
+  }
+  std::vector<float> logits() {
+    for (std::size_t l = 0; l < c_.layers; ++l) {
+      attention(l);
+      mlp(l);
+    }
+    cache_.length += n_;
+    const Rows last{c_.width, {x_.row(n_ - 1).begin(), x_.row(n_ - 1).end()}};
+    if (observe_) observe_({"norm.final", c_.layers, start_ + n_ - 1, last.values});
+    std::vector<float> logits = linear(w_.head, norm(last, c_), w_.head_bias, executor_).values;
+    if (observe_) observe_({"logits", c_.layers, start_ + n_ - 1, logits});
+    for (float& v : logits) v = capped(v, c_.logit_cap);
+    return logits;
+  }
+
+ private:
+  void show(std::string_view kind, std::size_t l, const Rows& rows) const {
+    if (!observe_) return;
+    for (std::size_t i = 0; i < rows.count(); ++i) observe_({kind, l, start_ + i, rows.row(i)});
+  }
+  // What a part of the layer put out joins the residual.
+  void join(std::size_t l, Rows out, const Rows& normed, const Gain& gain, const std::vector<float>& shift,
+            std::string_view kind) {
+    if (c_.post_norm) {
+      out = norm(out, c_);
+      for (std::size_t i = 0; i < n_; ++i) multiply(out.row(i), gain);
+      show(kind, l, out);
+    }
+    if (c_.normed_residual) {
+      x_ = normed;
+      for (std::size_t i = 0; i < n_; ++i) multiply(x_.row(i), gain), add(x_.row(i), shift);
+    }
+    for (std::size_t j = 0; j < x_.values.size(); ++j) x_.values[j] += out.values[j];
+  }
+  void attention(std::size_t l) {
+    const LayerWeights<Matrix>& layer = w_.layer(l);
+    show("norm.attn", l, x_);
+    const Rows h = norm(x_, c_);
+    Rows qkv = linear(layer.qkv, h, layer.qkv_bias, executor_);
+    show("qkv", l, qkv);
+    for (std::size_t i = 0; i < n_; ++i) {
+      const auto qk = qkv.row(i).first(c_.qk_rows());
+      if (c_.qk_norm) {
+        norm_heads(qk, c_, layer.qk_gain);
+        if (observe_) observe_({"qk", l, start_ + i, qk});
+      }
+      rotate(qk, c_, l, place_of(c_, start_ + i, cache_.prefix));
+      const auto k = qk.last(c_.kv_rows()), v = qkv.row(i).last(c_.kv_rows());
+      cache_.keys[l].insert(cache_.keys[l].end(), k.begin(), k.end());
+      cache_.values[l].insert(cache_.values[l].end(), v.begin(), v.end());
+    }
+    const Rows mixed = mix(l, qkv);
+    show("attention", l, mixed);
+    const Rows o = linear(layer.o, mixed, layer.o_bias, executor_);
+    show("o", l, o);
+    join(l, o, h, layer.attention_gain, layer.attention_shift, "post.attn");
+  }
+  // Values, weighed by the scores of their keys.
+  Rows mix(std::size_t l, const Rows& qkv) const {
+    Rows mixed{c_.q_rows(), std::vector<float>(n_ * c_.q_rows())};
+    for (std::size_t i = 0; i < n_; ++i) {
+      std::vector<float> p(std::max(start_ + i + 1, cache_.prefix));
+      const std::size_t first = c_.windowed(l) && start_ + i + 1 > c_.window ? start_ + i + 1 - c_.window : 0;
+      for (std::size_t h_q = 0; h_q < c_.heads; ++h_q) {
+        const std::size_t kv = c_.kv_of(h_q) * c_.head_dim;
+        const auto q = qkv.row(i).subspan(h_q * c_.head_dim, c_.head_dim);
+        for (std::size_t t = 0; t < p.size(); ++t) {
+          p[t] = 0;
+          for (std::size_t d = 0; d < c_.head_dim; ++d) p[t] += q[d] * cache_.keys[l][t * c_.kv_rows() + kv + d];
+        }
+        if (observe_) observe_({"score", l, start_ + i, p});
+        for (float& s : p) s = capped(s * static_cast<float>(c_.score_scale), c_.score_cap);
+        softmax(std::span(p).subspan(first));
+        for (std::size_t t = first; t < p.size(); ++t) {
+          for (std::size_t d = 0; d < c_.head_dim; ++d) {
+            mixed.row(i)[h_q * c_.head_dim + d] += p[t] * cache_.values[l][t * c_.kv_rows() + kv + d];
+          }
+        }
+      }
+    }
+    return mixed;
+  }
+  void mlp(std::size_t l) {
+    const LayerWeights<Matrix>& layer = w_.layer(l);
+    show("norm.mlp", l, x_);
+    const Rows g = norm(x_, c_);
+    const Rows gate_up = linear(layer.up, g, layer.up_bias, executor_);
+    show("gate_up", l, gate_up);
+    Rows active{c_.ff, std::vector<float>(n_ * c_.ff)};
+    for (std::size_t i = 0; i < n_; ++i) {
+      for (std::size_t j = 0; j < c_.ff; ++j) {
+        const float gate = gate_up.row(i)[j],
+                    f = c_.activation == Activation::silu ? gate / (1.0f + std::exp(-gate)) : gelu(gate);
+        active.row(i)[j] = c_.gated ? f * gate_up.row(i)[c_.ff + j] : f;
+      }
+    }
+    show("activation", l, active);
+    const Rows down = linear(layer.down, active, layer.down_bias, executor_);
+    show("down", l, down);
+    join(l, down, g, layer.mlp_gain, layer.mlp_shift, "post.mlp");
+  }
+
+  const Weights<Matrix>& w_;
+  const Config& c_;
+  ReferenceCache& cache_;
+  Executor& executor_;
+  const Observer& observe_;
+  const std::size_t n_, start_;
+  Rows x_;  // the residual
+};
+
 }  // namespace
 
 template <class Matrix>
 std::vector<float> reference_forward(const Weights<Matrix>& w, std::span<const TokenId> ids, ReferenceCache& cache,
                                      Executor& executor, const Observer& observe) {
-  const Config& c = w.config;
-  const std::size_t n = ids.size(), start = cache.length;
-  PERMLLM_ASSERT(n > 0);
-  if (start == 0) cache.prefix = c.prefix ? n - 1 : 0;
-  cache.keys.resize(c.layers);
-  cache.values.resize(c.layers);
-  const auto show = [&](std::string_view kind, std::size_t layer, const Rows& rows) {
-    if (!observe) return;
-    for (std::size_t i = 0; i < rows.count(); ++i) observe({kind, layer, start + i, rows.row(i)});
-  };
-
-  Rows x{c.width, std::vector<float>(n * c.width)};
-  for (std::size_t i = 0; i < n; ++i) {
-    PERMLLM_ASSERT(ids[i] < c.vocab);
-    for (std::size_t d = 0; d < c.width; ++d) x.row(i)[d] = entry(w.embed, d, ids[i]);
-    if (c.positions == Positions::learned)
-      add(x.row(i), std::span(w.positions).subspan((start + i) * c.width, c.width));
-  }
-  for (std::size_t l = 0; l < c.layers; ++l) {
-    const LayerWeights<Matrix>& layer = w.layer(l);
-    // What a part of the layer put out joins the residual.
-    const auto join = [&](Rows out, const Rows& normed, const Gain& gain, const std::vector<float>& shift,
-                          std::string_view kind) {
-      if (c.post_norm) {
-        out = norm(out, c);
-        for (std::size_t i = 0; i < n; ++i) multiply(out.row(i), gain);
-        show(kind, l, out);
-      }
-      if (c.normed_residual) {
-        x = normed;
-        for (std::size_t i = 0; i < n; ++i) multiply(x.row(i), gain), add(x.row(i), shift);
-      }
-      for (std::size_t j = 0; j < x.values.size(); ++j) x.values[j] += out.values[j];
-    };
-
-    show("norm.attn", l, x);
-    const Rows h = norm(x, c);
-    Rows qkv = linear(layer.qkv, h, layer.qkv_bias, executor);
-    show("qkv", l, qkv);
-    for (std::size_t i = 0; i < n; ++i) {
-      const auto qk = qkv.row(i).first(c.qk_rows());
-      if (c.qk_norm) {
-        norm_heads(qk, c, layer.qk_gain);
-        if (observe) observe({"qk", l, start + i, qk});
-      }
-      rotate(qk, c, l, place_of(c, start + i, cache.prefix));
-      const auto k = qk.last(c.kv_rows()), v = qkv.row(i).last(c.kv_rows());
-      cache.keys[l].insert(cache.keys[l].end(), k.begin(), k.end());
-      cache.values[l].insert(cache.values[l].end(), v.begin(), v.end());
-    }
-    Rows mixed{c.q_rows(), std::vector<float>(n * c.q_rows())};
-    for (std::size_t i = 0; i < n; ++i) {
-      std::vector<float> p(std::max(start + i + 1, cache.prefix));
-      const std::size_t first = c.windowed(l) && start + i + 1 > c.window ? start + i + 1 - c.window : 0;
-      for (std::size_t h_q = 0; h_q < c.heads; ++h_q) {
-        const std::size_t kv = c.kv_of(h_q) * c.head_dim;
-        const auto q = qkv.row(i).subspan(h_q * c.head_dim, c.head_dim);
-        for (std::size_t t = 0; t < p.size(); ++t) {
-          p[t] = 0;
-          for (std::size_t d = 0; d < c.head_dim; ++d) p[t] += q[d] * cache.keys[l][t * c.kv_rows() + kv + d];
-        }
-        if (observe) observe({"score", l, start + i, p});
-        for (float& s : p) s = capped(s * static_cast<float>(c.score_scale), c.score_cap);
-        softmax(std::span(p).subspan(first));
-        for (std::size_t t = first; t < p.size(); ++t) {
-          for (std::size_t d = 0; d < c.head_dim; ++d) {
-            mixed.row(i)[h_q * c.head_dim + d] += p[t] * cache.values[l][t * c.kv_rows() + kv + d];
-          }
-        }
-      }
-    }
-    show("attention", l, mixed);
-    const Rows o = linear(layer.o, mixed, layer.o_bias, executor);
-    show("o", l, o);
-    join(o, h, layer.attention_gain, layer.attention_shift, "post.attn");
-
-    show("norm.mlp", l, x);
-    const Rows g = norm(x, c);
-    const Rows gate_up = linear(layer.up, g, layer.up_bias, executor);
-    show("gate_up", l, gate_up);
-    Rows active{c.ff, std::vector<float>(n * c.ff)};
-    for (std::size_t i = 0; i < n; ++i) {
-      for (std::size_t j = 0; j < c.ff; ++j) {
-        const float gate = gate_up.row(i)[j],
-                    f = c.activation == Activation::silu ? gate / (1.0f + std::exp(-gate)) : gelu(gate);
-        active.row(i)[j] = c.gated ? f * gate_up.row(i)[c.ff + j] : f;
-      }
-    }
-    show("activation", l, active);
-    const Rows down = linear(layer.down, active, layer.down_bias, executor);
-    show("down", l, down);
-    join(down, g, layer.mlp_gain, layer.mlp_shift, "post.mlp");
-  }
-  cache.length += n;
-  const Rows last{c.width, {x.row(n - 1).begin(), x.row(n - 1).end()}};
-  if (observe) observe({"norm.final", c.layers, start + n - 1, last.values});
-  std::vector<float> logits = linear(w.head, norm(last, c), w.head_bias, executor).values;
-  if (observe) observe({"logits", c.layers, start + n - 1, logits});
-  for (float& v : logits) v = capped(v, c.logit_cap);
-  return logits;
+  return Forward(w, ids, cache, executor, observe).logits();
 }
 
 template std::vector<float> reference_forward(const FloatWeights&, std::span<const TokenId>, ReferenceCache&, Executor&,

@@ -156,6 +156,53 @@ class ProtoReader {
 
 }  // namespace
 
+namespace {
+
+// What a sentencepiece file says of itself beside its pieces.
+struct SentencePieceSpec {
+  std::uint64_t model_type = 1;
+  std::int32_t bos = 1, eos = 2;
+};
+
+void read_piece(ProtoReader piece, Vocabulary& v) {
+  std::string token;
+  float score = 0;
+  std::uint64_t type = k_normal;
+  while (piece.next()) {
+    if (piece.field() == 1) token = piece.bytes("piece");
+    if (piece.field() == 2) score = piece.real("score");
+    if (piece.field() == 3) type = piece.number("type");
+  }
+  limit("pieces.piece", token.size(), k_token_limit);
+  v.tokens.push_back(std::move(token));
+  v.scores.push_back(score);
+  v.types.push_back(static_cast<std::uint32_t>(std::min<std::uint64_t>(type, std::uint32_t{0} - 1)));
+}
+
+void read_trainer(ProtoReader trainer, SentencePieceSpec& spec) {
+  while (trainer.next()) {
+    if (trainer.field() == 3) spec.model_type = trainer.number("model_type");
+    if (trainer.field() == 24 && trainer.number("treat_whitespace_as_suffix") != 0) {
+      throw Error(Code::unsupported, "trainer_spec.treat_whitespace_as_suffix", "true is not supported");
+    }
+    if (trainer.field() == 41) spec.bos = static_cast<std::int32_t>(trainer.number("bos_id"));
+    if (trainer.field() == 42) spec.eos = static_cast<std::int32_t>(trainer.number("eos_id"));
+  }
+}
+
+void read_normalizer(ProtoReader normalizer, Vocabulary& v) {
+  while (normalizer.next()) {
+    if (normalizer.field() == 2) v.charsmap = normalizer.bytes("precompiled_charsmap");
+    if (normalizer.field() == 3) v.add_space_prefix = normalizer.number("add_dummy_prefix") != 0;
+    if (normalizer.field() == 4) v.remove_extra_whitespaces = normalizer.number("remove_extra_whitespaces") != 0;
+    if (normalizer.field() == 5 && normalizer.number("escape_whitespaces") == 0) {
+      throw Error(Code::unsupported, "normalizer_spec.escape_whitespaces", "false is not supported");
+    }
+  }
+}
+
+}  // namespace
+
 Vocabulary Vocabulary::read_sentencepiece(std::span<const std::uint8_t> file, std::size_t image_tokens) {
   constexpr std::size_t k_most_image_tokens = 1 << 20;
   if (image_tokens > k_most_image_tokens)
@@ -165,54 +212,22 @@ Vocabulary Vocabulary::read_sentencepiece(std::span<const std::uint8_t> file, st
   for (std::size_t i = 0; i < image_tokens; ++i) v.tokens.push_back(fmt::format("<image_{}>", i));
   v.types.assign(image_tokens, k_control);
   v.scores.assign(image_tokens, 0);
-  std::uint64_t model_type = 1;
-  std::int32_t bos = 1, eos = 2;
+  SentencePieceSpec spec;
   v.add_space_prefix = v.remove_extra_whitespaces = true;
   ProtoReader model("ModelProto", {reinterpret_cast<const char*>(file.data()), file.size()});
   while (model.next()) {
-    if (model.field() == 1) {
-      ProtoReader piece(fmt::format("pieces[{}]", v.tokens.size() - image_tokens), model.bytes("pieces"));
-      std::string token;
-      float score = 0;
-      std::uint64_t type = k_normal;
-      while (piece.next()) {
-        if (piece.field() == 1) token = piece.bytes("piece");
-        if (piece.field() == 2) score = piece.real("score");
-        if (piece.field() == 3) type = piece.number("type");
-      }
-      limit("pieces.piece", token.size(), k_token_limit);
-      v.tokens.push_back(std::move(token));
-      v.scores.push_back(score);
-      v.types.push_back(static_cast<std::uint32_t>(std::min<std::uint64_t>(type, std::uint32_t{0} - 1)));
-    } else if (model.field() == 2) {
-      ProtoReader trainer("trainer_spec", model.bytes("trainer_spec"));
-      while (trainer.next()) {
-        if (trainer.field() == 3) model_type = trainer.number("model_type");
-        if (trainer.field() == 24 && trainer.number("treat_whitespace_as_suffix") != 0) {
-          throw Error(Code::unsupported, "trainer_spec.treat_whitespace_as_suffix", "true is not supported");
-        }
-        if (trainer.field() == 41) bos = static_cast<std::int32_t>(trainer.number("bos_id"));
-        if (trainer.field() == 42) eos = static_cast<std::int32_t>(trainer.number("eos_id"));
-      }
-    } else if (model.field() == 3) {
-      ProtoReader normalizer("normalizer_spec", model.bytes("normalizer_spec"));
-      while (normalizer.next()) {
-        if (normalizer.field() == 2) v.charsmap = normalizer.bytes("precompiled_charsmap");
-        if (normalizer.field() == 3) v.add_space_prefix = normalizer.number("add_dummy_prefix") != 0;
-        if (normalizer.field() == 4) v.remove_extra_whitespaces = normalizer.number("remove_extra_whitespaces") != 0;
-        if (normalizer.field() == 5 && normalizer.number("escape_whitespaces") == 0) {
-          throw Error(Code::unsupported, "normalizer_spec.escape_whitespaces", "false is not supported");
-        }
-      }
-    }
+    if (model.field() == 1)
+      read_piece({fmt::format("pieces[{}]", v.tokens.size() - image_tokens), model.bytes("pieces")}, v);
+    if (model.field() == 2) read_trainer({"trainer_spec", model.bytes("trainer_spec")}, spec);
+    if (model.field() == 3) read_normalizer({"normalizer_spec", model.bytes("normalizer_spec")}, v);
   }
-  if (model_type != 1 && model_type != 2) {
+  if (spec.model_type != 1 && spec.model_type != 2) {
     throw Error(Code::unsupported, "trainer_spec.model_type",
-                fmt::format("{} is not supported; 1 (unigram) and 2 (BPE) are", model_type));
+                fmt::format("{} is not supported; 1 (unigram) and 2 (BPE) are", spec.model_type));
   }
   if (v.tokens.size() > k_most_tokens)
     throw Error(Code::unsupported, "pieces", fmt::format("{}, the limit is {}", v.tokens.size(), k_most_tokens));
-  v.model = model_type == 1 ? "unigram" : "llama";
+  v.model = spec.model_type == 1 ? "unigram" : "llama";
   limit("normalizer_spec.precompiled_charsmap", v.charsmap.size(), k_charsmap_limit);
   const auto find = [&](const char* token) -> std::optional<TokenId> {
     const auto found = std::find(v.tokens.begin(), v.tokens.end(), token);
@@ -228,10 +243,10 @@ Vocabulary Vocabulary::read_sentencepiece(std::span<const std::uint8_t> file, st
   }
   const std::size_t pieces = v.tokens.size() - image_tokens;
   const auto inside = [&](std::int32_t id) { return id >= 0 && static_cast<std::size_t>(id) < pieces; };
-  if (!inside(eos))
-    throw Error(Code::file, "trainer_spec.eos_id", fmt::format("{}, the model has {} pieces", eos, pieces));
-  v.eos = static_cast<TokenId>(image_tokens + static_cast<std::size_t>(eos));
-  if (inside(bos)) v.bos = static_cast<TokenId>(image_tokens + static_cast<std::size_t>(bos));
+  if (!inside(spec.eos))
+    throw Error(Code::file, "trainer_spec.eos_id", fmt::format("{}, the model has {} pieces", spec.eos, pieces));
+  v.eos = static_cast<TokenId>(image_tokens + static_cast<std::size_t>(spec.eos));
+  if (inside(spec.bos)) v.bos = static_cast<TokenId>(image_tokens + static_cast<std::size_t>(spec.bos));
   v.add_bos = v.bos.has_value();
   return v;
 }

@@ -38,19 +38,16 @@ struct Traffic {
   Traffic operator-(const Traffic& earlier) const;
 };
 
-class Meter : public Link {
+class Meter : public PassingLink {
  public:
   // `traffic` outlives the link, as does `total`, where the same is counted once more.
   Meter(std::unique_ptr<Link> link, Traffic& traffic, Traffic* total = nullptr)
-      : link_(std::move(link)), traffic_(traffic), total_(total) {}
+      : PassingLink(std::move(link)), traffic_(traffic), total_(total) {}
 
   void send(Frame frame) override;
-  void flush() override { link_->flush(); }
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
-  void close() override { link_->close(); }
 
  private:
-  std::unique_ptr<Link> link_;
   template <class Count>
   void count(const Count& count_in) {
     count_in(traffic_);

@@ -17,7 +17,7 @@ using Stamp = Clock::rep;  // steady_clock is CLOCK_MONOTONIC: one clock for all
 }  // namespace
 
 Shaped::Shaped(std::unique_ptr<Link> link, Clock::duration round_trip, double bits_per_second)
-    : link_(std::move(link)), half_(round_trip / 2), bits_per_second_(bits_per_second) {}
+    : PassingLink(std::move(link)), half_(round_trip / 2), bits_per_second_(bits_per_second) {}
 
 void Shaped::send(Frame frame) {
   const Stamp now = Clock::now().time_since_epoch().count();
@@ -25,12 +25,12 @@ void Shaped::send(Frame frame) {
   std::memcpy(stamped.data(), &now, sizeof now);
   if (!frame.payload.empty()) std::memcpy(stamped.data() + sizeof now, frame.payload.data(), frame.payload.size());
   frame.payload = std::move(stamped);
-  link_->send(std::move(frame));
+  PassingLink::send(std::move(frame));
 }
 
 Frame Shaped::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
   prctl(PR_SET_TIMERSLACK, 1000);  // wake within microseconds; per thread, so set where the sleep is
-  Frame frame = link_->receive(deadline, awaited, most + sizeof(Stamp));
+  Frame frame = PassingLink::receive(deadline, awaited, most + sizeof(Stamp));
   Stamp sent = 0;
   if (frame.payload.size() < sizeof sent) throw Error(Code::malformed, awaited, "the peer's link is not shaped");
   std::memcpy(&sent, frame.payload.data(), sizeof sent);

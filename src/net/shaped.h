@@ -10,17 +10,14 @@ namespace permllm {
 // The sender stamps each frame with its time on the common clock and never sleeps; the receiver hands a frame out at the
 // time when the network would have delivered it: after those before it have passed at `bits_per_second` (0: at once),
 // and half a round trip later.
-class Shaped : public Link {
+class Shaped : public PassingLink {
  public:
   Shaped(std::unique_ptr<Link> link, Clock::duration round_trip, double bits_per_second);
 
   void send(Frame frame) override;
-  void flush() override { link_->flush(); }
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
-  void close() override { link_->close(); }
 
  private:
-  std::unique_ptr<Link> link_;
   Clock::duration half_;
   double bits_per_second_;
   Clock::time_point free_{};  // when the incoming direction has passed all frames so far

@@ -16,14 +16,14 @@ Clock::time_point SharedBandwidth::reserve(std::size_t bytes) {
 void Throttled::send(Frame frame) {
   const Clock::time_point until = out_->reserve(k_frame_header_bytes + frame.payload.size());
   if (until > Clock::now()) {
-    link_->flush();  // what was sent before is not held up
+    flush();  // what was sent before is not held up
     wait(until);
   }
-  link_->send(std::move(frame));
+  PassingLink::send(std::move(frame));
 }
 
 Frame Throttled::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
-  Frame frame = link_->receive(deadline, awaited, most);
+  Frame frame = PassingLink::receive(deadline, awaited, most);
   wait(in_->reserve(k_frame_header_bytes + frame.payload.size()));
   return frame;
 }
@@ -34,7 +34,7 @@ void Throttled::close() {
     closed_ = true;
   }
   changed_.notify_all();
-  link_->close();
+  PassingLink::close();
 }
 
 void Throttled::wait(Clock::time_point until) {

@@ -27,19 +27,17 @@ class SharedBandwidth {
 };
 
 // A link that keeps to a share of both directions. What is received beyond it waits at the sender, behind TCP's window.
-class Throttled : public Link {
+class Throttled : public PassingLink {
  public:
   Throttled(std::unique_ptr<Link> link, std::shared_ptr<SharedBandwidth> out, std::shared_ptr<SharedBandwidth> in)
-      : link_(std::move(link)), out_(std::move(out)), in_(std::move(in)) {}
+      : PassingLink(std::move(link)), out_(std::move(out)), in_(std::move(in)) {}
   void send(Frame frame) override;
-  void flush() override { link_->flush(); }
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
   void close() override;
 
  private:
   // Until then, or until the link is closed.
   void wait(Clock::time_point until);
-  std::unique_ptr<Link> link_;
   std::shared_ptr<SharedBandwidth> out_, in_;
   Mutex mutex_;
   std::condition_variable changed_;

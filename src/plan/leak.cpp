@@ -21,17 +21,19 @@ constexpr const char* k_no_logit_cap = "logits without a cap";
 
 bool qk_norm(const Plan& p) { return p.config.qk_norm; }
 bool post_norm(const Plan& p) { return p.config.post_norm; }
-bool no_post_norm(const Plan& p) { return !p.config.post_norm; }
 bool score_cap(const Plan& p) { return p.config.score_cap != 0; }
-bool no_score_cap(const Plan& p) { return p.config.score_cap == 0; }
 bool logit_cap(const Plan& p) { return p.config.logit_cap != 0; }
-bool no_logit_cap(const Plan& p) { return p.config.logit_cap == 0; }
-bool gate(const Plan& p) { return p.config.gated && !p.fused; }
-bool no_gate(const Plan& p) { return !p.config.gated && !p.fused; }
-bool fused_gate(const Plan& p) { return p.config.gated && p.fused; }
-bool fused_no_gate(const Plan& p) { return !p.config.gated && p.fused; }
-bool linear(const Plan& p) { return !p.bfv(); }
+bool gate(const Plan& p) { return p.config.gated; }
+bool fused(const Plan& p) { return p.fused; }
 bool bfv(const Plan& p) { return p.bfv(); }
+template <bool (*holds)(const Plan&)>
+bool no(const Plan& p) {
+  return !holds(p);
+}
+template <bool (*a)(const Plan&), bool (*b)(const Plan&)>
+bool both(const Plan& p) {
+  return a(p) && b(p);
+}
 
 const Leak k_leaks[] = {
     // The user
@@ -44,34 +46,34 @@ const Leak k_leaks[] = {
      "q and k before their norm, the entries of each head in a fresh order and up to their signs"},
     {Shown::output_row, Role::user, "norm", k_order_sign, k_permuted, k_post_norm, post_norm,
      "the rows that attention and MLP put out, their entries in a fresh order and up to their signs"},
-    {Shown::score, Role::user, "attention", k_order_level, k_paper, k_no_score_cap, no_score_cap,
+    {Shown::score, Role::user, "attention", k_order_level, k_paper, k_no_score_cap, no<score_cap>,
      "attention scores, the keys of each row in a fresh order, less a level of the row"},
     {Shown::score, Role::user, "attention", k_order, k_paper, k_score_cap, score_cap,
      "attention scores, the keys of each row in a fresh order"},
-    {Shown::score, Role::user, "attention", k_level, k_fast, k_no_score_cap, no_score_cap,
+    {Shown::score, Role::user, "attention", k_level, k_fast, k_no_score_cap, no<score_cap>,
      "attention scores, the keys in order, less a level of each row"},
     {Shown::score, Role::user, "attention", k_as_it_is, k_fast, k_score_cap, score_cap,
      "attention scores, the keys in order"},
     {Shown::value, Role::user, "values", k_no_row, k_permuted, "", nullptr,
      "value vectors under masks that hide them up to a statistical distance"},
-    {Shown::gate_up, Role::user, "mlp", k_order_sign, k_permuted, "a gate, norms not fused", gate,
+    {Shown::gate_up, Role::user, "mlp", k_order_sign, k_permuted, "a gate, norms not fused", both<gate, no<fused>>,
      "gate and up of each neuron as a pair, the neurons in a fresh order, up to the sign of up"},
-    {Shown::gate_up, Role::user, "mlp", k_order, k_permuted, "no gate (GPT-2, ChatGLM-6B), norms not fused", no_gate,
-     "what goes into each neuron, the neurons in a fresh order"},
-    {Shown::raw_gate_up, Role::user, "mlp", k_order_sign, k_permuted, "a gate, fused norms", fused_gate,
+    {Shown::gate_up, Role::user, "mlp", k_order, k_permuted, "no gate (GPT-2, ChatGLM-6B), norms not fused",
+     both<no<gate>, no<fused>>, "what goes into each neuron, the neurons in a fresh order"},
+    {Shown::raw_gate_up, Role::user, "mlp", k_order_sign, k_permuted, "a gate, fused norms", both<gate, fused>,
      "gate and up of each neuron as a pair, times the rms of the row, the neurons in a fresh order, up to the sign of "
      "up"},
-    {Shown::raw_gate_up, Role::user, "mlp", k_order, k_permuted, "no gate, fused norms", fused_no_gate,
+    {Shown::raw_gate_up, Role::user, "mlp", k_order, k_permuted, "no gate, fused norms", both<no<gate>, fused>,
      "what goes into each neuron, times the rms of the row, the neurons in a fresh order"},
-    {Shown::logit, Role::user, "sample", k_order_level, k_permuted, k_no_logit_cap, no_logit_cap,
+    {Shown::logit, Role::user, "sample", k_order_level, k_permuted, k_no_logit_cap, no<logit_cap>,
      "all logits in a fresh order, less a level of the pass"},
     {Shown::logit, Role::user, "sample", k_order, k_permuted, k_logit_cap, logit_cap, "all logits in a fresh order"},
-    {Shown::token, Role::user, "sample", k_no_row, k_permuted, "retrieval linear", linear,
+    {Shown::token, Role::user, "sample", k_no_row, k_permuted, "retrieval linear", no<bfv>,
      "the id of the token at the chosen place"},
     {Shown::token, Role::user, "retrieve_bfv", k_no_row, k_permuted, "retrieval bfv", bfv,
      "the id of the token at the chosen place; of other ids nothing, by ring-LWE and up to 2^-47 a token in the worst "
      "case"},
-    {Shown::residual_row, Role::user, "open", k_as_it_is, k_open, k_no_post_norm, no_post_norm,
+    {Shown::residual_row, Role::user, "open", k_as_it_is, k_open, k_no_post_norm, no<post_norm>,
      "the row before each norm, in order"},
     {Shown::qkv, Role::user, "open", k_as_it_is, k_open, "", nullptr, "queries, keys and values, in order"},
     {Shown::output_row, Role::user, "open", k_as_it_is, k_open, k_post_norm, post_norm,

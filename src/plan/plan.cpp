@@ -50,6 +50,13 @@ void require(bool holds, const std::string& what) {
   if (!holds) throw Error(Code::unsupported, "plan", what);
 }
 
+// What a reveal shows lies within the ring.
+bool shows(const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; }
+
+void require_of_layer(bool holds, std::size_t layer, const char* matrix, int bits) {
+  require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", layer, matrix, bits));
+}
+
 }  // namespace
 
 const char* name_of(Profile profile) {
@@ -221,14 +228,12 @@ void Plan::check_sizes() const {
                       k_most_vector_words));
 }
 
-void Plan::check() const {
-  require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
-              ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers,
-          "no slots or no layers");
-  require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
-          fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots,
-                      config.prefix && !open() ? "1 to all but one" : "none"));
-  check_sizes();
+// No entry of a normed row is larger than the root of their number.
+bool Plan::fits_normed(Ring ring, int frac) const {
+  return bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac) <= ring.bits;
+}
+
+void Plan::check_kind() const {
   require(
       (config.positions != Positions::rotary_2d || config.prefix) &&
           (config.norm == NormKind::rms || !(config.post_norm || config.qk_norm)),
@@ -241,66 +246,76 @@ void Plan::check() const {
           fmt::format("retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));
   require(!bfv() || slots <= he::k_queries_per_key,
           fmt::format("retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
-  require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
-                                           raw_up() ? " with the norm fused" : ""));
-  require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
-  require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
-  const auto shows = [](const Reveal& r, Ring ring) {
-    return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits;
-  };
-  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits &&
-              shows(norm_reveal(), residual),
-          "the residual's range does not fit its ring");
   require(!(fused && (config.up_bias || config.norm != NormKind::rms || config.normed_residual)),
           "norms cannot be fused: gate and up have a bias, or the norm is no RMSNorm");
   require(!(config.post_norm && config.normed_residual) && (config.gated || config.activation == Activation::gelu),
           "an MLP or norms of this kind are not supported");
-  // No entry of a normed row is larger than the root of their number.
-  const auto fits_normed = [&](Ring ring, int frac) {
-    return bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac) <= ring.bits;
-  };
+}
+
+void Plan::check_layer(std::size_t l) const {
+  const auto fits = [l](bool holds, const char* matrix, int bits) { require_of_layer(holds, l, matrix, bits); };
+  const LayerFractions& f = layers[l];
+  for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}})
+    fits(bits >= 0 && bits <= 40, matrix, bits);
+  fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, "o", f.o);
+  fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64,
+       "down", f.down);
+  if (config.post_norm) {
+    fits(shows(o_reveal(l), o(l)) && bits_for(ranges.o, o_frac(l)) <= o(l).bits, "o", f.o);
+    fits(shows(down_reveal(l), down(l)) && bits_for(ranges.down, down_frac(l)) <= down(l).bits, "down", f.down);
+  }
+  if (gained()) {
+    fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post),
+         "(gain of attention)", f.attention_gain);
+    fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), "(gain of MLP)",
+         f.mlp_gain);
+  }
+  fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
+  fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
+  fits(raw_up() || fits_normed(up(l), frac::norm), "up (normed rows)", f.up);
+  fits(raw_qkv() || fits_normed(qkv(l), frac::norm), "qkv (normed rows)", f.qkv);
+  fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
+  const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
+  fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
+  if (open()) fits(qkv(l).bits <= (raw_qkv() ? residual.bits : 64) && shows(qkv_reveal(l), qkv(l)), "qkv", f.qkv);
+}
+
+// Of profiles in which the provider holds the keys: scores and values.
+void Plan::check_attention(std::size_t l) const {
+  const auto fits = [l](bool holds, const char* matrix, int bits) { require_of_layer(holds, l, matrix, bits); };
+  const LayerFractions& f = layers[l];
+  fits(qk_cut(l) >= 0 && qk(l).bits > 2 * frac::qk, "qkv", f.qkv);
+  fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96, "qkv", f.qkv);
+  // Scores and the gap below them fit half of what a skipped key has; q, k and v fit before and after their cuts.
+  const double scores = k_range_margin * ranges.score + skipped_gap();
+  fits(scores <= std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
+  fits(scores <= std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
+  const double turned = config.qk_norm ? ranges.qk_normed : ranges.qk;
+  fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "qkv", f.qkv);
+  fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(ranges.qk, qkv_frac(l)) <= qkv(l).bits),
+       "qkv (norm of heads)", f.qkv);
+  fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
+}
+
+void Plan::check() const {
+  require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
+              ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers,
+          "no slots or no layers");
+  require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
+          fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots,
+                      config.prefix && !open() ? "1 to all but one" : "none"));
+  check_sizes();
+  check_kind();
+  require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
+                                           raw_up() ? " with the norm fused" : ""));
+  require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
+  require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
+  require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits &&
+              shows(norm_reveal(), residual),
+          "the residual's range does not fit its ring");
   for (std::size_t l = 0; l < layers.size(); ++l) {
-    const auto fits = [&](bool holds, const char* matrix, int bits) {
-      require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", l, matrix, bits));
-    };
-    const LayerFractions& f = layers[l];
-    for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}})
-      fits(bits >= 0 && bits <= 40, matrix, bits);
-    fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, "o", f.o);
-    fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64,
-         "down", f.down);
-    if (config.post_norm) {
-      fits(shows(o_reveal(l), o(l)) && bits_for(ranges.o, o_frac(l)) <= o(l).bits, "o", f.o);
-      fits(shows(down_reveal(l), down(l)) && bits_for(ranges.down, down_frac(l)) <= down(l).bits, "down", f.down);
-    }
-    if (gained()) {
-      fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post),
-           "(gain of attention)", f.attention_gain);
-      fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), "(gain of MLP)",
-           f.mlp_gain);
-    }
-    fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
-    fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
-    fits(raw_up() || fits_normed(up(l), frac::norm), "up (normed rows)", f.up);
-    fits(raw_qkv() || fits_normed(qkv(l), frac::norm), "qkv (normed rows)", f.qkv);
-    fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
-    const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
-    fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
-    if (open()) {
-      fits(qkv(l).bits <= (raw_qkv() ? residual.bits : 64) && shows(qkv_reveal(l), qkv(l)), "qkv", f.qkv);
-      continue;
-    }
-    fits(qk_cut(l) >= 0 && qk(l).bits > 2 * frac::qk, "qkv", f.qkv);
-    fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96, "qkv", f.qkv);
-    // Scores and the gap below them fit half of what a skipped key has; q, k and v fit before and after their cuts.
-    const double scores = k_range_margin * ranges.score + skipped_gap();
-    fits(scores <= std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
-    fits(scores <= std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
-    const double turned = config.qk_norm ? ranges.qk_normed : ranges.qk;
-    fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "qkv", f.qkv);
-    fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(ranges.qk, qkv_frac(l)) <= qkv(l).bits),
-         "qkv (norm of heads)", f.qkv);
-    fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
+    check_layer(l);
+    if (!open()) check_attention(l);
   }
   for (std::size_t l = config.stored_layers(); l < layers.size(); ++l) {
     const std::size_t k = l % config.stored_layers();

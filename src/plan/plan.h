@@ -172,8 +172,12 @@ struct Plan {
   // of privacy); the least over the layers, at the calibrated range with its margin.
   double lift_slack_bits() const;
 
-  // Part of check().
+  // Parts of check().
   void check_sizes() const;
+  void check_kind() const;
+  void check_layer(std::size_t l) const;
+  void check_attention(std::size_t l) const;
+  bool fits_normed(Ring ring, int frac) const;
 
   // SHA-256 over every number above in wire order, hex. The config's `context` and `name` are not part of it.
   std::string hash() const;

@@ -119,8 +119,7 @@ constexpr Cost fast_cost(const ValuesShape& s, Batch batch) {
 template <class W>
 void fast_attention(Helper& helper, const AttentionShape& s) {
   scores(helper, s.head());
-  for (std::size_t i = 0; i < helper.batch.count; ++i)
-    helper.with_user.burn(values_at(Use::value_share, s.values, helper.batch.index(i)));
+  burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return values_at(Use::value_share, s.values, slot); });
   std::vector<std::vector<W>> t(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
@@ -177,8 +176,8 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
     const auto shown = shown_scores(user, s.head(), eq, begin);
     std::vector<W> p(shown.size()), w(shown.size());
-    for (std::size_t i = 0; i < count; ++i)
-      user.with_helper.burn(values_at(Use::value_answer, s.values, user.batch.index(i)));
+    burn(user.with_helper, user.batch,
+         [&](std::uint32_t slot) { return values_at(Use::value_answer, s.values, slot); });
     for_each_token(user, count, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
       const std::size_t n = s.head().keys_at(slot), at = s.head().pairs_before(user.batch, i);

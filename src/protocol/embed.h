@@ -35,12 +35,9 @@ struct PromptOneHots {  // user -> provider
 };
 
 inline Mask one_hot_mask(const Coins& coins, const OneHotShape& s, Batch batch) {
-  Mask r{{s.ring, 0}, s.vocab, {}};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words({Use::one_hot, s.site, 0, batch.index(i)}, s.vocab, s.ring);
-    r.words.insert(r.words.end(), row.begin(), row.end());
-  }
-  return r;
+  return mask_of(coins, {s.ring, 0}, s.vocab, batch, [&](std::uint32_t index) {
+    return Address{Use::one_hot, s.site, 0, index};
+  });
 }
 
 inline Masked prompt_one_hots(Provider& provider, const OneHotShape& s) {

@@ -42,12 +42,8 @@ inline Address linear_at(Use use, const LinearShape& s, std::uint32_t index) { r
 
 // m for the whole batch: known to user and helper.
 inline Mask linear_mask(const Coins& coins, const LinearShape& s, Batch batch) {
-  Mask m{s.out, s.rows, Words(batch.count * s.rows)};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words(linear_at(Use::linear_mask, s, batch.index(i)), s.rows, s.out.ring);
-    std::copy(row.begin(), row.end(), m.token(i).begin());
-  }
-  return m;
+  return mask_of(coins, s.out, s.rows, batch,
+                 [&](std::uint32_t index) { return linear_at(Use::linear_mask, s, index); });
 }
 
 // offline, helper -> provider: V r - rho, or W r - m
@@ -57,7 +53,7 @@ Mask linear(Helper& helper, const LinearShape& s, const Matrix& v, const Mask& r
   product(v, r.words, y, helper.executor);
   Mask m = linear_mask(helper.with_user, s, helper.batch);
   const Use use = s.public_weights ? Use::linear_mask : Use::linear_rho;
-  for (std::size_t i = 0; i < helper.batch.count; ++i) helper.with_user.burn(linear_at(use, s, helper.batch.index(i)));
+  burn(helper.with_user, helper.batch, [&](std::uint32_t index) { return linear_at(use, s, index); });
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const auto hidden = helper.with_user.words(linear_at(use, s, helper.batch.index(i)), s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);
@@ -74,8 +70,7 @@ Mask linear(UserDealer& user, const LinearShape& s, const Matrix& u, const Mask&
   if (s.public_weights) return m;
   Words y(user.batch.count * s.rows);
   product(u, r.words, y, user.executor);
-  for (std::size_t i = 0; i < user.batch.count; ++i)
-    user.with_helper.burn(linear_at(Use::linear_rho, s, user.batch.index(i)));
+  burn(user.with_helper, user.batch, [&](std::uint32_t index) { return linear_at(Use::linear_rho, s, index); });
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
     const auto rho = user.with_helper.words(linear_at(Use::linear_rho, s, user.batch.index(i)), s.rows, s.out.ring);
     const std::span<Word> row = std::span(y).subspan(i * s.rows, s.rows);

@@ -38,12 +38,7 @@ struct Handed {  // step 1, user -> provider
 inline Address hand_at(const HandShape& s, std::uint32_t index) { return {Use::handed, s.site, s.layer, index}; }
 
 inline Mask hand_masks(const Coins& coins, const HandShape& s, Batch batch) {
-  Mask r{s.format, s.size, {}};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words(hand_at(s, batch.index(i)), s.size, s.format.ring);
-    r.words.insert(r.words.end(), row.begin(), row.end());
-  }
-  return r;
+  return mask_of(coins, s.format, s.size, batch, [&](std::uint32_t index) { return hand_at(s, index); });
 }
 
 // v: encoded by the user; empty at the others.
@@ -61,7 +56,7 @@ inline Masked hand(Provider& provider, const HandShape& s, const Words&) {
 
 inline Mask hand(User& user, const HandShape& s, const Words& v) {
   PERMLLM_ASSERT(v.size() == user.batch.count * s.size);
-  for (std::size_t i = 0; i < user.batch.count; ++i) user.with_helper.burn(hand_at(s, user.batch.index(i)));
+  burn(user.with_helper, user.batch, [&](std::uint32_t index) { return hand_at(s, index); });
   Mask r = hand_masks(user.with_helper, s, user.batch);
   Words d = v;
   for (std::size_t j = 0; j < d.size(); ++j) d[j] -= r.words[j];

@@ -142,11 +142,10 @@ std::vector<Share<R, W>> answer_shares(const MapShape& s, Batch batch) {
 template <class W = Word>
 std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Mask& m) {
   auto masks = answer_shares<Role::user, W>(s, helper.batch);
-  for (std::size_t i = 0; i < helper.batch.count; ++i) {
-    helper.with_user.burn(map_at(Use::map_shown, s, s.site, helper.batch.index(i)));
-    for (const auto& answer : s.answers)
-      helper.with_user.burn(map_at(Use::map_mask, s, answer.site, helper.batch.index(i)));
-  }
+  burn(helper.with_user, helper.batch, [&](std::uint32_t index) { return map_at(Use::map_shown, s, s.site, index); });
+  for (const auto& answer : s.answers)
+    burn(helper.with_user, helper.batch,
+         [&](std::uint32_t index) { return map_at(Use::map_mask, s, answer.site, index); });
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t index = helper.batch.index(i);
     const std::size_t n = s.columns_at(index), width = s.groups * n, at = s.shown_before(helper.batch, i);
@@ -255,8 +254,7 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
   std::vector<std::vector<W>> b;
   for (const auto& answer : s.answers) {
     b.emplace_back(s.answered_before(batch, batch.count));
-    for (std::size_t i = 0; i < batch.count; ++i)
-      user.with_helper.burn(map_at(Use::map_answer, s, answer.site, batch.index(i)));
+    burn(user.with_helper, batch, [&](std::uint32_t index) { return map_at(Use::map_answer, s, answer.site, index); });
   }
   for_each_token(user, batch.count, [&](std::size_t i) {
     const std::uint32_t index = batch.index(i);

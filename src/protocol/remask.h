@@ -33,12 +33,7 @@ struct Remask {  // step 1, user -> provider
 
 // r: known to user and helper.
 inline Mask remask_target(const Coins& coins, const RemaskShape& s, Batch batch) {
-  Mask r{s.format, s.size, {}};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const auto row = coins.words({s.use, s.site, 0, batch.index(i)}, s.size, s.format.ring);
-    r.words.insert(r.words.end(), row.begin(), row.end());
-  }
-  return r;
+  return mask_of(coins, s.format, s.size, batch, [&](std::uint32_t index) { return Address{s.use, s.site, 0, index}; });
 }
 
 // offline: nothing is sent

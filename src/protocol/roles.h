@@ -41,6 +41,22 @@ using MaskOf = Share<Role::user, W>;
 using Masked = MaskedOf<Word>;  // x - r
 using Mask = MaskOf<Word>;      // r; the helper knows it too
 
+// The mask that the coins of a batch are, a row of `size` for each index. at: the address of an index.
+template <class AddressAt>
+Mask mask_of(const Coins& coins, Format format, std::size_t size, Batch batch, AddressAt at) {
+  Mask r{format, size, Words(batch.count * size)};
+  for (std::size_t i = 0; i < batch.count; ++i) {
+    const Words row = coins.words(at(batch.index(i)), size, format.ring);
+    std::copy(row.begin(), row.end(), r.token(i).begin());
+  }
+  return r;
+}
+// Burns them, ahead of the message that they protect.
+template <class AddressAt>
+void burn(Coins& coins, Batch batch, AddressAt at) {
+  for (std::size_t i = 0; i < batch.count; ++i) coins.burn(at(batch.index(i)));
+}
+
 // A signed integer kept in a word, as a word of the same or the wide type.
 template <class W>
 constexpr W widen(Word x) {

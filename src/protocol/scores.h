@@ -389,8 +389,7 @@ inline Masked masked_scores(Provider& provider, const HeadShape& s, const Masked
 
 inline void masked_scores(User& user, const HeadShape& s, const ShownQueries& eq, std::size_t begin) {
   Words d = score_shares(user, s, eq, begin).words;
-  for (std::size_t i = 0; i < user.batch.count; ++i)
-    user.with_helper.burn(scores_at(Use::score_mask, s, user.batch.index(i)));
+  burn(user.with_helper, user.batch, [&](std::uint32_t slot) { return scores_at(Use::score_mask, s, slot); });
   const Mask m = score_masks(user.with_helper, s, user.batch);
   for (std::size_t j = 0; j < d.size(); ++j) d[j] -= m.words[j];
   user.provider.send(MaskedScores{block(s.qk.ring, std::move(d))});

@@ -148,11 +148,8 @@ std::vector<W> reshare_masks(const Coins& coins, const ValuesShape& s, std::uint
 
 // r: the user's share of the output.
 inline Mask mix_masks(const Coins& coins, const ValuesShape& s, Batch batch) {
-  Mask r{s.out, s.head.q_rows(), {}};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    append(r.words, coins.words(values_at(Use::value_mask, s, batch.index(i)), s.head.q_rows(), s.out.ring));
-  }
-  return r;
+  return mask_of(coins, s.out, s.head.q_rows(), batch,
+                 [&](std::uint32_t slot) { return values_at(Use::value_mask, s, slot); });
 }
 
 // Adds to `to`, which may be empty.
@@ -166,8 +163,7 @@ void append(Share<R>& to, const Share<R>& from) {
 // offline, helper -> provider: x. rp: of the probabilities, [token][head][key].
 template <class W>
 void values(Helper& helper, const ValuesShape& s, const MaskOf<W>& rp) {
-  for (std::size_t i = 0; i < helper.batch.count; ++i)
-    helper.with_user.burn(values_at(Use::value_share, s, helper.batch.index(i)));
+  burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return values_at(Use::value_share, s, slot); });
   std::vector<std::vector<W>> a(helper.batch.count), x(helper.batch.count);
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
@@ -244,8 +240,8 @@ Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
   Masked out{s.out, q, Words(provider.batch.count * q)};
   std::vector<W> e = p0.words;
   std::vector<std::vector<W>> shares(provider.batch.count);
-  for (std::size_t i = 0; i < provider.batch.count; ++i)
-    provider.with_helper.burn(values_at(Use::value_weights, s, provider.batch.index(i)));
+  burn(provider.with_helper, provider.batch,
+       [&](std::uint32_t slot) { return values_at(Use::value_weights, s, slot); });
   provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = provider.batch.index(i);
     const std::size_t n = s.head.keys_at(slot), pairs = s.head.heads * n, at = s.head.pairs_before(provider.batch, i);
@@ -273,8 +269,7 @@ Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
 template <class Shares>
 Mask send_mix(User& user, const ValuesShape& s, const Shares& share) {
   const std::size_t q = s.head.q_rows();
-  for (std::size_t i = 0; i < user.batch.count; ++i)
-    user.with_helper.burn(values_at(Use::value_mask, s, user.batch.index(i)));
+  burn(user.with_helper, user.batch, [&](std::uint32_t slot) { return values_at(Use::value_mask, s, slot); });
   Mask r = mix_masks(user.with_helper, s, user.batch);
   Words d(user.batch.count * q);
   user.executor.parallel(user.batch.count, [&](std::size_t i) {

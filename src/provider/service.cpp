@@ -85,11 +85,11 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
     if (error.code() == Code::closed && error.field() == "session" && !error.by_peer()) {
       events.end();  // the user has left in order, without a word about it
     } else {
-      events.fail(error.what(), error.code(), user.session());
+      events.fail(error, user.session());
       user.refuse(error);
     }
   } catch (const std::exception& error) {
-    events.fail(error.what(), Code::resource, user.session());
+    events.fail(Error(Code::resource, "", error.what()), user.session());
     user.refuse(Error(Code::resource, Reason::busy, "memory", "the provider has too little for this session"));
   }
   link->leave();

@@ -151,6 +151,7 @@ void Party::write(const Event& event) {
   // The first half alone: enough to find a session at the other parties, not enough to join it.
   if (event.session != 0) fields["session"] = fmt::format("{:08x}", event.session >> 32);
   if (event.error) fields["code"] = name_of(*event.error);
+  if (event.reason != Reason::none) fields["reason"] = name_of(event.reason);
   switch (event.kind) {
     case Event::Kind::note:
       if (event.peer.empty()) return note("note", event.text);

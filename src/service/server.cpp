@@ -128,19 +128,12 @@ struct Server::State {
 namespace {
 
 // A link that its server knows of and can close.
-class Known : public Link {
+class Known : public PassingLink {
  public:
   Known(std::shared_ptr<Link> link, std::shared_ptr<void> ticket)
-      : link_(std::move(link)), ticket_(std::move(ticket)) {}
-  void send(Frame frame) override { link_->send(std::move(frame)); }
-  void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-    return link_->receive(deadline, awaited, most);
-  }
-  void close() override { link_->close(); }
+      : PassingLink(std::move(link)), ticket_(std::move(ticket)) {}
 
  private:
-  std::shared_ptr<Link> link_;
   std::shared_ptr<void> ticket_;
 };
 

@@ -35,8 +35,9 @@ struct Event {
   std::uint64_t bytes = 0;
   Role from = Role::user;
   std::optional<Code> error = {};
-  std::string peer;     // whose connection or session it is, by its key: not for logs
-  bool worked = false;  // session_ends: a pass was made or material dealt
+  Reason reason = Reason::none;  // of the error
+  std::string peer;              // whose connection or session it is, by its key: not for logs
+  bool worked = false;           // session_ends: a pass was made or material dealt
 };
 // Called from many threads.
 using OnEvent = std::function<void(const Event&)>;
@@ -73,15 +74,18 @@ class SessionEvents {
   void dealt() { worked_ = true; }
   // In peace: what fails behind it, its last words under way, is of its connection alone.
   void end() {
-    if (session_ != 0) tell_end("session ends", {});
+    if (session_ == 0) return;
+    tell_end(Event(Event::Kind::session_ends, "session ends", session_));
     session_ = 0;
   }
   // The connection fails, and with it the session if one has begun. joined: the session that the connection belongs to, or 0.
-  void fail(const std::string& words, Code error, std::uint64_t joined) {
-    if (session_ != 0) return tell_end("session fails: " + words, error);
-    Event event(Event::Kind::connection_failed, "connection ends: " + words, joined);
-    event.error = error;
-    tell(std::move(event));
+  void fail(const Error& error, std::uint64_t joined) {
+    const std::string words = error.what();
+    Event event = session_ != 0 ? Event(Event::Kind::session_ends, "session fails: " + words, session_)
+                                : Event(Event::Kind::connection_failed, "connection ends: " + words, joined);
+    event.error = error.code();
+    event.reason = error.reason();
+    session_ != 0 ? tell_end(std::move(event)) : tell(std::move(event));
   }
 
  private:
@@ -89,10 +93,8 @@ class SessionEvents {
     event.peer = peer_;
     on_event_(event);
   }
-  void tell_end(std::string words, std::optional<Code> error) {
-    Event event(Event::Kind::session_ends, std::move(words), session_);
+  void tell_end(Event event) {
     event.seconds = seconds_since(begin_);
-    event.error = error;
     event.worked = worked_;
     tell(std::move(event));
   }

@@ -32,20 +32,15 @@ Echo echo(Channel& peer, std::uint32_t out, std::uint32_t in) {
 }
 
 // The link behind its first frame, which the service has read: what comes is counted from there.
-class Behind : public Link {
+class Behind : public PassingLink {
  public:
-  explicit Behind(Link& link) : link_(link) {}
-  void send(Frame frame) override { link_.send(std::move(frame)); }
-  void flush() override { link_.flush(); }
+  // The link outlives it.
+  explicit Behind(Link& link) : PassingLink({std::shared_ptr<void>(), &link}) {}
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-    Frame frame = link_.receive(deadline, awaited, most);
+    Frame frame = PassingLink::receive(deadline, awaited, most);
     --frame.step;
     return frame;
   }
-  void close() override { link_.close(); }
-
- private:
-  Link& link_;
 };
 
 }  // namespace

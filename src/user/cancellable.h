@@ -11,23 +11,17 @@
 namespace permllm {
 
 // A link that gives up once the answer is cancelled, while there is no token yet by which it could end in order.
-class Cancellable : public Link {
+class Cancellable : public PassingLink {
  public:
   Cancellable(std::unique_ptr<Link> link, const std::atomic<bool>& cancelled, const std::atomic<bool>& answering)
-      : link_(std::move(link)), cancelled_(cancelled), answering_(answering) {}
+      : PassingLink(std::move(link)), cancelled_(cancelled), answering_(answering) {}
   void send(Frame frame) override {
     if (cancelled_ && !answering_ && !is_of_link(frame.tag))
       throw Error(Code::usage, "answer", "cancelled");  // closed would be a cut that the link mends
-    link_->send(std::move(frame));
+    PassingLink::send(std::move(frame));
   }
-  void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-    return link_->receive(deadline, awaited, most);
-  }
-  void close() override { link_->close(); }
 
  private:
-  std::unique_ptr<Link> link_;
   const std::atomic<bool>&cancelled_, &answering_;
 };
 

@@ -183,17 +183,17 @@ void Filler::produce() {
   using Step = FillingState::Step;
   Lock lock(mutex_);
   for (;;) {
-    Step step = Step::wait;
+    Step step;
     const auto decided = [&]() REQUIRES(mutex_) { return (step = state_.step(card_.plan)) != Step::wait; };
     if (state_.phase == FillingState::Phase::connected) {
-      if (!changed_.wait_for(lock, linger(patience_), decided)) step = Step::finish;  // nobody asked for a while
+      if (!changed_.wait_for(lock, linger(patience_), decided)) step = {Step::finish};  // nobody asked for a while
     } else {
       changed_.wait(lock, decided);
     }
     if (step == Step::leave) return;
     std::shared_ptr<Filling> filling = filling_;
     const Marks from = state_.made;
-    const std::optional<PackOrder> order = step == Step::make ? state_.next(card_.plan) : std::nullopt;
+    const std::optional<PackOrder>& order = step.order;
     lock.unlock();
     try {
       if (!order) {

@@ -41,10 +41,11 @@ std::optional<PackOrder> FillingState::next(const Plan& plan) const {
 }
 
 FillingState::Step FillingState::step(const Plan& plan) const {
-  if (phase == Phase::stopped) return Step::leave;
-  if (phase == Phase::failed) return Step::wait;
-  if (ending) return phase == Phase::connected ? Step::finish : Step::wait;
-  return next(plan) ? Step::make : Step::wait;
+  if (phase == Phase::stopped) return {Step::leave};
+  if (phase == Phase::failed) return {Step::wait};
+  if (ending) return {phase == Phase::connected ? Step::finish : Step::wait};
+  const std::optional<PackOrder> first = next(plan);
+  return {first ? Step::make : Step::wait, first};
 }
 
 }  // namespace permllm

@@ -20,11 +20,16 @@ std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const
 // Apart -> connected with the first order, and back once all is made and nobody asked for a while; failed until it is tried anew; stopped for good.
 struct FillingState {
   enum class Phase { apart, connected, failed, stopped };
-  enum class Step {
-    wait,    // for an order, for room, for whoever tries it anew
-    make,    // next()
-    finish,  // take leave of provider and helper
-    leave,   // the filling's thread ends
+  struct Step {
+    enum Kind {
+      wait,    // until more is wanted, room was made, or a failed filling is tried anew
+      make,    // have `order` made
+      finish,  // take leave of provider and helper
+      leave,   // end the filling's thread
+    };
+    Kind kind = wait;
+    std::optional<PackOrder> order = {};
+    bool operator==(Kind other) const { return kind == other; }
   };
   Phase phase = Phase::apart;
   bool ending = false;    // no further order is to be made

@@ -158,88 +158,102 @@ void MeasuredConversation::prepare(std::size_t prompt_tokens, std::size_t answer
 
 nlohmann::json MeasuredConversation::end() {
   const UserClient::Reports reports = client_.end();
-  return report(&reports);
+  nlohmann::json all = report();
+  all.update(parties_json(reports));
+  return all;
 }
 
-nlohmann::json MeasuredConversation::report(const UserClient::Reports* reports) const {
-  const PartyReport own = report_of_this_process();
-  const PartyReport provider = reports != nullptr ? reports->provider : PartyReport{};
-  const PartyReport helper = reports != nullptr ? reports->helper.value_or(PartyReport{}) : PartyReport{};
-  const double tokens = output_.size() < 2 ? 1 : static_cast<double>(output_.size() - 1);
-  const double provider_passes = std::max(1.0, static_cast<double>(provider.passes)),
-               kept = std::max(1.0, static_cast<double>(kept_));
-  const double passes = std::max(1.0, static_cast<double>(passes_));
-  const std::size_t rows = plan().prompt_rows(prompted_);
-  const double slots = static_cast<double>(rows) +
-                       static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
-  const double offline = client_.filler().seconds() - offline_before_;
-  const Traffic decode = passes_end_ - passes_begin_;
-  const double seconds = seconds_between(first_.time, last_.time) / tokens;
+double MeasuredConversation::tokens_behind_first() const {
+  return output_.size() < 2 ? 1 : static_cast<double>(output_.size() - 1);
+}
 
-  // What the boxes declare for the same passes, and what the simulated network alone makes of what they sent.
-  Cost declared;
-  const std::size_t block = request_.draft + 1;
-  for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
-    declared += pass_cost(plan(), std::min(before_ + rows + i * block, plan().slots - block), block, false);
-  }
+double MeasuredConversation::slots_wanted() const {
+  return static_cast<double>(plan().prompt_rows(prompted_)) +
+         static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
+}
+
+// A token's share is of its wall time: what the simulated network alone makes of what was sent, and the rest.
+nlohmann::json MeasuredConversation::seconds_json() const {
+  const double kept = std::max(1.0, static_cast<double>(kept_));
+  const double offline = client_.filler().seconds() - offline_before_;
+  const double prefill = seconds_between(begin_.time, first_.time);
+  const double token = seconds_between(first_.time, last_.time) / tokens_behind_first();
   const double rtt = seconds_of(parse_duration(shape_.rtt, "rtt"));
   const double bandwidth = parse_bandwidth(shape_.bandwidth, "bandwidth");
+  const Traffic decode = passes_end_ - passes_begin_;
   const double latency = rtt * static_cast<double>(decode.round_trips) / kept;
   const double bits =
       8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;
   const double transfer = bandwidth > 0 ? bits / bandwidth : 0;
-  const auto a_pass = [&](std::size_t total) { return static_cast<double>(total) / passes; };
+  return {{"offline", offline},
+          {"offline_per_token", offline / slots_wanted()},
+          {"prefill", prefill},
+          {"prefill_per_token", prefill / static_cast<double>(prompted_)},
+          {"decode_per_token", token},
+          {"latency_per_token", latency},
+          {"transfer_per_token", transfer},
+          {"compute_per_token", std::max(0.0, token - latency - transfer)}};
+}
 
-  nlohmann::json done{
-      {"event", "done"},
-      {"output_ids", output_},
-      {"prompt_tokens", request_.ids.size()},
-      {"prompt_tokens_fed", prompted_},
-      {"layers", plan().config.layers},
-      {"profile", name_of(plan().profile)},
-      {"fused", plan().fused},
-      {"retrieval", name_of(plan().retrieval)},
-      {"passes", passes_},
-      {"seconds",
-       {{"offline", offline},
-        {"offline_per_token", offline / slots},
-        {"prefill", seconds_between(begin_.time, first_.time)},
-        {"prefill_per_token", seconds_between(begin_.time, first_.time) / static_cast<double>(prompted_)},
-        {"decode_per_token", seconds},
-        {"latency_per_token", latency},
-        {"transfer_per_token", transfer},
-        {"compute_per_token", std::max(0.0, seconds - latency - transfer)}}},
+// What the boxes declare for the same passes.
+nlohmann::json MeasuredConversation::declared_json() const {
+  Cost declared;
+  const std::size_t block = request_.draft + 1, rows = plan().prompt_rows(prompted_);
+  for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
+    declared += pass_cost(plan(), std::min(before_ + rows + i * block, plan().slots - block), block, false);
+  }
+  const auto a_pass = [passes = std::max(1.0, static_cast<double>(passes_))](std::size_t total) {
+    return static_cast<double>(total) / passes;
+  };
+  return {{"provider_to_user_bytes", a_pass(declared.online.provider_to_user)},
+          {"user_to_provider_bytes", a_pass(declared.online.user_to_provider)},
+          {"round_trips", a_pass(declared.rounds)},
+          {"offline_user_to_provider_bytes", a_pass(declared.offline.user_to_provider)},
+          {"offline_helper_to_provider_bytes", a_pass(declared.offline.helper_to_provider)}};
+}
+
+nlohmann::json MeasuredConversation::parties_json(const UserClient::Reports& reports) const {
+  const PartyReport own = report_of_this_process(), provider = reports.provider,
+                    helper = reports.helper.value_or(PartyReport{});
+  const double passes = std::max(1.0, static_cast<double>(provider.passes)), tokens = tokens_behind_first();
+  const double seconds = seconds_between(first_.time, last_.time) / tokens,
+               waited = (last_.waited - first_.waited) / tokens;
+  return {
       {"by_party",
        {{"provider",
-         {{"busy_seconds_per_token", (provider.pass_seconds - provider.pass_waited) / provider_passes},
-          {"cpu_seconds_per_token", provider.pass_cpu / provider_passes},
-          {"waiting_seconds_per_token", provider.pass_waited / provider_passes}}},
+         {{"busy_seconds_per_token", (provider.pass_seconds - provider.pass_waited) / passes},
+          {"cpu_seconds_per_token", provider.pass_cpu / passes},
+          {"waiting_seconds_per_token", provider.pass_waited / passes}}},
         {"user",
-         {{"busy_seconds_per_token", seconds - (last_.waited - first_.waited) / tokens},
+         {{"busy_seconds_per_token", seconds - waited},
           {"cpu_seconds_per_token", (last_.cpu - first_.cpu) / tokens},
-          {"waiting_seconds_per_token", (last_.waited - first_.waited) / tokens}}},
+          {"waiting_seconds_per_token", waited}}},
         {"helper", {{"busy_seconds_per_token", 0}, {"cpu_seconds_per_token", 0}, {"waiting_seconds_per_token", 0}}}}},
-      {"online_per_token", online_json(decode, kept)},
-      {"prefill", online_json(first_.online - begin_.online, 1)},
       {"offline_per_token",
-       {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / provider_passes},
-        {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / provider_passes},
-        {"helper_to_user_bytes", static_cast<double>(traffic_.helper.received.payload_bytes) / slots}}},
-      {"declared_per_pass",
-       {{"provider_to_user_bytes", a_pass(declared.online.provider_to_user)},
-        {"user_to_provider_bytes", a_pass(declared.online.user_to_provider)},
-        {"round_trips", a_pass(declared.rounds)},
-        {"offline_user_to_provider_bytes", a_pass(declared.offline.user_to_provider)},
-        {"offline_helper_to_provider_bytes", a_pass(declared.offline.helper_to_provider)}}},
+       {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / passes},
+        {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / passes},
+        {"helper_to_user_bytes", static_cast<double>(traffic_.helper.received.payload_bytes) / slots_wanted()}}},
       {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", helper.cpu_seconds}}},
       {"memory_bytes",
-       {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", helper.memory_bytes}}},
-      {"frame_overhead_bytes",
-       traffic_.online.header_bytes() + traffic_.offline.header_bytes() + traffic_.helper.header_bytes()}};
-  if (reports == nullptr) {
-    for (const char* key : {"by_party", "offline_per_token", "cpu_seconds", "memory_bytes"}) done.erase(key);
-  }
-  return done;
+       {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", helper.memory_bytes}}}};
+}
+
+nlohmann::json MeasuredConversation::report() const {
+  return {{"event", "done"},
+          {"output_ids", output_},
+          {"prompt_tokens", request_.ids.size()},
+          {"prompt_tokens_fed", prompted_},
+          {"layers", plan().config.layers},
+          {"profile", name_of(plan().profile)},
+          {"fused", plan().fused},
+          {"retrieval", name_of(plan().retrieval)},
+          {"passes", passes_},
+          {"seconds", seconds_json()},
+          {"online_per_token", online_json(passes_end_ - passes_begin_, std::max(1.0, static_cast<double>(kept_)))},
+          {"prefill", online_json(first_.online - begin_.online, 1)},
+          {"declared_per_pass", declared_json()},
+          {"frame_overhead_bytes",
+           traffic_.online.header_bytes() + traffic_.offline.header_bytes() + traffic_.helper.header_bytes()}};
 }
 
 }  // namespace permllm

@@ -61,7 +61,7 @@ class MeasuredConversation {
   // Ends the session. The report of `--json`, one object.
   nlohmann::json end();
   // The same of the last answer, without what the parties tell at the end.
-  nlohmann::json report() const { return report(nullptr); }
+  nlohmann::json report() const;
   const UserTraffic& traffic() const { return traffic_; }
 
  private:
@@ -71,7 +71,12 @@ class MeasuredConversation {
     double waited = 0, cpu = 0;
   };
   Moment now() const;
-  nlohmann::json report(const UserClient::Reports* reports) const;
+  // Parts of the report.
+  nlohmann::json seconds_json() const;
+  nlohmann::json declared_json() const;
+  nlohmann::json parties_json(const UserClient::Reports& reports) const;
+  double tokens_behind_first() const;  // at least 1
+  double slots_wanted() const;         // by the last request: of its prompt and of the longest answer
   std::size_t slots_of(const Request& request) const;
   // Errors: usage, where it does not fit, with rows of its prompt and slots in all, or its drafts do not.
   void check(const Request& request, std::size_t rows, std::size_t slots);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -36,6 +37,21 @@ class Link {
   virtual Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) = 0;
   // Closes the connection; the peer's next receive fails with closed. Idempotent; may be called from another thread.
   virtual void close() = 0;
+};
+
+// Hands everything on to another link: for those that count, delay or refuse some of it on the way.
+class PassingLink : public Link {
+ public:
+  explicit PassingLink(std::shared_ptr<Link> link) : link_(std::move(link)) {}
+  void send(Frame frame) override { link_->send(std::move(frame)); }
+  void flush() override { link_->flush(); }
+  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
+    return link_->receive(deadline, awaited, most);
+  }
+  void close() override { link_->close(); }
+
+ private:
+  std::shared_ptr<Link> link_;
 };
 
 }  // namespace permllm

@@ -213,6 +213,13 @@ TEST(Operation, services_under_a_manager) {
   kill(helping.pid(), SIGINT);
   EXPECT_EQ(helping.wait(), 0);
 
+  // Why the two were refused, as programs read it.
+  const auto lines = events(read_text(provider_log));
+  EXPECT_GE(std::count_if(lines.begin(), lines.end(),
+                          [](const auto& line) {
+                            return line.value("code", "") == "resource" && line.value("reason", "") == "busy";
+                          }),
+            2);
   // Each line is an object; none holds what was asked or answered.
   for (const auto& log : {provider_log, helper_log}) {
     const std::string all = read_text(log);

@@ -14,19 +14,7 @@
 
 namespace permllm::test {
 
-class Passing : public Link {
- public:
-  explicit Passing(std::unique_ptr<Link> link) : link_(std::move(link)) {}
-  void send(Frame frame) override { link_->send(std::move(frame)); }
-  void flush() override { link_->flush(); }
-  Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-    return link_->receive(deadline, awaited, most);
-  }
-  void close() override { link_->close(); }
-
- private:
-  std::unique_ptr<Link> link_;
-};
+using Passing = PassingLink;
 
 // Keeps a copy of every frame that its owner sends.
 class Recording : public Passing {
