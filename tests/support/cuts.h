@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "net/memory.h"
+#include "permllm/error.h"
 #include "support/links.h"
 #include "wire/frame.h"
 #include "wire/tags.h"

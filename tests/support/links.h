@@ -14,9 +14,10 @@
 
 namespace permllm::test {
 
+// Hands everything on: a subclass changes what it is about.
 class Passing : public Link {
  public:
-  explicit Passing(std::unique_ptr<Link> link) : link_(std::move(link)) {}
+  explicit Passing(std::shared_ptr<Link> link) : link_(std::move(link)) {}
   void send(Frame frame) override { link_->send(std::move(frame)); }
   void flush() override { link_->flush(); }
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
@@ -25,7 +26,7 @@ class Passing : public Link {
   void close() override { link_->close(); }
 
  private:
-  std::unique_ptr<Link> link_;
+  std::shared_ptr<Link> link_;
 };
 
 // Keeps a copy of every frame that its owner sends.
