@@ -19,10 +19,10 @@
 #include "base/small_file.h"
 #include "cli/invite.h"
 #include "cli/local_parties.h"
-#include "delay_relay.h"
 #include "net/units.h"
 #include "service/identity.h"
 #include "session/report.h"
+#include "support/relay.h"
 
 namespace permllm {
 namespace {
@@ -142,7 +142,7 @@ class World {
   const Options& options_;
   TemporaryDirectory directory_;
   std::optional<Process> helper_, provider_;
-  std::optional<DelayRelay> relay_;
+  std::optional<test::DelayRelay> relay_;
 };
 
 // What the processes had used at a moment.

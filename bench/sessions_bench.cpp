@@ -11,28 +11,19 @@
 #include <thread>
 
 #include "cli/offer_options.h"
-#include "helper/service.h"
 #include "model/synthetic.h"
-#include "net/memory_link.h"
 #include "net/shaped.h"
 #include "net/units.h"
-#include "provider/service.h"
-#include "user/user_client.h"
+#include "support/world.h"
 
 namespace permllm {
 namespace {
 
 constexpr Clock::duration k_patience = std::chrono::seconds(600);
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
 std::string model_path() {
   const char* path = std::getenv("PERMLLM_TEST_MODEL");
   return path != nullptr ? path : PERMLLM_SOURCE_DIR "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
-}
-
-std::size_t greedy(std::span<const std::int64_t> logits) {
-  return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
 struct Options {
@@ -43,52 +34,18 @@ struct Options {
   std::size_t prompt = 8, tokens = 16, long_prompt = 0;
 };
 
-// Provider and helper as services, each connection in a thread.
-class World {
- public:
-  World(OfferedModel model, Clock::duration rtt)
-      : rtt_(rtt),
-        helper_(executor_, k_patience, [](const std::string&) {}),
-        provider_(
-            std::move(model), executor_, k_patience, [this] { return to_helper(Role::provider); },
-            [](const std::string&) {}) {
-    provider_.register_model(nullptr);
-  }
-  UserLinks links(const std::string& user) {
-    return {[this, user] { return shaped(to_provider(user, true)); }, [this, user] { return to_provider(user, false); },
-            [this, user] { return to_helper(Role::user, user); }};
-  }
-  Executor& executor() { return executor_; }
-
- private:
-  std::unique_ptr<Link> shaped(std::unique_ptr<Link> link) {
-    if (rtt_ == Clock::duration::zero()) return link;
-    return std::make_unique<Shaped>(std::move(link), rtt_, 0.0);
-  }
-  std::unique_ptr<Link> to_helper(Role who, const std::string& user = {}) {
+// A user's links, of which the online one has the round trip.
+UserLinks links_of(test::MemoryWorld& world, const std::string& user, Clock::duration rtt) {
+  UserLinks links = world.links(user);
+  if (rtt == Clock::duration::zero()) return links;
+  links.online = [&world, user, rtt] {
     auto [near, far] = memory_links();
-    const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, who, user, link = std::move(far)]() mutable {
-      helper_.serve(std::move(link), Peer{who, {}, user, {}});
-    });
-    return std::move(near);
-  }
-  std::unique_ptr<Link> to_provider(const std::string& user, bool online) {
-    auto [near, far] = memory_links();
-    if (online) far = shaped(std::move(far));
-    const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, user, link = std::move(far)]() mutable {
-      provider_.serve(std::move(link), Peer{Role::user, user, user, {}});
-    });
-    return std::move(near);
-  }
-  Clock::duration rtt_;
-  Executor executor_;
-  HelperService helper_;
-  ProviderService provider_;
-  std::mutex mutex_;
-  std::list<std::jthread> threads_;
-};
+    return world.to_provider(
+        user, {},
+        {std::make_unique<Shaped>(std::move(near), rtt, 0.0), std::make_unique<Shaped>(std::move(far), rtt, 0.0)});
+  };
+  return links;
+}
 
 void run(const Options& options, Profile profile, std::size_t users) {
   Executor loader;
@@ -99,7 +56,8 @@ void run(const Options& options, Profile profile, std::size_t users) {
   serve.synthetic = is_synthetic(options.model);
   serve.layers = options.layers;
   serve.width = options.width;
-  World world(offer_model(options.model, serve, loader), parse_duration(options.rtt, "--rtt"));
+  test::MemoryWorld world({.model = offer_model(options.model, serve, loader), .patience = k_patience, .threads = 0});
+  const Clock::duration rtt = parse_duration(options.rtt, "--rtt");
   std::list<Executor> executors;
   std::list<Ledger> ledgers;
   std::list<UserClient> clients;
@@ -108,7 +66,7 @@ void run(const Options& options, Profile profile, std::size_t users) {
     return user == 0 && options.long_prompt > 0 ? options.long_prompt : options.prompt;
   };
   for (std::size_t i = 0; i < users; ++i) {
-    UserClient& client = clients.emplace_back(world.links(std::to_string(i)), ledgers.emplace_back(),
+    UserClient& client = clients.emplace_back(links_of(world, std::to_string(i), rtt), ledgers.emplace_back(),
                                               executors.emplace_back(1), k_patience);
     client.make_material(prompt_of(i), options.tokens + 1, slots);
     client.wait_for_material(prompt_of(i), options.tokens + 1);
@@ -127,7 +85,7 @@ void run(const Options& options, Profile profile, std::size_t users) {
         UserSession& session = all[i]->session();
         const std::vector<TokenId> prompt(prompt_of(i), static_cast<TokenId>(198 + i));
         const bool late = i == 0 && options.long_prompt > 0;
-        if (!late) session.prompt(prompt, greedy);
+        if (!late) session.prompt(prompt, test::greedy);
         prompted.arrive_and_wait();
         if (i == 0) {
           fmt::print(stderr, "the clock starts\n");  // for a profiler
@@ -135,10 +93,10 @@ void run(const Options& options, Profile profile, std::size_t users) {
         }
         prompted.arrive_and_wait();
         if (late) {
-          session.prompt(prompt, greedy);
+          session.prompt(prompt, test::greedy);
           prefill = seconds_since(begin);
         } else {
-          for (std::size_t t = 0; t < options.tokens; ++t) session.advance([](TokenId) { return true; }, greedy);
+          for (std::size_t t = 0; t < options.tokens; ++t) session.advance([](TokenId) { return true; }, test::greedy);
         }
         seconds[i] = seconds_since(begin);
       });

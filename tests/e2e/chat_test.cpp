@@ -1,48 +1,33 @@
 // Strangers: keys, an invite, provider and helper as services, and a user who has the invite alone.
 #include <gtest/gtest.h>
 
-#include "cli/process.h"
-#include "support/program.h"
+#include "support/processes.h"
 
 namespace permllm::test {
 namespace {
 
 TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   const Scratch scratch;
-  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(),
-                    invite = (scratch / "alice.invite").string();
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string();
   const std::string model = PERMLLM_TEST_MODEL;
-  const auto permllm = [](const std::vector<std::string>& arguments, const std::string& before = "") {
-    const Result r = run(arguments, before);
-    EXPECT_EQ(r.status, 0) << r.error;
-    EXPECT_EQ((r.out + r.error).find("PRIVATE KEY"), std::string::npos);
-    return r;
-  };
-  permllm({"keygen", "--role", "provider", "--name", "acme", "--out", provider});
-  permllm({"keygen", "--role", "helper", "--out", helper});
+  make_keys(scratch.path());
   EXPECT_EQ(run({"keygen", "--role", "helper", "--out", helper}).status, 2);
-  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
-  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
 
   // A party's settings come from a file here.
   const auto config = scratch / "permllm.toml";
   write_text(config, "[helper]\nidentity = \"" + helper + "\"\nevents = true\n[provider]\nidentity = \"" + provider +
                          "\"\nmodel = \"" + model + "\"\nevents = true\n");
   Process helping({"helper", "--config", config.string()}, PERMLLM_BINARY);
-  const auto address = [](Process& process) {
-    return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
-  };
-  const std::string helper_address = address(helping);
+  const std::string helper_address = address_of(helping);
   // A record of a user that cannot be read lets nobody in, and keeps nobody out.
   const std::filesystem::path damaged = std::filesystem::path(provider) / "users/damaged.toml";
   std::filesystem::create_directory(damaged.parent_path());
   write_text(damaged, "nonsense");
   Process providing({"provider", "--config", config.string(), "--helper", helper_address}, PERMLLM_BINARY);
-  const std::string provider_address = address(providing);
+  const std::string provider_address = address_of(providing);
   std::filesystem::remove(damaged);
 
-  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address",
-           helper_address, "--tokens", "60", "--out", invite});
+  const std::string invite = make_invite(scratch.path(), "alice", provider_address, helper_address, 60);
   EXPECT_NE(permllm({"invite", "--list", "--identity", provider}).out.find("alice"), std::string::npos);
 
   const std::vector<std::string> request{"--max-tokens", "8", "--json"};

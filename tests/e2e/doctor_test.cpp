@@ -1,31 +1,19 @@
 // permllm doctor beside the services themselves: what it says of them while they run, and once one is gone.
 #include <gtest/gtest.h>
 
-#include "cli/process.h"
-#include "support/program.h"
+#include "support/processes.h"
 
 namespace permllm::test {
 namespace {
 
 TEST(DoctorCommand, tells_of_services_that_run_and_of_those_that_do_not) {
   const Scratch scratch;
-  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(),
-                    invite = (scratch / "alice.invite").string();
-  const auto permllm = [](const std::vector<std::string>& arguments) {
-    const Result r = run(arguments);
-    EXPECT_EQ(r.status, 0) << r.error;
-  };
-  permllm({"keygen", "--role", "provider", "--name", "acme", "--out", provider});
-  permllm({"keygen", "--role", "helper", "--name", "neutral", "--out", helper});
-  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
-  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/neutral.pem");
-  const auto port = [](Process& process) {
-    return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
-  };
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string();
+  make_keys(scratch.path());
   auto helping = std::make_unique<Process>(
       std::vector<std::string>{"helper", "--identity", helper, "--store", (scratch / "store").string(), "--events"},
       PERMLLM_BINARY);
-  const std::string helper_address = port(*helping);
+  const std::string helper_address = address_of(*helping);
   // One file of settings for the service and its doctor, with more in it than the doctor needs.
   const auto config = scratch / "permllm.toml";
   write_text(config, "[chat]\nmax-tokens = 3\n[helper]\nidentity = \"" + helper + "\"\nstore = \"" +
@@ -34,9 +22,8 @@ TEST(DoctorCommand, tells_of_services_that_run_and_of_those_that_do_not) {
                          "\"\nmodel = \"" PERMLLM_TINY_MODELS "/llama.gguf\"\ncontext = 40\nstate = \"" +
                          (scratch / "state").string() + "\"\nhelper = \"" + helper_address + "\"\n");
   Process providing({"provider", "--config", config.string(), "--events"}, PERMLLM_BINARY);
-  const std::string provider_address = port(providing);
-  permllm({"invite", "alice", "--identity", provider, "--provider-address", provider_address, "--helper-address",
-           helper_address, "--tokens", "12", "--out", invite});
+  const std::string provider_address = address_of(providing);
+  const std::string invite = make_invite(scratch.path(), "alice", provider_address, helper_address, 12);
 
   using Lines = std::vector<nlohmann::json>;
   const auto doctor = [&](std::vector<std::string> arguments, int status) {

@@ -1,19 +1,19 @@
 // Provider and helper as services: signals, status, limits and logs while a user asks.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <list>
 #include <mutex>
 #include <regex>
 #include <thread>
 
-#include "cli/process.h"
 #include "net/tls.h"
 #include "service/identity.h"
-#include "support/program.h"
+#include "support/processes.h"
+#include "support/tcp.h"
 
 namespace permllm::test {
 namespace {
@@ -49,16 +49,6 @@ testing::AssertionResult comes(const std::filesystem::path& path, const std::str
     std::this_thread::sleep_for(20ms);
   }
   return testing::AssertionFailure() << text << " is not in:\n" << read_text(path);
-}
-
-int silent_connection(int port) {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  return fd;
 }
 
 // What a service manager hears.
@@ -100,24 +90,15 @@ class Manager {
 
 TEST(Operation, services_under_a_manager) {
   const Scratch scratch;
-  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string(),
-                    invite = (scratch / "alice.invite").string();
+  const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string();
   const auto provider_log = scratch / "provider.log", helper_log = scratch / "helper.log",
              config = scratch / "permllm.toml";
-  for (const auto& [role, place] : {std::pair{"provider", provider}, {"helper", helper}}) {
-    ASSERT_EQ(run({"keygen", "--role", role, "--out", place}).status, 0);
-  }
-  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
-  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-  const auto port_of = [](Process& process, const char* event) {
-    return process.wait_for(event).at("port").get<int>();
-  };
-  const auto address = [](int port) { return "127.0.0.1:" + std::to_string(port); };
+  make_keys(scratch.path());
 
   Process helping = start(
       {"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--log", "json", "--log-level", "debug"},
       helper_log);
-  const int helper_status = port_of(helping, "status"), helper_port = port_of(helping, "ready");
+  const int helper_status = port_of(helping, "status"), helper_port = port_of(helping);
   EXPECT_EQ(get(helper_status, "/readyz")->status, 200);
 
   Manager manager(scratch / "notify");
@@ -125,7 +106,7 @@ TEST(Operation, services_under_a_manager) {
   write_text(config, settings + "\"debug\"\n");
   Process providing =
       start({"provider", "--config", config.string(), "--events", "--identity", provider, "--model", PERMLLM_TEST_MODEL,
-             "--context", "128", "--helper", address(helper_port), "--status", "127.0.0.1:0", "--log", "json"},
+             "--context", "128", "--helper", at(helper_port), "--status", "127.0.0.1:0", "--log", "json"},
             provider_log, "NOTIFY_SOCKET=" + (scratch / "notify").string() + " ");
   const int status = port_of(providing, "status");
   {  // before the model is registered
@@ -135,7 +116,7 @@ TEST(Operation, services_under_a_manager) {
     EXPECT_TRUE(std::regex_match(ready->body, std::regex("(starting|load: .*|registration: .*)\n"))) << ready->body;
     EXPECT_FALSE(manager.heard("READY=1"));
   }
-  const int port = port_of(providing, "ready");
+  const int port = port_of(providing);
   EXPECT_EQ(get(status, "/readyz")->body, "ready\n");
   EXPECT_TRUE(manager.hears("READY=1"));
 
@@ -145,15 +126,12 @@ TEST(Operation, services_under_a_manager) {
   EXPECT_NE(read_text(proc + "/status").find("Umask:\t0077\n"), std::string::npos);
 
   // A user among 300 connections that say nothing, at each service.
-  std::vector<int> silent;
+  std::list<RawTcp> silent;
   for (int i = 0; i < 300; ++i) {
-    silent.push_back(silent_connection(port));
-    silent.push_back(silent_connection(helper_port));
+    EXPECT_TRUE(silent.emplace_back(port).connected());
+    EXPECT_TRUE(silent.emplace_back(helper_port).connected());
   }
-  ASSERT_EQ(run({"invite", "alice", "--identity", provider, "--provider-address", address(port), "--helper-address",
-                 address(helper_port), "--tokens", "1000", "--out", invite})
-                .status,
-            0);
+  const std::string invite = make_invite(scratch.path(), "alice", at(port), at(helper_port));
   const auto chat = [&](const char* tokens) {
     return std::vector<std::string>{"chat", "--invite", invite, "--json", "--ahead", "4", "--max-tokens", tokens};
   };
@@ -178,7 +156,7 @@ TEST(Operation, services_under_a_manager) {
   EXPECT_EQ(
       value_of(get(helper_status, "/metrics")->body, R"(permllm_sessions_ended_total{code="none",outcome="ended"})"),
       1);
-  for (const int fd : silent) close(fd);
+  silent.clear();
 
   // SIGHUP: what can be taken from the file is, and the log says so.
   write_text(config, settings + "\"info\"\nmax-connections = 100\nmax-sessions = 1\npatience = 60\n");
@@ -235,22 +213,15 @@ TEST(Operation, services_under_a_manager) {
 struct Keys {
   const Scratch scratch;
   const std::string helper = (scratch / "helper").string(), provider = (scratch / "provider").string();
-  Keys() {
-    for (const auto& [role, place] : {std::pair{"provider", provider}, {"helper", helper}})
-      EXPECT_EQ(run({"keygen", "--role", role, "--out", place}).status, 0);
-    std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
-    std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-  }
+  Keys() { make_keys(scratch.path()); }
 };
 
 TEST(Operation, one_peer_fills_no_log_and_ports_in_use_are_told) {
   const Keys keys;
   const auto log = keys.scratch / "helper.log";
   Process helping = start({"helper", "--events", "--identity", keys.helper, "--status", "127.0.0.1:0"}, log);
-  const int status = helping.wait_for("status").at("port").get<int>(),
-            port = helping.wait_for("ready").at("port").get<int>();
-  const std::string address = "127.0.0.1:" + std::to_string(port),
-                    status_address = "127.0.0.1:" + std::to_string(status);
+  const int status = port_of(helping, "status"), port = port_of(helping);
+  const std::string address = at(port), status_address = at(status);
 
   const Credentials credentials = load_credentials(keys.provider, Role::provider);
   for (int i = 0; i < 40; ++i) {
@@ -296,18 +267,12 @@ TEST(Operation, a_helper_whose_store_is_cut_short_says_so_and_ends) {
 }
 
 TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
-  const Scratch scratch;
-  const std::string helper = (scratch / "helper").string();
-  ASSERT_EQ(run({"keygen", "--role", "helper", "--out", helper}).status, 0);
-  ASSERT_EQ(run({"keygen", "--role", "provider", "--out", (scratch / "provider").string()}).status, 0);
-  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/provider.pem");
-  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-  const auto log = scratch / "helper.log";
-  Process helping = start({"helper", "--events", "--identity", helper, "--status", "127.0.0.1:0", "--max-memory", "1KB",
-                           "--log-level", "debug", "--patience", "60"},
+  const Keys keys;
+  const auto log = keys.scratch / "helper.log";
+  Process helping = start({"helper", "--events", "--identity", keys.helper, "--status", "127.0.0.1:0", "--max-memory",
+                           "1KB", "--log-level", "debug", "--patience", "60"},
                           log, "ulimit -n 128; ");
-  const int status = helping.wait_for("status").at("port").get<int>(),
-            port = helping.wait_for("ready").at("port").get<int>();
+  const int status = port_of(helping, "status"), port = port_of(helping);
   EXPECT_TRUE(comes(log, "128 open files are allowed, enough for 8 connections, not 256"));
   const auto ready = get(status, "/readyz");
   EXPECT_EQ(ready->status, 503);
@@ -316,8 +281,8 @@ TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
   EXPECT_EQ(value_of(text, "process_max_fds"), 128) << text;
 
   // A provider is told.
-  Process providing({"provider", "--events", "--identity", (scratch / "provider").string(), "--model", "llama-7b",
-                     "--synthetic", "--layers", "1", "--width", "128", "--helper", "127.0.0.1:" + std::to_string(port)},
+  Process providing({"provider", "--events", "--identity", keys.provider, "--model", "llama-7b", "--synthetic",
+                     "--layers", "1", "--width", "128", "--helper", at(port)},
                     PERMLLM_BINARY);
   try {
     providing.wait_for("ready");
@@ -326,9 +291,8 @@ TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
     EXPECT_EQ(error.reason(), Reason::busy) << error.what();
   }
   // A connection that is served, and says nothing: the drain waits for it, a second signal does not.
-  const auto link =
-      tls_connect(load_credentials(scratch / "provider", Role::provider), "127.0.0.1:" + std::to_string(port),
-                  Role::helper, Clock::now() + std::chrono::seconds(5));
+  const auto link = tls_connect(load_credentials(keys.provider, Role::provider), at(port), Role::helper,
+                                Clock::now() + std::chrono::seconds(5));
   EXPECT_TRUE(comes(log, "a connection begins", 2));  // the refused one before it
   const Clock::time_point begin = Clock::now();
   kill(helping.pid(), SIGTERM);

@@ -3,44 +3,26 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "cli/process.h"
 #include "session/ledger.h"
-#include "support/cutting_proxy.h"
-#include "support/program.h"
+#include "support/processes.h"
+#include "support/relay.h"
 
 namespace permllm::test {
 namespace {
 
-Result permllm(const std::vector<std::string>& arguments, const std::string& before = "") {
-  const Result r = run(arguments, before);
-  EXPECT_EQ(r.status, 0) << r.error;
-  return r;
-}
-// Identities of a provider and a helper who know each other, in folders of these names.
-void make_identities(const Scratch& scratch) {
-  permllm({"keygen", "--role", "provider", "--name", "acme", "--out", (scratch / "provider").string()});
-  permllm({"keygen", "--role", "helper", "--out", (scratch / "helper").string()});
-  std::filesystem::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
-  std::filesystem::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-}
-std::uint16_t port(Process& process) { return process.wait_for("ready").at("port").get<std::uint16_t>(); }
-std::string at(std::uint16_t number) { return "127.0.0.1:" + std::to_string(number); }
-
 TEST(Resume, an_answer_over_connections_that_break_is_the_same) {
   const Scratch scratch;
   const std::string provider = (scratch / "provider").string(), helper = (scratch / "helper").string();
-  make_identities(scratch);
+  make_keys(scratch.path());
   Process helping({"helper", "--identity", helper, "--events"}, PERMLLM_BINARY);
-  const std::string helper_address = at(port(helping));
+  const std::string helper_address = address_of(helping);
   Process providing(
       {"provider", "--identity", provider, "--events", "--helper", helper_address, "--model", PERMLLM_TEST_MODEL},
       PERMLLM_BINARY);
-  const std::uint16_t provider_port = port(providing);
+  const std::uint16_t provider_port = port_of(providing);
 
   const auto chat = [&](const std::string& name, std::uint16_t through, const std::vector<std::string>& more = {}) {
-    const std::string invite = (scratch / (name + ".invite")).string();
-    permllm({"invite", name, "--identity", provider, "--provider-address", at(through), "--helper-address",
-             helper_address, "--tokens", "100", "--out", invite});
+    const std::string invite = make_invite(scratch.path(), name, at(through), helper_address, 100);
     std::vector<std::string> arguments{"chat", "--invite", invite, "--max-tokens", "8", "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run(arguments, "echo \"Is it so?\" | ");
@@ -80,10 +62,10 @@ Marks burnt(const std::filesystem::path& folder) {
 // the chain that was in use: it goes on behind what either side had burnt.
 TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
   const Scratch scratch;
-  make_identities(scratch);
+  make_keys(scratch.path());
   Process helping({"helper", "--identity", (scratch / "helper").string(), "--events", "--log-level", "error"},
                   PERMLLM_BINARY);
-  const std::string helper_address = at(port(helping)), state = (scratch / "state").string();
+  const std::string helper_address = address_of(helping), state = (scratch / "state").string();
   const auto serve = [&](std::uint16_t on) {
     return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error",
                     "--helper", helper_address, "--state", state, "--model",
@@ -95,18 +77,13 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
   std::string user;
   const auto invite = [&](std::uint16_t through) {
     user = "user" + std::to_string(users++);
-    permllm({"invite", user, "--identity", (scratch / "provider").string(), "--provider-address", at(through),
-             "--helper-address", helper_address, "--tokens", "100", "--out", (scratch / (user + ".invite")).string()});
+    make_invite(scratch.path(), user, at(through), helper_address, 100);
   };
   const auto ask = [&] {
     return run(
         {"chat", "--invite", (scratch / (user + ".invite")).string(), "--state", (scratch / user).string(),
          "--chat-format", "none", "--max-tokens", std::to_string(k_tokens), "--ahead", "16", "--grace", "0", "--json"},
         "echo \"Is it so?\" | ");
-  };
-  const auto stop = [](Process& process) {
-    kill(process.pid(), SIGTERM);
-    EXPECT_EQ(process.wait(), 0);
   };
 
   // Without a fault: what an answer burns, and how many bytes it brings.
@@ -115,7 +92,7 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
   Marks use;
   {
     Process providing = serve(0);
-    invite(port(providing));
+    invite(port_of(providing));
     const Result whole = ask();
     ASSERT_EQ(whole.status, 0) << whole.error;
     want = events(whole.out).back();
@@ -130,7 +107,7 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
   for (std::size_t part = 2; part < 16; ++part) {
     std::filesystem::remove_all(state);
     Process killed = serve(0);
-    const std::uint16_t number = port(killed);
+    const std::uint16_t number = port_of(killed);
     // Connection 0 hears what there is, 1 is the conversation's.
     CuttingProxy proxy(number, {{1, bytes * part / 16}}, {}, [&] { kill(killed.pid(), SIGKILL); });
     invite(proxy.port());
@@ -150,7 +127,7 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
     ahead = std::max<std::size_t>(ahead, between(use, begin)[k_slot_kind]);
 
     Process again = serve(number);
-    port(again);
+    port_of(again);
     const Result second = ask();
     EXPECT_EQ(second.status, 0) << second.error;
     EXPECT_EQ(events(second.out).back().at("output_ids"), want.at("output_ids"));

@@ -9,9 +9,8 @@
 
 #include <thread>
 
-#include "cli/process.h"
-#include "support/cutting_proxy.h"
-#include "support/program.h"
+#include "support/processes.h"
+#include "support/relay.h"
 
 namespace permllm::test {
 namespace {
@@ -22,28 +21,19 @@ using std::chrono_literals::operator""ms;
 class World {
  public:
   explicit World(const std::map<std::size_t, std::size_t>& cuts = {}) {
-    const auto permllm = [](const std::vector<std::string>& arguments) {
-      const Result r = run(arguments);
-      EXPECT_EQ(r.status, 0) << r.error;
-    };
-    for (const char* role : {"provider", "helper"})
-      permllm({"keygen", "--role", role, "--out", (scratch_ / role).string()});
-    std::filesystem::copy(scratch_ / "provider/certificate.pem", scratch_ / "helper/peers/provider.pem");
-    std::filesystem::copy(scratch_ / "helper/certificate.pem", scratch_ / "provider/peers/helper.pem");
+    make_keys(scratch_.path());
     helper_.emplace(std::vector<std::string>{"helper", "--identity", (scratch_ / "helper").string(), "--events",
                                              "--log-level", "error"},
                     PERMLLM_BINARY);
-    const auto at = [](std::uint16_t port) { return fmt::format("localhost:{}", port); };  // a name to be resolved
-    const std::string helper = at(helper_->wait_for("ready").at("port"));
+    const auto named = [](std::uint16_t port) { return fmt::format("localhost:{}", port); };  // to be resolved
+    const std::string helper = named(port_of(*helper_));
     provider_.emplace(
         std::vector<std::string>{"provider", "--identity", (scratch_ / "provider").string(), "--events", "--log-level",
                                  "error", "--helper", helper, "--state", (scratch_ / "kept").string(), "--model",
                                  PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64"},
         PERMLLM_BINARY);
-    proxy_.emplace(provider_->wait_for("ready").at("port").get<std::uint16_t>(), cuts);
-    permllm({"invite", "alice", "--identity", (scratch_ / "provider").string(), "--provider-address",
-             at(proxy_->port()), "--helper-address", helper, "--tokens", "1000", "--out",
-             (scratch_ / "alice.invite").string()});
+    proxy_.emplace(port_of(*provider_), cuts);
+    make_invite(scratch_.path(), "alice", named(proxy_->port()), helper);
   }
   // From a shell, with words behind it.
   static Process start(const std::string& words) {

@@ -9,71 +9,59 @@
 #include <optional>
 #include <thread>
 
-#include "cli/process.h"
 #include "session/ledger.h"
-#include "support/program.h"
+#include "support/processes.h"
 
 namespace permllm::test {
 namespace {
 
 namespace fs = std::filesystem;
 
-Result permllm(const std::vector<std::string>& arguments, const std::string& before = "") {
-  const Result r = run(arguments, before);
-  EXPECT_EQ(r.status, 0) << r.error;
-  return r;
-}
-std::string address(Process& process) {
-  return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
-}
 std::vector<ChainRecord> chains(const fs::path& folder) { return Ledger(folder / "ledger.sqlite").all(); }
-void stop(Process& process) {
-  kill(process.pid(), SIGTERM);
-  EXPECT_EQ(process.wait(), 0);
-}
-
 // A asks; its session outlives the provider's --idle. The provider's folder is copied. B asks on the same folder, A ends, the copy is put back, and C asks. Each uses as many
 // slots, and so many more are burnt then: less would mean that some were used twice. Once without the locks, as on a file system that keeps none.
 TEST(SingleUse, a_program_that_ends_late_and_a_folder_that_is_put_back_take_no_mark_back) {
   for (const bool locks : {true, false}) {
     const Scratch scratch;
-    const auto at = [&](const char* name) { return (scratch / name).string(); };
-    permllm({"keygen", "--role", "provider", "--name", "acme", "--out", at("provider")});
-    permllm({"keygen", "--role", "helper", "--out", at("helper")});
-    fs::copy(scratch / "provider/certificate.pem", scratch / "helper/peers/acme.pem");
-    fs::copy(scratch / "helper/certificate.pem", scratch / "provider/peers/helper.pem");
-    Process helping({"helper", "--identity", at("helper"), "--events", "--log-level", "error", "--store", at("store")},
-                    PERMLLM_BINARY);
-    const std::string helper_address = address(helping);
+    const auto place = [&](const char* name) { return (scratch / name).string(); };
+    make_keys(scratch.path());
+    Process helping(
+        {"helper", "--identity", place("helper"), "--events", "--log-level", "error", "--store", place("store")},
+        PERMLLM_BINARY);
+    const std::string helper_address = address_of(helping);
     std::string listen = "127.0.0.1:0";
     const auto serve = [&] {
-      return Process({"provider",    "--identity", at("provider"), "--events",
-                      "--log-level", "error",      "--helper",     helper_address,
-                      "--state",     at("state"),  "--model",      std::string(PERMLLM_TINY_MODELS) + "/llama.gguf",
-                      "--context",   "64",         "--patience",   "2",
-                      "--idle",      "2",          "--drain",      "0",
-                      "--listen",    listen},
+      return Process({"provider",        "--identity",
+                      place("provider"), "--events",
+                      "--log-level",     "error",
+                      "--helper",        helper_address,
+                      "--state",         place("state"),
+                      "--model",         std::string(PERMLLM_TINY_MODELS) + "/llama.gguf",
+                      "--context",       "64",
+                      "--patience",      "2",
+                      "--idle",          "2",
+                      "--drain",         "0",
+                      "--listen",        listen},
                      PERMLLM_BINARY);
     };
     std::optional<Process> providing(serve());
-    listen = address(*providing);
-    permllm({"invite", "alice", "--identity", at("provider"), "--provider-address", listen, "--helper-address",
-             helper_address, "--tokens", "1000", "--out", at("invite")});
-    const std::vector<std::string> chat{"chat", "--invite",     at("invite"), "--state", at("user"), "--chat-format",
-                                        "none", "--max-tokens", "4",          "--ahead", "16",       "--json"};
+    listen = address_of(*providing);
+    const std::string invite = make_invite(scratch.path(), "alice", listen, helper_address);
+    const std::vector<std::string> chat{"chat", "--invite",     invite, "--state", place("user"), "--chat-format",
+                                        "none", "--max-tokens", "4",    "--ahead", "16",          "--json"};
     const auto ask = [&] {
       const Result r = permllm(chat, "echo \"Is it so?\" | ");
       return events(r.out).back();
     };
     const auto again = [&] {
       providing.emplace(serve());
-      address(*providing);
+      address_of(*providing);
     };
 
     ASSERT_EQ(mkfifo((scratch / "line").c_str(), 0600), 0);
     Result late;
-    std::jthread a([&] { late = run(chat, "cat '" + at("line") + "' | "); });
-    FILE* const line = fopen(at("line").c_str(), "w");  // waits for the reader
+    std::jthread a([&] { late = run(chat, "cat '" + place("line") + "' | "); });
+    FILE* const line = fopen(place("line").c_str(), "w");  // waits for the reader
     fcntl(fileno(line), F_SETFD, FD_CLOEXEC);
     fputs("Is it so?\n", line);
     fflush(line);

@@ -5,9 +5,8 @@
 
 #include <fstream>
 
-#include "cli/process.h"
 #include "support/gguf_writer.h"
-#include "support/program.h"
+#include "support/processes.h"
 
 namespace permllm::test {
 namespace {
@@ -132,32 +131,24 @@ class Pty {
 };
 
 TEST_F(Terminal, what_a_provider_says_draws_nothing_at_its_user_and_helper) {
-  const auto at = [](const std::string& name) { return (*scratch / name).string(); };
-  for (const char* role : {"provider", "helper"})
-    ASSERT_EQ(run({"keygen", "--role", role, "--out", at(role)}).status, 0);
-  std::filesystem::copy(*scratch / "provider" / "certificate.pem", *scratch / "helper" / "peers" / "provider.pem");
-  std::filesystem::copy(*scratch / "helper" / "certificate.pem", *scratch / "provider" / "peers" / "helper.pem");
-  const auto address = [](Process& process) {
-    return "127.0.0.1:" + std::to_string(process.wait_for("ready").at("port").get<int>());
-  };
-  Process helping({"helper", "--identity", at("helper"), "--store", at("store"), "--events", "--log-level", "error"},
-                  PERMLLM_BINARY);
-  const std::string helper = address(helping);
-  Process providing({"provider", "--identity", at("provider"), "--helper", helper, "--model", model(), "--context",
+  const auto place = [](const std::string& name) { return (*scratch / name).string(); };
+  make_keys(scratch->path());
+  Process helping(
+      {"helper", "--identity", place("helper"), "--store", place("store"), "--events", "--log-level", "error"},
+      PERMLLM_BINARY);
+  const std::string helper = address_of(helping);
+  Process providing({"provider", "--identity", place("provider"), "--helper", helper, "--model", model(), "--context",
                      "128", "--events", "--log-level", "error"},
                     PERMLLM_BINARY);
-  const std::string provider = address(providing);
-  ASSERT_EQ(run({"invite", "alice", "--identity", at("provider"), "--provider-address", provider, "--helper-address",
-                 helper, "--tokens", "60", "--out", at("alice")})
-                .status,
-            0);
+  const std::string provider = address_of(providing);
+  const std::string invite = make_invite(scratch->path(), "alice", provider, helper, 60);
 
-  expect_shown("store", run({"store", at("store")}).out);
-  expect_ascii("store --json", run({"store", at("store"), "--json"}).out);
-  expect_shown("doctor", run({"doctor", "--invite", at("alice")}).out);
-  expect_ascii("doctor --json", run({"doctor", "--invite", at("alice"), "--json"}).out);
+  expect_shown("store", run({"store", place("store")}).out);
+  expect_ascii("store --json", run({"store", place("store"), "--json"}).out);
+  expect_shown("doctor", run({"doctor", "--invite", invite}).out);
+  expect_ascii("doctor --json", run({"doctor", "--invite", invite, "--json"}).out);
   {
-    Pty chat({"chat", "--invite", at("alice"), "--state", at("state"), "--max-tokens", "8"});
+    Pty chat({"chat", "--invite", invite, "--state", place("state"), "--max-tokens", "8"});
     ASSERT_TRUE(chat.shows("Ctrl-D the program")) << chat.output;
     expect_shown("banner", chat.output);
     chat.type("hi\n");
@@ -175,9 +166,10 @@ TEST_F(Terminal, what_a_provider_says_draws_nothing_at_its_user_and_helper) {
               saved.find(k_turned) != std::string::npos)
       << saved;
   for (const std::string format : {"text", "json"}) {
-    const std::string log = at("serve.log");
-    const std::string command = std::string("exec ") + PERMLLM_BINARY + " serve --invite " + at("alice") + " --state " +
-                                at("state") + " --listen 127.0.0.1:0 --stock 0 --events --log " + format + " 2>" + log;
+    const std::string log = place("serve.log");
+    const std::string command = std::string("exec ") + PERMLLM_BINARY + " serve --invite " + invite + " --state " +
+                                place("state") + " --listen 127.0.0.1:0 --stock 0 --events --log " + format + " 2>" +
+                                log;
     {
       Process serving({"-c", command}, "/bin/sh");
       serving.wait_for("ready");

@@ -15,7 +15,7 @@
 #include "support/hostile.h"
 #include "support/links.h"
 #include "support/program.h"
-#include "support/tls_services.h"
+#include "support/raw_peers.h"
 
 namespace permllm::test {
 namespace {
@@ -28,7 +28,7 @@ void expect_in(const std::string& text, const std::string& part) {
 }
 
 TEST(Strangers, hold_up_nobody_and_are_let_go) {
-  TlsServices services(5s, 1500ms);
+  TlsWorld services(5s, 1500ms);
   const auto good = services.answer();
   const Bytes hello = client_hello();
   for (const Role role : {Role::provider, Role::helper}) {
@@ -57,7 +57,7 @@ TEST(Strangers, hold_up_nobody_and_are_let_go) {
 }
 
 TEST(HostilePeers, a_frame_that_drips_ends_at_the_deadline) {
-  TlsServices services(1s);
+  TlsWorld services(1s);
   for (const Role role : {Role::provider, Role::helper}) {
     RawTls slow(services.parties().user, services.port(role));
     ASSERT_TRUE(slow.connected());
@@ -67,9 +67,9 @@ TEST(HostilePeers, a_frame_that_drips_ends_at_the_deadline) {
     while (sent < frame.size() && slow.write(std::span(frame).subspan(sent, 1)) && !slow.speaks(50)) ++sent;
     EXPECT_LT(sent, 200u);
     EXPECT_EQ(slow.refusal(), "");
-    EXPECT_TRUE(services.said(role == Role::provider
-                                  ? "Hello: did not arrive before the deadline"
-                                  : "the first message of a connection: did not arrive before the deadline"));
+    EXPECT_TRUE(services.notes.come(role == Role::provider
+                                        ? "Hello: did not arrive before the deadline"
+                                        : "the first message of a connection: did not arrive before the deadline"));
     EXPECT_LT(Clock::now() - begin, 10s);
   }
 }
@@ -130,7 +130,7 @@ Frame frame_of(Message message, std::uint64_t session = 0, std::uint32_t step = 
 
 // Messages whose lists, texts and bytes are announced longer than anything that comes, up to 2^32 - 1 of each.
 TEST(HostilePeers, announced_lengths_take_no_memory) {
-  TlsServices services(5s);
+  TlsWorld services(5s);
   const OfferedModel model = tiny_model(k_smallest);
   const auto good = services.answer();
   const PeakMemory memory;
@@ -197,7 +197,7 @@ TEST(HostilePeers, announced_lengths_take_no_memory) {
 
 // Every message, known or not, as the first of a connection, empty and with bytes.
 TEST(HostilePeers, a_first_message_that_is_none_is_refused) {
-  TlsServices services(5s);
+  TlsWorld services(5s);
   const auto good = services.answer();
   for (std::uint16_t tag = 0; tag <= 70; ++tag) {
     for (const std::size_t size : {0, 100}) {
@@ -214,7 +214,7 @@ TEST(HostilePeers, a_first_message_that_is_none_is_refused) {
 }
 
 TEST(HostilePeers, a_session_that_is_played_again_is_refused_at_its_first_frame) {
-  TlsServices services(1s);
+  TlsWorld services(1s);
   std::vector<Frame> online, offline, helper;
   const auto recorded = [&](Role to, std::vector<Frame>& frames) {
     return [&services, to, &frames] { return std::make_unique<Recording>(services.dial(Role::user, to), frames); };
@@ -252,7 +252,7 @@ TEST(HostilePeers, a_session_that_is_played_again_is_refused_at_its_first_frame)
 }
 
 TEST(HostilePeers, passes_out_of_turn_are_named) {
-  TlsServices services(5s);
+  TlsWorld services(5s);
   const auto good = services.answer();
   const auto online = [&](const auto&... messages) {
     Handshake session(services);
@@ -270,10 +270,10 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
   expect_in(online(RetrievalIndex{}), "frame.tag: 64, expected PassBegin or SessionEnd");
   expect_in(online(PackOrder{1, 0, 1}), "frame.tag: 30, expected PassBegin or SessionEnd");
   expect_in(online(Refusal{200, 200, "", "\x1b[2J"}), "peer: \xef\xbf\xbd[2J");
-  EXPECT_TRUE(services.said("peer: \xef\xbf\xbd[2J"));
+  EXPECT_TRUE(services.notes.come("peer: \xef\xbf\xbd[2J"));
 
   // In a pass, whose material has to be there (in profile open the user deals none).
-  TlsServices open(5s, 5s, tiny_model({.profile = Profile::open, .layers = 1, .slots = 8}));
+  TlsWorld open(5s, 5s, tiny_model({.profile = Profile::open, .layers = 1, .slots = 8}));
   const auto in_pass = [&](const auto&... messages) {
     Handshake session(open);
     session.online->receive(EmbeddingRows{});
@@ -314,7 +314,7 @@ TEST(HostilePeers, passes_out_of_turn_are_named) {
 }
 
 TEST(HostilePeers, orders_and_material_out_of_turn_are_named) {
-  TlsServices services(5s);
+  TlsWorld services(5s);
   const auto good = services.answer();
   const auto helper = [&](const auto&... messages) {
     Handshake session(services);
@@ -353,7 +353,7 @@ TEST(HostilePeers, orders_and_material_out_of_turn_are_named) {
 
 // A provider opens its side of sessions whose users never come: what the helper keeps for them it lets go.
 TEST(HostilePeers, sessions_without_a_user_are_let_go_by_the_helper) {
-  TlsServices services(300ms);
+  TlsWorld services(300ms);
   const OfferedModel model = tiny_model(k_smallest);
   const auto park = [&](std::uint64_t session) {
     auto link = services.dial(Role::provider, Role::helper);
@@ -373,7 +373,7 @@ TEST(HostilePeers, sessions_without_a_user_are_let_go_by_the_helper) {
 
 // The helper has two models. The provider of one and its user would learn V of the other from material that is dealt for it.
 TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused) {
-  TlsServices services(5s);
+  TlsWorld services(5s);
   ProviderService other(
       tiny_model({.layers = 1, .slots = 8, .id = 'b'}), services.executor(), 5s,
       [&] { return services.dial(Role::provider, Role::helper); }, [](const std::string&) {});
@@ -395,12 +395,11 @@ TEST(HostilePeers, a_user_that_names_another_model_than_its_provider_is_refused)
 
 // A session is its user's alone, even for one who knows its number.
 TEST(HostilePeers, a_user_does_not_join_the_session_of_another) {
-  TlsServices services(5s);
+  TlsWorld services(5s);
   Handshake alice(services, false);
   Credentials bob = services.parties().of(Role::user);
   bob.identity = make_user(services.parties().provider, "bob", 7);
-  const auto link = tls_connect(bob, "127.0.0.1:" + std::to_string(services.port(Role::provider)), Role::provider,
-                                Clock::now() + 20s);
+  const auto link = services.dial(bob, Role::provider);
   Channel offline(*link, 0, 20s);
   offline.send(Hello{Hello::offline, alice.card.session});
   expect_in(error_of([&] { offline.receive(Accepted{}); }), "Hello.session: no such session");
@@ -408,22 +407,18 @@ TEST(HostilePeers, a_user_does_not_join_the_session_of_another) {
 
 // One who writes its certificate in another way is no second user: the allowance is used, and the session can be joined.
 TEST(HostilePeers, the_same_certificate_with_another_signature_has_the_same_account) {
-  TlsServices services(5s);
+  TlsWorld services(5s);
   services.limits.tokens = 2;
   services.answer();
   Credentials again = services.parties().of(Role::user);
   again.identity.certificate = with_other_signature(again.identity.certificate);
-  const auto dial = [&](const Credentials& who) {
-    return tls_connect(who, "127.0.0.1:" + std::to_string(services.port(Role::provider)), Role::provider,
-                       Clock::now() + 20s);
-  };
-  const auto link = dial(again);
+  const auto link = services.dial(again, Role::provider);
   Channel online(*link, 0, 20s);
   online.send(Hello{});
   EXPECT_EQ(online.receive(Card{}).tokens_left, 0u);
   Credentials bob = again;
   bob.identity = make_user(services.parties().provider, "bob", 7);
-  const auto of_bob = dial(bob);
+  const auto of_bob = services.dial(bob, Role::provider);
   Channel other(*of_bob, 0, 20s);
   other.send(Hello{});
   EXPECT_EQ(other.receive(Card{}).tokens_left, 2u);
@@ -431,15 +426,15 @@ TEST(HostilePeers, the_same_certificate_with_another_signature_has_the_same_acco
 
 // The number of a session is not enough to take its user's place at the helper, before the provider is there or after.
 TEST(HostilePeers, a_user_does_not_take_the_material_of_another) {
-  TlsServices services(2s);
+  TlsWorld services(2s);
   Handshake alice(services, false);
   Credentials credentials = services.parties().of(Role::user);
   credentials.identity = make_user(services.parties().provider, "bob", 7);
   struct Side {
     std::unique_ptr<Link> link;
     std::unique_ptr<Channel> channel;
-    Side(const TlsServices& to, const Credentials& who, const PairHello& hello) {
-      link = tls_connect(who, "127.0.0.1:" + std::to_string(to.port(Role::helper)), Role::helper, Clock::now() + 20s);
+    Side(const TlsWorld& to, const Credentials& who, const PairHello& hello) {
+      link = to.dial(who, Role::helper);
       channel = std::make_unique<Channel>(*link, 0, 20s);
       channel->send(hello);
       channel->receive(PairAccepted{});
@@ -468,7 +463,7 @@ TEST(HostilePeers, a_user_does_not_take_the_material_of_another) {
 
 // A user names nobody: its certificate does.
 TEST(HostilePeers, a_user_that_names_a_user_is_refused) {
-  TlsServices services(2s);
+  TlsWorld services(2s);
   const OfferedModel model = tiny_model(k_smallest);
   const auto link = services.dial(Role::user, Role::helper);
   Channel channel(*link, 0, 20s);

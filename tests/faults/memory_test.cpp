@@ -11,6 +11,7 @@
 #include "session/registration.h"
 #include "support/errors.h"
 #include "support/hostile.h"
+#include "support/raw_peers.h"
 
 namespace permllm::test {
 namespace {
@@ -29,7 +30,7 @@ class Memory : public ::testing::Test {
     return model;
   }
 
-  TlsServices& services(TinyModel how = {.layers = 1, .slots = 64}) {
+  TlsWorld& services(TinyModel how = {.layers = 1, .slots = 64}) {
     services_.emplace(5s, 5s, model(how));
     services_->answer();
     return *services_;
@@ -67,7 +68,7 @@ class Memory : public ::testing::Test {
     return grown;
   }
   std::list<RawTls> raw_;
-  std::optional<TlsServices> services_;
+  std::optional<TlsWorld> services_;
 };
 
 Frame first(Tag tag, Bytes payload = {}, std::uint32_t step = 0, std::uint64_t session = 0) {
@@ -124,7 +125,7 @@ TEST_F(Memory, pings_and_answers_to_them) {
 
 // Half of the connections are the sessions that the others bring material to.
 TEST_F(Memory, material) {
-  TlsServices& both = services();
+  TlsWorld& both = services();
   std::list<Handshake> sessions;
   std::vector<std::function<void()>> attacks;
   const std::size_t most = most_material(model().plan);
@@ -140,7 +141,7 @@ TEST_F(Memory, material) {
 
 TEST_F(Memory, orders_and_passes) {
   for (const Profile profile : {Profile::paper, Profile::open}) {
-    TlsServices& both = services({.profile = profile, .layers = 1, .slots = 64});
+    TlsWorld& both = services({.profile = profile, .layers = 1, .slots = 64});
     std::list<Handshake> sessions;
     std::vector<std::function<void()>> attacks;
     for (std::size_t i = 0; i < k_connections / 2; ++i) {

@@ -6,7 +6,7 @@
 #include <atomic>
 #include <random>
 
-#include "support/services.h"
+#include "support/sessions.h"
 
 namespace permllm::test {
 namespace {
@@ -95,7 +95,7 @@ INSTANTIATE_TEST_SUITE_P(Profiles, Mutations, testing::Values(Profile::paper, Pr
 
 TEST_P(Mutations, end_every_session_in_time) {
   constexpr std::size_t k_sessions = 300;
-  Services services(GetParam(), false, std::chrono::seconds(1));
+  SessionWorld services(GetParam(), false, std::chrono::seconds(1));
   Session first{"without a change"};
   services.run(first);
   ASSERT_FALSE(first.any_error()) << first.errors();

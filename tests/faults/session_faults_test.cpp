@@ -10,9 +10,8 @@
 
 #include <atomic>
 
-#include "support/cutting_proxy.h"
-#include "support/services.h"
-#include "support/tls_services.h"
+#include "support/relay.h"
+#include "support/sessions.h"
 
 namespace permllm::test {
 namespace {
@@ -35,15 +34,14 @@ bool is_flip_of_payload(Fault fault) {
 
 // A patience that no honest party exceeds on this machine, though many sessions run at once and other programs may stop them for a while.
 Clock::duration patience_here(const Variant& v) {
-  Services services(v.profile, v.fused, std::chrono::seconds(20));
+  SessionWorld services(v.profile, v.fused, std::chrono::seconds(20));
   double seconds = 1e9;
   for (int i = 0; i < 3; ++i) {
     Session run{"to measure"};
     services.run(run);
     seconds = std::min(seconds, run.seconds);
   }
-  return std::max<Clock::duration>(std::chrono::seconds(4), std::chrono::duration_cast<Clock::duration>(
-                                                                std::chrono::duration<double>(60 * seconds)));
+  return std::max<Clock::duration>(std::chrono::seconds(4), duration_of(60 * seconds));
 }
 
 struct Job {
@@ -60,8 +58,8 @@ INSTANTIATE_TEST_SUITE_P(Profiles, FaultyFrames, testing::ValuesIn(k_variants),
 
 TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
   const Variant& variant = GetParam();
-  Services services(variant.profile, variant.fused, patience_here(variant));
-  const double patience = std::chrono::duration<double>(services.patience()).count();
+  SessionWorld services(variant.profile, variant.fused, patience_here(variant));
+  const double patience = seconds_of(services.patience());
   const std::size_t masks = SpentMasks::all().count();
 
   std::map<End, std::vector<Frame>> frames;
@@ -162,7 +160,7 @@ TEST_P(FaultyFrames, end_their_session_in_an_error_and_no_other) {
 
 // A bit that is flipped between the parties' TLS connections: in the handshakes, the heads of records, and their middles.
 TEST(FlippedBytes, under_tls_end_their_session_in_an_error_and_never_in_a_wrong_answer) {
-  TlsServices services(std::chrono::seconds(5), std::chrono::seconds(5));
+  TlsWorld services(std::chrono::seconds(5));
   const auto good = services.answer();
   // Of the user's connections: online, offline, and to the helper.
   std::array<std::array<std::size_t, 2>, 3> passed{};

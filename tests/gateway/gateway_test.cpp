@@ -12,7 +12,7 @@ class GatewayTest : public testing::Test {
     folder = temporary->path();
     parties = std::make_unique<Parties>(folder / "fast");
     gateway = parties->gateway();
-    relay = std::make_unique<SlowRelay>(parties->provider->port());
+    relay = std::make_unique<test::DelayRelay>(parties->provider->port(), 10ms);
   }
   static void TearDownTestSuite() {
     EXPECT_EQ(gateway->end(), 0) << parties->logged();
@@ -28,7 +28,7 @@ class GatewayTest : public testing::Test {
   static inline std::unique_ptr<TemporaryDirectory> temporary;
   static inline std::filesystem::path folder;
   static inline std::unique_ptr<Parties> parties;
-  static inline std::unique_ptr<SlowRelay> relay;
+  static inline std::unique_ptr<test::DelayRelay> relay;
   static inline std::unique_ptr<Service> gateway;
 };
 
@@ -241,9 +241,9 @@ TEST_F(GatewayTest, privacy_and_activity_tell_what_the_page_shows) {
   ASSERT_EQ(privacy["parties"].size(), 3u);
   for (const Json& party : privacy["parties"])
     EXPECT_TRUE(!party["sees"].empty() && !party["never_sees"].empty()) << party;
-  const auto [status, inspected] = run("inspect " PERMLLM_TINY_MODELS "/llama.gguf --context 64 --json");
-  ASSERT_EQ(status, 0) << inspected;
-  const Json sees = Json::parse(inspected).at("sees");
+  const test::Result inspected =
+      test::permllm({"inspect", PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64", "--json"});
+  const Json sees = Json::parse(inspected.out).at("sees");
   const auto with = [](Json all, std::size_t at, const char* own) {
     all.insert(all.begin() + static_cast<Json::difference_type>(at), own);
     return all;
@@ -455,14 +455,14 @@ TEST_F(GatewayTest, who_asks_much_does_not_hold_up_who_asks_once_and_shares_no_d
 TEST_F(GatewayTest, keys_are_asked_for_where_there_are_some) {
   const auto file = parties->folder / "keys";
   std::ofstream(file) << "# keys\nkey-number-one-of-two\nkey-number-two-of-two\n";
-  const auto refused = [&](const std::string& options) {
-    const auto [status, text] = run("serve --invite " + (parties->folder / "user1.invite").string() + " " + options);
-    EXPECT_EQ(status, 2) << text;
-    return text;
+  const auto refused = [&](const std::string& option, const std::string& value) {
+    const test::Result r = test::run({"serve", "--invite", (parties->folder / "user1.invite").string(), option, value});
+    EXPECT_EQ(r.status, 2) << r.error;
+    return r.error;
   };
   chmod(file.c_str(), 0644);
-  EXPECT_NE(refused("--key-file " + file.string()).find("keys"), std::string::npos);
-  EXPECT_NE(refused("--listen 0.0.0.0:0").find("--key-file"), std::string::npos);
+  EXPECT_NE(refused("--key-file", file.string()).find("keys"), std::string::npos);
+  EXPECT_NE(refused("--listen", "0.0.0.0:0").find("--key-file"), std::string::npos);
   chmod(file.c_str(), 0600);
   const auto own = parties->gateway("--key-file " + file.string());
   EXPECT_EQ(get(*own, "/").status, 200);
@@ -538,16 +538,12 @@ TEST_F(GatewayTest, a_signal_lets_answers_end) {
 }
 
 TEST_F(GatewayTest, a_port_in_use_is_told) {
-  run("invite second --identity " + (parties->folder / "provider").string() + " --provider-address " +
-      parties->provider->address() + " --helper-address " + parties->helper->address() + " --tokens 100 --out " +
-      (parties->folder / "second.invite").string());
-  const auto [status, said] =
-      run("serve --listen " + gateway->address() + " --invite " + (parties->folder / "second.invite").string() +
-          " --state " + (parties->folder / "second").string());
-  EXPECT_EQ(status, 1) << said;
-  EXPECT_NE(said.find("--listen: " + gateway->address() + ": nobody can listen there; does another program?"),
+  const test::Result r = test::run({"serve", "--listen", gateway->address(), "--invite", parties->invite().string(),
+                                    "--state", (parties->folder / "second").string()});
+  EXPECT_EQ(r.status, 1) << r.error;
+  EXPECT_NE(r.error.find("--listen: " + gateway->address() + ": nobody can listen there; does another program?"),
             std::string::npos)
-      << said;
+      << r.error;
 }
 
 TEST_F(GatewayTest, the_page_has_its_policy) {

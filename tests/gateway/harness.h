@@ -4,22 +4,19 @@
 #include <httplib.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
-#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <future>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <set>
 #include <thread>
 
-#include "cli/process.h"
+#include "support/processes.h"
+#include "support/relay.h"
 
 namespace permllm::gateway_test {
 
@@ -29,101 +26,29 @@ using namespace std::chrono_literals;
 
 inline constexpr const char* k_question = "Is it so?";
 
-// What the program says, and its exit status.
-inline std::pair<int, std::string> run(const std::string& arguments) {
-  FILE* output = popen(("exec " PERMLLM_BINARY " " + arguments + " 2>&1").c_str(), "r");
-  std::string text;
-  for (std::array<char, 256> line; std::fgets(line.data(), static_cast<int>(line.size()), output) != nullptr;)
-    text += line.data();
-  return {WEXITSTATUS(pclose(output)), text};
-}
-
 // A party in a process of its own, ready to be dialled.
 class Service {
  public:
   explicit Service(const std::string& arguments)
-      : process_({"-c", "exec " PERMLLM_BINARY " " + arguments}, "/bin/sh"),
-        port_(process_.wait_for("ready").at("port").get<int>()) {}
+      : process_({"-c", "exec " PERMLLM_BINARY " " + arguments}, "/bin/sh"), port_(test::port_of(process_)) {}
   int end(int number = SIGTERM) {  // the exit status
     tell(number);
     return process_.wait();
   }
   void tell(int number) const { kill(process_.pid(), number); }
   int port() const { return port_; }
-  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  std::string address() const { return test::at(port_); }
 
  private:
   Process process_;
   int port_;
 };
 
-// Passes on what comes for a party, each piece a little later: over such a link a token takes its time.
-class SlowRelay {
- public:
-  explicit SlowRelay(int to) : to_(to), listening_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in any = loopback(0);
-    EXPECT_EQ(bind(listening_, reinterpret_cast<sockaddr*>(&any), sizeof any), 0);
-    EXPECT_EQ(listen(listening_, 16), 0);
-    socklen_t size = sizeof any;
-    getsockname(listening_, reinterpret_cast<sockaddr*>(&any), &size);
-    port_ = ntohs(any.sin_port);
-    accepting_ = std::jthread([this] {
-      for (int from = 0; (from = accept(listening_, nullptr, nullptr)) >= 0;) {
-        const int on = ::socket(AF_INET, SOCK_STREAM, 0);
-        const sockaddr_in party = loopback(to_);
-        if (connect(on, reinterpret_cast<const sockaddr*>(&party), sizeof party) != 0) shutdown(from, SHUT_RDWR);
-        const std::lock_guard lock(mutex_);
-        for (const int socket : {from, on}) {
-          const int yes = 1;
-          setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-          sockets_.push_back(socket);
-        }
-        passing_.emplace_back([from, on] { pass(from, on); });
-        passing_.emplace_back([from, on] { pass(on, from); });
-      }
-    });
-  }
-  ~SlowRelay() {
-    shutdown(listening_, SHUT_RDWR);
-    accepting_.join();
-    for (const int socket : sockets_) shutdown(socket, SHUT_RDWR);
-    passing_.clear();
-    for (const int socket : sockets_) close(socket);
-    close(listening_);
-  }
-  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
-
- private:
-  static sockaddr_in loopback(int port) {
-    sockaddr_in at{};
-    at.sin_family = AF_INET;
-    at.sin_port = htons(static_cast<std::uint16_t>(port));
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    return at;
-  }
-  static void pass(int from, int to) {
-    char chunk[65536];
-    for (ssize_t got = 0; (got = recv(from, chunk, sizeof chunk, 0)) > 0;) {
-      std::this_thread::sleep_for(5ms);
-      if (send(to, chunk, static_cast<std::size_t>(got), MSG_NOSIGNAL) != got) break;
-    }
-    shutdown(to, SHUT_WR);
-  }
-  int to_, listening_, port_ = 0;
-  std::mutex mutex_;
-  std::vector<int> sockets_;
-  std::list<std::jthread> passing_;  // of the thread that accepts, until that ends
-  std::jthread accepting_;
-};
-
 // Provider and helper.
 struct Parties {
   explicit Parties(const std::filesystem::path& at, const std::string& provider_options = "") : folder(at) {
     std::filesystem::create_directory(folder);
-    for (const char* role : {"helper", "provider"})
-      run(std::string("keygen --role ") + role + " --out " + (folder / role).string());
-    std::filesystem::copy(folder / "provider" / "certificate.pem", folder / "helper" / "peers" / "provider.pem");
-    std::filesystem::copy(folder / "helper" / "certificate.pem", folder / "provider" / "peers" / "helper.pem");
+    test::make_keys(folder);
     helper = std::make_unique<Service>("helper --events --log-level off --drain 0 --listen 127.0.0.1:0 --identity " +
                                        (folder / "helper").string());
     provider = std::make_unique<Service>(
@@ -139,12 +64,9 @@ struct Parties {
   }
   // Of a new user.
   std::filesystem::path invite(int tokens = 100000, const std::string& provider_address = "") {
-    const std::string name = "user" + std::to_string(++users);
-    const auto file = folder / (name + ".invite");
-    run("invite " + name + " --identity " + (folder / "provider").string() + " --provider-address " +
-        (provider_address.empty() ? provider->address() : provider_address) + " --helper-address " + helper->address() +
-        " --tokens " + std::to_string(tokens) + " --out " + file.string());
-    return file;
+    return test::make_invite(folder, "user" + std::to_string(++users),
+                             provider_address.empty() ? provider->address() : provider_address, helper->address(),
+                             tokens);
   }
   // Another program on the invite of the last one, with a state of its own.
   std::unique_ptr<Service> gateway_of_last(const std::string& state) {
@@ -157,10 +79,7 @@ struct Parties {
                                      log().string());
   }
   std::filesystem::path log() const { return folder / "serve.log"; }
-  std::string logged() const {
-    std::ifstream in(log());
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  std::string logged() const { return test::read_text(log()); }
 
   std::filesystem::path folder;
   std::unique_ptr<Service> helper, provider;
@@ -226,30 +145,18 @@ inline std::vector<Json> events_of(const std::string& text) {
 // Bytes as they are.
 class RawConnection {
  public:
-  explicit RawConnection(const Service& gateway) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(static_cast<std::uint16_t>(gateway.port()));
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
-    const timeval patience{30, 0};
-    setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  explicit RawConnection(const Service& gateway) : tcp_(static_cast<std::uint16_t>(gateway.port())) {
+    EXPECT_TRUE(tcp_.connected());
   }
-  ~RawConnection() { close(socket_); }
-  RawConnection(const RawConnection&) = delete;
   void send(const std::string& text) const {
-    for (std::size_t done = 0; done < text.size();) {
-      const ssize_t sent = ::send(socket_, text.data() + done, text.size() - done, MSG_NOSIGNAL);
-      if (sent <= 0) return;
-      done += static_cast<std::size_t>(sent);
-    }
+    tcp_.write({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
   }
   // Until the peer closes, or `until` has come.
   std::string receive(const std::string& until = "") const {
     std::string all;
     const auto end = steady_clock::now() + 30s;
     for (char chunk[4096]; (until.empty() || all.find(until) == std::string::npos) && steady_clock::now() < end;) {
-      const ssize_t got = recv(socket_, chunk, sizeof chunk, 0);
+      const ssize_t got = recv(tcp_.descriptor(), chunk, sizeof chunk, 0);
       if (got <= 0) break;
       all.append(chunk, static_cast<std::size_t>(got));
     }
@@ -257,7 +164,7 @@ class RawConnection {
   }
 
  private:
-  int socket_;
+  test::RawTcp tcp_;
 };
 inline std::string raw(const Service& gateway, const std::string& request) {
   const RawConnection connection(gateway);

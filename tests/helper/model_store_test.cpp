@@ -9,23 +9,16 @@
 
 #include <csignal>
 #include <fstream>
-#include <list>
-#include <mutex>
 #include <thread>
 
-#include "helper/service.h"
-#include "provider/service.h"
 #include "support/errors.h"
-#include "support/rig.h"
 #include "support/small_model.h"
-#include "support/tiny_plan.h"
-#include "user/user_client.h"
+#include "support/world.h"
 
 namespace permllm::test {
 namespace {
 
 constexpr std::uint32_t k_chunk = 4096;
-constexpr auto k_patience = std::chrono::seconds(20);
 
 OfferedModel tiny_offer(std::uint8_t number = 1, Profile profile = Profile::paper) {
   const ModelFile file(Gguf::parse(tiny_llama().finish()));
@@ -47,63 +40,29 @@ std::uint32_t chunks_of(const OfferedModel& model) {
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
 // Counts the chunks that its owner sends, and is cut once its owner knows that `cut` of them were taken.
-class Counted : public Link {
+class Counted : public PassingLink {
  public:
   Counted(std::unique_ptr<Link> link, std::size_t& count, std::size_t cut)
-      : link_(std::move(link)), count_(count), cut_(cut) {}
+      : PassingLink(std::move(link)), count_(count), cut_(cut) {}
   void send(Frame frame) override {
     const bool chunk = is(frame, Tag::model_chunk);
-    if (chunk && cut_ == 0) link_->close();
-    link_->send(std::move(frame));
+    if (chunk && cut_ == 0) close();
+    PassingLink::send(std::move(frame));
     if (chunk) ++count_;
   }
-  void flush() override { link_->flush(); }
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
     if (taken_ == cut_) {
-      link_->close();
+      close();
       throw Error(Code::closed, awaited, "the connection was cut");
     }
-    Frame frame = link_->receive(deadline, awaited, most);
+    Frame frame = PassingLink::receive(deadline, awaited, most);
     if (is(frame, Tag::model_taken)) ++taken_;
     return frame;
   }
-  void close() override { link_->close(); }
 
  private:
-  std::unique_ptr<Link> link_;
   std::size_t& count_;
   std::size_t cut_, taken_ = 0;
-};
-
-// A helper; connections are served in threads.
-class TestHelper {
- public:
-  explicit TestHelper(std::filesystem::path store = {})
-      : service_(
-            executor_, k_patience, [this](const std::string& s) { note(s); }, std::move(store)) {}
-  std::unique_ptr<Link> dial(Role who) {
-    auto [near, far] = memory_links();
-    const std::lock_guard lock(mutex_);  // the provider begins connections, too
-    threads_.emplace_back([this, who, link = std::move(far)]() mutable {
-      service_.serve(std::move(link), Peer{who, {}, {}, {}});
-    });
-    return std::move(near);
-  }
-  std::string notes() {
-    const std::lock_guard lock(mutex_);
-    return notes_;
-  }
-
- private:
-  void note(const std::string& text) {
-    const std::lock_guard lock(mutex_);
-    notes_ += text + "\n";
-  }
-  Executor executor_{2};
-  std::mutex mutex_;
-  std::string notes_;
-  HelperService service_;
-  std::list<std::jthread> threads_;
 };
 
 constexpr std::size_t k_never = 1 << 20;
@@ -111,11 +70,11 @@ constexpr std::size_t k_never = 1 << 20;
 // A provider at a helper. `cuts`: where its connections to register are cut, one after the other; then it can connect no more.
 class TestProvider {
  public:
-  TestProvider(TestHelper& helper, OfferedModel model, std::vector<std::size_t> cuts = {k_never})
+  TestProvider(LoneHelper& helper, OfferedModel model, std::vector<std::size_t> cuts = {k_never})
       : helper_(helper),
         cuts_(std::move(cuts)),
         service_(
-            std::move(model), executor_, k_patience, [this] { return dial(); }, [](const std::string&) {}) {}
+            std::move(model), executor_, k_long, [this] { return dial(); }, [](const std::string&) {}) {}
   void register_model() {
     service_.register_model([this](double fraction) { progress_.push_back(fraction); });
     registered_ = true;
@@ -125,36 +84,27 @@ class TestProvider {
   std::vector<TokenId> answer() {
     const auto to_provider = [this]() -> std::unique_ptr<Link> {
       auto [near, far] = memory_links();
-      threads_.emplace_back([this, link = std::move(far)]() mutable { service_.serve(std::move(link), {}); });
+      threads_.begin([this, link = std::move(far)]() mutable { service_.serve(std::move(link), user_named("alice")); });
       return std::move(near);
     };
-    Ledger ledger;
-    UserClient client({to_provider, to_provider, [this] { return helper_.dial(Role::user); }}, ledger, executor_,
-                      k_patience);
-    client.make_material(3, 4, 16);
-    client.wait_for_material(3, 4);
-    client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
-    std::vector<TokenId> ids;
-    for (int i = 0; i < 3; ++i) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
-    ids.push_back(client.session().retrieve_last());
-    client.end();
-    return ids;
+    return test::answer({to_provider, to_provider, [this] { return helper_.dial(user_named("alice")); }}, executor_,
+                        {5, 6, 7}, 4);
   }
 
  private:
   std::unique_ptr<Link> dial() {
-    if (registered_) return helper_.dial(Role::provider);
+    if (registered_) return helper_.dial(k_provider);
     if (dialled_ == cuts_.size()) throw Error(Code::closed, "link", "the network is down");
-    return std::make_unique<Counted>(helper_.dial(Role::provider), sent_, cuts_[dialled_++]);
+    return std::make_unique<Counted>(helper_.dial(k_provider), sent_, cuts_[dialled_++]);
   }
-  TestHelper& helper_;
+  LoneHelper& helper_;
   Executor executor_{1};
   std::vector<std::size_t> cuts_;
   std::size_t sent_ = 0, dialled_ = 0;
   bool registered_ = false;
   std::vector<double> progress_;
   ProviderService service_;
-  std::list<std::jthread> threads_;
+  Threads threads_;
 };
 
 OfferedModel recorded(OfferedModel model, const std::filesystem::path& state) {
@@ -165,7 +115,7 @@ OfferedModel recorded(OfferedModel model, const std::filesystem::path& state) {
 
 const std::vector<TokenId>& expected_answer() {
   static const std::vector<TokenId> ids = [] {
-    TestHelper helper;
+    LoneHelper helper;
     TestProvider provider(helper, tiny_offer());
     provider.register_model();
     return provider.answer();
@@ -230,7 +180,7 @@ TEST(ModelStore, a_cut_at_any_chunk_costs_only_the_chunks_that_are_missing) {
     TemporaryFolder folder;
     std::size_t held = chunks;
     {
-      TestHelper helper(folder.path() / "store");
+      LoneHelper helper(folder.path() / "store");
       TestProvider provider(helper, recorded(tiny_offer(1), folder.path() / "state"), {cut});
       if (cut <= chunks) {
         EXPECT_NE(error_of([&] { provider.register_model(); }), "no error");
@@ -245,7 +195,7 @@ TEST(ModelStore, a_cut_at_any_chunk_costs_only_the_chunks_that_are_missing) {
       EXPECT_GE(held, cut);
       EXPECT_LE(held, cut + ModelTaken::k_window);
     }
-    TestHelper helper(folder.path() / "store");
+    LoneHelper helper(folder.path() / "store");
     TestProvider provider(helper,
                           recorded(tiny_offer(2), folder.path() / "state"));  // another id and seed, but for the record
     provider.register_model();
@@ -259,7 +209,7 @@ TEST(ModelStore, a_cut_at_any_chunk_costs_only_the_chunks_that_are_missing) {
 
 TEST(ModelStore, a_lost_connection_is_taken_up_again_within_one_start) {
   TemporaryFolder folder;
-  TestHelper helper(folder.path());
+  LoneHelper helper(folder.path());
   TestProvider provider(helper, tiny_offer(), {3, 2, k_never});
   provider.register_model();
   EXPECT_LE(provider.sent(), chunks_of(tiny_offer()) + 2 * ModelTaken::k_window);  // what was under way may come again
@@ -272,7 +222,7 @@ TEST(ModelStore, a_lost_connection_is_taken_up_again_within_one_start) {
 TEST(ModelStore, a_table_ahead_of_its_chunks_is_not_believed) {
   TemporaryFolder folder;
   {
-    TestHelper helper(folder.path());
+    LoneHelper helper(folder.path());
     TestProvider provider(helper, tiny_offer(), {5});
     EXPECT_NE(error_of([&] { provider.register_model(); }), "no error");
   }
@@ -293,14 +243,14 @@ TEST(ModelStore, a_table_ahead_of_its_chunks_is_not_believed) {
 TEST(ModelStore, models_side_by_side_and_one_removed) {
   TemporaryFolder folder;
   {
-    TestHelper helper(folder.path());
+    LoneHelper helper(folder.path());
     TestProvider one(helper, tiny_offer(1)), two(helper, tiny_offer(2, Profile::fast));
     one.register_model();
     two.register_model();
     EXPECT_EQ(one.answer(), expected_answer());
     EXPECT_EQ(two.answer().size(), 4u);
   }
-  TestHelper helper(folder.path());
+  LoneHelper helper(folder.path());
   TestProvider one(helper, tiny_offer(1));
   one.register_model();
   const auto entries = list_store(folder.path());
@@ -314,7 +264,7 @@ TEST(ModelStore, models_side_by_side_and_one_removed) {
 
 TEST(ModelStore, in_memory_nothing_outlasts_the_service) {
   for (int start = 0; start < 2; ++start) {
-    TestHelper helper;
+    LoneHelper helper;
     TestProvider provider(helper, tiny_offer());
     provider.register_model();
     EXPECT_EQ(provider.sent(), chunks_of(tiny_offer()));
@@ -396,7 +346,7 @@ TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
   const OfferedModel model = recorded(tiny_offer(1), folder.path() / "state");
   const auto store = folder.path() / "store";
   {
-    TestHelper helper(store);
+    LoneHelper helper(store);
     TestProvider(helper, recorded(tiny_offer(2), folder.path() / "state")).register_model();
   }
   const auto path = file_of(store, ".model");
@@ -414,12 +364,12 @@ TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
   places[stored.size() - 1] = 1;
   for (const auto& [at, again] : places) {
     flip(path, at);
-    TestHelper helper(store);
-    EXPECT_NE(helper.notes().find(path.filename().string()), std::string::npos) << at;
-    EXPECT_NE(helper.notes().find(again == chunks ? "is not used" : "is damaged"), std::string::npos)
-        << at << " " << helper.notes();
-    auto link = helper.dial(Role::user);
-    Channel user(*link, 0, k_patience);
+    LoneHelper helper(store);
+    EXPECT_NE(helper.notes.text().find(path.filename().string()), std::string::npos) << at;
+    EXPECT_NE(helper.notes.text().find(again == chunks ? "is not used" : "is damaged"), std::string::npos)
+        << at << " " << helper.notes.text();
+    auto link = helper.dial(user_named("alice"));
+    Channel user(*link, 0, k_long);
     user.send(PairHello{1, "", model.model_id, model.plan.hash(), 1, false, Seed{}});
     EXPECT_NE(error_of([&] { user.receive(PairAccepted{}); }).find("does not hold model"), std::string::npos) << at;
     TestProvider provider(helper, recorded(tiny_offer(2), folder.path() / "state"));
@@ -428,15 +378,15 @@ TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
   }
   std::filesystem::resize_file(path, stored.size() - k_chunk);
   {
-    TestHelper helper(store);
+    LoneHelper helper(store);
     TestProvider provider(helper, recorded(tiny_offer(2), folder.path() / "state"));
     provider.register_model();
     EXPECT_LE(provider.sent(), 2u);
     EXPECT_EQ(provider.answer(), expected_answer());
   }
   std::filesystem::resize_file(path, stored.size() + 1);
-  TestHelper helper(store);
-  EXPECT_NE(helper.notes().find("its digest or size"), std::string::npos) << helper.notes();
+  LoneHelper helper(store);
+  EXPECT_NE(helper.notes.text().find("its digest or size"), std::string::npos) << helper.notes.text();
 }
 
 TEST(ModelStore, a_store_of_another_version_or_in_use_is_refused) {
@@ -444,7 +394,7 @@ TEST(ModelStore, a_store_of_another_version_or_in_use_is_refused) {
   Executor executor(1);
   const auto open = [&] { ModelStore(folder.path(), executor, [](const std::string&) {}); };
   {
-    TestHelper helper(folder.path());
+    LoneHelper helper(folder.path());
     EXPECT_NE(error_of(open).find("another helper runs on this store"), std::string::npos);
   }
   EXPECT_EQ(error_of(open), "no error");
@@ -464,7 +414,7 @@ TEST(ModelStore, a_store_of_another_version_or_in_use_is_refused) {
 TEST(ModelStore, a_full_disk_is_named_and_nothing_that_came_before_is_lost) {
   TemporaryFolder folder;
   const std::uint32_t chunks = chunks_of(tiny_offer());
-  TestHelper helper(folder.path() / "store");
+  LoneHelper helper(folder.path() / "store");
   TestProvider other(helper, tiny_offer(7));
   other.register_model();
   const StoredFile stored = StoredFile::open(file_of(folder.path() / "store", ".model"), File::Mode::read);
@@ -503,10 +453,10 @@ ModelChunk chunk_of(const OfferedModel& model, std::uint32_t number) {
 }
 
 // What a helper says to an offer and chunks.
-std::string refusal_of(TestHelper& helper, const ModelOffer& offer, const std::vector<ModelChunk>& chunks,
+std::string refusal_of(LoneHelper& helper, const ModelOffer& offer, const std::vector<ModelChunk>& chunks,
                        const ModelEnd& end = {}) {
-  auto link = helper.dial(Role::provider);
-  Channel channel(*link, 0, k_patience);
+  auto link = helper.dial(k_provider);
+  Channel channel(*link, 0, k_long);
   return error_of([&] {
     channel.send(offer);
     const std::uint32_t all = offer.chunk == 0 ? 1 : offer.chunks();
@@ -520,7 +470,7 @@ std::string refusal_of(TestHelper& helper, const ModelOffer& offer, const std::v
 
 TEST(ModelStore, an_offer_that_does_not_fit_its_plan_is_named) {
   TemporaryFolder folder;
-  TestHelper helper(folder.path());
+  LoneHelper helper(folder.path());
   const OfferedModel model = tiny_offer();
   const ModelOffer good = offer_of(model);
   const auto said = [&](const auto& change) {
@@ -564,7 +514,7 @@ TEST(ModelStore, an_offer_that_does_not_fit_its_plan_is_named) {
 
 TEST(ModelStore, chunks_that_do_not_fit_the_offer_are_named_and_the_next_provider_is_served) {
   TemporaryFolder folder;
-  TestHelper helper(folder.path());
+  LoneHelper helper(folder.path());
   const OfferedModel model = tiny_offer();
   const ModelOffer offer = offer_of(model);
   const std::uint32_t last = offer.chunks() - 1;
@@ -593,7 +543,7 @@ TEST(ModelStore, chunks_that_do_not_fit_the_offer_are_named_and_the_next_provide
   EXPECT_EQ(refusal_of(helper, offer, {all[0]}).find("peer: ModelEnd: chunk 1 of"), 0u);  // 2 and 3 are there by now
   EXPECT_NE(refusal_of(helper, offer, all).find("peer: ModelEnd.digest: "), std::string::npos);
   EXPECT_EQ(file_of(folder.path(), ".model"), "");
-  EXPECT_NE(helper.notes().find("of them in chunk"), std::string::npos);
+  EXPECT_NE(helper.notes.text().find("of them in chunk"), std::string::npos);
   TestProvider provider(helper, tiny_offer());
   provider.register_model();
   EXPECT_EQ(provider.answer(), expected_answer());
@@ -609,10 +559,10 @@ TEST(ModelStore, chunks_that_do_not_fit_the_offer_are_named_and_the_next_provide
 // A provider whose old connection has not ended yet is not kept waiting; the old one can write no more.
 TEST(ModelStore, a_second_offer_takes_over_from_the_first) {
   TemporaryFolder folder;
-  TestHelper helper(folder.path());
+  LoneHelper helper(folder.path());
   const OfferedModel model = tiny_offer();
-  auto link = helper.dial(Role::provider);
-  Channel old(*link, 0, k_patience);
+  auto link = helper.dial(k_provider);
+  Channel old(*link, 0, k_long);
   old.send(offer_of(model));
   for (std::size_t told = 0; told < chunks_of(model);) told += old.receive(ModelHeld{}).hashes.size();
   TestProvider provider(helper, tiny_offer());
@@ -629,9 +579,9 @@ TEST(ModelStore, a_helper_that_names_too_many_chunks_is_named) {
   const std::uint32_t chunks = chunks_of(tiny_offer());
   Executor executor(1);
   ProviderService provider(
-      tiny_offer(), executor, k_patience, [&, link = &near] { return std::move(*link); }, [](const std::string&) {});
+      tiny_offer(), executor, k_long, [&, link = &near] { return std::move(*link); }, [](const std::string&) {});
   const std::jthread helper([&, link = far.get()] {
-    Channel channel(*link, 0, k_patience);
+    Channel channel(*link, 0, k_long);
     channel.receive_any("offer", k_max_payload);
     channel.send(ModelHeld{std::vector<Digest>(3)});
   });

@@ -215,18 +215,18 @@ TEST(Resumable, a_connection_that_is_lost_at_once_disturbs_none_before_it) {
     ResumableLink arriving(std::move(connection), {.grace = 5s});
     return error_of([&] { EXPECT_TRUE(sessions.resumed(arriving, k_alice, in(5s))); });
   };
-  class Second : public Passing {  // sends nothing
+  class Second : public PassingLink {  // sends nothing
    public:
-    using Passing::Passing;
+    using PassingLink::PassingLink;
     void send(Frame) override { throw Error(Code::closed, "link", "the peer closed the connection"); }
   };
-  class First : public Passing {
+  class First : public PassingLink {
    public:
     First(std::unique_ptr<Link> link, std::size_t& sent, std::function<void()> at_third)
-        : Passing(std::move(link)), sent_(sent), at_third_(std::move(at_third)) {}
+        : PassingLink(std::move(link)), sent_(sent), at_third_(std::move(at_third)) {}
     void send(Frame frame) override {
       const bool third = !is_of_link(frame.tag) && ++sent_ == 3;
-      Passing::send(std::move(frame));
+      PassingLink::send(std::move(frame));
       if (third) at_third_();
     }
 
@@ -253,9 +253,9 @@ TEST(Resumable, a_connection_that_is_lost_at_once_disturbs_none_before_it) {
 TEST(Resumable, who_is_gone_before_its_first_word_hears_none) {
   ResumableSessions sessions;
   auto [near, far] = memory_links();
-  class HalfClosed : public Passing {  // nothing comes, but what is sent arrives
+  class HalfClosed : public PassingLink {  // nothing comes, but what is sent arrives
    public:
-    using Passing::Passing;
+    using PassingLink::PassingLink;
     Frame receive(Clock::time_point, const char* awaited, std::size_t) override {
       throw Error(Code::closed, awaited, "the peer closed the connection");
     }

@@ -5,22 +5,13 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <list>
-#include <set>
 #include <thread>
 
 #include "base/temporary_directory.h"
-#include "helper/service.h"
-#include "net/memory_link.h"
-#include "provider/service.h"
 #include "support/errors.h"
-#include "support/links.h"
-#include "support/rig.h"
-#include "support/tiny_model.h"
-#include "user/user_client.h"
+#include "support/world.h"
 
 namespace permllm::test {
 namespace {
@@ -42,85 +33,11 @@ OfferedModel model_of(const Variety& variety) {
 }
 
 // The processes of provider and helper, on a folder of the provider's. When it goes, they are gone.
-class Machines {
+class Machines : public MemoryWorld {
  public:
-  explicit Machines(const fs::path& provider_state, Variety variety = {})
-      : helper_(executor_, 5s, [this](const std::string& s) { note(s); }),
-        provider_(
-            model_of(variety), executor_, 5s, [this] { return to_helper(Role::provider); },
-            [this](const std::string& s) { note(s); }, provider_state) {
-    provider_.set_admission([] {}, [this] { return most_sessions.load(); });
-    provider_.register_model(nullptr);
-  }
-  ~Machines() {
-    for (const auto& end : ends_) end->close();
-    threads_.clear();
-  }
-
-  UserLinks links(const std::string& user = "user", const UserLimits& limits = {}) {
-    const auto to_provider = [this, user, limits]() -> std::unique_ptr<Link> {
-      auto [near, far] = memory_links();
-      return start(std::move(near), std::move(far), [this, user, limits](std::unique_ptr<Link> link) {
-        provider_.serve(std::move(link), Peer{Role::user, user, user, {}}, limits);
-      });
-    };
-    return {to_provider, to_provider, [this, user] { return to_helper(Role::user, user); }};
-  }
-  Executor& executor() { return executor_; }
-  bool helper_works = true;
-  std::atomic<std::size_t> most_sessions = 0;
-  std::string notes() {
-    const std::lock_guard lock(mutex_);
-    return notes_;
-  }
-
- private:
-  // A link whose other end is closed when the machines go.
-  class End : public Passing {
-   public:
-    End(std::unique_ptr<Link> link, std::shared_ptr<Link> shared)
-        : Passing(std::move(link)), shared_(std::move(shared)) {}
-
-   private:
-    std::shared_ptr<Link> shared_;
-  };
-  template <class Serve>
-  std::unique_ptr<Link> start(std::unique_ptr<Link> near, std::unique_ptr<Link> far, Serve serve) {
-    const std::lock_guard lock(mutex_);
-    std::shared_ptr<Link> shared = std::move(far);
-    ends_.push_back(shared);
-    struct Shared : Link {
-      std::shared_ptr<Link> link;
-      void send(Frame frame) override { link->send(std::move(frame)); }
-      void flush() override { link->flush(); }
-      Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-        return link->receive(deadline, awaited, most);
-      }
-      void close() override { link->close(); }
-    };
-    auto own = std::make_unique<Shared>();
-    own->link = shared;
-    threads_.emplace_back([serve, link = std::move(own)]() mutable { serve(std::move(link)); });
-    return near;
-  }
-  std::unique_ptr<Link> to_helper(Role who, const std::string& key = {}) {
-    if (!helper_works) throw Error(Code::closed, "helper", "no connection");
-    auto [near, far] = memory_links();
-    return start(std::move(near), std::move(far), [this, who, key](std::unique_ptr<Link> link) {
-      helper_.serve(std::move(link), Peer{who, {}, key, {}});
-    });
-  }
-  void note(const std::string& text) {
-    const std::lock_guard lock(mutex_);
-    notes_ += text + "\n";
-  }
-  std::mutex mutex_;
-  std::string notes_;
-  Executor executor_{1};
-  HelperService helper_;
-  ProviderService provider_;
-  std::list<std::shared_ptr<Link>> ends_;
-  std::list<std::jthread> threads_;
+  explicit Machines(const fs::path& provider_state, const Variety& variety = {})
+      : MemoryWorld({.model = model_of(variety), .patience = 5s, .state = provider_state}) {}
+  ~Machines() override { kill(); }
 };
 
 // Two folders: the provider's and the user's.
@@ -147,21 +64,11 @@ std::uint64_t disk_of(const fs::path& provider) {
   return sum;
 }
 
-// An answer of n tokens behind a prompt, with what is made.
-std::vector<TokenId> ask(UserClient& client, const std::vector<TokenId>& prompt, std::size_t n) {
-  client.session().prompt(prompt, greedy);
-  std::vector<TokenId> ids;
-  while (ids.size() + 1 < n) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
-  ids.push_back(client.session().retrieve_last());
-  return ids;
-}
 std::vector<TokenId> answer(Machines& machines, Ledger& ledger, std::size_t n, Marks* begin = nullptr,
                             Marks* used = nullptr) {
   UserClient client(machines.links(), ledger, machines.executor(), 5s);
   if (begin != nullptr) *begin = client.session().marks();
-  client.make_material(k_prompt.size(), n, 64);
-  client.wait_for_material(k_prompt.size(), n);
-  const auto ids = ask(client, k_prompt, n);
+  const auto ids = make_and_ask(client, k_prompt, n);
   if (used != nullptr) *used = client.session().marks();
   client.end();
   return ids;
@@ -248,14 +155,14 @@ TEST_P(Chains, turns_go_on_and_are_taken_back) {
 }
 
 // A link that makes a copy of all folders before its k-th frame, as a power cut would leave them.
-class Copying : public Passing {
+class Copying : public PassingLink {
  public:
   Copying(std::unique_ptr<Link> link, std::size_t& count, std::size_t at, std::function<void()> make)
-      : Passing(std::move(link)), count_(count), at_(at), make_(std::move(make)) {}
+      : PassingLink(std::move(link)), count_(count), at_(at), make_(std::move(make)) {}
   void send(Frame frame) override {
     flush();
     if (count_++ == at_) make_();
-    Passing::send(std::move(frame));
+    PassingLink::send(std::move(frame));
   }
 
  private:
@@ -466,9 +373,7 @@ TEST(Chain, the_allowance_is_kept_by_the_provider) {
   ASSERT_TRUE(refused);
   EXPECT_TRUE(!refused->by_peer() || refused->reason() == Reason::allowance_used_up) << refused->what();
   // The user may find the link closed while it still sends; the provider knows why.
-  for (int i = 0; i < 100 && machines.notes().find("all 7 tokens of the invite are used") == std::string::npos; ++i)
-    std::this_thread::sleep_for(20ms);
-  EXPECT_NE(machines.notes().find("all 7 tokens of the invite are used"), std::string::npos) << machines.notes();
+  EXPECT_TRUE(machines.notes.come("all 7 tokens of the invite are used")) << machines.notes.text();
   EXPECT_EQ(error_of([&] { ask_for(other, 7, "two"); }), "no error");
 }
 
@@ -685,12 +590,12 @@ TEST(Chain, leftovers_do_not_heap_up) {
 }
 
 // Calls what it is told behind the n-th frame that comes, before its owner has it; it may change the frame.
-class Meanwhile : public Passing {
+class Meanwhile : public PassingLink {
  public:
   Meanwhile(std::unique_ptr<Link> link, int n, std::function<void(Frame&)> call)
-      : Passing(std::move(link)), left_(n), call_(std::move(call)) {}
+      : PassingLink(std::move(link)), left_(n), call_(std::move(call)) {}
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-    Frame frame = Passing::receive(deadline, awaited, most);
+    Frame frame = PassingLink::receive(deadline, awaited, most);
     if (--left_ == 0) call_(frame);
     return frame;
   }

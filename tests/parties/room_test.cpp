@@ -3,22 +3,13 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
-#include <atomic>
-#include <condition_variable>
 #include <list>
-#include <mutex>
-#include <set>
 #include <thread>
 
 #include "cli/local_parties.h"
-#include "helper/service.h"
-#include "net/memory_link.h"
-#include "provider/service.h"
 #include "support/errors.h"
-#include "support/rig.h"
 #include "support/small_disk.h"
-#include "support/tiny_model.h"
-#include "user/user_client.h"
+#include "support/world.h"
 
 namespace permllm::test {
 namespace {
@@ -27,108 +18,26 @@ using namespace std::chrono_literals;
 
 const std::vector<TokenId> k_prompt{5, 6, 7};
 
-struct How {
-  TinyModel model = {};
-  std::filesystem::path state = {};
-  Clock::duration patience = 20s, grace = 20s, idle = 20s;
-};
-
-Peer user_named(const std::string& name) { return {Role::user, name, name, "p"}; }
-
-class World {
- public:
-  explicit World(const How& how = {})
-      : helper_(executor_, 20s, [](const std::string&) {}),
-        provider_(
-            tiny_model(how.model), executor_, how.patience,
-            [this] {
-              return to_helper({Role::provider, "acme", "p", "p"});
-            },
-            [this](const Event& event) { note(event); }, how.state, how.grace, how.idle) {
-    provider_.set_admission([] {}, [this] { return most_sessions.load(); });
-    provider_.register_model(nullptr);
-  }
-  ~World() { threads_.clear(); }
-  std::unique_ptr<Link> to_helper(const Peer& who) {
-    auto [near, far] = memory_links();
-    start([this, who, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] {
-      helper_.serve(std::move(*link), who);
-    });
-    return std::move(near);
-  }
-  std::unique_ptr<Link> to_provider(const std::string& user) {
-    auto [near, far] = memory_links();
-    start([this, user, link = std::make_shared<std::unique_ptr<Link>>(std::move(far))] {
-      provider_.serve(std::move(*link), user_named(user));
-    });
-    return std::move(near);
-  }
-  UserLinks links(const std::string& user) {
-    const auto dial = [this, user] { return to_provider(user); };
-    return {dial, dial, [this, user] { return to_helper(user_named(user)); }, 20s};
-  }
-  Executor& executor() { return executor_; }
-  ProviderService& provider() { return provider_; }
-  std::atomic<std::size_t> most_sessions = 0;
-
-  // How often something was said, and whether it is said so often before long.
-  std::size_t said(const std::string& text) {
-    const std::lock_guard lock(mutex_);
-    return static_cast<std::size_t>(std::count_if(
-        notes_.begin(), notes_.end(), [&](const std::string& note) { return note.find(text) != std::string::npos; }));
-  }
-  bool says(const std::string& text, std::size_t times = 1, Clock::duration within = 10s) {
-    std::unique_lock lock(mutex_);
-    return said_.wait_for(lock, within, [&] {
-      return std::count_if(notes_.begin(), notes_.end(), [&](const std::string& note) {
-               return note.find(text) != std::string::npos;
-             }) >= static_cast<std::ptrdiff_t>(times);
-    });
-  }
-
- private:
-  template <class Run>
-  void start(Run run) {
-    const std::lock_guard lock(mutex_);
-    threads_.emplace_back(run);
-  }
-  void note(const Event& event) {
-    if (event.kind == Event::Kind::pass || event.kind == Event::Kind::material) return;
-    {
-      const std::lock_guard lock(mutex_);
-      notes_.push_back(event.text);
-    }
-    said_.notify_all();
-  }
-  std::mutex mutex_;
-  std::condition_variable said_;
-  std::vector<std::string> notes_;
-  Executor executor_{1};
-  HelperService helper_;
-  ProviderService provider_;
-  std::list<std::jthread> threads_;
-};
+// Where a session outlives its connections.
+Making lasting(Making making = {}) {
+  making.grace = making.idle = k_long;
+  return making;
+}
 
 // A session of a user, and answers in it.
 struct Asking {
-  Asking(World& w, const std::string& user, Ledger& ledger)
+  Asking(MemoryWorld& w, const std::string& user, Ledger& ledger)
       : world(w), client(w.links(user), ledger, w.executor(), 20s) {}
   std::vector<TokenId> ask(std::size_t n, bool make = true) {
-    if (make) {
-      client.make_material(k_prompt.size(), n, 64);
-      client.wait_for_material(k_prompt.size(), n);
-    }
+    if (make) test::make(client, k_prompt.size(), n);
     client.session().rewind(0);
-    client.session().prompt(k_prompt, greedy);
-    std::vector<TokenId> ids;
-    while (ids.size() + 1 < n) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
-    ids.push_back(client.session().retrieve_last());
-    return ids;
+    return test::ask(client, k_prompt, n);
   }
-  World& world;
+  MemoryWorld& world;
   UserClient client;
 };
-std::vector<TokenId> answer(World& world, const std::string& user, Ledger& ledger, std::size_t n, bool make = true) {
+std::vector<TokenId> answer(MemoryWorld& world, const std::string& user, Ledger& ledger, std::size_t n,
+                            bool make = true) {
   Asking asking(world, user, ledger);
   const auto ids = asking.ask(n, make);
   asking.client.end();
@@ -183,11 +92,12 @@ INSTANTIATE_TEST_SUITE_P(Profiles, BurntChains, testing::Values(Profile::paper, 
 // Nor does anything else depend on it: behind many burnt slots, with material from before them and from a filling of its own, the answer is that of
 // a fresh chain, also once a pass was given up and tokens were taken back.
 TEST_P(BurntChains, answer_like_fresh_ones) {
-  World world({.model = {.profile = GetParam(), .slots = 256}});
+  MemoryWorld world(lasting({.model = tiny_model({.profile = GetParam(), .slots = 256})}));
   Ledger memory;
   const auto expected = answer(world, "u", memory, 12);
   const TemporaryDirectory folder;
-  World kept({.model = {.profile = GetParam(), .slots = 256}, .state = folder.path() / "provider"});
+  MemoryWorld kept(
+      lasting({.model = tiny_model({.profile = GetParam(), .slots = 256}), .state = folder.path() / "provider"}));
   Ledger ledger(folder.path() / "ledger.sqlite");
   {
     UserClient client(kept.links("u"), ledger, kept.executor(), 20s);
@@ -213,7 +123,7 @@ TEST_P(BurntChains, answer_like_fresh_ones) {
 
 // A session of somebody who sends frames and no more.
 struct Frames {
-  Frames(World& world, const std::string& user, std::uint32_t burnt = 0)
+  Frames(MemoryWorld& world, const std::string& user, std::uint32_t burnt = 0)
       : link(world.to_provider(user)), online(*link, 0, 20s) {
     online.send(Hello{});
     card = online.receive(Card{});
@@ -227,31 +137,31 @@ struct Frames {
 };
 
 TEST(Places, a_fifth_user_is_served_while_four_hold_all) {
-  World world;
+  MemoryWorld world(lasting());
   world.most_sessions = 8;
   std::list<Frames> held;
   for (int i = 0; i < 8; ++i) held.emplace_back(world, fmt::format("user {}", i / 2));
   Ledger ledger;
   EXPECT_EQ(answer(world, "frank", ledger, 3).size(), 3u);
-  EXPECT_TRUE(world.says("it was idle and was ended to make room for other users"));
-  EXPECT_EQ(world.said("it was idle and was ended"), 1u);
+  EXPECT_TRUE(world.notes.come("it was idle and was ended to make room for other users"));
+  EXPECT_EQ(world.notes.count("it was idle and was ended"), 1u);
   // The one that was idle for longest; the others are there.
   EXPECT_NE(error_of([&] { held.front().online.receive_any("anything", k_cut_bytes); }).find("closed"),
             std::string::npos);
   for (auto i = std::next(held.begin()); i != held.end(); ++i) i->link->close();
-  EXPECT_TRUE(world.says("session fails: the first pass: the peer closed the connection", 7));
+  EXPECT_TRUE(world.notes.come("session fails: the first pass: the peer closed the connection", 7));
 }
 
 // Whoever has as many as the others is told that there is no place, as before; so is everybody while passes are under way.
 TEST(Places, one_who_has_as_many_is_refused) {
-  World world;
+  MemoryWorld world(lasting());
   world.most_sessions = 2;
   Frames one(world, "one"), two(world, "two");
   EXPECT_NE(error_of([&] { Frames(world, "one"); }).find("as many conversations are open as may be (2, of all users)"),
             std::string::npos);
-  EXPECT_EQ(world.said("it was idle"), 0u);
+  EXPECT_EQ(world.notes.count("it was idle"), 0u);
 
-  World busy;
+  MemoryWorld busy(lasting());
   busy.most_sessions = 1;
   Ledger ledger;
   Asking asking(busy, "one", ledger);
@@ -268,7 +178,7 @@ TEST(Places, one_who_has_as_many_is_refused) {
 // The one that goes hears why when it asks again, and its chain goes on behind what was used.
 TEST(Places, one_that_gave_its_place_hears_why_and_goes_on) {
   const TemporaryDirectory folder;
-  World world({.state = folder.path() / "provider"});
+  MemoryWorld world(lasting({.state = folder.path() / "provider"}));
   world.most_sessions = 1;
   Ledger ledger(folder.path() / "ledger.sqlite"), other;
   std::vector<TokenId> first;
@@ -296,9 +206,9 @@ TEST(Places, one_that_gave_its_place_hears_why_and_goes_on) {
 
 // Before its first pass a session has no grace and little patience, whatever --grace and --idle say.
 TEST(Places, a_session_without_a_pass_ends_with_its_connection) {
-  World world;
+  MemoryWorld world(lasting());
   { Frames gone(world, "u", 63); }
-  EXPECT_TRUE(world.says("session fails: the first pass: the peer closed the connection", 1, 5s));
+  EXPECT_TRUE(world.notes.come("session fails: the first pass: the peer closed the connection", 1, 5s));
   // One that made a pass has its grace.
   Ledger ledger;
   Asking asking(world, "u", ledger);
@@ -306,9 +216,9 @@ TEST(Places, a_session_without_a_pass_ends_with_its_connection) {
 }
 
 TEST(Places, a_session_without_a_pass_does_not_wait_for_long) {
-  World world({.patience = 300ms});
+  MemoryWorld world(lasting({.patience = 300ms}));
   Frames idle(world, "u", 63);
-  EXPECT_TRUE(world.says("session fails: the first pass: did not come in time", 1, 5s));
+  EXPECT_TRUE(world.notes.come("session fails: the first pass: did not come in time", 1, 5s));
 }
 
 // --- Disks ------------------------------------------------------------------------------------------------------------
@@ -321,12 +231,12 @@ TEST(FullDisk, takes_no_material_and_serves_what_is_made) {
   const TemporaryDirectory folder;
   Ledger ledger(folder.path() / "ledger.sqlite"), other(folder.path() / "other.sqlite");
   const std::filesystem::path reserve = disk.path() / "provider/stock/ledger.sqlite-reserve";
-  const auto fill = [&](World& world, Ledger& of, const std::string& user, std::size_t slots) {
+  const auto fill = [&](MemoryWorld& world, Ledger& of, const std::string& user, std::size_t slots) {
     UserClient client(world.links(user), of, world.executor(), 20s);
     client.fill(target_of(client.card().plan, client.session().marks(), slots, slots), nullptr);
     client.end();
   };
-  World world({.model = {.slots = 128}, .state = disk.path() / "provider"});
+  MemoryWorld world(lasting({.model = tiny_model({.slots = 128}), .state = disk.path() / "provider"}));
   fill(world, ledger, "u", 60);
   EXPECT_EQ(std::filesystem::file_size(reserve), Database::k_reserve);
   EXPECT_EQ(world.provider().disk_trouble(), "");
@@ -340,7 +250,7 @@ TEST(FullDisk, takes_no_material_and_serves_what_is_made) {
     EXPECT_EQ(reason_of([&] { fill(world, other, "v", 10); }), "disk_full");
   }
   EXPECT_NE(world.provider().disk_trouble().find("the disk of the offline material is full"), std::string::npos);
-  EXPECT_EQ(world.said("the disk of the offline material is full"), 1u);
+  EXPECT_EQ(world.notes.count("the disk of the offline material is full"), 1u);
   EXPECT_EQ(answer(world, "u", ledger, 3, false), expected);
 
   // Nothing is left at all: what is made answers, and is burnt on the disk.
@@ -355,7 +265,7 @@ TEST(FullDisk, takes_no_material_and_serves_what_is_made) {
 
   disk.clear();
   EXPECT_EQ(error_of([&] { fill(world, other, "v", 10); }), "no error");
-  EXPECT_EQ(world.said("the disk of the offline material has room again"), 1u);
+  EXPECT_EQ(world.notes.count("the disk of the offline material has room again"), 1u);
   EXPECT_EQ(answer(world, "v", other, 3, false), expected);
   EXPECT_EQ(std::filesystem::file_size(reserve), Database::k_reserve);
 }

@@ -3,120 +3,60 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <condition_variable>
 #include <list>
-#include <mutex>
 #include <thread>
 
-#include "helper/service.h"
-#include "net/memory_link.h"
-#include "provider/service.h"
 #include "session/public_part.h"
 #include "support/errors.h"
-#include "support/links.h"
-#include "support/rig.h"
-#include "support/tiny_model.h"
-#include "user/user_client.h"
+#include "support/world.h"
 
 namespace permllm::test {
 namespace {
 
-// The three parties with memory links; connections are served in threads, as the commands do it.
-class World {
- public:
-  explicit World(Clock::duration patience = std::chrono::seconds(20), Retrieval retrieval = Retrieval::linear)
-      : patience_(patience),
-        helper_(executor_, patience, [this](const std::string& s) { note(s); }),
-        provider_(
-            tiny_model({Profile::paper, retrieval}), executor_, patience, [this] { return to_helper(Role::provider); },
-            [this](const std::string& s) { note(s); }) {
-    provider_.register_model(nullptr);
-  }
-  std::unique_ptr<Link> to_helper(Role who) {
-    auto [near, far] = memory_links();
-    begin([this, who, link = std::move(far)]() mutable { helper_.serve(std::move(link), Peer{who, {}, {}, {}}); });
-    return std::move(near);
-  }
-  std::unique_ptr<Link> to_provider() {
-    auto [near, far] = memory_links();
-    begin([this, link = std::move(far)]() mutable { provider_.serve(std::move(link), {}); });
-    return std::move(near);
-  }
-  UserLinks links() {
-    return {[this] { return to_provider(); }, [this] { return to_provider(); },
-            [this] { return to_helper(Role::user); }};
-  }
-  std::vector<TokenId> answer(std::size_t tokens) {
-    Ledger ledger;
-    UserClient client(links(), ledger, executor_, patience_);
-    client.make_material(3, tokens, 64);
-    client.wait_for_material(3, tokens);
-    client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
-    std::vector<TokenId> ids;
-    while (ids.size() + 1 < tokens) ids.push_back(client.session().advance([](TokenId) { return true; }, greedy));
-    ids.push_back(client.session().retrieve_last());
-    client.end();
-    return ids;
-  }
-  std::function<void(const std::string&)> before_note;
-  Executor& executor() { return executor_; }
-  std::string notes() {
-    const std::lock_guard lock(mutex_);
-    return notes_;
-  }
-
- private:
-  // The provider begins connections, too.
-  template <class F>
-  void begin(F serve) {
-    const std::lock_guard lock(threads_mutex_);
-    threads_.emplace_back(std::move(serve));
-  }
-  void note(const std::string& text) {
-    if (before_note) before_note(text);
-    const std::lock_guard lock(mutex_);
-    notes_ += text + "\n";
-  }
-  Clock::duration patience_;
-  Executor executor_{1};
-  std::mutex mutex_;
-  std::string notes_;
-  HelperService helper_;
-  ProviderService provider_;
-  std::mutex threads_mutex_;
-  std::list<std::jthread> threads_;
-};
-
 TEST(Services, answer_and_go_on_to_the_next_session) {
-  World world;
+  MemoryWorld world;
   const auto first = world.answer(6);
   EXPECT_EQ(first.size(), 6u);
   // Fresh masks and orders, the same answer: the tiny model's logits are far apart.
   EXPECT_EQ(world.answer(6), first);
 }
 
-// Who looks at a service's log or counters right behind an answer finds the session ended. Each note is held up for as long as the user needs to
-// go on without it, if it can.
+// Holds up each note of a session's end for as long as its user needs to go on without it, if it can.
+class SlowToTell : public MemoryWorld {
+ public:
+  ~SlowToTell() override { threads_.join(); }
+  // What was told when the user had its answer.
+  std::size_t ends_told_by_then() {
+    MemoryWorld::answer(2);
+    const std::size_t ends = notes.count("session ends");
+    {
+      const std::lock_guard lock(mutex_);
+      answered_ = true;
+    }
+    changed_.notify_all();
+    return ends;
+  }
+
+ private:
+  void note(Role role, const Event& event) override {
+    if (event.kind == Event::Kind::session_ends) {
+      std::unique_lock lock(mutex_);
+      changed_.wait_for(lock, std::chrono::milliseconds(300), [&] { return answered_; });
+    }
+    MemoryWorld::note(role, event);
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool answered_ = false;
+};
+
+// So that who looks at a service's log or counters right behind an answer finds its session ended.
 TEST(Services, a_session_has_ended_for_provider_and_helper_before_its_user_hears_of_it) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool answered = false;
-  World world;
-  world.before_note = [&](const std::string& text) {
-    std::unique_lock lock(mutex);
-    if (text == "session ends") changed.wait_for(lock, std::chrono::milliseconds(300), [&] { return answered; });
-  };
-  world.answer(2);
-  std::unique_lock lock(mutex);
-  answered = true;
-  const std::string notes = world.notes();
-  lock.unlock();
-  changed.notify_all();
-  EXPECT_NE(notes.find("session ends\n"), notes.rfind("session ends\n")) << notes;  // at both
+  EXPECT_EQ(SlowToTell().ends_told_by_then(), 2u);
 }
 
 TEST(Services, two_sessions_at_once_do_not_disturb_each_other) {
-  World world;
+  MemoryWorld world;
   const auto alone = world.answer(5);
   std::vector<TokenId> one, two;
   {
@@ -127,8 +67,8 @@ TEST(Services, two_sessions_at_once_do_not_disturb_each_other) {
 }
 
 TEST(Services, a_model_that_the_helper_lacks_is_named) {
-  World world;
-  auto link = world.to_helper(Role::user);
+  MemoryWorld world;
+  auto link = world.to_helper();
   Channel channel(*link, 0, std::chrono::seconds(5));
   channel.send(PairHello{1, "", std::string(64, 'b'), "x", 1, false, Seed{}});
   const auto error = caught([&] { channel.receive(PairAccepted{}); });
@@ -141,23 +81,15 @@ TEST(Services, a_model_that_the_helper_lacks_is_named) {
 
 // A model is its provider's: another provider may not offer it, and that one's users do not find it, whoever opens the session.
 TEST(Services, a_model_is_its_providers_alone) {
-  Executor executor(1);
-  HelperService helper(executor, std::chrono::seconds(5), [](const std::string&) {});
-  std::list<std::jthread> threads;
-  const auto dial = [&](Role role, const std::string& provider) {
-    auto [near, far] = memory_links();
-    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable {
-      helper.serve(std::move(link), Peer{role, "x", "x", provider});
-    });
-    return std::move(near);
-  };
+  LoneHelper helper;
+  const auto dial = [&](Role role, const std::string& provider) { return helper.dial(Peer{role, "x", "x", provider}); };
   ProviderService one(
-      tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); },
+      tiny_model(), helper.executor(), std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); },
       [](const std::string&) {});
   one.register_model(nullptr);
   one.register_model(nullptr);
   ProviderService two(
-      tiny_model(), executor, std::chrono::seconds(5), [&] { return dial(Role::provider, "two"); },
+      tiny_model(), helper.executor(), std::chrono::seconds(5), [&] { return dial(Role::provider, "two"); },
       [](const std::string&) {});
   EXPECT_NE(error_of([&] { two.register_model(nullptr); }).find("was registered by a provider of another key"),
             std::string::npos);
@@ -175,15 +107,9 @@ TEST(Services, a_model_is_its_providers_alone) {
 
 // Nor does a provider that learns the number of another's session take the place of its side.
 TEST(Services, a_session_at_the_helper_is_its_providers_alone) {
-  Executor executor(1);
-  HelperService helper(executor, std::chrono::seconds(5), [](const std::string&) {});
-  std::list<std::jthread> threads;
+  LoneHelper helper;
   const auto dial = [&](Role role, const std::string& provider) {
-    auto [near, far] = memory_links();
-    threads.emplace_back([&, role, provider, link = std::move(far)]() mutable {
-      helper.serve(std::move(link), Peer{role, "x", "alice", provider});
-    });
-    return std::move(near);
+    return helper.dial(Peer{role, "x", "alice", provider});
   };
   std::list<std::unique_ptr<Link>> links;
   const auto pair = [&](Role role, const std::string& provider, char id) {
@@ -197,7 +123,7 @@ TEST(Services, a_session_at_the_helper_is_its_providers_alone) {
   };
   for (const char id : {'a', 'b'}) {
     ProviderService(
-        tiny_model({.id = id}), executor, std::chrono::seconds(5),
+        tiny_model({.id = id}), helper.executor(), std::chrono::seconds(5),
         [&] { return dial(Role::provider, std::string(1, id)); }, [](const std::string&) {})
         .register_model(nullptr);
   }
@@ -208,9 +134,9 @@ TEST(Services, a_session_at_the_helper_is_its_providers_alone) {
 }
 
 TEST(Services, another_plan_is_refused_with_both_values) {
-  World world;
+  MemoryWorld world;
   {
-    auto link = world.to_helper(Role::user);
+    auto link = world.to_helper();
     Channel channel(*link, 0, std::chrono::seconds(5));
     channel.send(PairHello{1, "", std::string(64, 'a'), std::string(64, 'f'), 1, false, Seed{}});
     const std::string error = error_of([&] { channel.receive(PairAccepted{}); });
@@ -226,8 +152,8 @@ TEST(Services, another_plan_is_refused_with_both_values) {
 }
 
 TEST(Services, a_role_may_not_do_what_is_anothers) {
-  World world;
-  auto link = world.to_helper(Role::user);
+  MemoryWorld world;
+  auto link = world.to_helper();
   Channel channel(*link, 0, std::chrono::seconds(5));
   channel.send(ModelOffer{std::string(64, 'c'), tiny_model().plan});
   EXPECT_NE(error_of([&] { channel.receive(ModelStored{}); }).find("a user may not begin with message 20"),
@@ -235,9 +161,9 @@ TEST(Services, a_role_may_not_do_what_is_anothers) {
 }
 
 // A link that spoils the k-th frame that its owner sends.
-class Spoiling : public Passing {
+class Spoiling : public PassingLink {
  public:
-  Spoiling(std::unique_ptr<Link> link, std::size_t at, int how) : Passing(std::move(link)), left_(at), how_(how) {}
+  Spoiling(std::unique_ptr<Link> link, std::size_t at, int how) : PassingLink(std::move(link)), left_(at), how_(how) {}
   void send(Frame frame) override {
     if (left_-- == 0) {
       if (how_ == 0) frame.payload.push_back(1);
@@ -246,7 +172,7 @@ class Spoiling : public Passing {
       if (how_ == 3) return close();
       if (how_ == 4) return;  // lost: the peer waits in vain
     }
-    Passing::send(std::move(frame));
+    PassingLink::send(std::move(frame));
   }
 
  private:
@@ -255,14 +181,10 @@ class Spoiling : public Passing {
 };
 
 // A short conversation over the given links.
-void converse(World& world, const UserLinks& links) {
+void converse(MemoryWorld& world, const UserLinks& links) {
   Ledger ledger;
   UserClient client(links, ledger, world.executor(), std::chrono::milliseconds(400));
-  client.make_material(3, 3, 64);
-  client.wait_for_material(3, 3);
-  client.session().prompt(std::vector<TokenId>{5, 6, 7}, greedy);
-  client.session().advance([](TokenId) { return true; }, greedy);
-  client.session().retrieve_last();
+  make_and_ask(client, {5, 6, 7}, 3);
   client.end();
 }
 
@@ -273,7 +195,7 @@ INSTANTIATE_TEST_SUITE_P(Retrievals, SpoiltSessions, testing::Values(Retrieval::
                          [](const auto& r) { return name_of(r.param); });
 
 TEST_P(SpoiltSessions, end_alone_whatever_frame_is_spoilt) {
-  World world(std::chrono::milliseconds(400), GetParam());
+  MemoryWorld world({.model = tiny_model({Profile::paper, GetParam()}), .patience = std::chrono::milliseconds(400)});
   const auto good = world.answer(3);
   std::size_t errors = 0, sessions = 0;
   for (int how = 0; how < 5; ++how) {
@@ -290,11 +212,11 @@ TEST_P(SpoiltSessions, end_alone_whatever_frame_is_spoilt) {
   }
   EXPECT_EQ(errors, sessions);
   EXPECT_EQ(world.answer(3), good);
-  EXPECT_NE(world.notes().find("expected"), std::string::npos);
+  EXPECT_NE(world.notes.text().find("expected"), std::string::npos);
 }
 
 TEST(Services, spoilt_offline_material_ends_that_session_only) {
-  World world(std::chrono::milliseconds(400));
+  MemoryWorld world({.patience = std::chrono::milliseconds(400)});
   const auto good = world.answer(3);
   for (int how = 0; how < 4; ++how) {
     for (std::size_t at = 1; at < 5; ++at) {  // entries, two layers of slots, passes
@@ -311,7 +233,8 @@ TEST(Services, spoilt_offline_material_ends_that_session_only) {
 
 // A query serves one token: another one of the same pass, a second position for it, or one beyond the table are refused.
 TEST(Services, a_second_query_for_a_token_is_refused) {
-  World world(std::chrono::milliseconds(400), Retrieval::bfv);
+  MemoryWorld world(
+      {.model = tiny_model({Profile::paper, Retrieval::bfv}), .patience = std::chrono::milliseconds(400)});
   const auto good = world.answer(3);
   EXPECT_EQ(world.answer(3), good);
   Plan plan = tiny_plan();
@@ -348,14 +271,14 @@ TEST(Services, a_second_query_for_a_token_is_refused) {
 }
 
 // A user that sends another place for its query, several times.
-class Displacing : public Passing {
+class Displacing : public PassingLink {
  public:
   Displacing(std::unique_ptr<Link> link, std::uint32_t delta, int times)
-      : Passing(std::move(link)), delta_(delta), times_(times) {}
+      : PassingLink(std::move(link)), delta_(delta), times_(times) {}
   void send(Frame frame) override {
-    if (frame.tag != static_cast<std::uint16_t>(Tag::retrieval_index)) return Passing::send(std::move(frame));
+    if (frame.tag != static_cast<std::uint16_t>(Tag::retrieval_index)) return PassingLink::send(std::move(frame));
     std::memcpy(frame.payload.data(), &delta_, sizeof delta_);
-    for (int i = 0; i < times_; ++i, ++frame.step) Passing::send(frame);
+    for (int i = 0; i < times_; ++i, ++frame.step) PassingLink::send(frame);
   }
 
  private:
@@ -478,7 +401,7 @@ TEST(Services, an_order_beyond_the_chain_is_refused) {
 }
 
 // A user's orders to the helper of a session of its own: the error that they end in.
-std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) {
+std::string error_of_orders(MemoryWorld& world, const std::vector<PackOrder>& orders) {
   auto provider = world.to_provider();
   Channel online(*provider, 0, std::chrono::seconds(5));
   online.send(Hello{});
@@ -490,7 +413,7 @@ std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) 
   Channel offline(*offline_link, 0, std::chrono::seconds(5));
   offline.send(Hello{Hello::offline, card.session});
   offline.flush();
-  auto link = world.to_helper(Role::user);
+  auto link = world.to_helper();
   Channel helper(*link, 0, std::chrono::seconds(5));
   helper.send(PairHello{card.session, "", card.model_id, card.plan.hash(), chain, false, Seed{}});
   helper.receive(PairAccepted{});
@@ -506,7 +429,7 @@ std::string error_of_orders(World& world, const std::vector<PackOrder>& orders) 
 
 // A user that orders a place twice, or out of order, ends its own session and nothing else.
 TEST(Services, orders_out_of_sequence_are_refused_by_the_helper) {
-  World world;
+  MemoryWorld world;
   const auto good = world.answer(3);
   for (const auto& orders : {std::vector<PackOrder>{{1, 0, 1}, {1, 0, 1}}, {{3, 0, 2}, {3, 1, 1}}, {{1, 5, 1}}}) {
     const std::string error = error_of_orders(world, orders);
@@ -517,7 +440,7 @@ TEST(Services, orders_out_of_sequence_are_refused_by_the_helper) {
 
 // Queries are the user's alone, whatever place is ordered.
 TEST(Services, an_order_of_queries_is_refused_by_the_helper) {
-  World world(std::chrono::seconds(20), Retrieval::bfv);
+  MemoryWorld world({.model = tiny_model({Profile::paper, Retrieval::bfv})});
   const auto good = world.answer(3);
   for (const std::uint32_t first : {0u, 1u, 63u}) {
     EXPECT_EQ(error_of_orders(world, {{k_users_kind, first, 1}}),
@@ -563,7 +486,7 @@ TEST(Services, orders_cover_what_a_request_needs_in_order) {
 
 // A stalled peer does not hold anybody beyond the deadline.
 TEST(Services, silence_ends_at_the_deadline) {
-  World world(std::chrono::milliseconds(200));
+  MemoryWorld world({.patience = std::chrono::milliseconds(200)});
   auto link = world.to_provider();
   Channel channel(*link, 0, std::chrono::seconds(5));
   channel.send(Hello{});

@@ -9,7 +9,7 @@
 
 #include "service/log.h"
 #include "service/status.h"
-#include "support/tls_services.h"
+#include "support/tcp.h"
 
 namespace permllm::test {
 namespace {

@@ -1,17 +1,14 @@
 // The server's limits and its drain, over real sockets with a handler in place of a service.
 #include "service/server.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <list>
 #include <thread>
 
 #include "support/parties.h"
-#include "support/tls_services.h"
+#include "support/raw_peers.h"
 #include "wire/message.h"
 
 namespace permllm::test {
@@ -21,33 +18,6 @@ using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 
 Clock::time_point in(std::chrono::milliseconds time) { return Clock::now() + time; }
-
-// A connection that says nothing by itself.
-class Raw {
- public:
-  explicit Raw(std::uint16_t port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  }
-  ~Raw() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Raw(Raw&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Raw& operator=(Raw&&) = delete;
-  bool send_byte(char byte) const { return send(fd_, &byte, 1, MSG_NOSIGNAL) == 1; }
-  // Whether the other side has closed it.
-  bool ended() const {
-    char byte;
-    const ssize_t got = recv(fd_, &byte, 1, MSG_DONTWAIT);
-    return got == 0 || (got < 0 && errno != EAGAIN);
-  }
-
- private:
-  int fd_;
-};
 
 struct Ping {
   static constexpr Tag tag = Tag::accepted;
@@ -142,8 +112,8 @@ std::string ping(Link& link) {
 
 TEST(Server, a_thousand_silent_connections_do_not_keep_a_user_out) {
   World world({.connections = 64, .handshakes = 16});
-  std::vector<Raw> silent;
-  for (int i = 0; i < 1000; ++i) silent.emplace_back(world.port());
+  std::list<RawTcp> silent;
+  for (int i = 0; i < 1000; ++i) EXPECT_TRUE(silent.emplace_back(world.port()).connected());
   EXPECT_EQ(ping(*world.connect()), "served");
   EXPECT_LE(world.server().count().handshakes, 16u);
   // The others have been sent away by now, or are about to be.
@@ -156,13 +126,14 @@ TEST(Server, a_thousand_silent_connections_do_not_keep_a_user_out) {
 
 TEST(Server, a_peer_of_one_byte_a_second_has_ten_seconds) {
   World world({});
-  const Raw slow(world.port());
+  const RawTcp slow(world.port());
+  ASSERT_TRUE(slow.connected());
   const Clock::time_point begin = Clock::now();
   // The head of a TLS record of 512 bytes, then its bytes.
   const std::string head("\x16\x03\x01\x02\x00\x01", 6);
   std::size_t sent = 0;
-  while (!slow.ended() && Clock::now() - begin < 20s) {
-    slow.send_byte(sent < head.size() ? head[sent] : '\x00');
+  while (!slow.has_ended() && Clock::now() - begin < 20s) {
+    slow.write(bytes_of({sent < head.size() ? head[sent] : '\x00'}));
     ++sent;
     std::this_thread::sleep_for(1000ms);
   }
@@ -285,7 +256,8 @@ TEST(Server, drains_when_the_last_connection_ends) {
   World world({.drain_seconds = 30});
   auto link = world.connect();
   EXPECT_EQ(ping(*link), "served");
-  const Raw silent(world.port());
+  const RawTcp silent(world.port());
+  EXPECT_TRUE(silent.connected());
   world.wait_for(1, 1);
   world.server().drain();
   // What is under way goes on, and may connect again.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "net/memory_link.h"
+#include "permllm/error.h"
 #include "support/links.h"
 #include "wire/frame.h"
 #include "wire/tags.h"
@@ -53,21 +54,21 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
   }
 
  private:
-  class UserEnd : public Passing {
+  class UserEnd : public PassingLink {
    public:
     UserEnd(std::unique_ptr<Link> link, std::shared_ptr<Cuts> cuts)
-        : Passing(std::move(link)), cuts_(std::move(cuts)) {}
+        : PassingLink(std::move(link)), cuts_(std::move(cuts)) {}
     void send(Frame frame) override {
       cuts_->note(up, frame);
       const Cut* cut = cuts_->next(up);
-      if (cut == nullptr || !cut->lost) Passing::send(std::move(frame));
-      if (cut != nullptr) Passing::close();
+      if (cut == nullptr || !cut->lost) PassingLink::send(std::move(frame));
+      if (cut != nullptr) PassingLink::close();
     }
     Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-      Frame frame = Passing::receive(deadline, awaited, most);
+      Frame frame = PassingLink::receive(deadline, awaited, most);
       cuts_->note(down, frame);
       const Cut* cut = cuts_->next(down);
-      if (cut != nullptr) Passing::close();
+      if (cut != nullptr) PassingLink::close();
       if (cut != nullptr && cut->lost) throw Error(Code::closed, awaited, "cut");
       return frame;
     }
@@ -75,17 +76,17 @@ class Cuts : public std::enable_shared_from_this<Cuts> {
    private:
     std::shared_ptr<Cuts> cuts_;
   };
-  class ProviderEnd : public Passing {
+  class ProviderEnd : public PassingLink {
    public:
     ProviderEnd(std::unique_ptr<Link> link, std::shared_ptr<Cuts> cuts)
-        : Passing(std::move(link)), cuts_(std::move(cuts)) {}
+        : PassingLink(std::move(link)), cuts_(std::move(cuts)) {}
     void send(Frame frame) override {
       const Frame copy = frame;
-      Passing::send(std::move(frame));  // or it did not go out
+      PassingLink::send(std::move(frame));  // or it did not go out
       cuts_->note(down, copy);
     }
     Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
-      Frame frame = Passing::receive(deadline, awaited, most);
+      Frame frame = PassingLink::receive(deadline, awaited, most);
       cuts_->note(up, frame);
       return frame;
     }

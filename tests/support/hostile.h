@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "support/tls_services.h"
+#include "support/world.h"
 
 namespace permllm::test {
 
@@ -40,8 +40,8 @@ struct Handshake {
   std::unique_ptr<Channel> online, offline, helper;
   Card card;
 
-  explicit Handshake(TlsServices& services, bool with_helper = true) {
-    online_link = services.dial(Role::user, Role::provider);
+  explicit Handshake(TlsWorld& world, bool with_helper = true) {
+    online_link = world.dial(Role::user, Role::provider);
     online = std::make_unique<Channel>(*online_link, 0, std::chrono::seconds(20));
     online->send(Hello{});
     card = online->receive(Card{});
@@ -49,16 +49,16 @@ struct Handshake {
     online->receive(Accepted{});
     online->set_session(card.session);
     if (!with_helper) return;
-    offline_link = services.dial(Role::user, Role::provider);
+    offline_link = world.dial(Role::user, Role::provider);
     offline = std::make_unique<Channel>(*offline_link, 0, std::chrono::seconds(20));
     offline->send(Hello{Hello::offline, card.session});
     offline->flush();
-    pair(services);
+    pair(world);
     offline->receive(Accepted{});
     offline->set_session(card.session);
   }
-  void pair(TlsServices& services) {
-    helper_link = services.dial(Role::user, Role::helper);
+  void pair(TlsWorld& world) {
+    helper_link = world.dial(Role::user, Role::helper);
     helper = std::make_unique<Channel>(*helper_link, 0, std::chrono::seconds(20));
     helper->send(PairHello{card.session, "", card.model_id, card.plan.hash(), chain, false, Seed{}});
     helper->receive(PairAccepted{});

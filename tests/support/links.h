@@ -14,15 +14,13 @@
 
 namespace permllm::test {
 
-using Passing = PassingLink;
-
 // Keeps a copy of every frame that its owner sends.
-class Recording : public Passing {
+class Recording : public PassingLink {
  public:
-  Recording(std::unique_ptr<Link> link, std::vector<Frame>& frames) : Passing(std::move(link)), frames_(frames) {}
+  Recording(std::unique_ptr<Link> link, std::vector<Frame>& frames) : PassingLink(std::move(link)), frames_(frames) {}
   void send(Frame frame) override {
     frames_.push_back(frame);
-    Passing::send(std::move(frame));
+    PassingLink::send(std::move(frame));
   }
 
  private:
@@ -58,15 +56,15 @@ inline const char* name_of(Fault fault) {
 }
 
 // One fault to the k-th frame that its owner sends, counted from 0.
-class Faulty : public Passing {
+class Faulty : public PassingLink {
  public:
   Faulty(std::unique_ptr<Link> link, std::size_t k, Fault fault, Clock::duration patience)
-      : Passing(std::move(link)), left_(k), fault_(fault), patience_(patience) {}
+      : PassingLink(std::move(link)), left_(k), fault_(fault), patience_(patience) {}
 
   void send(Frame frame) override {
     if (left_-- != 0) {
-      Passing::send(std::move(frame));
-      if (held_) Passing::send(*std::exchange(held_, std::nullopt));
+      PassingLink::send(std::move(frame));
+      if (held_) PassingLink::send(*std::exchange(held_, std::nullopt));
       return;
     }
     const std::size_t size = frame.payload.size();
@@ -84,7 +82,7 @@ class Faulty : public Passing {
         std::this_thread::sleep_for(patience_ / 4);
         break;
       case Fault::duplicated:
-        Passing::send(frame);
+        PassingLink::send(frame);
         break;
       case Fault::dropped:
         return;
@@ -116,7 +114,7 @@ class Faulty : public Passing {
         frame.step ^= 4;
         break;
     }
-    Passing::send(std::move(frame));
+    PassingLink::send(std::move(frame));
   }
 
  private:
@@ -127,12 +125,12 @@ class Faulty : public Passing {
 };
 
 // Whatever `change` makes of the frames that its owner sends: any number for each.
-class Changing : public Passing {
+class Changing : public PassingLink {
  public:
   using Change = std::function<std::vector<Frame>(Frame)>;
-  Changing(std::unique_ptr<Link> link, Change change) : Passing(std::move(link)), change_(std::move(change)) {}
+  Changing(std::unique_ptr<Link> link, Change change) : PassingLink(std::move(link)), change_(std::move(change)) {}
   void send(Frame frame) override {
-    for (Frame& changed : change_(std::move(frame))) Passing::send(std::move(changed));
+    for (Frame& changed : change_(std::move(frame))) PassingLink::send(std::move(changed));
   }
 
  private:

@@ -1,6 +1,7 @@
 // The program as a person runs it.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +41,14 @@ inline Result run(const std::vector<std::string>& arguments, const std::string& 
   return result;
 }
 
+// The same for what has to succeed; and nothing prints a key.
+inline Result permllm(const std::vector<std::string>& arguments, const std::string& before = "") {
+  const Result result = run(arguments, before);
+  EXPECT_EQ(result.status, 0) << result.error;
+  EXPECT_EQ((result.out + result.error).find("PRIVATE KEY"), std::string::npos);
+  return result;
+}
+
 inline std::vector<nlohmann::json> events(const std::string& out) {
   std::vector<nlohmann::json> all;
   std::istringstream lines(out);
@@ -50,6 +59,7 @@ inline std::vector<nlohmann::json> events(const std::string& out) {
 // A directory of its own for each test.
 class Scratch {
  public:
+  const std::filesystem::path& path() const { return folder_.path(); }
   std::filesystem::path operator/(const std::string& name) const { return folder_.path() / name; }
 
  private:

@@ -67,12 +67,12 @@ class SpentMasks {
 };
 
 // Tells SpentMasks what its owner sends, before anything happens to it.
-class Spending : public Passing {
+class Spending : public PassingLink {
  public:
-  Spending(std::unique_ptr<Link> link, int sender) : Passing(std::move(link)), sender_(sender) {}
+  Spending(std::unique_ptr<Link> link, int sender) : PassingLink(std::move(link)), sender_(sender) {}
   void send(Frame frame) override {
     SpentMasks::all().sent(frame, sender_);
-    Passing::send(std::move(frame));
+    PassingLink::send(std::move(frame));
   }
 
  private:

@@ -1,24 +1,16 @@
-// Provider, helper and users as services of one process, over memory links of which every end may be wrapped. Of each session the
-// end of every party is known, and that it came.
+// Sessions of one world, of which every end of every link may be wrapped. Of each the end of every party is known, and that it came.
 #pragma once
 
 #include <fmt/format.h>
 
-#include <condition_variable>
 #include <cstdlib>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <thread>
 
-#include "helper/service.h"
-#include "net/memory_link.h"
-#include "provider/service.h"
-#include "support/links.h"
-#include "support/rig.h"
 #include "support/spent_masks.h"
-#include "support/tiny_model.h"
-#include "user/user_client.h"
+#include "support/world.h"
 
 namespace permllm::test {
 
@@ -58,23 +50,17 @@ struct Session {
   bool any_error() const { return !user.empty() || !provider.empty() || !helper.empty(); }
 
  private:
-  friend class Services;
-  std::mutex mutex;
-  std::vector<std::jthread> serving;
+  friend class SessionWorld;
+  std::mutex mutex;  // of the errors
+  Threads serving;
 };
 
-class Services {
+class SessionWorld : public MemoryWorld {
  public:
-  static constexpr std::size_t k_prompt = 2, k_answer = 2;
-
-  Services(Profile profile, bool fused, Clock::duration patience)
-      : patience_(patience),
-        helper_(executor_, patience, [this](const Event& event) { note(event, &Session::helper); }),
-        provider_(
-            tiny_model({.profile = profile, .fused = fused, .layers = 1, .slots = 8}), executor_, patience,
-            [this] { return dial_helper(); }, [this](const Event& event) { note(event, &Session::provider); }) {
-    provider_.register_model(nullptr);
-  }
+  SessionWorld(Profile profile, bool fused, Clock::duration patience)
+      : MemoryWorld(
+            {.model = tiny_model({.profile = profile, .fused = fused, .layers = 1, .slots = 8}), .patience = patience}),
+        patience_(patience) {}
 
   // A session of a short prompt and answer, from its handshake to its reports. Returns once every party has ended.
   void run(Session& session) {
@@ -82,19 +68,15 @@ class Services {
     const Clock::time_point begin = Clock::now();
     const Watched watched(*this, session.name);
     try {
-      converse(session);
+      Ledger ledger;
+      UserClient client(links(session), ledger, executor(), patience_);
+      session.answer = make_and_ask(client, {5, 6}, 2);
+      client.end();
     } catch (const Error& error) {
       session.user = error.what();
     }
-    for (;;) {  // each may have started another
-      std::vector<std::jthread> serving;
-      {
-        const std::lock_guard lock(session.mutex);
-        serving.swap(session.serving);
-      }
-      if (serving.empty()) break;
-    }
-    session.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    session.serving.join();
+    session.seconds = seconds_since(begin);
   }
   UserLinks links(Session& session) {
     return {[&] { return connect(session, End::user_online, End::provider_online); },
@@ -109,79 +91,60 @@ class Services {
                                         static_cast<int>(end));
     };
     std::unique_ptr<Link> link = wrapped(std::move(near), near_end);
-    const std::lock_guard lock(session.mutex);
-    session.serving.emplace_back([this, &session, near_end, far = wrapped(std::move(far), far_end)]() mutable {
+    session.serving.begin([this, &session, near_end, far = wrapped(std::move(far), far_end)]() mutable {
       const Serving serving(*this, session);
       switch (near_end) {
         case End::user_helper:
-          helper_.serve(std::move(far), Peer{Role::user, {}, {}, {}});
+          helper().serve(std::move(far), user_named("alice"));
           break;
         case End::provider_helper:
-          helper_.serve(std::move(far), Peer{Role::provider, {}, {}, {}});
+          helper().serve(std::move(far), k_provider);
           break;
         default:
-          provider_.serve(std::move(far), {}, UserLimits{.sessions = 1000});
+          provider().serve(std::move(far), user_named("alice"), UserLimits{.sessions = 1000});
       }
     });
     return link;
   }
-  Executor& executor() { return executor_; }
   Clock::duration patience() const { return patience_; }
 
  private:
   // Which session a thread serves.
   struct Serving {
-    Services& services;
-    Serving(Services& s, Session& session) : services(s) {
-      const std::lock_guard lock(s.mutex_);
-      s.runs_[std::this_thread::get_id()] = &session;
+    SessionWorld& world;
+    Serving(SessionWorld& of, Session& session) : world(of) {
+      const std::lock_guard lock(of.mutex_);
+      of.runs_[std::this_thread::get_id()] = &session;
     }
     ~Serving() {
-      const std::lock_guard lock(services.mutex_);
-      services.runs_.erase(std::this_thread::get_id());
+      const std::lock_guard lock(world.mutex_);
+      world.runs_.erase(std::this_thread::get_id());
     }
   };
   // Names the session that hangs, and ends the program.
   struct Watched {
-    Services& services;
+    SessionWorld& world;
     std::multimap<Clock::time_point, std::string>::iterator place;
-    Watched(Services& s, const std::string& name) : services(s) {
-      const std::lock_guard lock(s.mutex_);
-      place = s.deadlines_.emplace(Clock::now() + 10 * s.patience_ + std::chrono::seconds(10), name);
+    Watched(SessionWorld& of, const std::string& name) : world(of) {
+      const std::lock_guard lock(of.mutex_);
+      place = of.deadlines_.emplace(Clock::now() + 10 * of.patience_ + std::chrono::seconds(10), name);
     }
     ~Watched() {
-      const std::lock_guard lock(services.mutex_);
-      services.deadlines_.erase(place);
+      const std::lock_guard lock(world.mutex_);
+      world.deadlines_.erase(place);
     }
   };
 
-  void converse(Session& session) {
-    Ledger ledger;
-    UserClient client(links(session), ledger, executor_, patience_);
-    client.make_material(k_prompt, k_answer, 64);
-    client.wait_for_material(k_prompt, k_answer);
-    client.session().prompt(std::vector<TokenId>{5, 6}, greedy);
-    std::vector<TokenId> answer{client.session().advance([](TokenId) { return true; }, greedy)};
-    answer.push_back(client.session().retrieve_last());
-    session.answer = std::move(answer);
-    client.end();
+  std::unique_ptr<Link> dial_helper() override {
+    return connect(*run_of_this_thread(), End::provider_helper, End::helper_provider);
   }
-  std::unique_ptr<Link> dial_helper() {
-    Session* session = run_of_this_thread();
-    if (session != nullptr) return connect(*session, End::provider_helper, End::helper_provider);
-    auto [near, far] = memory_links();  // the registration
-    registration_ = std::jthread([this, link = std::move(far)]() mutable {
-      helper_.serve(std::move(link), Peer{Role::provider, {}, {}, {}});
-    });
-    return std::move(near);
-  }
-  void note(const Event& event, std::string Session::*party) {
+  void note(Role role, const Event& event) override {
     const bool ends = event.kind == Event::Kind::session_ends || event.kind == Event::Kind::connection_failed;
     if (!ends || !event.error) return;
     Session* session = run_of_this_thread();
     if (session == nullptr) return;
     const std::lock_guard lock(session->mutex);
-    (session->*party) += event.text.substr(event.text.find(": ") + 2) + "; ";
+    (role == Role::helper ? session->helper : session->provider) += event.text.substr(event.text.find(": ") + 2) + "; ";
   }
   Session* run_of_this_thread() {
     const std::lock_guard lock(mutex_);
@@ -189,14 +152,10 @@ class Services {
     return found == runs_.end() ? nullptr : found->second;
   }
 
-  Clock::duration patience_;
-  Executor executor_{1};
+  const Clock::duration patience_;
   std::mutex mutex_;
   std::map<std::thread::id, Session*> runs_;
   std::multimap<Clock::time_point, std::string> deadlines_;
-  HelperService helper_;
-  ProviderService provider_;
-  std::jthread registration_;
   std::jthread watchdog_{[this](std::stop_token stop) {
     while (!stop.stop_requested()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
