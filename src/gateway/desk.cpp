@@ -20,13 +20,13 @@ constexpr std::size_t k_enough_room = 256;
 
 }  // namespace
 
-AnswerDesk::AnswerDesk(const Client& client, const DeskOptions& options, Log& log)
-    : client_(client),
+AnswerDesk::AnswerDesk(const Backend& backend, const DeskOptions& options, Log& log)
+    : backend_(backend),
       options_(options),
       log_(log),
-      pool_(client, options.conversation, options.sessions),
+      pool_(backend, options.conversation, options.sessions),
       keeper_(
-          client, options.stock, [this] { return idle(); }, log),
+          backend, options.stock, [this] { return idle(); }, log),
       tidier_([this](const std::stop_token& stop) {
         std::condition_variable_any never;
         std::unique_lock lock(mutex_);
@@ -38,14 +38,14 @@ AnswerDesk::~AnswerDesk() { drain({}); }
 void AnswerDesk::check(const openai::Request& request) const {
   ConversationOptions options = options_.conversation;
   if (!request.chat) options = {.chat_format = "none"};
-  const std::size_t tokens = client_.tokenize(request.messages, options).size(), context = client_.model().context;
+  const std::size_t tokens = backend_.tokenize(request.messages, options).size(), context = backend_.model().context;
   if (tokens == 0) throw Error(Code::usage, request.chat ? "messages" : "prompt", "has no tokens");
   if (tokens >= context) {
     throw Error(Code::usage, Reason::context_exceeded, "conversation",
                 fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context,
                             tokens));
   }
-  if (client_.tokens_left() == 0)
+  if (backend_.tokens_left() == 0)
     throw Error(Code::usage, Reason::allowance_used_up, "tokens", "all tokens of the invite are used");
 }
 
@@ -98,7 +98,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
 Answer AnswerDesk::answer(AnswerJob& job) {
   const openai::Request& request = job.request;
   const std::stop_token stop = job.stop_token();
-  Conversation* conversation = nullptr;
+  Dialogue* conversation = nullptr;
   auto lease = pool_.take(
       job.owner, request.messages, !request.chat,
       [&](const AnswerProgress& progress) {
@@ -113,7 +113,7 @@ Answer AnswerDesk::answer(AnswerJob& job) {
   if (!lease) return answer;
   conversation = &**lease;
   AnswerOptions how = request.answer;
-  const std::size_t context = client_.model().context, room = conversation->room(request.messages);
+  const std::size_t context = backend_.model().context, room = conversation->room(request.messages);
   how.max_tokens = request.max_tokens                             ? *request.max_tokens
                    : room >= std::min(k_enough_room, context / 4) ? room
                                                                   : context;
@@ -137,7 +137,7 @@ void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
     if (made.end == Answer::End::cancelled) {
       job->fail({503, "server_error", "the answer was cancelled", "", "cancelled"});
     } else {
-      job->finish(made, openai::usage_of({client_.model().profile, made.cost, client_.ready_tokens()}));
+      job->finish(made, openai::usage_of({backend_.model().profile, made.cost, backend_.ready_tokens()}));
     }
   } catch (const Error& error) {
     if (reason_for_user(error) == Reason::provider_unreachable) keeper_.lost();

@@ -20,8 +20,8 @@ struct DeskOptions {
 
 class AnswerDesk {
  public:
-  // The client and the log outlive it.
-  AnswerDesk(const Client& client, const DeskOptions& options, Log& log);
+  // The backend and the log outlive it.
+  AnswerDesk(const Backend& backend, const DeskOptions& options, Log& log);
   ~AnswerDesk();
 
   // Of a listener: while any lives, the answer is made.
@@ -70,7 +70,7 @@ class AnswerDesk {
   void tidy();  // with the mutex held
   bool idle();
 
-  const Client& client_;
+  const Backend& backend_;
   const DeskOptions options_;
   Log& log_;
   ConversationPool pool_;

@@ -4,8 +4,8 @@
 
 namespace permllm {
 
-ConversationPool::ConversationPool(const Client& client, const ConversationOptions& options, std::size_t size)
-    : client_(client), options_(options), slots_(size) {}
+ConversationPool::ConversationPool(const Backend& backend, const ConversationOptions& options, std::size_t size)
+    : backend_(backend), options_(options), slots_(size) {}
 
 ConversationPool::Lease::~Lease() {
   if (pool_ == nullptr) return;
@@ -20,7 +20,7 @@ ConversationPool::Lease::~Lease() {
   pool_->changed_.notify_all();
 }
 
-Conversation& ConversationPool::Lease::operator*() const { return *pool_->slots_[index_].conversation; }
+Dialogue& ConversationPool::Lease::operator*() const { return *pool_->slots_[index_].conversation; }
 void ConversationPool::Lease::holds(std::size_t tokens) { pool_->slots_[index_].held = tokens; }
 
 std::size_t ConversationPool::waiting() const {
@@ -39,7 +39,7 @@ ConversationOptions ConversationPool::options_for(bool raw) const {
 
 std::size_t ConversationPool::choose(std::size_t owner, const std::vector<Message>& messages, bool raw,
                                      bool& goes_on) const {
-  const std::size_t prompt = client_.tokenize(messages, options_for(raw)).size();
+  const std::size_t prompt = backend_.tokenize(messages, options_for(raw)).size();
   std::size_t best = slots_.size(), most = 0, unmade = slots_.size(), oldest = slots_.size();
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
@@ -114,7 +114,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
         const std::lock_guard lock(slot.telling);
         if (slot.on_progress) slot.on_progress(progress);
       };
-      slot.conversation.emplace(client_.conversation(options));
+      slot.conversation = backend_.dialogue(options);
     }
   }
   return lease;

@@ -10,14 +10,14 @@
 #include <utility>
 #include <vector>
 
-#include "permllm/client.h"
+#include "gateway/backend.h"
 
 namespace permllm {
 
 class ConversationPool {
  public:
-  // At most `size` conversations of the client, which outlives the pool. options: of all; chat format and on_progress are the pool's affair.
-  ConversationPool(const Client& client, const ConversationOptions& options, std::size_t size);
+  // At most `size` conversations of the backend, which outlives the pool. options: of all; chat format and on_progress are the pool's affair.
+  ConversationPool(const Backend& backend, const ConversationOptions& options, std::size_t size);
 
   // A conversation in use; given back when it is dropped.
   class Lease {
@@ -25,7 +25,7 @@ class ConversationPool {
     Lease(Lease&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), index_(other.index_) {}
     Lease& operator=(Lease&&) = delete;
     ~Lease();
-    Conversation& operator*() const;
+    Dialogue& operator*() const;
     // Tokens that it was fed by now, those of the answer with them.
     void holds(std::size_t tokens);
 
@@ -46,7 +46,7 @@ class ConversationPool {
 
  private:
   struct Slot {
-    std::optional<Conversation> conversation;
+    std::unique_ptr<Dialogue> conversation;
     bool raw = false, busy = false;
     std::size_t owner = 0;   // of what it holds
     std::size_t held = 0;    // tokens
@@ -62,7 +62,7 @@ class ConversationPool {
   std::uint64_t next() const;  // whose turn it is; the queue is not empty
   std::size_t choose(std::size_t owner, const std::vector<Message>& messages, bool raw, bool& goes_on) const;
 
-  const Client& client_;
+  const Backend& backend_;
   const ConversationOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
