@@ -69,8 +69,11 @@ void run(DemoOptions options) {
   check_prompt_options(options.prompt);
   const bool json = options.prompt.json;
   options.local.quiet = json;
-  if (!options.local.serve.synthetic)
-    check_chat_format(options.prompt, read_vocabulary(ModelFile::open(options.local.model)));
+  const OfferOptions& offer = options.local.serve;
+  if (!offer.synthetic) {  // a mistake is told before anything is loaded
+    const Vocabulary vocabulary = read_vocabulary(ModelFile::open(options.local.model), offer.ids_only);
+    prompt_tokens(options.prompt, Tokenizer(vocabulary), offer.context);
+  }
   const LocalParties parties(options.local);
   Executor executor;
   Ledger ledger;  // in memory: the chain goes with the session

@@ -76,10 +76,6 @@ ChatFormat chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {
   return o.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template) : ChatFormat::named(o.chat_format);
 }
 
-void check_chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {
-  if (o.ids.empty()) chat_format(o, vocabulary).encode(Tokenizer(vocabulary), {{"user", o.prompt}}, o.think);
-}
-
 std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& tokenizer, std::size_t context) {
   const Vocabulary& vocabulary = tokenizer.vocabulary();
   std::vector<TokenId> ids;

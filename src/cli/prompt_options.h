@@ -33,9 +33,6 @@ void check_prompt_options(PromptOptions& options);
 void check_answer_options(PromptOptions& options);
 ChatFormat chat_format(const PromptOptions& options, const Vocabulary& vocabulary);
 
-// Refuses a chat format that is unknown or cannot be had from this vocabulary, before long work. Errors: usage, unsupported.
-void check_chat_format(const PromptOptions& options, const Vocabulary& vocabulary);
-
 // The prompt's tokens: --prompt in the chat format, or --prompt-ids. `context`: the most
 // tokens that prompt and answer may have together. Errors: usage; none quotes the prompt.
 std::vector<TokenId> prompt_tokens(const PromptOptions& options, const Tokenizer& tokenizer, std::size_t context);

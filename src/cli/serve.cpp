@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 
+#include "base/heap.h"
 #include "cli/local_parties.h"
 #include "cli/offer_options.h"
 #include "cli/process.h"
@@ -83,6 +84,7 @@ void run(ServeCommandOptions& options) {
     throw Error(Code::usage, "--invite", "expected either --invite FILE or --demo MODEL");
   Gateway::check(options.gateway);
   if (!options.invite.empty()) options.refuse_of_demo();
+  prepare_heap();  // before the first thread
   Log log("serve", options.log);
   // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
   if (!options.invite.empty()) {

@@ -154,7 +154,8 @@ void Gateway::State::routes() {
   }));
   server.set_exception_handler(
       [](const Request&, Response& response, std::exception_ptr) { put(response, of_status(500)); });
-  server.set_logger([this](const Request& request, const Response& response) {
+  // Before the answer leaves, so that whoever has it finds it counted; the library's logger comes behind the last byte.
+  server.set_post_routing_handler([this](const Request& request, Response& response) {
     const std::string route = GatewayGuard::route_of(request.path);
     metrics.count(route, response.status);
     log.write(response.status >= 500 ? Log::Level::warn : Log::Level::debug, "request", route,

@@ -206,9 +206,9 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
     }
     provider->channel.send(PackEnd{});
     provider->channel.flush();
+    events.end();  // before the user hears of it
     user.send(report_of_this_process());
     user.flush();
-    events.end();
   } catch (const Error& error) {
     provider->channel.refuse(error);
     provider->link->close();

@@ -165,12 +165,13 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
                                bfv ? &*bfv : nullptr, first, burn, behind_pass, idle_);
   conversation.serve(place->in_pass());
   const PartyReport report = conversation.report();
-  burning.reset();  // before the user may begin another session on it
+  // Before the user hears of it, who may begin another session on the chain, or look at what was counted.
+  burning.reset();
   place.reset();
+  events.end();
   user.send(report);
   user.flush();
   link->settle();
-  events.end();
 }
 
 void ProviderService::send_embedding(Channel& user) {

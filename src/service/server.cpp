@@ -315,8 +315,8 @@ bool Server::run() {
           attend(arrival.number);
           break;
         case TlsListener::Arrival::Kind::left:
-          s.leave(arrival.number);
           s.refuse(arrival.address, name_of(arrival.error->code()), arrival.error->what());
+          s.leave(arrival.number);
           break;
       }
     } catch (const Error& error) {

@@ -71,7 +71,11 @@ class SessionEvents {
   }
   // Material was dealt for it.
   void dealt() { worked_ = true; }
-  void end() { tell_end("session ends", {}); }
+  // In peace: what fails behind it, its last words under way, is of its connection alone.
+  void end() {
+    if (session_ != 0) tell_end("session ends", {});
+    session_ = 0;
+  }
   // The connection fails, and with it the session if one has begun. joined: the session that the connection belongs to, or 0.
   void fail(const std::string& words, Code error, std::uint64_t joined) {
     if (session_ != 0) return tell_end("session fails: " + words, error);

@@ -59,8 +59,10 @@ TEST(Demo, answers_for_a_folder_of_chatglm_6b) {
       << longer.error;
 }
 
+// The other cases: parties_private_answer_test.
 TEST(Demo, answers_privately_as_float32_does) {
-  for (const GreedyCase& c : greedy_cases()) {
+  for (const std::size_t index : {0u, 4u}) {
+    const GreedyCase c = greedy_cases()[index];
     const Result r = run({"demo", PERMLLM_TEST_MODEL, "--prompt-ids", joined(c.prompt_ids), "--max-tokens", "48",
                           "--json", "--fused", "off"});
     ASSERT_EQ(r.status, 0) << r.error;

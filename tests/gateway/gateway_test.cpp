@@ -200,6 +200,37 @@ TEST_F(GatewayTest, models_tokens_health_and_metrics_are_told) {
   EXPECT_EQ(post(*gateway, "/v1/models", {}).status, 405);
 }
 
+// What has not ended is counted, too: whoever looks behind the last byte of an answer does not come before its count.
+TEST_F(GatewayTest, an_answer_is_counted_before_it_leaves) {
+  const auto own = parties->gateway();
+  const RawConnection watching(*own);
+  watching.send("GET /v1/activity HTTP/1.1\r\nHost: " + own->address() + "\r\n\r\n");
+  EXPECT_NE(watching.receive("data: ").find("200 OK"), std::string::npos);
+  const std::string metrics = get(*own, "/metrics").text;
+  EXPECT_NE(metrics.find("permllm_gateway_requests_total{route=\"/v1/activity\",status=\"200\"} 1\n"),
+            std::string::npos)
+      << metrics;
+}
+
+// Texts that take a hundred times their size while they are cut into tokens take it for that time alone.
+TEST_F(GatewayTest, long_texts_leave_no_memory_behind) {
+  const auto own = parties->gateway();
+  const auto resident = [&] {
+    const std::string text = get(*own, "/metrics").text, name = "\nprocess_resident_memory_bytes ";
+    return std::stod(text.substr(text.find(name) + name.size()));
+  };
+  const Json body{{"content", std::string(1'000'000, 'a')}};
+  const auto all_at_once = [&] {
+    std::vector<std::future<Reply>> asking;
+    for (int i = 0; i < 8; ++i)
+      asking.push_back(std::async(std::launch::async, [&] { return post(*own, "/tokenize", body); }));
+    for (auto& reply : asking) EXPECT_EQ(reply.get().status, 200);
+  };
+  const double before = resident();
+  all_at_once();
+  EXPECT_LT(resident() - before, 100e6);
+}
+
 TEST_F(GatewayTest, privacy_and_activity_tell_what_the_page_shows) {
   const Json privacy = get(*gateway, "/v1/privacy").json();
   EXPECT_EQ(privacy["profile"], "paper");

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <condition_variable>
 #include <list>
+#include <mutex>
 #include <thread>
 
 #include "session/public_part.h"
@@ -19,6 +21,39 @@ TEST(Services, answer_and_go_on_to_the_next_session) {
   EXPECT_EQ(first.size(), 6u);
   // Fresh masks and orders, the same answer: the tiny model's logits are far apart.
   EXPECT_EQ(world.answer(6), first);
+}
+
+// A world in which each note that a session ends is held up until its user has gone on, or for as long as that needs.
+class HeldUp : public MemoryWorld {
+ public:
+  ~HeldUp() override { threads_.join(); }
+  void go_on() {
+    const std::lock_guard lock(mutex_);
+    answered_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  void note(Role role, const Event& event) override {
+    {
+      std::unique_lock lock(mutex_);
+      if (event.text == "session ends")
+        changed_.wait_for(lock, std::chrono::milliseconds(300), [this] { return answered_; });
+    }
+    MemoryWorld::note(role, event);
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool answered_ = false;
+};
+
+// Who looks at a service's log or counters right behind an answer finds the session ended.
+TEST(Services, a_session_has_ended_for_provider_and_helper_before_its_user_hears_of_it) {
+  HeldUp world;
+  world.answer(2);
+  const std::string notes = world.notes.text();
+  world.go_on();
+  EXPECT_NE(notes.find("session ends\n"), notes.rfind("session ends\n")) << notes;  // at both
 }
 
 TEST(Services, two_sessions_at_once_do_not_disturb_each_other) {
