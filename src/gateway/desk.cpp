@@ -20,13 +20,13 @@ constexpr std::size_t k_enough_room = 256;
 
 }  // namespace
 
-AnswerDesk::AnswerDesk(const Client& client, const DeskOptions& options, Log& log)
-    : client_(client),
+AnswerDesk::AnswerDesk(const Backend& backend, const DeskOptions& options, Log& log)
+    : backend_(backend),
       options_(options),
       log_(log),
-      pool_(client, options.conversation, options.sessions),
+      pool_(backend, options.conversation, options.sessions),
       keeper_(
-          client, options.stock, [this] { return idle(); }, log),
+          backend, options.stock, [this] { return idle(); }, log),
       tidier_([this](const std::stop_token& stop) {
         std::condition_variable_any never;
         Lock lock(mutex_);
@@ -36,15 +36,15 @@ AnswerDesk::AnswerDesk(const Client& client, const DeskOptions& options, Log& lo
 AnswerDesk::~AnswerDesk() { drain({}); }
 
 std::vector<std::uint32_t> AnswerDesk::ids_of(const openai::Request& request) const {
-  std::vector<std::uint32_t> ids = client_.tokenize(request.messages, pool_.options_for(!request.chat));
-  const std::size_t tokens = ids.size(), context = client_.model().context;
+  std::vector<std::uint32_t> ids = backend_.tokenize(request.messages, pool_.options_for(!request.chat));
+  const std::size_t tokens = ids.size(), context = backend_.model().context;
   if (tokens == 0) throw Error(Code::usage, request.chat ? "messages" : "prompt", "has no tokens");
   if (tokens >= context) {
     throw Error(Code::usage, Reason::context_exceeded, "conversation",
                 fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context,
                             tokens));
   }
-  if (client_.tokens_left() == 0)
+  if (backend_.tokens_left() == 0)
     throw Error(Code::usage, Reason::allowance_used_up, "tokens", "all tokens of the invite are used");
   return ids;
 }
@@ -102,9 +102,9 @@ Answer AnswerDesk::answer(AnswerJob& job) {
   Answer answer;
   answer.end = Answer::End::cancelled;
   if (!lease) return answer;
-  Conversation& conversation = **lease;
+  Dialogue& conversation = **lease;
   AnswerOptions how = request.answer;
-  const std::size_t context = client_.model().context, room = conversation.room(job.ids);
+  const std::size_t context = backend_.model().context, room = conversation.room(job.ids);
   how.max_tokens = request.max_tokens                             ? *request.max_tokens
                    : room >= std::min(k_enough_room, context / 4) ? room
                                                                   : context;
@@ -135,7 +135,7 @@ void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
     if (made.end == Answer::End::cancelled) {
       job->fail({503, "server_error", "the answer was cancelled", "", "cancelled"});
     } else {
-      job->finish(made, openai::usage_of({client_.model().profile, made.cost, client_.ready_tokens()}));
+      job->finish(made, openai::usage_of({backend_.model().profile, made.cost, backend_.ready_tokens()}));
     }
   } catch (const Error& error) {
     if (reason_for_user(error) == Reason::provider_unreachable) keeper_.lost();

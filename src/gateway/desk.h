@@ -21,8 +21,8 @@ struct DeskOptions {
 
 class AnswerDesk {
  public:
-  // The client and the log outlive it.
-  AnswerDesk(const Client& client, const DeskOptions& options, Log& log);
+  // The backend and the log outlive it.
+  AnswerDesk(const Backend& backend, const DeskOptions& options, Log& log);
   ~AnswerDesk();
 
   // What a listener holds: the answer is made as long as any of them lives.
@@ -72,7 +72,7 @@ class AnswerDesk {
   void tidy() REQUIRES(mutex_);
   bool idle();
 
-  const Client& client_;
+  const Backend& backend_;
   const DeskOptions options_;
   Log& log_;
   ConversationPool pool_;

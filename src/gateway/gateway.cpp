@@ -71,7 +71,8 @@ struct Gateway::State {
         fingerprint("fp_" + with.model().id.substr(0, 12)),
         created(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
                     .count()),
-        desk(with, how.desk, to),
+        backend(backend_of(with)),
+        desk(*backend, how.desk, to),
         server(limits_for(how)) {}
 
   void listen();
@@ -104,6 +105,7 @@ struct Gateway::State {
   const std::int64_t created;
   const Clock::time_point start = Clock::now();
   GatewayMetrics metrics;
+  const std::unique_ptr<Backend> backend;
   AnswerDesk desk;
   std::atomic<std::size_t> watchers = 0;
   std::optional<GatewayGuard> guard;

@@ -20,8 +20,8 @@ std::int64_t now() {
 
 }  // namespace
 
-StockKeeper::StockKeeper(const Client& client, std::size_t tokens, std::function<bool()> idle, Log& log)
-    : client_(client),
+StockKeeper::StockKeeper(const Backend& backend, std::size_t tokens, std::function<bool()> idle, Log& log)
+    : backend_(backend),
       tokens_(tokens),
       idle_(std::move(idle)),
       log_(log),
@@ -44,13 +44,13 @@ StockKeeper::Provider StockKeeper::provider() const {
 // Of the conversations that are not begun, the first that has less than its part gets a step more.
 bool StockKeeper::fill_some() {
   std::vector<std::size_t> ready;
-  for (const Client::Chain& chain : client_.stock()) {
+  for (const Client::Chain& chain : backend_.stock()) {
     if (chain.used == 0 && !chain.busy) ready.push_back(std::min(chain.tokens, 2 * chain.answer_tokens));
   }
   heard();
   std::sort(ready.rbegin(), ready.rend());
   for (std::size_t i = 0, left = tokens_; left > 0; ++i) {
-    const std::size_t part = std::min(left, client_.model().context), there = i < ready.size() ? ready[i] : 0;
+    const std::size_t part = std::min(left, backend_.model().context), there = i < ready.size() ? ready[i] : 0;
     if (there < part) {
       if (before_ == std::pair(i, there)) {
         log_.write(Log::Level::warn, "stock",
@@ -61,7 +61,7 @@ bool StockKeeper::fill_some() {
       before_ = {i, there};
       const std::size_t target = std::min(part, there + k_step);
       filling_ = true;
-      client_.fill(i, target, (target + 1) / 2);
+      backend_.fill(i, target, (target + 1) / 2);
       return true;
     }
     left -= part;
@@ -84,7 +84,7 @@ void StockKeeper::run(const std::stop_token& stop) {
     if (Clock::now() < not_before || !idle_()) continue;
     try {
       if (lost_) {
-        client_.stock();
+        backend_.stock();
         heard();
       } else if (tokens_ > 0 && lasts_ && used_.exchange(false)) {
         more = fill_some();

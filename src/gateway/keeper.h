@@ -8,7 +8,7 @@
 #include <thread>
 #include <utility>
 
-#include "permllm/client.h"
+#include "gateway/backend.h"
 #include "service/log.h"
 
 namespace permllm {
@@ -17,7 +17,7 @@ class StockKeeper {
  public:
   // tokens: to keep ready in conversations that nobody has begun; 0: none. idle: whether nobody asks or waits; asked between two pieces of work.
   // All of them outlive the keeper.
-  StockKeeper(const Client& client, std::size_t tokens, std::function<bool()> idle, Log& log);
+  StockKeeper(const Backend& backend, std::size_t tokens, std::function<bool()> idle, Log& log);
   ~StockKeeper();
 
   // What others heard of the provider: it answered, or it could not be reached.
@@ -33,7 +33,7 @@ class StockKeeper {
   void run(const std::stop_token& stop);
   bool fill_some();  // false: nothing is to do
 
-  const Client& client_;
+  const Backend& backend_;
   const std::size_t tokens_;
   const std::function<bool()> idle_;
   Log& log_;

@@ -4,8 +4,8 @@
 
 namespace permllm {
 
-ConversationPool::ConversationPool(const Client& client, const ConversationOptions& options, std::size_t size)
-    : client_(client), options_(options), slots_(size) {}
+ConversationPool::ConversationPool(const Backend& backend, const ConversationOptions& options, std::size_t size)
+    : backend_(backend), options_(options), slots_(size) {}
 
 ConversationPool::Lease::~Lease() {
   if (pool_ == nullptr) return;
@@ -18,7 +18,7 @@ ConversationPool::Lease::~Lease() {
   pool_->changed_.notify_all();
 }
 
-Conversation& ConversationPool::Lease::operator*() const { return *pool_->slots_[index_].conversation; }
+Dialogue& ConversationPool::Lease::operator*() const { return *pool_->slots_[index_].conversation; }
 void ConversationPool::Lease::holds(std::size_t tokens) { pool_->slots_[index_].held = tokens; }
 
 std::size_t ConversationPool::waiting() const {
@@ -103,7 +103,7 @@ std::optional<ConversationPool::Lease> ConversationPool::take(std::size_t owner,
     } else {
       slot.conversation.reset();
       slot.raw = raw;
-      slot.conversation.emplace(client_.conversation(options_for(raw)));
+      slot.conversation = backend_.dialogue(options_for(raw));
     }
   }
   return lease;

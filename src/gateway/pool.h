@@ -11,14 +11,14 @@
 #include <vector>
 
 #include "base/mutex.h"
-#include "permllm/client.h"
+#include "gateway/backend.h"
 
 namespace permllm {
 
 class ConversationPool {
  public:
-  // At most `size` conversations of the client, which outlives the pool. options: of all.
-  ConversationPool(const Client& client, const ConversationOptions& options, std::size_t size);
+  // At most `size` conversations of the backend, which outlives the pool. options: of all.
+  ConversationPool(const Backend& backend, const ConversationOptions& options, std::size_t size);
 
   // A conversation in use; given back when it is dropped.
   class Lease {
@@ -26,7 +26,7 @@ class ConversationPool {
     Lease(Lease&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), index_(other.index_) {}
     Lease& operator=(Lease&&) = delete;
     ~Lease();
-    Conversation& operator*() const;
+    Dialogue& operator*() const;
     // Tokens that it was fed by now, those of the answer with them.
     void holds(std::size_t tokens);
 
@@ -49,7 +49,7 @@ class ConversationPool {
 
  private:
   struct Slot {
-    std::optional<Conversation> conversation;
+    std::unique_ptr<Dialogue> conversation;
     bool raw = false, busy = false;
     std::size_t owner = 0;   // of what it holds
     std::size_t held = 0;    // tokens
@@ -63,7 +63,7 @@ class ConversationPool {
   std::size_t choose(std::size_t owner, std::span<const std::uint32_t> ids, bool raw, bool& goes_on) const
       REQUIRES(mutex_);
 
-  const Client& client_;
+  const Backend& backend_;
   const ConversationOptions options_;
   mutable Mutex mutex_;
   std::condition_variable_any changed_;

@@ -34,7 +34,8 @@ TEST(Ids, of_a_question_are_made_once_and_carried) {
   Log log("serve", {"text", "off"});
   DeskOptions options;
   options.sessions = 3;
-  AnswerDesk desk(client, options, log);
+  const auto backend = backend_of(client);
+  AnswerDesk desk(*backend, options, log);
   std::vector<Message> dialogue;
   const auto ask = [&](const std::string& text) {
     dialogue.push_back({"user", text});

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <list>
+#include <mutex>
 #include <thread>
 
 #include "session/public_part.h"

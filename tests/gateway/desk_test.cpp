@@ -1,0 +1,346 @@
+// Requests at the desk: who is let in, who shares an answer, what ends one, and what is counted.
+#include "gateway/desk.h"
+
+#include <gtest/gtest.h>
+
+#include <future>
+
+#include "gateway/stand_in.h"
+#include "support/errors.h"
+
+namespace permllm::gateway_test {
+namespace {
+
+using Names = std::vector<std::string>;
+using Provider = StockKeeper::Provider;
+using Stage = AnswerProgress::Stage;
+using Ticket = std::shared_ptr<AnswerDesk::Ticket>;
+
+openai::Request request_of(const std::string& text, bool chat = true) {
+  openai::Request request;
+  request.chat = chat;
+  request.messages = asked(text);
+  return request;
+}
+
+struct Desk {
+  StandIn client;
+  Log log{"test", {"text", "off"}};
+  AnswerDesk desk;
+  explicit Desk(const DeskOptions& options = {}) : desk(client, options, log) {}
+
+  Ticket ask(const std::string& text, const std::string& key = "", std::size_t owner = 0,
+             const std::string& digest = "") {
+    return ask(request_of(text), key, owner, digest);
+  }
+  Ticket ask(const openai::Request& request, const std::string& key = "", std::size_t owner = 0,
+             const std::string& digest = "") {
+    return desk.ask(owner, request, {request.chat, "tiny", "fp"}, key, digest);
+  }
+  std::string reason(const std::string& text, const std::string& key = "") {
+    return test::reason_of([&] { ask(text, key); });
+  }
+  bool becomes(std::size_t active, std::size_t queued) {
+    return eventually([&] {
+      const AnswerDesk::Now now = desk.now();
+      return now.active == active && now.queued == queued;
+    });
+  }
+};
+
+// Once it is done.
+const AnswerJob& done(const Ticket& ticket) {
+  const Clock::time_point end = Clock::now() + k_patience;
+  while (!(**ticket).done() && Clock::now() < end) (**ticket).wait(SIZE_MAX, end);
+  EXPECT_TRUE((**ticket).done());
+  return **ticket;
+}
+std::string code(const Ticket& ticket) {
+  const auto failure = done(ticket).failure();
+  return failure ? failure->code : "no failure";
+}
+std::string text(const Ticket& ticket) { return done(ticket).result().text; }
+
+TEST(AnswerDesk, a_question_is_answered_and_counted) {
+  Desk d;
+  const Ticket ticket = d.ask("Is it so?");
+  StandIn::Question& question = d.client.question(0);
+  EXPECT_EQ(question.text, "Is it so?");
+  question.progress({.stage = Stage::prompt, .fraction = 0.5, .seconds_left = 4});
+  EXPECT_TRUE(eventually([&] { return d.desk.now().foremost.progress.has_value(); }));
+  EXPECT_EQ(d.desk.now().foremost.progress->fraction, 0.5);
+  EXPECT_EQ(d.desk.now().foremost.stage, AnswerJob::Stage::reading);
+  question.say("Ye");
+  question.say("s");
+  EXPECT_TRUE(eventually([&] { return d.desk.now().tokens == 2; }));
+  EXPECT_EQ(d.desk.now().foremost.stage, AnswerJob::Stage::answering);
+  EXPECT_EQ(d.desk.now().foremost.tokens, 2u);
+  EXPECT_EQ(d.desk.now().active, 1u);
+  question.end(Answer::End::length, 0.25);
+  EXPECT_EQ(text(ticket), "Yes");
+  EXPECT_STREQ(done(ticket).result().finish, "length");
+  EXPECT_EQ(done(ticket).result().usage.at("prompt_tokens"), 9);
+  EXPECT_EQ(done(ticket).result().usage.at("completion_tokens"), 2);
+  EXPECT_EQ(d.desk.now().active, 0u);
+  EXPECT_EQ(d.desk.now().prompt_tokens, 9u);
+  EXPECT_EQ(d.desk.now().tokens_per_second, 4);  // the last one's
+}
+
+TEST(AnswerDesk, an_answer_is_as_long_as_is_asked_or_as_there_is_room) {
+  Desk d;
+  d.client.offered.context = 100;
+  const auto most = [&](std::optional<std::size_t> max_tokens, std::size_t room) {
+    openai::Request request = request_of("q");
+    request.max_tokens = max_tokens;
+    d.client.room = room;
+    const std::size_t number = d.client.questions();
+    const Ticket ticket = d.ask(request);
+    d.client.question(number).end();
+    done(ticket);
+    return d.client.question(number).options.max_tokens;
+  };
+  EXPECT_EQ(most(6, 50), 6u);
+  EXPECT_EQ(most(std::nullopt, 25), 25u);
+  EXPECT_EQ(most(std::nullopt, 24), 100u);  // begun again: a quarter of the context is enough, less is not
+}
+
+TEST(AnswerDesk, what_cannot_be_answered_is_refused_before_anybody_is_asked) {
+  Desk d;
+  d.client.offered.context = 10;
+  EXPECT_EQ(test::error_of([&] { d.ask(""); }), "messages: has no tokens");
+  EXPECT_EQ(test::error_of([&] { d.ask(request_of("", false)); }), "prompt: has no tokens");
+  EXPECT_EQ(d.reason("ten tokens"), "context_exceeded");
+  d.client.left = 0;
+  EXPECT_EQ(d.reason("nine toks"), "allowance_used_up");
+  d.client.left = 1;
+  EXPECT_EQ(d.client.questions(), 0u);
+  EXPECT_EQ(d.reason("nine toks"), "no error");
+}
+
+TEST(AnswerDesk, who_waits_is_counted_and_no_more_wait_than_may) {
+  Desk d({.sessions = 1, .max_requests = 2});
+  const Ticket one = d.ask("one");
+  d.client.question(0);
+  Ticket two = d.ask("two");
+  EXPECT_TRUE(d.becomes(1, 1));
+  EXPECT_EQ(d.reason("three"), "queue_full");
+  d.client.question(0).end();
+  done(one);
+  EXPECT_EQ(d.client.question(1).text, "two");
+  EXPECT_TRUE(d.becomes(1, 0));
+  const Ticket three = d.ask("three");  // in the place of the first
+  EXPECT_TRUE(d.becomes(1, 1));
+  EXPECT_EQ(d.reason("four"), "queue_full");
+  d.client.question(1).end();
+  d.client.question(2).end();
+  done(three);
+  EXPECT_EQ(d.client.questions(), 3u);
+}
+
+TEST(AnswerDesk, the_one_that_is_furthest_is_told_of) {
+  Desk d;
+  const Ticket one = d.ask("one"), two = d.ask("two");
+  for (const std::size_t i : {0, 1}) {
+    StandIn::Question& question = d.client.question(i);
+    question.progress({.stage = question.text == "one" ? Stage::answer : Stage::prompt});
+  }
+  EXPECT_TRUE(d.becomes(2, 0));
+  EXPECT_TRUE(eventually([&] { return d.desk.now().foremost.tokens == 1; }));
+  for (const std::size_t i : {0, 1}) d.client.question(i).end();
+}
+
+// The dialogue that an answer belongs to is free when its reader hears of the end.
+TEST(AnswerDesk, the_next_question_goes_on_with_its_dialogue) {
+  Desk d;
+  for (std::string dialogue = "Is it so?"; dialogue.size() < 60; dialogue += " And?") {
+    const std::size_t number = d.client.questions();
+    const Ticket ticket = d.ask(dialogue);
+    StandIn::Question& question = d.client.question(number);
+    EXPECT_EQ(question.dialogue, 0u);
+    for (const char c : std::string(" Yes.")) question.say({c});
+    question.end();
+    dialogue += text(ticket);
+  }
+}
+
+TEST(AnswerDesk, a_key_finds_the_answer_of_the_same_owner_to_the_same_request) {
+  Desk d;
+  const Ticket first = d.ask("q", "key", 1, "digest"), again = d.ask("q", "key", 1, "digest"),
+               others = d.ask("q", "key", 2, "digest"), unkeyed = d.ask("q", "", 1, "digest");
+  EXPECT_EQ(&**again, &**first);
+  EXPECT_NE(&**others, &**first);
+  EXPECT_NE(&**unkeyed, &**first);
+  const auto error = test::caught([&] { d.ask("q", "key", 1, "another"); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->field(), "Idempotency-Key");
+  EXPECT_EQ(error->code(), Code::usage);
+  for (const std::size_t i : {0, 1, 2}) {
+    d.client.question(i).say("a");
+    d.client.question(i).end();
+  }
+  EXPECT_EQ(text(again), "a");
+  done(others);
+  done(unkeyed);
+  EXPECT_EQ(text(d.ask("q", "key", 1, "digest")), "a");  // nor is an answer that is there made again
+  EXPECT_EQ(d.client.questions(), 3u);
+}
+
+TEST(AnswerDesk, so_many_may_await_one_answer) {
+  Desk d;
+  std::vector<Ticket> tickets;
+  for (int i = 0; i < 4; ++i) tickets.push_back(d.ask("q", "key"));
+  EXPECT_EQ(d.reason("q", "key"), "queue_full");
+  tickets.pop_back();
+  tickets.push_back(d.ask("q", "key"));
+  d.client.question(0).end();
+  done(tickets[0]);
+  EXPECT_EQ(d.reason("q", "key"), "no error");  // whoever reads what is there waits for nobody
+}
+
+TEST(AnswerDesk, an_answer_ends_when_its_listener_leaves) {
+  Desk d;
+  Ticket ticket = d.ask("q");
+  d.client.question(0).say("a");
+  EXPECT_TRUE(eventually([&] { return d.desk.now().tokens == 1; }));
+  ticket.reset();
+  EXPECT_TRUE(d.becomes(0, 0));
+  EXPECT_EQ(d.client.done(), (Names{"begin 0", "cancel 0"}));
+  d.client.question(0).end();  // or this would wait for it
+}
+
+TEST(AnswerDesk, one_that_waits_ends_unasked_when_its_listener_leaves) {
+  Desk d({.sessions = 1});
+  const Ticket one = d.ask("one");
+  d.client.question(0);
+  Ticket two = d.ask("two");
+  EXPECT_TRUE(d.becomes(1, 1));
+  two.reset();
+  EXPECT_TRUE(d.becomes(1, 0));
+  d.client.question(0).end();
+  done(one);
+  EXPECT_EQ(d.client.questions(), 1u);
+}
+
+// Between the lease and the answer, the conversation has nothing to cancel.
+TEST(AnswerDesk, a_listener_that_leaves_before_the_answer_begins_ends_it_too) {
+  Desk d;
+  std::promise<void> leased, left;
+  d.client.before_answer = [&] {
+    leased.set_value();
+    left.get_future().wait();
+  };
+  Ticket ticket = d.ask("q");
+  leased.get_future().wait();
+  ticket.reset();
+  left.set_value();
+  d.client.question(0);
+  EXPECT_TRUE(d.becomes(0, 0));
+  EXPECT_EQ(d.client.done(), (Names{"begin 0", "cancel 0"}));
+  d.client.question(0).end();  // or this would wait for it
+}
+
+TEST(AnswerDesk, with_a_key_an_answer_goes_on_without_listeners) {
+  Desk d;
+  d.ask("q", "key");
+  d.client.question(0).say("a");
+  d.client.question(0).end();
+  const Ticket again = d.ask("q", "key");
+  EXPECT_EQ(text(again), "a");
+  EXPECT_EQ(code(again), "no failure");
+  EXPECT_EQ(d.client.questions(), 1u);
+}
+
+TEST(AnswerDesk, a_key_does_not_keep_a_failure) {
+  Desk d;
+  const Ticket failed = d.ask("q", "key");
+  d.client.question(0).fail(Error(Code::malformed, "m", "is none"));
+  EXPECT_EQ(code(failed), "peer_fault");
+  EXPECT_TRUE(eventually([&] { return &**d.ask("q", "key") != &**failed; }));
+  d.client.question(1).end();
+}
+
+TEST(AnswerDesk, what_goes_wrong_is_told_by_its_reason) {
+  struct Case {
+    Error error;
+    int status;
+    const char* code;
+    Provider then;
+  };
+  const std::vector<Case> cases{
+      {{Code::closed, "link", "gone"}, 503, "provider_unreachable", Provider::unreachable},
+      {{Code::timeout, "link", "silence"}, 503, "provider_unreachable", Provider::unreachable},
+      {{Code::closed, Reason::helper_unreachable, "helper", "gone"}, 503, "out_of_stock", Provider::reachable},
+      {Error::of_a_peer(Code::usage, Reason::allowance_used_up, "tokens", "none are left"), 429, "allowance_used_up",
+       Provider::reachable},
+      {Error::of_a_peer(Code::resource, Reason::busy, "sessions", "too many"), 503, "provider_busy",
+       Provider::reachable},
+      {{Code::resource, "memory", "there is none"}, 503, "provider_busy", Provider::reachable},
+      {{Code::malformed, "PassBegin.rows", "5, expected 4"}, 502, "peer_fault", Provider::reachable},
+      {{Code::usage, "temperature", "expected 0 to 2"}, 400, "", Provider::reachable}};
+  for (const Case& c : cases) {
+    Desk d;
+    d.client.in_stock = [](std::size_t) -> std::vector<Client::Chain> { throw Error(Code::closed, "link", "gone"); };
+    const Ticket ticket = d.ask("q");
+    d.client.question(0).fail(c.error);
+    EXPECT_EQ(code(ticket), c.code) << c.error.what();
+    EXPECT_EQ(done(ticket).failure()->status, c.status) << c.error.what();
+    EXPECT_EQ(d.desk.keeper().provider(), c.then) << c.error.what();
+  }
+  Desk d;
+  const Ticket ticket = d.ask("q");
+  d.client.question(0).fail(std::runtime_error("words of anybody"));
+  EXPECT_EQ(code(ticket), "");
+  EXPECT_EQ(done(ticket).failure()->status, 500);
+  EXPECT_EQ(done(ticket).failure()->message, "this program made a mistake");
+}
+
+TEST(AnswerDesk, an_answer_is_news_of_the_provider) {
+  Desk d;
+  const Ticket ticket = d.ask("q");
+  d.client.question(0);
+  d.desk.keeper().lost();  // nobody looks for it while an answer is under way
+  d.client.question(0).say("a");
+  d.client.question(0).end();
+  done(ticket);
+  EXPECT_EQ(d.desk.keeper().provider(), Provider::reachable);
+}
+
+TEST(AnswerDesk, an_answer_that_ended_has_used_material) {
+  Desk d({.stock = 50});
+  d.client.in_stock = [](std::size_t) { return std::vector<Client::Chain>{{.tokens = 50, .answer_tokens = 25}}; };
+  EXPECT_TRUE(eventually([&] { return d.client.stock_calls() == 1; }));
+  const Ticket ticket = d.ask("q");
+  d.client.question(0).end();
+  done(ticket);
+  EXPECT_TRUE(eventually([&] { return d.client.stock_calls() == 2; }));
+}
+
+TEST(AnswerDesk, a_drain_lets_what_is_under_way_end_and_takes_nothing_new) {
+  Desk d({.max_requests = 1});
+  const Ticket ticket = d.ask("q", "key");
+  d.client.question(0).say("a");
+  std::jthread draining([&] { d.desk.drain(k_patience); });
+  EXPECT_TRUE(eventually([&] { return d.reason("another") == "busy"; }));  // queue_full until it has begun
+  const Ticket again = d.ask("q", "key");                                  // that one is under way
+  d.client.question(0).end();
+  draining.join();
+  EXPECT_EQ(code(ticket), "no failure");
+  EXPECT_EQ(text(again), "a");
+  EXPECT_EQ(d.client.questions(), 1u);
+}
+
+TEST(AnswerDesk, a_drain_cancels_what_does_not_end) {
+  Desk d({.sessions = 1});
+  const Ticket one = d.ask("one");
+  d.client.question(0);
+  const Ticket two = d.ask("two");
+  EXPECT_TRUE(d.becomes(1, 1));
+  d.desk.drain({});
+  EXPECT_EQ(code(one), "cancelled");
+  EXPECT_EQ(code(two), "cancelled");
+  EXPECT_EQ(d.client.questions(), 1u);
+  EXPECT_EQ(d.reason("three"), "busy");
+}
+
+}  // namespace
+}  // namespace permllm::gateway_test
