@@ -30,9 +30,9 @@ TEST(AnswerJob, tells_its_stage_its_progress_and_its_tokens) {
   job.set({.stage = Stage::prompt, .fraction = 0.5, .seconds_left = 2});
   EXPECT_EQ(job.now().stage, AnswerJob::Stage::reading);
   EXPECT_EQ(job.now().progress->fraction, 0.5);
-  job.set({.stage = Stage::material, .fraction = 0.75});  // for what comes later
-  EXPECT_EQ(job.now().stage, AnswerJob::Stage::reading);
-  EXPECT_EQ(job.now().progress->fraction, 0.5);
+  job.set({.stage = Stage::material, .fraction = 0.75});  // the session had to be begun again
+  EXPECT_EQ(job.now().stage, AnswerJob::Stage::preparing);
+  EXPECT_EQ(job.now().progress->fraction, 0.75);
   job.set({.stage = Stage::answer});
   EXPECT_EQ(job.now().stage, AnswerJob::Stage::answering);
   EXPECT_EQ(job.now().tokens, 1u);

@@ -297,11 +297,11 @@ TEST(Shaped, delivers_after_half_a_round_trip_and_the_time_on_the_wire) {
 
 TEST(Shaped, holds_up_no_sender) {
   auto [a, b] = memory_links();
-  Shaped sender(std::move(a), 100s, 8);  // a byte a second
+  Shaped sender(std::move(a), std::chrono::seconds(100), 8);  // a byte a second
   const Clock::time_point begin = Clock::now();
   sender.send(frame(0, 100));
   sender.send(frame(1, 100));
-  EXPECT_LT(Clock::now() - begin, 10s);
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
 }
 
 TEST(Units, are_understood_or_refused_with_an_example) {
