@@ -7,7 +7,7 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models web demo serve check check-format test test-clients test-sanitized bench deb sanitize coverage thread fuzz format clean
+.PHONY: help setup build model test-models web demo serve check check-format tidy test test-clients test-sanitized bench deb sanitize coverage thread fuzz format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
@@ -27,6 +27,7 @@ help:
 	@echo "make thread   a part of them under the thread sanitizer"
 	@echo "make fuzz     each fuzz target for a minute; FUZZ_SECONDS=600 for longer"
 	@echo "make setup    install the packages that all of this needs (Debian 12)"
+	@echo "make tidy     clang-tidy over the files of src that a branch changes; BASE=COMMIT, ALL=1"
 	@echo "make format, make check-format, make clean"
 
 setup:
@@ -102,6 +103,10 @@ format:
 check-format:
 	@scripts/setup.sh format
 	@clang-format-14 --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
+
+tidy: setup
+	@scripts/setup.sh tidy
+	@scripts/tidy.sh
 
 clean:
 	rm -rf build

@@ -151,7 +151,7 @@ void Gateway::State::routes() {
     if (response.body.empty()) put(response, of_status(response.status));
   }));
   server.set_exception_handler(
-      [](const Request&, Response& response, std::exception_ptr) { put(response, of_status(500)); });
+      [](const Request&, Response& response, const std::exception_ptr&) { put(response, of_status(500)); });
   server.set_logger([this](const Request& request, const Response& response) {
     const std::string route = GatewayGuard::route_of(request.path);
     metrics.count(route, response.status);
@@ -159,7 +159,7 @@ void Gateway::State::routes() {
               {{"status", response.status}});
   });
   const auto handler = [this](auto body) {
-    return [this, body](const Request& request, Response& response) {
+    return [body](const Request& request, Response& response) {
       HttpServer::gone(request);
       try {
         body(request, response);
