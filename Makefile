@@ -7,7 +7,7 @@ ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models web demo serve check check-format test test-clients test-sanitized bench deb sanitize thread fuzz format clean
+.PHONY: help setup build model test-models web demo serve check check-format tidy test test-clients test-sanitized bench deb sanitize coverage thread fuzz format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
@@ -23,9 +23,11 @@ help:
 	@echo "make bench    build and run the benchmarks"
 	@echo "make test-sanitized  what follows, in turn"
 	@echo "make sanitize a part of the tests under the address and undefined-behaviour sanitizers"
+	@echo "make coverage that, and how many lines of protocol, wire, session and gateway it has run"
 	@echo "make thread   a part of them under the thread sanitizer"
 	@echo "make fuzz     each fuzz target for a minute; FUZZ_SECONDS=600 for longer"
 	@echo "make setup    install the packages that all of this needs (Debian 12)"
+	@echo "make tidy     clang-tidy over the files of src that a branch changes; BASE=COMMIT, ALL=1"
 	@echo "make format, make check-format, make clean"
 
 setup:
@@ -77,7 +79,11 @@ deb: setup
 sanitize thread: setup
 	@scripts/setup.sh sanitizers
 	@scripts/build.sh $@ sanitized
+	@rm -rf build/$@/coverage
 	@ctest --preset $@
+
+coverage: sanitize
+	@scripts/coverage.sh
 
 FUZZ_SECONDS ?= 60
 fuzz: setup
@@ -86,7 +92,7 @@ fuzz: setup
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 test-sanitized:
-	@$(MAKE) --no-print-directory sanitize
+	@$(MAKE) --no-print-directory coverage
 	@$(MAKE) --no-print-directory thread
 	@$(MAKE) --no-print-directory fuzz
 
@@ -97,6 +103,10 @@ format:
 check-format:
 	@scripts/setup.sh format
 	@clang-format-14 --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
+
+tidy: setup
+	@scripts/setup.sh tidy
+	@scripts/tidy.sh
 
 clean:
 	rm -rf build

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the project needs and that are missing. Says nothing when none is.
 # setup.sh tests: also what the tests check the program and the ledger's model with; page: what packs the web page; clients: the programs that
-# `make test-clients` tries the gateway with; sanitizers: the compiler that has libFuzzer; format: what formats the source.
+# `make test-clients` tries the gateway with; sanitizers: the compiler that has libFuzzer, and what counts lines; format: what formats the source;
+# tidy: what looks for faults in it.
 set -euo pipefail
 
 packages=(
@@ -12,8 +13,9 @@ packages=(
 )
 case "${1:-}" in
   tests) packages+=(devscripts spin) ;;
-  sanitizers) packages+=(clang-14 libclang-rt-14-dev) ;;
+  sanitizers) packages+=(clang-14 libclang-rt-14-dev llvm-14) ;;
   format) packages+=(clang-format-14) ;;
+  tidy) packages+=(clang-tidy-14) ;;
   page | clients) command -v npm >/dev/null || packages+=(nodejs npm) ;;
 esac
 if [ "${1:-}" = clients ]; then

@@ -314,6 +314,7 @@ void run_sweep(const BenchOptions& options) {
   }
   const auto lines = [](const std::map<std::string, PlotLine>& named) {
     std::vector<PlotLine> all;
+    all.reserve(named.size());
     for (const auto& [key, line] : named) all.push_back(line);
     return all;
   };

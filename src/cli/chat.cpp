@@ -195,7 +195,7 @@ class Chat {
   Sandbox needed() const {
     Sandbox sandbox{{options_.invite}, {user_folder(options_.state), saves_}};
     if (options_.history.empty() || !Lines::person()) return sandbox;
-    std::ofstream(options_.history, std::ios::app);
+    const std::ofstream history(options_.history, std::ios::app);
     sandbox.write.push_back(options_.history);
     return sandbox;
   }

@@ -155,7 +155,7 @@ void Gateway::State::set_up_door() {
     if (response.body.empty()) put(response, of_status(response.status));
   }));
   server.set_exception_handler(
-      [](const Request&, Response& response, std::exception_ptr) { put(response, of_status(500)); });
+      [](const Request&, Response& response, const std::exception_ptr&) { put(response, of_status(500)); });
   // Before the answer leaves, so that whoever has it finds it counted; the library's logger comes behind the last byte.
   server.set_post_routing_handler([this](const Request& request, Response& response) {
     const std::string route = GatewayGuard::route_of(request.path);

@@ -27,6 +27,7 @@ Json privacy_of(const Client& client, const std::string& model_id) {
   Json rests_on = Json::array(
       {"provider and helper do not work together: both at once could read your questions and answers",
        "each party follows the protocol",
+       // NOLINTNEXTLINE(bugprone-suspicious-missing-comma): one sentence
        "the keys shown here are those of the parties that you mean: compare the helper's with what the helper itself "
        "publishes",
        "TLS 1.3, AES-128 and HKDF-SHA256 hold", "this machine is yours: questions and answers are in the clear here"});

@@ -18,8 +18,8 @@ class ModelFile {
  public:
   // A file that begins with "GGUF", or a folder with config.json. Errors: file, saying what is accepted, and those of either kind.
   static ModelFile open(const std::filesystem::path& path);
-  ModelFile(Gguf file);
-  ModelFile(SafetensorsFolder folder);
+  ModelFile(Gguf file);                 // NOLINT(google-explicit-constructor)
+  ModelFile(SafetensorsFolder folder);  // NOLINT(google-explicit-constructor)
 
   const Gguf* gguf() const { return std::get_if<Gguf>(&file_); }                              // nullptr: a folder
   const SafetensorsFolder* folder() const { return std::get_if<SafetensorsFolder>(&file_); }  // nullptr: a GGUF file

@@ -18,9 +18,8 @@ class Tally {
     value_.store(other, std::memory_order_relaxed);
     return *this;
   }
-  operator std::uint64_t() const {
-    return value_.load(std::memory_order_relaxed);
-  }  // NOLINT(google-explicit-constructor)
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  operator std::uint64_t() const { return value_.load(std::memory_order_relaxed); }
   void operator+=(std::uint64_t more) { value_.fetch_add(more, std::memory_order_relaxed); }
 
  private:

@@ -24,8 +24,8 @@ bool has_tag(const Frame& frame, Tag tag) { return frame.tag == static_cast<std:
 }  // namespace
 
 ResumableLink::ResumableLink(std::unique_ptr<Link> connection, ResumeLimits limits, Dial dial)
-    : limits_(limits), dial_(std::move(dial)), connection_(std::move(connection)) {
-  PERMLLM_ASSERT(limits.kept_bytes >= k_ack_bytes);
+    : limits_(std::move(limits)), dial_(std::move(dial)), connection_(std::move(connection)) {
+  PERMLLM_ASSERT(limits_.kept_bytes >= k_ack_bytes);
 }
 
 ResumableLink::~ResumableLink() { leave(); }

@@ -107,7 +107,7 @@ class BfvUser {
 // The provider's part of one session. What takes time runs beside the pass.
 class BfvProvider {
  public:
-  BfvProvider(const BfvShape& shape, RetrievalKey message, std::uint64_t chain)
+  BfvProvider(const BfvShape& shape, const RetrievalKey& message, std::uint64_t chain)
       : shape_(shape), key_(message.key, key_context(chain)) {}
 
   // At the begin of a pass: its query, out of the stock.

@@ -282,7 +282,7 @@ ProviderChains::Chain::Room::~Room() {
 }
 
 void ProviderChains::Chain::begin_filling(const UserLimits& limits, Clock::time_point deadline) {
-  Room(*this, 1, limits);
+  Room(*this, 1, limits);  // NOLINT(bugprone-unused-raii): only whether there is any
   Lock lock(mutex_);
   if (!changed_.wait_until(lock, deadline, [&]() REQUIRES(mutex_) { return !filling_; }))
     throw Error(Code::mismatch, "Hello.session", "another filling of this chain is under way");

@@ -112,6 +112,7 @@ std::vector<RecordEntry> list_records(const std::filesystem::path& state) {
   }
   std::sort(dated.begin(), dated.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   std::vector<RecordEntry> entries;
+  entries.reserve(dated.size());
   for (auto& [time, entry] : dated) entries.push_back(std::move(entry));
   return entries;
 }

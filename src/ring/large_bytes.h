@@ -15,8 +15,8 @@ class LargeBytes {
   std::uint8_t* data() { return memory_.get(); }
   const std::uint8_t* data() const { return memory_.get(); }
   std::size_t size() const { return size_; }
-  operator std::span<std::uint8_t>() { return {data(), size_}; }
-  operator std::span<const std::uint8_t>() const { return {data(), size_}; }
+  operator std::span<std::uint8_t>() { return {data(), size_}; }              // NOLINT(google-explicit-constructor)
+  operator std::span<const std::uint8_t>() const { return {data(), size_}; }  // NOLINT(google-explicit-constructor)
 
  private:
   struct Free {

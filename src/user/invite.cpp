@@ -17,7 +17,8 @@ constexpr std::string_view k_pin_scheme = "sha256:";
 
 std::string pin_of(TomlTable& table) {
   const std::string text = table.text("key");
-  const bool hex = std::all_of(text.begin() + std::min(text.size(), k_pin_scheme.size()), text.end(),
+  const std::string_view digits = std::string_view(text).substr(std::min(text.size(), k_pin_scheme.size()));
+  const bool hex = std::all_of(digits.begin(), digits.end(),
                                [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
   if (!text.starts_with(k_pin_scheme) || text.size() != k_pin_scheme.size() + 64 || !hex) {
     throw Error(Code::file, table.field("key"), "expected sha256: and 64 hex digits");

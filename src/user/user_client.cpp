@@ -33,7 +33,7 @@ const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) 
 
 UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
                        const Choose& choose)
-    : ledger_(ledger), executor_(executor) {
+    : ledger_(ledger) {
   constexpr int k_tries = 4;
   for (int i = 1;; ++i) {
     online_ = nullptr;

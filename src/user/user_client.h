@@ -81,7 +81,6 @@ class UserClient {
   void take_chain(const std::vector<ChainRecord>& before, const Choose& choose);
 
   Ledger& ledger_;
-  Executor& executor_;
   std::unique_ptr<ResumableLink> online_link_;
   std::unique_ptr<Channel> online_;
   Card card_;
