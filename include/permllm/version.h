@@ -8,7 +8,7 @@
 
 namespace permllm {
 
-// Of the library that is linked, like "0.3.0".
+// Of the library that is linked, like "0.3.0" or "0.3.0-dev".
 const char* version() noexcept;
 
 }  // namespace permllm

@@ -72,4 +72,8 @@ Reason reason_for_user(const Error& error) {
   return error.reason() == Reason::none && lost ? Reason::provider_unreachable : error.reason();
 }
 
+Error allowance_used_up(Code code, const char* field) {
+  return Error(code, Reason::allowance_used_up, field, facts_of(Reason::allowance_used_up).cause);
+}
+
 }  // namespace permllm

@@ -1,4 +1,5 @@
-// The one table of reasons: command line, gateway and page speak from it, and a test holds docs/serve.md and docs/operations.md to it.
+// The one table of reasons: status, cause and remedy for command line, gateway and page. What a person reads first on the command line is the
+// sentence of the Error, where it is thrown; the remedy comes behind it. A test holds docs/serve.md and docs/operations.md to the table.
 #pragma once
 
 #include <span>
@@ -26,6 +27,9 @@ const ReasonFacts& facts_of(Reason reason);
 
 // What a fault is to the user's programs: its own reason, or that of a lost or silent provider for what has none. Party and gateway have reasons for the rest.
 Reason reason_for_user(const Error& error);
+
+// Whoever finds that no token is left throws this, with the table's words.
+Error allowance_used_up(Code code, const char* field);
 
 // Runs f. A fault of its connection (closed, timeout) that has no reason gets this one.
 template <class F>

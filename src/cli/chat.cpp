@@ -12,9 +12,9 @@
 #include <optional>
 
 #include "base/file.h"
+#include "base/reason.h"
 #include "base/small_file.h"
 #include "base/text.h"
-#include "cli/process.h"
 #include "cli/progress.h"
 #include "cli/prompt_options.h"
 #include "cli/shared_options.h"
@@ -219,13 +219,7 @@ class Chat {
   }
 
   void ask(const std::string& question) {
-    AnswerOptions how;
-    how.max_tokens = options_.prompt.max_tokens;
-    how.temperature = options_.prompt.sampling.temperature;
-    how.top_k = options_.prompt.sampling.top_k;
-    how.top_p = options_.prompt.sampling.top_p;
-    how.min_p = options_.prompt.sampling.min_p;
-    how.seed = options_.prompt.seed;
+    const AnswerOptions how = answer_options(options_.prompt);
     waiting_.begin();
     const Interruptible interruptible(conversation_);
     TerminalText shown;
@@ -247,7 +241,7 @@ class Chat {
     within_line_ = false;
     if (cancelled) tell("(stopped)\n");
     if (last_->end == Answer::End::length) {
-      tell(last_->cost.tokens_left == 0 ? "(ended: the allowance of the invite is used up)\n"
+      tell(last_->cost.tokens_left == 0 ? fmt::format("(ended: {})\n", facts_of(Reason::allowance_used_up).cause)
            : last_->cost.answer_tokens < how.max_tokens
                ? "(ended: the model's context is full; /reset begins anew)\n"
                : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", how.max_tokens));

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/reason.h"
 #include "base/text.h"
 #include "cli/helper.h"
 #include "cli/plan.h"
-#include "cli/process.h"
 #include "cli/provider.h"
 #include "helper/model_store.h"
 #include "model/model_file.h"
@@ -232,7 +232,8 @@ void check_account(const Invite& invite, const Teller& teller) {
     UserTraffic traffic;
     const Card card = read_card(links_of(invite, {}, k_account_patience, traffic), k_account_patience);
     if (card.tokens_left == 0) {
-      teller.wrong("allowance", "all tokens of the invite are used", "ask the provider for another invite");
+      const ReasonFacts& used_up = facts_of(Reason::allowance_used_up);
+      teller.wrong("allowance", used_up.cause, used_up.remedy);
     } else {
       teller.ok("allowance", fmt::format("{} tokens of answers are left", card.tokens_left),
                 {{"tokens_left", card.tokens_left}});

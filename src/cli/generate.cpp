@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/offer_options.h"
-#include "cli/process.h"
 #include "cli/progress.h"
 #include "cli/prompt_options.h"
 #include "model/reference.h"

@@ -13,7 +13,6 @@
 #include "base/text.h"
 #include "cli/memory.h"
 #include "cli/offer_options.h"
-#include "cli/process.h"
 #include "cli/progress.h"
 #include "model/chat_format.h"
 #include "model/reference.h"

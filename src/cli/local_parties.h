@@ -1,4 +1,4 @@
-// Provider and helper as child processes of this one, which is the user: what `demo` and `bench` run on.
+// Provider and helper as child processes of this one, which is the user: what `demo`, `bench` and `serve --demo` run on.
 #pragma once
 
 #include <filesystem>

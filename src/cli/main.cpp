@@ -21,7 +21,6 @@
 #include "cli/invite.h"
 #include "cli/keygen.h"
 #include "cli/plan.h"
-#include "cli/process.h"
 #include "cli/provider.h"
 #include "cli/serve.h"
 #include "cli/stock.h"

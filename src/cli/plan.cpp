@@ -8,7 +8,6 @@
 #include "base/text.h"
 #include "cli/memory.h"
 #include "cli/offer_options.h"
-#include "cli/process.h"
 #include "cli/progress.h"
 #include "cli/shared_options.h"
 #include "model/synthetic.h"

@@ -1,4 +1,4 @@
-// Child processes of the demo: the provider and the helper, each started from this program's own file.
+// A child process: a party that another command starts, or a test.
 #pragma once
 
 #include <sys/types.h>

@@ -5,7 +5,6 @@
 #include <charconv>
 #include <cstdio>
 
-#include "cli/process.h"
 #include "permllm/error.h"
 #include "rand/seed.h"
 #include "service/print_event.h"
@@ -70,6 +69,15 @@ void check_answer_options(PromptOptions& o) {
   o.sampling.seed = o.seed ? *o.seed : random_number();
   o.sampling.check();
   if (!o.chat_format.empty()) ChatFormat::named(o.chat_format);
+}
+
+AnswerOptions answer_options(const PromptOptions& o) {
+  return {.max_tokens = o.max_tokens,
+          .temperature = o.sampling.temperature,
+          .top_k = o.sampling.top_k,
+          .top_p = o.sampling.top_p,
+          .min_p = o.sampling.min_p,
+          .seed = o.seed};
 }
 
 ChatFormat chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {

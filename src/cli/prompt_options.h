@@ -8,6 +8,7 @@
 
 #include "model/chat_format.h"
 #include "model/tokenizer.h"
+#include "permllm/client.h"
 #include "user/sampler.h"
 
 namespace permllm {
@@ -31,6 +32,8 @@ void add_answer_options(CLI::App& command, PromptOptions& options);
 // What can be checked before a model is at hand. Draws the sampling seed when none is given.
 void check_prompt_options(PromptOptions& options);
 void check_answer_options(PromptOptions& options);
+// The flags of add_answer_options, for the library's client.
+AnswerOptions answer_options(const PromptOptions& options);
 ChatFormat chat_format(const PromptOptions& options, const Vocabulary& vocabulary);
 
 // The prompt's tokens: --prompt in the chat format, or --prompt-ids. `context`: the most

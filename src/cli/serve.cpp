@@ -12,7 +12,6 @@
 #include "base/mutex.h"
 #include "cli/local_parties.h"
 #include "cli/offer_options.h"
-#include "cli/process.h"
 #include "cli/shared_options.h"
 #include "gateway/gateway.h"
 #include "service/print_event.h"

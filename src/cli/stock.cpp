@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "cli/process.h"
 #include "cli/progress.h"
 #include "cli/shared_options.h"
 #include "permllm/client.h"

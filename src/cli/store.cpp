@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
-#include "cli/process.h"
 #include "helper/model_store.h"
 #include "service/print_event.h"
 

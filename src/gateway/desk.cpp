@@ -44,8 +44,7 @@ std::vector<std::uint32_t> AnswerDesk::ids_of(const openai::Request& request) co
                 fmt::format("the context has room for {} tokens, of which one is the answer's; {} were given", context,
                             tokens));
   }
-  if (backend_.tokens_left() == 0)
-    throw Error(Code::usage, Reason::allowance_used_up, "tokens", "all tokens of the invite are used");
+  if (backend_.tokens_left() == 0) throw allowance_used_up(Code::usage, "tokens");
   return ids;
 }
 

@@ -1,4 +1,4 @@
-// What a model consumes: fixed-point formats, rings and ranges of every value, and the shape of every box.
+// What a model consumes: fixed-point formats, rings and ranges of every value. (Shapes of boxes: plan/shapes.h.)
 // Both sides of a session compute with the same plan; its hash is compared in the handshake (docs/protocol.md 3).
 #pragma once
 

@@ -62,6 +62,7 @@ enum class Shown : std::uint8_t {
   masked_weights,
   weights,
 };
+inline constexpr Shown k_last_shown = Shown::weights;
 
 // What coins of provider and helper hide of a row that the user sees: the order of its columns, the sign of each column of the last
 // group, a level common to the row.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/heap.h"
+#include "base/reason.h"
 
 namespace permllm {
 namespace {
@@ -86,10 +87,7 @@ void ProviderSessions::Place::charge(std::uint32_t tokens, std::uint64_t allowan
   const Lock lock(sessions_.mutex_);
   session_.used = true;
   std::uint64_t& used = sessions_.accounts_.at(peer_);
-  if (used + tokens > allowance) {
-    throw Error(Code::resource, Reason::allowance_used_up, "allowance",
-                fmt::format("all {} tokens of the invite are used", allowance));
-  }
+  if (used + tokens > allowance) throw allowance_used_up(Code::resource, "allowance");
   used += tokens;
 }
 

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "base/no_denormals.h"
+#include "base/reason.h"
 #include "base/text.h"
 #include "model/chat_format.h"
 #include "rand/seed.h"
@@ -20,7 +21,11 @@ constexpr std::size_t k_start =
     16;  // tokens of an answer for which material is there before it begins; the rest is made beside it
 
 SamplingOptions sampling_of(const AnswerOptions& o) {
-  const SamplingOptions sampling{o.temperature, o.top_k, o.top_p, o.min_p, o.seed ? *o.seed : random_number()};
+  const SamplingOptions sampling{.temperature = o.temperature,
+                                 .top_k = o.top_k,
+                                 .top_p = o.top_p,
+                                 .min_p = o.min_p,
+                                 .seed = o.seed ? *o.seed : random_number()};
   sampling.check();
   if (o.max_tokens < 1) throw Error(Code::usage, "max_tokens", "0, expected 1 or more");
   for (const std::string& text : o.stop) {
@@ -138,7 +143,7 @@ class Conversation::State::Answering {
         last_(begin_),
         start_(state.traffic.online),
         behind_set_up_(start_) {
-    if (client_.tokens_left == 0) throw used_up();
+    if (client_.tokens_left == 0) throw allowance_used_up(Code::usage, "tokens");
     answer_.end = Answer::End::length;
   }
   // Whatever is thrown ends the session. Where the answer was cancelled, nothing is thrown on, and the answer is what there is of it.
@@ -155,10 +160,6 @@ class Conversation::State::Answering {
   }
 
  private:
-  Error used_up() const {
-    return Error(Code::usage, Reason::allowance_used_up, "tokens",
-                 fmt::format("all {} of the invite are used", client_.invite.tokens));
-  }
   void ask(std::span<const TokenId> prompt) {
     if (!state_.session) state_.open_session();
     const MeasuredConversation::Request request = request_of(prompt);
@@ -191,7 +192,7 @@ class Conversation::State::Answering {
     request.ids.assign(prompt.begin(), prompt.end());
     answer_.cost.prompt_tokens = request.ids.size();
     request.max_tokens = state_.most_tokens(state_.session->plan(), request.ids.size(), how_.max_tokens);
-    if (request.max_tokens == 0) throw used_up();  // by another conversation, meanwhile
+    if (request.max_tokens == 0) throw allowance_used_up(Code::usage, "tokens");  // by another conversation, meanwhile
     request.draft = state_.options.draft;
     request.ahead = state_.options.ahead;
     request.start = k_start;

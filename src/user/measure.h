@@ -1,4 +1,5 @@
-// One conversation of one or several turns, and what each answer cost: the report of `demo`, `bench` and `chat`.
+// One conversation of one or several turns over a session, under every Conversation of the library; and what each answer cost: the report of `demo`
+// and `bench`.
 #pragma once
 
 #include <functional>

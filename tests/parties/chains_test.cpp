@@ -373,7 +373,7 @@ TEST(Chain, the_allowance_is_kept_by_the_provider) {
   ASSERT_TRUE(refused);
   EXPECT_TRUE(!refused->by_peer() || refused->reason() == Reason::allowance_used_up) << refused->what();
   // The user may find the link closed while it still sends; the provider knows why.
-  EXPECT_TRUE(machines.notes.come("all 7 tokens of the invite are used")) << machines.notes.text();
+  EXPECT_TRUE(machines.notes.come("the allowance of the invite is used up")) << machines.notes.text();
   EXPECT_EQ(error_of([&] { ask_for(other, 7, "two"); }), "no error");
 }
 

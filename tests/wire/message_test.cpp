@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "base/reason.h"
 #include "net/memory_link.h"
 #include "page/pack.h"
@@ -13,6 +15,7 @@
 #include "session/registration.h"
 #include "session/report.h"
 #include "support/tiny_plan.h"
+#include "wire/frame.h"
 #include "wire/plain.h"
 
 namespace permllm::test {
@@ -78,6 +81,15 @@ void spoil(Message message, Message expected = {}) {
       is_refused(spoilt, expected);
     }
   }
+}
+
+// docs/wire.md is enough for a second implementation, also of what its version is.
+TEST(Version, is_the_one_that_its_document_says) {
+  std::ifstream file(PERMLLM_SOURCE_DIR "/docs/wire.md");
+  const std::string text{std::istreambuf_iterator<char>(file), {}}, version = std::to_string(k_wire_version);
+  EXPECT_TRUE(text.starts_with("# The wire, version " + version + "\n"));
+  EXPECT_NE(text.find("| version | u16 | " + version + " |\n"), std::string::npos);
+  EXPECT_NE(text.find("\nSince version " + version + ": "), std::string::npos);
 }
 
 TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
