@@ -158,7 +158,7 @@ void Gateway::State::routes() {
     log.write(response.status >= 500 ? Log::Level::warn : Log::Level::debug, "request", route,
               {{"status", response.status}});
   });
-  const auto handler = [this](auto body) {
+  const auto handler = [](auto body) {
     return [body](const Request& request, Response& response) {
       HttpServer::gone(request);
       try {
