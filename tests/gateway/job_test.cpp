@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "base/clock.h"
@@ -71,10 +72,16 @@ TEST(AnswerJob, its_text_is_waited_for_from_where_a_reader_is) {
 }
 
 TEST(AnswerJob, a_failure_wakes_whoever_waits) {
-  for (int i = 0; i < 50 && !HasFailure(); ++i) {  // in some of which the reader waits already
+  for (int i = 0; i < 50 && !HasFailure(); ++i) {  // in most of which the reader waits already
     Job job;
     const Clock::time_point deadline = soon();
-    std::jthread reader([&] { EXPECT_EQ(job.wait(SIZE_MAX, deadline), ""); });
+    std::atomic<bool> reads = false;
+    std::jthread reader([&] {
+      reads = true;
+      EXPECT_EQ(job.wait(SIZE_MAX, deadline), "");
+    });
+    while (!reads) std::this_thread::yield();
+    for (int j = 0; j < i; ++j) std::this_thread::yield();
     job.fail({503, "server_error", "no"});
     reader.join();
     EXPECT_LT(Clock::now(), deadline);

@@ -121,7 +121,8 @@ TEST(ConversationPool, less_than_half_of_what_a_dialogue_holds_is_no_reason_to_g
   EXPECT_EQ(of.ask(1, "abcdefgh", ""), 0u);
   EXPECT_EQ(of.ask(1, "abcdxyz", ""), 0u);  // half
   EXPECT_EQ(of.ask(1, "abcxyz", ""), 1u);   // three of seven
-  EXPECT_EQ(of.ask(1, "abcd", ""), 0u);     // all of the prompt
+  EXPECT_EQ(of.ask(1, "abc", ""), 0u);      // three of seven, but all of the prompt
+  EXPECT_EQ(of.client.done(), (Names{"begin 0", "begin 1"}));
 }
 
 TEST(ConversationPool, a_dialogue_is_its_owners_and_of_its_kind) {
