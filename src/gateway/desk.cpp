@@ -63,6 +63,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
   };
   {
     const Lock lock(mutex_);
+    tidy();  // a failure is not kept under its key
     if (auto ticket = known()) return ticket;
   }
   std::vector<std::uint32_t> ids = ids_of(request);  // takes its time, and keeps nobody waiting
