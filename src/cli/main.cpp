@@ -33,7 +33,7 @@
 #include "wire/frame.h"
 #include "wire/plain.h"
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) {  // NOLINT(bugprone-exception-escape): nothing is caught of what goes wrong before there are parties
   // Core files would hold prompts, seeds or weights.
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
