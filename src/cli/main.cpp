@@ -33,7 +33,8 @@
 #include "wire/frame.h"
 #include "wire/plain.h"
 
-int main(int argc, char** argv) {  // NOLINT(bugprone-exception-escape): nothing is caught of what goes wrong before there are parties
+// NOLINTNEXTLINE(bugprone-exception-escape)
+int main(int argc, char** argv) {
   // Core files would hold prompts, seeds or weights.
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
