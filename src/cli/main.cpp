@@ -32,6 +32,7 @@
 #include "wire/frame.h"
 #include "wire/plain.h"
 
+// NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   // Core files would hold prompts, seeds or weights.
   const rlimit no_core{0, 0};
