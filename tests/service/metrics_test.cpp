@@ -22,10 +22,10 @@ TEST(Metrics, count_sessions_by_how_they_ended) {
   ended.begin(1);
   ended.end();
   failed.begin(2);
-  failed.fail("too late", Code::timeout, 2);
-  refused.fail("another plan", Code::mismatch, 0);
-  joined.fail("the second connection of session 2", Code::closed, 2);
-  left.fail("left before it began", Code::closed, 0);
+  failed.fail(Error(Code::timeout, "session", "too late"), 2);
+  refused.fail(Error(Code::mismatch, "session", "another plan"), 0);
+  joined.fail(Error(Code::closed, "session", "the second connection of session 2"), 2);
+  left.fail(Error(Code::closed, "session", "left before it began"), 0);
   open.begin(3);
   on_event(pass_event(1, 0.3));
   on_event(pass_event(1, 3));
@@ -58,14 +58,19 @@ TEST(SessionEvents, tell_whose_they_are_and_whether_anything_was_done) {
   empty.end();
   worked.begin(2);
   worked.pass(0.1);
-  worked.fail("too late", Code::timeout, 2);
-  refused.fail("garbage", Code::malformed, 0);
+  worked.fail(Error(Code::timeout, "session", "too late"), 2);
+  refused.fail(Error(Code::malformed, "session", "garbage"), 0);
   ASSERT_EQ(told.size(), 6u);
   EXPECT_EQ(told[0].peer + told[1].peer + told[2].peer + told[4].peer + told[5].peer, "mallorymalloryalicealicebob");
   EXPECT_FALSE(told[1].worked);
   EXPECT_EQ(told[3].kind, Event::Kind::pass);
   EXPECT_TRUE(told[4].worked);
   EXPECT_EQ(told[4].kind, Event::Kind::session_ends);
+  // What fails behind a session's end, its last words under way, is its connection's: no session ends twice.
+  empty.fail(Error(Code::closed, "link", "gone"), 1);
+  EXPECT_EQ(told.back().kind, Event::Kind::connection_failed);
+  empty.end();
+  EXPECT_EQ(told.size(), 7u);
 }
 
 TEST(Log, a_line_stays_a_line_and_json_stays_json) {
