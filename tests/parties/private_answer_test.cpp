@@ -30,7 +30,11 @@ INSTANTIATE_TEST_SUITE_P(Variants, PrivateChoices, testing::ValuesIn(k_variants)
 
 TEST_P(PrivateChoices, differ_from_those_on_the_float_path_rarely_and_only_where_the_gap_is_small) {
   std::size_t steps = 0, differences = 0;
-  for (const GreedyCase& c : greedy_cases()) {
+  // All cases in the ways that are usual, every second one in those that are asked for by --fused off.
+  const std::vector<GreedyCase> cases = greedy_cases();
+  const std::size_t step_of_cases = plan.open() || plan.fused ? 1 : 2;
+  for (std::size_t i = step_of_cases - 1; i < cases.size(); i += step_of_cases) {
+    const GreedyCase& c = cases[i];
     Rig rig(model.weights, plan, executor());
     rig.deal_for_request(c.prompt_ids.size(), c.float_ids.size());
     if (!plan.open()) rig.deal(Part::Kind::entry, c.float_ids.size() - 1);
@@ -43,7 +47,7 @@ TEST_P(PrivateChoices, differ_from_those_on_the_float_path_rarely_and_only_where
       EXPECT_LE(c.gaps[step], 0.15) << "step " << step << " of a case of " << c.prompt_ids.size() << " prompt tokens";
     }
   }
-  EXPECT_EQ(steps, 215u);
+  EXPECT_EQ(steps, step_of_cases == 1 ? 215u : 71u);
   EXPECT_LE(differences, 6u);
   fmt::print("{}: {} of {} steps differ from float32\n", GetParam().name(), differences, steps);
 }

@@ -19,8 +19,8 @@ RULES = {
     'HOLDS': 'undisturbed', 'NO_SNAPSHOT': 'undisturbed', 'NO_SAME': 'undisturbed',
 }
 
-def search(defines):
-    """Whether no assertion fails in any state; how many there are."""
+def search(defines, whole=True):
+    """Whether no assertion fails in any state; how many there are. whole: all of them are expected to be walked, which is worth the compiler's time."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ['-D' + d for d in defines]
 
@@ -30,7 +30,7 @@ def search(defines):
         said = run('spin', *flags, '-a', str(MODEL))
         if 'rror' in said or not pathlib.Path(folder, 'pan.c').exists():
             sys.exit(f'{defines}: spin says {said}')
-        said = run('cc', '-O2', '-w', '-DSAFETY', '-DNOCLAIM', '-DMEMLIM=3000', '-o', 'pan', 'pan.c')
+        said = run('cc', '-O2' if whole else '-O0', '-w', '-DSAFETY', '-DNOCLAIM', '-DMEMLIM=3000', '-o', 'pan', 'pan.c')
         if said:
             sys.exit(f'{defines}: cc says {said}')
         said = run('./pan', '-m2000000', '-E', '-w22')
@@ -56,7 +56,7 @@ def main():
         tasks.append((f'{promise}, without the rule {rule}', without, False))
     wrong = 0
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for (what, _, expected), (holds, states) in zip(tasks, pool.map(lambda task: search(task[1]), tasks)):
+        for (what, _, expected), (holds, states) in zip(tasks, pool.map(lambda task: search(task[1], task[2]), tasks)):
             right = holds == expected
             wrong += not right
             print(f'{"" if right else "WRONG: "}{what}: {"holds in all" if holds else "broken within"} {states} states', flush=True)
