@@ -37,7 +37,10 @@ class Machines : public MemoryWorld {
  public:
   explicit Machines(const fs::path& provider_state, const Variety& variety = {})
       : MemoryWorld({.model = model_of(variety), .patience = 5s, .state = provider_state}) {}
-  ~Machines() override { kill(); }
+  ~Machines() override {
+    kill();
+    threads_.join();
+  }
 };
 
 // Two folders: the provider's and the user's.

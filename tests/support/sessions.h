@@ -61,6 +61,7 @@ class SessionWorld : public MemoryWorld {
       : MemoryWorld(
             {.model = tiny_model({.profile = profile, .fused = fused, .layers = 1, .slots = 8}), .patience = patience}),
         patience_(patience) {}
+  ~SessionWorld() override { threads_.join(); }
 
   // A session of a short prompt and answer, from its handshake to its reports. Returns once every party has ended.
   void run(Session& session) {

@@ -150,7 +150,8 @@ struct Making {
   unsigned threads = 1;                                      // of either service; 0: as many as there are cores
 };
 
-// Both services. A subclass knows how one dials another, registers the model, and ends the threads before it goes.
+// Both services. A subclass knows how one dials another, registers the model, and joins the threads in its destructor, which call what it overrides: a
+// subclass of it, too.
 class World {
  public:
   virtual ~World() = default;
