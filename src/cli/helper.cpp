@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "cli/doctor.h"
-#include "cli/party_command.h"
+#include "cli/service_command.h"
 #include "helper/service.h"
 #include "net/tls.h"
 #include "service/identity.h"
@@ -14,13 +14,13 @@ namespace permllm {
 namespace {
 
 struct HelperOptions {
-  PartyOptions party;
+  ServiceOptions party;
   std::string store;
 };
 
 void run_helper(HelperOptions& helper) {
-  PartyOptions& options = helper.party;
-  Party party(Role::helper, options, helper.store, [] { return ""; });
+  ServiceOptions& options = helper.party;
+  ServiceProcess party(Role::helper, options, helper.store, [] { return ""; });
   Executor executor;
   const LiveDirectory directory(options.identity, Role::helper);
   TlsListener listener([&] { return directory.credentials(); }, options.listen);
@@ -44,7 +44,7 @@ CLI::App* helper_command(CLI::App& parent, const char* description, const std::s
   CLI::App* command = parent.add_subcommand("helper", description);
   command->add_option("--store", options->store,
                       "folder of the models, which outlast the process; without it they live in memory");
-  add_party_options(*command, options->party, "127.0.0.1:9465");
+  add_service_options(*command, options->party, "127.0.0.1:9465");
   return command;
 }
 
@@ -53,7 +53,7 @@ CLI::App* helper_command(CLI::App& parent, const char* description, const std::s
 void add_helper(CLI::App& parent) {
   const auto options = std::make_shared<HelperOptions>();
   CLI::App* command = helper_command(parent, "the neutral party: deals randomness before requests", options);
-  command->callback([options] { run_party(options->party, [&] { run_helper(*options); }); });
+  command->callback([options] { run_service(options->party, [&] { run_helper(*options); }); });
   options->party.settings = add_settings(*command);
 }
 

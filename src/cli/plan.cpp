@@ -11,12 +11,12 @@
 #include "cli/progress.h"
 #include "cli/shared_options.h"
 #include "model/synthetic.h"
+#include "net/shaped.h"
 #include "net/units.h"
 #include "page/declared.h"
 #include "permllm/error.h"
 #include "service/print_event.h"
 #include "session/model_order.h"
-#include "user/links.h"
 
 namespace permllm {
 namespace {

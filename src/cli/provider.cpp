@@ -7,7 +7,7 @@
 
 #include "cli/doctor.h"
 #include "cli/offer_options.h"
-#include "cli/party_command.h"
+#include "cli/service_command.h"
 #include "net/share.h"
 #include "net/tls.h"
 #include "net/units.h"
@@ -50,7 +50,7 @@ double layer_bytes_of(const OfferedModel& model) {
 constexpr std::size_t k_most_sessions = 64;
 
 struct ProviderOptions {
-  PartyOptions party;
+  ServiceOptions party;
   std::string model, helper, state, user_bandwidth = "0";
   double grace_seconds = seconds_of(k_default_grace), idle_seconds = 600;
   OfferOptions serve;
@@ -61,7 +61,7 @@ void run_provider(ProviderOptions& options) {
   const LiveDirectory directory(options.party.identity, Role::provider);
   const auto credentials = [&] { return directory.credentials(); };
   ProviderService* serving = nullptr;  // asked once it serves
-  Party party(Role::provider, options.party, options.model, [&] {
+  ServiceProcess party(Role::provider, options.party, options.model, [&] {
     const std::string disk = serving->disk_trouble();
     return disk.empty() ? serving->helper_trouble() : disk;
   });
@@ -149,7 +149,7 @@ CLI::App* provider_command(CLI::App& parent, const char* description, const std:
       ->capture_default_str()
       ->transform(CLI::AsSizeValue(false));
   add_offer_options(*command, options->serve);
-  add_party_options(*command, options->party, "127.0.0.1:9464");
+  add_service_options(*command, options->party, "127.0.0.1:9464");
   return command;
 }
 
@@ -160,7 +160,7 @@ void add_provider(CLI::App& parent) {
   CLI::App* command =
       provider_command(parent, "the model owner: holds the weights, answers without seeing prompts", options);
   for (const char* needed : {"--model", "--helper"}) command->get_option(needed)->required();
-  command->callback([options] { run_party(options->party, [&] { run_provider(*options); }); });
+  command->callback([options] { run_service(options->party, [&] { run_provider(*options); }); });
   options->party.settings = add_settings(*command);
 }
 

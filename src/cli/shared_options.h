@@ -4,10 +4,10 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "net/shaped.h"
 #include "permllm/client.h"
 #include "service/log.h"
 #include "service/server.h"
-#include "user/links.h"
 
 namespace permllm {
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <thread>
 
+#include "net/units.h"
 #include "permllm/error.h"
 #include "wire/frame.h"
 
@@ -49,6 +50,16 @@ Frame Shaped::receive(Clock::time_point deadline, const char* awaited, std::size
   }
   std::this_thread::sleep_until(delivery);
   return frame;
+}
+
+bool LinkShape::none() const {
+  return parse_duration(rtt, "rtt") == Clock::duration::zero() && parse_bandwidth(bandwidth, "bandwidth") == 0;
+}
+
+std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up) {
+  if (shape.none()) return link;
+  return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "rtt"),
+                                  set_up ? 0.0 : parse_bandwidth(shape.bandwidth, "bandwidth"));
 }
 
 }  // namespace permllm

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "wire/link.h"
 
@@ -22,5 +23,14 @@ class Shaped : public PassingLink {
   double bits_per_second_;
   Clock::time_point free_{};  // when the incoming direction has passed all frames so far
 };
+
+// A simulated network between the parties. Both ends must have the same.
+struct LinkShape {
+  std::string rtt = "0", bandwidth = "0";
+  bool none() const;
+};
+// The link itself when the shape is none. set_up: what arrives is not held up by the bandwidth, because it is a model on its
+// way to the helper, which no session waits for. Errors: usage for unreadable values.
+std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up = false);
 
 }  // namespace permllm

@@ -2,21 +2,9 @@
 
 #include <algorithm>
 
-#include "net/shaped.h"
 #include "net/tls.h"
-#include "net/units.h"
 
 namespace permllm {
-
-bool LinkShape::none() const {
-  return parse_duration(rtt, "rtt") == Clock::duration::zero() && parse_bandwidth(bandwidth, "bandwidth") == 0;
-}
-
-std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up) {
-  if (shape.none()) return link;
-  return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "rtt"),
-                                  set_up ? 0.0 : parse_bandwidth(shape.bandwidth, "bandwidth"));
-}
 
 namespace {
 

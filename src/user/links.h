@@ -1,23 +1,14 @@
-// The user's links, metered, and links over a simulated network.
+// The user's links, metered.
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "net/meter.h"
+#include "net/shaped.h"
 #include "user/invite.h"
 #include "user/user_client.h"
 
 namespace permllm {
-
-// A simulated network between the parties. Both ends must have the same.
-struct LinkShape {
-  std::string rtt = "0", bandwidth = "0";
-  bool none() const;
-};
-// The link itself when the shape is none. set_up: what arrives is not held up by the bandwidth, because it is a model on its
-// way to the helper, which no session waits for. Errors: usage for unreadable values.
-std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up = false);
 
 // What the user's three links carried.
 struct UserTraffic {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/mutex.h"
+#include "net/shaped.h"
 #include "service/log.h"
 #include "service/metrics.h"
 #include "service/server.h"
@@ -16,12 +17,11 @@
 #include "service/signals.h"
 #include "service/status.h"
 #include "session/event.h"
-#include "user/links.h"
 
 namespace permllm {
 
 // Settings that provider and helper share.
-struct PartyOptions {
+struct ServiceOptions {
   std::string listen = "127.0.0.1:0", identity, status;
   LinkShape shape;
   double patience_seconds = 120;
@@ -34,11 +34,11 @@ struct PartyOptions {
 };
 
 // To be made before the process has any other thread.
-class Party {
+class ServiceProcess {
  public:
   // mapped: the folder or file whose bytes are mapped into memory; may be empty. ready: asked by /readyz once the party serves: why it is not ready;
   // may take seconds.
-  Party(Role role, PartyOptions& options, const std::string& mapped, std::function<std::string()> ready);
+  ServiceProcess(Role role, ServiceOptions& options, const std::string& mapped, std::function<std::string()> ready);
 
   Metrics& metrics() { return metrics_; }
   void note(const char* event, const std::string& text);
@@ -66,7 +66,7 @@ class Party {
   void reload();
 
   const Role role_;
-  PartyOptions& options_;
+  ServiceOptions& options_;
   Log log_;
   Metrics metrics_;
   const std::string mapped_;

@@ -1,4 +1,4 @@
-#include "service/party.h"
+#include "service/service_process.h"
 
 #include <fmt/format.h>
 
@@ -23,7 +23,8 @@ const std::vector<std::string> k_reloadable{"log-level",    "max-connections", "
 
 }  // namespace
 
-Party::Party(Role role, PartyOptions& options, const std::string& mapped, std::function<std::string()> ready)
+ServiceProcess::ServiceProcess(Role role, ServiceOptions& options, const std::string& mapped,
+                               std::function<std::string()> ready)
     : role_(role),
       options_(options),
       log_(name_of(role), options.log),
@@ -43,15 +44,15 @@ Party::Party(Role role, PartyOptions& options, const std::string& mapped, std::f
   if (options.events) print_event({{"event", "status"}, {"port", status_->port()}});
 }
 
-void Party::note(const char* event, const std::string& text) { log_.write(Log::Level::info, event, text); }
-OnEvent Party::on_event() {
+void ServiceProcess::note(const char* event, const std::string& text) { log_.write(Log::Level::info, event, text); }
+OnEvent ServiceProcess::on_event() {
   return [this](const Event& event) {
     metrics_.count(event);
     write(event);
   };
 }
 
-void Party::progress(const char* what, double fraction) {
+void ServiceProcess::progress(const char* what, double fraction) {
   set_state(fmt::format("{}: {:.0f} %", what, fraction * 100));
   if (options_.events) print_event({{"event", "progress"}, {"what", what}, {"fraction", fraction}});
   const Clock::time_point now = Clock::now();
@@ -63,14 +64,14 @@ void Party::progress(const char* what, double fraction) {
                                seconds * (1 / fraction - 1)));
 }
 
-void Party::admit() const {
+void ServiceProcess::admit() const {
   if (draining_) throw Error(Code::resource, Reason::busy, name_of(role_), "is shutting down");
   const std::string reason = short_of_memory();
   if (!reason.empty()) throw Error(Code::resource, Reason::busy, name_of(role_), reason);
 }
 
-void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts,
-                  std::function<void(Metrics::Now&)> of_disk) {
+void ServiceProcess::serve(TlsListener& listener, Server::Handler handler, nlohmann::json facts,
+                           std::function<void(Metrics::Now&)> of_disk) {
   Server server(listener, std::move(handler), limits(), log_, metrics_);
   {
     const Lock lock(mutex_);
@@ -94,14 +95,14 @@ void Party::serve(TlsListener& listener, Server::Handler handler, nlohmann::json
   if (!all_ended) std::_Exit(0);  // a thread that computes cannot be hurried
 }
 
-void Party::set_state(const std::string& state) {
+void ServiceProcess::set_state(const std::string& state) {
   const Lock lock(mutex_);
   if (state == state_) return;
   state_ = state;
   notify_manager("STATUS=" + state);
 }
 
-Limits Party::limits() {
+Limits ServiceProcess::limits() {
   const Lock lock(mutex_);
   Limits limits = options_.limits;
   // A link takes four descriptors; a provider's session has another link, to the helper.
@@ -117,22 +118,22 @@ Limits Party::limits() {
   return limits;
 }
 
-std::string Party::short_of_memory() const {
+std::string ServiceProcess::short_of_memory() const {
   return exceeds_memory(memory_limit_) ? "the process has as much memory as it may" : "";
 }
 
-std::string Party::own_state() {
+std::string ServiceProcess::own_state() {
   if (draining_) return "shutting down";
   const Lock lock(mutex_);
   return server_ == nullptr ? (state_.empty() ? "starting" : state_) : short_of_memory();
 }
 
-std::string Party::why_not_ready() {
+std::string ServiceProcess::why_not_ready() {
   const std::string state = own_state();
   return state.empty() ? ready_() : state;
 }
 
-Metrics::Now Party::now() {
+Metrics::Now ServiceProcess::now() {
   Metrics::Now now;
   now.ready = own_state().empty();
   now.draining = draining_;
@@ -146,7 +147,7 @@ Metrics::Now Party::now() {
   return now;
 }
 
-void Party::write(const Event& event) {
+void ServiceProcess::write(const Event& event) {
   nlohmann::ordered_json fields = nlohmann::ordered_json::object();
   // The first half alone: enough to find a session at the other parties, not enough to join it.
   if (event.session != 0) fields["session"] = fmt::format("{:08x}", event.session >> 32);
@@ -177,7 +178,7 @@ void Party::write(const Event& event) {
   }
 }
 
-void Party::handle(int number) {
+void ServiceProcess::handle(int number) {
   if (number == SIGBUS) {
     log_.write(
         Log::Level::error, "file_lost",
@@ -201,7 +202,7 @@ void Party::handle(int number) {
   server_->drain();
 }
 
-void Party::reload() {
+void ServiceProcess::reload() {
   notify_reloading();
   try {
     Settings::Reloaded reloaded;

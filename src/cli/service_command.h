@@ -5,16 +5,16 @@
 #include <functional>
 #include <string>
 
-#include "service/party.h"
+#include "service/service_process.h"
 
 namespace permllm {
 
-void add_party_options(CLI::App& command, PartyOptions& options, const std::string& status_example);
+void add_service_options(CLI::App& command, ServiceOptions& options, const std::string& status_example);
 // A peer of a role that does not connect here. Errors: mismatch.
 void refuse_unless(bool fits, const Peer& peer, const char* who);
 // Without any there is nobody to work with. Errors: file.
 void require_peer(const std::string& identity, Role role);
 // Runs a party; with --events its error goes to the program that started it.
-void run_party(const PartyOptions& options, const std::function<void()>& run);
+void run_service(const ServiceOptions& options, const std::function<void()>& run);
 
 }  // namespace permllm

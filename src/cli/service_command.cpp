@@ -1,4 +1,4 @@
-#include "cli/party_command.h"
+#include "cli/service_command.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 
 namespace permllm {
 
-void add_party_options(CLI::App& command, PartyOptions& options, const std::string& status_example) {
+void add_service_options(CLI::App& command, ServiceOptions& options, const std::string& status_example) {
   command.add_option("--listen", options.listen, "address and port to listen on; port 0 lets the system choose")
       ->capture_default_str();
   command
@@ -43,7 +43,7 @@ void require_peer(const std::string& identity, Role role) {
       fmt::format("holds no {0}'s certificate; copy the {0}'s certificate.pem there, like {0}.pem", name_of(role)));
 }
 
-void run_party(const PartyOptions& options, const std::function<void()>& run) {
+void run_service(const ServiceOptions& options, const std::function<void()>& run) {
   keep_to_itself();
   prepare_heap();
   try {
