@@ -82,7 +82,7 @@ TEST(Services, a_model_that_the_helper_lacks_is_named) {
 
 // A model is its provider's: another provider may not offer it, and that one's users do not find it, whoever opens the session.
 TEST(Services, a_model_is_its_providers_alone) {
-  LoneHelper helper;
+  LoneHelper helper({}, std::chrono::seconds(2));  // it waits in vain for the other side of a session
   const auto dial = [&](Role role, const std::string& provider) { return helper.dial(Peer{role, "x", "x", provider}); };
   ProviderService one(
       tiny_model(), helper.executor(), std::chrono::seconds(5), [&] { return dial(Role::provider, "one"); },

@@ -125,9 +125,9 @@ class Threads {
 // A helper alone, whose providers and users a test makes.
 class LoneHelper {
  public:
-  explicit LoneHelper(std::filesystem::path store = {})
+  explicit LoneHelper(std::filesystem::path store = {}, Clock::duration patience = k_long)
       : service_(
-            executor_, k_long, [this](const Event& event) { notes.add(event.text); }, std::move(store)) {}
+            executor_, patience, [this](const Event& event) { notes.add(event.text); }, std::move(store)) {}
   std::unique_ptr<Link> dial(const Peer& who) {
     auto [near, far] = memory_links();
     threads_.begin([this, who, link = std::move(far)]() mutable { service_.serve(std::move(link), who); });
