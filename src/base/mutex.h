@@ -13,8 +13,6 @@
 #define REQUIRES(mutex) PERMLLM_THREAD_SAFETY(requires_capability(mutex))  // a function: is called with the lock
 #define ACQUIRE(...) PERMLLM_THREAD_SAFETY(acquire_capability(__VA_ARGS__))
 #define RELEASE() PERMLLM_THREAD_SAFETY(release_capability())
-// Of the smallest function that the analysis cannot follow, and a sentence why.
-#define NO_THREAD_SAFETY_ANALYSIS PERMLLM_THREAD_SAFETY(no_thread_safety_analysis)
 
 namespace permllm {
 
