@@ -100,6 +100,15 @@ std::string parts_of(const Config& c) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
+// Its name, or why the file's template cannot be run: the rest of what is told does not depend on it.
+std::string chat_format_of(const Vocabulary& vocabulary) {
+  try {
+    return ChatFormat::from_template(vocabulary.chat_template).name();
+  } catch (const Error& error) {
+    return fmt::format("not known ({})", for_terminal(error.message()));
+  }
+}
+
 std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::Kind::slot, 0, 0).rounds; }
 
 void run(Options options) {
@@ -125,8 +134,7 @@ void run(Options options) {
     if (options.serve.synthetic) parameters += s.rows * s.cols * (id < 4 ? c.layers : 1);
   });
   const Vocabulary& vocabulary = model.vocabulary;
-  const std::optional<ChatFormat> format = ChatFormat::recognised(vocabulary.chat_template);
-  const std::string chat_format = format ? format->name() : "not known, choose one with --chat-format";
+  const std::string chat_format = chat_format_of(vocabulary);
   const Memory memory = memory_of(plan, options.serve.weight_bits);
   std::vector<std::size_t> lengths;
   for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.serve.context - 1}) {

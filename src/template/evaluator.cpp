@@ -258,7 +258,9 @@ Evaluator::Flow Evaluator::loop(const Statement& statement) {
     }
     items = std::get<ListPointer>(machine_.list(std::move(kept)));
   }
-  if (items->items.empty()) return statement.bodies.size() > 1 ? execute(statement.bodies[1]) : Flow::on;
+  const auto otherwise = [&] { return statement.bodies.size() > 1 ? execute(statement.bodies[1]) : Flow::on; };
+  if (items->items.empty()) return otherwise();
+  bool completed = false;  // jinja2 runs the else where no turn came to its end
   auto* loop = machine_.object<Loop>(items, std::size_t{0});
   Inner inner(*this);
   for (std::size_t i = 0; i < items->items.size(); ++i) {
@@ -268,9 +270,11 @@ Evaluator::Flow Evaluator::loop(const Statement& statement) {
     set("loop", loop);
     machine_.line = statement.line;
     assign(target, items->items[i]);
-    if (execute(statement.bodies[0]) == Flow::leave) break;
+    const Flow flow = execute(statement.bodies[0]);
+    completed = completed || flow == Flow::on;
+    if (flow == Flow::leave) break;
   }
-  return Flow::on;
+  return completed ? Flow::on : otherwise();
 }
 
 void Evaluator::assign(const Expression& target, const Value& value) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <list>
 
 #include "template/functions.h"
 #include "template/operations.h"
@@ -46,7 +47,7 @@ Value key_of(Machine& machine, const Value& value, const Value* path, bool case_
 Value sort(Machine& machine, const Value& self, const Arguments& arguments) {
   const auto [reverse, sensitive, path] =
       bind<3>(machine, "sort", arguments, {"reverse", "case_sensitive", "attribute"});
-  std::vector<std::pair<Values, Value>> keyed;
+  std::list<std::pair<Values, Value>> keyed;  // whose sort is safe whatever the order is, and stable
   std::vector<Value> paths;
   if (const auto* text = path == nullptr ? nullptr : std::get_if<TextPointer>(path)) {
     std::string_view rest = (*text)->bytes();
@@ -59,7 +60,8 @@ Value sort(Machine& machine, const Value& self, const Arguments& arguments) {
     paths.push_back(path == nullptr ? Value(None{}) : *path);
   }
   const ListPointer items = items_of(machine, self);
-  machine.charge(2 * sizeof(Value) * items->items.size() * (1 + paths.size()));
+  const std::size_t bytes = (96 + sizeof(Value) * (1 + paths.size())) * items->items.size();
+  machine.charge(bytes);
   for (const Value& item : items->items) {
     Values keys;
     for (const Value& one : paths) keys.push_back(key_of(machine, item, &one, truth_or(machine, sensitive, false)));
@@ -72,11 +74,10 @@ Value sort(Machine& machine, const Value& self, const Arguments& arguments) {
     }
     return false;
   };
-  std::stable_sort(keyed.begin(), keyed.end(),
-                   [&](const auto& a, const auto& b) { return down ? first(b, a) : first(a, b); });
+  keyed.sort([&](const auto& a, const auto& b) { return down ? first(b, a) : first(a, b); });
   Values sorted;
   for (auto& [keys, value] : keyed) sorted.push_back(std::move(value));
-  machine.release(2 * sizeof(Value) * items->items.size() * (1 + paths.size()));
+  machine.release(bytes);
   return machine.list(std::move(sorted));
 }
 
@@ -389,8 +390,7 @@ Value sum(Machine& machine, const Value& self, const Arguments& arguments) {
   const auto [path, start] = bind<2>(machine, "sum", arguments, {"attribute", "start"});
   Value total = start == nullptr ? Value(std::int64_t{0}) : *start;
   const ListPointer all = items_of(machine, self);
-  for (const Value& item : all->items)
-    total = arithmetic(machine, "+", total, by_path(machine, item, path));
+  for (const Value& item : all->items) total = arithmetic(machine, "+", total, by_path(machine, item, path));
   return total;
 }
 

@@ -57,7 +57,8 @@ constexpr std::string_view k_changing_lists[] = {"append", "clear",  "extend",  
 
 // What Python's numbers have: to be undefined here would be another meaning.
 constexpr std::string_view k_of_numbers[] = {"as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator",
-                                             "from_bytes", "fromhex", "hex", "imag", "is_integer", "numerator", "real", "to_bytes"};
+                                             "from_bytes",       "fromhex",   "hex",        "imag",      "is_integer",
+                                             "numerator",        "real",      "to_bytes"};
 
 bool is_one_of(std::span<const std::string_view> names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();

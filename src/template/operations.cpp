@@ -345,7 +345,8 @@ Value slice(Machine& machine, const Value& value, const Value& begin, const Valu
   if (const auto* undefined = as<Undefined>(value)) fail_undefined(machine, *undefined);
   const Text* of = text(value);
   const List* many = list(value);
-  if (of == nullptr && (many == nullptr || many->kind > List::Kind::tuple)) return Undefined{};
+  if (of == nullptr && (many == nullptr || many->kind > List::Kind::tuple))
+    machine.fail(fmt::format("a {} has no slices", type_name(value)));
   const auto bound = [&](const Value& given) -> std::optional<std::int64_t> {
     if (as<None>(given) != nullptr) return std::nullopt;
     const auto whole = integer(given);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <list>
 
 #include "template/operations.h"
 
@@ -189,16 +190,15 @@ void write(Machine& machine, Builder& out, const Value& value, const JsonStyle& 
     if (!many->items.empty()) new_line(levels);
     out.add("]");
   } else if (const Dict* entries = dict(value)) {
-    std::vector<const std::pair<Value, Value>*> all;
+    std::list<const std::pair<Value, Value>*> all;
     for (const auto& entry : entries->items) all.push_back(&entry);
-    if (style.sorted)
-      std::stable_sort(all.begin(), all.end(),
-                       [&](auto* a, auto* b) { return order(machine, a->first, b->first) < 0; });
+    if (style.sorted) all.sort([&](const auto* a, const auto* b) { return order(machine, a->first, b->first) < 0; });
     out.add("{");
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      if (i > 0) out.add(style.comma);
+    bool first = true;
+    for (const auto* entry : all) {
+      if (!std::exchange(first, false)) out.add(style.comma);
       new_line(levels + 1);
-      const Value& key = all[i]->first;
+      const Value& key = entry->first;
       if (text(key) != nullptr) {
         write(machine, out, key, style, 0);
       } else if (list(key) != nullptr) {
@@ -209,7 +209,7 @@ void write(Machine& machine, Builder& out, const Value& value, const JsonStyle& 
         out.add("\"");
       }
       out.add(style.colon);
-      write(machine, out, all[i]->second, style, levels + 1);
+      write(machine, out, entry->second, style, levels + 1);
     }
     if (!all.empty()) new_line(levels);
     out.add("}");

@@ -212,7 +212,7 @@ Value percent_format(Machine& machine, const Text& format, const Value& values) 
       machine.fail("a format has an instruction that is not supported, or a value that does not fit it");
     }
   }
-  const std::size_t given = many ? (*tuple)->items.size() : dict != nullptr ? next : 1;
+  const std::size_t given = many ? (*tuple)->items.size() : dict != nullptr || tuple != nullptr ? next : 1;
   if (next < given) machine.fail("a format is given too many values");
   return out.take();
 }
