@@ -375,7 +375,10 @@ class ExpressionParser {
   }
   std::string dotted_name() {
     std::string name = expect_name();
-    while (skip_sign(".")) name += "." + expect_name();
+    while (skip_sign(".")) {
+      name += '.';
+      name += expect_name();
+    }
     return name;
   }
   // "| a | b(...)", or without the first "|" where a block begins with it.
