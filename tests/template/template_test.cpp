@@ -228,7 +228,7 @@ TEST(Template, a_run_is_bounded) {
     EXPECT_NE(error.find(why), std::string::npos) << source.substr(0, 100) << ": " << error;
   };
   const std::string many = "{% for i in range(100000) %}";
-  expect(many + "{% for k in range(100000) %}" + "{% endfor %}{% endfor %}", steps);
+  expect(many + "{% for k in range(100000) %}" + "{% endfor %}{% endfor %}", steps, Limits());
   expect(
       "{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
       memory);
