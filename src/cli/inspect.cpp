@@ -99,6 +99,15 @@ std::string parts_of(const Config& c) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
+// Its name, or why the file's template cannot be run: the rest of what is told does not depend on it.
+std::string chat_format_of(const Vocabulary& vocabulary) {
+  try {
+    return ChatFormat::from_template(vocabulary.chat_template).name();
+  } catch (const Error& error) {
+    return fmt::format("not known ({})", for_terminal(error.message()));
+  }
+}
+
 std::size_t rounds_of_a_layer(const Plan& plan) { return piece_cost(plan, Part::Kind::slot, 0, 0).rounds; }
 
 // What is told of a model.
@@ -123,8 +132,7 @@ Facts facts_of(const std::optional<ModelFile>& file, const OfferedModel& model, 
   for_each_matrix(model.weights, model.plan, [&](std::uint32_t id, const LinearShape& s, const IntMatrix&) {
     if (options.serve.synthetic) f.parameters += s.rows * s.cols * (id < 4 ? model.plan.config.layers : 1);
   });
-  const std::optional<ChatFormat> format = ChatFormat::recognised(model.vocabulary.chat_template);
-  f.chat_format = format ? format->name() : "not known, choose one with --chat-format";
+  f.chat_format = chat_format_of(model.vocabulary);
   f.memory = memory_of(model.plan, options.serve.weight_bits);
   if (options.loss) f.loss = loss_of(*file, model, executor);
   f.prompt = std::min<std::size_t>(40, options.serve.context);

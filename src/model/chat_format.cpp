@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <nlohmann/json.hpp>
 
-#include "base/text.h"
 #include "permllm/error.h"
+#include "template/template.h"
 
 namespace permllm {
 namespace {
@@ -14,38 +15,8 @@ namespace {
 constexpr std::array k_names{"none",       "chatml", "qwen3",     "llama2", "llama3", "gemma",     "mistral",
                              "mistral-v7", "phi3",   "phi4-mini", "phi4",   "glm4",   "chatglm-6b"};
 
-std::string quoted_beginning(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, 60)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? ' ' : c;
-  return valid_utf8(out);
-}
-
-// Line ends in a template's quotes may be written as "\n".
-std::string with_line_ends(std::string_view text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const bool escaped = text.substr(i).starts_with("\\n");
-    out += escaped ? '\n' : text[i];
-    i += escaped ? 1 : 0;
-  }
-  return out;
-}
-
-// The system message that a ChatML template adds by itself: the text between "system\n" and the end of that turn in the
-// branch for conversations without one. Empty when the template adds none.
-std::string default_system_of(std::string_view chat_template) {
-  constexpr std::string_view begin_mark = "<|im_start|>system\n";
-  for (std::size_t begin = chat_template.find(begin_mark); begin != std::string_view::npos;
-       begin = chat_template.find(begin_mark, begin)) {
-    begin += begin_mark.size();
-    const std::string_view rest = chat_template.substr(begin);
-    const std::size_t end = rest.find("<|im_end|>");
-    const std::string_view text = rest.substr(0, end);
-    // A quote or brace would mean that the message is put together from variables.
-    if (end != std::string_view::npos && text.find_first_of("'{") == std::string_view::npos) return std::string(text);
-  }
-  return "";
-}
+constexpr std::size_t k_own_text =
+    std::size_t{256} << 10;  // bytes that a template may add: a text takes a hundred times its size while it is cut
 
 constexpr std::string_view k_white = " \t\n\v\f\r";
 std::string_view without_leading_white(std::string_view text) {
@@ -79,12 +50,42 @@ class PromptWriter {
     ids_.push_back(*id);
   }
   void text(std::string_view text) { text_ += text; }
+  // What a template put out: marks are searched for in its own text alone.
+  void pieces(const std::vector<jinja::Template::Piece>& pieces) {
+    // Phi 3's sentencepiece vocabulary: its marks swallow the white space behind them.
+    const bool swallows =
+        tokenizer_.vocabulary().model != "gpt2" && tokenizer_.control("<|end|>") && tokenizer_.control("<|assistant|>");
+    bool behind_mark = false;
+    const auto add = [&](std::string_view more) {
+      if (behind_mark) more = without_leading_white(more);
+      if (!more.empty()) behind_mark = false;
+      text(more);
+    };
+    for (const auto& piece : pieces) {
+      std::string_view rest = piece.text;
+      for (std::size_t at = 0; !piece.contents && at < rest.size();) {
+        const auto [length, id] = tokenizer_.control_at(rest.substr(at));
+        if (length == 0) {
+          ++at;
+          continue;
+        }
+        add(rest.substr(0, at));
+        end_text();
+        ids_.push_back(id);
+        behind_mark = swallows && id != tokenizer_.vocabulary().bos;
+        rest.remove_prefix(at + length);
+        at = 0;
+      }
+      add(rest);
+    }
+  }
   // Text that begins anew where a sentencepiece vocabulary puts a blank before each text.
   void end_text() {
     const auto more = tokenizer_.encode(text_, false);
     ids_.insert(ids_.end(), more.begin(), more.end());
     text_.clear();
   }
+  const char* format() const { return format_; }
   bool has(std::string_view mark) const { return tokenizer_.control(mark).has_value(); }
   std::vector<TokenId> take() {
     end_text();
@@ -99,34 +100,37 @@ class PromptWriter {
 };
 
 // Where marks are plain text, a person must not write them.
-void refuse_marks(const std::vector<ChatMessage>& messages, std::initializer_list<const char*> marks) {
+void refuse_mark(const std::vector<ChatMessage>& messages, std::string_view mark) {
   for (const ChatMessage& message : messages) {
-    for (const char* mark : marks) {
-      if (message.content.find(mark) != std::string::npos) {
-        throw Error(Code::usage, "prompt", "holds a mark of the model's chat format, which no message may");
-      }
-    }
+    if (message.content.find(mark) != std::string::npos)
+      throw Error(Code::usage, "prompt", "holds a mark of the model's chat format, which no message may");
   }
+}
+void refuse_marks(const std::vector<ChatMessage>& messages, std::initializer_list<const char*> marks) {
+  for (const char* mark : marks) refuse_mark(messages, mark);
 }
 
 // Of formats without a turn of the system: its message stands before the first question, or before the last.
-void join_system(std::vector<ChatMessage>& turns, std::string_view before, std::string_view after, bool last = false) {
-  if (turns.empty() || turns[0].role != "system") return;
+void join_system(const char* format, std::vector<ChatMessage>& turns, std::string_view before, std::string_view after,
+                 bool last = false) {
+  const auto is_system = [](const ChatMessage& m) { return m.role == "system"; };
+  const auto is_user = [](const ChatMessage& m) { return m.role == "user"; };
+  if (std::any_of(turns.begin() + (turns.empty() ? 0 : 1), turns.end(), is_system))
+    throw Error(Code::usage, "role",
+                fmt::format("the chat format {} has a system message at the beginning alone", format));
+  if (turns.empty() || !is_system(turns[0])) return;
   const std::string text = std::string(before) + turns[0].content + std::string(after);
   turns.erase(turns.begin());
-  const auto is_user = [](const ChatMessage& m) { return m.role == "user"; };
   const auto first_user = std::find_if(turns.begin(), turns.end(), is_user);
-  if (first_user == turns.end()) return;
+  if (first_user == turns.end())
+    throw Error(Code::usage, "messages",
+                fmt::format("the chat format {} needs a question beside the system message", format));
   const auto user = last ? std::find_if(turns.rbegin(), turns.rend(), is_user).base() - 1 : first_user;
   user->content = text + user->content;
 }
 
-bool begins_with_system(const std::vector<ChatMessage>& turns) { return !turns.empty() && turns[0].role == "system"; }
-
 // The formats, each up to where the answer begins. begun: what the answer begins with.
-void write_chatml(PromptWriter& prompt, std::vector<ChatMessage> turns, const std::string& default_system,
-                  std::string_view begun) {
-  if (!default_system.empty() && !begins_with_system(turns)) turns.insert(turns.begin(), {"system", default_system});
+void write_chatml(PromptWriter& prompt, const std::vector<ChatMessage>& turns, std::string_view begun) {
   for (const ChatMessage& m : turns) {
     prompt.mark("<|im_start|>");
     prompt.text(m.role + "\n" + m.content);
@@ -151,17 +155,15 @@ void write_phi4(PromptWriter& prompt, const std::vector<ChatMessage>& turns) {
   prompt.mark("<|im_sep|>");
 }
 
-void write_llama3(PromptWriter& prompt, std::vector<ChatMessage> turns, const std::string& before_system) {
+void write_llama3(PromptWriter& prompt, const std::vector<ChatMessage>& turns) {
   const auto header = [&](const std::string& role) {
     prompt.mark("<|start_header_id|>");
     prompt.text(role);
     prompt.mark("<|end_header_id|>");
     prompt.text("\n\n");
   };
-  if (!before_system.empty() && !begins_with_system(turns)) turns.insert(turns.begin(), {"system", ""});
   for (const ChatMessage& m : turns) {
     header(m.role);
-    if (&m == &turns[0] && m.role == "system") prompt.text(before_system);
     prompt.text(trimmed(m.content));
     prompt.mark("<|eot_id|>");
   }
@@ -169,7 +171,7 @@ void write_llama3(PromptWriter& prompt, std::vector<ChatMessage> turns, const st
 }
 
 void write_gemma(PromptWriter& prompt, std::vector<ChatMessage> turns) {
-  join_system(turns, "", "\n\n");
+  join_system(prompt.format(), turns, "", "\n\n");
   for (const ChatMessage& m : turns) {
     prompt.mark("<start_of_turn>");
     prompt.text((m.role == "assistant" ? "model" : m.role) + "\n" + trimmed(m.content));
@@ -182,7 +184,7 @@ void write_gemma(PromptWriter& prompt, std::vector<ChatMessage> turns) {
 
 void write_llama2(PromptWriter& prompt, std::vector<ChatMessage> turns) {
   refuse_marks(turns, {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"});
-  join_system(turns, "<<SYS>>\n", "\n<</SYS>>\n\n");
+  join_system(prompt.format(), turns, "<<SYS>>\n", "\n<</SYS>>\n\n");
   for (const ChatMessage& m : turns) {
     if (m.role == "user") {
       prompt.text(fmt::format("[INST] {} [/INST]", trimmed(m.content)));
@@ -198,7 +200,7 @@ void write_llama2(PromptWriter& prompt, std::vector<ChatMessage> turns) {
 void write_mistral(PromptWriter& prompt, std::vector<ChatMessage> turns, bool system_turns) {
   const bool marks = system_turns || prompt.has("[INST]");
   if (!marks) refuse_marks(turns, {"[INST]", "[/INST]"});
-  if (!system_turns) join_system(turns, "", "\n\n", marks);
+  if (!system_turns) join_system(prompt.format(), turns, "", "\n\n", marks);
   for (const ChatMessage& m : turns) {
     if (m.role == "assistant") {
       prompt.end_text();
@@ -231,7 +233,7 @@ void write_phi(PromptWriter& prompt, const std::vector<ChatMessage>& turns, std:
   prompt.text(line_end);
 }
 
-void write_glm4(PromptWriter& prompt, const std::vector<ChatMessage>& turns, std::string_view begun) {
+void write_glm4(PromptWriter& prompt, const std::vector<ChatMessage>& turns) {
   prompt.mark("[gMASK]");
   prompt.mark("<sop>");
   for (const ChatMessage& m : turns) {
@@ -240,12 +242,11 @@ void write_glm4(PromptWriter& prompt, const std::vector<ChatMessage>& turns, std
     prompt.text(m.content);
   }
   prompt.mark("<|assistant|>");
-  prompt.text(begun);
 }
 
 void write_chatglm_6b(PromptWriter& prompt, std::vector<ChatMessage> turns) {
   refuse_marks(turns, {"[Round ", "\n问：", "\n答："});
-  join_system(turns, "", "\n\n");
+  join_system(prompt.format(), turns, "", "\n\n");
   std::size_t round = 0;
   for (const ChatMessage& m : turns) {
     if (turns.size() == 1) {
@@ -260,10 +261,51 @@ void write_chatglm_6b(PromptWriter& prompt, std::vector<ChatMessage> turns) {
   prompt.mark("<sop>");
 }
 
+// What in a template's text looks like a mark of turns: <|user|>, [INST], <<SYS>> and their ends.
+std::vector<std::string> marks_of(std::string_view chat_template) {
+  constexpr std::size_t k_longest = 40, k_most = 512;
+  std::vector<std::string> marks;
+  const auto is_name = [](std::string_view name, bool capitals) {
+    return name.size() >= 3 && std::all_of(name.begin(), name.end(), [&](char c) {
+             const bool plain = capitals ? (c >= 'A' && c <= 'Z') || c == '_' : static_cast<unsigned char>(c) > 0x20;
+             return plain && c != '<' && c != '>';
+           });
+  };
+  for (std::size_t at = 0; at < chat_template.size(); ++at) {
+    const std::string_view rest = chat_template.substr(at, k_longest);
+    for (const auto& [open, close, capitals] : {std::tuple("<|", "|>", false), std::tuple("<｜", "｜>", false),
+                                                std::tuple("<<", ">>", true), std::tuple("[", "]", true)}) {
+      if (!rest.starts_with(open)) continue;
+      const std::size_t begin = std::string_view(open).size(), end = rest.find(close, begin);
+      if (end == std::string_view::npos) continue;
+      std::string_view name = rest.substr(begin, end - begin);
+      if (capitals && name.starts_with('/')) name.remove_prefix(1);
+      if (is_name(name, capitals)) marks.emplace_back(rest.substr(0, end + std::string_view(close).size()));
+    }
+  }
+  std::sort(marks.begin(), marks.end());
+  marks.erase(std::unique(marks.begin(), marks.end()), marks.end());
+  // Each is looked for in each message.
+  if (marks.size() > k_most)
+    throw Error(Code::unsupported, "tokenizer.chat_template", fmt::format("has more than {} marks of turns", k_most));
+  return marks;
+}
+
+std::tm today() {
+  const std::time_t now = std::time(nullptr);
+  std::tm date{};
+  localtime_r(&now, &date);
+  return date;
+}
+
 }  // namespace
 
 std::string ChatFormat::names() { return fmt::format("{}", fmt::join(k_names, ", ")); }
-const char* ChatFormat::name() const { return k_names[static_cast<std::size_t>(kind_)]; }
+const char* ChatFormat::name() const { return kind_ == own ? "template" : k_names[static_cast<std::size_t>(kind_)]; }
+
+bool ChatFormat::can_think() const {
+  return kind_ == own ? template_->reads("enable_thinking") || template_->reads("thinking") : kind_ == qwen3;
+}
 
 ChatFormat ChatFormat::named(std::string_view name) {
   const auto found = std::find(k_names.begin(), k_names.end(), name);
@@ -275,53 +317,67 @@ ChatFormat ChatFormat::named(std::string_view name) {
   return format;
 }
 
-std::optional<ChatFormat> ChatFormat::recognised(std::string_view chat_template) {
+ChatFormat ChatFormat::from_template(std::string_view chat_template) {
   if (chat_template.empty()) return ChatFormat(none);
   if (std::find(k_names.begin(), k_names.end(), chat_template) != k_names.end()) return named(chat_template);
-  std::string text = with_line_ends(chat_template);
-  for (std::size_t at = 0; (at = text.find("' + '", at)) != std::string::npos;) text.erase(at, 5);
-  const auto has = [&](std::string_view part) { return text.find(part) != std::string::npos; };
-  const auto kind = [&]() -> std::optional<Kind> {
-    if (has("<|im_start|>") && has("<|im_end|>"))
-      return has("<|im_sep|>") ? phi4 : has("enable_thinking") ? qwen3 : chatml;
-    if (has("<|start_header_id|>") && has("<|end_header_id|>") && has("<|eot_id|>")) return llama3;
-    if (has("<start_of_turn>") && has("<end_of_turn>")) return gemma;
-    if (has("[gMASK]<sop>") && has("<|assistant|>")) return glm4;
-    if (has("<|assistant|>") && has("<|end|>")) return has("|>\n") ? phi3 : phi4_mini;
-    if (has("[INST]") && has("[/INST]")) return has("[SYSTEM_PROMPT]") ? mistral_v7 : has("<<SYS>>") ? llama2 : mistral;
-    return std::nullopt;
-  }();
-  if (!kind) return std::nullopt;
-  ChatFormat format(*kind);
-  format.bos_ = has("bos_token");
-  if (*kind == chatml || *kind == qwen3) format.preamble_ = default_system_of(text);
-  if (*kind == chatml) format.opens_thought_ = has("<|im_start|>assistant\n<think>\n");
-  // The date that the templates of Llama 3.1 and later fall back to: the prompt shall not depend on the day.
-  if (*kind == llama3 && has("Cutting Knowledge Date"))
-    format.preamble_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
-  if (*kind == glm4)
-    format.line_end_ = std::string_view(text).substr(text.rfind("<|assistant|>")).starts_with("<|assistant|>\n");
+  ChatFormat format(own);
+  format.template_ = std::make_shared<const jinja::Template>(chat_template);
+  format.marks_ = marks_of(chat_template);
   return format;
 }
 
-ChatFormat ChatFormat::from_template(std::string_view chat_template) {
-  const std::optional<ChatFormat> format = recognised(chat_template);
-  if (!format) {
-    throw Error(Code::unsupported, "tokenizer.chat_template",
-                fmt::format("begins with \"{}\", which is not supported; choose one with --chat-format: {}",
-                            quoted_beginning(chat_template), names()));
+std::vector<TokenId> ChatFormat::render(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
+                                        bool think, const ChatExtras& extras) const {
+  for (const std::string& mark : marks_) {
+    if (!tokenizer.control(mark)) refuse_mark(messages, mark);
   }
-  return *format;
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
+  jinja::Limits limits;
+  limits.output = k_own_text;
+  jinja::Values all;
+  for (const ChatMessage& m : messages) {
+    limits.output += 2 * m.content.size();
+    all.push_back(jinja::dict_value(
+        {{"role", jinja::text_value(m.role, false)}, {"content", jinja::text_value(m.content, true)}}));
+  }
+  const auto token = [&](std::optional<TokenId> id) {
+    return jinja::text_value(id ? vocabulary.tokens[*id] : "", false);
+  };
+  jinja::Variables variables{{"messages", jinja::list_value(std::move(all))},
+                             {"add_generation_prompt", true},
+                             {"bos_token", token(vocabulary.bos)},
+                             {"eos_token", token(vocabulary.eos)},
+                             {"enable_thinking", think}};
+  // Where models do not think unless they are told to, their templates ask whether there is such a variable.
+  if (think) variables.emplace_back("thinking", true);
+  if (extras.tools != nullptr) {
+    variables.emplace_back("tools", jinja::json_value(*extras.tools, true));
+    limits.output += 4 * extras.tools->dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).size();
+  }
+  const auto pieces = template_->render(variables, extras.date ? *extras.date : today(), limits);
+  const auto says = [](std::string_view text) { return !without_leading_white(text).empty(); };
+  if (std::any_of(messages.begin(), messages.end(), [&](const ChatMessage& m) { return says(m.content); }) &&
+      std::none_of(pieces.begin(), pieces.end(),
+                   [&](const auto& piece) { return piece.contents && says(piece.text); })) {
+    throw Error(Code::usage, "messages", "the model's chat template leaves out all of them; it wants a question");
+  }
+  PromptWriter prompt(tokenizer, name());
+  prompt.pieces(pieces);
+  std::vector<TokenId> ids = prompt.take();
+  if (vocabulary.add_bos && vocabulary.bos && (ids.empty() || ids[0] != *vocabulary.bos))
+    ids.insert(ids.begin(), *vocabulary.bos);
+  return ids;
 }
 
 std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
-                                        bool think) const {
+                                        bool think, const ChatExtras& extras) const {
   for (const ChatMessage& m : messages) {
     if (m.role != "system" && m.role != "user" && m.role != "assistant")
       throw Error(Code::usage, "role", "expected system, user or assistant");
   }
   if (think && !can_think())
     throw Error(Code::usage, "think", fmt::format("the chat format {} has no thinking", name()));
+  if (kind_ == own) return render(tokenizer, messages, think, extras);
   PromptWriter prompt(tokenizer, name());
   if (bos_ || tokenizer.vocabulary().add_bos) prompt.bos();
   const bool pieces = tokenizer.vocabulary().model != "gpt2";
@@ -330,16 +386,16 @@ std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::v
       for (const ChatMessage& m : messages) prompt.text(m.content);
       break;
     case chatml:
-      write_chatml(prompt, messages, preamble_, opens_thought_ ? "<think>\n" : "");
+      write_chatml(prompt, messages, "");
       break;
     case qwen3:  // a thought that is over
-      write_chatml(prompt, messages, preamble_, think ? "" : "<think>\n\n</think>\n\n");
+      write_chatml(prompt, messages, think ? "" : "<think>\n\n</think>\n\n");
       break;
     case phi4:
       write_phi4(prompt, messages);
       break;
     case llama3:
-      write_llama3(prompt, messages, preamble_);
+      write_llama3(prompt, messages);
       break;
     case gemma:
       write_gemma(prompt, messages);
@@ -358,10 +414,12 @@ std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::v
       write_phi(prompt, messages, "", false);
       break;
     case glm4:
-      write_glm4(prompt, messages, line_end_ ? "\n" : "");
+      write_glm4(prompt, messages);
       break;
     case chatglm_6b:
       write_chatglm_6b(prompt, messages);
+      break;
+    case own:
       break;
   }
   return prompt.take();

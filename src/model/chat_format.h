@@ -1,6 +1,9 @@
 // Turns a conversation into the prompt that a model was trained on.
 #pragma once
 
+#include <ctime>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,9 +13,20 @@
 
 namespace permllm {
 
+namespace jinja {
+class Template;
+}
+
 struct ChatMessage {
   std::string role;  // system, user, assistant
   std::string content;
+};
+
+// What a model's own template is given beside the messages. Known formats know nothing of it.
+struct ChatExtras {
+  const nlohmann::ordered_json* tools =
+      nullptr;                       // functions that the model may call, as OpenAI's interface has them; null: none
+  std::optional<std::tm> date = {};  // that a template writes; without one, today here
 };
 
 class ChatFormat {
@@ -30,34 +44,36 @@ class ChatFormat {
     phi4_mini,
     phi4,
     glm4,
-    chatglm_6b
+    chatglm_6b,
+    own
   };
 
-  // Chosen by the file's template, or by a name in its place; none for a file without a template.
-  static std::optional<ChatFormat> recognised(std::string_view chat_template);
-  // Errors: unsupported, quoting the template's beginning.
+  // By the file's own template (template/template.h), or by a format's name in its place; none for a file without a template.
+  // Errors: unsupported, naming the template's line.
   static ChatFormat from_template(std::string_view chat_template);
   // Errors: usage, with all names.
   static ChatFormat named(std::string_view name);
   static std::string names();  // "none, chatml, ..."
 
-  const char* name() const;
-  bool can_think() const { return kind_ == qwen3; }
-  // Ids of the whole conversation, ending where the assistant's answer begins. A default system message that the
-  // template adds (SmolLM2's) is added when the first message is not a system message. Contents are encoded without
-  // special tokens, so that a person cannot forge a turn. `think`: let the model think before it answers (can_think).
-  // Errors: unsupported where the vocabulary lacks a mark of the format; usage for an unknown role, for contents with marks of
-  // a format whose marks are plain text, and for `think` where there is none.
-  std::vector<TokenId> encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
-                              bool think = false) const;
+  const char* name() const;  // "template" of the file's own
+  bool can_think() const;
+  // Ids of the whole conversation, ending where the assistant's answer begins. Contents are encoded without special tokens, so that a person cannot
+  // forge a turn; of a template's own text, what is a control token's becomes that token. Where the file says that a prompt begins with bos, it
+  // does, once. `think`: let the model think before it answers (can_think).
+  // Errors: unsupported where the vocabulary lacks a mark of the format, or where the template does what jinja2 refuses or is not known here; usage
+  // for an unknown role, for a conversation that the template refuses or leaves out, for one that a format has no turns for, for contents with
+  // marks that are plain text to the vocabulary, and for `think` where there is none.
+  std::vector<TokenId> encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages, bool think = false,
+                              const ChatExtras& extras = {}) const;
 
  private:
   explicit ChatFormat(Kind kind) : kind_(kind) {}
+  std::vector<TokenId> render(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages, bool think,
+                              const ChatExtras& extras) const;
   Kind kind_;
-  bool bos_ = false;            // the template begins with the vocabulary's bos, whatever the file says of prompts
-  bool line_end_ = false;       // glm4: after the last mark
-  bool opens_thought_ = false;  // chatml: the answer begins within a thought (QwQ)
-  std::string preamble_;        // chatml: a default system message; llama3: what stands before every system message
+  bool bos_ = false;  // the format begins with the vocabulary's bos, whatever the file says of prompts
+  std::shared_ptr<const jinja::Template> template_;  // of own
+  std::vector<std::string> marks_;                   // of own: what looks like one in the template's text
 };
 
 }  // namespace permllm

@@ -152,6 +152,10 @@ std::optional<TokenId> Tokenizer::control(std::string_view text) const {
   return length > 0 && length == text.size() ? std::optional(id) : std::nullopt;
 }
 
+std::pair<std::size_t, TokenId> Tokenizer::control_at(std::string_view text) const {
+  return impl_->control.longest(text);
+}
+
 bool Tokenizer::is_end(TokenId id) const { return std::binary_search(impl_->ends.begin(), impl_->ends.end(), id); }
 
 }  // namespace permllm

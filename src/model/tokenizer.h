@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/text.h"
@@ -75,6 +76,8 @@ class Tokenizer {
   // The bytes of one token in the midst of a text; a control token's own text. Nothing for an id beyond the vocabulary.
   std::string_view bytes(TokenId id) const;
   std::optional<TokenId> control(std::string_view text) const;  // the control token of exactly this text
+  // The longest control token that a text begins with, and its length; length 0: none.
+  std::pair<std::size_t, TokenId> control_at(std::string_view text) const;
   bool is_end(TokenId id) const;                                // end of turn or of text
 
  private:

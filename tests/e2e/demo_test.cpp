@@ -296,7 +296,8 @@ TEST(Mistakes, are_told_in_one_sentence) {
     expect_mistake({command, model, "--prompt-ids", "1,,2"}, "place 2 is not a number");
     expect_mistake({command, model, "--prompt", "xyzzy", "--chat-format", "alpaca"},
                    "--chat-format: \"alpaca\" is unknown; known are none, chatml");
-    expect_mistake({command, model, "--prompt", "xyzzy", "--think"}, "--think: the chat format chatml has no thinking");
+    expect_mistake({command, model, "--prompt", "xyzzy", "--think"},
+                   "--think: the chat format template has no thinking");
     expect_mistake({command, "/nonexistent.gguf", "--prompt", "xyzzy"}, "there is no such file");
   }
   std::string long_prompt;

@@ -58,7 +58,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
     w.number("tokenizer.ggml.bos_token_id", 1);
     w.number("tokenizer.ggml.eos_token_id", 2);
     w.boolean("tokenizer.ggml.add_bos_token", true);
-    w.text("tokenizer.chat_template", "<|im_start|><|im_end|>");
+    w.text("tokenizer.chat_template", k_chatml);
     return w.finish();
   };
   std::vector<std::string> tokens{"<unk>",  "<s>",          "</s>",         "t",         "h", "e", "th", "the",

@@ -10,16 +10,16 @@ namespace {
 std::atomic<std::size_t> encoded = 0;
 }  // namespace
 
-std::vector<TokenId> real_encode(
-    const ChatFormat* format, const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
-    bool think) asm("__real__ZNK7permllm10ChatFormat6encodeERKNS_9TokenizerERKSt6vectorINS_11ChatMessageESaIS5_EEb");
-std::vector<TokenId> counted_encode(
-    const ChatFormat* format, const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
-    bool think) asm("__wrap__ZNK7permllm10ChatFormat6encodeERKNS_9TokenizerERKSt6vectorINS_11ChatMessageESaIS5_EEb");
+std::vector<TokenId>
+real_encode(const ChatFormat* format, const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages, bool think, const ChatExtras& extras) asm(
+    "__real__ZNK7permllm10ChatFormat6encodeERKNS_9TokenizerERKSt6vectorINS_11ChatMessageESaIS5_EEbRKNS_10ChatExtrasE");
+std::vector<TokenId>
+counted_encode(const ChatFormat* format, const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages, bool think, const ChatExtras& extras) asm(
+    "__wrap__ZNK7permllm10ChatFormat6encodeERKNS_9TokenizerERKSt6vectorINS_11ChatMessageESaIS5_EEbRKNS_10ChatExtrasE");
 std::vector<TokenId> counted_encode(const ChatFormat* format, const Tokenizer& tokenizer,
-                                    const std::vector<ChatMessage>& messages, bool think) {
+                                    const std::vector<ChatMessage>& messages, bool think, const ChatExtras& extras) {
   ++encoded;
-  return real_encode(format, tokenizer, messages, think);
+  return real_encode(format, tokenizer, messages, think, extras);
 }
 
 namespace gateway_test {

@@ -20,6 +20,8 @@ from forward import Cache, forward, load
 CONTEXT, WINDOW, GREEDY = 64, 8, 8
 END_OF_TEXT, SINK, END_OF_TURN = 0, 1, 2  # the control tokens; the sink's row is massive in llama
 CONTROL = 3
+CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+          "{{ '<|im_start|>assistant\\n' }}")
 VOCAB = 260
 
 
@@ -69,7 +71,7 @@ def tokenizer_meta():
         'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'smollm', 'tokenizer.ggml.tokens': tokens,
         'tokenizer.ggml.token_type': [3] * CONTROL + [1] * (VOCAB - CONTROL), 'tokenizer.ggml.merges': ['t h'],
         'tokenizer.ggml.bos_token_id': SINK, 'tokenizer.ggml.eos_token_id': END_OF_TURN, 'tokenizer.ggml.padding_token_id': END_OF_TURN,
-        'tokenizer.ggml.add_bos_token': False, 'tokenizer.chat_template': '<|im_start|>{{role}}<|im_end|>'}
+        'tokenizer.ggml.add_bos_token': False, 'tokenizer.chat_template': CHATML}
 
 
 def gguf(arch, draw, layers=3, width=40, heads=4, kv_heads=2, head_dim=8, ff=56, tied=False, key_length=True, qkv_bias=False,

@@ -123,11 +123,14 @@ class GgufWriter {
   std::size_t info_end_ = 0;
 };
 
+inline constexpr const char* k_chatml =
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}{{ "
+    "'<|im_start|>assistant\\n' }}";
+
 struct TinyOptions {
   std::uint32_t layers = 2, width = 32, heads = 4, kv_heads = 2, ff = 48, context = 64;
   bool tied = true;
-  std::string architecture = "llama", tokenizer = "gpt2", pre = "smollm",
-              chat_template = "<|im_start|>{{role}}<|im_end|>";
+  std::string architecture = "llama", tokenizer = "gpt2", pre = "smollm", chat_template = k_chatml;
   std::uint32_t tensor_type = 0;  // of blk.0.attn_q.weight, whatever its data is
   std::string name = "tiny";
   std::uint64_t rows = 0;  // of the embedding table; 0: one for each token
