@@ -159,19 +159,19 @@ Plan plan_of(const std::string& model, Profile profile, bool fused) {
   p.config.layers = 1;
   p.profile = profile;
   p.fused = fused;
-  p.layers = {{11, 11, 11, 11}};
+  p.layers = {{.qkv = 11, .o = 11, .up = 11, .down = 11}};
   p.embed_frac = p.head_frac = 11;
   p.residual_frac = 21;
   p.ranges = {.residual = 22778,
-              .qk = 21,
-              .v = 13.3,
-              .score = 379,
-              .activation = 2843,
               .logit = 25,
               .logit_raw = 4096,
-              .gate_up = {75.5},
-              .gate_up_raw = {20000},
-              .qkv_raw = {4096}};
+              .layers = {{.qk = 21,
+                          .v = 13.3,
+                          .score = 379,
+                          .activation = 2843,
+                          .gate_up = 75.5,
+                          .gate_up_raw = 20000,
+                          .qkv_raw = 4096}}};
   p.slots = k_long_chain / 2;
   p.residual = Ring{fused || p.open() ? 56 : 48};
   if (p.open()) p.head = p.residual;

@@ -89,7 +89,9 @@ void run(DemoOptions options) {
   request.max_tokens = options.prompt.max_tokens;
   request.ahead = options.ahead;
   request.draft = options.draft;
-  request.choose = [&](std::span<const std::int64_t> logits) { return sampler.choose(logits, frac::logit); };
+  request.choose = [&, unit = conversation.plan().choice_frac()](std::span<const std::int64_t> logits) {
+    return sampler.choose(logits, unit);
+  };
   request.on_token = [&](TokenId id) {
     printer.token(id);
     return !tokenizer.is_end(id);

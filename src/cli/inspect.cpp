@@ -212,22 +212,29 @@ void print_model(const OfferedModel& model, const Options& options, const Facts&
 
 void print_numbers(const Plan& plan) {
   const Config& c = plan.config;
-  const double gate_up = *std::max_element(plan.ranges.gate_up.begin(), plan.ranges.gate_up.end());
+  const auto largest = [&](double LayerRanges::*range) {
+    double most = 0;
+    for (const LayerRanges& layer : plan.ranges.layers) most = std::max(most, layer.*range);
+    return most;
+  };
   fmt::print(
       "  residual {:.0f}, q and k {:.0f}, v {:.1f}, scores {:.0f}, gate and up {:.1f}, activation {:.0f}, logits "
       "{:.0f}\n",
-      plan.ranges.residual, plan.ranges.qk, plan.ranges.v, plan.ranges.score, gate_up, plan.ranges.activation,
-      plan.ranges.logit);
-  int qkv_bits = 0, up_bits = 0;
+      plan.ranges.residual, largest(&LayerRanges::qk), largest(&LayerRanges::v), largest(&LayerRanges::score),
+      largest(&LayerRanges::gate_up), largest(&LayerRanges::activation), plan.ranges.logit);
+  int qkv_bits = 0, up_bits = 0, score_bits = 0, rotated = frac::qk;
   for (std::size_t l = 0; l < c.layers; ++l) {
     qkv_bits = std::max(qkv_bits, plan.qkv(l).bits);
     up_bits = std::max(up_bits, plan.up(l).bits);
+    score_bits = std::max(score_bits, plan.qk(l).bits);
+    rotated = std::min(rotated, plan.layers[l].rotated);
   }
   fmt::print("  rings: residual {} ({} fraction bits), qkv {}, gate and up {}, head {} bits", plan.residual.bits,
              plan.residual_frac, qkv_bits, up_bits, plan.head.bits);
   if (!plan.open()) {
-    fmt::print("; scores {}, p.v {} bits; v is lifted with {:.0f} bits of slack", plan.qk(0).bits, plan.mixed(0).bits,
-               plan.lift_slack_bits());
+    fmt::print(
+        "; scores {} (q and k with {} fraction bits or more), p.v {} bits; v is lifted with {:.0f} bits of slack",
+        score_bits, rotated, plan.mixed(0).bits, plan.lift_slack_bits());
   }
 }
 

@@ -1,5 +1,7 @@
 #include "model/load.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -20,11 +22,15 @@ class Loader {
   Loader(std::size_t weights, Executor& executor, const LoadProgress& progress)
       : weights_(weights), executor_(executor), progress_(progress) {}
 
-  // A matrix, and the whole of what is added to its output. Gains, folded in, make columns of very different size.
-  IntMatrix integers(const MatrixSource& source, std::vector<float>& bias, int bits, int most_shift) {
-    const WeightScale scale = IntMatrix::scale_of(survey(source, bias), source.gain.empty() ? 0 : most_shift, bits);
+  // A matrix, and the whole of what is added to its output.
+  IntMatrix integers(const MatrixSource& source, std::vector<float>& bias, int bits) {
+    const WeightStatistics statistics = survey(source, bias);
+    const WeightScale scale = IntMatrix::scale_of(statistics, bits);
+    refuse_large(source, statistics, bits);
     const auto row_at = [&](std::size_t r, std::span<float> out) { source.row(r, out); };
-    return count(IntMatrix::from_rows(source.rows(), source.cols, row_at, scale, executor_, bits));
+    IntMatrix matrix = IntMatrix::from_rows(source.rows(), source.cols, row_at, scale, executor_, bits);
+    if (scale.most_row_shift > 0 && !scale.shifts.empty()) matrix.coarsen(matrix.needless_bits(), executor_);
+    return count(std::move(matrix));
   }
   FloatMatrix reals(const MatrixSource& source, std::vector<float>& bias) {
     FloatMatrix matrix{source.rows(), source.cols, std::vector<float>(source.rows() * source.cols)};
@@ -34,8 +40,9 @@ class Loader {
   // Tables, transposed.
   IntMatrix integer_columns(const MatrixSource& table, int bits) {
     std::vector<float> none;
-    const std::vector<float> largest = survey(table, none);
-    const int frac = IntMatrix::fraction_bits(*std::max_element(largest.begin(), largest.end()), bits);
+    const WeightStatistics statistics = survey(table, none);
+    refuse_large(table, statistics, bits);
+    const int frac = IntMatrix::fraction_bits(*std::max_element(statistics.row.begin(), statistics.row.end()), bits);
     const auto column_at = [&](std::size_t c, std::span<float> out) { table.row(c, out); };
     return count(IntMatrix::from_columns(table.cols, table.rows(), column_at, frac, executor_, bits));
   }
@@ -54,13 +61,24 @@ class Loader {
   }
 
  private:
-  // The largest magnitude of each column; the rows into `values`, if not null; what the source's shift adds into `bias`. Every
-  // number of a model file is checked where it becomes a weight.
-  std::vector<float> survey(const MatrixSource& source, std::vector<float>& bias, float* values = nullptr) {
+  // Integers have no fewer fraction bits than none.
+  static void refuse_large(const MatrixSource& source, const WeightStatistics& statistics, int bits) {
+    const auto row = std::max_element(statistics.row.begin(), statistics.row.end());
+    if (IntMatrix::fraction_bits(*row, bits) >= 0) return;
+    throw Error(Code::unsupported,
+                "tensor " + source.tensor_of(static_cast<std::size_t>(row - statistics.row.begin())).name,
+                fmt::format("holds a weight of {:g}{}, at most {} are supported", double{*row},
+                            source.gain.empty() ? "" : ", its norm's gain folded in", (1 << (bits - 1)) - 1));
+  }
+  // The rows go into `values`, if not null; what the source's shift adds into `bias`. Every number of a model file is checked where it
+  // becomes a weight.
+  WeightStatistics survey(const MatrixSource& source, std::vector<float>& bias, float* values = nullptr) {
     const std::size_t rows = source.rows(), cols = source.cols, tasks = (rows + k_task_rows - 1) / k_task_rows;
     if (!source.shift.empty()) bias.resize(rows);
     // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
     std::vector<std::int32_t> largest(cols);
+    std::vector<double> squares(rows);
+    WeightStatistics statistics{std::vector<float>(rows), std::vector<float>(cols), 0};
     Mutex joining;
     executor_.parallel(tasks, [&](std::size_t task) {
       std::vector<float> own(values == nullptr ? cols : 0);
@@ -75,6 +93,8 @@ class Loader {
           of_task[c] = std::max(of_task[c], magnitude);
           most = std::max(most, magnitude);
         }
+        statistics.row[r] = std::bit_cast<float>(most);
+        squares[r] = dot(row, row);
         if (!source.shift.empty()) bias[r] += static_cast<float>(added);
         if (!std::isfinite(std::bit_cast<float>(most)) || !std::isfinite(added)) {
           throw Error(Code::file, "tensor " + source.tensor_of(r).name, "holds a weight that is not a finite number");
@@ -83,9 +103,9 @@ class Loader {
       const Lock lock(joining);
       for (std::size_t c = 0; c < cols; ++c) largest[c] = std::max(largest[c], of_task[c]);
     });
-    std::vector<float> magnitudes(cols);
-    std::memcpy(magnitudes.data(), largest.data(), cols * sizeof(float));
-    return magnitudes;
+    std::memcpy(statistics.column.data(), largest.data(), cols * sizeof(float));
+    for (const double row : squares) statistics.squares += row;  // in order: the same file gives the same integers
+    return statistics;
   }
 
   template <class Matrix>
@@ -143,12 +163,11 @@ Config read_config(const ModelFile& file) {
   return file.gguf() != nullptr ? gguf_config(file) : chatglm_6b_config(file);
 }
 
-IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress,
-                            int most_shift) {
+IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress) {
   return load<IntMatrix>(
       source_of(file), executor, progress,
       [=](Loader& loader, const MatrixSource& source, std::vector<float>& bias) {
-        return loader.integers(source, bias, bits, most_shift);
+        return loader.integers(source, bias, bits);
       },
       [](Loader& loader, const MatrixSource& table) { return loader.integer_columns(table, k_weight_bits); });
 }

@@ -16,12 +16,12 @@ Config read_config(const ModelFile& file);
 using LoadProgress = std::function<void(double fraction)>;
 
 // Weights as integers of 12 or 8 bits (provider) or as real numbers (reference). Norms folded in (model/weights.h). The
-// embedding table, of which a token is one entry a row and no sum, always has 12. Matrices with a gain folded in have finer
-// steps for small columns, up to 2^most_shift (ring/int_matrix.h). Beside the integers no copy is made.
+// embedding table, of which a token is one entry a row and no sum, always has 12. Small rows and columns have finer
+// steps where the noise of rounding asks for it (ring/int_matrix.h). Beside the integers no copy is made.
 // Errors: those of read_config; file or unsupported, naming the tensor that is missing, has another shape or type, holds a
 // number that is not finite, or is not used.
 IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits = k_weight_bits,
-                            const LoadProgress& progress = nullptr, int most_shift = k_most_shift);
+                            const LoadProgress& progress = nullptr);
 FloatWeights load_float_weights(const ModelFile& file, Executor& executor, const LoadProgress& progress = nullptr);
 
 }  // namespace permllm

@@ -32,7 +32,8 @@ TensorRow find_row(const MatrixSource& source, std::size_t r) {
   PERMLLM_ASSERT(false);
 }
 
-// x.y, in a loop that vectorises.
+}  // namespace
+
 double dot(std::span<const float> x, std::span<const float> y) {
   std::array<double, 8> sums{};
   std::size_t i = 0;
@@ -44,8 +45,6 @@ double dot(std::span<const float> x, std::span<const float> y) {
   for (; i < x.size(); ++i) sum += double{x[i]} * double{y[i]};
   return sum;
 }
-
-}  // namespace
 
 const GgufTensor& MatrixSource::tensor_of(std::size_t r) const { return *find_row(*this, r).tensor; }
 

@@ -31,6 +31,9 @@ struct MatrixSource {
   void row(std::size_t r, std::span<float> out, double* added = nullptr) const;
 };
 
+// x.y, in a loop that vectorises.
+double dot(std::span<const float> x, std::span<const float> y);
+
 // Biases are those of the file: what shifts add is not in them. `embed` is the table as it stands, vocab x width.
 using ModelSource = Weights<MatrixSource>;
 

@@ -8,8 +8,7 @@ namespace permllm {
 
 Ranges calibrate(const IntWeights& weights, std::span<const TokenId> ids, Executor& executor) {
   Ranges ranges;
-  for (auto* by_layer : {&ranges.gate_up, &ranges.gate_up_raw, &ranges.qkv_raw})
-    by_layer->resize(weights.config.layers);
+  ranges.layers.resize(weights.config.layers);
   const auto raise = [](double& range, std::span<const float> values) {
     for (const float v : values) range = std::max(range, double{std::fabs(v)});
   };
@@ -37,24 +36,26 @@ Ranges calibrate(const IntWeights& weights, std::span<const TokenId> ids, Execut
       raise(ranges.residual, seen.values);
       note_deviation(seen.values, seen.token);
     }
-    if (seen.kind == "qkv") {
-      raise_raw(ranges.qkv_raw[seen.layer], seen.values, weights.layer(seen.layer).qkv_bias, seen.token);
-      raise(ranges.qk, seen.values.first(c.qk_rows()));
-      raise(ranges.v, seen.values.last(c.kv_rows()));
-    }
-    if (seen.kind == "qk") raise(ranges.qk_normed, seen.values);
-    if (seen.kind == "score") raise(ranges.score, seen.values);
-    if (seen.kind == "o") raise(ranges.o, seen.values);
-    if (seen.kind == "gate_up") {
-      raise(ranges.gate_up[seen.layer], seen.values);
-      raise_raw(ranges.gate_up_raw[seen.layer], seen.values, weights.layer(seen.layer).up_bias, seen.token);
-    }
-    if (seen.kind == "activation") raise(ranges.activation, seen.values);
-    if (seen.kind == "down") raise(ranges.down, seen.values);
     if (seen.kind == "logits") {
       raise(ranges.logit, seen.values);
       raise_raw(ranges.logit_raw, seen.values, weights.head_bias, seen.token);
     }
+    if (seen.layer == c.layers) return;
+    LayerRanges& r = ranges.layers[seen.layer];
+    if (seen.kind == "qkv") {
+      raise_raw(r.qkv_raw, seen.values, weights.layer(seen.layer).qkv_bias, seen.token);
+      raise(r.qk, seen.values.first(c.qk_rows()));
+      raise(r.v, seen.values.last(c.kv_rows()));
+    }
+    if (seen.kind == "qk") raise(r.qk_normed, seen.values);
+    if (seen.kind == "score") raise(r.score, seen.values);
+    if (seen.kind == "o") raise(r.o, seen.values);
+    if (seen.kind == "gate_up") {
+      raise(r.gate_up, seen.values);
+      raise_raw(r.gate_up_raw, seen.values, weights.layer(seen.layer).up_bias, seen.token);
+    }
+    if (seen.kind == "activation") raise(r.activation, seen.values);
+    if (seen.kind == "down") raise(r.down, seen.values);
   };
   // Logits are those of a last row: also of the first token alone, which is an attention sink in many models.
   for (const std::size_t n : {std::size_t{1}, ids.size()}) {

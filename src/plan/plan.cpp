@@ -53,11 +53,39 @@ void require(bool holds, const std::string& what) {
 // What a reveal shows lies within the ring.
 bool shows(const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; }
 
-void require_of_layer(bool holds, std::size_t layer, const char* matrix, int bits) {
-  require(holds, fmt::format("layer {}: matrix {} with {} fraction bits does not fit", layer, matrix, bits));
+// The tensors of a matrix, as GGUF files call them.
+std::string tensors_of(Misfit::At at, std::size_t layer) {
+  switch (at) {
+    case Misfit::At::qkv_matrix:
+      return fmt::format("blk.{0}.attn_q, blk.{0}.attn_k and blk.{0}.attn_v", layer);
+    case Misfit::At::o_matrix:
+      return fmt::format("blk.{}.attn_output", layer);
+    case Misfit::At::up_matrix:
+      return fmt::format("blk.{0}.ffn_gate and blk.{0}.ffn_up", layer);
+    case Misfit::At::down_matrix:
+      return fmt::format("blk.{}.ffn_down", layer);
+    case Misfit::At::head_matrix:
+      return "output";
+    case Misfit::At::residual_ring:
+      return "token_embd and the blocks' output";
+  }
+  return "";
+}
+
+void fit_or_refuse(bool holds, Misfit::At at, std::size_t layer, const std::string& what) {
+  if (!holds) throw Misfit(at, layer, what);
+}
+
+// Fraction bits of what is shown of values up to `range`: `least`, or as many more as small values need to be told apart.
+int shown_frac(double range, int least) {
+  constexpr int k_bits = 16;
+  return std::clamp(k_bits - static_cast<int>(std::ceil(std::log2(std::max(range, 1e-9)))), least, 40);
 }
 
 }  // namespace
+
+Misfit::Misfit(At where, std::size_t of_layer, const std::string& what)
+    : Error(Code::unsupported, "tensors " + tensors_of(where, of_layer), what), at(where), layer(of_layer) {}
 
 const char* name_of(Profile profile) {
   switch (profile) {
@@ -89,15 +117,34 @@ Retrieval retrieval_of(const std::string& name) {
 
 Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile, bool fused,
                 std::size_t prompt_slots) {
-  for (const std::span<const double> some :
-       {std::span(ranges.gate_up), std::span(ranges.gate_up_raw), std::span(ranges.qkv_raw)}) {
+  Plan p = draft(weights, fractions_of(weights), weights.head.frac(), ranges, slots, profile, fused, prompt_slots);
+  p.check();
+  return p;
+}
+
+std::vector<LayerFractions> fractions_of(const IntWeights& weights) {
+  std::vector<LayerFractions> fractions;
+  for (const LayerWeights<IntMatrix>& layer : weights.layers) {
+    fractions.push_back({.qkv = layer.qkv.frac(),
+                         .o = layer.o.frac(),
+                         .up = layer.up.frac(),
+                         .down = layer.down.frac(),
+                         .qk_gain = layer.qk_gain.frac,
+                         .attention_gain = layer.attention_gain.frac,
+                         .mlp_gain = layer.mlp_gain.frac});
+  }
+  return fractions;
+}
+
+Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, int head, const Ranges& ranges,
+                 std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots) {
+  const auto finite = [](std::initializer_list<double> some) {
     require(std::all_of(some.begin(), some.end(), [](double range) { return std::isfinite(range); }),
             "the model's values on the calibration text are not finite");
-  }
-  for (const double range : {ranges.residual, ranges.qk, ranges.v, ranges.score, ranges.activation, ranges.logit,
-                             ranges.logit_raw, ranges.o, ranges.down, ranges.qk_normed}) {
-    require(std::isfinite(range), "the model's values on the calibration text are not finite");
-  }
+  };
+  finite({ranges.residual, ranges.logit, ranges.logit_raw});
+  for (const LayerRanges& r : ranges.layers)
+    finite({r.qk, r.v, r.qk_normed, r.score, r.o, r.down, r.activation, r.gate_up, r.gate_up_raw, r.qkv_raw});
   Plan p;
   p.config = weights.config;
   p.profile = profile;
@@ -107,64 +154,49 @@ Plan Plan::make(const IntWeights& weights, const Ranges& ranges, std::size_t slo
   if (p.config.prefix && !p.open())
     p.prompt_slots = prompt_slots != 0 ? prompt_slots : std::max<std::size_t>(slots / 4, 1);
   p.embed_frac = weights.embed.frac();
-  p.head_frac = weights.head.frac();
+  p.head_frac = head;
   p.residual_frac = std::max(frac::norm_row, p.embed_frac);
+  require(ranges.layers.size() == weights.config.layers, "ranges of another number of layers");
   for (std::size_t l = 0; l < weights.config.layers; ++l) {
-    const LayerWeights<IntMatrix>& layer = weights.layer(l);
-    p.layers.push_back({layer.qkv.frac(), layer.o.frac(), layer.up.frac(), layer.down.frac(), layer.qk_gain.frac,
-                        layer.attention_gain.frac, layer.mlp_gain.frac});
+    p.layers.push_back(stored[l % stored.size()]);
     if (!p.config.post_norm) p.residual_frac = std::max({p.residual_frac, p.o_frac(l), p.down_frac(l)});
     if (p.gained()) p.residual_frac = std::max({p.residual_frac, p.attention_gain_frac(l), p.mlp_gain_frac(l)});
+    // As many fraction bits as scores leave room for.
+    while (!p.open() && p.layers[l].rotated > k_least_rotated && !p.scores_fit(l)) --p.layers[l].rotated;
   }
   require(p.config.positions != Positions::learned || weights.positions.size() >= slots * p.config.width,
           "the model has fewer positions than slots");
   const double places = largest_of(weights.positions);
   require(std::ldexp(places, p.embed_frac) + (1 << (k_weight_bits - 1)) < (1 << (p.embed.bits - 1)),
           fmt::format("rows of positions reach {:g}, too much beside the embedding table", places));
-  require(ranges.gate_up.size() == p.layers.size() && ranges.gate_up_raw.size() == p.layers.size() &&
-              ranges.qkv_raw.size() == p.layers.size(),
-          "ranges of another number of layers");
   // The residual's ring also holds what a matrix makes of a row that is not normalised.
   int bits = bits_for(ranges.residual, p.residual_frac);
   for (std::size_t l = 0; l < p.layers.size(); ++l) {
-    if (p.raw_qkv()) bits = std::max(bits, bits_for(ranges.qkv_raw[l], p.qkv_frac(l)));
-    if (p.raw_up()) bits = std::max(bits, bits_for(ranges.gate_up_raw[l], p.up_frac(l)));
+    if (p.raw_qkv()) bits = std::max(bits, bits_for(ranges.layers[l].qkv_raw, p.qkv_frac(l)));
+    if (p.raw_up()) bits = std::max(bits, bits_for(ranges.layers[l].gate_up_raw, p.up_frac(l)));
   }
   if (p.raw_head()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
   p.residual = Ring{whole_bytes(bits)};
   // Logits at a hidden level wrap: a bit more than their range, so that differences do not.
   p.head = Ring{whole_bytes(p.raw_head() ? bits_for(ranges.logit_raw, p.logit_frac())
                                          : bits_for(ranges.logit, p.logit_frac()) + 1)};
-  p.check();
   return p;
 }
 
-Plan Plan::make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile,
-                                  std::size_t prompt_slots) {
-  if (profile != Profile::open) {
-    try {
-      return make(weights, ranges, slots, profile, true, prompt_slots);
-    } catch (const Error& error) {
-      if (error.code() != Code::unsupported) throw;
-    }
-  }
-  return make(weights, ranges, slots, profile, false, prompt_slots);
-}
-
 Ring Plan::qkv(std::size_t l) const {
-  if (raw_qkv()) return Ring{whole_bytes(bits_for(ranges.qkv_raw[l], qkv_frac(l)))};
-  return Ring{open() ? whole_bytes(bits_for(std::max(ranges.qk, ranges.v), qkv_frac(l))) : 64};
+  if (raw_qkv()) return Ring{whole_bytes(bits_for(ranges.layers[l].qkv_raw, qkv_frac(l)))};
+  return Ring{open() ? whole_bytes(bits_for(std::max(ranges.layers[l].qk, ranges.layers[l].v), qkv_frac(l))) : 64};
 }
 
 Ring Plan::o(std::size_t l) const {
-  return config.post_norm ? Ring{whole_bytes(bits_for(ranges.o, o_frac(l)))} : part(o_frac(l));
+  return config.post_norm ? Ring{whole_bytes(bits_for(ranges.layers[l].o, o_frac(l)))} : part(o_frac(l));
 }
 Ring Plan::down(std::size_t l) const {
-  return config.post_norm ? Ring{whole_bytes(bits_for(ranges.down, down_frac(l)))} : part(down_frac(l));
+  return config.post_norm ? Ring{whole_bytes(bits_for(ranges.layers[l].down, down_frac(l)))} : part(down_frac(l));
 }
 
 Ring Plan::up(std::size_t l) const {
-  return Ring{whole_bytes(bits_for(raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l], up_frac(l)))};
+  return Ring{whole_bytes(bits_for(raw_up() ? ranges.layers[l].gate_up_raw : ranges.layers[l].gate_up, up_frac(l)))};
 }
 
 // A skipped key's score lies this much below all others at least, so that its probability rounds to 0.
@@ -172,42 +204,58 @@ double Plan::skipped_gap() const { return (probability_frac() + 2) * std::log(2.
 
 // Scores leave room for a skipped key's, which lies in the second quarter from below of what is shown: two bits more.
 Ring Plan::qk(std::size_t l) const {
-  return Ring{
-      std::min(64 - qk_cut(l), whole_bytes(bits_for(ranges.score + skipped_gap() / k_range_margin, 2 * frac::qk) + 2))};
+  const double range = ranges.layers[l].score + skipped_gap() / k_range_margin;
+  return Ring{std::min(64 - qk_cut(l), whole_bytes(bits_for(range, 2 * layers[l].rotated) + 2))};
+}
+
+double Plan::largest_score(std::size_t l) const { return k_range_margin * ranges.layers[l].score + skipped_gap(); }
+
+// Scores and the gap below them fit half of what a skipped key has.
+bool Plan::scores_fit(std::size_t l) const {
+  return qk(l).bits > 2 * layers[l].rotated &&
+         largest_score(l) <= std::ldexp(1.0, qk(l).bits - 3 - 2 * layers[l].rotated);
+}
+
+// What is shown of scores fits 32 bits.
+int Plan::score_frac(std::size_t l) const {
+  const int whole = 3 + static_cast<int>(std::ceil(std::log2(largest_score(l))));
+  return std::min({frac::score, 2 * layers[l].rotated, 32 - whole});
 }
 
 Reveal Plan::norm_reveal() const { return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row); }
 Reveal Plan::head_norm_reveal(std::size_t l) const {
-  return reveal_of(qkv(l), qkv_frac(l), ranges.qk, std::min(frac::head_row, qkv_frac(l)));
+  return reveal_of(qkv(l), qkv_frac(l), ranges.layers[l].qk, std::min(frac::head_row, qkv_frac(l)));
 }
 Reveal Plan::o_reveal(std::size_t l) const {
-  return reveal_of(o(l), o_frac(l), ranges.o, std::min(frac::norm_row, o_frac(l)));
+  return reveal_of(o(l), o_frac(l), ranges.layers[l].o, std::min(frac::norm_row, o_frac(l)));
 }
 Reveal Plan::down_reveal(std::size_t l) const {
-  return reveal_of(down(l), down_frac(l), ranges.down, std::min(frac::norm_row, down_frac(l)));
+  return reveal_of(down(l), down_frac(l), ranges.layers[l].down, std::min(frac::norm_row, down_frac(l)));
 }
 
 Reveal Plan::score_reveal(std::size_t l) const {
-  const int drop = 2 * frac::qk - frac::score, keep = qk(l).bits - drop;
+  const int drop = 2 * layers[l].rotated - score_frac(l), keep = qk(l).bits - drop;
   return {drop, std::min(keep, 32)};
 }
 
 Reveal Plan::gate_up_reveal(std::size_t l) const {
-  return raw_up() ? raw_reveal(up(l), up_frac(l), ranges.gate_up_raw[l])
-                  : reveal_of(up(l), up_frac(l), ranges.gate_up[l], frac::gate_up);
+  return raw_up() ? raw_reveal(up(l), up_frac(l), ranges.layers[l].gate_up_raw)
+                  : reveal_of(up(l), up_frac(l), ranges.layers[l].gate_up, frac::gate_up);
 }
 
 Reveal Plan::qkv_reveal(std::size_t l) const {
-  return raw_qkv()
-             ? raw_reveal(qkv(l), qkv_frac(l), ranges.qkv_raw[l])
-             : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.qk, ranges.v), std::min(frac::norm_row, qkv_frac(l)));
+  return raw_qkv() ? raw_reveal(qkv(l), qkv_frac(l), ranges.layers[l].qkv_raw)
+                   : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.layers[l].qk, ranges.layers[l].v),
+                               std::min(frac::norm_row, qkv_frac(l)));
 }
 
 Reveal Plan::logit_reveal() const {
   if (raw_head()) return raw_reveal(head, logit_frac(), ranges.logit_raw);
-  const int drop = logit_frac() - frac::logit;
+  const int drop = logit_frac() - choice_frac();
   return {drop, head.bits - drop};
 }
+
+int Plan::choice_frac() const { return std::min(logit_frac(), shown_frac(ranges.logit, frac::logit)); }
 
 void Plan::check_sizes() const {
   const Config& c = config;
@@ -253,62 +301,80 @@ void Plan::check_kind() const {
 }
 
 void Plan::check_layer(std::size_t l) const {
-  const auto fits = [l](bool holds, const char* matrix, int bits) { require_of_layer(holds, l, matrix, bits); };
+  const auto fits = [l](bool holds, Misfit::At at, int bits, const char* what) {
+    fit_or_refuse(holds, at, l,
+                  fmt::format("{} with {} fraction bits of the weights {} no ring", what, bits,
+                              std::string_view(what).ends_with('s') ? "fit" : "fits"));
+  };
+  using enum Misfit::At;
   const LayerFractions& f = layers[l];
-  for (const auto& [matrix, bits] : {std::pair{"qkv", f.qkv}, {"o", f.o}, {"up", f.up}, {"down", f.down}})
-    fits(bits >= 0 && bits <= 40, matrix, bits);
-  fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, "o", f.o);
+  const LayerRanges& r = ranges.layers[l];
+  for (const auto& [matrix, bits] :
+       {std::pair{qkv_matrix, f.qkv}, {o_matrix, f.o}, {up_matrix, f.up}, {down_matrix, f.down}})
+    fits(bits >= 0 && bits <= k_most_frac, matrix, bits, "the matrix");
+  fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, o_matrix,
+       f.o, "the product");
   fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64,
-       "down", f.down);
+       down_matrix, f.down, "the product");
   if (config.post_norm) {
-    fits(shows(o_reveal(l), o(l)) && bits_for(ranges.o, o_frac(l)) <= o(l).bits, "o", f.o);
-    fits(shows(down_reveal(l), down(l)) && bits_for(ranges.down, down_frac(l)) <= down(l).bits, "down", f.down);
+    fits(shows(o_reveal(l), o(l)) && bits_for(r.o, o_frac(l)) <= o(l).bits, o_matrix, f.o, "the product");
+    fits(shows(down_reveal(l), down(l)) && bits_for(r.down, down_frac(l)) <= down(l).bits, down_matrix, f.down,
+         "the product");
   }
   if (gained()) {
-    fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post),
-         "(gain of attention)", f.attention_gain);
-    fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), "(gain of MLP)",
-         f.mlp_gain);
+    fits(attention_gain_frac(l) <= residual_frac && fits_normed(part(attention_gain_frac(l)), frac::post), o_matrix,
+         f.attention_gain, "the gain behind it");
+    fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), down_matrix, f.mlp_gain,
+         "the gain behind it");
   }
-  fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
-  fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
-  fits(raw_up() || fits_normed(up(l), frac::norm), "up (normed rows)", f.up);
-  fits(raw_qkv() || fits_normed(qkv(l), frac::norm), "qkv (normed rows)", f.qkv);
-  fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)), "up", f.up);
-  const double shown = raw_up() ? ranges.gate_up_raw[l] : ranges.gate_up[l];
-  fits(bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep, "up", f.up);
-  if (open()) fits(qkv(l).bits <= (raw_qkv() ? residual.bits : 64) && shows(qkv_reveal(l), qkv(l)), "qkv", f.qkv);
+  fits(bits_for(r.v, frac::attention) <= o(l).bits, o_matrix, f.o, "values before it");
+  fits(bits_for(r.activation, frac::activation) <= down(l).bits, down_matrix, f.down, "activations before it");
+  fits(raw_up() || fits_normed(up(l), frac::norm), up_matrix, f.up, "normed rows");
+  fits(raw_qkv() || fits_normed(qkv(l), frac::norm), qkv_matrix, f.qkv, "normed rows");
+  const double shown = raw_up() ? r.gate_up_raw : r.gate_up;
+  fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)) &&
+           bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep,
+       up_matrix, f.up, "the product");
+  if (open())
+    fits(qkv(l).bits <= (raw_qkv() ? residual.bits : 64) && shows(qkv_reveal(l), qkv(l)), qkv_matrix, f.qkv,
+         "the product");
 }
 
 // Of profiles in which the provider holds the keys: scores and values.
 void Plan::check_attention(std::size_t l) const {
-  const auto fits = [l](bool holds, const char* matrix, int bits) { require_of_layer(holds, l, matrix, bits); };
   const LayerFractions& f = layers[l];
-  fits(qk_cut(l) >= 0 && qk(l).bits > 2 * frac::qk, "qkv", f.qkv);
-  fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96, "qkv", f.qkv);
-  // Scores and the gap below them fit half of what a skipped key has; q, k and v fit before and after their cuts.
-  const double scores = k_range_margin * ranges.score + skipped_gap();
-  fits(scores <= std::ldexp(1.0, qk(l).bits - 3 - 2 * frac::qk), "qkv (scores)", f.qkv);
-  fits(scores <= std::ldexp(1.0, score_reveal(l).keep - 3 - frac::score), "qkv (scores)", f.qkv);
-  const double turned = config.qk_norm ? ranges.qk_normed : ranges.qk;
-  fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "qkv", f.qkv);
-  fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(ranges.qk, qkv_frac(l)) <= qkv(l).bits),
-       "qkv (norm of heads)", f.qkv);
-  fits(k_range_margin * ranges.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)), "qkv (values)", f.qkv);
+  const LayerRanges& r = ranges.layers[l];
+  const auto fits = [&](bool holds, const char* what) {
+    fit_or_refuse(holds, Misfit::At::qkv_matrix, l,
+                  fmt::format("{} with {} fraction bits of the weights fit no ring", what, f.qkv));
+  };
+  fits(f.rotated >= k_least_rotated && f.rotated <= frac::qk && qk_cut(l) >= 0 && scores_fit(l) && score_frac(l) >= 0 &&
+           largest_score(l) <= std::ldexp(1.0, score_reveal(l).keep - 3 - score_frac(l)),
+       "scores");
+  // q, k and v fit before and after their cuts.
+  const double turned = config.qk_norm ? r.qk_normed : r.qk;
+  fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "q and k");
+  fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(r.qk, qkv_frac(l)) <= qkv(l).bits),
+       "heads before their norm");
+  fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96 &&
+           k_range_margin * r.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)),
+       "values");
+  fit_or_refuse(lift_slack_bits(l) >= k_least_lift_slack, Misfit::At::qkv_matrix, l,
+                fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less",
+                            lift_slack_bits(l), k_least_lift_slack));
 }
 
 void Plan::check() const {
-  require(slots >= 1 && layers.size() == config.layers && ranges.gate_up.size() == config.layers &&
-              ranges.gate_up_raw.size() == config.layers && ranges.qkv_raw.size() == config.layers,
+  require(slots >= 1 && layers.size() == config.layers && ranges.layers.size() == config.layers,
           "no slots or no layers");
   require((prompt_slots != 0) == (config.prefix && !open()) && prompt_slots < slots,
           fmt::format("{} prompt slots of {}, expected {}", prompt_slots, slots,
                       config.prefix && !open() ? "1 to all but one" : "none"));
   check_sizes();
   check_kind();
-  require(residual.bits <= 64, fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
-                                           raw_up() ? " with the norm fused" : ""));
-  require(head.bits <= 64, fmt::format("the logits' range ({:g}) fits no 64-bit ring", ranges.logit));
+  fit_or_refuse(residual.bits <= 64, Misfit::At::residual_ring, 0,
+                fmt::format("the residual's range ({:g}) fits no 64-bit ring{}", ranges.residual,
+                            raw_up() ? " with the norm fused" : ""));
   require(embed.bits == 16 && embed_frac <= residual_frac, "the rings of the embedding do not fit");
   require(residual_frac >= frac::norm_row && bits_for(ranges.residual, residual_frac) <= residual.bits &&
               shows(norm_reveal(), residual),
@@ -322,15 +388,13 @@ void Plan::check() const {
     require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k),
             "layers that share weights differ in rings");
   }
-  require(raw_head() || fits_normed(head, frac::norm), "normed rows do not fit the ring of the logits");
   const double logits = raw_head() ? ranges.logit_raw : ranges.logit;
-  require(shows(logit_reveal(), head) &&
-              bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep &&
-              head.bits <= (raw_head() ? residual.bits : 64),
-          "the logits' range does not fit");
-  require(open() || lift_slack_bits() >= k_least_lift_slack,
-          fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less",
-                      lift_slack_bits(), k_least_lift_slack));
+  fit_or_refuse(
+      head.bits <= 64 && (raw_head() || fits_normed(head, frac::norm)) && shows(logit_reveal(), head) &&
+          bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep &&
+          head.bits <= (raw_head() ? residual.bits : 64),
+      Misfit::At::head_matrix, 0,
+      fmt::format("the logits' range ({:g}) with {} fraction bits of the weights fits no ring", logits, head_frac));
 }
 
 void Plan::check_prompt(std::size_t tokens) const {
@@ -343,12 +407,13 @@ void Plan::check_prompt(std::size_t tokens) const {
   }
 }
 
+double Plan::lift_slack_bits(std::size_t l) const {
+  return v(l).bits - 1 - v_frac(l) - std::log2(std::max(ranges.layers[l].v, 1e-9) * k_range_margin);
+}
+
 double Plan::lift_slack_bits() const {
   double least = 64;
-  for (std::size_t l = 0; l < layers.size(); ++l) {
-    const double magnitude = std::max(ranges.v, 1e-9) * k_range_margin;
-    least = std::min(least, v(l).bits - 1 - v_frac(l) - std::log2(magnitude));
-  }
+  for (std::size_t l = 0; l < layers.size(); ++l) least = std::min(least, lift_slack_bits(l));
   return least;
 }
 

@@ -9,6 +9,7 @@
 
 #include "model/config.h"
 #include "model/weights.h"
+#include "permllm/error.h"
 #include "ring/ring.h"
 
 namespace permllm {
@@ -19,7 +20,7 @@ inline constexpr int norm = 10;         // output of a norm
 inline constexpr int probability = 16;  // 18 where a chain is long: Plan::probability_frac
 inline constexpr int activation = 10;   // silu(gate) up
 inline constexpr int rope = 10;         // cos and sin
-inline constexpr int qk = 12;           // q and k once rotated and cut
+inline constexpr int qk = 12;           // q and k once rotated and cut, at most: LayerFractions::rotated
 inline constexpr int v = 12;            // v once cut (at most: Plan::v_frac)
 inline constexpr int attention = 10;    // p.v, the input of o
 inline constexpr int head = 12;         // q and k once normed, before their gain
@@ -28,9 +29,9 @@ inline constexpr int post = 12;         // what attention and MLP put out once n
 inline constexpr int norm_row = 16;
 inline constexpr int head_row = 14;  // q and k before their norm
 inline constexpr int gate_up = 10;
-inline constexpr int score = 10;  // q.k, before the division by sqrt(head_dim)
-inline constexpr int logit = 10;
-inline constexpr int raw = 16;  // products of rows that are not normalised yet; at least raw_least
+inline constexpr int score = 10;  // q.k, before the division by sqrt(head_dim); at most: Plan::score_frac
+inline constexpr int logit = 10;  // more where logits are small: Plan::shown_logit_frac
+inline constexpr int raw = 16;    // products of rows that are not normalised yet; at least raw_least
 inline constexpr int raw_least = 12;
 }  // namespace frac
 
@@ -58,25 +59,38 @@ Retrieval retrieval_of(const std::string& name);
 
 // Largest magnitudes over real text (plan/calibrate.h), before the margin. "Raw": the matrix times the row that its norm
 // would have divided, without a bias.
-struct Ranges {
-  double residual = 0;
-  double qk = 0, v = 0;  // outputs of the qkv matrix
-  double score = 0;      // q.k, undivided
-  double activation = 0, logit = 0;
-  double logit_raw = 0;
-  double o = 0, down = 0;  // what the matrices put out, where it is normed (Config::post_norm)
+struct LayerRanges {
+  double qk = 0, v = 0;    // outputs of the qkv matrix
   double qk_normed = 0;    // q and k with their gains (Config::qk_norm); qk is what their norm divides
-  std::vector<double> gate_up, gate_up_raw, qkv_raw;  // by layer
+  double score = 0;        // q.k, undivided
+  double o = 0, down = 0;  // what the matrices put out, where it is normed (Config::post_norm)
+  double activation = 0, gate_up = 0, gate_up_raw = 0, qkv_raw = 0;
+};
+struct Ranges {
+  double residual = 0, logit = 0, logit_raw = 0;
+  std::vector<LayerRanges> layers;
 };
 inline constexpr double k_range_margin = 8;
 inline constexpr double k_most_range = 1e15;
 // The least statistical slack, in bits, under which v may be lifted (Plan::lift_slack_bits).
 inline constexpr double k_least_lift_slack = 30;
+// Fraction bits: the most of a matrix's weights, the fewest of q and k once rotated.
+inline constexpr int k_most_frac = 100, k_least_rotated = 4;
 
 // Fraction bits of each layer's integer matrices and gains.
 struct LayerFractions {
   int qkv = 0, o = 0, up = 0, down = 0;
+  int rotated = frac::qk;  // q and k once rotated and cut: fewer where scores are too large for a 64-bit word
   int qk_gain = 0, attention_gain = 0, mlp_gain = 0;  // 0 where the model has none
+};
+
+// A plan that does not fit, and the matrix that would need fewer fraction bits.
+class Misfit : public Error {
+ public:
+  enum class At : std::uint8_t { qkv_matrix, o_matrix, up_matrix, down_matrix, head_matrix, residual_ring };
+  Misfit(At at, std::size_t layer, const std::string& what);
+  At at;
+  std::size_t layer;  // of the first four
 };
 
 struct Plan {
@@ -98,13 +112,13 @@ struct Plan {
   // margin. What o and down put out is added to the residual after a left shift, so they need that many bits less.
   Ring embed{16}, head{32}, residual{48};
 
-  // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix).
+  // Errors: unsupported when a value cannot fit any ring, or an alignment shift would be negative (names the matrix's tensors).
   // prompt_slots: of models that have any (Config::prefix); 0: a quarter of the slots.
   static Plan make(const IntWeights& weights, const Ranges& ranges, std::size_t slots, Profile profile = Profile::paper,
                    bool fused = false, std::size_t prompt_slots = 0);
-  // As above, fused where the ranges allow it.
-  static Plan make_fused_if_possible(const IntWeights& weights, const Ranges& ranges, std::size_t slots,
-                                     Profile profile, std::size_t prompt_slots = 0);
+  // Likewise, with other fraction bits than those of the weights: layers, by stored layer, and head. It may not fit: check().
+  static Plan draft(const IntWeights& weights, std::vector<LayerFractions> stored, int head, const Ranges& ranges,
+                    std::size_t slots, Profile profile, bool fused, std::size_t prompt_slots);
   // The same checks, for a plan that a peer sent: nothing that follows from it is negative, wraps, or takes memory out of proportion to a model.
   // (plan/plan_io.h checks each field by itself.) Errors: unsupported.
   void check() const;
@@ -143,9 +157,11 @@ struct Plan {
   int qk_frac(std::size_t l) const {
     return config.qk_norm ? frac::head + layers[l].qk_gain : frac::norm + layers[l].qkv;
   }
-  int qk_cut(std::size_t l) const { return qk_frac(l) + frac::rope - frac::qk; }
-  Ring qk(std::size_t l)
-      const;  // of scores, and of q and k once cut, which need not fit it: products commute with reduction
+  int qk_cut(std::size_t l) const { return qk_frac(l) + frac::rope - layers[l].rotated; }
+  // Of scores, and of q and k once cut, which need not fit it: products commute with reduction.
+  Ring qk(std::size_t l) const;
+  double largest_score(std::size_t l) const;  // with the margin and the gap to a key that is not seen
+  int score_frac(std::size_t l) const;        // as shown
   double skipped_gap() const;
   int probability_frac() const { return slots >= k_long_chain ? frac::probability + 2 : frac::probability; }
   // p.v has v_frac + probability_frac() fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.
@@ -167,10 +183,13 @@ struct Plan {
   Reveal logit_reveal() const;
   Reveal qkv_reveal(std::size_t l) const;  // open
   int shown_logit_frac() const { return logit_frac() - logit_reveal().drop; }
+  // Of the logits among which the user chooses, in vocabulary order or not.
+  int choice_frac() const;
 
   // v reaches the user under a mask that hides it up to a statistical distance of 2^-this a value (the model owner's side
   // of privacy); the least over the layers, at the calibrated range with its margin.
   double lift_slack_bits() const;
+  double lift_slack_bits(std::size_t l) const;
 
   // Parts of check().
   void check_sizes() const;
@@ -178,10 +197,14 @@ struct Plan {
   void check_layer(std::size_t l) const;
   void check_attention(std::size_t l) const;
   bool fits_normed(Ring ring, int frac) const;
+  bool scores_fit(std::size_t l) const;
 
   // SHA-256 over every number above in wire order, hex. The config's `context` and `name` are not part of it.
   std::string hash() const;
 };
+
+// Those of a model's integers, by stored layer.
+std::vector<LayerFractions> fractions_of(const IntWeights& weights);
 
 // What a peer would refuse of this side's own plan is refused before one is asked. Errors: unsupported, naming the field.
 void check_as_peers_do(const Plan& plan);

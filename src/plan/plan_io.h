@@ -107,10 +107,11 @@ void visit(Io& io, Plan& p) {
   for (LayerFractions& layer : p.layers) {
     for (int* frac :
          {&layer.qkv, &layer.o, &layer.up, &layer.down, &layer.qk_gain, &layer.attention_gain, &layer.mlp_gain})
-      visit_bits(io, "plan.layer.frac", *frac, 0, 40);
+      visit_bits(io, "plan.layer.frac", *frac, 0, k_most_frac);
+    visit_bits(io, "plan.layer.rotated", layer.rotated, k_least_rotated, frac::qk);
   }
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
-  visit_bits(io, "plan.head.frac", p.head_frac, 0, 40);
+  visit_bits(io, "plan.head.frac", p.head_frac, 0, k_most_frac);
   visit_size(io, "plan.slots", p.slots, 1, 1 << 20);
   visit_size(io, "plan.prompt_slots", p.prompt_slots, 0, 1 << 20);
   visit_bits(io, "plan.residual.frac", p.residual_frac, 0, 64);
@@ -121,13 +122,12 @@ void visit(Io& io, Plan& p) {
       if (!(value >= 0 && value < k_most_range)) io.refuse("plan.range", "is not a magnitude");
     }
   };
-  for (double* value : {&p.ranges.residual, &p.ranges.qk, &p.ranges.v, &p.ranges.score, &p.ranges.activation,
-                        &p.ranges.logit, &p.ranges.logit_raw, &p.ranges.o, &p.ranges.down, &p.ranges.qk_normed}) {
-    range(*value);
-  }
-  for (std::vector<double>* values : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw}) {
-    values->resize(p.config.layers);
-    for (double& value : *values) range(value);
+  for (double* value : {&p.ranges.residual, &p.ranges.logit, &p.ranges.logit_raw}) range(*value);
+  p.ranges.layers.resize(p.config.layers);
+  for (LayerRanges& r : p.ranges.layers) {
+    for (double* value :
+         {&r.qk, &r.v, &r.qk_normed, &r.score, &r.o, &r.down, &r.activation, &r.gate_up, &r.gate_up_raw, &r.qkv_raw})
+      range(*value);
   }
   if constexpr (std::is_same_v<Io, Reader>) {
     try {

@@ -118,7 +118,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
                    .window = c.windowed(l) ? c.window : 0,
                    .rope_frac = frac::rope,
                    .qk_cut = p.qk_cut(l),
-                   .qk = {p.qk(l), frac::qk},
+                   .qk = {p.qk(l), p.layers[l].rotated},
                    .v_cut = p.v_cut(l),
                    .v = {p.v(l), p.v_frac(l)},
                    .dead_bits = p.score_reveal(l).drop + p.score_reveal(l).keep - 2,
@@ -137,7 +137,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
                .level = c.score_cap == 0,
                .shown = Shown::score,
                .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
-  s.unit = c.score_scale * power_of_two(-frac::score);
+  s.unit = c.score_scale * power_of_two(-p.score_frac(l));
   s.cap = c.score_cap;
   s.weight_frac = p.probability_frac();
   return s;

@@ -10,6 +10,7 @@
 #include "page/pack.h"
 #include "plan/calibrate.h"
 #include "plan/calibration_text.h"
+#include "plan/fit.h"
 #include "session/fields.h"
 #include "session/masked_model.h"
 
@@ -19,38 +20,34 @@ namespace {
 // Largest magnitudes of SmolLM2-135M, attention sinks included: random weights alone would need narrower rings than a real
 // model does. Scores grow with the root of the heads' size.
 Ranges synthetic_ranges(const Config& c) {
-  const auto by_layer = [&](double range) { return std::vector<double>(c.layers, range); };
+  LayerRanges layer{.qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64)};
+  Ranges ranges{.residual = 22778, .logit = 25, .logit_raw = 4096, .layers = {}};
+  layer.gate_up = 75.5;
   // A residual that is a norm's output, scaled, knows no sinks: no entry of a normed row is larger than the root of their number.
   if (c.normed_residual) {
-    const double residual = std::sqrt(2.0 * static_cast<double>(c.layers) * static_cast<double>(c.width)) * 2;
-    return {.residual = residual,
-            .qk = 21,
-            .v = 13.3,
-            .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64),
-            .activation = 75.5,
-            .logit = 25,
-            .logit_raw = 25 * residual,
-            .gate_up = by_layer(75.5),
-            .gate_up_raw = by_layer(75.5 * residual),
-            .qkv_raw = by_layer(21 * residual)};
+    ranges.residual = std::sqrt(2.0 * static_cast<double>(c.layers) * static_cast<double>(c.width)) * 2;
+    ranges.logit_raw = 25 * ranges.residual;
+    layer.activation = 75.5;
+    layer.gate_up_raw = 75.5 * ranges.residual;
+    layer.qkv_raw = 21 * ranges.residual;
+  } else {
+    layer.activation = 2843;
+    layer.gate_up_raw = 20000;
+    layer.qkv_raw = 4096;
   }
-  return {.residual = 22778,
-          .qk = 21,
-          .v = 13.3,
-          .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64),
-          .activation = 2843,
-          .logit = 25,
-          .logit_raw = 4096,
-          .gate_up = by_layer(75.5),
-          .gate_up_raw = by_layer(20000),
-          .qkv_raw = by_layer(4096)};
+  ranges.layers.assign(c.layers, layer);
+  return ranges;
 }
 
-void set_plan(OfferedModel& model, const Ranges& ranges, const OfferOptions& options) {
-  model.plan =
-      options.fused
-          ? Plan::make(model.weights, ranges, options.context, options.profile, *options.fused, options.prompt_slots)
-          : Plan::make_fused_if_possible(model.weights, ranges, options.context, options.profile, options.prompt_slots);
+void set_plan(OfferedModel& model, const Ranges& ranges, const OfferOptions& options, Executor& executor) {
+  Fitted fitted = fit(model.weights, ranges,
+                      {.slots = options.context,
+                       .profile = options.profile,
+                       .fused = options.fused,
+                       .prompt_slots = options.prompt_slots},
+                      executor);
+  model.plan = std::move(fitted.plan);
+  model.given_up = std::move(fitted.given_up);
   model.plan.retrieval = options.retrieval;
   model.plan.check();
   check_as_peers_do(model.plan);
@@ -92,7 +89,7 @@ OfferedModel offer_synthetic(const std::string& name, const OfferOptions& option
   config.distinct_layers = options.distinct_layers;
   OfferedModel model;
   model.weights = synthetic_weights(config, options.weight_bits, executor);
-  set_plan(model, synthetic_ranges(config), options);
+  set_plan(model, synthetic_ranges(config), options, executor);
   set_id(model, name);
   return model;
 }
@@ -164,16 +161,9 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   const std::vector<TokenId> calibration =
       calibration_tokens(model.vocabulary, config);  // refused before the long work
   set_id(model, file.sha256());
-  // Where rings have no room for columns of finer steps: fewer of them, rather than no answer.
-  for (int most_shift = k_most_shift;; most_shift = most_shift == k_most_shift ? k_most_shift / 2 : 0) {
-    model.weights = load_int_weights(file, executor, options.weight_bits, progress, most_shift);
-    try {
-      set_plan(model, calibrate(model.weights, calibration, executor), options);
-      return model;
-    } catch (const Error& error) {
-      if (error.code() != Code::unsupported || most_shift == 0) throw;
-    }
-  }
+  model.weights = load_int_weights(file, executor, options.weight_bits, progress);
+  set_plan(model, calibrate(model.weights, calibration, executor), options, executor);
+  return model;
 }
 
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {

@@ -19,6 +19,7 @@ namespace permllm {
 struct OfferedModel {
   IntWeights weights;
   Plan plan;
+  std::vector<std::string> given_up = {};  // plan/fit.h
   Vocabulary vocabulary;
   std::string model_id;  // SHA-256 of a fresh salt and the file's hash
   Seed mask_seed;        // expands U; fresh for every version, known to provider and users, never to the helper

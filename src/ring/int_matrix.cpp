@@ -101,17 +101,39 @@ int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
       std::min(k_most, std::floor(std::log2(static_cast<float>(limit_of(bits)) / largest_magnitude))));
 }
 
-WeightScale IntMatrix::scale_of(std::span<const float> largest_by_column, int most_shift, int bits) {
-  const int least = fraction_bits(*std::max_element(largest_by_column.begin(), largest_by_column.end()), bits);
-  // A column's fraction bits; one of zeros is no reason for more.
-  const auto fraction = [&](float largest) {
-    return largest > 0 ? std::min(fraction_bits(largest, bits), least + most_shift) : least;
-  };
-  WeightScale scale{least, {}};
-  for (const float largest : largest_by_column) scale.frac = std::max(scale.frac, fraction(largest));
-  for (const float largest : largest_by_column)
-    scale.shifts.push_back(static_cast<std::uint8_t>(scale.frac - fraction(largest)));
-  return scale;
+namespace {
+
+// The sum over rows (or columns) of the square of their steps, with `frac` fraction bits at most, in units of 4^-frac.
+double steps(std::span<const float> largest, int frac, int bits) {
+  double sum = 0;
+  for (const float v : largest)
+    sum += v > 0 ? std::ldexp(1.0, 2 * std::max(0, frac - IntMatrix::fraction_bits(v, bits))) : 1;
+  return sum;
+}
+
+std::vector<std::uint8_t> shifts_of(std::span<const float> largest, int frac, int bits) {
+  std::vector<std::uint8_t> shifts;
+  for (const float v : largest)
+    shifts.push_back(static_cast<std::uint8_t>(v > 0 ? std::max(0, frac - IntMatrix::fraction_bits(v, bits)) : 0));
+  return shifts;
+}
+
+}  // namespace
+
+WeightScale IntMatrix::scale_of(const WeightStatistics& s, int bits) {
+  const int coarsest = fraction_bits(*std::max_element(s.column.begin(), s.column.end()), bits);
+  if (s.squares == 0) return {coarsest, {}, 0};
+  // Of 12 bits; 8 have as much more as their steps are larger.
+  const double bound = k_most_noise * std::ldexp(1.0, 2 * (k_weight_bits - bits)) * 12 * s.squares;
+  for (int finer = 0; finer <= k_most_shift; ++finer) {
+    const int frac = coarsest + finer;
+    const double unit = std::ldexp(1.0, -2 * frac);
+    if (steps(s.row, frac, bits) * static_cast<double>(s.column.size()) * unit <= bound) return {frac, {}, finer};
+    if (steps(s.column, frac, bits) * static_cast<double>(s.row.size()) * unit <= bound)
+      return {frac, shifts_of(s.column, frac, bits), 0};
+  }
+  const int frac = coarsest + k_most_shift;
+  return {frac + k_most_shift, shifts_of(s.column, frac, bits), k_most_shift};
 }
 
 IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, int bits)
@@ -120,6 +142,7 @@ IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scal
       frac_(scale.frac),
       bits_(bits),
       shifts_(scale.shifts),
+      row_shifts_(rows),
       packed_(blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits)) {
   // Sums of more columns would pass the kernels' 48 bits.
   PERMLLM_ASSERT((bits == 8 || bits == 12) && cols <= (std::size_t{1} << 20));
@@ -149,7 +172,15 @@ IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt&
   for (std::size_t c = 0; c < cols; ++c) factors[c] = std::ldexp(1.0f, w.frac_ - w.shifts_[c]);
   w.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
     row_at(r, real);
-    for (std::size_t c = 0; c < cols; ++c) real[c] *= factors[c];
+    float most = 0;
+    for (std::size_t c = 0; c < cols; ++c) most = std::max(most, std::fabs(real[c] *= factors[c]));
+    const int shift = std::max(0, -fraction_bits(most, bits));
+    PERMLLM_ASSERT(shift <= scale.most_row_shift);
+    w.row_shifts_[r] = static_cast<std::uint8_t>(shift);
+    if (shift > 0) {
+      const float down = std::ldexp(1.0f, -shift);
+      for (float& weight : real) weight *= down;
+    }
     PERMLLM_ASSERT(round_weights(real, out) <= limit_of(bits));
   });
   return w;
@@ -215,7 +246,8 @@ IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::u
 }
 
 std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
-  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col) * (1 << shifts_[col]);
+  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col) *
+         (1 << (shifts_[col] + row_shifts_[row]));
 }
 
 void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
@@ -226,8 +258,65 @@ void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t firs
     std::int16_t group[k_group_cols];
     take_group(at, bits_, group);
     for (std::size_t k = 0; k < std::min(k_group_cols, out.size() - c); ++k)
-      out[c + k] = group[k] * (1 << shifts_[first + c + k]);
+      out[c + k] = group[k] * (1 << (shifts_[first + c + k] + row_shifts_[r]));
   }
+}
+
+std::pair<int, double> IntMatrix::coarsening(int bits) const {
+  // Steps are 2^max(shift, bits taken away), of rows and of columns.
+  const auto steps = [](const std::vector<std::uint8_t>& shifts, int taken) {
+    double sum = 0;
+    for (const int shift : shifts) sum += std::ldexp(1.0, 2 * std::max(shift, taken));
+    return sum;
+  };
+  std::pair<int, double> best{0, INFINITY};
+  for (int of_rows = 0; of_rows <= bits; ++of_rows) {
+    const double squares = steps(row_shifts_, of_rows) * steps(shifts_, bits - of_rows);
+    if (squares < best.second) best = {of_rows, squares};
+  }
+  return best;
+}
+
+std::vector<double> IntMatrix::noise() const {
+  double squares = 0;
+  std::vector<std::int32_t> w(cols_);
+  for (std::size_t r = 0; r < rows_; ++r) {
+    row(r, w);
+    for (const std::int32_t v : w) squares += static_cast<double>(v) * v;
+  }
+  const int spare =
+      *std::max_element(shifts_.begin(), shifts_.end()) + *std::max_element(row_shifts_.begin(), row_shifts_.end());
+  std::vector<double> noise;
+  for (int bits = 0; bits <= spare; ++bits) noise.push_back(coarsening(bits).second / 12 / std::max(squares, 1.0));
+  return noise;
+}
+
+int IntMatrix::needless_bits() const {
+  const std::vector<double> with = noise();
+  const double bound = k_most_noise * std::ldexp(1.0, 2 * (k_weight_bits - bits_));
+  int bits = 0;
+  while (bits + 1 < static_cast<int>(with.size()) && with[static_cast<std::size_t>(bits) + 1] <= bound) ++bits;
+  return bits;
+}
+
+void IntMatrix::coarsen(int bits, Executor& executor) {
+  if (bits == 0) return;
+  const int of_rows = coarsening(bits).first;
+  IntMatrix coarse(rows_, cols_, {frac_ - bits, {}, 0}, bits_);
+  const auto less = [](std::vector<std::uint8_t> shifts, int taken) {
+    for (std::uint8_t& shift : shifts) shift = static_cast<std::uint8_t>(std::max(0, shift - taken));
+    return shifts;
+  };
+  coarse.shifts_ = less(shifts_, bits - of_rows);
+  coarse.row_shifts_ = less(row_shifts_, of_rows);
+  coarse.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
+    std::vector<std::int32_t> integers(cols_);
+    row(r, integers);
+    for (std::size_t c = 0; c < cols_; ++c)
+      real[c] = std::ldexp(static_cast<float>(integers[c]), -bits - coarse.shifts_[c] - coarse.row_shifts_[r]);
+    PERMLLM_ASSERT(round_weights(real, out) <= limit_of(bits_));
+  });
+  *this = std::move(coarse);
 }
 
 namespace {
@@ -295,7 +384,8 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
         kernels::int_block(block_of(w, block), cut.data() + b.first * stride, b.count, ring, out.data());
         for (std::size_t i = 0; i < b.count; ++i) {
           Word* to = y[b.first + i] + first;
-          for (std::size_t r = 0; r < rows; ++r) to[r] = out[i * k_block_rows + r] & ring.mask();
+          for (std::size_t r = 0; r < rows; ++r)
+            to[r] = out[i * k_block_rows + r] << w.row_shift(first + r) & ring.mask();
         }
       }
     }
@@ -336,14 +426,15 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
       grouped[i / 4 * stride + c / 2 * 8 + i % 4 * 2 + c % 2] = x[i * w.cols() + c] * factors[c];
     }
   }
-  const float unit = std::ldexp(1.0f, -w.frac());
   executor.parallel(blocks_of(w), [&](std::size_t block) {
     const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+    float units[k_block_rows];
+    for (std::size_t r = 0; r < rows; ++r) units[r] = std::ldexp(1.0f, w.row_shift(first + r) - w.frac());
     for (std::size_t i = 0; i < n; i += 4) {
       float out[4 * k_block_rows];
       kernels::int_block_float(block_of(w, block), grouped.data() + i / 4 * stride, out);
       for (std::size_t k = 0; k < std::min<std::size_t>(4, n - i); ++k) {
-        for (std::size_t r = 0; r < rows; ++r) y[(i + k) * w.rows() + first + r] = out[k * k_block_rows + r] * unit;
+        for (std::size_t r = 0; r < rows; ++r) y[(i + k) * w.rows() + first + r] = out[k * k_block_rows + r] * units[r];
       }
     }
   });

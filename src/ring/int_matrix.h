@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "ring/executor.h"
@@ -17,27 +18,39 @@ struct FloatMatrix;
 
 constexpr int k_weight_bits = 12;  // |integer| < 2^(k_weight_bits - 1)
 
-// How real weights become integers: W ~ integer 2^-frac, those of column c multiples of 2^shifts[c].
+// How real weights become integers: W ~ integer 2^-frac, those of column c multiples of 2^shifts[c], those of a row multiples of the
+// least power of two, 2^most_row_shift at most, with which it fits.
 struct WeightScale {
   int frac = 0;
   std::vector<std::uint8_t> shifts = {};  // by column; empty: none
+  int most_row_shift = 0;
 };
-// The largest shift that is asked for: each bit of it costs the product's ring one.
+// The largest shift, of rows and of columns, that is asked for: each bit of it costs the product's ring one.
 constexpr int k_most_shift = 6;
 
-// W ~ integer 2^-frac; the integers of column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times 2^shift(c): norm
-// gains, folded in, make columns of very different size. Made once, at load time, in the kernels' packed order
-// (ring/int_kernels.h).
+// Of a matrix whose rounding is not heard: its square is this part of the weights' (measured: docs/models.md).
+constexpr double k_most_noise = 6e-6;
+
+// What is known of real weights before they become integers.
+struct WeightStatistics {
+  std::vector<float> row, column;  // largest magnitudes
+  double squares = 0;              // sum of all
+};
+
+// W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times
+// 2^(row_shift(r) + shift(c)): norm gains, folded in, make columns of very different size, and some neurons are far larger than all others.
+// Made once, at load time, in the kernels' packed order (ring/int_kernels.h).
 class IntMatrix {
  public:
   IntMatrix() = default;
   // Largest frac such that every |w| 2^frac <= 2^(bits - 1) - 1, at most 120.
   static int fraction_bits(float largest_magnitude, int bits = k_weight_bits);
-  // Small columns get finer steps, up to 2^most_shift finer than the largest. Takes the largest magnitude in each column.
-  static WeightScale scale_of(std::span<const float> largest_by_column, int most_shift, int bits = k_weight_bits);
+  // The fewest fraction bits, and the steps by row or by column, with which the noise of rounding is at most k_most_noise (or what `bits` bits
+  // allow); where neither is enough by itself, both, as fine as they get.
+  static WeightScale scale_of(const WeightStatistics& statistics, int bits = k_weight_bits);
   // Writes row (or column) i of the real weights. Called from several threads.
   using RealAt = std::function<void(std::size_t i, std::span<float> out)>;
-  // Rounds each weight times 2^(frac - shift), which must be at most 2^(bits - 1) - 1 in magnitude. The real weights are never
+  // Rounds each weight times 2^(frac - shifts), which must be at most 2^(bits - 1) - 1 in magnitude. The real weights are never
   // together in memory.
   static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale,
                              Executor& executor, int bits = k_weight_bits);
@@ -53,6 +66,14 @@ class IntMatrix {
   int frac() const { return frac_; }
   int bits() const { return bits_; }
   int shift(std::size_t col) const { return shifts_[col]; }
+  int row_shift(std::size_t row) const { return row_shifts_[row]; }
+  // The noise of rounding, its square over that of the weights, with 0, 1, ... fraction bits less, up to as many as are there for small rows
+  // and columns alone.
+  std::vector<double> noise() const;
+  // How many of these can go with at most k_most_noise.
+  int needless_bits() const;
+  // Takes so many of these away, rounding again what needs it.
+  void coarsen(int bits, Executor& executor);
   std::int32_t at(std::size_t row, std::size_t col) const;
   // Row r as plain integers, in order, from column `first` on, a multiple of 8.
   void row(std::size_t r, std::span<std::int32_t> out, std::size_t first = 0) const;
@@ -65,9 +86,12 @@ class IntMatrix {
   template <class RowAt>
   void fill(Executor& executor, const RowAt& row_at);
 
+  // How many of `bits` bits are taken from rows, and what the steps come to: the sum of their squares over all weights.
+  std::pair<int, double> coarsening(int bits) const;
+
   std::size_t rows_ = 0, cols_ = 0;
   int frac_ = 0, bits_ = k_weight_bits;
-  std::vector<std::uint8_t> shifts_;
+  std::vector<std::uint8_t> shifts_, row_shifts_;
   LargeBytes packed_;  // read in order: a page's end would stop the processor's prefetch
 };
 

@@ -220,8 +220,8 @@ void ClearSide::add_mlp(std::size_t layer, const ShownPair& down) {
 std::vector<std::int64_t> ClearSide::logits(const ShownPair& shown, std::size_t row) const {
   const std::vector<double> real = output(shown, row, part_.vectors.head_bias);
   std::vector<std::int64_t> all(real.size());
-  for (std::size_t k = 0; k < all.size(); ++k) all[k] = std::llrint(std::ldexp(real[k], frac::logit));
-  cap_logits(all, std::ldexp(plan_.config.logit_cap, frac::logit));
+  for (std::size_t k = 0; k < all.size(); ++k) all[k] = std::llrint(std::ldexp(real[k], plan_.choice_frac()));
+  cap_logits(all, std::ldexp(plan_.config.logit_cap, plan_.choice_frac()));
   return all;
 }
 

@@ -36,7 +36,7 @@ class ClearSide {
   Words joined_mlp(std::size_t layer);
   void add_attention(std::size_t layer, const ShownPair& o);
   void add_mlp(std::size_t layer, const ShownPair& down);
-  // Logits of one row in vocabulary order, in units of 2^-frac::logit.
+  // Logits of one row in vocabulary order, in units of 2^-Plan::choice_frac().
   std::vector<std::int64_t> logits(const ShownPair& shown, std::size_t row) const;
   // Forgets all but the first n tokens (rejected drafts, edited turns).
   void keep(std::size_t n);

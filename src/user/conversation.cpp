@@ -197,7 +197,9 @@ class Conversation::State::Answering {
     request.ahead = state_.options.ahead;
     request.start = k_start;
     request.on_material = [this](const OfflineProgress& made) { state_.tell(progress_of(made)); };
-    request.choose = [this](std::span<const std::int64_t> logits) { return sampler_.choose(logits, frac::logit); };
+    request.choose = [this, unit = state_.session->plan().choice_frac()](std::span<const std::int64_t> logits) {
+      return sampler_.choose(logits, unit);
+    };
     request.on_ready = [this] {
       ready_ = Clock::now();
       state_.tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});

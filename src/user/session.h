@@ -14,7 +14,7 @@ namespace permllm {
 
 class UserSession {
  public:
-  // Chooses a position among the logits (units of 2^-frac::logit, unknown order and level; in profile open the position
+  // Chooses a position among the logits (units of 2^-Plan::choice_frac(), unknown order and level; in profile open the position
   // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
   using Behind = std::function<void(std::size_t)>;

@@ -113,9 +113,8 @@ TEST(HostilePlans, a_batch_is_as_large_as_its_largest_layer_allows) {
   plan.config.layers = 3;
   plan.config.ff = 1 << 19;
   plan.layers.resize(3, plan.layers[0]);
-  for (auto* ranges : {&plan.ranges.gate_up, &plan.ranges.gate_up_raw, &plan.ranges.qkv_raw})
-    ranges->resize(3, (*ranges)[0]);
-  plan.ranges.gate_up[1] = 1e9;
+  plan.ranges.layers.resize(3, plan.ranges.layers[0]);
+  plan.ranges.layers[1].gate_up = 1e9;
   plan.check();
   const std::size_t batch = deal_batch(plan, Part::Kind::slot);
   for (std::uint32_t layer = 0; layer < 3; ++layer) {

@@ -187,7 +187,7 @@ class SeenCheck {
     Numbers got;
     for (const std::int64_t x : s.values) {
       const auto word = static_cast<Word>(x) - (c_.score_cap == 0 ? static_cast<Word>(s.values[0]) : 0);
-      got.push_back(std::ldexp(static_cast<double>(centre(word, ring)), -frac::score));
+      got.push_back(std::ldexp(static_cast<double>(centre(word, ring)), -plan_.score_frac(s.layer)));
     }
     got = sorted(std::move(got));
     want = sorted(std::move(want));

@@ -318,7 +318,7 @@ class ValueCheck {
   void check_attention(std::size_t layer, const Rows& qkv, const Rows& mixed) {
     const Config& c = plan_.config;
     const HeadShape head = attention_shape(plan_, layer).head();
-    const double v_unit = std::ldexp(1.0, -plan_.v_frac(layer)), qk_unit = std::ldexp(1.0, -frac::qk);
+    const double v_unit = std::ldexp(1.0, -plan_.v_frac(layer)), qk_unit = std::ldexp(1.0, -plan_.layers[layer].rotated);
     Timeline timeline;
     for (std::size_t i = 0; i < qkv.size(); ++i) timeline.append(true);
     Rows rotated;  // q and k as integers, exactly rotated and cut
@@ -342,7 +342,7 @@ class ValueCheck {
           }
           p[t] = score / std::sqrt(static_cast<double>(c.head_dim));
           uncertainty = std::max(uncertainty,
-                                 (slack + std::ldexp(2.0, -frac::score)) / std::sqrt(static_cast<double>(c.head_dim)));
+                                 (slack + std::ldexp(2.0, -plan_.score_frac(layer))) / std::sqrt(static_cast<double>(c.head_dim)));
           greatest = std::max(greatest, p[t]);
         }
         for (double& s : p) total += s = std::exp(s - greatest);

@@ -34,7 +34,7 @@ TEST(PlanTest, rings_grow_with_the_calibrated_ranges) {
   }
   // A row that is not normalised goes into the matrix behind the norm: its product must fit the residual's ring.
   ranges = tiny_ranges();
-  ranges.gate_up_raw[1] = 1e6;
+  ranges.layers[1].gate_up_raw = 1e6;
   EXPECT_GT(residual_bits(Profile::fast, true), residual_bits(Profile::fast, false));
   EXPECT_EQ(residual_bits(Profile::open), residual_bits(Profile::fast, true));
 }
@@ -43,7 +43,7 @@ TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
   Ranges ranges = tiny_ranges();
   EXPECT_TRUE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
   EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::open).fused);
-  ranges.gate_up_raw[0] = 1e13;
+  ranges.layers[0].gate_up_raw = 1e13;
   EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
   EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16, Profile::paper, true); }).find("with the norm fused"),
             std::string::npos);
@@ -56,10 +56,10 @@ TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
 TEST(PlanTest, a_skipped_keys_probability_rounds_to_zero) {
   for (const double score : {0.1, 4.0, 50.0, 379.0}) {
     Ranges ranges = tiny_ranges();
-    ranges.score = score;
+    for (LayerRanges& layer : ranges.layers) layer.score = score;
     const Plan plan = Plan::make(tiny_weights(), ranges, 16);
     // The least that lies between any score and a skipped key's.
-    const double gap = std::ldexp(1.0, plan.score_reveal(0).keep - 3 - frac::score) - 8 * score;
+    const double gap = std::ldexp(1.0, plan.score_reveal(0).keep - 3 - plan.score_frac(0)) - 8 * score;
     EXPECT_LT(std::exp(-gap / std::sqrt(static_cast<double>(plan.config.head_dim))),
               std::ldexp(0.5, -plan.probability_frac()))
         << score;
@@ -74,10 +74,14 @@ TEST(PlanTest, a_range_that_fits_no_ring_is_refused_by_name) {
   };
   EXPECT_EQ(with([](Ranges&) {}), "accepted");
   EXPECT_NE(with([](Ranges& r) { r.residual = 1e14; }).find("the residual's range (1e+14)"), std::string::npos);
-  EXPECT_NE(with([](Ranges& r) { r.score = 1e9; }).find("scores"), std::string::npos);
-  EXPECT_NE(with([](Ranges& r) { r.residual = 1e6, r.v = 1e5; }).find("values would be hidden"), std::string::npos);
-  EXPECT_NE(with([](Ranges& r) { r.qk = 1e12; }).find("qkv"), std::string::npos);
-  EXPECT_NE(with([](Ranges& r) { r.gate_up[1] = 1e12; }).find("layer 1: matrix up"), std::string::npos);
+  EXPECT_NE(
+      with([](Ranges& r) { r.layers[0].score = 1e14; }).find("blk.0.attn_q, blk.0.attn_k and blk.0.attn_v: scores"),
+      std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.residual = 1e6, r.layers[1].v = 1e5; }).find("values would be hidden"),
+            std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.layers[0].qk = 1e12; }).find("attn_q"), std::string::npos);
+  EXPECT_NE(with([](Ranges& r) { r.layers[1].gate_up = 1e12; }).find("blk.1.ffn_gate and blk.1.ffn_up: the product"),
+            std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.logit = 1e15; }).find("the logits' range (1e+15)"), std::string::npos);
 }
 
@@ -91,7 +95,8 @@ TEST(PlanTest, a_plan_that_no_model_has_is_refused) {
   EXPECT_EQ(with([](Plan&) {}), "accepted");
   // A residual of no magnitude in a narrow ring, of which more bits than it has would be cut.
   EXPECT_NE(with([](Plan& p) {
-              p.ranges.residual = p.ranges.v = p.ranges.activation = 0;
+              p.ranges.residual = 0;
+              for (LayerRanges& r : p.ranges.layers) r.v = r.activation = 0;
               p.residual_frac = 36;
               p.residual.bits = 12;
               for (LayerFractions& layer : p.layers) layer.o = layer.down = 26;
@@ -109,8 +114,7 @@ TEST(PlanTest, a_plan_that_no_model_has_is_refused) {
               p.config.distinct_layers = 2, p.config.layers = 1000, p.config.heads = p.config.kv_heads = 1 << 7,
               p.config.head_dim = 1 << 9;
               p.layers.resize(1000, p.layers[0]);
-              for (auto* ranges : {&p.ranges.gate_up, &p.ranges.gate_up_raw, &p.ranges.qkv_raw})
-                ranges->resize(1000, (*ranges)[0]);
+              p.ranges.layers.resize(1000, p.ranges.layers[0]);
             }).find("16 slots of 1572864000 bytes of keys and values"),
             std::string::npos);
   EXPECT_NE(with([](Plan& p) {
@@ -135,7 +139,7 @@ TEST(PlanTest, what_a_peer_would_refuse_is_refused_before_it_is_asked) {
   EXPECT_EQ(with([](Plan& p) { p.config.head_dim = 1 << 13, p.config.rope.resize(1 << 12); }),
             "model.config.head_dim: 8192, expected 1 to 4096");
   Ranges ranges = tiny_ranges();
-  ranges.activation = INFINITY;
+  ranges.layers[1].activation = INFINITY;
   EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16); }).find("not finite"), std::string::npos);
 }
 
@@ -155,13 +159,13 @@ TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
       [](Plan& p) { ++p.residual_frac; },
       [](Plan& p) { p.profile = Profile::fast; },
       [](Plan& p) { p.fused = true; },
-      [](Plan& p) { p.ranges.qkv_raw[0] *= 2; },
-      [](Plan& p) { p.ranges.gate_up_raw[0] *= 2; },
+      [](Plan& p) { p.ranges.layers[0].qkv_raw *= 2; },
+      [](Plan& p) { p.ranges.layers[0].gate_up_raw *= 2; },
       [](Plan& p) { p.ranges.logit_raw *= 2; },
       [](Plan& p) { p.config.gated = false; },
       [](Plan& p) { p.config.distinct_layers = 1; },
       [](Plan& p) { p.head.bits += 8; },
-      [](Plan& p) { p.ranges.gate_up[1] *= 2; },
+      [](Plan& p) { p.ranges.layers[1].gate_up *= 2; },
       [](Plan& p) { p.config.rope[0] *= 2; },
       [](Plan& p) { p.config.norm_eps *= 2; },
       [](Plan& p) { p.config.vocab += 1; },

@@ -8,16 +8,9 @@
 namespace permllm::test {
 
 inline Ranges tiny_ranges(std::size_t layers = 2) {
-  return {.residual = 30,
-          .qk = 10,
-          .v = 5,
-          .score = 50,
-          .activation = 100,
-          .logit = 30,
-          .logit_raw = 450,
-          .gate_up = std::vector<double>(layers, 20.0),
-          .gate_up_raw = std::vector<double>(layers, 300.0),
-          .qkv_raw = std::vector<double>(layers, 150.0)};
+  const LayerRanges layer{
+      .qk = 10, .v = 5, .score = 50, .activation = 100, .gate_up = 20, .gate_up_raw = 300, .qkv_raw = 150};
+  return {.residual = 30, .logit = 30, .logit_raw = 450, .layers = std::vector<LayerRanges>(layers, layer)};
 }
 
 inline const IntWeights& tiny_weights() {
