@@ -77,8 +77,7 @@ class Loader {
     if (!source.shift.empty()) bias.resize(rows);
     // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
     std::vector<std::int32_t> largest(cols);
-    std::vector<double> squares(rows);
-    WeightStatistics statistics{std::vector<float>(rows), std::vector<float>(cols), 0};
+    WeightStatistics statistics{std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows)};
     Mutex joining;
     executor_.parallel(tasks, [&](std::size_t task) {
       std::vector<float> own(values == nullptr ? cols : 0);
@@ -94,7 +93,7 @@ class Loader {
           most = std::max(most, magnitude);
         }
         statistics.row[r] = std::bit_cast<float>(most);
-        squares[r] = dot(row, row);
+        statistics.squares_of_rows[r] = dot(row, row);
         if (!source.shift.empty()) bias[r] += static_cast<float>(added);
         if (!std::isfinite(std::bit_cast<float>(most)) || !std::isfinite(added)) {
           throw Error(Code::file, "tensor " + source.tensor_of(r).name, "holds a weight that is not a finite number");
@@ -104,7 +103,6 @@ class Loader {
       for (std::size_t c = 0; c < cols; ++c) largest[c] = std::max(largest[c], of_task[c]);
     });
     std::memcpy(statistics.column.data(), largest.data(), cols * sizeof(float));
-    for (const double row : squares) statistics.squares += row;  // in order: the same file gives the same integers
     return statistics;
   }
 

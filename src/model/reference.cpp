@@ -173,6 +173,7 @@ class Forward {
         if (observe_) observe_({"qk", l, start_ + i, qk});
       }
       rotate(qk, c_, l, place_of(c_, start_ + i, cache_.prefix));
+      for (std::size_t j = 0; j < layer.key_level.size(); ++j) qk[c_.q_rows() + j] -= layer.key_level[j];
       const auto k = qk.last(c_.kv_rows()), v = qkv.row(i).last(c_.kv_rows());
       cache_.keys[l].insert(cache_.keys[l].end(), k.begin(), k.end());
       cache_.values[l].insert(cache_.values[l].end(), v.begin(), v.end());

@@ -89,19 +89,16 @@ IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
   Gain gain;
   if (c.normed_residual) gain = {Words(c.width, encode(scale, {Ring{64}, 11})), 11};
   for (std::size_t l = 0; l < c.stored_layers(); ++l) {
-    w.layers.push_back({matrix(c.qkv_rows(), c.width),
-                        matrix(c.width, c.q_rows()),
-                        matrix(c.up_rows(), c.width),
-                        matrix(c.width, c.ff),
-                        bias(c.qkv_bias, c.qkv_rows()),
-                        {},
-                        bias(c.up_bias, c.up_rows()),
-                        {},
-                        {},
-                        gain,
-                        gain,
-                        bias(c.normed_residual, c.width),
-                        bias(c.normed_residual, c.width)});
+    w.layers.push_back({.qkv = matrix(c.qkv_rows(), c.width),
+                        .o = matrix(c.width, c.q_rows()),
+                        .up = matrix(c.up_rows(), c.width),
+                        .down = matrix(c.width, c.ff),
+                        .qkv_bias = bias(c.qkv_bias, c.qkv_rows()),
+                        .up_bias = bias(c.up_bias, c.up_rows()),
+                        .attention_gain = gain,
+                        .mlp_gain = gain,
+                        .attention_shift = bias(c.normed_residual, c.width),
+                        .mlp_shift = bias(c.normed_residual, c.width)});
   }
   w.head_bias = bias(c.head_bias, c.vocab);
   w.embed = of_bits(c.width, c.vocab, k_weight_bits);

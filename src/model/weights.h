@@ -21,6 +21,8 @@ struct LayerWeights {
   Matrix down;  // width x ff
   // Constants added to what the matrices put out; empty: none. The provider alone has them (and, of public weights, the user).
   std::vector<float> qkv_bias = {}, o_bias = {}, up_bias = {}, down_bias = {};
+  // Taken away from each key once it is rotated (model/key_level.h): kv_rows, empty: nothing.
+  std::vector<float> key_level = {};
   Gain qk_gain = {};  // Config::qk_norm: of q's and k's norms, qk_rows
   // Of the norms behind attention and MLP (Config::post_norm), or of those before them, scaled, with their biases
   // (Config::normed_residual): width.

@@ -80,7 +80,7 @@ Value run_layer(Party& party, const Plan& plan, const Weights<Matrix>& weights, 
   Value qkv = linear(party, qkv_shape(plan, l), w.qkv, h);
   add_constant(qkv, w.qkv_bias);
   run_head_norms(party, plan, w, l, qkv);
-  const Value mixed = attention(party, attention_shape(plan, l), qkv);
+  const Value mixed = attention(party, attention_shape(plan, l), qkv, w.key_level);
   Value o = linear(party, o_shape(plan, l), w.o, mixed);
   add_constant(o, w.o_bias);
   join(party, plan, x, o, post_attention_shape(plan, l), attention_gain_shape(plan, l), w.attention_gain,

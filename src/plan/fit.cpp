@@ -61,8 +61,8 @@ class Fitting {
     std::vector<std::string> given_up;
     for (const auto& [place, bits] : taken_) {
       given_up.push_back(fmt::format(
-          "{}{} {} of {}, noise {:.0e}", place.at == At::head_matrix ? "" : fmt::format("layer {}: ", place.layer), bits,
-          bits == 1 ? "bit" : "bits", name_of(place.at), noise_of(place)[static_cast<std::size_t>(bits)]));
+          "{}{} {} of {}, noise {:.0e}", place.at == At::head_matrix ? "" : fmt::format("layer {}: ", place.layer),
+          bits, bits == 1 ? "bit" : "bits", name_of(place.at), noise_of(place)[static_cast<std::size_t>(bits)]));
       matrix(place).coarsen(bits, executor);
     }
     return given_up;

@@ -162,7 +162,9 @@ Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, 
     if (!p.config.post_norm) p.residual_frac = std::max({p.residual_frac, p.o_frac(l), p.down_frac(l)});
     if (p.gained()) p.residual_frac = std::max({p.residual_frac, p.attention_gain_frac(l), p.mlp_gain_frac(l)});
     // As many fraction bits as scores leave room for.
-    while (!p.open() && p.layers[l].rotated > k_least_rotated && !p.scores_fit(l)) --p.layers[l].rotated;
+    LayerFractions& f = p.layers[l];
+    while (!p.open() && f.rope > frac::rope && !p.scores_fit(l)) --f.rope;
+    while (!p.open() && f.rotated > k_least_rotated && !p.scores_fit(l)) --f.rotated;
   }
   require(p.config.positions != Positions::learned || weights.positions.size() >= slots * p.config.width,
           "the model has fewer positions than slots");
@@ -177,10 +179,35 @@ Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, 
   }
   if (p.raw_head()) bits = std::max(bits, bits_for(ranges.logit_raw, p.logit_frac()));
   p.residual = Ring{whole_bytes(bits)};
+  if (!p.raw_qkv() && !p.raw_up()) p.residual_frac = std::min(p.residual_frac + p.residual.bits - bits, 60);
+  p.use_room();
   // Logits at a hidden level wrap: a bit more than their range, so that differences do not.
   p.head = Ring{whole_bytes(p.raw_head() ? bits_for(ranges.logit_raw, p.logit_frac())
                                          : bits_for(ranges.logit, p.logit_frac()) + 1)};
   return p;
+}
+
+// More fraction bits for what goes into o and down, where the same bytes hold them.
+void Plan::use_room() {
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const std::size_t o_bytes = o(l).bytes(), down_bytes = down(l).bytes();
+    LayerFractions& f = layers[l];
+    const auto joins = [&](int frac) { return config.post_norm || frac <= residual_frac; };
+    while (f.attention < k_most_answer) {
+      ++f.attention;
+      if (joins(o_frac(l)) && o(l).bytes() == o_bytes) continue;
+      --f.attention;
+      break;
+    }
+    while (f.activation < k_most_answer) {
+      ++f.activation;
+      if (joins(down_frac(l)) && down(l).bytes() == down_bytes &&
+          bits_for(ranges.layers[l].activation, f.activation) <= down(l).bits)
+        continue;
+      --f.activation;
+      break;
+    }
+  }
 }
 
 Ring Plan::qkv(std::size_t l) const {
@@ -309,12 +336,15 @@ void Plan::check_layer(std::size_t l) const {
   using enum Misfit::At;
   const LayerFractions& f = layers[l];
   const LayerRanges& r = ranges.layers[l];
+  for (const int answer : {f.attention, f.activation})
+    require(answer >= frac::attention && answer <= k_most_answer,
+            "fraction bits of what o and down take are beyond bounds");
   for (const auto& [matrix, bits] :
        {std::pair{qkv_matrix, f.qkv}, {o_matrix, f.o}, {up_matrix, f.up}, {down_matrix, f.down}})
     fits(bits >= 0 && bits <= k_most_frac, matrix, bits, "the matrix");
-  fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > frac::attention && o(l).bits <= 64, o_matrix,
-       f.o, "the product");
-  fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > frac::activation && down(l).bits <= 64,
+  fits((config.post_norm || o_frac(l) <= residual_frac) && o(l).bits > f.attention && o(l).bits <= 64, o_matrix, f.o,
+       "the product");
+  fits((config.post_norm || down_frac(l) <= residual_frac) && down(l).bits > f.activation && down(l).bits <= 64,
        down_matrix, f.down, "the product");
   if (config.post_norm) {
     fits(shows(o_reveal(l), o(l)) && bits_for(r.o, o_frac(l)) <= o(l).bits, o_matrix, f.o, "the product");
@@ -327,8 +357,8 @@ void Plan::check_layer(std::size_t l) const {
     fits(mlp_gain_frac(l) <= residual_frac && fits_normed(part(mlp_gain_frac(l)), frac::post), down_matrix, f.mlp_gain,
          "the gain behind it");
   }
-  fits(bits_for(r.v, frac::attention) <= o(l).bits, o_matrix, f.o, "values before it");
-  fits(bits_for(r.activation, frac::activation) <= down(l).bits, down_matrix, f.down, "activations before it");
+  fits(bits_for(r.v, f.attention) <= o(l).bits, o_matrix, f.o, "values before it");
+  fits(bits_for(r.activation, f.activation) <= down(l).bits, down_matrix, f.down, "activations before it");
   fits(raw_up() || fits_normed(up(l), frac::norm), up_matrix, f.up, "normed rows");
   fits(raw_qkv() || fits_normed(qkv(l), frac::norm), qkv_matrix, f.qkv, "normed rows");
   const double shown = raw_up() ? r.gate_up_raw : r.gate_up;
@@ -348,12 +378,13 @@ void Plan::check_attention(std::size_t l) const {
     fit_or_refuse(holds, Misfit::At::qkv_matrix, l,
                   fmt::format("{} with {} fraction bits of the weights fit no ring", what, f.qkv));
   };
-  fits(f.rotated >= k_least_rotated && f.rotated <= frac::qk && qk_cut(l) >= 0 && scores_fit(l) && score_frac(l) >= 0 &&
+  fits(f.rope >= frac::rope && f.rope <= k_most_rope && f.rotated >= k_least_rotated && f.rotated <= frac::qk &&
+           qk_cut(l) >= 0 && scores_fit(l) && score_frac(l) >= 0 &&
            largest_score(l) <= std::ldexp(1.0, score_reveal(l).keep - 3 - score_frac(l)),
        "scores");
   // q, k and v fit before and after their cuts.
   const double turned = config.qk_norm ? r.qk_normed : r.qk;
-  fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - frac::rope - 1), "q and k");
+  fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - f.rope - 1), "q and k");
   fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(r.qk, qkv_frac(l)) <= qkv(l).bits),
        "heads before their norm");
   fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96 &&

@@ -18,11 +18,11 @@ namespace permllm {
 namespace frac {
 inline constexpr int norm = 10;         // output of a norm
 inline constexpr int probability = 16;  // 18 where a chain is long: Plan::probability_frac
-inline constexpr int activation = 10;   // silu(gate) up
-inline constexpr int rope = 10;         // cos and sin
+inline constexpr int activation = 10;   // silu(gate) up, at least: LayerFractions::activation
+inline constexpr int rope = 10;         // cos and sin, at least: LayerFractions::rope
 inline constexpr int qk = 12;           // q and k once rotated and cut, at most: LayerFractions::rotated
-inline constexpr int v = 12;            // v once cut (at most: Plan::v_frac)
-inline constexpr int attention = 10;    // p.v, the input of o
+inline constexpr int v = 12;            // v once cut; more where there is room: Plan::v_frac
+inline constexpr int attention = 10;    // p.v, the input of o, at least: LayerFractions::attention
 inline constexpr int head = 12;         // q and k once normed, before their gain
 inline constexpr int post = 12;         // what attention and MLP put out once normed, before its gain
 // As revealed to the user:
@@ -77,10 +77,16 @@ inline constexpr double k_least_lift_slack = 30;
 // Fraction bits: the most of a matrix's weights, the fewest of q and k once rotated.
 inline constexpr int k_most_frac = 100, k_least_rotated = 4;
 
+inline constexpr int k_most_rope = 14, k_most_answer = 16, k_most_v = 18;
+
 // Fraction bits of each layer's integer matrices and gains.
 struct LayerFractions {
   int qkv = 0, o = 0, up = 0, down = 0;
-  int rotated = frac::qk;  // q and k once rotated and cut: fewer where scores are too large for a 64-bit word
+  // Of profiles in which the provider rotates: of cos and sin, and of q and k once rotated and cut. Fewer where scores are too large for a 64-bit
+  // word.
+  int rope = k_most_rope, rotated = frac::qk;
+  // Of p.v and of silu(gate) up, which go into o and down: as many as their rings hold without a byte more.
+  int attention = frac::attention, activation = frac::activation;
   int qk_gain = 0, attention_gain = 0, mlp_gain = 0;  // 0 where the model has none
 };
 
@@ -143,8 +149,8 @@ struct Plan {
   int qkv_frac(std::size_t l) const { return (raw_qkv() ? residual_frac : frac::norm) + layers[l].qkv; }
   int up_frac(std::size_t l) const { return (raw_up() ? residual_frac : frac::norm) + layers[l].up; }
   int logit_frac() const { return (raw_head() ? residual_frac : frac::norm) + head_frac; }
-  int o_frac(std::size_t l) const { return frac::attention + layers[l].o; }
-  int down_frac(std::size_t l) const { return frac::activation + layers[l].down; }
+  int o_frac(std::size_t l) const { return layers[l].attention + layers[l].o; }
+  int down_frac(std::size_t l) const { return layers[l].activation + layers[l].down; }
   // Once normed or as they are, with their gain where there is one:
   int attention_gain_frac(std::size_t l) const {
     return (config.post_norm ? frac::post : frac::norm) + layers[l].attention_gain;
@@ -157,7 +163,7 @@ struct Plan {
   int qk_frac(std::size_t l) const {
     return config.qk_norm ? frac::head + layers[l].qk_gain : frac::norm + layers[l].qkv;
   }
-  int qk_cut(std::size_t l) const { return qk_frac(l) + frac::rope - layers[l].rotated; }
+  int qk_cut(std::size_t l) const { return qk_frac(l) + layers[l].rope - layers[l].rotated; }
   // Of scores, and of q and k once cut, which need not fit it: products commute with reduction.
   Ring qk(std::size_t l) const;
   double largest_score(std::size_t l) const;  // with the margin and the gap to a key that is not seen
@@ -165,13 +171,13 @@ struct Plan {
   double skipped_gap() const;
   int probability_frac() const { return slots >= k_long_chain ? frac::probability + 2 : frac::probability; }
   // p.v has v_frac + probability_frac() fraction bits in the ring mixed(l), of which mix_cut(l) are cut to leave o's ring.
-  // v keeps fewer fraction bits where that lets the ring fit a 64-bit word; where the residual is wide it is wider.
+  // v keeps as many fraction bits as let the ring fit a 64-bit word; where the residual is wide it is wider.
   int v_frac(std::size_t l) const {
-    const int room = 64 - o(l).bits - (probability_frac() - frac::attention);
-    return room >= frac::v || room < frac::v - 2 ? frac::v : room;
+    const int room = 64 - o(l).bits - (probability_frac() - layers[l].attention);
+    return room < frac::v - 2 ? frac::v : std::min({room, k_most_v, std::max(frac::v, frac::norm + layers[l].qkv)});
   }
   int v_cut(std::size_t l) const { return frac::norm + layers[l].qkv - v_frac(l); }
-  int mix_cut(std::size_t l) const { return probability_frac() + v_frac(l) - frac::attention; }
+  int mix_cut(std::size_t l) const { return probability_frac() + v_frac(l) - layers[l].attention; }
   Ring v(std::size_t l) const { return Ring{64 - v_cut(l)}; }
   Ring mixed(std::size_t l) const { return Ring{o(l).bits + mix_cut(l)}; }  // of p and p.v
   Reveal norm_reveal() const;
@@ -191,6 +197,8 @@ struct Plan {
   double lift_slack_bits() const;
   double lift_slack_bits(std::size_t l) const;
 
+  // Part of draft().
+  void use_room();
   // Parts of check().
   void check_sizes() const;
   void check_kind() const;

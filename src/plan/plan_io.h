@@ -108,6 +108,9 @@ void visit(Io& io, Plan& p) {
     for (int* frac :
          {&layer.qkv, &layer.o, &layer.up, &layer.down, &layer.qk_gain, &layer.attention_gain, &layer.mlp_gain})
       visit_bits(io, "plan.layer.frac", *frac, 0, k_most_frac);
+    visit_bits(io, "plan.layer.rope", layer.rope, frac::rope, k_most_rope);
+    visit_bits(io, "plan.layer.attention", layer.attention, frac::attention, k_most_answer);
+    visit_bits(io, "plan.layer.activation", layer.activation, frac::activation, k_most_answer);
     visit_bits(io, "plan.layer.rotated", layer.rotated, k_least_rotated, frac::qk);
   }
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);

@@ -116,7 +116,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
                    .two_places = c.positions == Positions::rotary_2d,
                    .prompt = p.prompt_slots,
                    .window = c.windowed(l) ? c.window : 0,
-                   .rope_frac = frac::rope,
+                   .rope_frac = p.layers[l].rope,
                    .qk_cut = p.qk_cut(l),
                    .qk = {p.qk(l), p.layers[l].rotated},
                    .v_cut = p.v_cut(l),
@@ -126,7 +126,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
                    .level = c.score_cap == 0};
   s.values.mixed = p.mixed(l);
   s.values.cut = p.mix_cut(l);
-  s.values.out = {p.o(l), frac::attention};
+  s.values.out = {p.o(l), p.layers[l].attention};
   s.fast = p.profile == Profile::fast;
   s.softmax = {.site = Site::scores,
                .layer = layer_id(l),
@@ -153,7 +153,7 @@ inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
            .reveal = p.gate_up_reveal(l),
            .sign = p.config.gated,
            .shown = p.fused ? Shown::raw_gate_up : Shown::gate_up,
-           .answers = {{Site::mlp, {p.down(l), frac::activation}}}};
+           .answers = {{Site::mlp, {p.down(l), p.layers[l].activation}}}};
   s.gelu = p.config.activation == Activation::gelu;
   return s;
 }
@@ -164,10 +164,10 @@ inline HandShape hand_row_shape(const Plan& p) {
   return {Site::hand_row, 0, p.config.width, {p.residual, p.residual_frac}};
 }
 inline HandShape hand_attention_shape(const Plan& p, std::size_t l) {
-  return {Site::hand_attention, layer_id(l), p.config.q_rows(), {p.o(l), frac::attention}};
+  return {Site::hand_attention, layer_id(l), p.config.q_rows(), {p.o(l), p.layers[l].attention}};
 }
 inline HandShape hand_activation_shape(const Plan& p, std::size_t l) {
-  return {Site::hand_activation, layer_id(l), p.config.ff, {p.down(l), frac::activation}};
+  return {Site::hand_activation, layer_id(l), p.config.ff, {p.down(l), p.layers[l].activation}};
 }
 // A whole residual row, once attention or MLP is through (Config::normed_residual).
 inline HandShape hand_residual_shape(const Plan& p, Site norm, std::size_t l) {

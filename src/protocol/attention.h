@@ -67,8 +67,9 @@ void paper_attention(Helper& helper, const AttentionShape& s) {
 }
 
 template <class W>
-Masked paper_attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
-  const Masked q0 = scores_send(provider, s.head(), qkv);
+Masked paper_attention(Provider& provider, const AttentionShape& s, const Masked& qkv,
+                       std::span<const float> key_level) {
+  const Masked q0 = scores_send(provider, s.head(), qkv, key_level);
   values_lift(provider, s.values, qkv);
   values_reshare<W>(provider, s.values);
   Masked out;
@@ -136,8 +137,9 @@ void fast_attention(Helper& helper, const AttentionShape& s) {
 }
 
 template <class W>
-Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
-  const Masked q0 = scores_send(provider, s.head(), qkv);
+Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked& qkv,
+                      std::span<const float> key_level) {
+  const Masked q0 = scores_send(provider, s.head(), qkv, key_level);
   values_lift(provider, s.values, qkv);
   const std::size_t q = s.head().q_rows();
   const Words& alpha = provider.keys[s.head().layer].lift;
@@ -218,7 +220,8 @@ constexpr Cost cost(const AttentionShape& s, Batch batch) {
   return total;
 }
 
-inline Mask attention(Helper& helper, const AttentionShape& s, const Mask&) {
+// key_level: the provider's (scores_send); the others know nothing of it.
+inline Mask attention(Helper& helper, const AttentionShape& s, const Mask&, std::span<const float> = {}) {
   const bool wide = s.values.mixed.bits > 64;
   if (s.fast) {
     wide ? fast_attention<Wide>(helper, s) : fast_attention<Word>(helper, s);
@@ -229,23 +232,25 @@ inline Mask attention(Helper& helper, const AttentionShape& s, const Mask&) {
 }
 
 // offline: the user has nothing to send; its share of the output is a fresh mask.
-inline Mask attention(UserDealer& user, const AttentionShape& s, const Mask&) {
+inline Mask attention(UserDealer& user, const AttentionShape& s, const Mask&, std::span<const float> = {}) {
   return mix_masks(user.with_helper, s.values, user.batch);
 }
 
-inline Masked attention(Provider& provider, const AttentionShape& s, const Masked& qkv) {
+inline Masked attention(Provider& provider, const AttentionShape& s, const Masked& qkv,
+                        std::span<const float> key_level = {}) {
   const bool wide = s.values.mixed.bits > 64;
-  if (s.fast) return wide ? fast_attention<Wide>(provider, s, qkv) : fast_attention<Word>(provider, s, qkv);
-  return wide ? paper_attention<Wide>(provider, s, qkv) : paper_attention<Word>(provider, s, qkv);
+  if (s.fast)
+    return wide ? fast_attention<Wide>(provider, s, qkv, key_level) : fast_attention<Word>(provider, s, qkv, key_level);
+  return wide ? paper_attention<Wide>(provider, s, qkv, key_level) : paper_attention<Word>(provider, s, qkv, key_level);
 }
 
-inline Mask attention(User& user, const AttentionShape& s, const Mask& qkv) {
+inline Mask attention(User& user, const AttentionShape& s, const Mask& qkv, std::span<const float> = {}) {
   const bool wide = s.values.mixed.bits > 64;
   if (s.fast) return wide ? fast_attention<Wide>(user, s, qkv) : fast_attention<Word>(user, s, qkv);
   return wide ? paper_attention<Wide>(user, s, qkv) : paper_attention<Word>(user, s, qkv);
 }
 
-inline Counted attention(Counter& counter, const AttentionShape& s, const Counted&) {
+inline Counted attention(Counter& counter, const AttentionShape& s, const Counted&, std::span<const float> = {}) {
   counter.total += cost(s, counter.batch);
   return {s.values.out, s.head().q_rows()};
 }

@@ -9,6 +9,8 @@
 //   sum:      (q0 + bq).(k0 + bk), because q0 = eq + aq and k0 = ek + ak
 //   paper, step 3       U -> P   the user's share less m, a mask that the helper knows: provider keeps q.k - m
 //   fast, with step 2   P -> U   cut(its share + u), one level u a row: the user opens its scores, keys in order
+//   The provider takes a constant, of its own choice, from its share of every rotated key: a row of scores moves as a whole, which no softmax
+//   sees, and is small where a model's bias of k made it large.
 //   Step 2 is sent once a token; keys accumulate. A key that a query does not see (of a skipped slot, or beyond the window of
 //   a layer that has one) takes no part: the user's share is a large negative constant, the provider's is positive noise of
 //   half its size at most, one word a row, which leaves the level that uncertain.
@@ -256,9 +258,14 @@ inline void scores(Helper& helper, const HeadShape& s) {
   }
 }
 
-// Steps 1 and 2. Keys of the batch join the cache. Returns q0.
-inline Masked scores_send(Provider& provider, const HeadShape& s, const Masked& qkv) {
+// Steps 1 and 2. Keys of the batch join the cache. Returns q0. key_level: kv_rows that are taken from each key, or empty.
+inline Masked scores_send(Provider& provider, const HeadShape& s, const Masked& qkv, std::span<const float> key_level) {
   auto z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
+  PERMLLM_ASSERT(key_level.empty() || s.level);
+  for (std::size_t j = 0; j < key_level.size(); ++j) {
+    const Word word = encode(double{key_level[j]}, s.qk);
+    for (std::size_t i = 0; i < z.k.tokens(); ++i) z.k.token(i)[j] -= word;
+  }
   const std::size_t rows = s.q_rows() + s.kv_rows();
   const auto d = provider.user.receive(RotatedRemask{expect(s.qk.ring, provider.batch.count * rows)}).d.words;
   Words e(d.size());

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "model/chat_format.h"
+#include "model/key_level.h"
 #include "model/synthetic.h"
 #include "page/pack.h"
 #include "plan/calibrate.h"
@@ -162,6 +163,7 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
       calibration_tokens(model.vocabulary, config);  // refused before the long work
   set_id(model, file.sha256());
   model.weights = load_int_weights(file, executor, options.weight_bits, progress);
+  level_keys(model.weights, options.context);
   set_plan(model, calibrate(model.weights, calibration, executor), options, executor);
   return model;
 }

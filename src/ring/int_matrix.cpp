@@ -103,12 +103,27 @@ int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
 
 namespace {
 
-// The sum over rows (or columns) of the square of their steps, with `frac` fraction bits at most, in units of 4^-frac.
-double steps(std::span<const float> largest, int frac, int bits) {
+double noise_bound() { return getenv("NOISE") ? atof(getenv("NOISE")) : k_most_noise; }
+// The bound of `bits` bits: of fewer than 12 the steps are larger.
+double times_of(int bits) { return std::ldexp(1.0, 2 * (k_weight_bits - bits)); }
+
+// The sum of the squares of steps 2^max(shift, least).
+double steps(std::span<const std::uint8_t> shifts, int least = 0) {
   double sum = 0;
-  for (const float v : largest)
-    sum += v > 0 ? std::ldexp(1.0, 2 * std::max(0, frac - IntMatrix::fraction_bits(v, bits))) : 1;
+  for (const int shift : shifts) sum += std::ldexp(1.0, 2 * std::max(shift, least));
   return sum;
+}
+
+// row_shifts: of steps, at least 2^least. columns: the sum over columns of the square of their steps. unit: the square of a step of 1, in that of
+// the weights.
+double noise_of(std::span<const std::uint8_t> row_shifts, int least, double columns, std::span<const double> squares,
+                double unit, int bits) {
+  double sum = 0;
+  for (std::size_t r = 0; r < squares.size(); ++r) {
+    const double step = std::ldexp(1.0, 2 * std::max<int>(row_shifts[r], least)) * columns * unit / 12;
+    if (squares[r] > 0) sum += std::min(step / squares[r], k_most_row_noise * times_of(bits));
+  }
+  return sum / static_cast<double>(squares.size());
 }
 
 std::vector<std::uint8_t> shifts_of(std::span<const float> largest, int frac, int bits) {
@@ -122,15 +137,15 @@ std::vector<std::uint8_t> shifts_of(std::span<const float> largest, int frac, in
 
 WeightScale IntMatrix::scale_of(const WeightStatistics& s, int bits) {
   const int coarsest = fraction_bits(*std::max_element(s.column.begin(), s.column.end()), bits);
-  if (s.squares == 0) return {coarsest, {}, 0};
-  // Of 12 bits; 8 have as much more as their steps are larger.
-  const double bound = k_most_noise * std::ldexp(1.0, 2 * (k_weight_bits - bits)) * 12 * s.squares;
+  const std::vector<std::uint8_t> none(s.row.size());
   for (int finer = 0; finer <= k_most_shift; ++finer) {
     const int frac = coarsest + finer;
-    const double unit = std::ldexp(1.0, -2 * frac);
-    if (steps(s.row, frac, bits) * static_cast<double>(s.column.size()) * unit <= bound) return {frac, {}, finer};
-    if (steps(s.column, frac, bits) * static_cast<double>(s.row.size()) * unit <= bound)
-      return {frac, shifts_of(s.column, frac, bits), 0};
+    const double unit = std::ldexp(1.0, -2 * frac), bound = noise_bound() * times_of(bits);
+    const std::vector<std::uint8_t> columns = shifts_of(s.column, frac, bits);
+    if (noise_of(shifts_of(s.row, frac, bits), 0, static_cast<double>(columns.size()), s.squares_of_rows, unit, bits) <=
+        bound)
+      return {frac, {}, finer};
+    if (noise_of(none, 0, steps(columns), s.squares_of_rows, unit, bits) <= bound) return {frac, columns, 0};
   }
   const int frac = coarsest + k_most_shift;
   return {frac + k_most_shift, shifts_of(s.column, frac, bits), k_most_shift};
@@ -262,46 +277,45 @@ void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t firs
   }
 }
 
-std::pair<int, double> IntMatrix::coarsening(int bits) const {
-  // Steps are 2^max(shift, bits taken away), of rows and of columns.
-  const auto steps = [](const std::vector<std::uint8_t>& shifts, int taken) {
-    double sum = 0;
-    for (const int shift : shifts) sum += std::ldexp(1.0, 2 * std::max(shift, taken));
-    return sum;
-  };
+std::pair<int, double> IntMatrix::coarsening(int bits, std::span<const double> squares) const {
   std::pair<int, double> best{0, INFINITY};
   for (int of_rows = 0; of_rows <= bits; ++of_rows) {
-    const double squares = steps(row_shifts_, of_rows) * steps(shifts_, bits - of_rows);
-    if (squares < best.second) best = {of_rows, squares};
+    const double noise = noise_of(row_shifts_, of_rows, steps(shifts_, bits - of_rows), squares, 1, bits_);
+    if (noise < best.second) best = {of_rows, noise};
   }
   return best;
 }
 
-std::vector<double> IntMatrix::noise() const {
-  double squares = 0;
+std::vector<double> IntMatrix::squares_of_rows() const {
+  std::vector<double> squares(rows_);
   std::vector<std::int32_t> w(cols_);
   for (std::size_t r = 0; r < rows_; ++r) {
     row(r, w);
-    for (const std::int32_t v : w) squares += static_cast<double>(v) * v;
+    for (const std::int32_t v : w) squares[r] += static_cast<double>(v) * v;
   }
+  return squares;
+}
+
+std::vector<double> IntMatrix::noise() const {
   const int spare =
       *std::max_element(shifts_.begin(), shifts_.end()) + *std::max_element(row_shifts_.begin(), row_shifts_.end());
+  const std::vector<double> squares = squares_of_rows();
   std::vector<double> noise;
-  for (int bits = 0; bits <= spare; ++bits) noise.push_back(coarsening(bits).second / 12 / std::max(squares, 1.0));
+  for (int bits = 0; bits <= spare; ++bits) noise.push_back(coarsening(bits, squares).second);
   return noise;
 }
 
 int IntMatrix::needless_bits() const {
   const std::vector<double> with = noise();
-  const double bound = k_most_noise * std::ldexp(1.0, 2 * (k_weight_bits - bits_));
+  const double target = std::max(noise_bound() * times_of(bits_), 1.25 * with[0]);
   int bits = 0;
-  while (bits + 1 < static_cast<int>(with.size()) && with[static_cast<std::size_t>(bits) + 1] <= bound) ++bits;
+  while (bits + 1 < static_cast<int>(with.size()) && with[static_cast<std::size_t>(bits) + 1] <= target) ++bits;
   return bits;
 }
 
 void IntMatrix::coarsen(int bits, Executor& executor) {
   if (bits == 0) return;
-  const int of_rows = coarsening(bits).first;
+  const int of_rows = coarsening(bits, squares_of_rows()).first;
   IntMatrix coarse(rows_, cols_, {frac_ - bits, {}, 0}, bits_);
   const auto less = [](std::vector<std::uint8_t> shifts, int taken) {
     for (std::uint8_t& shift : shifts) shift = static_cast<std::uint8_t>(std::max(0, shift - taken));

@@ -28,13 +28,14 @@ struct WeightScale {
 // The largest shift, of rows and of columns, that is asked for: each bit of it costs the product's ring one.
 constexpr int k_most_shift = 6;
 
-// Of a matrix whose rounding is not heard: its square is this part of the weights' (measured: docs/models.md).
-constexpr double k_most_noise = 6e-6;
+// The noise of rounding: of each row, the square of what rounding adds over the square of the weights, in the mean over rows (one that is nearly
+// all zeros counts as k_most_row_noise at most). Below k_most_noise it is not heard in what a model says (docs/models.md).
+constexpr double k_most_noise = 1e-6, k_most_row_noise = 100 * k_most_noise;
 
 // What is known of real weights before they become integers.
 struct WeightStatistics {
-  std::vector<float> row, column;  // largest magnitudes
-  double squares = 0;              // sum of all
+  std::vector<float> row, column;       // largest magnitudes
+  std::vector<double> squares_of_rows;  // sums
 };
 
 // W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times
@@ -67,10 +68,9 @@ class IntMatrix {
   int bits() const { return bits_; }
   int shift(std::size_t col) const { return shifts_[col]; }
   int row_shift(std::size_t row) const { return row_shifts_[row]; }
-  // The noise of rounding, its square over that of the weights, with 0, 1, ... fraction bits less, up to as many as are there for small rows
-  // and columns alone.
+  // The noise with 0, 1, ... fraction bits less, up to as many as are there for small rows and columns alone.
   std::vector<double> noise() const;
-  // How many of these can go with at most k_most_noise.
+  // How many of these can go: the noise stays below k_most_noise, or nearly what it is.
   int needless_bits() const;
   // Takes so many of these away, rounding again what needs it.
   void coarsen(int bits, Executor& executor);
@@ -86,8 +86,9 @@ class IntMatrix {
   template <class RowAt>
   void fill(Executor& executor, const RowAt& row_at);
 
-  // How many of `bits` bits are taken from rows, and what the steps come to: the sum of their squares over all weights.
-  std::pair<int, double> coarsening(int bits) const;
+  // How many of `bits` bits are best taken from rows, and the noise then.
+  std::pair<int, double> coarsening(int bits, std::span<const double> squares_of_rows) const;
+  std::vector<double> squares_of_rows() const;
 
   std::size_t rows_ = 0, cols_ = 0;
   int frac_ = 0, bits_ = k_weight_bits;

@@ -14,19 +14,14 @@ PublicPart public_part(const IntWeights& weights) {
   part.vectors.head_bias = weights.head_bias;
   part.vectors.positions = weights.positions;
   for (const LayerWeights<IntMatrix>& w : weights.layers) {
-    part.vectors.layers.push_back({{},
-                                   {},
-                                   {},
-                                   {},
-                                   w.qkv_bias,
-                                   {},
-                                   w.up_bias,
-                                   {},
-                                   w.qk_gain,
-                                   w.attention_gain,
-                                   w.mlp_gain,
-                                   w.attention_shift,
-                                   w.mlp_shift});
+    LayerWeights<NoMatrix>& layer = part.vectors.layers.emplace_back();
+    layer.qkv_bias = w.qkv_bias;
+    layer.up_bias = w.up_bias;
+    layer.qk_gain = w.qk_gain;
+    layer.attention_gain = w.attention_gain;
+    layer.mlp_gain = w.mlp_gain;
+    layer.attention_shift = w.attention_shift;
+    layer.mlp_shift = w.mlp_shift;
   }
   return part;
 }
@@ -126,7 +121,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
     to(&keys[(begin_ + i) * kv_rows], all.subspan(c.q_rows(), kv_rows));
     to(&values[(begin_ + i) * kv_rows], all.last(kv_rows));
   });
-  const Format out{plan_.o(layer), frac::attention};
+  const Format out{plan_.o(layer), plan_.layers[layer].attention};
   Words mixed(n * c.q_rows());
   executor_.parallel(n * c.heads, [&](std::size_t task) {
     const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim,
@@ -157,7 +152,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
 Words ClearSide::activation(std::size_t layer, const ShownPair& shown) {
   const Config& c = plan_.config;
   const std::size_t n = length_ - begin_;
-  const Format out{plan_.down(layer), frac::activation};
+  const Format out{plan_.down(layer), plan_.layers[layer].activation};
   note_normed(shown);
   Words active(n * c.ff);
   executor_.parallel(n, [&](std::size_t i) {

@@ -306,10 +306,10 @@ class ValueCheck {
         const double gate = std::ldexp(static_cast<double>(gate_up[i][j]), -frac_in) * scale,
                      up = std::ldexp(static_cast<double>(gate_up[i][n + j]), -frac_in) * scale;
         // Two units of either shown number, the rms, and the rounding of the answer.
-        const double unit = std::ldexp(scale, frac::activation - shown_frac), off = plan_.raw_up() ? 0.004 : 0;
+        const double unit = std::ldexp(scale, plan_.layers[layer].activation - shown_frac), off = plan_.raw_up() ? 0.004 : 0;
         const double tolerance = 1.01 + 2.3 * unit * (std::fabs(gate) + std::fabs(up)) +
-                                 off * std::ldexp(std::fabs(gate * up), frac::activation) + unit;
-        EXPECT_NEAR(static_cast<double>(active[i][j]), std::ldexp(silu(gate) * up, frac::activation), tolerance)
+                                 off * std::ldexp(std::fabs(gate * up), plan_.layers[layer].activation) + unit;
+        EXPECT_NEAR(static_cast<double>(active[i][j]), std::ldexp(silu(gate) * up, plan_.layers[layer].activation), tolerance)
             << "layer " << layer;
       }
       compared_ += n;
@@ -353,9 +353,9 @@ class ValueCheck {
             want += p[t] / total * value;
             largest = std::max(largest, std::fabs(value));
           }
-          const double tolerance = 2 * uncertainty * largest + std::ldexp(2.5, -frac::attention) + v_unit +
+          const double tolerance = 2 * uncertainty * largest + std::ldexp(2.5, -plan_.layers[layer].attention) + v_unit +
                                    largest * std::ldexp(static_cast<double>(i + 1), -frac::probability);
-          EXPECT_NEAR(std::ldexp(static_cast<double>(mixed[i][h * c.head_dim + d]), -frac::attention), want, tolerance)
+          EXPECT_NEAR(std::ldexp(static_cast<double>(mixed[i][h * c.head_dim + d]), -plan_.layers[layer].attention), want, tolerance)
               << "layer " << layer << " token " << i;
         }
       }

@@ -1,4 +1,4 @@
-#include "plan/plan.h"
+#include "plan/fit.h"
 
 #include <gtest/gtest.h>
 
@@ -40,11 +40,18 @@ TEST(PlanTest, rings_grow_with_the_calibrated_ranges) {
 }
 
 TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
+  Executor executor(1);
+  IntWeights weights = load_int_weights(Gguf::parse(tiny_llama().finish()), executor);
   Ranges ranges = tiny_ranges();
-  EXPECT_TRUE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
-  EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::open).fused);
+  const auto fused = [&](Profile profile) {
+    const Fitted fitted = fit(weights, ranges, {.slots = 16, .profile = profile, .fused = {}}, executor);
+    EXPECT_TRUE(fitted.given_up.empty());
+    return fitted.plan.fused;
+  };
+  EXPECT_TRUE(fused(Profile::paper));
+  EXPECT_FALSE(fused(Profile::open));
   ranges.layers[0].gate_up_raw = 1e13;
-  EXPECT_FALSE(Plan::make_fused_if_possible(tiny_weights(), ranges, 16, Profile::paper).fused);
+  EXPECT_FALSE(fused(Profile::paper));
   EXPECT_NE(refusal([&] { Plan::make(tiny_weights(), ranges, 16, Profile::paper, true); }).find("with the norm fused"),
             std::string::npos);
   EXPECT_NE(refusal([&] {
