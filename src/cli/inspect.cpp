@@ -178,6 +178,7 @@ void print_json(const OfferedModel& model, const Options& options, const Facts& 
        {{"provider", seen_by(Role::provider, plan)},
         {"helper", seen_by(Role::helper, plan)},
         {"user", seen_by(Role::user, plan)}}},
+      {"given_up", model.given_up},
       {"lift_slack_bits", plan.open() ? nlohmann::json() : nlohmann::json(plan.lift_slack_bits())},
       {"decode", decode},
       {"prefill", {{"tokens", f.prompt}, {"cost", cost_json(pass_cost(plan, 0, f.prompt, true))}}},
@@ -210,7 +211,7 @@ void print_model(const OfferedModel& model, const Options& options, const Facts&
   }
 }
 
-void print_numbers(const Plan& plan) {
+void print_numbers(const Plan& plan, const std::vector<std::string>& given_up) {
   const Config& c = plan.config;
   const auto largest = [&](double LayerRanges::*range) {
     double most = 0;
@@ -235,6 +236,10 @@ void print_numbers(const Plan& plan) {
     fmt::print(
         "; scores {} (q and k with {} fraction bits or more), p.v {} bits; v is lifted with {:.0f} bits of slack",
         score_bits, rotated, plan.mixed(0).bits, plan.lift_slack_bits());
+  }
+  if (!given_up.empty()) {
+    fmt::print("\n  where rings have no room for all bits of the weights, these were given up: {}",
+               fmt::join(given_up, "; "));
   }
 }
 
@@ -286,7 +291,7 @@ void run(Options options) {
   const Facts facts = facts_of(file, model, options, executor);
   if (options.json) return print_json(model, options, facts);
   print_model(model, options, facts);
-  print_numbers(model.plan);
+  print_numbers(model.plan, model.given_up);
   print_session(model.plan, options, facts);
 }
 

@@ -103,7 +103,6 @@ int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
 
 namespace {
 
-double noise_bound() { return getenv("NOISE") ? atof(getenv("NOISE")) : k_most_noise; }
 // The bound of `bits` bits: of fewer than 12 the steps are larger.
 double times_of(int bits) { return std::ldexp(1.0, 2 * (k_weight_bits - bits)); }
 
@@ -140,7 +139,7 @@ WeightScale IntMatrix::scale_of(const WeightStatistics& s, int bits) {
   const std::vector<std::uint8_t> none(s.row.size());
   for (int finer = 0; finer <= k_most_shift; ++finer) {
     const int frac = coarsest + finer;
-    const double unit = std::ldexp(1.0, -2 * frac), bound = noise_bound() * times_of(bits);
+    const double unit = std::ldexp(1.0, -2 * frac), bound = k_most_noise * times_of(bits);
     const std::vector<std::uint8_t> columns = shifts_of(s.column, frac, bits);
     if (noise_of(shifts_of(s.row, frac, bits), 0, static_cast<double>(columns.size()), s.squares_of_rows, unit, bits) <=
         bound)
@@ -307,7 +306,7 @@ std::vector<double> IntMatrix::noise() const {
 
 int IntMatrix::needless_bits() const {
   const std::vector<double> with = noise();
-  const double target = std::max(noise_bound() * times_of(bits_), 1.25 * with[0]);
+  const double target = std::max(k_most_noise * times_of(bits_), 1.25 * with[0]);
   int bits = 0;
   while (bits + 1 < static_cast<int>(with.size()) && with[static_cast<std::size_t>(bits) + 1] <= target) ++bits;
   return bits;

@@ -65,7 +65,8 @@ std::vector<double> log_probabilities(const auto& logits, double unit) {
 }
 
 class Choices : public testing::TestWithParam<std::tuple<RealModel, Variant>> {};
-INSTANTIATE_TEST_SUITE_P(RealModels, Choices, testing::Combine(testing::ValuesIn(k_models), testing::ValuesIn(k_variants)),
+INSTANTIATE_TEST_SUITE_P(RealModels, Choices,
+                         testing::Combine(testing::ValuesIn(k_models), testing::ValuesIn(k_variants)),
                          [](const auto& p) {
                            return fmt::format("{}_{}", std::get<0>(p.param).name, std::get<1>(p.param).name());
                          });
@@ -79,23 +80,6 @@ TEST_P(Choices, are_those_of_float32) {
   const OfferedModel offered =
       offer_model(model.path, {.context = 128, .profile = variant.profile, .fused = fused}, executor());
   const Plan& plan = offered.plan;
-  if (getenv("WEIGHTS_ONLY")) {
-    std::size_t n = 0, eq = 0;
-    double kl = 0;
-    for (const Line& line : lines) {
-      ReferenceCache cache;
-      std::vector<TokenId> fed = line.prompt;
-      for (std::size_t step = 0; step < line.answer.size(); ++step, ++n) {
-        const auto got = log_probabilities(reference_forward(offered.weights, fed, cache, executor()), 1),
-                   want = log_probabilities(line.logits[step], 1);
-        for (std::size_t k = 0; k < want.size(); ++k) kl += std::exp(want[k]) * (want[k] - got[k]);
-        eq += std::max_element(want.begin(), want.end()) - want.begin() == std::max_element(got.begin(), got.end()) - got.begin();
-        fed = {line.answer[step]};
-      }
-    }
-    fmt::print("weights only: {} of {}, {:.6f}\n", eq, n, kl / static_cast<double>(n));
-    return;
-  }
   std::size_t steps = 0, same = 0;
   double divergence = 0, worst_gap = 0;
   for (const Line& line : lines) {
@@ -128,7 +112,7 @@ TEST_P(Choices, are_those_of_float32) {
   divergence /= static_cast<double>(steps);
   fmt::print("{} {}: {} of {} choices as float32's, the others within {:.3f}; divergence {:.5f} nats\n", model.name,
              variant.name(), same, steps, worst_gap, divergence);
-  EXPECT_GE(static_cast<double>(same), 0.99 * static_cast<double>(steps));
+  EXPECT_LE(steps - same, std::max<std::size_t>(1, steps / 100));
   EXPECT_LE(worst_gap, 0.15);
   EXPECT_LE(divergence, 0.002);
 }

@@ -49,8 +49,8 @@ auto hand(Noting<P>& p, const HandShape& s, const Words& v) {
   return p.note("hand", s.layer, hand(static_cast<P&>(p), s, v));
 }
 template <class P, Role R>
-Share<R> attention(Noting<P>& p, const AttentionShape& s, const Share<R>& x) {
-  return p.note("attention", s.head().layer, attention(static_cast<P&>(p), s, x));
+Share<R> attention(Noting<P>& p, const AttentionShape& s, const Share<R>& x, std::span<const float> key_level) {
+  return p.note("attention", s.head().layer, attention(static_cast<P&>(p), s, x, key_level));
 }
 template <class P, Role R>
 Embedded<Share<R>> embed(Noting<P>& p, const EmbedShape& s, const Share<R>& x) {

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "cli/offer_options.h"
@@ -103,8 +104,8 @@ TEST(ReadConfig, heads_of_more_rows_than_a_matrix_may_have_are_refused) {
   }
 }
 
-// v needs room in its ring to be lifted: where it is large, columns of finer steps give way, and then the model is refused.
-TEST(OfferModel, finer_steps_of_small_columns_give_way_where_the_rings_lack_room) {
+// v needs room in its ring to be lifted: where it is large, finer steps of rows give way, and then the model is refused.
+TEST(OfferModel, finer_steps_give_way_where_the_rings_lack_room_and_are_told) {
   SmallModel model = small_chatglm_6b();
   model.settings["eos_token_id"] = 4;
   for (std::size_t l = 0; l < Small::layers; ++l) {
@@ -112,12 +113,12 @@ TEST(OfferModel, finer_steps_of_small_columns_give_way_where_the_rings_lack_room
     auto& gain = model.tensors[p + "input_layernorm.weight"].values;
     std::fill(gain.begin(), gain.end(), 1.0f);
     auto& qkv =
-        model.tensors[p + "attention.query_key_value.weight"].values;  // rows without a mean, their last columns small
-    for (std::size_t i = 0; i < qkv.size(); ++i)
-      qkv[i] = (i % 2 == 0 ? 1.0f : -1.0f) / (i % Small::width < 4 ? 1 : 1024);
+        model.tensors[p + "attention.query_key_value.weight"].values;  // rows without a mean, the first far larger
+    for (std::size_t i = 0; i < qkv.size(); ++i) qkv[i] = (i % 2 == 0 ? 1.0f : -1.0f) * (i < Small::width ? 64 : 1);
   }
   Executor executor(2);
-  const auto spread_with = [&](float v) {
+  std::vector<std::string> given_up;
+  const auto bits_with = [&](float v) {
     for (std::size_t l = 0; l < Small::layers; ++l) {
       auto& bias = model.tensors["transformer.layers." + std::to_string(l) + ".attention.query_key_value.bias"].values;
       for (std::size_t h = 0; h < Small::heads; ++h)
@@ -130,14 +131,20 @@ TEST(OfferModel, finer_steps_of_small_columns_give_way_where_the_rings_lack_room
     options.ids_only = true;
     const OfferedModel offered = offer_model(folder.path(), options, executor);
     EXPECT_GE(offered.plan.lift_slack_bits(), k_least_lift_slack);
-    int spread = 0;
-    for (std::size_t c = 0; c < Small::width; ++c) spread = std::max(spread, offered.weights.layers[0].qkv.shift(c));
-    return spread;
+    EXPECT_EQ(offered.plan.layers[0].qkv, offered.weights.layers[0].qkv.frac());
+    given_up = offered.given_up;
+    return offered.plan.layers[0].qkv;
   };
-  EXPECT_EQ(spread_with(1), k_most_shift);
-  EXPECT_EQ(spread_with(100), k_most_shift / 2);
-  EXPECT_EQ(spread_with(500), 0);
-  EXPECT_THROW(spread_with(1e6), Error);
+  const int finest = bits_with(1);
+  EXPECT_TRUE(given_up.empty());
+  EXPECT_LT(bits_with(5000), finest);
+  EXPECT_EQ(given_up.at(0).find(fmt::format("layer 0: {} bit", finest - bits_with(5000))), 0u) << given_up.at(0);
+  try {
+    bits_with(1e6);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("blk.0.attn_v"), std::string::npos) << error.what();
+  }
 }
 
 }  // namespace

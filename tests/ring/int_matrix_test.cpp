@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <list>
 #include <random>
 #include <thread>
@@ -23,14 +25,19 @@ FloatMatrix random_integers(std::size_t rows, std::size_t cols, int bits, std::u
   return real;
 }
 
-// Columns by their shifts larger, and the scale that says so.
-WeightScale shift_columns(FloatMatrix& real, std::uint64_t seed) {
+// Columns and rows by their shifts larger, and the scale that says so.
+WeightScale shift_columns_and_rows(FloatMatrix& real, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   WeightScale scale;
+  scale.most_row_shift = k_most_shift;
   for (std::size_t c = 0; c < real.cols(); ++c) {
     scale.shifts.push_back(static_cast<std::uint8_t>(random() % (k_most_shift + 1)));
     for (std::size_t r = 0; r < real.rows(); ++r)
       real.values[r * real.cols() + c] *= static_cast<float>(1 << scale.shifts[c]);
+  }
+  for (std::size_t r = 0; r < real.rows(); ++r) {
+    const auto times = static_cast<float>(1 << random() % (k_most_shift + 1));
+    for (std::size_t c = 0; c < real.cols(); ++c) real.values[r * real.cols() + c] *= times;
   }
   return scale;
 }
@@ -64,7 +71,7 @@ TEST(IntMatrix, keeps_every_weight_of_every_shape) {
   for (const int bits : {8, 12}) {
     for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {31, 7}, {33, 8}, {64, 9}, {65, 130}}) {
       FloatMatrix real = random_integers(rows, cols, bits, ++seed);
-      const WeightScale scale = shift_columns(real, ++seed);
+      const WeightScale scale = shift_columns_and_rows(real, ++seed);
       const IntMatrix w(real, scale, executor, bits);
       for (std::size_t r = 0; r < rows; ++r) {
         std::vector<std::int32_t> row(cols);
@@ -120,31 +127,84 @@ TEST(IntMatrix, fraction_bits_fill_the_weight_bits_and_no_more) {
   }
 }
 
-// Every column is as fine as its largest weight allows, or 2^most_shift finer than the largest column.
-TEST(IntMatrix, small_columns_get_finer_steps) {
-  const std::vector<float> largest{3.9f, 4.0f, 2.1f, 2.0f, 0.07f, 0.01f, 0.0f};
-  for (const int bits : {8, 12}) {
-    for (const int most : {0, 1, 3, k_most_shift}) {
-      const WeightScale scale = IntMatrix::scale_of(largest, most, bits);
-      EXPECT_EQ(scale.frac, IntMatrix::fraction_bits(4, bits) + most);
-      ASSERT_EQ(scale.shifts.size(), largest.size());
-      for (std::size_t c = 0; c < largest.size(); ++c) {
-        const int fraction = scale.frac - scale.shifts[c], whole = IntMatrix::fraction_bits(4, bits);
-        EXPECT_LE(scale.shifts[c], most);
-        EXPECT_LE(std::nearbyint(std::ldexp(largest[c], fraction)), limit_of(bits));
-        if (largest[c] > 0) {
-          EXPECT_TRUE(fraction == whole + most ||
-                      std::ldexp(largest[c], fraction + 1) > static_cast<float>(limit_of(bits)))
-              << c;
-        }
-      }
+// Bell-shaped weights, of which some rows and columns are larger.
+struct Sized {
+  FloatMatrix real;
+  WeightStatistics statistics;
+};
+Sized sized(std::size_t rows, std::size_t cols, const std::function<float(std::size_t, std::size_t)>& size) {
+  Sized s{{rows, cols, std::vector<float>(rows * cols)},
+          {std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows)}};
+  std::mt19937_64 random(3);
+  std::normal_distribution<float> bell(0, 0.02f);
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t c = 0; c < cols; ++c) {
+      const float w = s.real.values[r * cols + c] = bell(random) * size(r, c);
+      s.statistics.row[r] = std::max(s.statistics.row[r], std::fabs(w));
+      s.statistics.column[c] = std::max(s.statistics.column[c], std::fabs(w));
+      s.statistics.squares_of_rows[r] += double{w} * double{w};
     }
   }
-  EXPECT_EQ(IntMatrix::scale_of(std::vector<float>{0.5f, 0.26f, 0.3f}, k_most_shift).frac,
-            IntMatrix::fraction_bits(0.26f));
-  const WeightScale zeros = IntMatrix::scale_of(std::vector<float>(3, 0.0f), k_most_shift);
+  return s;
+}
+
+// The mean over rows of what rounding adds to the squares.
+double measured_noise(const FloatMatrix& real, const IntMatrix& w) {
+  double sum = 0;
+  for (std::size_t r = 0; r < w.rows(); ++r) {
+    double added = 0, squares = 0;
+    for (std::size_t c = 0; c < w.cols(); ++c) {
+      const double x = double{real.values[r * w.cols() + c]};
+      added += std::pow(std::ldexp(static_cast<double>(w.at(r, c)), -w.frac()) - x, 2);
+      squares += x * x;
+    }
+    sum += added / squares;
+  }
+  return sum / static_cast<double>(w.rows());
+}
+
+TEST(IntMatrix, steps_are_as_fine_as_the_noise_asks_for_by_row_or_by_column) {
+  Executor executor(2);
+  const auto check = [&](const char* what, int finer, bool by_row, bool by_column,
+                         const std::function<float(std::size_t, std::size_t)>& size) {
+    SCOPED_TRACE(what);
+    const Sized s = sized(90, 130, size);
+    const WeightScale scale = IntMatrix::scale_of(s.statistics);
+    const int coarsest = IntMatrix::fraction_bits(*std::max_element(s.statistics.row.begin(), s.statistics.row.end()));
+    IntMatrix w(s.real, scale, executor);
+    if (scale.most_row_shift > 0 && !scale.shifts.empty()) w.coarsen(w.needless_bits(), executor);
+    EXPECT_LE(std::abs(w.frac() - coarsest - finer), by_row && by_column ? 2 : 1) << w.frac() - coarsest;
+    EXPECT_EQ(scale.most_row_shift > 0, by_row);
+    EXPECT_EQ(std::any_of(scale.shifts.begin(), scale.shifts.end(), [](auto shift) { return shift > 0; }), by_column);
+    EXPECT_LE(w.noise()[0], (by_row && by_column ? 4 : 1) * k_most_noise);  // powers of two lose up to a bit each
+    EXPECT_NEAR(measured_noise(s.real, w) / w.noise()[0], 1, 0.1);
+    // What is given up afterwards costs what is said of it, and one bit less would not do.
+    const std::vector<double> noise = w.noise();
+    for (std::size_t bits = 1; bits < noise.size(); ++bits) {
+      EXPECT_GE(noise[bits], noise[bits - 1]);
+      IntMatrix coarse(s.real, scale, executor);
+      coarse.coarsen(coarse.frac() - w.frac() + static_cast<int>(bits), executor);
+      EXPECT_EQ(coarse.frac(), w.frac() - static_cast<int>(bits));
+      const double told = coarse.noise()[0], measured = measured_noise(s.real, coarse);
+      EXPECT_NEAR(told / noise[bits], 1, 0.05);
+      if (noise[bits] < k_most_row_noise / 10) {
+        EXPECT_NEAR(measured / noise[bits], 1.4, 0.5);  // rounded twice
+      }
+    }
+  };
+  check("even", 0, false, false, [](std::size_t, std::size_t) { return 1.0f; });
+  check("a large row", 5, true, false, [](std::size_t r, std::size_t) { return r == 7 ? 32.0f : 1.0f; });
+  check("a large column", 5, false, true, [](std::size_t, std::size_t c) { return c == 7 ? 32.0f : 1.0f; });
+  check("both", 10, true, true,
+        [](std::size_t r, std::size_t c) { return (c == 7 ? 32.0f : 1.0f) * (r == 3 ? 32.0f : 1.0f); });
+}
+
+TEST(IntMatrix, zeros_have_a_scale_too) {
+  const WeightScale zeros = IntMatrix::scale_of({std::vector<float>(4), std::vector<float>(3), std::vector<double>(4)});
   EXPECT_EQ(zeros.frac, 0);
-  EXPECT_EQ(zeros.shifts, std::vector<std::uint8_t>(3, 0));
+  Executor executor(1);
+  const IntMatrix w(FloatMatrix{4, 3, std::vector<float>(12)}, zeros, executor);
+  EXPECT_EQ(w.noise(), std::vector<double>{0});
 }
 
 TEST(IntMatrix, random_weights_have_the_deviation_and_the_range_that_they_promise) {
@@ -179,7 +239,7 @@ TEST(IntProduct, agrees_with_the_definition_for_every_ring_and_odd_shapes) {
            {std::pair<std::size_t, std::size_t>{1, 1}, {15, 3}, {33, 64}, {64, 577}, {97, 1536}}) {
         for (const std::size_t n : {1, 2, 5, 23}) {
           FloatMatrix real = random_integers(rows, cols, weight_bits, ++seed);
-          const WeightScale scale = n == 5 ? WeightScale{} : shift_columns(real, ++seed);
+          const WeightScale scale = n == 5 ? WeightScale{} : shift_columns_and_rows(real, ++seed);
           const IntMatrix w(real, scale, executor, weight_bits);
           const Words x = random_words(n * cols, ++seed);
           Words y(n * rows);
@@ -220,7 +280,7 @@ TEST(FloatProduct, of_integer_weights_agrees_with_doubles) {
     for (const std::size_t n : {1, 3, 4, 9}) {
       const std::size_t rows = 37, cols = 301;
       FloatMatrix real = random_integers(rows, cols, bits, 3);
-      WeightScale scale = shift_columns(real, 5);
+      WeightScale scale = shift_columns_and_rows(real, 5);
       for (float& v : real.values) v /= 1024;
       scale.frac = 10;
       const IntMatrix w(real, scale, executor, bits);
@@ -231,9 +291,13 @@ TEST(FloatProduct, of_integer_weights_agrees_with_doubles) {
       product(w, x, y, executor);
       for (std::size_t i = 0; i < n; ++i) {
         for (std::size_t r = 0; r < rows; ++r) {
-          double want = 0;
-          for (std::size_t c = 0; c < cols; ++c) want += w.at(r, c) / 1024.0 * static_cast<double>(x[i * cols + c]);
-          ASSERT_NEAR(y[i * rows + r], want, 1e-3);
+          double want = 0, size = 0;
+          for (std::size_t c = 0; c < cols; ++c) {
+            const double term = w.at(r, c) / 1024.0 * static_cast<double>(x[i * cols + c]);
+            want += term;
+            size += std::fabs(term);
+          }
+          ASSERT_NEAR(y[i * rows + r], want, 1e-6 * size + 1e-4);
         }
       }
     }
