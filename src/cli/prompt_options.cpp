@@ -112,7 +112,7 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
 
 void TokenPrinter::token(TokenId id) {
   // The end-of-turn token is no text.
-  const bool first = ids_.empty();
+  const bool first = ids_.empty() && !goes_on_;
   const std::string piece =
       tokenizer_.is_end(id) ? "" : stream_.push(first ? tokenizer_.decode({&id, 1}, true) : tokenizer_.bytes(id));
   ids_.push_back(id);

@@ -63,7 +63,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   };
   std::vector<std::string> tokens{"<unk>",  "<s>",          "</s>",         "t",         "h", "e", "th", "the",
                                   "<0x0A>", "\xe2\x96\x81", "<|im_start|>", "<|im_end|>"};
-  return {sentencepiece_model(1), sentencepiece_model(2), table("llama", "default", tokens),
+  return {sentencepiece_model(1), sentencepiece_model(2), table("llama", "", tokens),
           table("gpt2", "gpt-2", tokens), table("gpt2", "llama-bpe", tokens)};
 }
 
