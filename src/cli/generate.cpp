@@ -21,7 +21,8 @@ void run(const std::string& path, const std::string& pre_tokenizer, PromptOption
   const Config config = read_config(file);
   const Tokenizer tokenizer(read_vocabulary(file, !options.ids.empty(), pre_tokenizer));
   const auto ids = prompt_tokens(options, tokenizer, config.context);
-  const FloatWeights weights = load_float_weights(file, executor, late_bar("Loading the model", options.json));
+  FloatWeights weights = load_float_weights(file, executor, late_bar("Loading the model", options.json));
+  weights.config.set_length(ids.size() + options.max_tokens);
   const double load_seconds = seconds_since(load_begin);
 
   Sampler sampler(options.sampling);

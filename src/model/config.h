@@ -49,10 +49,14 @@ struct Config {
   // GLM-4; all with learned positions). rotary_2d: the pairs of the second half turn with the place in the answer.
   std::vector<double> rope;
   std::vector<double> rope_local;  // of layers with a window, where not the same (Gemma 3)
+  std::vector<bool> turned;        // by layer, whether its heads turn (SmolLM3: not in every fourth); empty: all do
+  // In place of `rope` for conversations of at most so many tokens, until it is known how long they get (Phi 3 and 4 mini); no peer sees it.
+  std::vector<double> rope_short;
+  std::size_t rope_short_tokens = 0;
   std::size_t window =
       0;  // keys that a query of a windowed layer sees, itself included; 0: all (Gemma 2 and 3, Mistral)
-  std::size_t global_every = 0;  // each such layer, counted from 1, has no window (Gemma 3: 6, Gemma 2: 2); 0: all have
-  bool prefix = false;           // a prompt's tokens attend both ways (ChatGLM-6B)
+  std::vector<bool> windows;  // by layer, whether it has the window (Gemma 3: five of six); empty: all have
+  bool prefix = false;        // a prompt's tokens attend both ways (ChatGLM-6B)
 
   bool qk_norm = false;    // q and k are normed head by head before they turn (Qwen 3, Gemma 3)
   double score_scale = 0;  // of q.k before the softmax, mostly 1 / sqrt(head_dim)
@@ -77,9 +81,15 @@ struct Config {
   std::size_t stored_layers() const { return distinct_layers == 0 ? layers : distinct_layers; }
   // kv head that query head h reads.
   std::size_t kv_of(std::size_t h) const { return h / (heads / kv_heads); }
-  bool windowed(std::size_t l) const { return window != 0 && (global_every == 0 || (l + 1) % global_every != 0); }
-  const std::vector<double>& rope_of(std::size_t l) const {
+  bool windowed(std::size_t l) const { return window != 0 && (windows.empty() || windows[l]); }
+  std::vector<double> rope_of(std::size_t l) const {
+    if (!turned.empty() && !turned[l]) return std::vector<double>(head_dim / 2);
     return windowed(l) && !rope_local.empty() ? rope_local : rope;
+  }
+  // Chooses the frequencies for conversations of at most so many tokens.
+  void set_length(std::size_t tokens) {
+    if (!rope_short.empty() && tokens <= rope_short_tokens) rope = rope_short;
+    rope_short.clear();
   }
 };
 

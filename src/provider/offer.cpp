@@ -169,6 +169,7 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   // Where rings have no room for columns of finer steps: fewer of them, rather than no answer.
   for (int most_shift = k_most_shift;; most_shift = most_shift == k_most_shift ? k_most_shift / 2 : 0) {
     model.weights = load_int_weights(file, executor, options.weight_bits, progress, most_shift);
+    model.weights.config.set_length(options.context);
     try {
       set_plan(model, calibrate(model.weights, calibration, executor), options);
       return model;

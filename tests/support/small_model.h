@@ -56,6 +56,8 @@ struct SmallModel {
         writer.real(key, value);
       else if (value.is_boolean())
         writer.boolean(key, value);
+      else if (value.is_array())
+        writer.scalars(key, 7, value.get<std::vector<std::uint8_t>>());  // flags, 0 or 1
       else
         writer.text(key, value);
     }
