@@ -87,7 +87,8 @@ std::string parts_of(const Config& c) {
   const auto add = [&](bool has, const std::string& part) {
     if (has) parts.push_back(part);
   };
-  add(c.qk_norm, "q and k normed by head");
+  add(c.qk_norm, c.whole_norm ? "q and k normed as a whole" : "q and k normed by head");
+  add(!c.pre_norm, "no norms before attention and MLP");
   add(c.post_norm, "norms behind attention and MLP");
   add(c.normed_residual, "the residual a norm's output");
   const auto layers = [](const std::vector<bool>& flags, bool which) {

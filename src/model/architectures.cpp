@@ -22,6 +22,7 @@ struct Architecture {
   std::size_t global_every = 0;   // such layers, counted from 1, have no window where the file has no other pattern
   std::size_t unturned_every = 0;  // such layers do not turn their heads
   bool multiplied = false;        // factors of embeddings, scores, logits, and of what attention and MLP put out
+  bool behind = false;    // norms stand behind matrices alone; those of q and k are over all heads
   bool tempered = false;          // scores grow with the position, from the length on that the model was trained with first
   bool gpt2 = false;   // LayerNorm, gelu without a gate, learned positions
 };
@@ -38,10 +39,7 @@ constexpr Architecture k_architectures[] = {
     {.name = "smollm3", .unturned_every = 4},
     {.name = "granite", .multiplied = true},
     {.name = "mistral3", .tempered = true},
-};
-// What is known and not like any of these.
-constexpr std::pair<std::string_view, const char*> k_refused[] = {
-    {"olmo2", "it norms all of q and all of k as one row each, and what attention and MLP put out without a norm before their matrices"},
+    {.name = "olmo2", .halves = true, .qk_norm = true, .post_norm = true, .global_every = 4, .behind = true},
 };
 
 const Architecture& architecture_of(const Gguf& file) {
@@ -51,10 +49,8 @@ const Architecture& architecture_of(const Gguf& file) {
     if (name == architecture.name) return architecture;
     known += fmt::format("{}{}", known.empty() ? "" : ", ", architecture.name);
   }
-  const auto refused = std::find_if(std::begin(k_refused), std::end(k_refused), [&](const auto& r) { return r.first == name; });
   throw Error(Code::unsupported, "general.architecture",
-              fmt::format("\"{:.40}\" is not supported{}; {} are", name,
-                          refused == std::end(k_refused) ? "" : fmt::format(": {}", refused->second), known));
+              fmt::format("\"{:.40}\" is not supported; {} are", name, known));
 }
 
 double checked(const std::string& key, double value, double least, double most) {
@@ -217,6 +213,9 @@ void set_positions(Config& c, const Architecture& a, const ModelFile& file, cons
     for (std::size_t i = 0; i < factors.size(); ++i)
       c.rope[i] /= checked("tensor rope_freqs.weight", double{factors[i]}, 1e-6, 1e6);
   }
+  // Those of windows are as they were before positions were stretched.
+  if (a.behind && s.count("attention.sliding_window", 0, 1 << 24, 0) != 0)
+    c.rope_local = rope_frequencies(s.real("rope.freq_base_swa", 1, 1e12, base), dims, c.head_dim);
   if (c.architecture == "gemma3") {
     c.rope_local = rope_frequencies(s.real("rope.freq_base_swa", 1, 1e12, 10000), dims, c.head_dim);
     if (turned_magnitude(file, s, c) != 1)
@@ -230,7 +229,8 @@ void set_positions(Config& c, const Architecture& a, const ModelFile& file, cons
 
 void set_window(Config& c, const Architecture& a, const Settings& s) {
   constexpr std::size_t k_most = 1 << 24;
-  if (a.global_every != 0) {
+  const bool optional = a.behind && s.count("attention.sliding_window", 0, k_most, 0) == 0;  // OLMo 2 has none, OLMo 3 has
+  if (a.global_every != 0 && !optional) {
     c.window = c.architecture == "gemma2" ? s.count("attention.sliding_window", 1, k_most, 4096)
                                           : s.count("attention.sliding_window", 1, k_most);
     c.windows = s.pattern("attention.sliding_window_pattern", c.layers, a.global_every);
@@ -307,6 +307,12 @@ Config gguf_config(const ModelFile& file) {
   c.gated = !a.gpt2;
   c.qk_norm = a.qk_norm;
   c.post_norm = a.post_norm;
+  c.pre_norm = !a.behind;
+  c.whole_norm = a.behind;
+  if (c.whole_norm && c.heads != c.kv_heads) {
+    throw Error(Code::unsupported, s.key("attention.head_count_kv"),
+                fmt::format("{} of {} heads: norms of all of q and of all of k are supported where both have as many", c.kv_heads, c.heads));
+  }
   if (a.gpt2) {
     c.positions = Positions::learned;
     c.rope.resize(c.head_dim / 2);
@@ -396,20 +402,26 @@ LayerWeights<MatrixSource> gguf_layer(const ModelFile& file, Tensors& tensors, c
         c, [&](std::size_t kind, std::size_t head) { return first[kind] + head * c.head_dim; }, pairs, layer.qkv,
         layer.qkv_bias);
   }
-  fold_norm(tensors, c, p + "attn_norm", layer.qkv);
+  if (c.pre_norm)
+    fold_norm(tensors, c, p + "attn_norm", layer.qkv);
+  else
+    multiply_rows(1 / k_plain_scale, c.qkv_rows(), layer.qkv);
   const std::vector<double> rope = c.rope_of(l);
-  const auto magnitude = [&](std::size_t e) { return rope[e / 2] == 0 ? 1.0f : static_cast<float>(multipliers.turned); };
+  const bool local = c.windowed(l) && !c.rope_local.empty();
+  const auto magnitude = [&](std::size_t e) { return local || rope[e / 2] == 0 ? 1.0f : static_cast<float>(multipliers.turned); };
   if (multipliers.turned != 1 && !c.qk_norm) {
     std::vector<float> factors(c.qkv_rows(), 1);
     for (std::size_t r = 0; r < c.qk_rows(); ++r) factors[r] = magnitude(r % c.head_dim);
     scale_rows(factors, layer.qkv, &layer.qkv_bias);
   }
   if (c.qk_norm) {
-    const std::vector<float> q = tensors.vector(p + "attn_q_norm.weight", c.head_dim),
-                             k = tensors.vector(p + "attn_k_norm.weight", c.head_dim);
+    const std::vector<float> q = tensors.vector(p + "attn_q_norm.weight", c.qk_norm_size()),
+                             k = tensors.vector(p + "attn_k_norm.weight", c.qk_norm_size());
     std::vector<float> gain;
     for (std::size_t head = 0; head < c.heads + c.kv_heads; ++head) {
-      for (std::size_t e = 0; e < c.head_dim; ++e) gain.push_back((head < c.heads ? q : k)[pairs[e]] * magnitude(e));
+      const std::vector<float>& own = head < c.heads ? q : k;
+      const std::size_t begin = c.whole_norm ? head % c.heads * c.head_dim : 0;
+      for (std::size_t e = 0; e < c.head_dim; ++e) gain.push_back(own[begin + pairs[e]] * magnitude(e));
     }
     layer.qk_gain = to_gain(gain, p + "attn_q_norm.weight or attn_k_norm.weight");
   }
@@ -418,7 +430,10 @@ LayerWeights<MatrixSource> gguf_layer(const ModelFile& file, Tensors& tensors, c
   const Names up = c.gated && has(p + "ffn_gate.weight") ? Names{{p + "ffn_gate", c.ff}, {p + "ffn_up", c.ff}}
                                                          : Names{{p + "ffn_up", c.up_rows()}};
   layer.up = tensors.matrix(up, c.width, c.up_bias ? &layer.up_bias : nullptr);
-  fold_norm(tensors, c, p + "ffn_norm", layer.up);
+  if (c.pre_norm)
+    fold_norm(tensors, c, p + "ffn_norm", layer.up);
+  else
+    multiply_rows(1 / k_plain_scale, c.up_rows(), layer.up);
   layer.down = tensors.matrix({{p + "ffn_down", c.width}}, c.ff, down_bias ? &layer.down_bias : nullptr);
   multiply_rows(multipliers.residual, c.width, layer.down, &layer.down_bias);
   if (c.post_norm) {

@@ -95,9 +95,11 @@ void visit(Io& io, Config& c) {
   visit_flags(io, "config.turned", c.turned, c.layers);
   visit_flag(io, "config.prefix", c.prefix);
   visit_flag(io, "config.qk_norm", c.qk_norm);
+  visit_flag(io, "config.whole_norm", c.whole_norm);
   visit_real(io, "config.score_scale", c.score_scale, 1e-6, 1e3);
   visit_real(io, "config.score_cap", c.score_cap, 0, 1e6);
   visit_real(io, "config.logit_cap", c.logit_cap, 0, 1e6);
+  visit_flag(io, "config.pre_norm", c.pre_norm);
   visit_flag(io, "config.post_norm", c.post_norm);
   visit_flag(io, "config.normed_residual", c.normed_residual);
   visit_flag(io, "config.qkv_bias", c.qkv_bias);

@@ -166,6 +166,8 @@ TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
       [](Plan& p) { p.config.window = 4; },
       [](Plan& p) { p.config.window = 4, p.config.windows.assign(p.config.layers, true); },
       [](Plan& p) { p.config.window = 4, p.config.windows.assign(p.config.layers, false); },
+      [](Plan& p) { p.config.whole_norm = true; },
+      [](Plan& p) { p.config.pre_norm = false; },
       [](Plan& p) { p.config.turned.assign(p.config.layers, true); },
       [](Plan& p) { p.config.turned.assign(p.config.layers, true), p.config.turned[1] = false; },
       [](Plan& p) { p.config.norm_eps *= 2; },

@@ -150,7 +150,7 @@ def load(path):
 def from_gguf(path):
     meta, t = read_gguf(path)
     arch = meta['general.architecture']
-    assert arch in ('llama', 'qwen2', 'qwen3', 'gemma2', 'gemma3', 'phi3', 'gpt2', 'glm4', 'chatglm', 'smollm3', 'granite', 'mistral3'), arch
+    assert arch in ('llama', 'qwen2', 'qwen3', 'gemma2', 'gemma3', 'phi3', 'gpt2', 'glm4', 'chatglm', 'smollm3', 'granite', 'mistral3', 'olmo2'), arch
 
     def key(name, default=None):
         value = meta.get(f'{arch}.{name}', default)
@@ -200,14 +200,17 @@ def from_gguf(path):
         turns = not (still and (l + 1) % still == 0)
         fused_qkv, fused_up = b + 'attn_qkv.weight' in t, b + 'ffn_gate.weight' not in t
         layer = Layer(
-            attn_norm=norm(b + 'attn_norm'), mlp_norm=norm(b + 'ffn_norm'),
+            attn_norm=norm(b + 'attn_norm') if arch != 'olmo2' else lambda x: x,
+            mlp_norm=norm(b + 'ffn_norm') if arch != 'olmo2' else lambda x: x,
             qkv=linear(b + 'attn_qkv') if fused_qkv else linear(b + 'attn_q', b + 'attn_k', b + 'attn_v'),
             o=linear(b + 'attn_output'), down=linear(b + 'ffn_down'),
             up=linear(b + 'ffn_up') if fused_up else linear(b + 'ffn_gate', b + 'ffn_up'),
             freqs=(local if windowed else whole) if turns else None, window=window if windowed else 0)
         if arch in ('qwen3', 'gemma3'):
             layer.q_norm, layer.k_norm = norm(b + 'attn_q_norm', head_dim), norm(b + 'attn_k_norm', head_dim)
-        if gemma or arch == 'glm4':
+        if arch == 'olmo2':  # of all heads together
+            layer.q_norm, layer.k_norm = norm(b + 'attn_q_norm', heads * head_dim), norm(b + 'attn_k_norm', kv_heads * head_dim)
+        if gemma or arch in ('glm4', 'olmo2'):
             layer.post_attn, layer.post_mlp = norm(b + 'post_attention_norm'), norm(b + 'post_ffw_norm')
         assert layer.qkv.weight.shape == ((heads + 2 * kv_heads) * head_dim, width)
         model_layers.append(layer)
@@ -327,7 +330,8 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
             qkv, [m.heads * m.head_dim, (m.heads + m.kv_heads) * m.head_dim], axis=1))
         if layer.q_norm:
             see('qkv', l, qkv)
-            q, k = layer.q_norm(q), layer.k_norm(k)
+            by_row = lambda x, of: of(x.reshape(n, -1, of.gain.size)).reshape(x.shape)
+            q, k = by_row(q, layer.q_norm), by_row(k, layer.k_norm)
             see('qk', l, np.concatenate([grown(q, layer.freqs), grown(k, layer.freqs)], axis=1))
         else:
             see('qkv', l, np.concatenate([grown(q, layer.freqs), grown(k, layer.freqs), v.reshape(n, -1)], axis=1))

@@ -75,8 +75,9 @@ def tokenizer_meta():
 
 
 def gguf(arch, draw, layers=3, width=40, heads=4, kv_heads=2, head_dim=8, ff=56, tied=False, key_length=True, qkv_bias=False,
-         fused_qkv=False, fused_up=False, qk_norm=False, post_norm=False, sink=False, embed=(6, 110), limit=100, meta=None, extra=None):
-    """embed: shift and limit of the embedding table. limit: of the other weights, in their units. meta: more keys, without their architecture. extra: more tensors."""
+         fused_qkv=False, fused_up=False, qk_norm=False, post_norm=False, sink=False, embed=(6, 110), limit=100, behind=False, meta=None, extra=None):
+    """embed: shift and limit of the embedding table. limit: of the other weights, in their units. behind: norms stand
+    behind matrices alone, and are of all heads of q and of k together. meta: more keys, without their architecture. extra: more tensors."""
     own = {'block_count': layers, 'context_length': CONTEXT, 'embedding_length': width, 'feed_forward_length': ff,
            'attention.head_count': heads, 'attention.head_count_kv': kv_heads, 'attention.layer_norm_rms_epsilon': 1e-5}
     if key_length:
@@ -88,7 +89,8 @@ def gguf(arch, draw, layers=3, width=40, heads=4, kv_heads=2, head_dim=8, ff=56,
         t['token_embd.weight'][SINK, [3, 17, 30]] = [15.0, -15.75, 14.5]
     for l in range(layers):
         b = f'blk.{l}.'
-        t[b + 'attn_norm.weight'] = draw.gain(width)
+        if not behind:
+            t[b + 'attn_norm.weight'] = draw.gain(width)
         q, k, v = draw.matrix(q_rows, width, 8, limit), draw.matrix(kv_rows, width, 9, limit), draw.matrix(kv_rows, width, 8, limit)
         biases = [draw.bias(rows, 0.75) for rows in (q_rows, kv_rows, kv_rows)]
         if fused_qkv:
@@ -101,9 +103,10 @@ def gguf(arch, draw, layers=3, width=40, heads=4, kv_heads=2, head_dim=8, ff=56,
                 if qkv_bias:
                     t[f'{b}attn_{name}.bias'] = bias
         if qk_norm:
-            t[b + 'attn_q_norm.weight'], t[b + 'attn_k_norm.weight'] = draw.gain(head_dim), draw.gain(head_dim)
+            t[b + 'attn_q_norm.weight'], t[b + 'attn_k_norm.weight'] = (draw.gain(rows if behind else head_dim) for rows in (q_rows, kv_rows))
         t[b + 'attn_output.weight'] = draw.matrix(width, q_rows, 9)
-        t[b + 'ffn_norm.weight'] = draw.gain(width)
+        if not behind:
+            t[b + 'ffn_norm.weight'] = draw.gain(width)
         gate, up = draw.matrix(ff, width, 8), draw.matrix(ff, width, 8)
         if fused_up:
             t[b + 'ffn_up.weight'] = np.vstack([gate, up])
@@ -186,6 +189,8 @@ GGUF_MODELS = {
         'rope.scaling.original_context_length': CONTEXT, 'rope.dimension_count': 8, 'rope.freq_base': 10000.0,
         'attention.sliding_window': 0})),
     'gpt2': ('gpt2', gpt2),
+    'olmo2': ('olmo2', lambda draw: gguf('olmo2', draw, width=32, heads=4, kv_heads=4, head_dim=8, key_length=False, post_norm=True, qk_norm=True,
+                                         behind=True, meta={'rope.freq_base': 1000.0})),
     # No positions in the fourth layer.
     'smollm3': ('smollm3', lambda draw: gguf('smollm3', draw, layers=5, tied=True, embed=(6, 55), meta={
         'rope.freq_base': 1000.0, 'vocab_size': VOCAB, 'rope.dimension_count': 8})),
@@ -327,7 +332,7 @@ def make(name, seed, out):
 
 # Model and a seed that makes it clear, with inner values that rounding does not move far (tests/parties/architectures_test.cpp says how far).
 MODELS = {'llama': 1, 'llama-linear': 34, 'qwen2': 2, 'qwen3': 5, 'gemma2': 4419, 'gemma3': 279,
-          'phi3': 2, 'gpt2': 1153, 'glm4': 4, 'chatglm': 2, 'smollm3': 80, 'granite': 12, 'qwen2-yarn': 2, 'qwen3-yarn': 4, 'mistral3': 3,
+          'phi3': 2, 'gpt2': 1153, 'glm4': 4, 'chatglm': 2, 'olmo2': 18, 'smollm3': 80, 'granite': 12, 'qwen2-yarn': 2, 'qwen3-yarn': 4, 'mistral3': 3,
           'phi4-mini': 12, 'chatglm-6b': 21}
 
 
