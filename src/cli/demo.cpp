@@ -72,7 +72,8 @@ void run(DemoOptions options) {
   options.local.quiet = json;
   const OfferOptions& offer = options.local.serve;
   if (!offer.synthetic) {  // a mistake is told before anything is loaded
-    const Vocabulary vocabulary = read_vocabulary(ModelFile::open(options.local.model), offer.ids_only, offer.pre_tokenizer);
+    const Vocabulary vocabulary =
+        read_vocabulary(ModelFile::open(options.local.model), offer.ids_only, offer.pre_tokenizer);
     prompt_tokens(options.prompt, Tokenizer(vocabulary), offer.context);
   }
   const LocalParties parties(options.local);

@@ -44,7 +44,8 @@ void add_answer_options(CLI::App& command, PromptOptions& o) {
       .add_option("--chat-format", o.chat_format,
                   "feed the text in this chat format (none: as it is): " + ChatFormat::names())
       ->default_str("by the file's template");
-  command.add_flag("--think,!--no-think", o.think, "let a model whose template knows of thinking think before it answers");
+  command.add_flag("--think,!--no-think", o.think,
+                   "let a model whose template knows of thinking think before it answers");
   command.add_option("--max-tokens", o.max_tokens, "longest answer, in tokens")->capture_default_str();
   command.add_option("--temperature", o.sampling.temperature, "0 is greedy")->capture_default_str();
   command.add_option("--top-k", o.sampling.top_k, "choose among the k best tokens; 0: all")->capture_default_str();

@@ -121,8 +121,8 @@ class ByteLevelBpe : public Pieces {
     const Split* split = find_split(v.pre);
     if (split == nullptr) {
       throw Error(Code::unsupported, "tokenizer.ggml.pre",
-                  fmt::format("\"{:.40}\" is not supported; {} are (--pre-tokenizer names one that splits alike)", v.pre,
-                              fmt::join(pre_tokenizers(), ", ")));
+                  fmt::format("\"{:.40}\" is not supported; {} are (--pre-tokenizer names one that splits alike)",
+                              v.pre, fmt::join(pre_tokenizers(), ", ")));
     }
     ignore_merges_ = split->ignore_merges;
     for (const char* pattern : split->patterns) {

@@ -209,7 +209,8 @@ struct Gguf::Impl {
   Metadata metadata;
   std::vector<GgufTensor> tensors;
   std::set<std::string> names;
-  std::vector<std::unique_ptr<Impl>> others;  // of a split file: the parts behind the first, whose tensors are in `tensors`
+  std::vector<std::unique_ptr<Impl>>
+      others;  // of a split file: the parts behind the first, whose tensors are in `tensors`
 
   static std::unique_ptr<Impl> open(const std::filesystem::path& path);
   void read();
@@ -351,10 +352,11 @@ std::string name_of_parts(const std::filesystem::path& path, std::uint64_t part,
     const std::string name = place.string();
     if (name.ends_with(end)) return name.substr(0, name.size() - end.size());
   }
-  throw Error(Code::file, path.string(),
-              fmt::format("is part {} of {} of a split model, but its name does not end in {}: the others are not found; give "
-                          "the parts the names that they were made with",
-                          part + 1, count, end));
+  throw Error(
+      Code::file, path.string(),
+      fmt::format("is part {} of {} of a split model, but its name does not end in {}: the others are not found; give "
+                  "the parts the names that they were made with",
+                  part + 1, count, end));
 }
 
 }  // namespace
@@ -371,7 +373,8 @@ Gguf Gguf::open(const std::filesystem::path& path) {
   const std::string name = name_of_parts(path, own, count);
   std::unique_ptr<Impl> whole;
   for (std::uint64_t no = 0; no < count; ++no) {
-    const std::filesystem::path place = no == own ? path : std::filesystem::path(fmt::format("{}-{:05}-of-{:05}.gguf", name, no + 1, count));
+    const std::filesystem::path place =
+        no == own ? path : std::filesystem::path(fmt::format("{}-{:05}-of-{:05}.gguf", name, no + 1, count));
     if (type_of(place) == std::filesystem::file_type::not_found) {
       throw Error(Code::file, path.string(),
                   fmt::format("is part {} of {} of a split model, and part {} is missing: {}", own + 1, count, no + 1,
@@ -380,8 +383,9 @@ Gguf Gguf::open(const std::filesystem::path& path) {
     auto part = no == own ? std::move(given) : Impl::open(place);
     const std::uint64_t parts = number(*part, k_split_count), place_of_part = number(*part, k_split_no);
     if (parts != count || place_of_part != no) {
-      throw Error(Code::file, place.string(),
-                  fmt::format("says it is part {} of {}, expected part {} of {}", place_of_part + 1, parts, no + 1, count));
+      throw Error(
+          Code::file, place.string(),
+          fmt::format("says it is part {} of {}, expected part {} of {}", place_of_part + 1, parts, no + 1, count));
     }
     if (whole == nullptr)
       whole = std::move(part);

@@ -65,7 +65,8 @@ void norm_heads(std::span<float> qk, const Config& c, const Gain& gain) {
   const std::size_t size = c.qk_norm_size();
   for (std::size_t at = 0; at < qk.size(); at += size) {
     const Rows head = norm(
-        Rows{size, {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + size)}}, c);
+        Rows{size, {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + size)}},
+        c);
     std::copy(head.values.begin(), head.values.end(), qk.begin() + static_cast<std::ptrdiff_t>(at));
   }
   multiply(qk, gain);

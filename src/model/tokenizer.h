@@ -83,7 +83,7 @@ class Tokenizer {
   std::optional<TokenId> control(std::string_view text) const;  // the control token of exactly this text
   // The longest control token that a text begins with, and its length; length 0: none.
   std::pair<std::size_t, TokenId> control_at(std::string_view text) const;
-  bool is_end(TokenId id) const;                                // end of turn or of text
+  bool is_end(TokenId id) const;  // end of turn or of text
 
  private:
   struct Impl;

@@ -33,10 +33,12 @@ std::string pre_of(const Gguf& file, const std::string& pre_tokenizer) {
   const std::string pre = file.has(k_key) ? file.string(k_key) : "";
   if (!pre.empty() && pre != "default") return pre;
   if (file.has("general.architecture") && file.string("general.architecture") == "gpt2") return "gpt-2";
-  throw Error(Code::unsupported, k_key,
-              fmt::format("{}: how text is split is not known, and numbers, line ends or contractions would become other tokens "
-                          "than the model was trained on; convert the model anew, or name what it uses by --pre-tokenizer: {}",
-                          pre.empty() ? "is missing" : "is \"default\"", fmt::join(pre_tokenizers(), ", ")));
+  throw Error(
+      Code::unsupported, k_key,
+      fmt::format(
+          "{}: how text is split is not known, and numbers, line ends or contractions would become other tokens "
+          "than the model was trained on; convert the model anew, or name what it uses by --pre-tokenizer: {}",
+          pre.empty() ? "is missing" : "is \"default\"", fmt::join(pre_tokenizers(), ", ")));
 }
 
 }  // namespace
@@ -72,7 +74,8 @@ Vocabulary Vocabulary::read(const Gguf& file, const std::string& pre_tokenizer) 
   }
   if (v.model == "llama") {
     if (!pre_tokenizer.empty())
-      throw Error(Code::usage, "pre_tokenizer", "is for byte-level vocabularies, and this one is sentencepiece's: leave it out");
+      throw Error(Code::usage, "pre_tokenizer",
+                  "is for byte-level vocabularies, and this one is sentencepiece's: leave it out");
     const auto found = file.metadata().find("tokenizer.ggml.scores");
     const auto* scores = found == file.metadata().end() ? nullptr : std::get_if<std::vector<double>>(&found->second);
     if (scores == nullptr) throw Error(Code::file, "tokenizer.ggml.scores", "is missing, or no list of real numbers");
@@ -84,7 +87,8 @@ Vocabulary Vocabulary::read(const Gguf& file, const std::string& pre_tokenizer) 
     v.pre = pre_of(file, pre_tokenizer);
     if (file.has("tokenizer.ggml.merges")) v.merges = file.strings("tokenizer.ggml.merges");
     if (v.merges.empty())
-      throw Error(Code::file, "tokenizer.ggml.merges", "there are none: a text would become single bytes; convert the model anew");
+      throw Error(Code::file, "tokenizer.ggml.merges",
+                  "there are none: a text would become single bytes; convert the model anew");
     v.add_bos = v.bos && adds_bos_by_default(v.pre);
   }
   // add_eos_token has no say: an answer goes on where the prompt ends.

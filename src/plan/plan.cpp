@@ -277,7 +277,8 @@ void Plan::check_layer(std::size_t l) const {
   fits(bits_for(ranges.v, frac::attention) <= o(l).bits, "o", f.o);
   fits(bits_for(ranges.activation, frac::activation) <= down(l).bits, "down", f.down);
   const auto takes_rows = [&](Ring ring) {
-    return config.pre_norm ? fits_normed(ring, frac::norm) : bits_for(k_plain_scale * ranges.residual, frac::norm) <= ring.bits;
+    return config.pre_norm ? fits_normed(ring, frac::norm)
+                           : bits_for(k_plain_scale * ranges.residual, frac::norm) <= ring.bits;
   };
   fits(raw_up() || takes_rows(up(l)), "up (normed rows)", f.up);
   fits(raw_qkv() || takes_rows(qkv(l)), "qkv (normed rows)", f.qkv);

@@ -101,7 +101,8 @@ OfferedModel offer_synthetic(const std::string& name, const OfferOptions& option
 Vocabulary vocabulary_of(const ModelFile& file, bool ids_only, const std::string& pre_tokenizer) {
   if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf(), pre_tokenizer);
   if (!pre_tokenizer.empty())
-    throw Error(Code::usage, "pre_tokenizer", "is for byte-level vocabularies, and ChatGLM-6B's is sentencepiece's: leave it out");
+    throw Error(Code::usage, "pre_tokenizer",
+                "is for byte-level vocabularies, and ChatGLM-6B's is sentencepiece's: leave it out");
   const auto id = [&](const char* key, std::size_t least, std::size_t most) -> std::size_t {
     const nlohmann::json value = file.folder()->config().value(key, nlohmann::json());
     if (value.is_number_unsigned() && value >= least && value <= most) return value.get<std::size_t>();

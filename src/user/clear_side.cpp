@@ -182,12 +182,8 @@ Words ClearSide::normed(std::size_t first, Ring ring, bool plain) const {
   }
   return words;
 }
-Words ClearSide::normed_for_attention(std::size_t layer) {
-  return normed(0, plan_.qkv(layer), !plan_.config.pre_norm);
-}
-Words ClearSide::normed_for_mlp(std::size_t layer) {
-  return normed(0, plan_.up(layer), !plan_.config.pre_norm);
-}
+Words ClearSide::normed_for_attention(std::size_t layer) { return normed(0, plan_.qkv(layer), !plan_.config.pre_norm); }
+Words ClearSide::normed_for_mlp(std::size_t layer) { return normed(0, plan_.up(layer), !plan_.config.pre_norm); }
 Words ClearSide::normed_for_head() { return normed(length_ - begin_ - heads_, plan_.head, false); }
 
 Words ClearSide::joined(const Gain& gain, const std::vector<float>& shift) const {

@@ -70,15 +70,14 @@ TEST(Chat, takes_lines_as_windows_writes_them_and_keeps_the_blank_that_a_raw_ans
   write_text(model, {bytes.begin(), bytes.end()});
   Process helping({"helper", "--identity", (scratch / "helper").string(), "--events"}, PERMLLM_BINARY);
   const std::string helper_address = address_of(helping);
-  Process providing({"provider", "--identity", (scratch / "provider").string(), "--helper", helper_address, "--model", model,
-                     "--context", "64", "--events"},
+  Process providing({"provider", "--identity", (scratch / "provider").string(), "--helper", helper_address, "--model",
+                     model, "--context", "64", "--events"},
                     PERMLLM_BINARY);
   const std::string invite = make_invite(scratch.path(), "bob", address_of(providing), helper_address, 60);
   const auto done = [&](const std::string& lines) {
     std::vector<nlohmann::json> all;
-    for (const auto& event : events(permllm({"chat", "--invite", invite, "--max-tokens", "1", "--json"},
-                                            "printf '" + lines + "' | ")
-                                        .out)) {
+    for (const auto& event : events(
+             permllm({"chat", "--invite", invite, "--max-tokens", "1", "--json"}, "printf '" + lines + "' | ").out)) {
       if (event.at("event") == "done") all.push_back(event);
     }
     return all;
@@ -95,7 +94,8 @@ TEST(Chat, takes_lines_as_windows_writes_them_and_keeps_the_blank_that_a_raw_ans
   const std::string text = plain[0].at("text");
   EXPECT_EQ(text.substr(0, 1), " ") << text;
   EXPECT_EQ(text, " " + std::string(1, static_cast<char>('a' + plain[0].at("output_ids")[0].get<int>() - 3)));
-  std::vector<std::string> generate{"generate", model, "--prompt", "a b", "--max-tokens", "1", "--json"}, demo = generate;
+  std::vector<std::string> generate{"generate", model, "--prompt", "a b", "--max-tokens", "1", "--json"},
+      demo = generate;
   demo[0] = "demo";
   demo.insert(demo.end(), {"--context", "64"});
   for (const auto& command : {generate, demo}) {

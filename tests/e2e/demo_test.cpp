@@ -343,7 +343,8 @@ TEST(Mistakes, files_that_are_no_supported_model_are_named) {
   expect_mistake({"generate", path, "--prompt", "xyzzy"}, "truncated");
   write(tiny_llama({.pre = "default"}).finish());
   expect_mistake({"demo", path, "--prompt", "xyzzy"}, "--pre-tokenizer: gpt-2");
-  EXPECT_EQ(run({"demo", path, "--prompt", "xyzzy", "--max-tokens", "1", "--context", "64", "--pre-tokenizer", "qwen2"}).status,
+  EXPECT_EQ(run({"demo", path, "--prompt", "xyzzy", "--max-tokens", "1", "--context", "64", "--pre-tokenizer", "qwen2"})
+                .status,
             0);
   // What is no file is told of, and nothing waits for a pipe's other end.
   const std::string pipe = (folder / "pipe.gguf").string(), loop = (folder / "loop.gguf").string();
@@ -354,11 +355,13 @@ TEST(Mistakes, files_that_are_no_supported_model_are_named) {
   std::filesystem::create_symlink("config.json", looping + "/config.json");
   for (const char* command : {"demo", "generate"}) {
     expect_mistake({command, pipe, "--prompt", "xyzzy"}, "pipe.gguf: is a pipe, expected a file");
-    expect_mistake({command, loop, "--prompt", "xyzzy"}, "loop.gguf: cannot be looked at: Too many levels of symbolic links");
+    expect_mistake({command, loop, "--prompt", "xyzzy"},
+                   "loop.gguf: cannot be looked at: Too many levels of symbolic links");
     expect_mistake({command, looping, "--prompt", "xyzzy"}, "config.json: cannot be looked at: Too many levels");
   }
   expect_mistake({"inspect", "/dev/null"}, "is a device or a socket, expected a file");
-  expect_mistake({"provider", "--identity", loop, "--model", path, "--helper", "localhost:1"}, "loop.gguf: cannot be looked at");
+  expect_mistake({"provider", "--identity", loop, "--model", path, "--helper", "localhost:1"},
+                 "loop.gguf: cannot be looked at");
 }
 
 }  // namespace

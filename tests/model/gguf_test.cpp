@@ -108,7 +108,8 @@ TEST(Gguf, a_split_model_is_opened_whole_from_any_part) {
   write(names[1], {parts[1].begin(), parts[1].end() - 100});
   EXPECT_NE(error(folder.path() / names[0]).find("truncated"), std::string::npos);
   std::filesystem::remove(folder.path() / names[1]);
-  EXPECT_EQ(error(folder.path() / names[2]), names[2] + ": is part 3 of 3 of a split model, and part 2 is missing: " + names[1]);
+  EXPECT_EQ(error(folder.path() / names[2]),
+            names[2] + ": is part 3 of 3 of a split model, and part 2 is missing: " + names[1]);
   EXPECT_NE(error(write("renamed.gguf", parts[1])).find("does not end in -00002-of-00003.gguf"), std::string::npos);
 }
 

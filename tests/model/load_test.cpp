@@ -166,7 +166,8 @@ TEST(Config, olmo_2_has_norms_behind_its_matrices_alone) {
   EXPECT_NEAR(w.layers[1].qk_gain.value(3), model.tensors.at("blk.1.attn_q_norm.weight").values[3] * factor, 1e-3);
   model.settings["attention.head_count_kv"] = 1;
   EXPECT_EQ(error_of(model, Code::unsupported),
-            "olmo2.attention.head_count_kv: 1 of 2 heads: norms of all of q and of all of k are supported where both have as many");
+            "olmo2.attention.head_count_kv: 1 of 2 heads: norms of all of q and of all of k are supported where both "
+            "have as many");
 }
 
 TEST(Config, granite_has_a_scale_of_scores_and_may_have_no_positions) {
@@ -185,7 +186,8 @@ TEST(Config, yarn_divides_slow_frequencies) {
   const Config c = tiny_config("qwen2-yarn");
   EXPECT_DOUBLE_EQ(c.rope[0], 1);
   EXPECT_DOUBLE_EQ(c.rope[1], std::pow(1000.0, -2.0 / 16) * (0.5 / 4 + 0.5));
-  for (std::size_t i = 2; i < 8; ++i) EXPECT_DOUBLE_EQ(c.rope[i], std::pow(1000.0, -2.0 * static_cast<double>(i) / 16) / 4);
+  for (std::size_t i = 2; i < 8; ++i)
+    EXPECT_DOUBLE_EQ(c.rope[i], std::pow(1000.0, -2.0 * static_cast<double>(i) / 16) / 4);
   EXPECT_DOUBLE_EQ(c.score_scale, 0.25);
 }
 
@@ -435,6 +437,10 @@ TEST(Load, longrope_grows_with_the_context_and_needs_its_factors) {
   EXPECT_NEAR(grown(), std::sqrt(1 + std::log(2.0) / std::log(3.0)), 1e-6);
   model.settings["rope.scaling.attn_factor"] = 1.25;
   EXPECT_NEAR(grown(), 1.25, 1e-6);
+  for (const char* other : {"none", "yarn"}) {
+    model.settings["rope.scaling.type"] = other;
+    EXPECT_EQ(error_of(model, Code::unsupported).rfind("phi3.rope.scaling.type: ", 0), 0u) << other;
+  }
   model.settings.erase("rope.scaling.type");  // as the converter of Phi 3 has it
   EXPECT_NEAR(grown(), 1.25, 1e-6);
   EXPECT_DOUBLE_EQ(read_config(model.gguf()).rope[1], 0.01 / 4);
@@ -567,16 +573,12 @@ TEST(Load, progress_grows_to_one) {
 
 // A tensor that is not read would change what the model says.
 TEST(Load, unknown_tensors_are_refused_by_name) {
-  const std::vector<std::pair<std::string, std::string>> cases{{"llama", "blk.1.ffn_gate_inp.weight"},
-                                                               {"llama", "blk.0.attn_norm.bias"},
-                                                               {"llama", "blk.1.attn_q.bias"},
-                                                               {"llama", "blk.2.attn_q.weight"},
-                                                               {"llama", "blk.0.attn_sinks"},
-                                                               {"phi3", "rope_freqs.weight"},
-                                                               {"qwen2", "blk.0.attn_q_norm.weight"},
-                                                               {"qwen3", "blk.0.post_attention_norm.weight"},
-                                                               {"gpt2", "blk.0.ffn_gate_exps.weight"},
-                                                               {"glm4", "blk.0.nextn.eh_proj.weight"}};
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"llama", "blk.1.ffn_gate_inp.weight"}, {"llama", "blk.0.attn_norm.bias"},
+      {"llama", "blk.1.attn_q.bias"},         {"llama", "blk.2.attn_q.weight"},
+      {"llama", "blk.0.attn_sinks"},          {"phi3", "rope_freqs.weight"},
+      {"qwen2", "blk.0.attn_q_norm.weight"},  {"qwen3", "blk.0.post_attention_norm.weight"},
+      {"gpt2", "blk.0.ffn_gate_exps.weight"}, {"glm4", "blk.0.nextn.eh_proj.weight"}};
   for (const auto& [architecture, name] : cases) {
     SmallModel model = small_gguf(architecture);
     model.add(name, {8});
@@ -611,7 +613,8 @@ TEST(Load, biases_are_read_where_all_layers_have_them) {
 
 // One by one: every tensor missing, of another shape, with a number that is none.
 TEST(Load, every_tensor_is_needed_of_its_shape_and_finite) {
-  for (const char* name : {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "glm4", "chatglm", "granite", "olmo2"}) {
+  for (const char* name :
+       {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "glm4", "chatglm", "granite", "olmo2"}) {
     const SmallModel whole = small_gguf(name);
     for (const auto& [tensor, content] : whole.tensors) {
       const std::string place = "tensor " + tensor;
@@ -711,6 +714,7 @@ TEST(Load, settings_are_checked_and_named) {
                                 {"phi3", "rope.scaling.attn_factor", 0.0, bad},
                                 {"gpt2", "rope.scaling.attn_factor", 1.2, other},
                                 {"llama", "rope.dimension_sections", 8, other},
+                                {"qwen2", "rope.freq_base_swa", 5000.0, other},
                                 {"llama", "attention.scale", 0.3, other},
                                 {"llama", "attention.temperature_scale", 0.1, other},
                                 {"llama", "attention.shared_kv_layers", 2, other},
@@ -760,8 +764,9 @@ TEST(Load, settings_of_yarn_are_checked_and_named) {
   model.settings["rope.scaling.factor"] = 4.0;
   EXPECT_EQ(error_of(model, Code::file), "no error");
   for (const auto& [name, value, code] :
-       {std::tuple("factor", 0.5, Code::file), std::tuple("yarn_beta_fast", 0.0, Code::file), std::tuple("yarn_beta_slow", -1.0, Code::file),
-        std::tuple("yarn_log_multiplier", -1.0, Code::file), std::tuple("yarn_ext_factor", 0.5, Code::unsupported)}) {
+       {std::tuple("factor", 0.5, Code::file), std::tuple("yarn_beta_fast", 0.0, Code::file),
+        std::tuple("yarn_beta_slow", -1.0, Code::file), std::tuple("yarn_log_multiplier", -1.0, Code::file),
+        std::tuple("yarn_ext_factor", 0.5, Code::unsupported)}) {
     SmallModel bad = model;
     bad.settings[std::string("rope.scaling.") + name] = value;
     EXPECT_EQ(error_of(bad, code).rfind(std::string("llama.rope.scaling.") + name + ": ", 0), 0u) << name;

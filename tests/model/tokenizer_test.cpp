@@ -338,7 +338,8 @@ TEST(Tokenizer, of_tokens_of_one_text_the_first_is_found_and_an_empty_one_never)
 
 // Without a name of how it splits text a byte-level vocabulary would put out other tokens than the model was trained on, without merges bytes.
 TEST(Tokenizer, how_text_is_split_is_known_or_asked_for) {
-  const auto read = [](const std::string& architecture, const char* pre, const std::string& option, bool merges = true) {
+  const auto read = [](const std::string& architecture, const char* pre, const std::string& option,
+                       bool merges = true) {
     GgufWriter w;
     w.text("general.architecture", architecture);
     w.text("tokenizer.ggml.model", "gpt2");

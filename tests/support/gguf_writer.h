@@ -61,7 +61,9 @@ class GgufWriter {
       parts[p].scalar("split.no", 2, static_cast<std::uint16_t>(p));
       parts[p].scalar("split.count", 2, static_cast<std::uint16_t>(count));
       parts[p].scalar("split.tensors.count", 5, static_cast<std::int32_t>(tensors_.size()));
-      const auto at = [&](std::size_t part) { return tensors_.begin() + static_cast<std::ptrdiff_t>(part * tensors_.size() / count); };
+      const auto at = [&](std::size_t part) {
+        return tensors_.begin() + static_cast<std::ptrdiff_t>(part * tensors_.size() / count);
+      };
       parts[p].tensors_.assign(at(p), at(p + 1));
     }
     return parts;

@@ -81,7 +81,8 @@ inline SmallModel small_gguf(const std::string& architecture) {
   const bool gemma = architecture.starts_with("gemma"),
              qkv_bias = gpt2 || architecture == "qwen2" || architecture == "glm4" || architecture == "chatglm";
   const bool behind = architecture == "olmo2";
-  const std::size_t kv_heads = gpt2 || behind ? S::heads : S::kv_heads, q = S::heads * S::head_dim, kv = kv_heads * S::head_dim;
+  const std::size_t kv_heads = gpt2 || behind ? S::heads : S::kv_heads, q = S::heads * S::head_dim,
+                    kv = kv_heads * S::head_dim;
   m.settings = {{"block_count", S::layers},
                 {"context_length", S::context},
                 {"embedding_length", S::width},
