@@ -142,6 +142,14 @@ bool File::byte_is_locked(std::uint64_t offset) const {
   return byte.l_type != F_UNLCK;
 }
 
+std::filesystem::file_type type_of(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_type type = std::filesystem::status(path, error).type();
+  if (type == std::filesystem::file_type::none)
+    throw Error(Code::file, path.string(), fmt::format("cannot be looked at: {}", error.message()));
+  return type;
+}
+
 void make_private_folder(const std::filesystem::path& folder) {
   std::filesystem::path place = folder.lexically_normal();
   if (!place.has_filename()) place = place.parent_path();  // "state/"

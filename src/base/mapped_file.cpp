@@ -1,10 +1,13 @@
 #include "base/mapped_file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "permllm/error.h"
@@ -26,8 +29,16 @@ MappedFile::MappedFile(const File& file) { map(file.descriptor(), file.name()); 
 
 void MappedFile::map(int file, const std::string& name) {
   struct stat status {};
-  if (file < 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode))
-    throw Error(Code::file, name, "there is no such file, or it cannot be read");
+  if (file < 0 || fstat(file, &status) != 0) {
+    throw Error(Code::file, name,
+                errno == ENOENT ? "there is no such file" : fmt::format("cannot be read: {}", std::strerror(errno)));
+  }
+  if (!S_ISREG(status.st_mode)) {
+    throw Error(Code::file, name,
+                S_ISDIR(status.st_mode)    ? "is a folder, expected a file"
+                : S_ISFIFO(status.st_mode) ? "is a pipe, expected a file: a model is mapped, not read through once"
+                                           : "is a device or a socket, expected a file");
+  }
   const auto size = static_cast<std::size_t>(status.st_size);
   void* mapped = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
   if (mapped == MAP_FAILED) throw Error(Code::file, name, "the file is empty or cannot be mapped");

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/text.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -64,6 +65,7 @@ std::string read_small_file(const std::filesystem::path& path, bool secret) {
   }
   if (size > k_most_bytes) throw Error(Code::file, path.string(), fmt::format("is longer than {} bytes", k_most_bytes));
   text.resize(size);
+  if (text.starts_with(k_byte_order_mark)) text.erase(0, k_byte_order_mark.size());
   return text;
 }
 

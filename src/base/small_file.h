@@ -8,7 +8,7 @@ namespace permllm {
 
 // Errors of all: file, naming the path.
 
-// At most 64 KB. secret: refused where others than the owner may read or write the file.
+// At most 64 KB, without the byte order mark that some editors put before a text. secret: refused where others than the owner may read or write the file.
 std::string read_small_file(const std::filesystem::path& path, bool secret = false);
 // Makes the file, never overwrites one. mode: of the file from its beginning, like 0600.
 void write_new_file(const std::filesystem::path& path, const std::string& text, unsigned mode);

@@ -11,6 +11,9 @@
 
 namespace permllm {
 
+// What some editors and shells put before a text: U+FEFF in UTF-8.
+inline constexpr std::string_view k_byte_order_mark = "\xef\xbb\xbf";
+
 // The text with every byte that is no UTF-8 replaced by U+FFFD.
 std::string valid_utf8(std::string_view bytes);
 

@@ -72,9 +72,15 @@ class Lines {
     if (person() && !history_.empty()) write_history(history_.c_str());
   }
   static bool person() { return isatty(STDIN_FILENO) != 0; }
-  std::optional<std::string> next() const {
+  std::optional<std::string> next() {
     std::string line;
-    if (!person()) return std::getline(std::cin, line) ? std::optional(line) : std::nullopt;
+    if (!person()) {
+      if (!std::getline(std::cin, line)) return std::nullopt;
+      // As Windows writes lines and some of its shells begin a text.
+      if (std::exchange(first_, false) && line.starts_with(k_byte_order_mark)) line.erase(0, k_byte_order_mark.size());
+      if (line.ends_with('\r')) line.pop_back();
+      return line;
+    }
     const std::unique_ptr<char, decltype(&std::free)> typed(readline("> "), &std::free);
     if (!typed) return std::nullopt;
     line = typed.get();
@@ -84,6 +90,7 @@ class Lines {
 
  private:
   std::string history_;
+  bool first_ = true;  // of the lines that a program sends
 };
 
 // What is shown while an answer is awaited.
@@ -185,7 +192,7 @@ class Chat {
   }
   std::filesystem::path folder_of_saves() const {
     if (!options_.saves.empty()) {
-      if (!std::filesystem::is_directory(options_.saves))
+      if (type_of(options_.saves) != std::filesystem::file_type::directory)
         throw Error(Code::usage, "--saves", fmt::format("{} is no folder", options_.saves));
       return std::filesystem::canonical(options_.saves);
     }
@@ -362,6 +369,10 @@ void add_chat(CLI::App& parent) {
   command->callback([options] {
     keep_to_itself();
     check_answer_options(options->prompt);
+    if (!options->history.empty() && type_of(options->history) != std::filesystem::file_type::not_found &&
+        type_of(options->history) != std::filesystem::file_type::regular) {
+      throw Error(Code::usage, "--history", fmt::format("{} is no file", options->history));
+    }
     if (Lines::person()) options->conversation.next_prompt = k_next_prompt;
     Chat(*options).run();
   });

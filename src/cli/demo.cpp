@@ -72,7 +72,8 @@ void run(DemoOptions options) {
   options.local.quiet = json;
   const OfferOptions& offer = options.local.serve;
   if (!offer.synthetic) {  // a mistake is told before anything is loaded
-    const Vocabulary vocabulary = read_vocabulary(ModelFile::open(options.local.model), offer.ids_only);
+    const Vocabulary vocabulary =
+        read_vocabulary(ModelFile::open(options.local.model), offer.ids_only, offer.pre_tokenizer);
     prompt_tokens(options.prompt, Tokenizer(vocabulary), offer.context);
   }
   const LocalParties parties(options.local);
@@ -83,7 +84,7 @@ void run(DemoOptions options) {
   const Tokenizer tokenizer(conversation.vocabulary());
 
   Sampler sampler(options.prompt.sampling);
-  TokenPrinter printer(tokenizer, json);
+  TokenPrinter printer(tokenizer, options.prompt);
   MeasuredConversation::Request request;
   request.ids = prompt_tokens(options.prompt, tokenizer, conversation.plan().slots);
   request.max_tokens = options.prompt.max_tokens;

@@ -13,19 +13,20 @@
 namespace permllm {
 namespace {
 
-void run(const std::string& path, PromptOptions options) {
+void run(const std::string& path, const std::string& pre_tokenizer, PromptOptions options) {
   check_prompt_options(options);
   const Clock::time_point load_begin = Clock::now();
   Executor executor;
   const ModelFile file = ModelFile::open(path);
   const Config config = read_config(file);
-  const Tokenizer tokenizer(read_vocabulary(file, !options.ids.empty()));
+  const Tokenizer tokenizer(read_vocabulary(file, !options.ids.empty(), pre_tokenizer));
   const auto ids = prompt_tokens(options, tokenizer, config.context);
-  const FloatWeights weights = load_float_weights(file, executor, late_bar("Loading the model", options.json));
+  FloatWeights weights = load_float_weights(file, executor, late_bar("Loading the model", options.json));
+  weights.config.set_length(ids.size() + options.max_tokens);
   const double load_seconds = seconds_since(load_begin);
 
   Sampler sampler(options.sampling);
-  TokenPrinter printer(tokenizer, options.json);
+  TokenPrinter printer(tokenizer, options);
   ReferenceCache cache;
   const Clock::time_point begin = Clock::now();
   auto logits = reference_forward(weights, ids, cache, executor);
@@ -56,12 +57,13 @@ void run(const std::string& path, PromptOptions options) {
 }  // namespace
 
 void add_generate(CLI::App& parent) {
-  const auto path = std::make_shared<std::string>();
+  const auto path = std::make_shared<std::string>(), pre_tokenizer = std::make_shared<std::string>();
   const auto options = std::make_shared<PromptOptions>();
   CLI::App* command = parent.add_subcommand("generate", "the clear-text reference engine, without any privacy");
   command->add_option("model", *path, "GGUF file, or ChatGLM-6B's folder")->required();
   add_prompt_options(*command, *options);
-  command->callback([path, options] { run(*path, *options); });
+  add_pre_tokenizer(*command, *pre_tokenizer);
+  command->callback([path, pre_tokenizer, options] { run(*path, *pre_tokenizer, *options); });
 }
 
 }  // namespace permllm

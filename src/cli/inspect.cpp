@@ -47,7 +47,8 @@ struct Loss {
   double divergence = 0;  // mean Kullback-Leibler divergence of the next token, nats
 };
 Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executor) {
-  const FloatWeights real = load_float_weights(file, executor);
+  FloatWeights real = load_float_weights(file, executor);
+  real.config.set_length(model.plan.slots);
   const auto ids = calibration_tokens(model.vocabulary, model.weights.config);
   ReferenceCache real_cache, cache;
   Loss loss;
@@ -86,11 +87,17 @@ std::string parts_of(const Config& c) {
   const auto add = [&](bool has, const std::string& part) {
     if (has) parts.push_back(part);
   };
-  add(c.qk_norm, "q and k normed by head");
+  add(c.qk_norm, c.whole_norm ? "q and k normed as a whole" : "q and k normed by head");
+  add(!c.pre_norm, "no norms before attention and MLP");
   add(c.post_norm, "norms behind attention and MLP");
   add(c.normed_residual, "the residual a norm's output");
-  add(c.window != 0, fmt::format("a window of {} keys{}", c.window,
-                                 c.global_every != 0 ? fmt::format(" but in every {}th layer", c.global_every) : ""));
+  const auto layers = [](const std::vector<bool>& flags, bool which) {
+    return std::count(flags.begin(), flags.end(), which);
+  };
+  add(c.window != 0,
+      fmt::format("a window of {} keys{}", c.window,
+                  c.windows.empty() ? "" : fmt::format(" in {} of {} layers", layers(c.windows, true), c.layers)));
+  add(!c.turned.empty(), fmt::format("no positions in {} of {} layers", layers(c.turned, false), c.layers));
   add(c.prefix, "a prompt that attends both ways");
   add(c.score_cap != 0, fmt::format("scores capped at {:g}", c.score_cap));
   add(c.logit_cap != 0, fmt::format("logits capped at {:g}", c.logit_cap));

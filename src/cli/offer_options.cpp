@@ -1,6 +1,7 @@
 #include "cli/offer_options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace permllm {
 
@@ -38,6 +39,17 @@ void add_offer_options(CLI::App& command, OfferOptions& options) {
                   "12, or 8: a token reads a third less memory, at a loss that inspect --loss measures")
       ->capture_default_str()
       ->check(CLI::IsMember({8, 12}));
+  add_pre_tokenizer(command, options.pre_tokenizer);
+}
+
+void add_pre_tokenizer(CLI::App& command, std::string& name) {
+  command
+      .add_option("--pre-tokenizer", name,
+                  fmt::format("how a byte-level vocabulary splits text, where the file does not say or is wrong: {}",
+                              fmt::join(pre_tokenizers(), ", ")))
+      ->default_str("as the file says")
+      ->check(CLI::IsMember(pre_tokenizers()))
+      ->type_name("NAME");
 }
 
 void add_synthetic_options(CLI::App& command, OfferOptions& options) {
@@ -66,6 +78,7 @@ std::vector<std::string> arguments_of(const OfferOptions& options) {
                                        fmt::format("{}", options.width), "--distinct-layers",
                                        fmt::format("{}", options.distinct_layers)});
   if (options.ids_only) arguments.push_back("--ids-only");
+  if (!options.pre_tokenizer.empty()) arguments.insert(arguments.end(), {"--pre-tokenizer", options.pre_tokenizer});
   if (options.fused) arguments.insert(arguments.end(), {"--fused", *options.fused ? "on" : "off"});
   return arguments;
 }

@@ -9,8 +9,10 @@
 
 namespace permllm {
 
-// --context, --prompt-slots, --profile, --fused, --retrieval, --weight-bits
+// --context, --prompt-slots, --profile, --fused, --retrieval, --weight-bits, --pre-tokenizer
 void add_offer_options(CLI::App& command, OfferOptions& options);
+// --pre-tokenizer
+void add_pre_tokenizer(CLI::App& command, std::string& name);
 // --synthetic, --layers, --width, --distinct-layers
 void add_synthetic_options(CLI::App& command, OfferOptions& options);
 std::vector<std::string> arguments_of(const OfferOptions& options);

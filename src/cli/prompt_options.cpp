@@ -44,7 +44,8 @@ void add_answer_options(CLI::App& command, PromptOptions& o) {
       .add_option("--chat-format", o.chat_format,
                   "feed the text in this chat format (none: as it is): " + ChatFormat::names())
       ->default_str("by the file's template");
-  command.add_flag("--think,!--no-think", o.think, "let a model whose template knows of thinking think before it answers");
+  command.add_flag("--think,!--no-think", o.think,
+                   "let a model whose template knows of thinking think before it answers");
   command.add_option("--max-tokens", o.max_tokens, "longest answer, in tokens")->capture_default_str();
   command.add_option("--temperature", o.sampling.temperature, "0 is greedy")->capture_default_str();
   command.add_option("--top-k", o.sampling.top_k, "choose among the k best tokens; 0: all")->capture_default_str();
@@ -112,7 +113,7 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
 
 void TokenPrinter::token(TokenId id) {
   // The end-of-turn token is no text.
-  const bool first = ids_.empty();
+  const bool first = ids_.empty() && !goes_on_;
   const std::string piece =
       tokenizer_.is_end(id) ? "" : stream_.push(first ? tokenizer_.decode({&id, 1}, true) : tokenizer_.bytes(id));
   ids_.push_back(id);

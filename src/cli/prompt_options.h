@@ -43,7 +43,10 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& options, const Tokenizer
 // Prints tokens as they come: complete UTF-8 text for a person, or one JSON object a token.
 class TokenPrinter {
  public:
-  TokenPrinter(const Tokenizer& tokenizer, bool json) : tokenizer_(tokenizer), json_(json) {}
+  TokenPrinter(const Tokenizer& tokenizer, const PromptOptions& options)
+      : tokenizer_(tokenizer),
+        json_(options.json),
+        goes_on_(!options.ids.empty() || chat_format(options, tokenizer.vocabulary()).raw()) {}
   void token(TokenId id);
   void finish();
   const std::vector<TokenId>& ids() const { return ids_; }
@@ -52,6 +55,7 @@ class TokenPrinter {
  private:
   const Tokenizer& tokenizer_;
   bool json_;
+  bool goes_on_;  // with the prompt's text: a blank at its beginning is the model's
   std::vector<TokenId> ids_;
   std::string text_;
   Utf8Stream stream_;

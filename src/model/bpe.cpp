@@ -1,9 +1,11 @@
 // Byte-level BPE: text is split by a pattern, the bytes of each part are merged by rank.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <pcre2.h>
 
 #include <unordered_map>
+#include <unordered_set>
 
 #include "model/pieces.h"
 #include "permllm/error.h"
@@ -13,6 +15,7 @@ namespace {
 
 // Split patterns, each applied to the pieces of the one before.
 constexpr const char* k_gpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* k_digits = R"(\p{N}|[^\p{N}]+)";  // each by itself
 constexpr const char* k_llama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* k_qwen2 =
@@ -34,12 +37,15 @@ struct Split {
 constexpr Split k_splits[] = {
     {"gpt-2", {k_gpt2}},
     {"phi-2", {k_gpt2}},
-    {"default", {k_gpt2}},
-    {"smollm", {R"(\p{N}|[^\p{N}]+)", k_gpt2}},  // each digit by itself
+    {"olmo", {k_gpt2}},
+    {"smollm", {k_digits, k_gpt2}},
+    {"refact", {k_digits, k_gpt2}},  // Granite
+    {"starcoder", {k_digits, k_gpt2}},
     {"llama-bpe", {k_llama3}, true, true},
     {"llama3", {k_llama3}, true, true},
     {"llama-v3", {k_llama3}, true, true},
-    {"dbrx", {k_llama3}},  // Phi 4
+    {"dbrx", {k_llama3}},  // Phi 4, OLMo 2
+    {"smaug-bpe", {k_llama3}},
     {"chatglm-bpe", {k_llama3}},
     {"glm4", {k_llama3}},
     {"qwen2", {k_qwen2}},
@@ -114,10 +120,9 @@ class ByteLevelBpe : public Pieces {
   ByteLevelBpe(const Vocabulary& v, const std::vector<std::uint32_t>& types) : vocabulary_(v) {
     const Split* split = find_split(v.pre);
     if (split == nullptr) {
-      std::string names;
-      for (const Split& s : k_splits) names += fmt::format("{}{}", names.empty() ? "" : ", ", s.name);
       throw Error(Code::unsupported, "tokenizer.ggml.pre",
-                  fmt::format("\"{:.40}\" is not supported; {} are", v.pre, names));
+                  fmt::format("\"{:.40}\" is not supported; {} are (--pre-tokenizer names one that splits alike)",
+                              v.pre, fmt::join(pre_tokenizers(), ", ")));
     }
     ignore_merges_ = split->ignore_merges;
     for (const char* pattern : split->patterns) {
@@ -132,7 +137,7 @@ class ByteLevelBpe : public Pieces {
     }
     ids_.reserve(v.tokens.size());
     for (TokenId id = 0; id < v.tokens.size(); ++id) {
-      if (types[id] == k_control) continue;
+      if (types[id] == k_control || v.tokens[id].empty()) continue;
       ids_.emplace(v.tokens[id], id);
       longest_ = std::max(longest_, v.tokens[id].size());
     }
@@ -142,23 +147,29 @@ class ByteLevelBpe : public Pieces {
       const auto found = ids_.find(alphabet_[byte]);
       byte_ids_[byte] = found == ids_.end() ? -1 : std::int64_t{found->second};
     }
+    std::unordered_set<std::string_view> marks;  // which no merge makes
+    for (TokenId id = 0; id < v.tokens.size(); ++id) {
+      if (types[id] == k_control) marks.insert(v.tokens[id]);
+    }
     merges_.reserve(v.merges.size());
     std::string whole;
     for (std::uint32_t rank = 0; rank < v.merges.size(); ++rank) {
       const std::string_view merge = v.merges[rank];
       const std::size_t space = merge.find(' ', 1);
-      const auto id = [&](std::string_view token) {
+      const auto id = [&](std::string_view token) -> std::optional<TokenId> {
         const auto found = ids_.find(token);
-        if (found == ids_.end())
+        if (found != ids_.end()) return found->second;
+        if (!marks.contains(token))
           throw Error(Code::file, "tokenizer.ggml.merges",
                       fmt::format("merge {} names a token that the vocabulary lacks", rank));
-        return found->second;
+        return std::nullopt;
       };
       if (space == std::string_view::npos)
         throw Error(Code::file, "tokenizer.ggml.merges", fmt::format("merge {} is not two tokens", rank));
       const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
       whole.assign(left).append(right);
-      merges_.emplace(pair_key(id(left), id(right)), std::pair(rank, id(whole)));
+      const auto from = id(left), to = id(right), both = id(whole);
+      if (from && to && both) merges_.emplace(pair_key(*from, *to), std::pair(rank, *both));
     }
   }
 
@@ -222,6 +233,12 @@ class ByteLevelBpe : public Pieces {
 
 std::unique_ptr<Pieces> byte_level_bpe(const Vocabulary& vocabulary, const std::vector<std::uint32_t>& types) {
   return std::make_unique<ByteLevelBpe>(vocabulary, types);
+}
+
+std::vector<std::string> pre_tokenizers() {
+  std::vector<std::string> names;
+  for (const Split& s : k_splits) names.emplace_back(s.name);
+  return names;
 }
 
 bool adds_bos_by_default(std::string_view pre) {

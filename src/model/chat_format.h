@@ -57,6 +57,7 @@ class ChatFormat {
 
   const char* name() const;  // "template" of the file's own
   bool can_think() const;
+  bool raw() const { return kind_ == none; }  // the text as it is: what the model says goes on from it
   // Ids of the whole conversation, ending where the assistant's answer begins. Contents are encoded without special tokens, so that a person cannot
   // forge a turn; of a template's own text, what is a control token's becomes that token. Where the file says that a prompt begins with bos, it
   // does, once. `think`: let the model think before it answers (can_think).

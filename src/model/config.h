@@ -24,6 +24,9 @@ enum class Positions : std::uint8_t {
 // Of all query heads together: what a matrix may have of columns (ring/int_matrix.h) is far more.
 inline constexpr std::size_t k_most_head_rows = std::size_t{1} << 17;
 
+// A residual is mostly smaller than its norm's output, whose fraction bits it has to do with.
+inline constexpr double k_plain_scale = 8;
+
 // Differences between architectures are fields here, each with the model family that needs it. What a field changes stands on
 // the transformer's page (page/transformer.h). Gains of norms, scales of embeddings and the order of a head's rotary pairs
 // are no fields: they are folded into the weights when a model is loaded (model/weights.h).
@@ -49,17 +52,25 @@ struct Config {
   // GLM-4; all with learned positions). rotary_2d: the pairs of the second half turn with the place in the answer.
   std::vector<double> rope;
   std::vector<double> rope_local;  // of layers with a window, where not the same (Gemma 3)
+  std::vector<bool> turned;        // by layer, whether its heads turn (SmolLM3: not in every fourth); empty: all do
+  // In place of `rope` for conversations of at most so many tokens, until it is known how long they get (Phi 3 and 4 mini); no peer sees it.
+  std::vector<double> rope_short;
+  std::size_t rope_short_tokens = 0;
   std::size_t window =
       0;  // keys that a query of a windowed layer sees, itself included; 0: all (Gemma 2 and 3, Mistral)
-  std::size_t global_every = 0;  // each such layer, counted from 1, has no window (Gemma 3: 6, Gemma 2: 2); 0: all have
-  bool prefix = false;           // a prompt's tokens attend both ways (ChatGLM-6B)
+  std::vector<bool> windows;  // by layer, whether it has the window (Gemma 3: five of six); empty: all have
+  bool prefix = false;        // a prompt's tokens attend both ways (ChatGLM-6B)
 
-  bool qk_norm = false;    // q and k are normed head by head before they turn (Qwen 3, Gemma 3)
-  double score_scale = 0;  // of q.k before the softmax, mostly 1 / sqrt(head_dim)
-  double score_cap = 0;    // scores: cap tanh(score / cap), once scaled; 0: none (Gemma 2)
-  double logit_cap = 0;    // logits likewise
+  bool qk_norm = false;     // q and k are normed head by head before they turn (Qwen 3, Gemma 3)
+  bool whole_norm = false;  // all heads of q, and all of k, as many, as one row each instead (OLMo 2)
+  double score_scale = 0;   // of q.k before the softmax, mostly 1 / sqrt(head_dim)
+  double score_cap = 0;     // scores: cap tanh(score / cap), once scaled; 0: none (Gemma 2)
+  double logit_cap = 0;     // logits likewise
 
-  bool post_norm = false;        // what attention and MLP put out is normed before it is added (Gemma 2 and 3, GLM-4)
+  // A norm before the matrices of attention and MLP. Without one they get the residual times k_plain_scale, and the factor's inverse is in the
+  // matrices (OLMo 2).
+  bool pre_norm = true;
+  bool post_norm = false;  // what attention and MLP put out is normed before it is added (Gemma 2 and 3, GLM-4, OLMo 2)
   bool normed_residual = false;  // what attention and MLP put out is added to the norm's output, scaled (ChatGLM-6B)
 
   // Constants that the matrices add to what they put out. Those of o and down are the provider's alone.
@@ -75,11 +86,20 @@ struct Config {
   std::size_t qkv_rows() const { return q_rows() + 2 * kv_rows(); }
   std::size_t up_rows() const { return gated ? 2 * ff : ff; }
   std::size_t stored_layers() const { return distinct_layers == 0 ? layers : distinct_layers; }
+  std::size_t qk_norm_size() const {
+    return whole_norm ? q_rows() : head_dim;
+  }  // entries of a row that Config::qk_norm norms
   // kv head that query head h reads.
   std::size_t kv_of(std::size_t h) const { return h / (heads / kv_heads); }
-  bool windowed(std::size_t l) const { return window != 0 && (global_every == 0 || (l + 1) % global_every != 0); }
-  const std::vector<double>& rope_of(std::size_t l) const {
+  bool windowed(std::size_t l) const { return window != 0 && (windows.empty() || windows[l]); }
+  std::vector<double> rope_of(std::size_t l) const {
+    if (!turned.empty() && !turned[l]) return std::vector<double>(head_dim / 2);
     return windowed(l) && !rope_local.empty() ? rope_local : rope;
+  }
+  // Chooses the frequencies for conversations of at most so many tokens.
+  void set_length(std::size_t tokens) {
+    if (!rope_short.empty() && tokens <= rope_short_tokens) rope = rope_short;
+    rope_short.clear();
   }
 };
 

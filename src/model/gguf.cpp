@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 
+#include "base/file.h"
 #include "base/mapped_file.h"
 #include "permllm/error.h"
 
@@ -20,6 +21,7 @@ constexpr std::uint64_t k_name_limit = 256;
 // Far above any model. A byte of the file may take 8 in memory where it is a whole number in a list.
 constexpr std::uint64_t k_entries_limit = 1 << 16;   // tensors; metadata
 constexpr std::uint64_t k_elements_limit = 1 << 24;  // all lists together
+constexpr std::uint64_t k_parts_limit = 1000;        // of a split file
 
 // Reads fields in order and cannot pass the file's end.
 class Cursor {
@@ -207,8 +209,12 @@ struct Gguf::Impl {
   Metadata metadata;
   std::vector<GgufTensor> tensors;
   std::set<std::string> names;
+  std::vector<std::unique_ptr<Impl>>
+      others;  // of a split file: the parts behind the first, whose tensors are in `tensors`
 
+  static std::unique_ptr<Impl> open(const std::filesystem::path& path);
   void read();
+  void add(std::unique_ptr<Impl> part, const std::filesystem::path& path);
   // Returns where the data of each begins, from the beginning of all data on.
   std::vector<std::uint64_t> read_tensors(Cursor& in, std::uint64_t count);
   void place_tensors(const std::vector<std::uint64_t>& offsets, std::uint64_t end_of_tensors);
@@ -314,7 +320,7 @@ Gguf::~Gguf() = default;
 Gguf::Gguf(Gguf&&) noexcept = default;
 Gguf& Gguf::operator=(Gguf&&) noexcept = default;
 
-Gguf Gguf::open(const std::filesystem::path& path) {
+std::unique_ptr<Gguf::Impl> Gguf::Impl::open(const std::filesystem::path& path) {
   auto impl = std::make_unique<Impl>();
   impl->mapped.emplace(path);
   impl->bytes = impl->mapped->bytes();
@@ -323,7 +329,77 @@ Gguf Gguf::open(const std::filesystem::path& path) {
   } catch (const Error& error) {
     throw Error(error.code(), path.string(), error.what());
   }
-  return Gguf(std::move(impl));
+  return impl;
+}
+
+void Gguf::Impl::add(std::unique_ptr<Impl> part, const std::filesystem::path& path) {
+  for (GgufTensor& tensor : part->tensors) {
+    if (!names.insert(tensor.name).second)
+      throw Error(Code::file, path.string(), fmt::format("tensor {} stands in another part, too", tensor.name));
+    tensors.push_back(std::move(tensor));
+  }
+  others.push_back(std::move(part));
+}
+
+namespace {
+
+constexpr const char *k_split_count = "split.count", *k_split_no = "split.no", *k_split_tensors = "split.tensors.count";
+
+// NAME of NAME-00002-of-00003.gguf, that part's path; the file a link leads to may have the name that the link has not.
+std::string name_of_parts(const std::filesystem::path& path, std::uint64_t part, std::uint64_t count) {
+  const std::string end = fmt::format("-{:05}-of-{:05}.gguf", part + 1, count);
+  for (const std::filesystem::path& place : {path, std::filesystem::canonical(path)}) {
+    const std::string name = place.string();
+    if (name.ends_with(end)) return name.substr(0, name.size() - end.size());
+  }
+  throw Error(
+      Code::file, path.string(),
+      fmt::format("is part {} of {} of a split model, but its name does not end in {}: the others are not found; give "
+                  "the parts the names that they were made with",
+                  part + 1, count, end));
+}
+
+}  // namespace
+
+Gguf Gguf::open(const std::filesystem::path& path) {
+  auto given = Impl::open(path);
+  const auto number = [](const Impl& part, const char* key) {
+    return part.metadata.contains(key) ? whole_number(part.metadata, key) : 0;
+  };
+  const std::uint64_t count = number(*given, k_split_count), own = number(*given, k_split_no);
+  if (count < 2) return Gguf(std::move(given));
+  if (count > k_parts_limit || own >= count)
+    throw Error(Code::file, path.string(), fmt::format("says it is part {} of {}", own + 1, count));
+  const std::string name = name_of_parts(path, own, count);
+  std::unique_ptr<Impl> whole;
+  for (std::uint64_t no = 0; no < count; ++no) {
+    const std::filesystem::path place =
+        no == own ? path : std::filesystem::path(fmt::format("{}-{:05}-of-{:05}.gguf", name, no + 1, count));
+    if (type_of(place) == std::filesystem::file_type::not_found) {
+      throw Error(Code::file, path.string(),
+                  fmt::format("is part {} of {} of a split model, and part {} is missing: {}", own + 1, count, no + 1,
+                              place.filename().string()));
+    }
+    auto part = no == own ? std::move(given) : Impl::open(place);
+    const std::uint64_t parts = number(*part, k_split_count), place_of_part = number(*part, k_split_no);
+    if (parts != count || place_of_part != no) {
+      throw Error(
+          Code::file, place.string(),
+          fmt::format("says it is part {} of {}, expected part {} of {}", place_of_part + 1, parts, no + 1, count));
+    }
+    if (whole == nullptr)
+      whole = std::move(part);
+    else
+      whole->add(std::move(part), place);
+  }
+  if (whole->metadata.contains(k_split_tensors)) {
+    const std::uint64_t all = whole_number(whole->metadata, k_split_tensors);
+    if (all != whole->tensors.size()) {
+      throw Error(Code::file, path.string(),
+                  fmt::format("the model's {} parts hold {} tensors, expected {}", count, whole->tensors.size(), all));
+    }
+  }
+  return Gguf(std::move(whole));
 }
 
 Gguf Gguf::parse(std::vector<std::uint8_t> bytes) {
@@ -359,8 +435,15 @@ std::vector<std::int64_t> Gguf::numbers(std::string_view key) const {
 }
 
 std::string Gguf::sha256() const {
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
+  const auto add = [&](const Impl& part) {
+    PERMLLM_ASSERT(EVP_DigestUpdate(context.get(), part.bytes.data(), part.bytes.size()) == 1);
+  };
+  add(*impl_);
+  for (const auto& part : impl_->others) add(*part);
   std::uint8_t digest[32];
-  PERMLLM_ASSERT(EVP_Digest(impl_->bytes.data(), impl_->bytes.size(), digest, nullptr, EVP_sha256(), nullptr) == 1);
+  PERMLLM_ASSERT(EVP_DigestFinal_ex(context.get(), digest, nullptr) == 1);
   std::string hex;
   for (const std::uint8_t byte : digest) hex += fmt::format("{:02x}", byte);
   return hex;

@@ -18,7 +18,7 @@
 
 namespace permllm {
 
-// A file mapped into memory. Every count, length and offset is checked against the file's size before it is used, and no two
+// A file, or all parts of one that was split, mapped into memory. Every count, length and offset is checked against the file's size before it is used, and no two
 // tensors share data. Memory is at most about ten times the size of header, metadata and tensor table. Faults are Error{file or
 // unsupported, field, ...} naming the field, e.g. "tensor blk.0.attn_q.weight.offset".
 class Gguf {
@@ -29,8 +29,10 @@ class Gguf {
 
   using Metadata = std::map<std::string, Value, std::less<>>;
 
+  // Of a split file any part: the others stand beside it, named as they were made (NAME-00001-of-00003.gguf). What the first says of the model is
+  // taken, the others add tensors.
   static Gguf open(const std::filesystem::path& path);
-  // From memory (tests, fuzzing); the bytes are copied.
+  // From memory (tests, fuzzing); the bytes are copied. Of a split file this part alone.
   static Gguf parse(std::vector<std::uint8_t> bytes);
   ~Gguf();
   Gguf(Gguf&&) noexcept;
@@ -49,7 +51,7 @@ class Gguf {
 
   const std::vector<GgufTensor>& tensors() const;
 
-  // SHA-256 of the file's bytes, hex.
+  // SHA-256 of the bytes of the file, or of its parts in their order, hex.
   std::string sha256() const;
 
  private:

@@ -51,6 +51,9 @@ const GgufTensor& MatrixSource::tensor_of(std::size_t r) const { return *find_ro
 void MatrixSource::row(std::size_t r, std::span<float> out, double* added) const {
   const TensorRow at = find_row(*this, r);
   dequantize_row(*at.tensor, at.row, out);
+  if (!row_gain.empty() && row_gain[r] != 1) {
+    for (float& v : out) v *= row_gain[r];
+  }
   if (added != nullptr && !shift.empty()) *added = dot(out, shift);
   for (std::size_t c = 0; c < gain.size(); ++c) out[c] *= gain[c];
   if (centred) {
@@ -101,6 +104,12 @@ const GgufTensor& Tensors::take(const std::string& name, std::span<const std::ui
   const GgufTensor& tensor = file_.tensor(name, shape);
   used_.insert(&tensor);
   return tensor;
+}
+
+void scale_rows(const std::vector<float>& factors, MatrixSource& matrix, std::vector<float>* bias) {
+  matrix.row_gain.resize(factors.size(), 1);
+  for (std::size_t r = 0; r < factors.size(); ++r) matrix.row_gain[r] *= factors[r];
+  for (std::size_t r = 0; bias != nullptr && r < bias->size(); ++r) (*bias)[r] *= factors[r];
 }
 
 void fold_norm(Tensors& tensors, const Config& config, const std::string& name, MatrixSource& matrix) {

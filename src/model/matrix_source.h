@@ -20,8 +20,9 @@ struct MatrixSource {
   std::vector<const GgufTensor*> parts;  // one on top of the other, each of rows of `cols`
   std::size_t cols = 0;
   std::vector<std::uint32_t> order;  // row r is row order[r] of the parts; empty: as they stand
+  std::vector<float> row_gain;       // factors of the rows; empty: 1
   std::vector<float> gain;           // factors of the columns; empty: 1
-  std::vector<float> shift;          // W shift, W without gain, is added to what W puts out; empty: 0
+  std::vector<float> shift;          // W shift, W without gain of columns, is added to what W puts out; empty: 0
   bool centred = false;              // each row, with its gain, less its mean
 
   std::size_t rows() const;
@@ -54,6 +55,9 @@ class Tensors {
   const ModelFile& file_;
   std::set<const GgufTensor*> used_;
 };
+
+// What a matrix puts out, its bias too, times a factor for each row, beside those that it has.
+void scale_rows(const std::vector<float>& factors, MatrixSource& matrix, std::vector<float>* bias = nullptr);
 
 // The norm that is folded into the matrix behind it: NAME.weight and, with LayerNorm, NAME.bias.
 void fold_norm(Tensors& tensors, const Config& config, const std::string& name, MatrixSource& matrix);

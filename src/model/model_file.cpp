@@ -4,16 +4,17 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
 
+#include "base/file.h"
+#include "base/mapped_file.h"
 #include "permllm/error.h"
 
 namespace permllm {
 
 ModelFile ModelFile::open(const std::filesystem::path& path) {
   constexpr const char* k_accepted = "a model is a GGUF file, or a folder with config.json and model.safetensors";
-  if (std::filesystem::is_directory(path)) {
-    if (!std::filesystem::exists(path / "config.json"))
+  if (type_of(path) == std::filesystem::file_type::directory) {
+    if (type_of(path / "config.json") == std::filesystem::file_type::not_found)
       throw Error(Code::file, path.string(), fmt::format("a folder without config.json; {}", k_accepted));
     try {
       return SafetensorsFolder::open(path);
@@ -21,10 +22,12 @@ ModelFile ModelFile::open(const std::filesystem::path& path) {
       throw Error(error.code(), path.string(), error.what());
     }
   }
-  char magic[4] = {};
-  if (std::ifstream(path, std::ios::binary).read(magic, sizeof magic) &&
-      std::string_view(magic, sizeof magic) != "GGUF") {
-    throw Error(Code::file, path.string(), fmt::format("this is not a GGUF file; {}", k_accepted));
+  {
+    const MappedFile file(path);
+    constexpr std::string_view magic = "GGUF";
+    const auto bytes = file.bytes();
+    if (bytes.size() >= magic.size() && !std::equal(magic.begin(), magic.end(), bytes.begin()))
+      throw Error(Code::file, path.string(), fmt::format("this is not a GGUF file; {}", k_accepted));
   }
   return Gguf::open(path);
 }

@@ -43,8 +43,12 @@ class PrefixMatcher {
   void add(std::string_view text, TokenId id) {
     if (!text.empty()) entries_.push_back({text, id});
   }
+  // Of equal texts the one that was added first stays.
   void prepare() {
-    std::sort(entries_.begin(), entries_.end());
+    const auto text_of = [](const auto& entry) { return entry.first; };
+    std::ranges::stable_sort(entries_, {}, text_of);
+    const auto rest = std::ranges::unique(entries_, {}, text_of);
+    entries_.erase(rest.begin(), rest.end());
     for (std::size_t i = 0, byte = 0; byte <= 256; ++byte) {
       while (i < entries_.size() && static_cast<unsigned char>(entries_[i].first[0]) < byte) ++i;
       begin_[byte] = i;

@@ -52,12 +52,20 @@ Rows norm(const Rows& x, const Config& c) {
   return y;
 }
 
+// What goes into the matrices of attention and MLP.
+Rows before_matrix(const Rows& x, const Config& c) {
+  if (c.pre_norm) return norm(x, c);
+  Rows y = x;
+  for (float& v : y.values) v *= static_cast<float>(k_plain_scale);
+  return y;
+}
+
 // Each of q and k by itself, and its gain.
 void norm_heads(std::span<float> qk, const Config& c, const Gain& gain) {
-  for (std::size_t at = 0; at < qk.size(); at += c.head_dim) {
+  const std::size_t size = c.qk_norm_size();
+  for (std::size_t at = 0; at < qk.size(); at += size) {
     const Rows head = norm(
-        Rows{c.head_dim,
-             {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + c.head_dim)}},
+        Rows{size, {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + size)}},
         c);
     std::copy(head.values.begin(), head.values.end(), qk.begin() + static_cast<std::ptrdiff_t>(at));
   }
@@ -163,7 +171,7 @@ class Forward {
   void attention(std::size_t l) {
     const LayerWeights<Matrix>& layer = w_.layer(l);
     show("norm.attn", l, x_);
-    const Rows h = norm(x_, c_);
+    const Rows h = before_matrix(x_, c_);
     Rows qkv = linear(layer.qkv, h, layer.qkv_bias, executor_);
     show("qkv", l, qkv);
     for (std::size_t i = 0; i < n_; ++i) {
@@ -212,7 +220,7 @@ class Forward {
   void mlp(std::size_t l) {
     const LayerWeights<Matrix>& layer = w_.layer(l);
     show("norm.mlp", l, x_);
-    const Rows g = norm(x_, c_);
+    const Rows g = before_matrix(x_, c_);
     const Rows gate_up = linear(layer.up, g, layer.up_bias, executor_);
     show("gate_up", l, gate_up);
     Rows active{c_.ff, std::vector<float>(n_ * c_.ff)};

@@ -176,11 +176,11 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
     return tensors;
   };
   const std::string index_name = "model.safetensors.index.json";
-  if (std::filesystem::exists(path / "model.safetensors")) {
+  if (type_of(path / "model.safetensors") != std::filesystem::file_type::not_found) {
     add("model.safetensors");
     return folder;
   }
-  if (!std::filesystem::exists(path / index_name)) {
+  if (type_of(path / index_name) == std::filesystem::file_type::not_found) {
     throw Error(Code::file, path.string(),
                 "holds neither model.safetensors nor model.safetensors.index.json (other formats than safetensors are "
                 "not read)");

@@ -85,16 +85,19 @@ class SentencePiece : public Pieces {
                   fmt::format("{} scores for {} tokens", v.scores.size(), v.tokens.size()));
     }
     float least = std::numeric_limits<float>::max();
+    std::array<std::optional<TokenId>, 256> of_byte;
     std::size_t bytes = 0;
     ids_.reserve(v.tokens.size());
     for (TokenId id = 0; id < v.tokens.size(); ++id) {
       if (!std::isfinite(v.scores[id]))
         throw Error(Code::file, "tokenizer.ggml.scores", fmt::format("the score of token {} is not finite", id));
       switch (types[id]) {
-        case k_byte:
-          byte_ids_[byte_of(id)] = id;
-          ++bytes;
+        case k_byte: {
+          std::optional<TokenId>& known = of_byte[byte_of(id)];
+          bytes += known ? 0 : 1;
+          if (!known) known = id;
           break;
+        }
         case k_unknown:
           if (!unknown_) unknown_ = id;
           break;
@@ -121,6 +124,7 @@ class SentencePiece : public Pieces {
                   fmt::format("{} tokens of single bytes, expected all 256 or none", bytes));
     }
     has_bytes_ = bytes != 0;
+    for (std::size_t byte = 0; byte < byte_ids_.size(); ++byte) byte_ids_[byte] = of_byte[byte].value_or(0);
     unknown_score_ = least - 10;
     user_defined_.prepare();
     plain_user_defined_.prepare();

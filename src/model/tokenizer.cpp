@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <unordered_set>
 
 #include "model/pieces.h"
 #include "permllm/error.h"
@@ -30,8 +29,14 @@ constexpr std::string_view k_mark_texts[] = {"<|im_start|>",
                                              "<sop>",
                                              "[INST]",
                                              "[/INST]",
+                                             "<|start_of_role|>",
+                                             "<|end_of_role|>",
                                              "[SYSTEM_PROMPT]",
                                              "[/SYSTEM_PROMPT]"};
+
+// Begin and end of a text. Likewise, but where they are a byte-level vocabulary's normal tokens, which merges make out of a text.
+constexpr std::string_view k_text_ends[] = {"</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>"};
+constexpr std::string_view k_text_begins[] = {"<s>", "<bos>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>"};
 
 template <std::size_t n>
 bool is_one_of(const std::string_view (&texts)[n], std::string_view text) {
@@ -42,7 +47,7 @@ bool is_one_of(const std::string_view (&texts)[n], std::string_view text) {
 
 struct Tokenizer::Impl {
   Vocabulary vocabulary;
-  std::vector<std::uint32_t> types;  // the vocabulary's, but for marks and ends
+  std::vector<std::uint32_t> types;  // the vocabulary's, but for marks, bos and ends
   std::unique_ptr<Pieces> pieces;
   std::vector<std::string> texts;  // bytes of each token
   std::vector<TokenId> ends;       // sorted
@@ -74,19 +79,27 @@ Tokenizer::Impl::Impl(Vocabulary v) : vocabulary(std::move(v)) {
   ends = vocabulary.ends;
   ends.push_back(vocabulary.eos);
   types = vocabulary.types;
-  std::unordered_set<std::string_view> seen;
-  seen.reserve(tokens.size());
+  // What the file calls a mark is one, whatever type it gives it, and before another token of the same text.
+  const auto mark = [&](const char* key, TokenId id) {
+    if (character_length(tokens[id] + " ") == tokens[id].size())
+      throw Error(Code::file, key, fmt::format("token {} is a character of texts, not a mark", id));
+    types[id] = k_control;
+    control.add(tokens[id], id);
+    all.add(tokens[id], id);
+  };
+  mark("tokenizer.ggml.eos_token_id", vocabulary.eos);
+  if (vocabulary.bos) mark("tokenizer.ggml.bos_token_id", *vocabulary.bos);
+  for (const TokenId end : vocabulary.ends) mark("tokenizer.ggml.eot_token_id", end);
   for (TokenId id = 0; id < tokens.size(); ++id) {
-    if (tokens[id].empty()) throw Error(Code::file, "tokenizer.ggml.tokens", fmt::format("token {} is empty", id));
-    if (!seen.insert(tokens[id]).second)
-      throw Error(Code::file, "tokenizer.ggml.tokens", fmt::format("token {} stands twice", id));
     if (types[id] < k_normal || types[id] > k_byte) {
       throw Error(Code::file, "tokenizer.ggml.token_type",
                   fmt::format("{} of token {}, expected 1 to 6", types[id], id));
     }
-    const bool end = is_one_of(k_end_texts, tokens[id]);
+    const bool made_of_texts = bpe && types[id] == k_normal;
+    const bool end = is_one_of(k_end_texts, tokens[id]) || (!made_of_texts && is_one_of(k_text_ends, tokens[id]));
+    const bool begin = is_one_of(k_mark_texts, tokens[id]) || (!made_of_texts && is_one_of(k_text_begins, tokens[id]));
     if (end) ends.push_back(id);
-    if (end || is_one_of(k_mark_texts, tokens[id])) types[id] = k_control;
+    if (end || begin) types[id] = k_control;
     if (types[id] == k_control) {
       control.add(tokens[id], id);
       all.add(tokens[id], id);

@@ -1,5 +1,6 @@
 // Vocabularies from files: a GGUF file's metadata, and sentencepiece's own file.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
@@ -24,9 +25,25 @@ std::optional<bool> flag(const Gguf& file, const char* key) {
   return *value;
 }
 
+// Names a split pattern. Files from before there was the key, or whose converter did not know the vocabulary, do not say how text is split:
+// that of GPT-2, which was meant by it, is right for its own vocabulary alone.
+std::string pre_of(const Gguf& file, const std::string& pre_tokenizer) {
+  constexpr const char* k_key = "tokenizer.ggml.pre";
+  if (!pre_tokenizer.empty()) return pre_tokenizer;
+  const std::string pre = file.has(k_key) ? file.string(k_key) : "";
+  if (!pre.empty() && pre != "default") return pre;
+  if (file.has("general.architecture") && file.string("general.architecture") == "gpt2") return "gpt-2";
+  throw Error(
+      Code::unsupported, k_key,
+      fmt::format(
+          "{}: how text is split is not known, and numbers, line ends or contractions would become other tokens "
+          "than the model was trained on; convert the model anew, or name what it uses by --pre-tokenizer: {}",
+          pre.empty() ? "is missing" : "is \"default\"", fmt::join(pre_tokenizers(), ", ")));
+}
+
 }  // namespace
 
-Vocabulary Vocabulary::read(const Gguf& file) {
+Vocabulary Vocabulary::read(const Gguf& file, const std::string& pre_tokenizer) {
   Vocabulary v;
   v.model = file.string("tokenizer.ggml.model");
   if (v.model != "gpt2" && v.model != "llama") {
@@ -56,6 +73,9 @@ Vocabulary Vocabulary::read(const Gguf& file) {
     if (const auto end = id(key)) v.ends.push_back(*end);
   }
   if (v.model == "llama") {
+    if (!pre_tokenizer.empty())
+      throw Error(Code::usage, "pre_tokenizer",
+                  "is for byte-level vocabularies, and this one is sentencepiece's: leave it out");
     const auto found = file.metadata().find("tokenizer.ggml.scores");
     const auto* scores = found == file.metadata().end() ? nullptr : std::get_if<std::vector<double>>(&found->second);
     if (scores == nullptr) throw Error(Code::file, "tokenizer.ggml.scores", "is missing, or no list of real numbers");
@@ -64,8 +84,11 @@ Vocabulary Vocabulary::read(const Gguf& file) {
     v.add_space_prefix = flag(file, "tokenizer.ggml.add_space_prefix").value_or(true);
     v.remove_extra_whitespaces = flag(file, "tokenizer.ggml.remove_extra_whitespaces").value_or(false);
   } else {
-    v.pre = file.has("tokenizer.ggml.pre") ? file.string("tokenizer.ggml.pre") : "default";
+    v.pre = pre_of(file, pre_tokenizer);
     if (file.has("tokenizer.ggml.merges")) v.merges = file.strings("tokenizer.ggml.merges");
+    if (v.merges.empty())
+      throw Error(Code::file, "tokenizer.ggml.merges",
+                  "there are none: a text would become single bytes; convert the model anew");
     v.add_bos = v.bos && adds_bos_by_default(v.pre);
   }
   // add_eos_token has no say: an answer goes on where the prompt ends.

@@ -11,8 +11,8 @@ constexpr std::optional<Disguise> k_no_row = std::nullopt;
 constexpr Disguise k_order{.order = true}, k_order_sign{.order = true, .sign = true},
     k_order_level{.order = true, .level = true}, k_level{.level = true}, k_as_it_is{};
 
-constexpr const char* k_qk_norm = "norms of q and k by head (Qwen 3, Gemma 3)";
-constexpr const char* k_post_norm = "norms behind attention and MLP (Gemma 2 and 3, GLM-4)";
+constexpr const char* k_qk_norm = "norms of q and k by head (Qwen 3, Gemma 3; OLMo 2: of all heads together)";
+constexpr const char* k_post_norm = "norms behind attention and MLP (Gemma 2 and 3, GLM-4, OLMo 2)";
 constexpr const char* k_no_post_norm = "no norms behind attention and MLP";
 constexpr const char* k_score_cap = "capped scores (Gemma 2)";
 constexpr const char* k_no_score_cap = "scores without a cap";

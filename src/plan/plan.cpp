@@ -323,6 +323,10 @@ void Plan::check_kind() const {
           fmt::format("retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
   require(!(fused && (config.up_bias || config.norm != NormKind::rms || config.normed_residual)),
           "norms cannot be fused: gate and up have a bias, or the norm is no RMSNorm");
+  require(!config.whole_norm || (config.qk_norm && config.heads == config.kv_heads),
+          "norms of all of q and of all of k, of other sizes, are not supported");
+  require(config.pre_norm || (config.norm == NormKind::rms && config.post_norm && !fused),
+          "matrices without a norm before them are supported with norms behind them, and nothing is fused");
   require(!(config.post_norm && config.normed_residual) && (config.gated || config.activation == Activation::gelu),
           "an MLP or norms of this kind are not supported");
 }
@@ -359,8 +363,12 @@ void Plan::check_layer(std::size_t l) const {
   }
   fits(bits_for(r.v, f.attention) <= o(l).bits, o_matrix, f.o, "values before it");
   fits(bits_for(r.activation, f.activation) <= down(l).bits, down_matrix, f.down, "activations before it");
-  fits(raw_up() || fits_normed(up(l), frac::norm), up_matrix, f.up, "normed rows");
-  fits(raw_qkv() || fits_normed(qkv(l), frac::norm), qkv_matrix, f.qkv, "normed rows");
+  const auto takes_rows = [&](Ring ring) {
+    return config.pre_norm ? fits_normed(ring, frac::norm)
+                           : bits_for(k_plain_scale * ranges.residual, frac::norm) <= ring.bits;
+  };
+  fits(raw_up() || takes_rows(up(l)), up_matrix, f.up, "rows before it");
+  fits(raw_qkv() || takes_rows(qkv(l)), qkv_matrix, f.qkv, "rows before it");
   const double shown = raw_up() ? r.gate_up_raw : r.gate_up;
   fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)) &&
            bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep,

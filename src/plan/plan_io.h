@@ -44,6 +44,19 @@ void visit_choice(Io& io, const char* field, E& value, int most) {
   }
 }
 
+// A flag for each of `size` things, or none at all.
+template <class Io>
+void visit_flags(Io& io, const char* field, std::vector<bool>& flags, std::size_t size) {
+  bool some = !flags.empty();
+  visit_flag(io, field, some);
+  flags.resize(some ? size : 0);
+  for (std::size_t i = 0; i < flags.size(); ++i) {
+    bool flag = flags[i];
+    visit_flag(io, field, flag);
+    flags[i] = flag;
+  }
+}
+
 // A real number that is finite, at least `least` and below `most`.
 template <class Io>
 void visit_real(Io& io, const char* field, double& value, double least, double most) {
@@ -78,12 +91,15 @@ void visit(Io& io, Config& c) {
   for (double& frequency : c.rope) visit_real(io, "config.rope", frequency, 0, 1e6);
   for (double& frequency : c.rope_local) visit_real(io, "config.rope_local", frequency, 0, 1e6);
   visit_size(io, "config.window", c.window, 0, 1 << 24);
-  visit_size(io, "config.global_every", c.global_every, 0, 1000);
+  visit_flags(io, "config.windows", c.windows, c.layers);
+  visit_flags(io, "config.turned", c.turned, c.layers);
   visit_flag(io, "config.prefix", c.prefix);
   visit_flag(io, "config.qk_norm", c.qk_norm);
+  visit_flag(io, "config.whole_norm", c.whole_norm);
   visit_real(io, "config.score_scale", c.score_scale, 1e-6, 1e3);
   visit_real(io, "config.score_cap", c.score_cap, 0, 1e6);
   visit_real(io, "config.logit_cap", c.logit_cap, 0, 1e6);
+  visit_flag(io, "config.pre_norm", c.pre_norm);
   visit_flag(io, "config.post_norm", c.post_norm);
   visit_flag(io, "config.normed_residual", c.normed_residual);
   visit_flag(io, "config.qkv_bias", c.qkv_bias);

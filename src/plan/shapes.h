@@ -55,6 +55,7 @@ inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
            .answers = {{site, {out, frac::norm}}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
+  s.plain = p.config.pre_norm || site == Site::final_norm ? 0 : k_plain_scale;
   return s;
 }
 // What goes into the matrix and, where the norm's output is the residual, into its gain.
@@ -83,11 +84,11 @@ inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::si
   s.eps = p.config.norm_eps;
   return s;
 }
-// Of q and k, head by head.
+// Of q and k, head by head or each as a whole.
 inline NormShape head_norm_shape(const Plan& p, std::size_t l) {
   const Config& c = p.config;
-  return rms_norm_shape(p, Site::head_norm, l, c.heads + c.kv_heads, c.head_dim, p.qkv(l), p.head_norm_reveal(l),
-                        Shown::head_row, {p.qkv(l), frac::head});
+  return rms_norm_shape(p, Site::head_norm, l, c.qk_rows() / c.qk_norm_size(), c.qk_norm_size(), p.qkv(l),
+                        p.head_norm_reveal(l), Shown::head_row, {p.qkv(l), frac::head});
 }
 // Of what attention and MLP put out.
 inline NormShape post_attention_shape(const Plan& p, std::size_t l) {
@@ -251,6 +252,7 @@ inline EmbedShape embed_shape(const Plan& p) {
                        {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
+  s.plain = p.config.pre_norm ? 0 : k_plain_scale;
   s.frac = p.embed_frac;
   return s;
 }

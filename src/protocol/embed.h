@@ -71,6 +71,7 @@ struct EmbedShape {
   double eps = 0;
   bool centred = false;  // as in NormShape
   int frac = 0;          // of the table's integers
+  double plain = 0;      // as in NormShape
 };
 
 // The row as the residual (x) and normed (h).
@@ -112,7 +113,7 @@ inline Embedded<Masked> embed(Provider& provider, const EmbedShape& s, const Mas
 inline Embedded<Mask> embed(User& user, const EmbedShape& s, const Mask&) {
   return embedded(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
     const double unit = power_of_two(-s.frac);
-    const RowNorm of = row_norm(row, s.frac, s.eps, s.centred);
+    const RowNorm of = s.plain != 0 ? RowNorm{0, s.plain} : row_norm(row, s.frac, s.eps, s.centred);
     clear::scale(row, 0, unit, s.map.answers[0].out, answers[0]);
     clear::scale(row, of.mean, unit * of.scale, s.map.answers[1].out, answers[1]);
   }));

@@ -19,6 +19,7 @@ struct NormShape {
       map;  // rows of one group; one answer. Signs on where nothing else tells a row's signs and no mean is taken away
   double eps = 0;
   bool centred = false;  // the mean is taken away: LayerNorm
+  double plain = 0;      // not 0: rows are not normed, but times this (Config::pre_norm off)
 };
 
 constexpr Cost cost(const NormShape& s, Batch batch) { return cost(s.map, batch); }
@@ -48,7 +49,7 @@ inline Mask norm(User& user, const NormShape& s, const Mask& x) {
   const int frac = x.format.frac - s.map.reveal.drop;
   const Format out = s.map.answers[0].out;
   return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
-    const RowNorm of = row_norm(row, frac, s.eps, s.centred);
+    const RowNorm of = s.plain != 0 ? RowNorm{0, s.plain} : row_norm(row, frac, s.eps, s.centred);
     clear::scale(row, of.mean, power_of_two(-frac) * of.scale, out, answers[0]);
   })[0]);
 }

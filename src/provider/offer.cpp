@@ -96,8 +96,11 @@ OfferedModel offer_synthetic(const std::string& name, const OfferOptions& option
 }
 
 // As the file has it; its size is not looked at.
-Vocabulary vocabulary_of(const ModelFile& file, bool ids_only) {
-  if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf());
+Vocabulary vocabulary_of(const ModelFile& file, bool ids_only, const std::string& pre_tokenizer) {
+  if (file.gguf() != nullptr) return Vocabulary::read(*file.gguf(), pre_tokenizer);
+  if (!pre_tokenizer.empty())
+    throw Error(Code::usage, "pre_tokenizer",
+                "is for byte-level vocabularies, and ChatGLM-6B's is sentencepiece's: leave it out");
   const auto id = [&](const char* key, std::size_t least, std::size_t most) -> std::size_t {
     const nlohmann::json value = file.folder()->config().value(key, nlohmann::json());
     if (value.is_number_unsigned() && value >= least && value <= most) return value.get<std::size_t>();
@@ -105,7 +108,7 @@ Vocabulary vocabulary_of(const ModelFile& file, bool ids_only) {
                 fmt::format("is missing or no number from {} to {}", least, most));
   };
   const std::filesystem::path path = file.folder()->path() / "ice_text.model";
-  if (std::filesystem::exists(path)) {
+  if (type_of(path) != std::filesystem::file_type::not_found) {
     const MappedFile text(path);
     const Vocabulary vocabulary = Vocabulary::read_sentencepiece(text.bytes());
     if (vocabulary.pre != "chatglm-6b")
@@ -121,7 +124,7 @@ Vocabulary vocabulary_of(const ModelFile& file, bool ids_only) {
   const Config config = read_config(file);
   Vocabulary numbers;
   numbers.model = "gpt2";
-  numbers.pre = "default";
+  numbers.pre = "gpt-2";
   for (std::size_t i = 0; i < config.vocab; ++i) numbers.tokens.push_back(fmt::format("<{}>", i));
   numbers.types.assign(config.vocab, k_normal);
   numbers.eos = static_cast<TokenId>(id("eos_token_id", 0, config.vocab - 1));
@@ -130,8 +133,8 @@ Vocabulary vocabulary_of(const ModelFile& file, bool ids_only) {
 
 }  // namespace
 
-Vocabulary read_vocabulary(const ModelFile& file, bool ids_only) {
-  Vocabulary vocabulary = vocabulary_of(file, ids_only);
+Vocabulary read_vocabulary(const ModelFile& file, bool ids_only, const std::string& pre_tokenizer) {
+  Vocabulary vocabulary = vocabulary_of(file, ids_only, pre_tokenizer);
   const std::size_t rows = read_config(file).vocab;  // more of them than tokens are common: tables are padded
   if (vocabulary.tokens.size() > rows) {
     throw Error(Code::file, file.gguf() != nullptr ? "tokenizer.ggml.tokens" : "ice_text.model",
@@ -158,11 +161,12 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   const Config config = read_config(file);
   check_options(options, config);
   OfferedModel model;
-  model.vocabulary = read_vocabulary(file, options.ids_only);
+  model.vocabulary = read_vocabulary(file, options.ids_only, options.pre_tokenizer);
   const std::vector<TokenId> calibration =
       calibration_tokens(model.vocabulary, config);  // refused before the long work
   set_id(model, file.sha256());
   model.weights = load_int_weights(file, executor, options.weight_bits, progress);
+  model.weights.config.set_length(options.context);
   level_keys(model.weights, options.context);
   set_plan(model, calibrate(model.weights, calibration, executor), options, executor);
   return model;

@@ -36,13 +36,14 @@ struct OfferOptions {
   int weight_bits = 12;               // 8: less memory to read a token, at a loss that `inspect --loss` measures
   bool synthetic = false;             // the model is the name of a published shape, with random weights
   bool ids_only = false;              // a folder's tokenizer may be missing
+  std::string pre_tokenizer = {};     // in place of what a GGUF file calls it; empty: as the file has it
   std::size_t layers = 0, width = 0;  // of a synthetic model, where not the shape's own
   std::size_t distinct_layers = 0;    // of a synthetic model: layers of weights to hold, used in turn; 0: all
 };
 
 // Of a GGUF file, or of ChatGLM-6B's folder: its ice_text.model. With ids_only, a folder without one has a text like <7> for
-// each token. Errors: file, naming what is missing; unsupported; those of either kind of tokenizer.
-Vocabulary read_vocabulary(const ModelFile& file, bool ids_only = false);
+// each token. pre_tokenizer: of Vocabulary::read. Errors: file, naming what is missing; unsupported; those of either kind of tokenizer.
+Vocabulary read_vocabulary(const ModelFile& file, bool ids_only = false, const std::string& pre_tokenizer = "");
 
 // The text that ships with the project, as a prompt begins: with bos where the file says so, with ChatGLM-6B's marks at the end.
 std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Config& config);

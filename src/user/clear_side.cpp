@@ -101,9 +101,9 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   std::vector<float> queries(n * c.q_rows());
   executor_.parallel(n, [&](std::size_t i) {
     std::vector<double> row = output(shown, i, vectors.qkv_bias);
-    for (std::size_t at = 0; c.qk_norm && at < c.qk_rows(); at += c.head_dim) {
-      const RowNorm of = norm_of(std::span(row).subspan(at, c.head_dim));
-      for (std::size_t j = at; j < at + c.head_dim; ++j) row[j] *= of.scale * vectors.qk_gain.value(j);
+    for (std::size_t at = 0; c.qk_norm && at < c.qk_rows(); at += c.qk_norm_size()) {
+      const RowNorm of = norm_of(std::span(row).subspan(at, c.qk_norm_size()));
+      for (std::size_t j = at; j < at + c.qk_norm_size(); ++j) row[j] *= of.scale * vectors.qk_gain.value(j);
     }
     for (std::size_t p = 0; p < rope.size(); ++p) {
       const double angle = rope[p] * place_of_pair(begin_ + i, p), cos = std::cos(angle), sin = std::sin(angle);
@@ -167,19 +167,19 @@ Words ClearSide::activation(std::size_t layer, const ShownPair& shown) {
 }
 
 // Rows of the residual from `first` on, normed.
-Words ClearSide::normed(std::size_t first, Ring ring) const {
+Words ClearSide::normed(std::size_t first, Ring ring, bool plain) const {
   const std::size_t width = plan_.config.width;
   Words words;
   for (std::size_t at = first * width; at < rows_.size(); at += width) {
     const auto row = std::span(rows_).subspan(at, width);
-    const RowNorm of = norm_of(row);
+    const RowNorm of = plain ? RowNorm{0, k_plain_scale} : norm_of(row);
     for (const double x : row) words.push_back(encode((x - of.mean) * of.scale, {ring, frac::norm}));
   }
   return words;
 }
-Words ClearSide::normed_for_attention(std::size_t layer) { return normed(0, plan_.qkv(layer)); }
-Words ClearSide::normed_for_mlp(std::size_t layer) { return normed(0, plan_.up(layer)); }
-Words ClearSide::normed_for_head() { return normed(length_ - begin_ - heads_, plan_.head); }
+Words ClearSide::normed_for_attention(std::size_t layer) { return normed(0, plan_.qkv(layer), !plan_.config.pre_norm); }
+Words ClearSide::normed_for_mlp(std::size_t layer) { return normed(0, plan_.up(layer), !plan_.config.pre_norm); }
+Words ClearSide::normed_for_head() { return normed(length_ - begin_ - heads_, plan_.head, false); }
 
 Words ClearSide::joined(const Gain& gain, const std::vector<float>& shift) const {
   const std::size_t width = plan_.config.width;

@@ -62,9 +62,12 @@ std::size_t tokens_of(const Plan& plan, const Marks& made) {
   return entries == 0 || passes == 0 ? 0 : std::min<std::size_t>(made[k_slot_kind], entries + passes);
 }
 
+ChatFormat Client::State::format(const ConversationOptions& with) const {
+  return with.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template)
+                                  : ChatFormat::named(with.chat_format);
+}
+
 std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages, const ConversationOptions& with) {
-  const ChatFormat format = with.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template)
-                                                     : ChatFormat::named(with.chat_format);
   std::size_t bytes = 0;
   std::vector<ChatMessage> all;
   for (const Message& message : messages) {
@@ -72,7 +75,7 @@ std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages,
     all.push_back({message.role, message.content});
   }
   const LongText turn(long_text, bytes);
-  return format.encode(*tokenizer, all, with.think);
+  return format(with).encode(*tokenizer, all, with.think);
 }
 
 Client::State::State(const std::filesystem::path& path, const ClientOptions& with)

@@ -30,6 +30,7 @@ struct Client::State {
   }
   std::vector<Chain> chains_of(const Card& card);
   // Ids of a whole conversation, up to where the answer begins.
+  ChatFormat format(const ConversationOptions& with) const;
   std::vector<TokenId> encode(const std::vector<Message>& messages, const ConversationOptions& with);
   void set_ready(std::uint64_t chain, std::size_t tokens) {
     const Lock lock(mutex);

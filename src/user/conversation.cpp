@@ -137,6 +137,7 @@ class Conversation::State::Answering {
         on_text_(on_text),
         sampler_(sampling_of(how)),
         stops_(how.stop),
+        raw_(client_.format(state.options).raw()),
         begin_(Clock::now()),
         ready_(begin_),
         first_(begin_),
@@ -227,8 +228,8 @@ class Conversation::State::Answering {
       answer_.end = Answer::End::model;
       return false;
     }
-    emit(stops_.push(
-        characters_.push(answer_.cost.answer_tokens == 1 ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
+    const bool begins = answer_.cost.answer_tokens == 1 && !raw_;
+    emit(stops_.push(characters_.push(begins ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
     if (stops_.stopped()) answer_.end = Answer::End::stop;
     return !stops_.stopped() && client_.tokens_left > 0;
   }
@@ -260,6 +261,7 @@ class Conversation::State::Answering {
   const OnText& on_text_;
   Sampler sampler_;
   Stops stops_;
+  const bool raw_;  // the answer goes on with the question's text
   Utf8Stream characters_;
   Answer answer_;
   const Clock::time_point begin_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "base/small_file.h"
 #include "helper/model_store.h"
 #include "provider/chains.h"
 #include "provider/model_record.h"
@@ -35,6 +36,29 @@ TEST(PrivateFolder, is_made_for_its_owner_alone) {
   write_text(scratch / "file", "");
   EXPECT_NE(error_of([&] { make_private_folder(scratch / "file"); }).find("is no folder"), std::string::npos);
   EXPECT_NE(error_of([&] { make_private_folder(scratch / "file/below"); }).find("cannot be made: "), std::string::npos);
+}
+
+TEST(SmallFile, is_read_without_its_byte_order_mark) {
+  const Scratch scratch;
+  write_text(scratch / "keys", "\xef\xbb\xbfkey\r\n\xef\xbb\xbf");
+  EXPECT_EQ(read_small_file(scratch / "keys"), "key\r\n\xef\xbb\xbf");
+  write_text(scratch / "short", "\xef\xbb");
+  EXPECT_EQ(read_small_file(scratch / "short"), "\xef\xbb");
+}
+
+TEST(File, what_cannot_be_looked_at_is_told) {
+  const Scratch scratch;
+  fs::create_symlink("loop", scratch / "loop");
+  fs::create_symlink("nothing", scratch / "dangling");
+  write_text(scratch / "file", "");
+  EXPECT_EQ(type_of(scratch / "file"), fs::file_type::regular);
+  EXPECT_EQ(type_of(scratch.path()), fs::file_type::directory);
+  for (const char* absent : {"none", "dangling", "file/below"})
+    EXPECT_EQ(type_of(scratch / absent), fs::file_type::not_found) << absent;
+  EXPECT_NE(error_of([&] { type_of(scratch / "loop"); }).find("cannot be looked at: Too many levels"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { type_of(scratch / "loop/below"); }).find("cannot be looked at: Too many levels"),
+            std::string::npos);
 }
 
 // Everything that is told a folder.

@@ -1,6 +1,7 @@
 // Strangers: keys, an invite, provider and helper as services, and a user who has the invite alone.
 #include <gtest/gtest.h>
 
+#include "support/gguf_writer.h"
 #include "support/processes.h"
 
 namespace permllm::test {
@@ -56,6 +57,52 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   const Result refused = run(chat, "echo \"Is it so?\" | ");
   EXPECT_EQ(refused.status, 1);
   EXPECT_NE(refused.error.find("its invite is revoked"), std::string::npos) << refused.error;
+}
+
+// A vocabulary of sentencepiece, whose texts begin with a blank; here all pieces do.
+TEST(Chat, takes_lines_as_windows_writes_them_and_keeps_the_blank_that_a_raw_answer_begins_with) {
+  const Scratch scratch;
+  make_keys(scratch.path());
+  const std::string model = (scratch / "pieces.gguf").string();
+  std::vector<std::string> pieces{"<unk>", "<s>", "</s>"};
+  for (char letter = 'a'; letter <= 'z'; ++letter) pieces.push_back(std::string("\xe2\x96\x81") + letter);
+  const auto bytes = tiny_llama({.chat_template = "", .pieces = pieces}).finish();
+  write_text(model, {bytes.begin(), bytes.end()});
+  Process helping({"helper", "--identity", (scratch / "helper").string(), "--events"}, PERMLLM_BINARY);
+  const std::string helper_address = address_of(helping);
+  Process providing({"provider", "--identity", (scratch / "provider").string(), "--helper", helper_address, "--model",
+                     model, "--context", "64", "--events"},
+                    PERMLLM_BINARY);
+  const std::string invite = make_invite(scratch.path(), "bob", address_of(providing), helper_address, 60);
+  const auto done = [&](const std::string& lines) {
+    std::vector<nlohmann::json> all;
+    for (const auto& event : events(
+             permllm({"chat", "--invite", invite, "--max-tokens", "1", "--json"}, "printf '" + lines + "' | ").out)) {
+      if (event.at("event") == "done") all.push_back(event);
+    }
+    return all;
+  };
+  const auto plain = done("a b\nc\n"), windows = done("\\357\\273\\277a b\r\nc\r\n");
+  ASSERT_EQ(plain.size(), 2u);
+  ASSERT_EQ(windows.size(), 2u);
+  EXPECT_EQ(plain[0].at("prompt_tokens"), 2u);
+  for (std::size_t turn = 0; turn < 2; ++turn) {
+    EXPECT_EQ(windows[turn].at("prompt_tokens"), plain[turn].at("prompt_tokens"));
+    EXPECT_EQ(windows[turn].at("text"), plain[turn].at("text"));
+  }
+  // What the model said is what the next prompt has it said.
+  const std::string text = plain[0].at("text");
+  EXPECT_EQ(text.substr(0, 1), " ") << text;
+  EXPECT_EQ(text, " " + std::string(1, static_cast<char>('a' + plain[0].at("output_ids")[0].get<int>() - 3)));
+  std::vector<std::string> generate{"generate", model, "--prompt", "a b", "--max-tokens", "1", "--json"},
+      demo = generate;
+  demo[0] = "demo";
+  demo.insert(demo.end(), {"--context", "64"});
+  for (const auto& command : {generate, demo}) {
+    const auto same = events(permllm(command).out).back();
+    EXPECT_EQ(same.at("output_ids"), plain[0].at("output_ids")) << command[0];
+    EXPECT_EQ(same.at("text"), text) << command[0];
+  }
 }
 
 }  // namespace

@@ -341,6 +341,27 @@ TEST(Mistakes, files_that_are_no_supported_model_are_named) {
   cut_short.resize(cut_short.size() - 100);
   write(cut_short);
   expect_mistake({"generate", path, "--prompt", "xyzzy"}, "truncated");
+  write(tiny_llama({.pre = "default"}).finish());
+  expect_mistake({"demo", path, "--prompt", "xyzzy"}, "--pre-tokenizer: gpt-2");
+  EXPECT_EQ(run({"demo", path, "--prompt", "xyzzy", "--max-tokens", "1", "--context", "64", "--pre-tokenizer", "qwen2"})
+                .status,
+            0);
+  // What is no file is told of, and nothing waits for a pipe's other end.
+  const std::string pipe = (folder / "pipe.gguf").string(), loop = (folder / "loop.gguf").string();
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  std::filesystem::create_symlink("loop.gguf", loop);
+  const std::string looping = (folder / "folder").string();
+  std::filesystem::create_directory(looping);
+  std::filesystem::create_symlink("config.json", looping + "/config.json");
+  for (const char* command : {"demo", "generate"}) {
+    expect_mistake({command, pipe, "--prompt", "xyzzy"}, "pipe.gguf: is a pipe, expected a file");
+    expect_mistake({command, loop, "--prompt", "xyzzy"},
+                   "loop.gguf: cannot be looked at: Too many levels of symbolic links");
+    expect_mistake({command, looping, "--prompt", "xyzzy"}, "config.json: cannot be looked at: Too many levels");
+  }
+  expect_mistake({"inspect", "/dev/null"}, "is a device or a socket, expected a file");
+  expect_mistake({"provider", "--identity", loop, "--model", path, "--helper", "localhost:1"},
+                 "loop.gguf: cannot be looked at");
 }
 
 }  // namespace

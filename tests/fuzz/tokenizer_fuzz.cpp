@@ -63,8 +63,8 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   };
   std::vector<std::string> tokens{"<unk>",  "<s>",          "</s>",         "t",         "h", "e", "th", "the",
                                   "<0x0A>", "\xe2\x96\x81", "<|im_start|>", "<|im_end|>"};
-  return {sentencepiece_model(1), sentencepiece_model(2), table("llama", "default", tokens),
-          table("gpt2", "gpt-2", tokens), table("gpt2", "llama-bpe", tokens)};
+  return {sentencepiece_model(1), sentencepiece_model(2), table("llama", "", tokens), table("gpt2", "gpt-2", tokens),
+          table("gpt2", "llama-bpe", tokens)};
 }
 
 }  // namespace permllm::test

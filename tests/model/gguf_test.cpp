@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <set>
 
 #include "model/chat_format.h"
 #include "model/load.h"
 #include "model/tokenizer.h"
 #include "support/gguf_writer.h"
+#include "support/small_model.h"
 #include "wire/link.h"
 
 namespace permllm::test {
@@ -50,6 +54,64 @@ TEST(Gguf, reads_the_shape_of_the_test_model) {
 }
 
 TEST(Gguf, a_tiny_model_is_taken) { EXPECT_NO_THROW(use(tiny_llama().finish())); }
+
+TEST(Gguf, a_split_model_is_opened_whole_from_any_part) {
+  const TemporaryFolder folder;
+  const auto write = [&](const std::string& name, const std::vector<std::uint8_t>& bytes) {
+    std::ofstream(folder.path() / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    return folder.path() / name;
+  };
+  const auto error = [&](const std::filesystem::path& path) -> std::string {
+    try {
+      ModelFile::open(path);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Code::file);
+      return std::string(e.what()).substr(path.parent_path().string().size() + 1);
+    }
+    return "no error";
+  };
+  const ModelFile whole = ModelFile::open(write("whole.gguf", tiny_llama().finish()));
+  const auto files = [](std::size_t count, std::uint32_t layers = 2) {
+    std::vector<std::vector<std::uint8_t>> all;
+    for (GgufWriter& part : tiny_llama({.layers = layers}).split(count)) all.push_back(part.finish());
+    return all;
+  };
+  const auto parts = files(3);
+  const std::string names[] = {"m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"};
+  for (std::size_t p = 0; p < 3; ++p) write(names[p], parts[p]);
+  std::filesystem::create_symlink(names[1], folder.path() / "link.gguf");
+  Executor executor(1);
+  const FloatWeights want = load_float_weights(whole, executor);
+  std::set<std::string> hashes;
+  for (const std::string& name : {names[0], names[1], names[2], std::string("link.gguf")}) {
+    const ModelFile file = ModelFile::open(folder.path() / name);
+    EXPECT_EQ(file.tensors().size(), whole.tensors().size());
+    const FloatWeights got = load_float_weights(file, executor);
+    EXPECT_EQ(got.head.values, want.head.values);
+    EXPECT_EQ(got.layers[1].down.values, want.layers[1].down.values);
+    EXPECT_EQ(Vocabulary::read(*file.gguf()).tokens, Vocabulary::read(*whole.gguf()).tokens);
+    hashes.insert(file.sha256());
+  }
+  EXPECT_EQ(hashes.size(), 1u);
+  EXPECT_FALSE(hashes.contains(whole.sha256()));
+  // The first part may hold no tensors, a part alone is a whole file.
+  const auto one = files(1);
+  EXPECT_EQ(ModelFile::open(write("one.gguf", one[0])).tensors().size(), whole.tensors().size());
+
+  write(names[1], files(3, 3)[1]);
+  EXPECT_EQ(error(folder.path() / names[0]).rfind(names[2] + ": tensor ", 0), 0u) << error(folder.path() / names[0]);
+  write(names[1], files(2)[1]);
+  EXPECT_EQ(error(folder.path() / names[0]), names[1] + ": says it is part 2 of 2, expected part 2 of 3");
+  write(names[1], parts[2]);
+  EXPECT_EQ(error(folder.path() / names[0]), names[1] + ": says it is part 3 of 3, expected part 2 of 3");
+  write(names[1], {parts[1].begin(), parts[1].end() - 100});
+  EXPECT_NE(error(folder.path() / names[0]).find("truncated"), std::string::npos);
+  std::filesystem::remove(folder.path() / names[1]);
+  EXPECT_EQ(error(folder.path() / names[2]),
+            names[2] + ": is part 3 of 3 of a split model, and part 2 is missing: " + names[1]);
+  EXPECT_NE(error(write("renamed.gguf", parts[1])).find("does not end in -00002-of-00003.gguf"), std::string::npos);
+}
 
 TEST(Gguf, refusals_name_what_is_wrong) {
   EXPECT_NE(error_of(tiny_llama({.architecture = "mamba"}).finish(), Code::unsupported)

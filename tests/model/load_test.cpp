@@ -136,6 +136,110 @@ TEST(Config, chatglm_6b_turns_halves_of_heads_by_place_and_block) {
   EXPECT_DOUBLE_EQ(c.rope[5], c.rope[1]);
 }
 
+TEST(Config, smollm_3_has_layers_without_positions) {
+  const Config c = tiny_config("smollm3");
+  EXPECT_EQ(c.turned, (std::vector<bool>{true, true, true, false, true}));
+  EXPECT_EQ(c.rope_of(3), std::vector<double>(4));
+  EXPECT_EQ(c.rope_of(4), c.rope);
+  EXPECT_DOUBLE_EQ(c.rope[1], std::pow(1000.0, -2.0 / 8));
+}
+
+TEST(Config, olmo_2_has_norms_behind_its_matrices_alone) {
+  const Config c = tiny_config("olmo2");
+  EXPECT_TRUE(c.post_norm && c.qk_norm && c.whole_norm && !c.pre_norm && c.windows.empty());
+  EXPECT_EQ(c.qk_norm_size(), 32u);
+  // OLMo 3: a window in three layers of four, whose positions were not stretched.
+  SmallModel model = small_gguf("olmo2");
+  model.settings["attention.sliding_window"] = 3;
+  model.settings["attention.sliding_window_pattern"] = {1, 0};
+  model.settings["rope.scaling.type"] = "yarn";
+  model.settings["rope.scaling.factor"] = 4.0;
+  model.settings["rope.scaling.original_context_length"] = 2;
+  const Config windowed = read_config(model.gguf());
+  EXPECT_TRUE(windowed.windowed(0) && !windowed.windowed(1));
+  EXPECT_DOUBLE_EQ(windowed.rope_of(0)[1], 0.01);
+  EXPECT_DOUBLE_EQ(windowed.rope_of(1)[1], 0.01 / 4);
+  const FloatWeights w = reals(model);
+  const double before = model.tensors.at("blk.0.attn_q_norm.weight").values[3],
+               factor = 0.1 * std::log(4.0) + 1;  // entry 3 of a head is where it was, its partner is not
+  EXPECT_NEAR(w.layers[0].qk_gain.value(3), before, 1e-3);
+  EXPECT_NEAR(w.layers[1].qk_gain.value(3), model.tensors.at("blk.1.attn_q_norm.weight").values[3] * factor, 1e-3);
+  model.settings["attention.head_count_kv"] = 1;
+  EXPECT_EQ(error_of(model, Code::unsupported),
+            "olmo2.attention.head_count_kv: 1 of 2 heads: norms of all of q and of all of k are supported where both "
+            "have as many");
+}
+
+TEST(Config, granite_has_a_scale_of_scores_and_may_have_no_positions) {
+  const Config c = tiny_config("granite");
+  EXPECT_EQ(c.score_scale, 0.25);
+  EXPECT_TRUE(c.turned.empty());
+  SmallModel model = small_gguf("granite");
+  EXPECT_DOUBLE_EQ(read_config(model.gguf()).score_scale, 0.5);
+  model.settings["rope.scaling.finetuned"] = false;
+  EXPECT_EQ(read_config(model.gguf()).turned, (std::vector<bool>{false, false}));
+  EXPECT_TRUE(read_config(small_gguf("llama").gguf()).turned.empty());
+}
+
+// 16 entries turn, base 1000, first trained with 16 tokens: the first pair turns 16 / 2 pi > 1 times, the third less than once.
+TEST(Config, yarn_divides_slow_frequencies) {
+  const Config c = tiny_config("qwen2-yarn");
+  EXPECT_DOUBLE_EQ(c.rope[0], 1);
+  EXPECT_DOUBLE_EQ(c.rope[1], std::pow(1000.0, -2.0 / 16) * (0.5 / 4 + 0.5));
+  for (std::size_t i = 2; i < 8; ++i)
+    EXPECT_DOUBLE_EQ(c.rope[i], std::pow(1000.0, -2.0 * static_cast<double>(i) / 16) / 4);
+  EXPECT_DOUBLE_EQ(c.score_scale, 0.25);
+}
+
+TEST(Config, longrope_chooses_by_how_long_a_conversation_gets) {
+  Config c = tiny_config("phi4-mini");
+  const double own = std::pow(10000.0, -8.0 / 12);
+  EXPECT_DOUBLE_EQ(c.rope[4], own / 12);
+  EXPECT_EQ(c.rope[6], 0);
+  EXPECT_EQ(c.rope_short_tokens, 32u);
+  Config longer = c;
+  longer.set_length(33);
+  EXPECT_DOUBLE_EQ(longer.rope[4], own / 12);
+  c.set_length(32);
+  EXPECT_DOUBLE_EQ(c.rope[4], own / 2);
+  EXPECT_TRUE(c.rope_short.empty());
+  longer.set_length(1);  // chosen once
+  EXPECT_DOUBLE_EQ(longer.rope[4], own / 12);
+}
+
+TEST(Config, ministral_goes_as_far_as_its_scores_do_not_grow) {
+  SmallModel model = small_gguf("mistral3");
+  EXPECT_EQ(read_config(model.gguf()).context, 6u);
+  model.settings["attention.temperature_scale"] = 0.1;
+  EXPECT_EQ(error_of(model, Code::file).rfind("mistral3.rope.scaling.original_context_length: is missing", 0), 0u);
+  model.settings["rope.scaling.original_context_length"] = 4;
+  EXPECT_EQ(read_config(model.gguf()).context, 4u);
+}
+
+TEST(Config, layers_with_a_window_are_counted_or_listed) {
+  SmallModel model = small_gguf("gemma3");
+  const auto windows = [&] {
+    const Config c = read_config(model.gguf());
+    return std::pair(c.windowed(0), c.windowed(1));
+  };
+  EXPECT_EQ(windows(), std::pair(true, true));
+  model.settings["attention.sliding_window_pattern"] = 2;
+  EXPECT_EQ(windows(), std::pair(true, false));
+  model.settings["attention.sliding_window_pattern"] = {0, 1};
+  EXPECT_EQ(windows(), std::pair(false, true));
+  EXPECT_EQ(error_of(model, Code::file), "no error");
+  model.settings["attention.sliding_window_pattern"] = {0, 1, 1};
+  EXPECT_EQ(error_of(model, Code::file),
+            "gemma3.attention.sliding_window_pattern: 3 entries, expected one for each of 2 layers");
+  // Where all layers have it, a pattern would be another model.
+  for (const nlohmann::json& pattern : {nlohmann::json{1, 0}, nlohmann::json(2)}) {
+    model = small_gguf("llama");
+    model.settings["attention.sliding_window"] = 3;
+    model.settings["attention.sliding_window_pattern"] = pattern;
+    EXPECT_EQ(error_of(model, Code::unsupported).rfind("llama.attention.sliding_window_pattern: ", 0), 0u);
+  }
+}
+
 TEST(Config, a_window_that_is_never_full_is_none) {
   SmallModel model = small_gguf("phi3");
   for (const auto& [window, want] : {std::pair{0, 0u}, std::pair{5, 5u}, std::pair{6, 0u}}) {
@@ -147,7 +251,8 @@ TEST(Config, a_window_that_is_never_full_is_none) {
 // ---- What is folded ------------------------------------------------------------------------------------------------------
 
 TEST(Load, every_architecture_loads) {
-  for (const char* name : {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "glm4", "chatglm"}) {
+  for (const char* name : {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "glm4", "chatglm", "smollm3",
+                           "granite", "mistral3", "olmo2"}) {
     EXPECT_EQ(load_int_weights(small_gguf(name).gguf(), executor()).layers.size(), Small::layers) << name;
   }
 }
@@ -238,6 +343,20 @@ TEST(Load, gains_of_heads_are_repeated_in_their_order) {
       std::string::npos);
 }
 
+TEST(Load, without_a_norm_before_it_a_matrix_takes_the_residual_times_a_factor) {
+  const SmallModel model = small_gguf("olmo2");
+  const FloatWeights w = reals(model);
+  EXPECT_EQ(row_of(w.layers[1].qkv, 9)[2], model.tensors.at("blk.1.attn_k.weight").at(2, 2) / 8);
+  EXPECT_EQ(row_of(w.layers[1].up, 4)[5], model.tensors.at("blk.1.ffn_up.weight").at(1, 5) / 8);
+  EXPECT_EQ(w.layers[1].o.values, model.tensors.at("blk.1.attn_output.weight").values);
+  const std::size_t order[] = {0, 2, 1, 3};
+  const Gain& gain = w.layers[0].qk_gain;
+  for (std::size_t j = 0; j < 8; ++j) {
+    EXPECT_EQ(gain.value(j), model.tensors.at("blk.0.attn_q_norm.weight").values[j / 4 * 4 + order[j % 4]]);
+    EXPECT_EQ(gain.value(8 + j), model.tensors.at("blk.0.attn_k_norm.weight").values[j / 4 * 4 + order[j % 4]]);
+  }
+}
+
 TEST(Load, gemma_embeddings_are_scaled_and_the_head_is_not) {
   const SmallModel model = small_gguf("gemma2");
   const FloatWeights w = reals(model);
@@ -247,6 +366,88 @@ TEST(Load, gemma_embeddings_are_scaled_and_the_head_is_not) {
   const std::vector<float>& gain = model.tensors.at("blk.1.post_ffw_norm.weight").values;
   const Gain& mlp = w.layers[1].mlp_gain;
   EXPECT_EQ(mlp.value(6), gain[6]);
+}
+
+TEST(Load, granite_s_factors_are_in_the_matrices) {
+  SmallModel model = small_gguf("granite");
+  for (const char* layer : {"blk.0.", "blk.1."}) model.add(std::string(layer) + "attn_output.bias", {Small::width});
+  model.add("output.bias", {Small::vocab});
+  const FloatWeights plain = reals(model);
+  model.settings["embedding_scale"] = 12.0;
+  model.settings["residual_scale"] = 0.25;
+  model.settings["logit_scale"] = 8.0;
+  const FloatWeights w = reals(model);
+  const auto times = [](const std::vector<float>& got, const std::vector<float>& want, float factor) {
+    ASSERT_EQ(got.size(), want.size());
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], want[i] * factor) << i;
+  };
+  times(w.embed.values, plain.embed.values, 12);
+  times(w.head.values, plain.head.values, 0.125);
+  times(w.head_bias, plain.head_bias, 0.125);
+  times(w.layers[1].o.values, plain.layers[1].o.values, 0.25);
+  times(w.layers[1].o_bias, plain.layers[1].o_bias, 0.25);
+  times(w.layers[1].down.values, plain.layers[1].down.values, 0.25);
+  times(w.layers[1].qkv.values, plain.layers[1].qkv.values, 1);
+  times(w.layers[1].up.values, plain.layers[1].up.values, 1);
+}
+
+// cos and sin times a factor are q and k times it, where they turn.
+TEST(Load, what_turns_grows_with_the_factor_of_attention) {
+  SmallModel model = small_gguf("qwen2");
+  model.settings["rope.dimension_count"] = 2;
+  const FloatWeights plain = reals(model);
+  model.settings["rope.scaling.type"] = "yarn";
+  model.settings["rope.scaling.factor"] = 4.0;
+  model.settings["rope.scaling.original_context_length"] = 2;
+  const auto check = [&](double factor) {
+    const FloatWeights w = reals(model);
+    for (std::size_t r = 0; r < 16; ++r) {
+      const double want = r < 12 && r % 4 < 2 ? factor : 1;
+      EXPECT_NEAR(row_of(w.layers[1].qkv, r)[3], row_of(plain.layers[1].qkv, r)[3] * want, 1e-6) << r;
+      EXPECT_NEAR(w.layers[1].qkv_bias[r], plain.layers[1].qkv_bias[r] * want, 1e-6) << r;
+    }
+  };
+  const double usual = 0.1 * std::log(4.0) + 1;
+  check(usual);
+  model.settings["rope.scaling.attn_factor"] = 1.5;
+  check(1.5 * usual);
+  model.settings["rope.scaling.yarn_log_multiplier"] = 1.0;
+  check(1.5);
+  model.settings["rope.scaling.yarn_attn_factor"] = 2.0;
+  check(3);
+  // Where heads are normed their gains have it.
+  model = small_gguf("qwen3");
+  const Gain before = reals(model).layers[0].qk_gain;
+  model.settings["rope.scaling.attn_factor"] = 1.5;
+  const Gain after = reals(model).layers[0].qk_gain;
+  for (std::size_t i = 0; i < 12; ++i) EXPECT_EQ(after.value(i), 1.5 * before.value(i)) << i;
+}
+
+TEST(Load, longrope_grows_with_the_context_and_needs_its_factors) {
+  SmallModel model = small_gguf("phi3");
+  const FloatWeights plain = reals(model);
+  model.settings["rope.scaling.type"] = "longrope";
+  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
+    EXPECT_EQ(error_of(model, Code::file),
+              std::string("tensor ") + name + ": is missing, and positions scaled by longrope need it");
+    model.tensors[name] = {{2}, {1, 4}};
+  }
+  model.settings["rope.scaling.original_context_length"] = 3;
+  const auto grown = [&] { return row_of(reals(model).layers[0].qkv, 0)[0] / row_of(plain.layers[0].qkv, 0)[0]; };
+  EXPECT_NEAR(grown(), std::sqrt(1 + std::log(2.0) / std::log(3.0)), 1e-6);
+  model.settings["rope.scaling.attn_factor"] = 1.25;
+  EXPECT_NEAR(grown(), 1.25, 1e-6);
+  for (const char* other : {"none", "yarn"}) {
+    model.settings["rope.scaling.type"] = other;
+    EXPECT_EQ(error_of(model, Code::unsupported).rfind("phi3.rope.scaling.type: ", 0), 0u) << other;
+  }
+  model.settings.erase("rope.scaling.type");  // as the converter of Phi 3 has it
+  EXPECT_NEAR(grown(), 1.25, 1e-6);
+  EXPECT_DOUBLE_EQ(read_config(model.gguf()).rope[1], 0.01 / 4);
+  model.tensors["rope_factors_short.weight"].values[1] = 0;
+  EXPECT_EQ(error_of(model, Code::file).rfind("tensor rope_factors_short.weight: 0", 0), 0u);
+  model.tensors["rope_factors_short.weight"] = {{3}, {1, 1, 1}};
+  EXPECT_EQ(error_of(model, Code::file), "tensor rope_factors_short.weight: has shape 3, expected 2");
 }
 
 // g (x - mean) / deviation + b before W is W', with rows that sum to zero, behind (x - mean) / deviation, and W b beside it.
@@ -372,17 +573,12 @@ TEST(Load, progress_grows_to_one) {
 
 // A tensor that is not read would change what the model says.
 TEST(Load, unknown_tensors_are_refused_by_name) {
-  const std::vector<std::pair<std::string, std::string>> cases{{"llama", "blk.1.ffn_gate_inp.weight"},
-                                                               {"llama", "blk.0.attn_norm.bias"},
-                                                               {"llama", "blk.1.attn_q.bias"},
-                                                               {"llama", "blk.2.attn_q.weight"},
-                                                               {"llama", "blk.0.attn_sinks"},
-                                                               {"phi3", "rope_factors_long.weight"},
-                                                               {"phi3", "rope_freqs.weight"},
-                                                               {"qwen2", "blk.0.attn_q_norm.weight"},
-                                                               {"qwen3", "blk.0.post_attention_norm.weight"},
-                                                               {"gpt2", "blk.0.ffn_gate_exps.weight"},
-                                                               {"glm4", "blk.0.nextn.eh_proj.weight"}};
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"llama", "blk.1.ffn_gate_inp.weight"}, {"llama", "blk.0.attn_norm.bias"},
+      {"llama", "blk.1.attn_q.bias"},         {"llama", "blk.2.attn_q.weight"},
+      {"llama", "blk.0.attn_sinks"},          {"phi3", "rope_freqs.weight"},
+      {"qwen2", "blk.0.attn_q_norm.weight"},  {"qwen3", "blk.0.post_attention_norm.weight"},
+      {"gpt2", "blk.0.ffn_gate_exps.weight"}, {"glm4", "blk.0.nextn.eh_proj.weight"}};
   for (const auto& [architecture, name] : cases) {
     SmallModel model = small_gguf(architecture);
     model.add(name, {8});
@@ -417,7 +613,8 @@ TEST(Load, biases_are_read_where_all_layers_have_them) {
 
 // One by one: every tensor missing, of another shape, with a number that is none.
 TEST(Load, every_tensor_is_needed_of_its_shape_and_finite) {
-  for (const char* name : {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "glm4", "chatglm"}) {
+  for (const char* name :
+       {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "glm4", "chatglm", "granite", "olmo2"}) {
     const SmallModel whole = small_gguf(name);
     for (const auto& [tensor, content] : whole.tensors) {
       const std::string place = "tensor " + tensor;
@@ -510,11 +707,24 @@ TEST(Load, settings_are_checked_and_named) {
                                 {"llama", "rope.freq_base", 1e30, bad},
                                 {"glm4", "rope.dimension_count", 3, bad},
                                 {"glm4", "rope.dimension_count", 6, bad},
-                                {"llama", "rope.scaling.type", "yarn", other},
-                                {"phi3", "rope.scaling.type", "longrope", other},
+                                {"llama", "rope.scaling.type", "dynamic", other},
+                                {"qwen2", "rope.scaling.original_context_length", 1, bad},
                                 {"llama", "rope.scaling.factor", 0.0, bad},
                                 {"llama", "rope.scaling.factor", nan, bad},
-                                {"phi3", "rope.scaling.attn_factor", 1.2, other},
+                                {"phi3", "rope.scaling.attn_factor", 0.0, bad},
+                                {"gpt2", "rope.scaling.attn_factor", 1.2, other},
+                                {"llama", "rope.dimension_sections", 8, other},
+                                {"qwen2", "rope.freq_base_swa", 5000.0, other},
+                                {"llama", "attention.scale", 0.3, other},
+                                {"llama", "attention.temperature_scale", 0.1, other},
+                                {"llama", "attention.shared_kv_layers", 2, other},
+                                {"gemma2", "attention.key_length_swa", 2, other},
+                                {"granite", "attention.scale", -0.5, bad},
+                                {"granite", "attention.scale", 1e-9, bad},
+                                {"granite", "embedding_scale", -1.0, bad},
+                                {"granite", "residual_scale", nan, bad},
+                                {"granite", "logit_scale", 1e-9, bad},
+                                {"mistral3", "attention.temperature_scale", -1.0, bad},
                                 {"gemma3", "attention.sliding_window", none, bad},
                                 {"gemma2", "attention.sliding_window", 0, bad},
                                 {"gemma3", "attention.sliding_window_pattern", 0, bad},
@@ -544,6 +754,29 @@ TEST(Load, settings_are_checked_and_named) {
   EXPECT_EQ(error_of(model, bad), "no error");
 }
 
+TEST(Load, settings_of_yarn_are_checked_and_named) {
+  SmallModel model = small_gguf("llama");
+  model.settings["rope.scaling.type"] = "yarn";
+  EXPECT_EQ(error_of(model, Code::file),
+            "llama.rope.scaling.original_context_length: is missing, and rope.scaling.type \"yarn\" needs it");
+  model.settings["rope.scaling.original_context_length"] = 2;
+  EXPECT_EQ(error_of(model, Code::file), "llama.rope.scaling.factor: is missing from the file's metadata");
+  model.settings["rope.scaling.factor"] = 4.0;
+  EXPECT_EQ(error_of(model, Code::file), "no error");
+  for (const auto& [name, value, code] :
+       {std::tuple("factor", 0.5, Code::file), std::tuple("yarn_beta_fast", 0.0, Code::file),
+        std::tuple("yarn_beta_slow", -1.0, Code::file), std::tuple("yarn_log_multiplier", -1.0, Code::file),
+        std::tuple("yarn_ext_factor", 0.5, Code::unsupported)}) {
+    SmallModel bad = model;
+    bad.settings[std::string("rope.scaling.") + name] = value;
+    EXPECT_EQ(error_of(bad, code).rfind(std::string("llama.rope.scaling.") + name + ": ", 0), 0u) << name;
+  }
+  // Gemma 3 has two tables of frequencies, and would need a factor for each.
+  model = small_gguf("gemma3");
+  model.settings["rope.scaling.attn_factor"] = 1.5;
+  EXPECT_EQ(error_of(model, Code::unsupported).rfind("gemma3.rope.scaling.type: ", 0), 0u);
+}
+
 TEST(Load, factors_of_frequencies_are_checked) {
   SmallModel model = small_gguf("llama");
   model.tensors["rope_freqs.weight"] = {{2}, {1, 4}};
@@ -561,7 +794,7 @@ TEST(Load, factors_of_frequencies_are_checked) {
 TEST(Load, an_unknown_architecture_is_told_of_the_known_ones) {
   EXPECT_EQ(error_of(small_gguf("mamba"), Code::unsupported),
             "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, glm4, "
-            "chatglm are");
+            "chatglm, smollm3, granite, mistral3, olmo2 are");
 }
 
 // config.json of a folder, field by field.

@@ -92,6 +92,9 @@ Vocabulary byte_level(const std::string& pre) {
   v.tokens = data.at("tokens");
   v.types = data.at("types").get<std::vector<std::uint32_t>>();
   v.merges = data.at("merges");
+  v.eos = static_cast<TokenId>(v.tokens.size());
+  v.tokens.push_back("<|endoftext|>");
+  v.types.push_back(k_control);
   return v;
 }
 
@@ -259,8 +262,9 @@ TEST(Tokenizer, bos_and_ends_follow_the_file_and_the_family) {
   w.text("tokenizer.ggml.model", "gpt2");
   w.text("tokenizer.ggml.pre", "llama-bpe");
   w.texts("tokenizer.ggml.tokens",
-          {"a", "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "[other]", "<|im_end|>"});
-  w.numbers("tokenizer.ggml.token_type", {1, 3, 1, 3, 3, 3, 4});
+          {"a", "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "[other]", "<|im_end|>", "aa"});
+  w.numbers("tokenizer.ggml.token_type", {1, 3, 1, 3, 3, 3, 4, 1});
+  w.texts("tokenizer.ggml.merges", {"a a"});
   w.number("tokenizer.ggml.bos_token_id", 1);
   w.number("tokenizer.ggml.eos_token_id", 3);
   w.number("tokenizer.ggml.eot_token_id", 5);
@@ -274,6 +278,93 @@ TEST(Tokenizer, bos_and_ends_follow_the_file_and_the_family) {
   EXPECT_EQ(tokenizer.encode("a<|eot_id|>a<|im_end|>", true), (std::vector<TokenId>{0, 2, 0, 6}));
   EXPECT_TRUE(table("llama").add_bos);
   EXPECT_FALSE(byte_level("qwen2").add_bos);
+}
+
+// eos, bos, eot and eom are control tokens whatever type the file gives them: nobody can write them, and a template's own text has them.
+TEST(Tokenizer, what_the_file_calls_a_mark_is_one) {
+  for (const int type : {k_normal, k_unknown, k_user_defined, k_unused}) {
+    GgufWriter w;
+    w.text("tokenizer.ggml.model", "gpt2");
+    w.text("tokenizer.ggml.pre", "qwen2");
+    w.texts("tokenizer.ggml.tokens", {"a", "[B]", "[E]", "[T]", "[M]", "aa"});
+    w.numbers("tokenizer.ggml.token_type", {1, type, type, type, type, 1});
+    w.texts("tokenizer.ggml.merges", {"a a"});
+    for (const auto& [name, id] : {std::pair("bos", 1), std::pair("eos", 2), std::pair("eot", 3), std::pair("eom", 4)})
+      w.number(std::string("tokenizer.ggml.") + name + "_token_id", static_cast<std::uint64_t>(id));
+    const Tokenizer tokenizer(Vocabulary::read(Gguf::parse(w.finish())));
+    EXPECT_EQ(tokenizer.encode("aa[B]a[E]a[T]a[M]aa", false), (std::vector<TokenId>{5, 0, 0, 0, 5})) << type;
+    EXPECT_EQ(tokenizer.encode("aa[B]a[E]a[T]a[M]aa", true), (std::vector<TokenId>{5, 1, 0, 2, 0, 3, 0, 4, 5})) << type;
+    EXPECT_EQ(tokenizer.decode(std::vector<TokenId>{5, 1, 2, 3, 4}), "aa") << type;
+  }
+  for (const std::uint32_t type : {k_normal, k_user_defined}) {
+    Vocabulary v = table("llama");
+    v.types[1] = v.types[2] = type;
+    const Tokenizer tokenizer(v);
+    for (const TokenId id : tokenizer.encode("<s>x</s>", false)) EXPECT_GT(id, 2u) << type;
+    EXPECT_EQ(tokenizer.control("</s>"), 2u);
+  }
+}
+
+// Official files have both.
+TEST(Tokenizer, of_tokens_of_one_text_the_first_is_found_and_an_empty_one_never) {
+  for (const Vocabulary& good : {byte_level("qwen2"), table("llama"), table("gemma")}) {
+    const std::string text = " the cat\n\n12 \xe2\x82\xac";
+    const auto want = Tokenizer(good).encode(text, false);
+    Vocabulary v = good;
+    const auto add = [&](const std::string& token, std::uint32_t type) {
+      v.tokens.push_back(token);
+      v.types.push_back(type);
+      if (!good.scores.empty()) v.scores.push_back(0);
+    };
+    for (int i = 0; i < 2; ++i) add("", k_normal);
+    for (std::size_t id = 0; id < good.tokens.size(); ++id) add(good.tokens[id], good.types[id]);
+    const Tokenizer tokenizer(v);
+    EXPECT_EQ(tokenizer.encode(text, false), want);
+    EXPECT_EQ(tokenizer.decode(want), text);
+    const TokenId empty = static_cast<TokenId>(good.tokens.size()), again = empty + 2 + want.back();
+    EXPECT_EQ(tokenizer.bytes(empty), "");
+    EXPECT_EQ(tokenizer.bytes(again), tokenizer.bytes(want.back()));
+    EXPECT_EQ(tokenizer.control(v.tokens[v.eos]), v.eos);
+  }
+  // Of marks the one that the file names.
+  Vocabulary v = byte_level("qwen2");
+  v.tokens.push_back("<|endoftext|>");
+  v.types.push_back(k_control);
+  for (const TokenId eos : {v.eos, v.eos + 1}) {
+    v.eos = eos;
+    EXPECT_EQ(Tokenizer(v).control("<|endoftext|>"), eos);
+  }
+}
+
+// Without a name of how it splits text a byte-level vocabulary would put out other tokens than the model was trained on, without merges bytes.
+TEST(Tokenizer, how_text_is_split_is_known_or_asked_for) {
+  const auto read = [](const std::string& architecture, const char* pre, const std::string& option,
+                       bool merges = true) {
+    GgufWriter w;
+    w.text("general.architecture", architecture);
+    w.text("tokenizer.ggml.model", "gpt2");
+    if (pre != nullptr) w.text("tokenizer.ggml.pre", pre);
+    w.texts("tokenizer.ggml.tokens", {"a", "<eos>", "aa"});
+    w.numbers("tokenizer.ggml.token_type", {1, 3, 1});
+    if (merges) w.texts("tokenizer.ggml.merges", {"a a"});
+    w.number("tokenizer.ggml.eos_token_id", 1);
+    try {
+      return Vocabulary::read(Gguf::parse(w.finish()), option).pre;
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+  };
+  for (const char* pre : {static_cast<const char*>(nullptr), "default", ""}) {
+    EXPECT_EQ(read("gpt2", pre, ""), "gpt-2");
+    EXPECT_EQ(read("llama", pre, "llama-bpe"), "llama-bpe");
+    const std::string refused = read("llama", pre, "");
+    EXPECT_EQ(refused.rfind("tokenizer.ggml.pre: is ", 0), 0u) << refused;
+    EXPECT_NE(refused.find("--pre-tokenizer: gpt-2, "), std::string::npos) << refused;
+  }
+  EXPECT_EQ(read("llama", "qwen99", "qwen2"), "qwen2");
+  EXPECT_EQ(read("llama", "qwen2", ""), "qwen2");
+  EXPECT_EQ(read("llama", "qwen2", "", false).rfind("tokenizer.ggml.merges: there are none", 0), 0u);
+  for (const std::string& name : pre_tokenizers()) Tokenizer{byte_level(name)};
 }
 
 // Each table spoilt in one way, and the key that the refusal names.
@@ -292,8 +383,6 @@ TEST(Tokenizer, tables_that_do_not_fit_are_refused_by_name) {
   for (const Vocabulary& good : {byte_level("qwen2"), table("llama")}) {
     refused(good, "tokenizer.ggml.model", [](Vocabulary& v) { v.model = "bert"; });
     refused(good, "tokenizer.ggml.tokens", [](Vocabulary& v) { v.tokens.clear(), v.types.clear(); });
-    refused(good, "tokenizer.ggml.tokens", [](Vocabulary& v) { v.tokens[40].clear(); });
-    refused(good, "tokenizer.ggml.tokens", [](Vocabulary& v) { v.tokens[40] = v.tokens[300]; });
     refused(good, "tokenizer.ggml.token_type", [](Vocabulary& v) { v.types.pop_back(); });
     refused(good, "tokenizer.ggml.token_type", [](Vocabulary& v) { v.types[40] = 0; });
     refused(good, "tokenizer.ggml.token_type", [](Vocabulary& v) { v.types[40] = 7; });
@@ -302,6 +391,9 @@ TEST(Tokenizer, tables_that_do_not_fit_are_refused_by_name) {
     refused(good, "tokenizer.ggml.eot_token_id", [](Vocabulary& v) { v.ends = {1u << 20}; });
   }
   refused(byte_level("qwen2"), "tokenizer.ggml.pre", [](Vocabulary& v) { v.pre = "qwen99"; });
+  // Texts could not have the character any more.
+  refused(byte_level("qwen2"), "tokenizer.ggml.eos_token_id", [](Vocabulary& v) { v.eos = 0; });
+  refused(byte_level("qwen2"), "tokenizer.ggml.bos_token_id", [](Vocabulary& v) { v.bos = 11; });
   refused(byte_level("qwen2"), "tokenizer.ggml.merges", [](Vocabulary& v) { v.merges[3] = "ab"; });
   refused(byte_level("qwen2"), "tokenizer.ggml.merges", [](Vocabulary& v) { v.merges[3] = "never heard"; });
   refused(byte_level("qwen2"), "tokenizer.ggml.merges", [](Vocabulary& v) { v.merges[3] = ""; });

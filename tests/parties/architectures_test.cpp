@@ -100,7 +100,7 @@ class SeenCheck {
       case Site::qkv:
         return open_qkv(s);
       case Site::head_norm: {
-        const Numbers qk = part(oracle("qkv", s), s.row * c_.head_dim, c_.head_dim);
+        const Numbers qk = part(oracle("qkv", s), s.row * c_.qk_norm_size(), c_.qk_norm_size());
         return same("qkv of a head", s, magnitudes(shown(s, plan_.head_norm_reveal(s.layer), plan_.qkv_frac(s.layer))),
                     magnitudes(qk));
       }
@@ -253,7 +253,7 @@ TEST_P(Architectures, answer_as_the_independent_forward_pass_does_and_cost_what_
   const Subject& s = subject(GetParam().model);
   const Variant& variant = GetParam().variant;
   const Config& c = s.weights.config;
-  if (variant.fused && (c.up_bias || c.norm != NormKind::rms || c.normed_residual)) {
+  if (variant.fused && (c.up_bias || !c.pre_norm || c.norm != NormKind::rms || c.normed_residual)) {
     EXPECT_THROW(Plan::make(s.weights, s.ranges, 40, variant.profile, true), Error);
     return;
   }

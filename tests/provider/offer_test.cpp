@@ -1,8 +1,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "cli/offer_options.h"
 #include "support/small_model.h"
+#include "support/tiny_models.h"
 
 namespace permllm::test {
 namespace {
@@ -88,6 +91,33 @@ TEST(ReadVocabulary, each_token_has_a_row_of_the_embedding_table) {
                sentencepiece_model({{"<unk>", 2}, {"[gMASK]", 3}, {"<sop>", 3}, {"<eop>", 3}, {"a", 1}, {"b", 1}}));
   folder.write(model);
   EXPECT_EQ(error_of(folder), "ice_text.model: 6 tokens, the embedding table has 5 rows: each token needs one");
+}
+
+TEST(ReadVocabulary, a_name_of_how_text_is_split_goes_with_byte_level_vocabularies_alone) {
+  const auto read = [](const TinyOptions& options, const std::string& pre_tokenizer) -> std::string {
+    try {
+      return read_vocabulary(Gguf::parse(tiny_llama(options).finish()), false, pre_tokenizer).pre;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::usage);
+      return error.field();
+    }
+  };
+  EXPECT_EQ(read({.pre = "default"}, "tekken"), "tekken");
+  EXPECT_EQ(read({.pieces = {"<unk>", "<s>", "</s>", "a"}}, "tekken"), "pre_tokenizer");
+}
+
+// Longrope's frequencies are those of the conversations that are offered; users see no others.
+TEST(OfferModel, frequencies_are_chosen_by_the_context) {
+  const std::string path = tiny_model("phi4-mini").path;
+  Executor executor(1);
+  const auto frequency = [&](std::size_t context) {
+    const OfferedModel model = offer_model(path, {.context = context, .fused = false}, executor);
+    EXPECT_TRUE(model.plan.config.rope_short.empty());
+    return model.plan.config.rope[4];
+  };
+  const double own = std::pow(10000.0, -8.0 / 12);
+  EXPECT_DOUBLE_EQ(frequency(32), own / 2);
+  EXPECT_DOUBLE_EQ(frequency(33), own / 12);
 }
 
 // A small file can state heads of millions of rows in all: more columns than the kernels' sums hold.

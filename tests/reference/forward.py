@@ -70,14 +70,26 @@ def frequencies(base, dims, scale=1.0, factors=None):
     return f if factors is None else f / factors
 
 
-def rotate(x, positions, freqs, adjacent):
-    """x: [token][head][entry]. The first 2 len(freqs) entries of a head turn. Pairs are neighbours, or i and i + len(freqs)."""
+def yarn(base, dims, factor, original, fast, slow):
+    """arXiv 2309.00071, section 3.2: a pair that turns r times in the original context keeps its frequency where r > fast, has it
+    divided by the factor where r < slow, and something between in between, by a ramp over the pairs' numbers."""
+    f = frequencies(base, dims)
+    pair = lambda turns: dims * np.log(original / (turns * 2 * np.pi)) / (2 * np.log(base))
+    low, high = max(np.floor(pair(fast)), 0), min(np.ceil(pair(slow)), dims - 1)
+    ramp = np.clip((np.arange(dims // 2) - low) / max(high - low, 0.001), 0, 1)
+    return f / factor * ramp + f * (1 - ramp)
+
+
+def rotate(x, positions, freqs, adjacent, magnitude=1.0):
+    """x: [token][head][entry]. The first 2 len(freqs) entries of a head turn, and grow by the magnitude. Pairs are neighbours, or i and
+    i + len(freqs)."""
     n = len(freqs)
     angle = positions[:, None, None] * freqs
     first, second = (slice(0, 2 * n, 2), slice(1, 2 * n, 2)) if adjacent else (slice(0, n), slice(n, 2 * n))
     a, b, out = x[..., first], x[..., second], x.copy()
-    out[..., first] = a * np.cos(angle) - b * np.sin(angle)
-    out[..., second] = a * np.sin(angle) + b * np.cos(angle)
+    cos, sin = np.cos(angle) * magnitude, np.sin(angle) * magnitude
+    out[..., first] = a * cos - b * sin
+    out[..., second] = a * sin + b * cos
     return out
 
 
@@ -101,7 +113,7 @@ class Layer:
     k_norm: object = None
     post_attn: object = None
     post_mlp: object = None
-    freqs: np.ndarray | None = None
+    freqs: np.ndarray | None = None   # None: heads do not turn
     window: int = 0                   # keys that a query sees, itself included; 0: all
 
 
@@ -117,6 +129,9 @@ class Model:
     head: np.ndarray                  # vocab x width
     context: int
     embed_scale: float = 1.0
+    residual_scale: float = 1.0       # Granite: of what attention and MLP put out
+    logit_scale: float = 1.0
+    turn_magnitude: float = 1.0       # YaRN, longrope: of cos and sin
     positions: np.ndarray | None = None  # GPT-2: context x width
     rotary: str = 'adjacent'          # or 'halves', '2d', 'none'
     gated: bool = True
@@ -135,7 +150,7 @@ def load(path):
 def from_gguf(path):
     meta, t = read_gguf(path)
     arch = meta['general.architecture']
-    assert arch in ('llama', 'qwen2', 'qwen3', 'gemma2', 'gemma3', 'phi3', 'gpt2', 'glm4', 'chatglm'), arch
+    assert arch in ('llama', 'qwen2', 'qwen3', 'gemma2', 'gemma3', 'phi3', 'gpt2', 'glm4', 'chatglm', 'smollm3', 'granite', 'mistral3', 'olmo2'), arch
 
     def key(name, default=None):
         value = meta.get(f'{arch}.{name}', default)
@@ -161,26 +176,41 @@ def from_gguf(path):
 
     # Rotary positions. Gemma 3: layers with a window have their own base and no scaling.
     dims = key('rope.dimension_count', head_dim)
-    linear_scale = key('rope.scaling.factor', 1.0) if key('rope.scaling.type', 'none') == 'linear' else 1.0
-    whole = frequencies(key('rope.freq_base', 10000.0), dims, linear_scale, t.get('rope_freqs.weight'))
+    scaling, base, original = key('rope.scaling.type', 'none'), key('rope.freq_base', 10000.0), key('rope.scaling.original_context_length', 0)
+    magnitude = key('rope.scaling.attn_factor', 1.0)
+    if scaling == 'yarn':
+        factor = key('rope.scaling.factor')
+        whole = yarn(base, dims, factor, original, key('rope.scaling.yarn_beta_fast', 32.0), key('rope.scaling.yarn_beta_slow', 1.0))
+        magnitude *= (1 + 0.1 * np.log(factor)) / (1 + 0.1 * key('rope.scaling.yarn_log_multiplier', 0.0) * np.log(factor))
+    elif 'rope_factors_long.weight' in t:  # longrope: by the length that the conversation may get
+        whole = frequencies(base, dims, factors=t[f'rope_factors_{"long" if key("context_length") > original else "short"}.weight'])
+    else:
+        whole = frequencies(base, dims, key('rope.scaling.factor', 1.0) if scaling == 'linear' else 1.0, t.get('rope_freqs.weight'))
+    if key('attention.temperature_scale', 0.0):  # Llama 4's and Ministral's: 1 up to the original context
+        assert key('context_length') <= original
     local = frequencies(key('rope.freq_base_swa', 10000.0), dims) if arch == 'gemma3' else whole
     period = {'gemma2': 2, 'gemma3': 6}.get(arch, 0)  # each such layer sees everything
+    still = {'smollm3': 4}.get(arch, 0)               # each such layer has no positions
     window = key('attention.sliding_window', 0)
 
     model_layers = []
     for l in range(layers):
         b = f'blk.{l}.'
         windowed = window > 0 and not (period and (l + 1) % period == 0)
+        turns = not (still and (l + 1) % still == 0)
         fused_qkv, fused_up = b + 'attn_qkv.weight' in t, b + 'ffn_gate.weight' not in t
         layer = Layer(
-            attn_norm=norm(b + 'attn_norm'), mlp_norm=norm(b + 'ffn_norm'),
+            attn_norm=norm(b + 'attn_norm') if arch != 'olmo2' else lambda x: x,
+            mlp_norm=norm(b + 'ffn_norm') if arch != 'olmo2' else lambda x: x,
             qkv=linear(b + 'attn_qkv') if fused_qkv else linear(b + 'attn_q', b + 'attn_k', b + 'attn_v'),
             o=linear(b + 'attn_output'), down=linear(b + 'ffn_down'),
             up=linear(b + 'ffn_up') if fused_up else linear(b + 'ffn_gate', b + 'ffn_up'),
-            freqs=local if windowed else whole, window=window if windowed else 0)
+            freqs=(local if windowed else whole) if turns else None, window=window if windowed else 0)
         if arch in ('qwen3', 'gemma3'):
             layer.q_norm, layer.k_norm = norm(b + 'attn_q_norm', head_dim), norm(b + 'attn_k_norm', head_dim)
-        if gemma or arch == 'glm4':
+        if arch == 'olmo2':  # of all heads together
+            layer.q_norm, layer.k_norm = norm(b + 'attn_q_norm', heads * head_dim), norm(b + 'attn_k_norm', kv_heads * head_dim)
+        if gemma or arch in ('glm4', 'olmo2'):
             layer.post_attn, layer.post_mlp = norm(b + 'post_attention_norm'), norm(b + 'post_ffw_norm')
         assert layer.qkv.weight.shape == ((heads + 2 * kv_heads) * head_dim, width)
         model_layers.append(layer)
@@ -191,11 +221,12 @@ def from_gguf(path):
         architecture=arch, heads=heads, kv_heads=kv_heads, head_dim=head_dim, context=key('context_length'),
         embed=t['token_embd.weight'], head=t.get('output.weight', t['token_embd.weight']),
         layers=model_layers, final_norm=norm('output_norm'),
-        embed_scale=np.sqrt(width) if gemma else 1.0,
+        embed_scale=np.sqrt(width) if gemma else key('embedding_scale', 1.0),
+        residual_scale=key('residual_scale', 1.0), logit_scale=1 / key('logit_scale', 1.0), turn_magnitude=magnitude,
         positions=t['position_embd.weight'] if arch == 'gpt2' else None,
-        rotary='none' if arch == 'gpt2' else 'adjacent' if arch in ('llama', 'glm4', 'chatglm') else 'halves',
+        rotary='none' if arch == 'gpt2' else 'adjacent' if arch in ('llama', 'glm4', 'chatglm', 'smollm3', 'granite', 'mistral3') else 'halves',
         gated=arch != 'gpt2', act=gelu_tanh if gemma or arch == 'gpt2' else silu,
-        score_scale=(width // heads if large else head_dim) ** -0.5,
+        score_scale=key('attention.scale', 0.0) or (width // heads if large else head_dim) ** -0.5,
         score_cap=key('attn_logit_softcapping', 0.0) if arch == 'gemma2' else 0.0,
         logit_cap=key('final_logit_softcapping', 0.0) if gemma else 0.0)
 
@@ -272,12 +303,18 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
             observe(kind, layer, start + i, row)
 
     def turned(x, freqs):
-        if m.rotary == 'none':
+        if m.rotary == 'none' or freqs is None:
             return x
         if m.rotary == '2d':
             positions, blocks = (p[start:] for p in block_positions(m, cache.ids))
             return rotate_2d(x, positions, blocks, freqs)
-        return rotate(x, np.arange(start, total), freqs, m.rotary == 'adjacent')
+        return rotate(x, np.arange(start, total), freqs, m.rotary == 'adjacent', m.turn_magnitude)
+
+    def grown(heads, freqs):  # as large as they are once turned, which those who fold the magnitude into the weights show
+        out = heads.copy()
+        if m.turn_magnitude != 1 and freqs is not None:
+            out[..., :2 * len(freqs)] *= m.turn_magnitude
+        return out.reshape(n, -1)
 
     x = m.embed[list(ids)] * m.embed_scale
     if m.positions is not None:
@@ -289,12 +326,15 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
         see('norm.attn', l, x)
         normed = layer.attn_norm(x)
         qkv = layer.qkv(normed)
-        see('qkv', l, qkv)
         q, k, v = (part.reshape(n, -1, m.head_dim) for part in np.split(
             qkv, [m.heads * m.head_dim, (m.heads + m.kv_heads) * m.head_dim], axis=1))
         if layer.q_norm:
-            q, k = layer.q_norm(q), layer.k_norm(k)
-            see('qk', l, np.concatenate([q.reshape(n, -1), k.reshape(n, -1)], axis=1))
+            see('qkv', l, qkv)
+            by_row = lambda x, of: of(x.reshape(n, -1, of.gain.size)).reshape(x.shape)
+            q, k = by_row(q, layer.q_norm), by_row(k, layer.k_norm)
+            see('qk', l, np.concatenate([grown(q, layer.freqs), grown(k, layer.freqs)], axis=1))
+        else:
+            see('qkv', l, np.concatenate([grown(q, layer.freqs), grown(k, layer.freqs), v.reshape(n, -1)], axis=1))
         q = turned(q, layer.freqs)
         cache.keys[l] = np.concatenate([cache.keys[l], turned(k, layer.freqs)])
         cache.values[l] = np.concatenate([cache.values[l], v])
@@ -311,7 +351,7 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
             mixed[:, h] = softmax(scores) @ cache.values[l][:, g]
         mixed = mixed.reshape(n, -1)
         see('attention', l, mixed)
-        out = layer.o(mixed)
+        out = layer.o(mixed) * m.residual_scale
         see('o', l, out)
         if layer.post_attn:
             out = layer.post_attn(out)
@@ -329,7 +369,7 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
         else:
             inner = m.act(inner)
         see('activation', l, inner)
-        out = layer.down(inner)
+        out = layer.down(inner) * m.residual_scale
         see('down', l, out)
         if layer.post_mlp:
             out = layer.post_mlp(out)
@@ -337,7 +377,7 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
         x = (m.alpha * normed if m.alpha else x) + out
 
     see('norm.final', len(m.layers), x)
-    logits = cap(m.final_norm(x) @ m.head.T, m.logit_cap)
+    logits = cap(m.final_norm(x) @ m.head.T * m.logit_scale, m.logit_cap)
     see('logits', len(m.layers), logits)
     return logits
 

@@ -51,6 +51,23 @@ class GgufWriter {
     const auto* from = reinterpret_cast<const std::uint8_t*>(bytes.data());
     tensor(name, shape, type, std::vector<std::uint8_t>(from, from + bytes.size()));
   }
+  // Before finish: the parts of a split file, as llama.cpp's tool makes them. The first has all metadata.
+  std::vector<GgufWriter> split(std::size_t count) const {
+    std::vector<GgufWriter> parts(count);
+    parts[0].bytes_ = bytes_;
+    parts[0].fields_ = fields_;
+    parts[0].metadata_ = metadata_;
+    for (std::size_t p = 0; p < count; ++p) {
+      parts[p].scalar("split.no", 2, static_cast<std::uint16_t>(p));
+      parts[p].scalar("split.count", 2, static_cast<std::uint16_t>(count));
+      parts[p].scalar("split.tensors.count", 5, static_cast<std::int32_t>(tensors_.size()));
+      const auto at = [&](std::size_t part) {
+        return tensors_.begin() + static_cast<std::ptrdiff_t>(part * tensors_.size() / count);
+      };
+      parts[p].tensors_.assign(at(p), at(p + 1));
+    }
+    return parts;
+  }
   std::vector<std::uint8_t> finish() {
     std::vector<std::uint8_t> body = std::move(bytes_);
     std::vector<Field> body_fields = std::move(fields_);

@@ -56,6 +56,8 @@ struct SmallModel {
         writer.real(key, value);
       else if (value.is_boolean())
         writer.boolean(key, value);
+      else if (value.is_array())
+        writer.scalars(key, 7, value.get<std::vector<std::uint8_t>>());  // flags, 0 or 1
       else
         writer.text(key, value);
     }
@@ -78,7 +80,9 @@ inline SmallModel small_gguf(const std::string& architecture) {
   const bool gpt2 = architecture == "gpt2", fused = gpt2 || architecture == "phi3" || architecture == "chatglm";
   const bool gemma = architecture.starts_with("gemma"),
              qkv_bias = gpt2 || architecture == "qwen2" || architecture == "glm4" || architecture == "chatglm";
-  const std::size_t kv_heads = gpt2 ? S::heads : S::kv_heads, q = S::heads * S::head_dim, kv = kv_heads * S::head_dim;
+  const bool behind = architecture == "olmo2";
+  const std::size_t kv_heads = gpt2 || behind ? S::heads : S::kv_heads, q = S::heads * S::head_dim,
+                    kv = kv_heads * S::head_dim;
   m.settings = {{"block_count", S::layers},
                 {"context_length", S::context},
                 {"embedding_length", S::width},
@@ -102,8 +106,7 @@ inline SmallModel small_gguf(const std::string& architecture) {
   if (!gemma && !gpt2) linear("output", S::vocab, S::width, false);
   for (std::size_t l = 0; l < S::layers; ++l) {
     const std::string p = "blk." + std::to_string(l) + ".";
-    norm(p + "attn_norm");
-    norm(p + "ffn_norm");
+    if (!behind) norm(p + "attn_norm"), norm(p + "ffn_norm");
     if (fused)
       linear(p + "attn_qkv", q + 2 * kv, S::width, qkv_bias);
     else
@@ -111,12 +114,13 @@ inline SmallModel small_gguf(const std::string& architecture) {
           linear(p + "attn_v", kv, S::width, qkv_bias);
     if (architecture == "qwen3" || architecture == "gemma3")
       norm(p + "attn_q_norm", S::head_dim), norm(p + "attn_k_norm", S::head_dim);
+    if (behind) norm(p + "attn_q_norm", q), norm(p + "attn_k_norm", kv);
     linear(p + "attn_output", S::width, q, gpt2);
     const bool fused_up = architecture == "phi3" || architecture == "glm4" || architecture == "chatglm";
     if (!fused_up && !gpt2) linear(p + "ffn_gate", S::ff, S::width, false);
     linear(p + "ffn_up", fused_up ? 2 * S::ff : S::ff, S::width, gpt2);
     linear(p + "ffn_down", S::width, S::ff, gpt2);
-    if (gemma || architecture == "glm4") norm(p + "post_attention_norm"), norm(p + "post_ffw_norm");
+    if (gemma || behind || architecture == "glm4") norm(p + "post_attention_norm"), norm(p + "post_ffw_norm");
   }
   return m;
 }
