@@ -1,4 +1,4 @@
-// The helper's models: V = W - U of each (session/masked_model.h) as a file of hashed chunks, mapped into memory.
+// The helper's models: V = W - U of each, or public W (session/masked_model.h), as a file of hashed chunks, mapped into memory.
 //
 // The folder has ID.model for a model that is complete and ID.part for one whose provider has more to send. A file:
 //   head    magic u64, version u32, length u32, the ModelOffer as on the wire and its owner, hash of that
@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/file.h"
@@ -46,11 +47,14 @@ struct StoredFile {
   bool holds(std::uint32_t number) const;
 };
 
+// V, or W where the weights are public.
+using HeldWeights = std::variant<Weights<RingMatrix>, IntWeights>;
+
 // A complete model.
 struct StoredModel {
   StoredFile stored;
   MappedFile mapped;
-  Weights<RingMatrix> v;  // views `mapped`
+  HeldWeights weights;  // view `mapped`
   const Plan& plan() const { return stored.offer.plan; }
   // Marks it as used now: its file's time of change.
   void touch() const;
@@ -75,7 +79,7 @@ class ModelStore {
     // Errors: malformed, naming the field (numbers must rise; sizes are the plan's; the hash is that of the bytes); mismatch
     // where a complete model has another chunk; resource, naming the file and the bytes: what came before is kept.
     void put(const ModelChunk& chunk);
-    // Errors: malformed, where a chunk is missing; mismatch, where the digest is another; resource.
+    // Errors: malformed, where a chunk is missing, or W is none that a provider packs; mismatch, where the digest is another; resource.
     void finish(const ModelEnd& end);
 
    private:

@@ -198,7 +198,8 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
       expected = order.first + order.count;
       for (const PartOrder& part : parts_of(plan, order)) {
         const Room::Held room = answers_.of(peer.key)->take(part.bytes, Clock::now() + patience_, "room for material");
-        deal(helper, plan, model->v, part.order, provider->channel);
+        std::visit([&](const auto& weights) { deal(helper, plan, weights, part.order, provider->channel); },
+                   model->weights);
       }
       events.dealt();
       user.send(PackDealt{});

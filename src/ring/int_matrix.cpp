@@ -120,10 +120,27 @@ IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scal
       frac_(scale.frac),
       bits_(bits),
       shifts_(scale.shifts),
-      packed_(blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits)) {
-  // Sums of more columns would pass the kernels' 48 bits.
-  PERMLLM_ASSERT((bits == 8 || bits == 12) && cols <= (std::size_t{1} << 20));
+      row_shifts_(rows),
+      packed_(packed_bytes(rows, cols, bits)) {
+  PERMLLM_ASSERT(takes(bits, cols));
   shifts_.resize(cols);
+}
+
+std::size_t IntMatrix::packed_bytes(std::size_t rows, std::size_t cols, int bits) {
+  return (rows + k_block_rows - 1) / k_block_rows * ((cols + k_group_cols - 1) / k_group_cols) *
+         kernels::group_bytes(bits);
+}
+
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int bits, std::span<const std::uint8_t> shifts,
+                     std::span<const std::uint8_t> row_shifts, std::span<const std::uint8_t> packed)
+    : rows_(rows),
+      cols_(cols),
+      bits_(bits),
+      shifts_(shifts.begin(), shifts.end()),
+      row_shifts_(row_shifts.begin(), row_shifts.end()),
+      viewed_(packed) {
+  PERMLLM_ASSERT(takes(bits, cols) && shifts.size() == cols && row_shifts.size() == rows &&
+                 packed.size() == packed_bytes(rows, cols, bits));
 }
 
 template <class RowAt>
@@ -215,7 +232,8 @@ IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::u
 }
 
 std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
-  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col) * (1 << shifts_[col]);
+  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col) *
+         (1 << (shifts_[col] + row_shifts_[row]));
 }
 
 void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
@@ -226,7 +244,7 @@ void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t firs
     std::int16_t group[k_group_cols];
     take_group(at, bits_, group);
     for (std::size_t k = 0; k < std::min(k_group_cols, out.size() - c); ++k)
-      out[c + k] = group[k] * (1 << shifts_[first + c + k]);
+      out[c + k] = group[k] * (1 << (shifts_[first + c + k] + row_shifts_[r]));
   }
 }
 
@@ -295,7 +313,8 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
         kernels::int_block(block_of(w, block), cut.data() + b.first * stride, b.count, ring, out.data());
         for (std::size_t i = 0; i < b.count; ++i) {
           Word* to = y[b.first + i] + first;
-          for (std::size_t r = 0; r < rows; ++r) to[r] = out[i * k_block_rows + r] & ring.mask();
+          for (std::size_t r = 0; r < rows; ++r)
+            to[r] = out[i * k_block_rows + r] << w.row_shift(first + r) & ring.mask();
         }
       }
     }
@@ -336,14 +355,15 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
       grouped[i / 4 * stride + c / 2 * 8 + i % 4 * 2 + c % 2] = x[i * w.cols() + c] * factors[c];
     }
   }
-  const float unit = std::ldexp(1.0f, -w.frac());
   executor.parallel(blocks_of(w), [&](std::size_t block) {
     const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+    float units[k_block_rows];
+    for (std::size_t r = 0; r < rows; ++r) units[r] = std::ldexp(1.0f, w.row_shift(first + r) - w.frac());
     for (std::size_t i = 0; i < n; i += 4) {
       float out[4 * k_block_rows];
       kernels::int_block_float(block_of(w, block), grouped.data() + i / 4 * stride, out);
       for (std::size_t k = 0; k < std::min<std::size_t>(4, n - i); ++k) {
-        for (std::size_t r = 0; r < rows; ++r) y[(i + k) * w.rows() + first + r] = out[k * k_block_rows + r] * unit;
+        for (std::size_t r = 0; r < rows; ++r) y[(i + k) * w.rows() + first + r] = out[k * k_block_rows + r] * units[r];
       }
     }
   });

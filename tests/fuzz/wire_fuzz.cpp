@@ -85,7 +85,7 @@ void read_plan(Input bytes) {
     for (const Part::Kind kind : {Part::Kind::entry, Part::Kind::slot, Part::Kind::pass}) {
       if (!plan.open() || kind != Part::Kind::entry) deal_batch(plan, kind);
     }
-    masked_model_bytes(plan);
+    if (!plan.open()) masked_model_bytes(plan);
   }
 }
 
