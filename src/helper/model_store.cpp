@@ -319,6 +319,7 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
 }
 
 ModelStore::Arrival::~Arrival() {
+  if (writing_.valid()) writing_.wait();
   const Lock lock(part_->mutex);
   if (part_->turn == turn_) part_->stored.reset();
 }
@@ -342,7 +343,7 @@ std::vector<Digest> ModelStore::Arrival::next_held() {
   return next(stored.hashes);
 }
 
-void ModelStore::Arrival::put(const ModelChunk& chunk) {
+void ModelStore::Arrival::put(ModelChunk chunk) {
   const ModelOffer& offer = offer_;
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("ModelChunk.") + field, why);
@@ -362,10 +363,23 @@ void ModelStore::Arrival::put(const ModelChunk& chunk) {
     throw Error(Code::mismatch, "ModelChunk.hash",
                 fmt::format("chunk {} of model {:.8} is here with another", chunk.number, offer.model_id));
   }
+  await_written();
+  {
+    const Lock lock(part_->mutex);
+    part_->check(turn_);  // refused with this chunk, not with the next
+  }
+  writing_ = std::async(std::launch::async, [this, chunk = std::move(chunk)] { write(chunk); });
+}
+
+void ModelStore::Arrival::await_written() {
+  if (writing_.valid()) writing_.get();
+}
+
+void ModelStore::Arrival::write(const ModelChunk& chunk) {
   const Lock lock(part_->mutex);
   part_->check(turn_);
   StoredFile& stored = *part_->stored;
-  const std::uint64_t at = stored.v_at + std::uint64_t{chunk.number} * offer.chunk;
+  const std::uint64_t at = stored.v_at + std::uint64_t{chunk.number} * offer_.chunk;
   stored.file.write(at, chunk.bytes);
   stored.file.start_sync(at, chunk.bytes.size());
   stored.file.write(stored.table_at + sizeof(Digest) * (std::uint64_t{chunk.number} + 1), chunk.hash);
@@ -373,6 +387,7 @@ void ModelStore::Arrival::put(const ModelChunk& chunk) {
 }
 
 void ModelStore::Arrival::finish(const ModelEnd& end) {
+  await_written();
   const Lock lock(part_->mutex);
   part_->check(turn_);
   const StoredFile& stored = complete_ ? complete_->stored : *part_->stored;

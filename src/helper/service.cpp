@@ -99,9 +99,10 @@ void HelperService::store_model(Channel& provider, const Frame& frame, const Pee
     }
     if (!is(next, Tag::model_chunk))
       throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
-    const auto chunk = message_of<ModelChunk>(next);
-    arrival->put(chunk);
-    provider.send(ModelTaken{chunk.number});
+    auto chunk = message_of<ModelChunk>(next);
+    const std::uint32_t number = chunk.number;
+    arrival->put(std::move(chunk));
+    provider.send(ModelTaken{number});
     provider.flush();
   }
   provider.send(ModelStored{});

@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "cli/memory.h"
 #include "support/errors.h"
 #include "support/small_model.h"
 #include "support/world.h"
@@ -227,6 +228,19 @@ TEST(MaskedModel, of_public_weights_is_what_the_provider_packed) {
     packed += b.packed().size() + b.rows() + b.cols();
   }
   EXPECT_LT(whole.size(), packed + 128 * viewed.size());
+}
+
+// `inspect` and `plan` say what it takes, but for shifts and gaps.
+TEST(MaskedModel, takes_the_bytes_that_are_told_beforehand) {
+  for (const Profile profile : {Profile::paper, Profile::fast, Profile::open}) {
+    const OfferedModel model = tiny_offer(1, profile);
+    const ModelOffer offer = model_offer(model);
+    std::uint64_t beside = 0;
+    for (const Segment& s : segments_of(model.plan, offer.weight_bits)) beside += 128 + (s.bits == 0 ? 0 : s.rows + s.cols);
+    const std::size_t told = memory_of(model.plan, 12).helper;
+    EXPECT_LE(told, offer.bytes) << name_of(profile);
+    EXPECT_LE(offer.bytes, told + beside) << name_of(profile);
+  }
 }
 
 // ---- Cuts and starts ---------------------------------------------------------------------------------------------------
