@@ -149,8 +149,10 @@ struct Expanded {
   std::size_t word_bytes() const { return p.ring.bytes(); }
   std::size_t row_bytes() const { return p.cols * word_bytes(); }
   void fill(std::size_t row, std::size_t first, std::size_t n, std::uint8_t* out) const {
+    const std::uint64_t offset = row * row_bytes() + first * word_bytes();
+    if (word_bytes() == p.container) return u.fill(offset, std::span(out, n * word_bytes()));
     std::uint8_t words[k_panel_bytes];
-    u.fill(row * row_bytes() + first * word_bytes(), std::span(words, n * word_bytes()));
+    u.fill(offset, std::span(words, n * word_bytes()));
     widen(p, words, n, out);
   }
   const std::uint8_t* at(std::size_t, std::size_t, std::size_t) const { return nullptr; }
