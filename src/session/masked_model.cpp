@@ -36,7 +36,8 @@ void check_weight_bits(const WeightBits& bits, const Plan& plan, const char* fie
   const auto none = no_weights(plan);
   for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
     if (plan.open() && matrices < bits.size() && !IntMatrix::takes(bits[matrices], s.cols))
-      refuse(fmt::format("{} of matrix {} of {} columns, expected 8 or 12 bits and 2^20 columns at most", bits[matrices], id, s.cols));
+      refuse(fmt::format("{} of matrix {} of {} columns, expected 8 or 12 bits and 2^20 columns at most",
+                         bits[matrices], id, s.cols));
     ++matrices;
   });
   const std::size_t expected = plan.open() ? matrices : 0;
@@ -55,8 +56,9 @@ std::vector<Segment> segments_of(const Plan& plan, const WeightBits& bits) {
   for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
     add({id, s.rows, s.cols, plan.open() ? bits.at(segments.size()) : 0, s.out.ring});
   });
-  for_each_gain(none, plan,
-                [&](std::uint32_t id, const LinearShape& s, const Gain&) { add({id, s.rows, 1, 0, Ring{64}}); });
+  for_each_gain(none, plan, [&](std::uint32_t id, const LinearShape& s, const Gain&) {
+    add({id, s.rows, 1, 0, Ring{64}});
+  });
   return segments;
 }
 

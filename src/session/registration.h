@@ -34,7 +34,8 @@ struct ModelOffer {
     permllm::visit(io, plan);
     io.number("bytes", bytes);
     io.number("chunk", chunk);
-    io.list("weight_bits", weight_bits, k_most_matrices, [](auto& out, std::uint8_t& bits) { out.number("bits", bits); });
+    io.list("weight_bits", weight_bits, k_most_matrices,
+            [](auto& out, std::uint8_t& bits) { out.number("bits", bits); });
   }
 };
 

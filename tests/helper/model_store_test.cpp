@@ -35,9 +35,7 @@ OfferedModel tiny_offer(std::uint8_t number = 1, Profile profile = Profile::pape
   return model;
 }
 
-std::uint32_t chunks_of(const OfferedModel& model) {
-  return model_offer(model).chunks();
-}
+std::uint32_t chunks_of(const OfferedModel& model) { return model_offer(model).chunks(); }
 
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
@@ -156,8 +154,7 @@ Bytes whole_of(const OfferedModel& model) {
 template <class Matrix>
 std::vector<const Matrix*> matrices_of(const Weights<Matrix>& weights, const Plan& plan) {
   std::vector<const Matrix*> matrices;
-  for_each_matrix(weights, plan,
-                  [&](std::uint32_t, const LinearShape&, const Matrix& m) { matrices.push_back(&m); });
+  for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const Matrix& m) { matrices.push_back(&m); });
   return matrices;
 }
 
@@ -236,7 +233,8 @@ TEST(MaskedModel, takes_the_bytes_that_are_told_beforehand) {
     const OfferedModel model = tiny_offer(1, profile);
     const ModelOffer offer = model_offer(model);
     std::uint64_t beside = 0;
-    for (const Segment& s : segments_of(model.plan, offer.weight_bits)) beside += 128 + (s.bits == 0 ? 0 : s.rows + s.cols);
+    for (const Segment& s : segments_of(model.plan, offer.weight_bits))
+      beside += 128 + (s.bits == 0 ? 0 : s.rows + s.cols);
     const std::size_t told = memory_of(model.plan, 12).helper;
     EXPECT_LE(told, offer.bytes) << name_of(profile);
     EXPECT_LE(offer.bytes, told + beside) << name_of(profile);
@@ -387,8 +385,7 @@ TEST(ModelRecord, another_model_has_another_seed_and_the_same_has_the_same) {
   const IntMatrix& old = models[0].weights.layers[1].o;
   std::vector<std::uint8_t> row_shifts(old.rows());
   row_shifts[2] = 1;
-  models[5].weights.layers[1].o =
-      IntMatrix(old.rows(), old.cols(), old.bits(), old.shifts(), row_shifts, old.packed());
+  models[5].weights.layers[1].o = IntMatrix(old.rows(), old.cols(), old.bits(), old.shifts(), row_shifts, old.packed());
   for (OfferedModel& model : models) model = recorded(std::move(model), folder.path());
   EXPECT_EQ(models[1].model_id, models[0].model_id);
   EXPECT_TRUE(std::ranges::equal(models[1].mask_seed.bytes(), models[0].mask_seed.bytes()));
@@ -442,7 +439,8 @@ TEST(ModelStore, a_flipped_byte_of_public_weights_is_found_and_fetched_again) {
   const StoredFile stored = StoredFile::open(path, File::Mode::read);
   EXPECT_EQ(stored.offer.weight_bits, weight_bits_of(model.weights, model.plan));
   for (const Segment& segment : segments_of(model.plan, stored.offer.weight_bits)) {
-    for (const std::uint64_t at : {std::uint64_t{0}, std::uint64_t{segment.cols}, segment.packed_at(), segment.bytes() - 1}) {
+    for (const std::uint64_t at :
+         {std::uint64_t{0}, std::uint64_t{segment.cols}, segment.packed_at(), segment.bytes() - 1}) {
       flip(path, stored.v_at + segment.offset + at);
       LoneHelper helper(store);
       EXPECT_NE(helper.notes.text().find("is damaged: 1 of"), std::string::npos) << helper.notes.text();
@@ -712,7 +710,13 @@ TEST(ModelStore, public_weights_that_no_provider_packs_are_named) {
             fmt::format("peer: ModelOffer.weight_bits: {} of them, expected {}", matrices - 1, matrices));
   EXPECT_EQ(offered([](ModelOffer& o) { o.weight_bits.push_back(12); }),
             fmt::format("peer: ModelOffer.weight_bits: {} of them, expected {}", matrices + 1, matrices));
-  EXPECT_EQ(refusal_of(helper, [&] { ModelOffer o = model_offer(tiny_offer()); o.weight_bits = {12}; return o; }(), {}),
+  EXPECT_EQ(refusal_of(helper,
+                       [&] {
+                         ModelOffer o = model_offer(tiny_offer());
+                         o.weight_bits = {12};
+                         return o;
+                       }(),
+                       {}),
             "peer: ModelOffer.weight_bits: 1 of them, expected 0");
   EXPECT_NE(offered([](ModelOffer& o) { o.weight_bits[2] = 8; }).find("peer: ModelOffer.bytes: "), std::string::npos);
   // Shifts of columns and rows, the least and the last; and packed bytes that are no weights of anybody.
@@ -732,7 +736,8 @@ TEST(ModelStore, public_weights_that_no_provider_packs_are_named) {
     return refusal_of(helper, good, chunks, {model_digest(good, hashes)});
   };
   for (const Segment& segment : {segments[0], segments[3], segments.back()}) {
-    for (const std::uint64_t at : {std::uint64_t{0}, segment.cols - 1, std::uint64_t{segment.cols}, segment.cols + segment.rows - 1}) {
+    for (const std::uint64_t at :
+         {std::uint64_t{0}, segment.cols - 1, std::uint64_t{segment.cols}, segment.cols + segment.rows - 1}) {
       EXPECT_EQ(said(segment.offset + at, 7),
                 fmt::format("peer: matrix {}: a row or column shifted by 7 bits, expected 6 at most", segment.id));
     }
@@ -742,6 +747,12 @@ TEST(ModelStore, public_weights_that_no_provider_packs_are_named) {
   TestProvider provider(helper, open_offer());
   provider.register_model();
   EXPECT_EQ(provider.answer().size(), 4u);
+  // The same model in other bits is another.
+  EXPECT_NE(offered([](ModelOffer& o) {
+              o.weight_bits[2] = 8;
+              o.bytes = masked_model_bytes(o.plan, o.weight_bits);
+            }).find("peer: ModelOffer: model "),
+            std::string::npos);
 }
 
 // A provider whose old connection has not ended yet is not kept waiting; the old one can write no more.

@@ -60,7 +60,8 @@ void check_ring_product(int bits, std::size_t rows, std::size_t cols, std::size_
 // Rings of every number of bytes, whole bytes or not, in every shape that ends within a vector, a block or a panel.
 TEST(RingProduct, agrees_with_the_definition_in_rings_of_every_width) {
   for (const int bits : {1, 8, 9, 16, 17, 24, 25, 32, 33, 40, 43, 48, 52, 53, 56, 57, 64}) {
-    for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{1, 1}, {7, 33}, {130, 577}, {66, 1}, {3, 4500}}) {
+    for (const auto& [rows, cols] :
+         {std::pair<std::size_t, std::size_t>{1, 1}, {7, 33}, {130, 577}, {66, 1}, {3, 4500}}) {
       for (const std::size_t n : {1, 3, 8, 33, 64, 65}) check_ring_product(bits, rows, cols, n);
     }
   }
@@ -75,7 +76,13 @@ TEST(RingProduct, of_two_words_is_right_for_all_of_them) {
     if (bits <= 3) {
       for (Word w = 0; w <= ring.mask(); ++w) words.push_back(w);
     } else {
-      words = {0, 1, ring.mask(), ring.mask() >> 1, (ring.mask() >> 1) + 1, ring.mask() ^ 0xff, 0x0123456789abcdef & ring.mask()};
+      words = {0,
+               1,
+               ring.mask(),
+               ring.mask() >> 1,
+               (ring.mask() >> 1) + 1,
+               ring.mask() ^ 0xff,
+               0x0123456789abcdef & ring.mask()};
     }
     Words x;
     for (const Word a : words) {
