@@ -123,7 +123,8 @@ void kernel_alone(Ring ring, std::size_t products, Executor& executor) {
                           .x = x.data(),
                           .groups = groups,
                           .ahead = nullptr,
-                          .ahead_stride = 0},
+                          .ahead_stride = 0,
+                          .ahead_bytes = 0},
                          sums.data());
     }
   });

@@ -10,7 +10,7 @@ Memory memory_of(const Plan& plan, int weight_bits) {
   Memory m;
   const auto matrix = [&](const LinearShape& s, int bits) {
     m.provider += s.rows * s.cols * static_cast<std::size_t>(bits) / 8;
-    m.helper += s.rows * s.cols * container_bytes(s.out.ring);
+    m.helper += plan.open() ? IntMatrix::packed_bytes(s.rows, s.cols, bits) : s.rows * s.cols * s.out.ring.bytes();
   };
   for (std::size_t l = 0; l < c.layers; ++l) {
     for (const LinearShape& s : {qkv_shape(plan, l), o_shape(plan, l), up_shape(plan, l), down_shape(plan, l)})

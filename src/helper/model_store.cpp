@@ -15,7 +15,7 @@ namespace permllm {
 namespace {
 
 constexpr std::uint64_t k_magic = 0x6c65646f6d4d4c50;  // "PLMmodel"
-constexpr std::uint32_t k_version = 2;
+constexpr std::uint32_t k_version = 3;
 constexpr std::uint64_t k_page = 4096;
 constexpr std::size_t k_before_offer = 16;      // magic, version, length
 constexpr std::uint32_t k_most_head = 1 << 20;  // of an offer: a plan of 1,000 layers has a fifth of it
@@ -47,7 +47,8 @@ void check_offer(const ModelOffer& offer) {
     throw Error(Code::malformed, std::string("ModelOffer.") + field, why);
   };
   if (!is_id(offer.model_id)) refuse("model_id", "expected 64 hex digits");
-  const std::uint64_t expected = masked_model_bytes(offer.plan);
+  check_weight_bits(offer.weight_bits, offer.plan, "ModelOffer.weight_bits");
+  const std::uint64_t expected = masked_model_bytes(offer.plan, offer.weight_bits);
   if (offer.bytes != expected) refuse("bytes", fmt::format("{}, the plan says {}", offer.bytes, expected));
   if (offer.chunk < ModelOffer::k_least_chunk || offer.chunk > ModelOffer::k_most_chunk || offer.chunk % 64 != 0) {
     refuse("chunk", fmt::format("{}, expected a multiple of 64 from {} to {}", offer.chunk, ModelOffer::k_least_chunk,
@@ -67,10 +68,13 @@ StoredFile placed(File file, ModelOffer offer, const std::string& owner) {
   return {std::move(file), std::move(offer), owner, table_at, v_at, std::move(hashes)};
 }
 
+// Errors: malformed, where W is none that a provider packs.
 std::shared_ptr<const StoredModel> mapped(StoredFile stored) {
   MappedFile bytes(stored.file);
   const std::span<const std::uint8_t> v = bytes.bytes().subspan(stored.v_at, stored.offer.bytes);
-  Weights<RingMatrix> views = view_masked_model(stored.offer.plan, v);
+  const ModelOffer& offer = stored.offer;
+  auto views = offer.plan.open() ? HeldWeights(view_public_model(offer.plan, offer.weight_bits, v))
+                                 : HeldWeights(view_masked_model(offer.plan, v));
   return std::make_shared<StoredModel>(StoredModel{std::move(stored), std::move(bytes), std::move(views)});
 }
 
@@ -260,11 +264,13 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
                   fmt::format("model {:.8} was registered by a provider of another key; remove it at the helper first",
                               offer.model_id));
     }
-    if (here.plan.hash() != offer.plan.hash() || here.chunk != offer.chunk) {
-      throw Error(
-          Code::mismatch, "ModelOffer",
-          fmt::format("model {:.8} is here with plan {:.8} in chunks of {}, offered with plan {:.8} in chunks of {}",
-                      offer.model_id, here.plan.hash(), here.chunk, offer.plan.hash(), offer.chunk));
+    if (here.plan.hash() != offer.plan.hash() || here.chunk != offer.chunk || here.bytes != offer.bytes ||
+        here.weight_bits != offer.weight_bits) {
+      throw Error(Code::mismatch, "ModelOffer",
+                  fmt::format("model {:.8} is here with plan {:.8}, {} bytes in chunks of {}, offered with plan {:.8}, "
+                              "{} bytes in chunks of {}",
+                              offer.model_id, here.plan.hash(), here.bytes, here.chunk, offer.plan.hash(), offer.bytes,
+                              offer.chunk));
     }
   };
   auto arrival = std::unique_ptr<Arrival>(new Arrival(*this, offer));
@@ -313,6 +319,7 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
 }
 
 ModelStore::Arrival::~Arrival() {
+  if (writing_.valid()) writing_.wait();
   const Lock lock(part_->mutex);
   if (part_->turn == turn_) part_->stored.reset();
 }
@@ -336,7 +343,7 @@ std::vector<Digest> ModelStore::Arrival::next_held() {
   return next(stored.hashes);
 }
 
-void ModelStore::Arrival::put(const ModelChunk& chunk) {
+void ModelStore::Arrival::put(ModelChunk chunk) {
   const ModelOffer& offer = offer_;
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("ModelChunk.") + field, why);
@@ -356,10 +363,23 @@ void ModelStore::Arrival::put(const ModelChunk& chunk) {
     throw Error(Code::mismatch, "ModelChunk.hash",
                 fmt::format("chunk {} of model {:.8} is here with another", chunk.number, offer.model_id));
   }
+  await_written();
+  {
+    const Lock lock(part_->mutex);
+    part_->check(turn_);  // refused with this chunk, not with the next
+  }
+  writing_ = std::async(std::launch::async, [this, chunk = std::move(chunk)] { write(chunk); });
+}
+
+void ModelStore::Arrival::await_written() {
+  if (writing_.valid()) writing_.get();
+}
+
+void ModelStore::Arrival::write(const ModelChunk& chunk) {
   const Lock lock(part_->mutex);
   part_->check(turn_);
   StoredFile& stored = *part_->stored;
-  const std::uint64_t at = stored.v_at + std::uint64_t{chunk.number} * offer.chunk;
+  const std::uint64_t at = stored.v_at + std::uint64_t{chunk.number} * offer_.chunk;
   stored.file.write(at, chunk.bytes);
   stored.file.start_sync(at, chunk.bytes.size());
   stored.file.write(stored.table_at + sizeof(Digest) * (std::uint64_t{chunk.number} + 1), chunk.hash);
@@ -367,6 +387,7 @@ void ModelStore::Arrival::put(const ModelChunk& chunk) {
 }
 
 void ModelStore::Arrival::finish(const ModelEnd& end) {
+  await_written();
   const Lock lock(part_->mutex);
   part_->check(turn_);
   const StoredFile& stored = complete_ ? complete_->stored : *part_->stored;
@@ -384,12 +405,12 @@ void ModelStore::Arrival::finish(const ModelEnd& end) {
   stored.file.write(stored.table_at, digest);
   stored.file.resize(stored.size());
   part_->stored->digest = digest;
-  if (!store_.folder_.empty()) {
-    stored.file.sync();
-    rename_file(store_.path_of(id, k_part), store_.path_of(id, k_model));
-  }
   auto model = mapped(std::move(*part_->stored));
   part_->stored.reset();
+  if (!store_.folder_.empty()) {
+    model->stored.file.sync();
+    rename_file(store_.path_of(id, k_part), store_.path_of(id, k_model));
+  }
   const Lock both(store_.mutex_);
   store_.models_[id] = std::move(model);
   store_.on_event_(fmt::format("model {:.8} stored", id));

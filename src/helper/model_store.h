@@ -1,4 +1,4 @@
-// The helper's models: V = W - U of each (session/masked_model.h) as a file of hashed chunks, mapped into memory.
+// The helper's models: V = W - U of each, or public W (session/masked_model.h), as a file of hashed chunks, mapped into memory.
 //
 // The folder has ID.model for a model that is complete and ID.part for one whose provider has more to send. A file:
 //   head    magic u64, version u32, length u32, the ModelOffer as on the wire and its owner, hash of that
@@ -9,10 +9,12 @@
 #pragma once
 
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/file.h"
@@ -46,11 +48,14 @@ struct StoredFile {
   bool holds(std::uint32_t number) const;
 };
 
+// V, or W where the weights are public.
+using HeldWeights = std::variant<Weights<RingMatrix>, IntWeights>;
+
 // A complete model.
 struct StoredModel {
   StoredFile stored;
   MappedFile mapped;
-  Weights<RingMatrix> v;  // views `mapped`
+  HeldWeights weights;  // view `mapped`
   const Plan& plan() const { return stored.offer.plan; }
   // Marks it as used now: its file's time of change.
   void touch() const;
@@ -72,22 +77,26 @@ class ModelStore {
     ~Arrival();
     // Hashes of the next chunks that are here, zeros where one is not; empty once all have been named.
     std::vector<Digest> next_held();
-    // Errors: malformed, naming the field (numbers must rise; sizes are the plan's; the hash is that of the bytes); mismatch
-    // where a complete model has another chunk; resource, naming the file and the bytes: what came before is kept.
-    void put(const ModelChunk& chunk);
-    // Errors: malformed, where a chunk is missing; mismatch, where the digest is another; resource.
+    // Checks a chunk, and has it written while the next one comes. Errors: malformed, naming the field (numbers must rise; sizes are the plan's;
+    // the hash is that of the bytes); mismatch where a complete model has another chunk; of the chunk before, resource, naming the file and the
+    // bytes: what came before that is kept.
+    void put(ModelChunk chunk);
+    // Errors: malformed, where a chunk is missing, or W is none that a provider packs; mismatch, where the digest is another; resource.
     void finish(const ModelEnd& end);
 
    private:
     friend class ModelStore;
     struct Part;
     Arrival(ModelStore& store, const ModelOffer& offer) : store_(store), offer_(offer) {}
+    void write(const ModelChunk& chunk);
+    void await_written();
     ModelStore& store_;
     ModelOffer offer_;
     std::shared_ptr<Part> part_;  // of this and the next, one is set
     std::shared_ptr<const StoredModel> complete_;
     std::uint64_t turn_ = 0;
     std::uint32_t named_ = 0, next_ = 0;  // chunks whose hash was told; the least number that may come
+    std::future<void> writing_;           // of the last chunk
   };
   // Errors: malformed and mismatch, naming the field; resource with both numbers, where the disk has no room.
   // owner: the provider's pin; nobody else may offer it again.

@@ -99,9 +99,10 @@ void HelperService::store_model(Channel& provider, const Frame& frame, const Pee
     }
     if (!is(next, Tag::model_chunk))
       throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected ModelChunk or ModelEnd", next.tag));
-    const auto chunk = message_of<ModelChunk>(next);
-    arrival->put(chunk);
-    provider.send(ModelTaken{chunk.number});
+    auto chunk = message_of<ModelChunk>(next);
+    const std::uint32_t number = chunk.number;
+    arrival->put(std::move(chunk));
+    provider.send(ModelTaken{number});
     provider.flush();
   }
   provider.send(ModelStored{});
@@ -198,7 +199,8 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
       expected = order.first + order.count;
       for (const PartOrder& part : parts_of(plan, order)) {
         const Room::Held room = answers_.of(peer.key)->take(part.bytes, Clock::now() + patience_, "room for material");
-        deal(helper, plan, model->v, part.order, provider->channel);
+        std::visit([&](const auto& weights) { deal(helper, plan, weights, part.order, provider->channel); },
+                   model->weights);
       }
       events.dealt();
       user.send(PackDealt{});

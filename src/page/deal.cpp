@@ -96,6 +96,7 @@ void deal_queries(const BfvUser& user, const PackOrder& order, Channel& provider
 
 template void deal(Helper&, const Plan&, const Weights<RingMatrix>&, const PackOrder&, Channel&,
                    const std::function<void()>&);
+template void deal(Helper&, const Plan&, const IntWeights&, const PackOrder&, Channel&, const std::function<void()>&);
 template void deal(UserDealer&, const Plan&, const Weights<StreamedMatrix>&, const PackOrder&, Channel&,
                    const std::function<void()>&);
 

@@ -50,7 +50,7 @@ inline Mask linear_mask(const Coins& coins, const LinearShape& s, Batch batch) {
 template <class Matrix>
 Mask linear(Helper& helper, const LinearShape& s, const Matrix& v, const Mask& r) {
   Words y(helper.batch.count * s.rows);
-  product(v, r.words, y, helper.executor);
+  product(v, s.out.ring, r.words, y, helper.executor);
   Mask m = linear_mask(helper.with_user, s, helper.batch);
   const Use use = s.public_weights ? Use::linear_mask : Use::linear_rho;
   burn(helper.with_user, helper.batch, [&](std::uint32_t index) { return linear_at(use, s, index); });

@@ -259,7 +259,8 @@ inline void scores(Helper& helper, const HeadShape& s) {
 }
 
 // Steps 1 and 2. Keys of the batch join the cache. Returns q0. key_level: kv_rows that are taken from each key, or empty.
-inline Masked scores_send(Provider& provider, const HeadShape& s, const Masked& qkv, std::span<const float> key_level) {
+inline Masked scores_send(Provider& provider, const HeadShape& s, const Masked& qkv,
+                          std::span<const float> key_level = {}) {
   auto z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
   PERMLLM_ASSERT(key_level.empty() || s.level);
   for (std::size_t j = 0; j < key_level.size(); ++j) {

@@ -172,14 +172,19 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   return model;
 }
 
+ModelOffer model_offer(const OfferedModel& model) {
+  WeightBits bits = weight_bits_of(model.weights, model.plan);
+  const std::uint64_t bytes = masked_model_bytes(model.plan, bits);
+  return {model.model_id, model.plan, bytes, model.chunk, std::move(bits)};
+}
+
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {
   Writer bound;  // chunks of another size have other hashes
   Digest weights = weights_digest(model.weights, model.plan, executor);
   visit(bound, weights);
   bound.number("chunk", model.chunk);
-  const auto chunks = static_cast<std::uint32_t>((masked_model_bytes(model.plan) + model.chunk - 1) / model.chunk);
-  model.record = std::make_unique<ModelRecord>(state, hash(domain::model_record, bound.take()), chunks, model.model_id,
-                                               model.mask_seed);
+  model.record = std::make_unique<ModelRecord>(state, hash(domain::model_record, bound.take()),
+                                               model_offer(model).chunks(), model.model_id, model.mask_seed);
   model.model_id = model.record->model_id();
   model.mask_seed = model.record->mask_seed();
 }

@@ -12,6 +12,7 @@
 #include "model/tokenizer.h"
 #include "plan/plan.h"
 #include "provider/model_record.h"
+#include "session/registration.h"
 
 namespace permllm {
 
@@ -23,7 +24,8 @@ struct OfferedModel {
   Vocabulary vocabulary;
   std::string model_id;  // SHA-256 of a fresh salt and the file's hash
   Seed mask_seed;        // expands U; fresh for every version, known to provider and users, never to the helper
-  std::uint32_t chunk = 4 << 20;                  // bytes of V that are sent to the helper together
+  // Bytes of V that are sent to the helper together: few enough that they stay in the caches between making, hashing and sending.
+  std::uint32_t chunk = 1 << 20;
   std::unique_ptr<ModelRecord> record = nullptr;  // null: id and seed go with the process
 };
 // How a provider serves its model.
@@ -52,6 +54,9 @@ std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Conf
 // fresh seed for U and a fresh salt.
 OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor,
                          const LoadProgress& progress = nullptr);
+
+// As it is offered to the helper.
+ModelOffer model_offer(const OfferedModel& model);
 
 // Keeps id and seed of the model in a record of the folder `state`; where it has one of this model already, they are taken from
 // there. Errors: those of ModelRecord.

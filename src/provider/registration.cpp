@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <future>
 #include <vector>
 
 #include "base/reason.h"
 #include "session/masked_model.h"
-#include "session/registration.h"
 
 namespace permllm {
 namespace {
@@ -24,8 +24,21 @@ struct Registration {
   bool advanced = false;     // over the connection that is open
 };
 
+// Chunks missing[first] and those that follow, as many as are made together.
+std::vector<ModelChunk> make_chunks(const Registration& registration, std::span<const std::uint32_t> missing,
+                                    std::size_t first) {
+  std::vector<ModelChunk> chunks(std::min<std::size_t>(2 * registration.executor.threads(), missing.size() - first));
+  registration.executor.parallel(chunks.size(), [&](std::size_t i) {
+    ModelChunk& chunk = chunks[i];
+    chunk.number = missing[first + i];
+    chunk.bytes.resize(registration.offer.chunk_bytes(chunk.number));
+    registration.v.fill(std::uint64_t{chunk.number} * registration.offer.chunk, chunk.bytes);
+    chunk.hash = chunk_hash(chunk.bytes);
+  });
+  return chunks;
+}
+
 void send_chunks(Registration& registration, std::span<const std::uint32_t> missing, Channel& helper) {
-  std::vector<ModelChunk> chunks(registration.executor.threads());
   std::size_t sent = 0, taken = 0;
   const auto await_taken = [&](std::size_t most) {  // until at most so many are under way
     for (; sent - taken > most; ++taken) {
@@ -37,20 +50,19 @@ void send_chunks(Registration& registration, std::span<const std::uint32_t> miss
         registration.progress(static_cast<double>(taken + 1) / static_cast<double>(missing.size()));
     }
   };
+  // The next ones are made while these are sent.
+  const auto make = [&](std::size_t first) {
+    return std::async(std::launch::async, [&, first] { return make_chunks(registration, missing, first); });
+  };
+  std::future<std::vector<ModelChunk>> next = make(0);
   while (sent < missing.size()) {
-    const std::size_t count = std::min(chunks.size(), missing.size() - sent);
-    registration.executor.parallel(count, [&](std::size_t i) {
-      ModelChunk& chunk = chunks[i];
-      chunk.number = missing[sent + i];
-      chunk.bytes.resize(registration.offer.chunk_bytes(chunk.number));
-      registration.v.fill(std::uint64_t{chunk.number} * registration.offer.chunk, chunk.bytes);
-      chunk.hash = chunk_hash(chunk.bytes);
-    });
-    for (std::size_t i = 0; i < count; ++i) {
+    std::vector<ModelChunk> chunks = next.get();
+    if (sent + chunks.size() < missing.size()) next = make(sent + chunks.size());
+    for (ModelChunk& chunk : chunks) {
       await_taken(ModelTaken::k_window - 1);
-      registration.sent[chunks[i].number] = chunks[i].hash;
-      if (registration.model.record) registration.model.record->set_sent(chunks[i].number, chunks[i].hash);
-      helper.send(std::move(chunks[i]));
+      registration.sent[chunk.number] = chunk.hash;
+      if (registration.model.record) registration.model.record->set_sent(chunk.number, chunk.hash);
+      helper.send(std::move(chunk));
       helper.flush();
       ++sent;
     }
@@ -96,7 +108,7 @@ void register_at_helper(const OfferedModel& model, Executor& executor, Clock::du
                             patience,
                             dial,
                             progress,
-                            {model.model_id, model.plan, masked_model_bytes(model.plan), model.chunk},
+                            model_offer(model),
                             MaskedModel(model.weights, model.plan, model.mask_seed),
                             {}};
   registration.sent = model.record ? model.record->sent() : std::vector<Digest>(registration.offer.chunks());

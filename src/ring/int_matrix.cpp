@@ -157,10 +157,26 @@ IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scal
       bits_(bits),
       shifts_(scale.shifts),
       row_shifts_(rows),
-      packed_(blocks_of(*this) * groups_of(*this) * kernels::group_bytes(bits)) {
-  // Sums of more columns would pass the kernels' 48 bits.
-  PERMLLM_ASSERT((bits == 8 || bits == 12) && cols <= (std::size_t{1} << 20));
+      packed_(packed_bytes(rows, cols, bits)) {
+  PERMLLM_ASSERT(takes(bits, cols));
   shifts_.resize(cols);
+}
+
+std::size_t IntMatrix::packed_bytes(std::size_t rows, std::size_t cols, int bits) {
+  return (rows + k_block_rows - 1) / k_block_rows * ((cols + k_group_cols - 1) / k_group_cols) *
+         kernels::group_bytes(bits);
+}
+
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int bits, std::span<const std::uint8_t> shifts,
+                     std::span<const std::uint8_t> row_shifts, std::span<const std::uint8_t> packed)
+    : rows_(rows),
+      cols_(cols),
+      bits_(bits),
+      shifts_(shifts.begin(), shifts.end()),
+      row_shifts_(row_shifts.begin(), row_shifts.end()),
+      viewed_(packed) {
+  PERMLLM_ASSERT(takes(bits, cols) && shifts.size() == cols && row_shifts.size() == rows &&
+                 packed.size() == packed_bytes(rows, cols, bits));
 }
 
 template <class RowAt>

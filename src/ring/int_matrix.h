@@ -40,7 +40,7 @@ struct WeightStatistics {
 
 // W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times
 // 2^(row_shift(r) + shift(c)): norm gains, folded in, make columns of very different size, and some neurons are far larger than all others.
-// Made once, at load time, in the kernels' packed order (ring/int_kernels.h).
+// Made once, at load time, in the kernels' packed order (ring/int_kernels.h), or a view of what was.
 class IntMatrix {
  public:
   IntMatrix() = default;
@@ -62,12 +62,24 @@ class IntMatrix {
   static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
                           int bits = k_weight_bits);
 
+  // Whether there are matrices of so many bits and columns: sums of more columns would pass the kernels' 48 bits.
+  static constexpr bool takes(int bits, std::size_t cols) {
+    return (bits == 8 || bits == 12) && cols <= std::size_t{1} << 20;
+  }
+  static std::size_t packed_bytes(std::size_t rows, std::size_t cols, int bits);
+  // Another party's, for products in a ring: views `packed`, which outlives it, at a multiple of 64 bytes. Whatever the bytes are, products stay
+  // within them. shifts: by column and by row, k_most_shift each at most.
+  IntMatrix(std::size_t rows, std::size_t cols, int bits, std::span<const std::uint8_t> shifts,
+            std::span<const std::uint8_t> row_shifts, std::span<const std::uint8_t> packed);
+
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
   int frac() const { return frac_; }
   int bits() const { return bits_; }
   int shift(std::size_t col) const { return shifts_[col]; }
   int row_shift(std::size_t row) const { return row_shifts_[row]; }
+  std::span<const std::uint8_t> shifts() const { return shifts_; }
+  std::span<const std::uint8_t> row_shifts() const { return row_shifts_; }
   // The noise with 0, 1, ... fraction bits less, up to as many as are there for small rows and columns alone.
   std::vector<double> noise() const;
   // How many of these can go: the noise stays below k_most_noise, or nearly what it is.
@@ -78,7 +90,9 @@ class IntMatrix {
   // Row r as plain integers, in order, from column `first` on, a multiple of 8.
   void row(std::size_t r, std::span<std::int32_t> out, std::size_t first = 0) const;
   // All blocks of rows, one after the other, for the kernels.
-  std::span<const std::uint8_t> packed() const { return packed_; }
+  std::span<const std::uint8_t> packed() const {
+    return viewed_.empty() ? std::span<const std::uint8_t>(packed_) : viewed_;
+  }
 
  private:
   IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, int bits);
@@ -94,6 +108,7 @@ class IntMatrix {
   int frac_ = 0, bits_ = k_weight_bits;
   std::vector<std::uint8_t> shifts_, row_shifts_;
   LargeBytes packed_;  // read in order: a page's end would stop the processor's prefetch
+  std::span<const std::uint8_t> viewed_;
 };
 
 // y = W x in the ring (x and y: 64-bit words of which the ring's low bits count; words of x need not be reduced, y is

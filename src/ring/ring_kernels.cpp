@@ -147,7 +147,7 @@ HWY_INLINE void four_rows(const T* HWY_RESTRICT u, std::size_t stride, std::size
 }
 
 // Into the second cache, because the first holds what is being multiplied: four rows' share of what the next tile needs.
-HWY_INLINE void fetch_ahead(const RingTile& tile, std::size_t first, std::size_t bytes) {
+HWY_INLINE void fetch_ahead(const RingTile& tile, std::size_t first) {
   // Its columns follow on these.
   const std::size_t lines = tile.groups * tile.steps;
   const auto* columns = static_cast<const std::uint8_t*>(tile.x) + lines * k_group_bytes;
@@ -157,7 +157,7 @@ HWY_INLINE void fetch_ahead(const RingTile& tile, std::size_t first, std::size_t
   if (tile.ahead == nullptr) return;
   for (std::size_t r = first; r < first + k_row_step; ++r) {
     const auto* row = static_cast<const std::uint8_t*>(tile.ahead) + r * tile.ahead_stride;
-    for (std::size_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+    for (std::size_t b = 0; b < tile.ahead_bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
   }
 }
 
@@ -168,7 +168,7 @@ void all_rows(const RingTile& tile, std::size_t group, std::size_t lane, void* s
   const std::size_t stride = tile.stride / sizeof(T), row_sums = tile.groups * kGroup;
   const std::size_t apart = kLanes == kGroup ? tile.steps * kGroup : kLanes;
   for (std::size_t r = 0; r < tile.rows; r += k_row_step) {
-    if (group == 0 && lane == 0) fetch_ahead(tile, r, tile.steps * sizeof(T));
+    if (group == 0 && lane == 0) fetch_ahead(tile, r);
     four_rows<Sum, kCount>(static_cast<const T*>(tile.u) + r * stride, stride, tile.steps,
                            static_cast<const T*>(tile.x) + group * tile.steps * kGroup + lane, apart,
                            static_cast<T*>(sums) + r * row_sums + group * kGroup + lane, row_sums);

@@ -24,9 +24,9 @@ struct RingTile {
   std::size_t stride = 0, rows = 0, steps = 0;
   const void* x = nullptr;  // [group][step][lane], aligned to a group
   std::size_t groups = 0;
-  // Where the next tile's rows lie in main memory, or null: as many bytes of each, fetched while these are multiplied.
+  // Where the next tile's rows lie in main memory, or null: `ahead_bytes` of each, fetched while these are multiplied.
   const void* ahead = nullptr;
-  std::size_t ahead_stride = 0;
+  std::size_t ahead_stride = 0, ahead_bytes = 0;
 };
 // Adds to sums, [row][group][lane], aligned to a group, modulo 2^(ring.bits). tile.rows: a multiple of k_row_step.
 void ring_tile(const RingTile& tile, void* sums);

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "permllm/error.h"
+#include "ring/pack.h"
 #include "ring/ring_kernels.h"
 
 namespace permllm {
@@ -32,13 +33,13 @@ struct Batched {
   std::size_t container = 0, rows = 0, cols = 0, vectors = 0;
   std::size_t lanes() const { return group_lanes(container); }
   std::size_t groups() const { return (vectors + lanes() - 1) / lanes(); }
-  std::size_t steps() const { return (row_bytes() + step_bytes(container) - 1) / step_bytes(container); }
-  std::size_t row_bytes() const { return cols * container; }
-  // Of the rows of a panel: whole blocks, and panels of about one width.
-  std::size_t panel_bytes() const {
-    const std::size_t panels = (row_bytes() + k_panel_bytes - 1) / k_panel_bytes,
-                      block = k_block_steps * step_bytes(container);
-    return ((row_bytes() + panels - 1) / panels + block - 1) / block * block;
+  // Words of a step.
+  std::size_t step() const { return step_bytes(container) / container; }
+  std::size_t steps() const { return (cols + step() - 1) / step(); }
+  // Columns of a panel: whole blocks, and panels of about one width.
+  std::size_t panel_cols() const {
+    const std::size_t panels = (cols * container + k_panel_bytes - 1) / k_panel_bytes, block = k_block_steps * step();
+    return ((cols + panels - 1) / panels + block - 1) / block * block;
   }
 };
 
@@ -112,23 +113,47 @@ void scatter(const Batched& p, const Line* sums, std::size_t first, std::size_t 
   }
 }
 
-// Where the rows of a matrix come from. fill: bytes [offset, offset + out.size()) of a row. at: where `rows` rows lie in main
-// memory from that offset on, or null.
+// Words of Ring::bytes() into words of the container.
+void widen(const Batched& p, const std::uint8_t* from, std::size_t n, std::uint8_t* to) {
+  const std::size_t bytes = p.ring.bytes();
+  if (bytes == p.container) {
+    std::memcpy(to, from, n * bytes);
+  } else if (p.container == sizeof(Word)) {
+    unpack(from, p.ring, std::span(reinterpret_cast<Word*>(to), n));
+  } else {  // 1 byte or 3: no model's rings by now
+    for (std::size_t i = 0; i < n; ++i, from += bytes, to += p.container) {
+      std::uint32_t word = *from;
+      if (bytes == 3) word |= std::uint32_t{from[1]} << 8 | std::uint32_t{from[2]} << 16;
+      std::memcpy(to, &word, p.container);
+    }
+  }
+}
+
+// Where the rows of a matrix come from. fill: words [first, first + n) of a row, in containers. at: where `rows` rows lie in main
+// memory from that word on, `row_bytes` apart, or null.
 struct Stored {
   const RingMatrix& v;
-  std::size_t row_bytes;
-  void fill(std::size_t row, std::size_t offset, std::span<std::uint8_t> out) const {
-    std::memcpy(out.data(), v.bytes().data() + row * row_bytes + offset, out.size());
+  const Batched& p;
+  std::size_t word_bytes() const { return p.ring.bytes(); }
+  std::size_t row_bytes() const { return p.cols * word_bytes(); }
+  void fill(std::size_t row, std::size_t first, std::size_t n, std::uint8_t* out) const {
+    widen(p, v.bytes().data() + row * row_bytes() + first * word_bytes(), n, out);
   }
-  const std::uint8_t* at(std::size_t row, std::size_t rows, std::size_t offset) const {
-    return row + rows <= v.rows() ? v.bytes().data() + row * row_bytes + offset : nullptr;
+  const std::uint8_t* at(std::size_t row, std::size_t rows, std::size_t first) const {
+    return row + rows <= p.rows ? v.bytes().data() + row * row_bytes() + first * word_bytes() : nullptr;
   }
 };
 struct Expanded {
   const StreamedMatrix& u;
-  std::size_t row_bytes;
-  void fill(std::size_t row, std::size_t offset, std::span<std::uint8_t> out) const {
-    u.fill(row * row_bytes + offset, out);
+  const Batched& p;
+  std::size_t word_bytes() const { return p.ring.bytes(); }
+  std::size_t row_bytes() const { return p.cols * word_bytes(); }
+  void fill(std::size_t row, std::size_t first, std::size_t n, std::uint8_t* out) const {
+    const std::uint64_t offset = row * row_bytes() + first * word_bytes();
+    if (word_bytes() == p.container) return u.fill(offset, std::span(out, n * word_bytes()));
+    std::uint8_t words[k_panel_bytes];
+    u.fill(offset, std::span(words, n * word_bytes()));
+    widen(p, words, n, out);
   }
   const std::uint8_t* at(std::size_t, std::size_t, std::size_t) const { return nullptr; }
 };
@@ -145,27 +170,28 @@ struct Workspace {
 template <class Source>
 void panel_product(const Batched& p, std::size_t first, std::size_t count, std::size_t after, const Lines& x,
                    std::span<Word> y, Workspace& work, const Source& source) {
-  const std::size_t step = step_bytes(p.container), row_bytes = p.row_bytes(), width = p.panel_bytes();
+  const std::size_t step = p.step(), width = p.panel_cols();
   auto* panel = work.panel[0].bytes;
   std::memset(work.sums.get(), 0, k_panel_rows * p.groups() * sizeof(Line));
-  for (std::size_t offset = 0; offset < row_bytes; offset += width) {
-    const std::size_t bytes = std::min(width, row_bytes - offset);
-    for (std::size_t r = 0; r < count; ++r)
-      source.fill(first + r, offset, std::span(panel + r * k_panel_stride, bytes));
-    const bool more = offset + width < row_bytes;
-    const std::uint8_t* ahead = source.at(more ? first : after, k_panel_rows, more ? offset + width : 0);
-    const std::size_t steps = (bytes + step - 1) / step;
+  for (std::size_t col = 0; col < p.cols; col += width) {
+    const std::size_t cols = std::min(width, p.cols - col);
+    for (std::size_t r = 0; r < count; ++r) source.fill(first + r, col, cols, panel + r * k_panel_stride);
+    const bool more = col + width < p.cols;
+    const std::uint8_t* ahead = source.at(more ? first : after, k_panel_rows, more ? col + width : 0);
+    const std::size_t steps = (cols + step - 1) / step;
     for (std::size_t s = 0; s < steps; s += k_block_steps) {
+      const std::size_t block = std::min(k_block_steps, steps - s);
       kernels::ring_tile({.ring = p.ring,
                           .container = p.container,
-                          .u = panel + s * step,
+                          .u = panel + s * step_bytes(p.container),
                           .stride = k_panel_stride,
                           .rows = (count + kernels::k_row_step - 1) / kernels::k_row_step * kernels::k_row_step,
-                          .steps = std::min(k_block_steps, steps - s),
-                          .x = x.get() + (offset / step + s) * p.groups(),
+                          .steps = block,
+                          .x = x.get() + (col / step + s) * p.groups(),
                           .groups = p.groups(),
-                          .ahead = ahead == nullptr ? nullptr : ahead + s * step,
-                          .ahead_stride = row_bytes},
+                          .ahead = ahead == nullptr ? nullptr : ahead + s * step * source.word_bytes(),
+                          .ahead_stride = source.row_bytes(),
+                          .ahead_bytes = block * step * source.word_bytes()},
                          work.sums.get());
     }
   }
@@ -196,21 +222,21 @@ void ring_product(const Batched& p, std::span<const Word> x, std::span<Word> y, 
 }  // namespace
 
 RingMatrix::RingMatrix(std::size_t rows, std::size_t cols, Ring ring)
-    : rows_(rows), cols_(cols), ring_(ring), owned_(rows * cols * container_bytes(ring)) {}
+    : rows_(rows), cols_(cols), ring_(ring), owned_(rows * cols * ring.bytes()) {}
 
 RingMatrix::RingMatrix(std::size_t rows, std::size_t cols, Ring ring, std::span<const std::uint8_t> bytes)
     : rows_(rows), cols_(cols), ring_(ring), viewed_(bytes) {
-  PERMLLM_ASSERT(bytes.size() == rows * cols * container_bytes(ring));
+  PERMLLM_ASSERT(bytes.size() == rows * cols * ring.bytes());
 }
 
 void product(const RingMatrix& v, std::span<const Word> x, std::span<Word> y, Executor& executor) {
   const Batched p = batched(v.rows(), v.cols(), v.ring(), x.size(), y.size());
-  ring_product(p, x, y, executor, Stored{v, p.row_bytes()});
+  ring_product(p, x, y, executor, Stored{v, p});
 }
 
 void product(const StreamedMatrix& u, std::span<const Word> x, std::span<Word> y, Executor& executor) {
   const Batched p = batched(u.rows(), u.cols(), u.ring(), x.size(), y.size());
-  ring_product(p, x, y, executor, Expanded{u, p.row_bytes()});
+  ring_product(p, x, y, executor, Expanded{u, p});
 }
 
 }  // namespace permllm

@@ -14,11 +14,11 @@
 
 namespace permllm {
 
-// The unsigned type that holds one word of a ring in bulk data (U and V): 2, 4 or 8 bytes.
+// The unsigned type in which one word of a ring is multiplied: 2, 4 or 8 bytes. Bulk data (U and V) has Ring::bytes() of each word.
 constexpr std::size_t container_bytes(Ring ring) { return ring.bits <= 16 ? 2 : ring.bits <= 32 ? 4 : 8; }
 
-// V at the helper: words of one ring, row-major, each in its container, little-endian. It owns them, or views bytes that
-// outlive it.
+// V at the helper: words of one ring, row-major, each in as many bytes as the ring has (Ring::bytes), little-endian. It owns them, or
+// views bytes that outlive it.
 class RingMatrix {
  public:
   RingMatrix() = default;
@@ -40,7 +40,7 @@ class RingMatrix {
 };
 
 // U: never stored. fill(offset, out) writes bytes [offset, offset + out.size()) of its expansion, which is the matrix
-// row-major in little-endian containers. fill is called from several threads at once.
+// row-major in little-endian words of Ring::bytes(). fill is called from several threads at once.
 struct StreamedMatrix {
   std::size_t rows_ = 0, cols_ = 0;
   Ring ring_;
@@ -54,5 +54,9 @@ struct StreamedMatrix {
 // words of x need not be reduced, y is reduced.
 void product(const RingMatrix& v, std::span<const Word> x, std::span<Word> y, Executor& executor);
 void product(const StreamedMatrix& u, std::span<const Word> x, std::span<Word> y, Executor& executor);
+// As of the provider's matrices, which have no ring of their own.
+inline void product(const RingMatrix& v, Ring, std::span<const Word> x, std::span<Word> y, Executor& executor) {
+  product(v, x, y, executor);
+}
 
 }  // namespace permllm

@@ -1,7 +1,11 @@
 #include "session/masked_model.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cstring>
 
+#include "ring/pack.h"
 #include "session/fields.h"
 
 namespace permllm {
@@ -9,45 +13,63 @@ namespace {
 
 constexpr std::uint64_t k_alignment = 64;
 
-// In place of U's words of one row from column `first` on: W - U.
-template <class Container>
-void subtract_from(std::span<const std::int32_t> w, std::uint8_t* at) {
-  for (const std::int32_t weight : w) {
-    Container word;
-    std::memcpy(&word, at, sizeof word);
-    word = static_cast<Container>(static_cast<Container>(static_cast<std::int64_t>(weight)) - word);
-    std::memcpy(at, &word, sizeof word);
-    at += sizeof word;
-  }
+Weights<NoMatrix> no_weights(const Plan& plan) {
+  Weights<NoMatrix> none;
+  none.layers.resize(plan.config.stored_layers());
+  return none;
 }
 
 }  // namespace
 
-std::vector<Segment> segments_of(const Plan& plan) {
+WeightBits weight_bits_of(const IntWeights& weights, const Plan& plan) {
+  WeightBits bits;
+  if (!plan.open()) return bits;
+  for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& w) {
+    bits.push_back(static_cast<std::uint8_t>(w.bits()));
+  });
+  return bits;
+}
+
+void check_weight_bits(const WeightBits& bits, const Plan& plan, const char* field) {
+  const auto refuse = [&](const std::string& why) { throw Error(Code::malformed, field, why); };
+  std::size_t matrices = 0;
+  const auto none = no_weights(plan);
+  for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
+    if (plan.open() && matrices < bits.size() && !IntMatrix::takes(bits[matrices], s.cols))
+      refuse(fmt::format("{} of matrix {} of {} columns, expected 8 or 12 bits and 2^20 columns at most",
+                         bits[matrices], id, s.cols));
+    ++matrices;
+  });
+  const std::size_t expected = plan.open() ? matrices : 0;
+  if (bits.size() != expected) refuse(fmt::format("{} of them, expected {}", bits.size(), expected));
+}
+
+std::vector<Segment> segments_of(const Plan& plan, const WeightBits& bits) {
   std::vector<Segment> segments;
   std::uint64_t end = 0;
-  const auto add = [&](std::uint32_t id, std::size_t rows, std::size_t cols, std::size_t container) {
-    segments.push_back({id, rows, cols, container, end});
-    end += (segments.back().bytes() + k_alignment - 1) / k_alignment * k_alignment;
+  const auto add = [&](Segment segment) {
+    segment.offset = end;
+    end += (segment.bytes() + k_alignment - 1) / k_alignment * k_alignment;
+    segments.push_back(segment);
   };
-  Weights<NoMatrix> none;
-  none.layers.resize(plan.config.stored_layers());
+  const auto none = no_weights(plan);
   for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
-    add(id, s.rows, s.cols, container_bytes(s.out.ring));
+    add({id, s.rows, s.cols, plan.open() ? bits.at(segments.size()) : 0, s.out.ring});
   });
-  for_each_gain(none, plan,
-                [&](std::uint32_t id, const LinearShape& s, const Gain&) { add(id, s.rows, 1, sizeof(Word)); });
+  for_each_gain(none, plan, [&](std::uint32_t id, const LinearShape& s, const Gain&) {
+    add({id, s.rows, 1, 0, Ring{64}});
+  });
   return segments;
 }
 
-std::uint64_t masked_model_bytes(const Plan& plan) {
-  const Segment last = segments_of(plan).back();
+std::uint64_t masked_model_bytes(const Plan& plan, const WeightBits& bits) {
+  const Segment last = segments_of(plan, bits).back();
   return last.offset + last.bytes();
 }
 
 Weights<RingMatrix> view_masked_model(const Plan& plan, std::span<const std::uint8_t> bytes) {
-  const std::vector<Segment> segments = segments_of(plan);
-  PERMLLM_ASSERT(bytes.size() == segments.back().offset + segments.back().bytes());
+  const std::vector<Segment> segments = segments_of(plan, {});
+  PERMLLM_ASSERT(!plan.open() && bytes.size() == segments.back().offset + segments.back().bytes());
   Weights<RingMatrix> v;
   v.config = plan.config;
   v.layers.resize(plan.config.stored_layers());
@@ -64,8 +86,29 @@ Weights<RingMatrix> view_masked_model(const Plan& plan, std::span<const std::uin
   return v;
 }
 
+IntWeights view_public_model(const Plan& plan, const WeightBits& bits, std::span<const std::uint8_t> bytes) {
+  const std::vector<Segment> segments = segments_of(plan, bits);
+  PERMLLM_ASSERT(plan.open() && bytes.size() == segments.back().offset + segments.back().bytes());
+  IntWeights w;
+  w.config = plan.config;
+  w.layers.resize(plan.config.stored_layers());
+  auto next = segments.begin();
+  for_each_matrix(w, plan, [&](std::uint32_t id, const LinearShape& s, IntMatrix& matrix) {
+    const auto own = bytes.subspan(next->offset, next->bytes()), shifts = own.first(s.cols + s.rows);
+    const std::uint8_t most = *std::max_element(shifts.begin(), shifts.end());
+    if (most > k_most_shift) {
+      throw Error(Code::malformed, fmt::format("matrix {}", id),
+                  fmt::format("a row or column shifted by {} bits, expected {} at most", most, k_most_shift));
+    }
+    matrix = IntMatrix(s.rows, s.cols, next->bits, shifts.first(s.cols), shifts.subspan(s.cols),
+                       own.subspan(next->packed_at()));
+    ++next;
+  });
+  return w;
+}
+
 MaskedModel::MaskedModel(const IntWeights& weights, const Plan& plan, const Seed& mask_seed)
-    : open_(plan.open()), stream_(mask_seed), segments_(segments_of(plan)) {
+    : stream_(mask_seed), segments_(segments_of(plan, weight_bits_of(weights, plan))) {
   for_each_matrix(weights, plan,
                   [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices_.push_back(&w); });
   for_each_gain(weights, plan, [&](std::uint32_t, const LinearShape&, const Gain& gain) { gains_.push_back(&gain); });
@@ -74,44 +117,50 @@ MaskedModel::MaskedModel(const IntWeights& weights, const Plan& plan, const Seed
 void MaskedModel::fill(std::uint64_t offset, std::span<std::uint8_t> out) const {
   std::fill(out.begin(), out.end(), std::uint8_t{0});
   for (std::size_t s = 0; s < segments_.size(); ++s) {
-    const std::uint64_t begin = std::max(offset, segments_[s].offset);
-    const std::uint64_t end = std::min(offset + out.size(), segments_[s].offset + segments_[s].bytes());
-    if (begin < end) fill_segment(s, begin - segments_[s].offset, out.subspan(begin - offset, end - begin));
+    const Segment& segment = segments_[s];
+    const std::uint64_t begin = std::max(offset, segment.offset);
+    const std::uint64_t end = std::min(offset + out.size(), segment.offset + segment.bytes());
+    if (begin >= end) continue;
+    const auto part = out.subspan(begin - offset, end - begin);
+    segment.bits == 0 ? fill_words(s, begin - segment.offset, part) : fill_packed(s, begin - segment.offset, part);
   }
 }
 
-void MaskedModel::fill_segment(std::size_t s, std::uint64_t offset, std::span<std::uint8_t> out) const {
+void MaskedModel::fill_packed(std::size_t s, std::uint64_t offset, std::span<std::uint8_t> out) const {
+  const IntMatrix& w = *matrices_[s];
+  const auto copy = [&](std::uint64_t at, std::span<const std::uint8_t> from) {
+    const std::uint64_t begin = std::max(offset, at), end = std::min(offset + out.size(), at + from.size());
+    if (begin < end) std::memcpy(out.data() + (begin - offset), from.data() + (begin - at), end - begin);
+  };
+  copy(0, w.shifts());
+  copy(w.cols(), w.row_shifts());
+  copy(segments_[s].packed_at(), w.packed());
+}
+
+// A chunk may cut a word: whole words are made of those that it touches.
+void MaskedModel::fill_words(std::size_t s, std::uint64_t offset, std::span<std::uint8_t> out) const {
   const Segment& segment = segments_[s];
-  if (!open_) stream_.fill(segment.id, offset, out);
-  if (s >= matrices_.size()) {
-    const Words& words = gains_[s - matrices_.size()]->words;
-    for (std::size_t i = 0; i < out.size(); i += sizeof(Word)) {
-      Word word;
-      std::memcpy(&word, &out[i], sizeof word);
-      word = words[(offset + i) / sizeof word] - word;
-      std::memcpy(&out[i], &word, sizeof word);
-    }
-    return;
-  }
+  const std::size_t bytes = segment.ring.bytes();
   std::vector<std::int32_t> row(segment.cols);
+  Words words(segment.cols);
+  Bytes packed(segment.row_bytes());
   while (!out.empty()) {
-    const std::size_t first = offset % segment.row_bytes() / segment.container;
-    const std::size_t count = std::min(segment.cols - first, out.size() / segment.container);
-    matrices_[s]->row(offset / segment.row_bytes(), row);
-    const std::span<const std::int32_t> part = std::span(row).subspan(first, count);
-    switch (segment.container) {
-      case 2:
-        subtract_from<std::uint16_t>(part, out.data());
-        break;
-      case 4:
-        subtract_from<std::uint32_t>(part, out.data());
-        break;
-      default:
-        subtract_from<std::uint64_t>(part, out.data());
-        break;
+    const std::size_t r = offset / segment.row_bytes(), at = offset % segment.row_bytes(),
+                      here = std::min<std::size_t>(segment.row_bytes() - at, out.size());
+    const std::size_t first = at / bytes, count = (at + here + bytes - 1) / bytes - first;
+    const std::span<Word> part = std::span(words).first(count);
+    stream_.fill(segment.id, r * segment.row_bytes() + first * bytes, std::span(packed).first(count * bytes));
+    unpack(packed.data(), segment.ring, part);
+    if (s < matrices_.size()) {
+      matrices_[s]->row(r, row);
+      for (std::size_t i = 0; i < count; ++i) part[i] = static_cast<Word>(std::int64_t{row[first + i]}) - part[i];
+    } else {
+      part[0] = gains_[s - matrices_.size()]->words[r] - part[0];
     }
-    offset += count * segment.container;
-    out = out.subspan(count * segment.container);
+    pack(part, segment.ring, packed.data());
+    std::memcpy(out.data(), packed.data() + (at - first * bytes), here);
+    offset += here;
+    out = out.subspan(here);
   }
 }
 
@@ -125,13 +174,16 @@ Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& exe
     Writer head;
     for (const std::size_t number : {w.rows(), w.cols(), static_cast<std::size_t>(w.bits())})
       head.number("shape", std::uint64_t{number});
-    for (std::size_t c = 0; c < w.cols(); ++c) head.number("shift", static_cast<std::uint8_t>(w.shift(c)));
+    for (const std::span<const std::uint8_t> shifts : {w.shifts(), w.row_shifts()}) {
+      for (const std::uint8_t shift : shifts) head.number("shift", shift);
+    }
     Bytes bound = head.take();
     const Digest packed = hash(domain::weights, w.packed());
     bound.insert(bound.end(), packed.begin(), packed.end());
     digests[i] = hash(domain::weights, bound);
   });
   Writer all;
+  all.number("layout", k_layout);
   all.text("plan_hash", plan.hash(), 64);
   for (Digest& digest : digests) visit(all, digest);
   for_each_gain(weights, plan, [&](std::uint32_t id, const LinearShape&, const Gain& gain) {

@@ -1,7 +1,9 @@
-// V = W - U as one run of bytes: what the provider sends to the helper, chunk by chunk, and what lies in the helper's store.
+// What the helper holds of a model, as one run of bytes: what the provider sends it, chunk by chunk, and what lies in its store. V = W - U, or
+// where the weights are public W itself, as the provider packs it.
 //
-// Matrices in the order of for_each_matrix, row-major in their containers, then gains in that of for_each_gain as words of
-// 8 bytes. Each begins at a multiple of 64 bytes, with zeros in between: a chunk never cuts a word.
+// Matrices in the order of for_each_matrix, then gains in that of for_each_gain. Of V: row-major, each word in as many bytes as its ring has;
+// a gain as words of 8 bytes. Of W: the shifts of columns, then of rows, a byte each; from the next multiple of 64 on the packed weights
+// (ring/int_kernels.h). Each begins at a multiple of 64 bytes, with zeros in between.
 #pragma once
 
 #include <cstdint>
@@ -12,23 +14,40 @@
 
 namespace permllm {
 
+// Of V's and U's layout. A record of another names another U: two V in two layouts of one stream would tell of W.
+inline constexpr std::uint32_t k_layout = 2;
+
 // Where one matrix or gain lies.
 struct Segment {
-  std::uint32_t id = 0;                           // of for_each_matrix or for_each_gain: also of U's stream
-  std::size_t rows = 0, cols = 0, container = 0;  // of a gain: one column
+  std::uint32_t id = 0;            // of for_each_matrix or for_each_gain: also of U's stream
+  std::size_t rows = 0, cols = 0;  // of a gain: one column
+  int bits = 0;                    // of packed weights; 0: words of a ring
+  Ring ring;
   std::uint64_t offset = 0;
-  std::uint64_t row_bytes() const { return std::uint64_t{cols} * container; }
-  std::uint64_t bytes() const { return rows * row_bytes(); }
+  std::uint64_t row_bytes() const { return std::uint64_t{cols} * ring.bytes(); }
+  // Packed weights: where they begin, behind the shifts.
+  std::uint64_t packed_at() const { return (std::uint64_t{cols} + rows + 63) / 64 * 64; }
+  std::uint64_t bytes() const {
+    return bits == 0 ? rows * row_bytes() : packed_at() + IntMatrix::packed_bytes(rows, cols, bits);
+  }
 };
-std::vector<Segment> segments_of(const Plan& plan);
-// Of all of V.
-std::uint64_t masked_model_bytes(const Plan& plan);
+
+// Bits of a weight of each matrix, where the weights are public; else none. The plan does not tell them.
+using WeightBits = std::vector<std::uint8_t>;
+WeightBits weight_bits_of(const IntWeights& weights, const Plan& plan);
+// Errors: malformed, naming `field`, where a peer's fit no matrices of the plan.
+void check_weight_bits(const WeightBits& bits, const Plan& plan, const char* field);
+
+std::vector<Segment> segments_of(const Plan& plan, const WeightBits& bits);
+// Of all of it.
+std::uint64_t masked_model_bytes(const Plan& plan, const WeightBits& bits = {});
 
 // The helper's: matrices that view `bytes`, which is all of V and outlives them; gains are copied.
 Weights<RingMatrix> view_masked_model(const Plan& plan, std::span<const std::uint8_t> bytes);
+// Likewise of W. Errors: malformed, where a shift is more than k_most_shift.
+IntWeights view_public_model(const Plan& plan, const WeightBits& bits, std::span<const std::uint8_t> bytes);
 
-// The provider's. Bytes [offset, offset + out.size()) of V, at multiples of 64 bytes; U is 0 where the weights are public.
-// Called from several threads.
+// The provider's. Bytes [offset, offset + out.size()) of V or W, at multiples of 64 bytes. Called from several threads.
 class MaskedModel {
  public:
   // The arguments outlive it.
@@ -36,15 +55,15 @@ class MaskedModel {
   void fill(std::uint64_t offset, std::span<std::uint8_t> out) const;
 
  private:
-  void fill_segment(std::size_t s, std::uint64_t offset, std::span<std::uint8_t> out) const;
-  bool open_;
+  void fill_words(std::size_t s, std::uint64_t offset, std::span<std::uint8_t> out) const;
+  void fill_packed(std::size_t s, std::uint64_t offset, std::span<std::uint8_t> out) const;
   ReadableStream stream_;
   std::vector<Segment> segments_;
   std::vector<const IntMatrix*> matrices_;  // by segment, then
   std::vector<const Gain*> gains_;
 };
 
-// Of the integers of all matrices and gains, as they are, and of the plan: two models that differ in any of these must not have
+// Of the integers of all matrices and gains, as they are, of the plan and of the layout: two models that differ in any of these must not have
 // one U between them, since two V of one U tell the difference of the W.
 Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor);
 

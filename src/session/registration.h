@@ -1,4 +1,4 @@
-// How a model comes to the helper, as V = W - U in chunks (docs/wire.md 3).
+// How a model comes to the helper, as V = W - U (public weights: W) in chunks (docs/wire.md 3).
 #pragma once
 
 #include <algorithm>
@@ -8,18 +8,21 @@
 
 #include "plan/plan_io.h"
 #include "session/fields.h"
+#include "session/masked_model.h"
 
 namespace permllm {
 
-// provider -> helper: a model is about to come, as V = W - U (session/masked_model.h), cut into chunks.
+// provider -> helper: a model is about to come, as the bytes of session/masked_model.h, cut into chunks.
 struct ModelOffer {
   static constexpr Tag tag = Tag::model_offer;
   static constexpr std::uint32_t k_least_chunk = 1 << 10, k_most_chunk = 1 << 22, k_most_chunks = 1 << 20;
+  static constexpr std::size_t k_most_matrices = std::size_t{1} << 16;
   static constexpr std::size_t k_most = std::size_t{1} << 20;  // a plan of 1,000 layers has a tenth of it
   std::string model_id;
   Plan plan;
-  std::uint64_t bytes = 0;  // of V: what the plan says
+  std::uint64_t bytes = 0;  // of V: what plan and weight_bits say
   std::uint32_t chunk = 0;  // bytes of each chunk but the last: a multiple of 64
+  WeightBits weight_bits = {};
   std::uint32_t chunks() const { return static_cast<std::uint32_t>((bytes + chunk - 1) / chunk); }
   // Of chunk `number`, below chunks().
   std::size_t chunk_bytes(std::uint32_t number) const {
@@ -31,6 +34,8 @@ struct ModelOffer {
     permllm::visit(io, plan);
     io.number("bytes", bytes);
     io.number("chunk", chunk);
+    io.list("weight_bits", weight_bits, k_most_matrices,
+            [](auto& out, std::uint8_t& bits) { out.number("bits", bits); });
   }
 };
 

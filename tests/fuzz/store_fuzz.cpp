@@ -1,6 +1,7 @@
-// Files of a helper's store and records of a provider's models. The first byte of an input says which of the two, and whether the hash
-// in its head is made to fit: changes would hardly pass it.
+// Files of a helper's store, records of a provider's models, and public weights as a provider packs them. The first byte of an input says which
+// of the three, and whether the hash in a head is made to fit: changes would hardly pass it.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "fuzz/scratch.h"
@@ -37,6 +38,25 @@ void read_store(Bytes bytes, bool fit) {
   for (std::uint32_t i = 0; i < std::min<std::size_t>(4, stored.hashes.size()); ++i) stored.holds(i);
 }
 
+// A helper's products with whatever came: the input again and again, behind the bits of each matrix.
+void read_public(const Bytes& bytes) {
+  static const Plan plan = tiny_plan(Profile::open);
+  static Executor executor(1);
+  const std::size_t matrices = weight_bits_of(tiny_weights(), plan).size();
+  if (bytes.size() <= matrices) return;
+  const WeightBits bits(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(matrices));
+  check_weight_bits(bits, plan, "bits");
+  LargeBytes all(masked_model_bytes(plan, bits));
+  for (std::size_t i = 0; i < all.size(); ++i) all.data()[i] = bytes[matrices + i % (bytes.size() - matrices)];
+  const IntWeights weights = view_public_model(plan, bits, all);
+  for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape& s, const IntMatrix& w) {
+    const Words x(2 * s.cols, 0x8000800080008000u);
+    Words y(2 * s.rows);
+    product(w, s.out.ring, x, y, executor);
+    for (const Word word : y) PERMLLM_ASSERT(word <= s.out.ring.mask());
+  });
+}
+
 void read_record(Bytes bytes, bool fit) {
   if (fit) put_hash(bytes, domain::model_record, k_record_hashed);
   const Digest digest{};
@@ -63,7 +83,15 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   std::vector<Bytes> all{bytes_of(folder.path() / (k_id + ".part")),
                          bytes_of(folder.path() / "models" / hex(Digest{}))};
   for (std::size_t i = 0; i < 2; ++i) all.push_back(all[i]);
-  for (std::size_t i = 0; i < 4; ++i) all[i].insert(all[i].begin(), static_cast<std::uint8_t>(i));
+  const Plan open = tiny_plan(Profile::open);
+  const WeightBits bits = weight_bits_of(tiny_weights(), open);
+  StoredFile::begin(File(folder.path() / (k_id + ".part"), File::Mode::create),
+                    {k_id, open, masked_model_bytes(open, bits), 1024, bits}, "owner");
+  all.push_back(bytes_of(folder.path() / (k_id + ".part")));
+  all.push_back(bits);
+  for (std::uint8_t i = 0; i < 100; ++i) all.back().push_back(static_cast<std::uint8_t>(i % (k_most_shift + 1)));
+  const std::array<std::uint8_t, 6> kinds{0, 1, 3, 4, 3, 2};  // which of the three, and 3 more with a hash that fits
+  for (std::size_t i = 0; i < all.size(); ++i) all[i].insert(all[i].begin(), kinds[i]);
   return all;
 }
 
@@ -75,7 +103,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static const bool made = std::filesystem::create_directories(test::scratch().path() / "models") || true;
   const Bytes bytes(data + made, data + size);
   try {
-    data[0] % 2 == 0 ? test::read_store(bytes, data[0] / 2 % 2 == 1) : test::read_record(bytes, data[0] / 2 % 2 == 1);
+    const bool fit = data[0] / 3 % 2 == 1;
+    if (data[0] % 3 == 0) test::read_store(bytes, fit);
+    if (data[0] % 3 == 1) test::read_record(bytes, fit);
+    if (data[0] % 3 == 2) test::read_public(bytes);
   } catch (const Error&) {
   }
   return 0;

@@ -85,7 +85,7 @@ void read_plan(Input bytes) {
     for (const Part::Kind kind : {Part::Kind::entry, Part::Kind::slot, Part::Kind::pass}) {
       if (!plan.open() || kind != Part::Kind::entry) deal_batch(plan, kind);
     }
-    masked_model_bytes(plan);
+    if (!plan.open()) masked_model_bytes(plan);
   }
 }
 
@@ -192,6 +192,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   add(Paired{Digest{5}});
   add(PairAccepted{Seed{}});
   add(ModelOffer{std::string(64, 'a'), tiny_plan(), masked_model_bytes(tiny_plan()), 1024});
+  add(ModelOffer{std::string(64, 'a'), tiny_plan(Profile::open), 1 << 16, 1024, {12, 8, 12}});
   add(ModelStored{});
   add(ModelHeld{{Digest{}, Digest{1, 2}}});
   add(ModelChunk{1, Digest{3}, Bytes(10, 7)});

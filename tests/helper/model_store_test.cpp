@@ -9,8 +9,10 @@
 
 #include <csignal>
 #include <fstream>
+#include <set>
 #include <thread>
 
+#include "cli/memory.h"
 #include "support/errors.h"
 #include "support/small_model.h"
 #include "support/world.h"
@@ -33,9 +35,7 @@ OfferedModel tiny_offer(std::uint8_t number = 1, Profile profile = Profile::pape
   return model;
 }
 
-std::uint32_t chunks_of(const OfferedModel& model) {
-  return ModelOffer{{}, {}, masked_model_bytes(model.plan), model.chunk}.chunks();
-}
+std::uint32_t chunks_of(const OfferedModel& model) { return model_offer(model).chunks(); }
 
 bool is(const Frame& frame, Tag tag) { return frame.tag == static_cast<std::uint16_t>(tag); }
 
@@ -140,26 +140,104 @@ void flip(const std::filesystem::path& path, std::uint64_t at) {
 
 // ---- V as bytes --------------------------------------------------------------------------------------------------------
 
-// Any cut of V gives the same bytes, and they are the words that W and U give one by one.
-TEST(MaskedModel, chunks_of_any_size_are_the_matrices_that_w_and_u_give) {
-  for (const Profile profile : {Profile::paper, Profile::open}) {
+// The bytes of all of it, after a look that those of any cut are the same: cuts of words too.
+Bytes whole_of(const OfferedModel& model) {
+  const MaskedModel v(model.weights, model.plan, model.mask_seed);
+  Bytes whole(model_offer(model).bytes), cut(whole.size());
+  v.fill(0, whole);
+  for (std::size_t at = 0; at < cut.size(); at += 64 * 17)
+    v.fill(at, std::span(cut).subspan(at, std::min<std::size_t>(64 * 17, cut.size() - at)));
+  EXPECT_EQ(whole, cut);
+  return whole;
+}
+
+template <class Matrix>
+std::vector<const Matrix*> matrices_of(const Weights<Matrix>& weights, const Plan& plan) {
+  std::vector<const Matrix*> matrices;
+  for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const Matrix& m) { matrices.push_back(&m); });
+  return matrices;
+}
+
+// Words of 1 to 8 bytes, as many as each matrix's ring has, are those that W and U give one by one.
+TEST(MaskedModel, is_the_words_that_w_and_u_give_in_as_many_bytes_as_their_rings_have) {
+  std::set<std::size_t> widths;
+  for (const int head : {8, 17, 33, 41, 50, 64}) {
+    for (const int residual : {40, 48, 53, 61}) {
+      OfferedModel model = tiny_offer();
+      model.plan.head = Ring{head};
+      model.plan.residual = Ring{residual};
+      const Bytes whole = whole_of(model);
+      const auto view = view_masked_model(model.plan, whole);
+      const auto expected = masked_weights(model.weights, model.plan, ReadableStream(model.mask_seed));
+      const auto viewed = matrices_of(view, model.plan), wanted = matrices_of(expected, model.plan);
+      std::uint64_t words = 0;
+      for (std::size_t i = 0; i < viewed.size(); ++i) {
+        EXPECT_TRUE(std::ranges::equal(viewed[i]->bytes(), wanted[i]->bytes())) << i << " " << head << " " << residual;
+        const std::size_t width = static_cast<std::size_t>((viewed[i]->ring().bits + 7) / 8);
+        EXPECT_EQ(viewed[i]->bytes().size(), viewed[i]->rows() * viewed[i]->cols() * width);
+        words += viewed[i]->bytes().size();
+        widths.insert(width);
+      }
+      EXPECT_GE(whole.size(), words);
+      EXPECT_LT(whole.size(), words + 64 * viewed.size());  // nothing else, but that each begins at a multiple of 64
+    }
+  }
+  EXPECT_EQ(widths, (std::set<std::size_t>{1, 2, 3, 4, 5, 6, 7, 8}));
+}
+
+// Integers of 8 bits and of 12 bits in one model, shifted by column and by row.
+OfferedModel open_offer(std::uint8_t number = 1) {
+  OfferedModel model = tiny_offer(number, Profile::open);
+  Executor executor(1);
+  IntMatrix& o = model.weights.layers[0].o;
+  o = IntMatrix::random(o.rows(), o.cols(), o.frac(), 5, executor, 8);
+  IntMatrix& down = model.weights.layers[1].down;
+  static const IntMatrix packed = IntMatrix::random(down.rows(), down.cols(), down.frac(), 6, executor);
+  std::vector<std::uint8_t> shifts(down.cols()), row_shifts(down.rows());
+  shifts[3] = 2;
+  row_shifts[4] = 1;
+  down = IntMatrix(down.rows(), down.cols(), 12, shifts, row_shifts, packed.packed());
+  return model;
+}
+
+TEST(MaskedModel, of_public_weights_is_what_the_provider_packed) {
+  const OfferedModel model = open_offer();
+  const Bytes whole = whole_of(model);
+  const WeightBits bits = weight_bits_of(model.weights, model.plan);
+  EXPECT_EQ(std::ranges::count(bits, 8), 1);
+  LargeBytes aligned(whole.size());  // as a mapped file is
+  std::ranges::copy(whole, aligned.data());
+  const auto view = view_public_model(model.plan, bits, aligned);
+  const auto viewed = matrices_of(view, model.plan), wanted = matrices_of(model.weights, model.plan);
+  Executor executor(1);
+  std::uint64_t packed = 0;
+  for (std::size_t i = 0; i < viewed.size(); ++i) {
+    const IntMatrix &a = *viewed[i], &b = *wanted[i];
+    EXPECT_EQ(a.bits(), b.bits());
+    for (std::size_t r = 0; r < b.rows(); ++r) {
+      for (std::size_t c = 0; c < b.cols(); ++c) ASSERT_EQ(a.at(r, c), b.at(r, c)) << i << " " << r << " " << c;
+    }
+    const Words x(b.cols(), 0x123456789abcdef);
+    Words y(b.rows()), z(b.rows());
+    product(a, Ring{48}, x, y, executor);
+    product(b, Ring{48}, x, z, executor);
+    EXPECT_EQ(y, z);
+    packed += b.packed().size() + b.rows() + b.cols();
+  }
+  EXPECT_LT(whole.size(), packed + 128 * viewed.size());
+}
+
+// `inspect` and `plan` say what it takes, but for shifts and gaps.
+TEST(MaskedModel, takes_the_bytes_that_are_told_beforehand) {
+  for (const Profile profile : {Profile::paper, Profile::fast, Profile::open}) {
     const OfferedModel model = tiny_offer(1, profile);
-    const MaskedModel v(model.weights, model.plan, model.mask_seed);
-    Bytes whole(masked_model_bytes(model.plan)), cut(whole.size());
-    v.fill(0, whole);
-    for (std::size_t at = 0; at < cut.size(); at += 64 * 17)
-      v.fill(at, std::span(cut).subspan(at, std::min<std::size_t>(64 * 17, cut.size() - at)));
-    EXPECT_EQ(whole, cut);
-    const auto view = view_masked_model(model.plan, whole);
-    const auto expected = masked_weights(model.weights, model.plan, ReadableStream(model.mask_seed));
-    std::vector<const RingMatrix*> matrices;
-    for_each_matrix(expected, model.plan,
-                    [&](std::uint32_t, const LinearShape&, const RingMatrix& m) { matrices.push_back(&m); });
-    for_each_matrix(view, model.plan, [&](std::uint32_t id, const LinearShape&, const RingMatrix& m) {
-      EXPECT_TRUE(std::ranges::equal(
-          m.bytes(), matrices[id - (profile == Profile::open && id == matrices.size() ? 1 : 0)]->bytes()))
-          << id;
-    });
+    const ModelOffer offer = model_offer(model);
+    std::uint64_t beside = 0;
+    for (const Segment& s : segments_of(model.plan, offer.weight_bits))
+      beside += 128 + (s.bits == 0 ? 0 : s.rows + s.cols);
+    const std::size_t told = memory_of(model.plan, 12).helper;
+    EXPECT_LE(told, offer.bytes) << name_of(profile);
+    EXPECT_LE(offer.bytes, told + beside) << name_of(profile);
   }
 }
 
@@ -274,11 +352,11 @@ TEST(ModelStore, in_memory_nothing_outlasts_the_service) {
 
 // ---- Seeds -------------------------------------------------------------------------------------------------------------
 
-// One integer, one step of a column or one field of the plan more: another U.
+// One integer, one step of a column or of a row, or one field of the plan more: another U.
 TEST(ModelRecord, another_model_has_another_seed_and_the_same_has_the_same) {
   TemporaryFolder folder;
   std::vector<OfferedModel> models;
-  for (int i = 0; i < 5; ++i) models.push_back(tiny_offer());
+  for (int i = 0; i < 6; ++i) models.push_back(tiny_offer());
   std::uint8_t number = 10;
   for (OfferedModel& model : models) {  // as drawn at each start
     model.mask_seed = seed_of(++number);
@@ -304,6 +382,10 @@ TEST(ModelRecord, another_model_has_another_seed_and_the_same_has_the_same) {
   shifts[2] = 1;  // the same small integers, of which those of a column count twice
   shifted = changed(shifted, shifts, 0);
   models[4].plan.slots = 15;
+  const IntMatrix& old = models[0].weights.layers[1].o;
+  std::vector<std::uint8_t> row_shifts(old.rows());
+  row_shifts[2] = 1;
+  models[5].weights.layers[1].o = IntMatrix(old.rows(), old.cols(), old.bits(), old.shifts(), row_shifts, old.packed());
   for (OfferedModel& model : models) model = recorded(std::move(model), folder.path());
   EXPECT_EQ(models[1].model_id, models[0].model_id);
   EXPECT_TRUE(std::ranges::equal(models[1].mask_seed.bytes(), models[0].mask_seed.bytes()));
@@ -339,6 +421,39 @@ TEST(ModelRecord, is_its_owners_alone_and_a_flipped_byte_is_named) {
 }
 
 // ---- Damage ------------------------------------------------------------------------------------------------------------
+
+// As above, of public weights: flipped in each of their parts.
+TEST(ModelStore, a_flipped_byte_of_public_weights_is_found_and_fetched_again) {
+  TemporaryFolder folder;
+  const auto store = folder.path() / "store", state = folder.path() / "state";
+  const OfferedModel model = recorded(open_offer(), state);
+  std::vector<TokenId> answer;
+  {
+    LoneHelper helper(store);
+    TestProvider provider(helper, recorded(open_offer(), state));
+    provider.register_model();
+    answer = provider.answer();
+    ASSERT_EQ(answer.size(), 4u);
+  }
+  const auto path = file_of(store, ".model");
+  const StoredFile stored = StoredFile::open(path, File::Mode::read);
+  EXPECT_EQ(stored.offer.weight_bits, weight_bits_of(model.weights, model.plan));
+  for (const Segment& segment : segments_of(model.plan, stored.offer.weight_bits)) {
+    for (const std::uint64_t at :
+         {std::uint64_t{0}, std::uint64_t{segment.cols}, segment.packed_at(), segment.bytes() - 1}) {
+      flip(path, stored.v_at + segment.offset + at);
+      LoneHelper helper(store);
+      EXPECT_NE(helper.notes.text().find("is damaged: 1 of"), std::string::npos) << helper.notes.text();
+      TestProvider provider(helper, recorded(open_offer(2), state));
+      provider.register_model();
+      EXPECT_EQ(provider.sent(), 1u);
+    }
+  }
+  LoneHelper helper(store);
+  TestProvider provider(helper, recorded(open_offer(), state));
+  provider.register_model();
+  EXPECT_EQ(provider.answer(), answer);
+}
 
 // A byte of the head, of the table, of each chunk: found at the start, named, and only what is damaged comes again.
 TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
@@ -387,6 +502,29 @@ TEST(ModelStore, a_flipped_byte_anywhere_is_found_and_fetched_again) {
   std::filesystem::resize_file(path, stored.size() + 1);
   LoneHelper helper(store);
   EXPECT_NE(helper.notes.text().find("its digest or size"), std::string::npos) << helper.notes.text();
+}
+
+// A model that an earlier release stored is told and left; it comes afresh, in its place.
+TEST(ModelStore, a_model_of_another_version_is_told_and_comes_afresh) {
+  TemporaryFolder folder;
+  const auto store = folder.path() / "store";
+  {
+    LoneHelper helper(store);
+    TestProvider(helper, tiny_offer()).register_model();
+  }
+  const auto path = file_of(store, ".model");
+  {
+    std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(8);
+    file.put(2);
+  }
+  LoneHelper helper(store);
+  EXPECT_NE(helper.notes.text().find("is not used: "), std::string::npos) << helper.notes.text();
+  EXPECT_NE(helper.notes.text().find("version: 2, expected 3"), std::string::npos) << helper.notes.text();
+  TestProvider provider(helper, tiny_offer());
+  provider.register_model();
+  EXPECT_EQ(provider.sent(), chunks_of(tiny_offer()));
+  EXPECT_EQ(provider.answer(), expected_answer());
 }
 
 TEST(ModelStore, a_store_of_another_version_or_in_use_is_refused) {
@@ -441,12 +579,8 @@ TEST(ModelStore, a_full_disk_is_named_and_nothing_that_came_before_is_lost) {
 
 // ---- Hostile providers -------------------------------------------------------------------------------------------------
 
-ModelOffer offer_of(const OfferedModel& model) {
-  return {model.model_id, model.plan, masked_model_bytes(model.plan), model.chunk};
-}
-
 ModelChunk chunk_of(const OfferedModel& model, std::uint32_t number) {
-  ModelChunk chunk{number, {}, Bytes(offer_of(model).chunk_bytes(number))};
+  ModelChunk chunk{number, {}, Bytes(model_offer(model).chunk_bytes(number))};
   MaskedModel(model.weights, model.plan, model.mask_seed).fill(std::uint64_t{number} * model.chunk, chunk.bytes);
   chunk.hash = chunk_hash(chunk.bytes);
   return chunk;
@@ -472,7 +606,7 @@ TEST(ModelStore, an_offer_that_does_not_fit_its_plan_is_named) {
   TemporaryFolder folder;
   LoneHelper helper(folder.path());
   const OfferedModel model = tiny_offer();
-  const ModelOffer good = offer_of(model);
+  const ModelOffer good = model_offer(model);
   const auto said = [&](const auto& change) {
     ModelOffer offer = good;
     change(offer);
@@ -516,7 +650,7 @@ TEST(ModelStore, chunks_that_do_not_fit_the_offer_are_named_and_the_next_provide
   TemporaryFolder folder;
   LoneHelper helper(folder.path());
   const OfferedModel model = tiny_offer();
-  const ModelOffer offer = offer_of(model);
+  const ModelOffer offer = model_offer(model);
   const std::uint32_t last = offer.chunks() - 1;
   std::vector<ModelChunk> all;
   for (std::uint32_t i = 0; i <= last; ++i) all.push_back(chunk_of(model, i));
@@ -556,6 +690,71 @@ TEST(ModelStore, chunks_that_do_not_fit_the_offer_are_named_and_the_next_provide
   EXPECT_EQ(provider.answer(), expected_answer());
 }
 
+// Public weights come as their provider packed them: what no provider packs is refused, and the next one is served.
+TEST(ModelStore, public_weights_that_no_provider_packs_are_named) {
+  TemporaryFolder folder;
+  LoneHelper helper(folder.path() / "store");
+  const OfferedModel model = open_offer();
+  const ModelOffer good = model_offer(model);
+  const auto offered = [&](const auto& change) {
+    ModelOffer offer = good;
+    change(offer);
+    return refusal_of(helper, offer, {});
+  };
+  const std::size_t matrices = good.weight_bits.size();
+  for (const int bits : {0, 7, 9, 16, 255}) {
+    const std::string error = offered([&](ModelOffer& o) { o.weight_bits[2] = static_cast<std::uint8_t>(bits); });
+    EXPECT_TRUE(error.starts_with(fmt::format("peer: ModelOffer.weight_bits: {} of matrix 2 of ", bits))) << error;
+  }
+  EXPECT_EQ(offered([](ModelOffer& o) { o.weight_bits.pop_back(); }),
+            fmt::format("peer: ModelOffer.weight_bits: {} of them, expected {}", matrices - 1, matrices));
+  EXPECT_EQ(offered([](ModelOffer& o) { o.weight_bits.push_back(12); }),
+            fmt::format("peer: ModelOffer.weight_bits: {} of them, expected {}", matrices + 1, matrices));
+  EXPECT_EQ(refusal_of(helper,
+                       [&] {
+                         ModelOffer o = model_offer(tiny_offer());
+                         o.weight_bits = {12};
+                         return o;
+                       }(),
+                       {}),
+            "peer: ModelOffer.weight_bits: 1 of them, expected 0");
+  EXPECT_NE(offered([](ModelOffer& o) { o.weight_bits[2] = 8; }).find("peer: ModelOffer.bytes: "), std::string::npos);
+  // Shifts of columns and rows, the least and the last; and packed bytes that are no weights of anybody.
+  const std::vector<Segment> segments = segments_of(model.plan, good.weight_bits);
+  const Bytes whole = whole_of(model);
+  const auto said = [&](std::uint64_t at, std::uint8_t byte) {
+    Bytes bytes = whole;
+    bytes[at] = byte;
+    std::vector<ModelChunk> chunks;
+    std::vector<Digest> hashes;
+    for (std::uint32_t i = 0; i < good.chunks(); ++i) {
+      const auto from = bytes.begin() + std::ptrdiff_t{i} * good.chunk;
+      ModelChunk chunk{i, {}, Bytes(from, from + static_cast<std::ptrdiff_t>(good.chunk_bytes(i)))};
+      hashes.push_back(chunk.hash = chunk_hash(chunk.bytes));
+      chunks.push_back(std::move(chunk));
+    }
+    return refusal_of(helper, good, chunks, {model_digest(good, hashes)});
+  };
+  for (const Segment& segment : {segments[0], segments[3], segments.back()}) {
+    for (const std::uint64_t at :
+         {std::uint64_t{0}, segment.cols - 1, std::uint64_t{segment.cols}, segment.cols + segment.rows - 1}) {
+      EXPECT_EQ(said(segment.offset + at, 7),
+                fmt::format("peer: matrix {}: a row or column shifted by 7 bits, expected 6 at most", segment.id));
+    }
+    EXPECT_NE(said(segment.offset, 255).find("shifted by 255 bits"), std::string::npos);
+  }
+  EXPECT_EQ(file_of(folder.path() / "store", ".model"), "");
+  TestProvider provider(helper, open_offer());
+  provider.register_model();
+  EXPECT_EQ(provider.answer().size(), 4u);
+  // The same model in other bits is another.
+  EXPECT_NE(offered([](ModelOffer& o) {
+              o.weight_bits[2] = 8;
+              o.bytes = masked_model_bytes(o.plan, o.weight_bits);
+            }).find("peer: ModelOffer: model "),
+            std::string::npos);
+}
+
 // A provider whose old connection has not ended yet is not kept waiting; the old one can write no more.
 TEST(ModelStore, a_second_offer_takes_over_from_the_first) {
   TemporaryFolder folder;
@@ -563,7 +762,7 @@ TEST(ModelStore, a_second_offer_takes_over_from_the_first) {
   const OfferedModel model = tiny_offer();
   auto link = helper.dial(k_provider);
   Channel old(*link, 0, k_long);
-  old.send(offer_of(model));
+  old.send(model_offer(model));
   for (std::size_t told = 0; told < chunks_of(model);) told += old.receive(ModelHeld{}).hashes.size();
   TestProvider provider(helper, tiny_offer());
   provider.register_model();

@@ -85,6 +85,71 @@ TEST(IntMatrix, keeps_every_weight_of_every_shape) {
   }
 }
 
+// The shifts of a view, of its columns and rows.
+std::vector<std::uint8_t> some_shifts(std::size_t n, std::uint64_t seed) {
+  std::vector<std::uint8_t> shifts(n);
+  for (std::uint8_t& shift : shifts) shift = static_cast<std::uint8_t>(++seed * 5 % (k_most_shift + 1));
+  return shifts;
+}
+
+// What another party packed. Blocks and groups that its shape does not fill hold what they like: here, weights of a larger matrix.
+TEST(IntMatrix, a_view_multiplies_its_own_weights_and_nothing_beside_them) {
+  Executor executor(2);
+  std::uint64_t seed = 0;
+  for (const int bits : {8, 12}) {
+    const FloatMatrix real = random_integers(64, 24, bits, ++seed);
+    const IntMatrix whole(real, {}, executor, bits);
+    for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{33, 17}, {50, 23}, {64, 24}}) {
+      const auto shifts = some_shifts(cols, ++seed), row_shifts = some_shifts(rows, ++seed);
+      ASSERT_EQ(IntMatrix::packed_bytes(rows, cols, bits), whole.packed().size());
+      const IntMatrix view(rows, cols, bits, shifts, row_shifts, whole.packed());
+      FloatMatrix own{rows, cols, {}};
+      for (std::size_t r = 0; r < rows; ++r) {
+        std::vector<std::int32_t> row(cols);
+        view.row(r, row);
+        for (std::size_t c = 0; c < cols; ++c) {
+          own.values.push_back(std::ldexp(real.values[r * 24 + c], shifts[c] + row_shifts[r]));
+          ASSERT_EQ(view.at(r, c), static_cast<int>(own.values.back()));
+          ASSERT_EQ(row[c], view.at(r, c));
+        }
+      }
+      for (const int ring : {16, 32, 43, 48, 64}) {
+        for (const std::size_t n : {1, 2, 5, 17}) {
+          const Words x = random_words(n * cols, ++seed);
+          Words y(n * rows);
+          product(view, Ring{ring}, x, y, executor);
+          ASSERT_EQ(y, expected(own, Ring{ring}, x)) << bits << " bits, " << rows << " x " << cols << ", ring " << ring;
+        }
+      }
+    }
+  }
+}
+
+// Any bytes are a matrix, also those of weights that no provider packs (-2^(bits - 1)).
+TEST(IntMatrix, a_view_of_any_bytes_is_multiplied) {
+  Executor executor(1);
+  constexpr std::size_t k_rows = 40, k_cols = 200;
+  const std::vector<std::uint8_t> shifts(k_cols), row_shifts(k_rows);
+  for (const int bits : {8, 12}) {
+    LargeBytes bytes(IntMatrix::packed_bytes(k_rows, k_cols, bits));
+    std::mt19937_64 random(static_cast<std::uint64_t>(bits));
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes.data()[i] = static_cast<std::uint8_t>(random());
+    const auto check = [&](const Words& x) {
+      const IntMatrix view(k_rows, k_cols, bits, shifts, row_shifts, bytes);
+      FloatMatrix own{k_rows, k_cols, {}};
+      for (std::size_t r = 0; r < k_rows; ++r) {
+        for (std::size_t c = 0; c < k_cols; ++c) own.values.push_back(static_cast<float>(view.at(r, c)));
+      }
+      Words y(k_rows);
+      product(view, Ring{64}, x, y, executor);
+      EXPECT_EQ(y, expected(own, Ring{64}, x)) << bits;
+    };
+    check(random_words(k_cols, 1));
+    std::fill_n(bytes.data(), bytes.size(), std::uint8_t{0x80});
+    check(random_words(k_cols, 2));
+  }
+}
+
 // Sessions that wait with the same matrix share a product: the words are those of products by themselves.
 TEST(IntMatrix, products_of_many_callers_at_once_are_those_of_each_alone) {
   Executor executor(2), alone(1);

@@ -25,22 +25,19 @@ inline Seed seed_of(std::uint8_t number) {
   return Seed{bytes};
 }
 
-// V = W - U, as the helper holds it; W where the weights are public.
+// V = W - U, as the helper holds it; nothing where the weights are public.
 inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan& plan, const ReadableStream& stream) {
   Weights<RingMatrix> v;
   v.config = plan.config;
   v.layers.resize(plan.config.stored_layers());
+  if (plan.open()) return v;
   std::vector<const IntMatrix*> w;
   std::vector<const Gain*> gains;
   for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& m) { w.push_back(&m); });
   for_each_matrix(v, plan, [&](std::uint32_t id, const LinearShape& s, RingMatrix& m) {
     m = RingMatrix(s.rows, s.cols, s.out.ring);
-    if (plan.open()) {
-      std::fill(m.bytes().begin(), m.bytes().end(), std::uint8_t{0});
-    } else {
-      stream.fill(id, 0, m.bytes());
-    }
-    const std::size_t size = container_bytes(s.out.ring);
+    stream.fill(id, 0, m.bytes());
+    const std::size_t size = s.out.ring.bytes();
     std::vector<std::int32_t> row(s.cols);
     for (std::size_t r = 0; r < s.rows; ++r) {
       w[id]->row(r, row);
@@ -48,7 +45,7 @@ inline Weights<RingMatrix> masked_weights(const IntWeights& weights, const Plan&
         std::uint8_t* at = m.bytes().data() + (r * s.cols + c) * size;
         Word word = 0;
         std::memcpy(&word, at, size);
-        word = static_cast<Word>(std::int64_t{row[c]}) - word;
+        word = (static_cast<Word>(std::int64_t{row[c]}) - word) & s.out.ring.mask();
         std::memcpy(at, &word, size);
       }
     }
@@ -146,7 +143,10 @@ class Rig {
       if (kind == Part::Kind::query) {
         transfer(Stock::Source::user, [&](Channel& channel) { deal_queries(*bfv_user_, order, channel, executor_); });
       } else {
-        transfer(Stock::Source::helper, [&](Channel& channel) { permllm::deal(helper, plan_, v_, order, channel); });
+        transfer(Stock::Source::helper, [&](Channel& channel) {
+          plan_.open() ? permllm::deal(helper, plan_, weights_, order, channel)
+                       : permllm::deal(helper, plan_, v_, order, channel);
+        });
         if (!plan_.open())
           transfer(Stock::Source::user, [&](Channel& channel) { permllm::deal(dealer, plan_, u_, order, channel); });
       }

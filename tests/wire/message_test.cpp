@@ -100,7 +100,7 @@ TEST(MessageTest, a_spoilt_message_gives_an_error_or_a_message) {
   spoil(Accepted{true, {{1, 2, 3, 4}}, {{5, 6, 7, 8}}});
   spoil(Paired{});
   spoil(PairAccepted{Seed{}});
-  spoil(ModelOffer{"model", tiny_plan(), 1000, 64});
+  spoil(ModelOffer{"model", tiny_plan(), 1000, 64, {12, 8}});
   spoil(ModelHeld{{Digest{}, Digest{1, 2}}});
   spoil(ModelChunk{1, Digest{3}, Bytes(10, 7)});
   spoil(ModelTaken{7});
