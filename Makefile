@@ -1,13 +1,15 @@
 # PermLLM. The first two commands, `make demo` and `make test`, do all of their own set-up.
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 TEST_MODELS := $(MODEL) models/gemma-3-270m-q4_k_m.gguf
+QWEN := models/qwen2.5-coder-0.5b-instruct.gguf
+LARGE_QWEN := models/qwen2.5-coder-1.5b-instruct.gguf
 BINARY := build/release/permllm
 PROMPT ?= Explain in two sentences why the sky is blue.
 ARGS ?=
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build model test-models web demo serve check check-format tidy test test-clients test-sanitized bench deb sanitize coverage thread fuzz format clean
+.PHONY: help setup build model test-models web demo serve check check-format tidy test test-large test-clients test-sanitized bench deb sanitize coverage thread fuzz format clean
 
 help:
 	@echo "make demo     a private answer: provider, helper and user on this machine"
@@ -16,6 +18,7 @@ help:
 	@echo "              make serve ARGS=\"--stock 512 --profile fast\""
 	@echo "make check    the tests of single units and protocols: under a minute, for before each commit"
 	@echo "make test     build everything and run all tests"
+	@echo "make test-large    the choices of four real models in every profile, Qwen2.5-Coder 1.5B among them: half an hour, 20 GB of memory"
 	@echo "make test-clients  OpenAI's packages, LangChain, LiteLLM, llm, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
 	@echo "make model    $(MODEL)"
@@ -58,8 +61,14 @@ check: setup test-models
 
 test: setup test-models
 	@scripts/setup.sh tests
+	@scripts/fetch_model.sh $(QWEN)
 	@scripts/build.sh release all
 	@ctest --preset release
+
+test-large: setup test-models
+	@scripts/fetch_model.sh $(QWEN) $(LARGE_QWEN)
+	@scripts/build.sh release parties_choices_test
+	@PERMLLM_LARGE=1 build/release/tests/parties_choices_test
 
 test-clients: model
 	@scripts/setup.sh clients

