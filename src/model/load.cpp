@@ -77,11 +77,16 @@ class Loader {
     if (!source.shift.empty()) bias.resize(rows);
     // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
     std::vector<std::int32_t> largest(cols);
-    WeightStatistics statistics{std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows)};
+    // Squares are summed by task, then in the order of tasks: the same file gives the same integers.
+    std::vector<std::vector<float>> squares(tasks);
+    WeightStatistics statistics{std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows),
+                                std::vector<double>(cols)};
     Mutex joining;
     executor_.parallel(tasks, [&](std::size_t task) {
       std::vector<float> own(values == nullptr ? cols : 0);
       std::vector<std::int32_t> of_task(cols);
+      std::vector<float>& squares_of_task = squares[task];
+      squares_of_task.resize(cols);
       for (std::size_t r = task * k_task_rows; r < std::min(rows, (task + 1) * k_task_rows); ++r) {
         const auto row = values == nullptr ? std::span(own) : std::span(values + r * cols, cols);
         double added = 0;
@@ -90,6 +95,7 @@ class Loader {
         for (std::size_t c = 0; c < cols; ++c) {
           const std::int32_t magnitude = std::bit_cast<std::int32_t>(row[c]) & 0x7fffffff;
           of_task[c] = std::max(of_task[c], magnitude);
+          squares_of_task[c] += row[c] * row[c];
           most = std::max(most, magnitude);
         }
         statistics.row[r] = std::bit_cast<float>(most);
@@ -103,6 +109,9 @@ class Loader {
       for (std::size_t c = 0; c < cols; ++c) largest[c] = std::max(largest[c], of_task[c]);
     });
     std::memcpy(statistics.column.data(), largest.data(), cols * sizeof(float));
+    for (const std::vector<float>& of_task : squares) {
+      for (std::size_t c = 0; c < cols; ++c) statistics.squares_of_columns[c] += double{of_task[c]};
+    }
     return statistics;
   }
 

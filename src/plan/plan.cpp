@@ -333,9 +333,7 @@ void Plan::check_kind() const {
 
 void Plan::check_layer(std::size_t l) const {
   const auto fits = [l](bool holds, Misfit::At at, int bits, const char* what) {
-    fit_or_refuse(holds, at, l,
-                  fmt::format("{} with {} fraction bits of the weights {} no ring", what, bits,
-                              std::string_view(what).ends_with('s') ? "fit" : "fits"));
+    fit_or_refuse(holds, at, l, fmt::format("no ring holds {} with {} fraction bits of the weights", what, bits));
   };
   using enum Misfit::At;
   const LayerFractions& f = layers[l];
@@ -384,7 +382,7 @@ void Plan::check_attention(std::size_t l) const {
   const LayerRanges& r = ranges.layers[l];
   const auto fits = [&](bool holds, const char* what) {
     fit_or_refuse(holds, Misfit::At::qkv_matrix, l,
-                  fmt::format("{} with {} fraction bits of the weights fit no ring", what, f.qkv));
+                  fmt::format("no ring holds {} with {} fraction bits of the weights", what, f.qkv));
   };
   fits(f.rope >= frac::rope && f.rope <= k_most_rope && f.rotated >= k_least_rotated && f.rotated <= frac::qk &&
            qk_cut(l) >= 0 && scores_fit(l) && score_frac(l) >= 0 &&
@@ -433,7 +431,7 @@ void Plan::check() const {
           bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep &&
           head.bits <= (raw_head() ? residual.bits : 64),
       Misfit::At::head_matrix, 0,
-      fmt::format("the logits' range ({:g}) with {} fraction bits of the weights fits no ring", logits, head_frac));
+      fmt::format("no ring holds the logits' range ({:g}) with {} fraction bits of the weights", logits, head_frac));
 }
 
 void Plan::check_prompt(std::size_t tokens) const {

@@ -113,16 +113,23 @@ double steps(std::span<const std::uint8_t> shifts, int least = 0) {
   return sum;
 }
 
-// row_shifts: of steps, at least 2^least. columns: the sum over columns of the square of their steps. unit: the square of a step of 1, in that of
-// the weights.
-double noise_of(std::span<const std::uint8_t> row_shifts, int least, double columns, std::span<const double> squares,
+// The mean over lines, rows or columns. shifts: of their steps, at least 2^least; across: the sum over the lines that cross them of the square of
+// their steps; unit: the square of a step of 1, in that of the weights.
+double noise_of(std::span<const std::uint8_t> shifts, int least, double across, std::span<const double> squares,
                 double unit, int bits) {
   double sum = 0;
-  for (std::size_t r = 0; r < squares.size(); ++r) {
-    const double step = std::ldexp(1.0, 2 * std::max<int>(row_shifts[r], least)) * columns * unit / 12;
-    if (squares[r] > 0) sum += std::min(step / squares[r], k_most_row_noise * times_of(bits));
+  for (std::size_t i = 0; i < squares.size(); ++i) {
+    const double step = std::ldexp(1.0, 2 * std::max<int>(shifts[i], least)) * across * unit / 12;
+    if (squares[i] > 0) sum += std::min(step / squares[i], k_most_noise_of_one * times_of(bits));
   }
   return sum / static_cast<double>(squares.size());
+}
+
+// Of both, with so many bits taken from each.
+double noise_of(std::span<const std::uint8_t> rows, std::span<const std::uint8_t> columns, int of_rows, int of_columns,
+                const WeightStatistics& s, double unit, int bits) {
+  return std::max(noise_of(rows, of_rows, steps(columns, of_columns), s.squares_of_rows, unit, bits),
+                  noise_of(columns, of_columns, steps(rows, of_rows), s.squares_of_columns, unit, bits));
 }
 
 std::vector<std::uint8_t> shifts_of(std::span<const float> largest, int frac, int bits) {
@@ -136,15 +143,14 @@ std::vector<std::uint8_t> shifts_of(std::span<const float> largest, int frac, in
 
 WeightScale IntMatrix::scale_of(const WeightStatistics& s, int bits) {
   const int coarsest = fraction_bits(*std::max_element(s.column.begin(), s.column.end()), bits);
-  const std::vector<std::uint8_t> none(s.row.size());
+  const std::vector<std::uint8_t> no_rows(s.row.size()), no_columns(s.column.size());
+  const double bound = k_most_noise * times_of(bits);
   for (int finer = 0; finer <= k_most_shift; ++finer) {
     const int frac = coarsest + finer;
-    const double unit = std::ldexp(1.0, -2 * frac), bound = k_most_noise * times_of(bits);
-    const std::vector<std::uint8_t> columns = shifts_of(s.column, frac, bits);
-    if (noise_of(shifts_of(s.row, frac, bits), 0, static_cast<double>(columns.size()), s.squares_of_rows, unit, bits) <=
-        bound)
-      return {frac, {}, finer};
-    if (noise_of(none, 0, steps(columns), s.squares_of_rows, unit, bits) <= bound) return {frac, columns, 0};
+    const double unit = std::ldexp(1.0, -2 * frac);
+    const std::vector<std::uint8_t> rows = shifts_of(s.row, frac, bits), columns = shifts_of(s.column, frac, bits);
+    if (noise_of(rows, no_columns, 0, 0, s, unit, bits) <= bound) return {frac, {}, finer};
+    if (noise_of(no_rows, columns, 0, 0, s, unit, bits) <= bound) return {frac, columns, 0};
   }
   const int frac = coarsest + k_most_shift;
   return {frac + k_most_shift, shifts_of(s.column, frac, bits), k_most_shift};
@@ -204,7 +210,8 @@ IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt&
     row_at(r, real);
     float most = 0;
     for (std::size_t c = 0; c < cols; ++c) most = std::max(most, std::fabs(real[c] *= factors[c]));
-    const int shift = std::max(0, -fraction_bits(most, bits));
+    int shift = 0;
+    while (std::ldexp(most, -shift) >= static_cast<float>(limit_of(bits)) + 0.5f) ++shift;
     PERMLLM_ASSERT(shift <= scale.most_row_shift);
     w.row_shifts_[r] = static_cast<std::uint8_t>(shift);
     if (shift > 0) {
@@ -292,31 +299,35 @@ void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t firs
   }
 }
 
-std::pair<int, double> IntMatrix::coarsening(int bits, std::span<const double> squares) const {
+std::pair<int, double> IntMatrix::coarsening(int bits, const WeightStatistics& of) const {
   std::pair<int, double> best{0, INFINITY};
   for (int of_rows = 0; of_rows <= bits; ++of_rows) {
-    const double noise = noise_of(row_shifts_, of_rows, steps(shifts_, bits - of_rows), squares, 1, bits_);
+    const double noise = noise_of(row_shifts_, shifts_, of_rows, bits - of_rows, of, 1, bits_);
     if (noise < best.second) best = {of_rows, noise};
   }
   return best;
 }
 
-std::vector<double> IntMatrix::squares_of_rows() const {
-  std::vector<double> squares(rows_);
+WeightStatistics IntMatrix::statistics() const {
+  WeightStatistics of{{}, {}, std::vector<double>(rows_), std::vector<double>(cols_)};
   std::vector<std::int32_t> w(cols_);
   for (std::size_t r = 0; r < rows_; ++r) {
     row(r, w);
-    for (const std::int32_t v : w) squares[r] += static_cast<double>(v) * v;
+    for (std::size_t c = 0; c < cols_; ++c) {
+      const double square = static_cast<double>(w[c]) * w[c];
+      of.squares_of_rows[r] += square;
+      of.squares_of_columns[c] += square;
+    }
   }
-  return squares;
+  return of;
 }
 
 std::vector<double> IntMatrix::noise() const {
   const int spare =
       *std::max_element(shifts_.begin(), shifts_.end()) + *std::max_element(row_shifts_.begin(), row_shifts_.end());
-  const std::vector<double> squares = squares_of_rows();
+  const WeightStatistics of = statistics();
   std::vector<double> noise;
-  for (int bits = 0; bits <= spare; ++bits) noise.push_back(coarsening(bits, squares).second);
+  for (int bits = 0; bits <= spare; ++bits) noise.push_back(coarsening(bits, of).second);
   return noise;
 }
 
@@ -330,7 +341,7 @@ int IntMatrix::needless_bits() const {
 
 void IntMatrix::coarsen(int bits, Executor& executor) {
   if (bits == 0) return;
-  const int of_rows = coarsening(bits, squares_of_rows()).first;
+  const int of_rows = coarsening(bits, statistics()).first;
   IntMatrix coarse(rows_, cols_, {frac_ - bits, {}, 0}, bits_);
   const auto less = [](std::vector<std::uint8_t> shifts, int taken) {
     for (std::uint8_t& shift : shifts) shift = static_cast<std::uint8_t>(std::max(0, shift - taken));

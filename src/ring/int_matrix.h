@@ -28,14 +28,15 @@ struct WeightScale {
 // The largest shift, of rows and of columns, that is asked for: each bit of it costs the product's ring one.
 constexpr int k_most_shift = 6;
 
-// The noise of rounding: of each row, the square of what rounding adds over the square of the weights, in the mean over rows (one that is nearly
-// all zeros counts as k_most_row_noise at most). Below k_most_noise it is not heard in what a model says (docs/models.md).
-constexpr double k_most_noise = 1e-6, k_most_row_noise = 100 * k_most_noise;
+// The noise of rounding: of each row and of each column, the square of what rounding adds over the square of the weights; of rows and of columns the
+// mean (one that is nearly all zeros counts as k_most_noise_of_one at most), and of both the greater: inputs are of very different size where gains
+// are folded in. Below k_most_noise it is not heard in what a model says (docs/models.md).
+constexpr double k_most_noise = 1e-6, k_most_noise_of_one = 100 * k_most_noise;
 
 // What is known of real weights before they become integers.
 struct WeightStatistics {
-  std::vector<float> row, column;       // largest magnitudes
-  std::vector<double> squares_of_rows;  // sums
+  std::vector<float> row, column;                           // largest magnitudes
+  std::vector<double> squares_of_rows, squares_of_columns;  // sums
 };
 
 // W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times
@@ -101,8 +102,8 @@ class IntMatrix {
   void fill(Executor& executor, const RowAt& row_at);
 
   // How many of `bits` bits are best taken from rows, and the noise then.
-  std::pair<int, double> coarsening(int bits, std::span<const double> squares_of_rows) const;
-  std::vector<double> squares_of_rows() const;
+  std::pair<int, double> coarsening(int bits, const WeightStatistics& statistics) const;
+  WeightStatistics statistics() const;  // of the integers: the sums of squares alone
 
   std::size_t rows_ = 0, cols_ = 0;
   int frac_ = 0, bits_ = k_weight_bits;

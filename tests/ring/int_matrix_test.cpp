@@ -199,7 +199,7 @@ struct Sized {
 };
 Sized sized(std::size_t rows, std::size_t cols, const std::function<float(std::size_t, std::size_t)>& size) {
   Sized s{{rows, cols, std::vector<float>(rows * cols)},
-          {std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows)}};
+          {std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows), std::vector<double>(cols)}};
   std::mt19937_64 random(3);
   std::normal_distribution<float> bell(0, 0.02f);
   for (std::size_t r = 0; r < rows; ++r) {
@@ -208,24 +208,32 @@ Sized sized(std::size_t rows, std::size_t cols, const std::function<float(std::s
       s.statistics.row[r] = std::max(s.statistics.row[r], std::fabs(w));
       s.statistics.column[c] = std::max(s.statistics.column[c], std::fabs(w));
       s.statistics.squares_of_rows[r] += double{w} * double{w};
+      s.statistics.squares_of_columns[c] += double{w} * double{w};
     }
   }
   return s;
 }
 
-// The mean over rows of what rounding adds to the squares.
+// What rounding adds to the squares of each row, in the mean, and of each column: the greater.
 double measured_noise(const FloatMatrix& real, const IntMatrix& w) {
-  double sum = 0;
-  for (std::size_t r = 0; r < w.rows(); ++r) {
-    double added = 0, squares = 0;
-    for (std::size_t c = 0; c < w.cols(); ++c) {
-      const double x = double{real.values[r * w.cols() + c]};
-      added += std::pow(std::ldexp(static_cast<double>(w.at(r, c)), -w.frac()) - x, 2);
-      squares += x * x;
+  const auto mean = [](std::size_t lines, std::size_t across, const auto& of) {
+    double sum = 0;
+    for (std::size_t i = 0; i < lines; ++i) {
+      double added = 0, squares = 0;
+      for (std::size_t k = 0; k < across; ++k) of(i, k, added, squares);
+      sum += added / squares;
     }
-    sum += added / squares;
-  }
-  return sum / static_cast<double>(w.rows());
+    return sum / static_cast<double>(lines);
+  };
+  const auto at = [&](std::size_t r, std::size_t c, double& added, double& squares) {
+    const double x = double{real.values[r * w.cols() + c]};
+    added += std::pow(std::ldexp(static_cast<double>(w.at(r, c)), -w.frac()) - x, 2);
+    squares += x * x;
+  };
+  return std::max(mean(w.rows(), w.cols(), at),
+                  mean(w.cols(), w.rows(), [&](std::size_t c, std::size_t r, double& added, double& squares) {
+                    at(r, c, added, squares);
+                  }));
 }
 
 TEST(IntMatrix, steps_are_as_fine_as_the_noise_asks_for_by_row_or_by_column) {
@@ -252,7 +260,7 @@ TEST(IntMatrix, steps_are_as_fine_as_the_noise_asks_for_by_row_or_by_column) {
       EXPECT_EQ(coarse.frac(), w.frac() - static_cast<int>(bits));
       const double told = coarse.noise()[0], measured = measured_noise(s.real, coarse);
       EXPECT_NEAR(told / noise[bits], 1, 0.05);
-      if (noise[bits] < k_most_row_noise / 10) {
+      if (noise[bits] < k_most_noise_of_one / 10) {
         EXPECT_NEAR(measured / noise[bits], 1.4, 0.5);  // rounded twice
       }
     }
@@ -264,8 +272,23 @@ TEST(IntMatrix, steps_are_as_fine_as_the_noise_asks_for_by_row_or_by_column) {
         [](std::size_t r, std::size_t c) { return (c == 7 ? 32.0f : 1.0f) * (r == 3 ? 32.0f : 1.0f); });
 }
 
+// A weight so near to the largest integer that logarithms take it for that.
+TEST(IntMatrix, the_largest_weight_may_be_a_hair_above_the_largest_integer) {
+  Executor executor(1);
+  for (const int bits : {8, 12}) {
+    for (const int exponent : {0, -20, -40}) {
+      const float largest = std::ldexp(std::nextafter(static_cast<float>(limit_of(bits)), 1e9f), exponent);
+      FloatMatrix real{2, 3, {largest, 0, 0, 0, largest / 2, 0}};
+      const WeightStatistics statistics{{largest, largest / 2}, {largest, largest / 2, 0}, {1, 1}, {1, 1, 0}};
+      const IntMatrix w(real, IntMatrix::scale_of(statistics, bits), executor, bits);
+      EXPECT_NEAR(std::ldexp(static_cast<double>(w.at(0, 0)), -w.frac()) / double{largest}, 1, 1e-2);
+    }
+  }
+}
+
 TEST(IntMatrix, zeros_have_a_scale_too) {
-  const WeightScale zeros = IntMatrix::scale_of({std::vector<float>(4), std::vector<float>(3), std::vector<double>(4)});
+  const WeightScale zeros = IntMatrix::scale_of(
+      {std::vector<float>(4), std::vector<float>(3), std::vector<double>(4), std::vector<double>(3)});
   EXPECT_EQ(zeros.frac, 0);
   Executor executor(1);
   const IntMatrix w(FloatMatrix{4, 3, std::vector<float>(12)}, zeros, executor);
