@@ -47,8 +47,9 @@ class PrefixMatcher {
   void prepare() {
     const auto text_of = [](const auto& entry) { return entry.first; };
     std::ranges::stable_sort(entries_, {}, text_of);
-    const auto rest = std::ranges::unique(entries_, {}, text_of);
-    entries_.erase(rest.begin(), rest.end());
+    const auto same = [&](const auto& a, const auto& b) { return text_of(a) == text_of(b); };
+    const auto rest = std::unique(entries_.begin(), entries_.end(), same);
+    entries_.erase(rest, entries_.end());
     for (std::size_t i = 0, byte = 0; byte <= 256; ++byte) {
       while (i < entries_.size() && static_cast<unsigned char>(entries_[i].first[0]) < byte) ++i;
       begin_[byte] = i;
