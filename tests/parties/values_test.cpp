@@ -306,10 +306,12 @@ class ValueCheck {
         const double gate = std::ldexp(static_cast<double>(gate_up[i][j]), -frac_in) * scale,
                      up = std::ldexp(static_cast<double>(gate_up[i][n + j]), -frac_in) * scale;
         // Two units of either shown number, the rms, and the rounding of the answer.
-        const double unit = std::ldexp(scale, plan_.layers[layer].activation - shown_frac), off = plan_.raw_up() ? 0.004 : 0;
+        const double unit = std::ldexp(scale, plan_.layers[layer].activation - shown_frac),
+                     off = plan_.raw_up() ? 0.004 : 0;
         const double tolerance = 1.01 + 2.3 * unit * (std::fabs(gate) + std::fabs(up)) +
                                  off * std::ldexp(std::fabs(gate * up), plan_.layers[layer].activation) + unit;
-        EXPECT_NEAR(static_cast<double>(active[i][j]), std::ldexp(silu(gate) * up, plan_.layers[layer].activation), tolerance)
+        EXPECT_NEAR(static_cast<double>(active[i][j]), std::ldexp(silu(gate) * up, plan_.layers[layer].activation),
+                    tolerance)
             << "layer " << layer;
       }
       compared_ += n;
@@ -318,7 +320,8 @@ class ValueCheck {
   void check_attention(std::size_t layer, const Rows& qkv, const Rows& mixed) {
     const Config& c = plan_.config;
     const HeadShape head = attention_shape(plan_, layer).head();
-    const double v_unit = std::ldexp(1.0, -plan_.v_frac(layer)), qk_unit = std::ldexp(1.0, -plan_.layers[layer].rotated);
+    const double v_unit = std::ldexp(1.0, -plan_.v_frac(layer)),
+                 qk_unit = std::ldexp(1.0, -plan_.layers[layer].rotated);
     Timeline timeline;
     for (std::size_t i = 0; i < qkv.size(); ++i) timeline.append(true);
     Rows rotated;  // q and k as integers, exactly rotated and cut
@@ -341,8 +344,8 @@ class ValueCheck {
             slack += (std::fabs(a) + std::fabs(b) + 1) * qk_unit * qk_unit;  // either may be one unit low
           }
           p[t] = score / std::sqrt(static_cast<double>(c.head_dim));
-          uncertainty = std::max(uncertainty,
-                                 (slack + std::ldexp(2.0, -plan_.score_frac(layer))) / std::sqrt(static_cast<double>(c.head_dim)));
+          uncertainty = std::max(uncertainty, (slack + std::ldexp(2.0, -plan_.score_frac(layer))) /
+                                                  std::sqrt(static_cast<double>(c.head_dim)));
           greatest = std::max(greatest, p[t]);
         }
         for (double& s : p) total += s = std::exp(s - greatest);
@@ -353,9 +356,10 @@ class ValueCheck {
             want += p[t] / total * value;
             largest = std::max(largest, std::fabs(value));
           }
-          const double tolerance = 2 * uncertainty * largest + std::ldexp(2.5, -plan_.layers[layer].attention) + v_unit +
-                                   largest * std::ldexp(static_cast<double>(i + 1), -frac::probability);
-          EXPECT_NEAR(std::ldexp(static_cast<double>(mixed[i][h * c.head_dim + d]), -plan_.layers[layer].attention), want, tolerance)
+          const double tolerance = 2 * uncertainty * largest + std::ldexp(2.5, -plan_.layers[layer].attention) +
+                                   v_unit + largest * std::ldexp(static_cast<double>(i + 1), -frac::probability);
+          EXPECT_NEAR(std::ldexp(static_cast<double>(mixed[i][h * c.head_dim + d]), -plan_.layers[layer].attention),
+                      want, tolerance)
               << "layer " << layer << " token " << i;
         }
       }

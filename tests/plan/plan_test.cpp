@@ -80,13 +80,16 @@ TEST(PlanTest, a_range_that_fits_no_ring_is_refused_by_name) {
   };
   EXPECT_EQ(with([](Ranges&) {}), "accepted");
   EXPECT_NE(with([](Ranges& r) { r.residual = 1e14; }).find("the residual's range (1e+14)"), std::string::npos);
-  EXPECT_NE(
-      with([](Ranges& r) { r.layers[0].score = 1e14; }).find("blk.0.attn_q, blk.0.attn_k and blk.0.attn_v: no ring holds scores"),
-      std::string::npos);
+  EXPECT_NE(with([](Ranges& r) {
+              r.layers[0].score = 1e14;
+            }).find("blk.0.attn_q, blk.0.attn_k and blk.0.attn_v: no ring holds scores"),
+            std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.residual = 1e6, r.layers[1].v = 1e5; }).find("values would be hidden"),
             std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.layers[0].qk = 1e12; }).find("attn_q"), std::string::npos);
-  EXPECT_NE(with([](Ranges& r) { r.layers[1].gate_up = 1e12; }).find("blk.1.ffn_gate and blk.1.ffn_up: no ring holds the product"),
+  EXPECT_NE(with([](Ranges& r) {
+              r.layers[1].gate_up = 1e12;
+            }).find("blk.1.ffn_gate and blk.1.ffn_up: no ring holds the product"),
             std::string::npos);
   EXPECT_NE(with([](Ranges& r) { r.logit = 1e15; }).find("the logits' range (1e+15)"), std::string::npos);
 }
