@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import test from 'node:test';
 
 const client = new OpenAI({ baseURL: process.env.PERMLLM_URL + '/v1', apiKey: 'none', maxRetries: 0 });
-const ask = { model: 'permllm', messages: [{ role: 'user', content: 'What is the capital of France?' }], max_tokens: 6 };
+const ask = { model: 'permllm', messages: [{ role: 'user', content: 'What is 17 plus 25?' }], max_tokens: 6 };
 
 const strict = (settings) => new OpenAI({ baseURL: process.env.PERMLLM_STRICT_URL + '/v1', apiKey: process.env.PERMLLM_KEY, maxRetries: 0, ...settings });
 

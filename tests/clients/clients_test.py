@@ -24,9 +24,9 @@ URL = os.environ['PERMLLM_URL']
 BINARY, MODEL_FILE = os.environ['PERMLLM_BINARY'], os.environ['PERMLLM_MODEL']
 STRICT_URL, KEY = os.environ['PERMLLM_STRICT_URL'], os.environ['PERMLLM_KEY']
 HOST, PORT = URL.removeprefix('http://').split(':')
-QUESTION = 'What is the capital of France?'
+QUESTION = 'What is 17 plus 25?'
 MESSAGES = [{'role': 'user', 'content': QUESTION}]
-TOKENS = 8
+TOKENS = 14
 
 # The shape that strict clients demand, and nothing beside it.
 USAGE = {'type': 'object', 'additionalProperties': False,
