@@ -18,7 +18,7 @@ help:
 	@echo "              make serve ARGS=\"--stock 512 --profile fast\""
 	@echo "make check    the tests of single units and protocols: under a minute, for before each commit"
 	@echo "make test     build everything and run all tests"
-	@echo "make test-large    the choices of four real models in every profile, Qwen2.5-Coder 1.5B among them: half an hour, 20 GB of memory"
+	@echo "make test-large    the choices of four real models in every profile, Qwen2.5-Coder 1.5B (1.1 GB) among them"
 	@echo "make test-clients  OpenAI's packages, LangChain, LiteLLM, llm, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
 	@echo "make model    $(MODEL)"

@@ -82,7 +82,7 @@ AnswerOptions answer_options(const PromptOptions& o) {
 }
 
 ChatFormat chat_format(const PromptOptions& o, const Vocabulary& vocabulary) {
-  return o.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template) : ChatFormat::named(o.chat_format);
+  return ChatFormat::chosen(o.chat_format, vocabulary);
 }
 
 std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& tokenizer, std::size_t context) {

@@ -317,6 +317,10 @@ ChatFormat ChatFormat::named(std::string_view name) {
   return format;
 }
 
+ChatFormat ChatFormat::chosen(std::string_view name, const Vocabulary& vocabulary) {
+  return name.empty() ? from_template(vocabulary.chat_template) : named(name);
+}
+
 ChatFormat ChatFormat::from_template(std::string_view chat_template) {
   if (chat_template.empty()) return ChatFormat(none);
   if (std::find(k_names.begin(), k_names.end(), chat_template) != k_names.end()) return named(chat_template);

@@ -53,6 +53,8 @@ class ChatFormat {
   static ChatFormat from_template(std::string_view chat_template);
   // Errors: usage, with all names.
   static ChatFormat named(std::string_view name);
+  // By its name, or by the file's own template where that is empty. Errors: those of either.
+  static ChatFormat chosen(std::string_view name, const Vocabulary& vocabulary);
   static std::string names();  // "none, chatml, ..."
 
   const char* name() const;  // "template" of the file's own

@@ -69,22 +69,18 @@ class Fitting {
   }
 
  private:
+  // What `layer`, the weights or their fraction bits, has of a matrix.
+  template <class Layer>
+  static auto& of(Layer& layer, At at) {
+    return at == At::qkv_matrix  ? layer.qkv
+           : at == At::o_matrix  ? layer.o
+           : at == At::up_matrix ? layer.up
+                                 : layer.down;
+  }
   IntMatrix& matrix(const Place& p) {
-    if (p.at == At::head_matrix) return weights_.head;
-    LayerWeights<IntMatrix>& layer = weights_.layers[p.layer];
-    return p.at == At::qkv_matrix  ? layer.qkv
-           : p.at == At::o_matrix  ? layer.o
-           : p.at == At::up_matrix ? layer.up
-                                   : layer.down;
+    return p.at == At::head_matrix ? weights_.head : of(weights_.layers[p.layer], p.at);
   }
-  int& frac(const Place& p) {
-    if (p.at == At::head_matrix) return head_;
-    LayerFractions& layer = layers_[p.layer];
-    return p.at == At::qkv_matrix  ? layer.qkv
-           : p.at == At::o_matrix  ? layer.o
-           : p.at == At::up_matrix ? layer.up
-                                   : layer.down;
-  }
+  int& frac(const Place& p) { return p.at == At::head_matrix ? head_ : of(layers_[p.layer], p.at); }
   const std::vector<double>& noise_of(const Place& p) {
     const auto [at, is_new] = noise_.try_emplace(p);
     if (is_new) at->second = matrix(p).noise();

@@ -190,23 +190,22 @@ Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, 
 // More fraction bits for what goes into o and down, where the same bytes hold them.
 void Plan::use_room() {
   for (std::size_t l = 0; l < layers.size(); ++l) {
-    const std::size_t o_bytes = o(l).bytes(), down_bytes = down(l).bytes();
     LayerFractions& f = layers[l];
+    const std::size_t o_bytes = o(l).bytes(), down_bytes = down(l).bytes();
     const auto joins = [&](int frac) { return config.post_norm || frac <= residual_frac; };
-    while (f.attention < k_most_answer) {
-      ++f.attention;
-      if (joins(o_frac(l)) && o(l).bytes() == o_bytes) continue;
-      --f.attention;
-      break;
-    }
-    while (f.activation < k_most_answer) {
-      ++f.activation;
-      if (joins(down_frac(l)) && down(l).bytes() == down_bytes &&
-          bits_for(ranges.layers[l].activation, f.activation) <= down(l).bits)
-        continue;
-      --f.activation;
-      break;
-    }
+    const auto raise = [](int& frac, const auto& fits) {
+      while (frac < k_most_answer) {
+        ++frac;
+        if (fits()) continue;
+        --frac;
+        break;
+      }
+    };
+    raise(f.attention, [&] { return joins(o_frac(l)) && o(l).bytes() == o_bytes; });
+    raise(f.activation, [&] {
+      return joins(down_frac(l)) && down(l).bytes() == down_bytes &&
+             bits_for(ranges.layers[l].activation, f.activation) <= down(l).bits;
+    });
   }
 }
 

@@ -63,8 +63,7 @@ std::size_t tokens_of(const Plan& plan, const Marks& made) {
 }
 
 ChatFormat Client::State::format(const ConversationOptions& with) const {
-  return with.chat_format.empty() ? ChatFormat::from_template(vocabulary.chat_template)
-                                  : ChatFormat::named(with.chat_format);
+  return ChatFormat::chosen(with.chat_format, vocabulary);
 }
 
 std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages, const ConversationOptions& with) {

@@ -285,8 +285,7 @@ Answer Conversation::State::ask(std::span<const TokenId> prompt, const AnswerOpt
 
 Conversation Client::conversation(const ConversationOptions& options) const {
   // A template that is none is refused here, not with the first question.
-  options.chat_format.empty() ? ChatFormat::from_template(state_->vocabulary.chat_template)
-                              : ChatFormat::named(options.chat_format);
+  state_->format(options);
   if (options.chat_format == "none" && !options.system.empty())
     throw Error(Code::usage, "system", "needs a chat format other than none");
   if (options.draft > 63) throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63", options.draft));
