@@ -49,10 +49,8 @@ struct Loss {
 Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executor) {
   FloatWeights real = load_float_weights(file, executor);
   real.config.set_length(model.plan.slots);
-  const auto ids = calibration_tokens(model.vocabulary, model.weights.config);
-  ReferenceCache real_cache, cache;
   Loss loss;
-  for (const TokenId id : ids) {
+  const auto compare = [&](TokenId id, ReferenceCache& real_cache, ReferenceCache& cache) {
     const auto want = reference_forward(real, {&id, 1}, real_cache, executor),
                got = reference_forward(model.weights, {&id, 1}, cache, executor);
     const auto best = [](const std::vector<float>& logits) {
@@ -71,6 +69,10 @@ Loss loss_of(const ModelFile& file, const OfferedModel& model, Executor& executo
     }
     loss.other_choice += best(want) != best(got) ? 1 : 0;
     ++loss.positions;
+  };
+  for (const auto& text : calibration_texts(model.vocabulary, model.weights.config)) {
+    ReferenceCache real_cache, cache;
+    for (const TokenId id : text) compare(id, real_cache, cache);
   }
   loss.divergence /= static_cast<double>(loss.positions);
   return loss;

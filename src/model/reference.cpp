@@ -141,6 +141,7 @@ class Forward {
       mlp(l);
     }
     cache_.length += n_;
+    show("final", c_.layers, x_);
     const Rows last{c_.width, {x_.row(n_ - 1).begin(), x_.row(n_ - 1).end()}};
     if (observe_) observe_({"norm.final", c_.layers, start_ + n_ - 1, last.values});
     std::vector<float> logits = linear(w_.head, norm(last, c_), w_.head_bias, executor_).values;
@@ -195,7 +196,8 @@ class Forward {
   // Values, weighed by the scores of their keys.
   Rows mix(std::size_t l, const Rows& qkv) const {
     Rows mixed{c_.q_rows(), std::vector<float>(n_ * c_.q_rows())};
-    for (std::size_t i = 0; i < n_; ++i) {
+    std::vector<std::vector<float>> seen(observe_ ? n_ : 0);  // scores: [token][head][key]
+    executor_.parallel(n_, [&](std::size_t i) {
       std::vector<float> p(std::max(start_ + i + 1, cache_.prefix));
       const std::size_t first = c_.windowed(l) && start_ + i + 1 > c_.window ? start_ + i + 1 - c_.window : 0;
       for (std::size_t h_q = 0; h_q < c_.heads; ++h_q) {
@@ -205,7 +207,7 @@ class Forward {
           p[t] = 0;
           for (std::size_t d = 0; d < c_.head_dim; ++d) p[t] += q[d] * cache_.keys[l][t * c_.kv_rows() + kv + d];
         }
-        if (observe_) observe_({"score", l, start_ + i, p});
+        if (observe_) seen[i].insert(seen[i].end(), p.begin(), p.end());
         for (float& s : p) s = capped(s * static_cast<float>(c_.score_scale), c_.score_cap);
         softmax(std::span(p).subspan(first));
         for (std::size_t t = first; t < p.size(); ++t) {
@@ -214,6 +216,11 @@ class Forward {
           }
         }
       }
+    });
+    for (std::size_t i = 0; i < seen.size(); ++i) {
+      const std::size_t keys = seen[i].size() / c_.heads;
+      for (std::size_t h = 0; h < c_.heads; ++h)
+        observe_({"score", l, start_ + i, std::span(seen[i]).subspan(h * keys, keys)});
     }
     return mixed;
   }
@@ -224,13 +231,13 @@ class Forward {
     const Rows gate_up = linear(layer.up, g, layer.up_bias, executor_);
     show("gate_up", l, gate_up);
     Rows active{c_.ff, std::vector<float>(n_ * c_.ff)};
-    for (std::size_t i = 0; i < n_; ++i) {
+    executor_.parallel(n_, [&](std::size_t i) {
       for (std::size_t j = 0; j < c_.ff; ++j) {
         const float gate = gate_up.row(i)[j],
                     f = c_.activation == Activation::silu ? gate / (1.0f + std::exp(-gate)) : gelu(gate);
         active.row(i)[j] = c_.gated ? f * gate_up.row(i)[c_.ff + j] : f;
       }
-    }
+    });
     show("activation", l, active);
     const Rows down = linear(layer.down, active, layer.down_bias, executor_);
     show("down", l, down);

@@ -21,8 +21,8 @@ struct ReferenceCache {
 
 // Sees the values of one token: kind is "norm.attn" (the row before the norm), "qkv" (before rotation), "qk" (normed, before
 // rotation; Config::qk_norm), "score" (one head's q.k with every key, neither scaled nor capped; heads in order), "attention"
-// (p.v), "o", "post.attn" (normed; Config::post_norm), "norm.mlp", "gate_up", "activation", "down", "post.mlp", "norm.final"
-// and "logits" (not capped; the last token only).
+// (p.v), "o", "post.attn" (normed; Config::post_norm), "norm.mlp", "gate_up", "activation", "down", "post.mlp", "final"
+// (the row behind the last layer), and of the last token alone "norm.final" (the same) and "logits" (not capped).
 struct Observation {
   std::string_view kind;
   std::size_t layer = 0;

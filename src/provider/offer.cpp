@@ -144,14 +144,52 @@ Vocabulary read_vocabulary(const ModelFile& file, bool ids_only, const std::stri
   return vocabulary;
 }
 
-std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Config& config) {
-  const ChatFormat format = ChatFormat::named(vocabulary.pre == "chatglm-6b" ? "chatglm-6b" : "none");
-  std::vector<TokenId> ids = format.encode(Tokenizer(vocabulary), {{"user", std::string(k_calibration_text)}});
-  if (ids.size() < 2) {  // a vocabulary without texts: any of its tokens
-    for (std::size_t i = 0; i < 256; ++i) ids.push_back(static_cast<TokenId>(i * config.vocab / 256));
+namespace {
+
+// By the model's own template, the middle left out where it is long. Empty where there is none, or none that takes a dialogue.
+std::vector<TokenId> calibration_chat(const Tokenizer& tokenizer) {
+  std::vector<TokenId> ids;
+  try {
+    const ChatFormat format = ChatFormat::chosen("", tokenizer.vocabulary());
+    if (format.raw()) return {};
+    ChatExtras extras;
+    extras.date = calibration_date();
+    ids = format.encode(tokenizer,
+                        {{"user", std::string(k_calibration_question)},
+                         {"assistant", std::string(k_calibration_answer)},
+                         {"user", std::string(k_calibration_further)}},
+                        false, extras);
+  } catch (const Error&) {  // users will be told: `--chat-format` is theirs
+    return {};
   }
-  ids.resize(std::min(ids.size(), config.context));
+  if (ids.size() > k_calibration_chat) {
+    const auto half = static_cast<std::ptrdiff_t>(k_calibration_chat / 2);
+    ids.erase(ids.begin() + half, ids.end() - half);
+  }
   return ids;
+}
+
+}  // namespace
+
+std::vector<std::vector<TokenId>> calibration_texts(const Vocabulary& vocabulary, const Config& config) {
+  const Tokenizer tokenizer(vocabulary);
+  std::vector<TokenId> text;
+  if (vocabulary.add_bos && vocabulary.bos) text.push_back(*vocabulary.bos);
+  for (const std::string_view piece : k_calibration_pieces) {
+    const std::vector<TokenId> ids = tokenizer.encode(piece, false);
+    text.insert(text.end(), ids.begin(),
+                ids.begin() + static_cast<std::ptrdiff_t>(std::min(ids.size(), k_calibration_piece)));
+  }
+  if (text.size() < 2) {  // a vocabulary without texts: any of its tokens
+    for (std::size_t i = 0; i < 128; ++i) text.push_back(static_cast<TokenId>(i * config.vocab / 128));
+  }
+  if (vocabulary.bos) text.push_back(*vocabulary.bos);
+  text.push_back(vocabulary.eos);
+  std::vector<TokenId> chat = calibration_chat(tokenizer);
+  std::vector<std::vector<TokenId>> texts{std::move(text)};
+  if (!chat.empty()) texts.push_back(std::move(chat));
+  for (std::vector<TokenId>& ids : texts) ids.resize(std::min(ids.size(), config.context));
+  return texts;
 }
 
 OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor,
@@ -162,12 +200,19 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   check_options(options, config);
   OfferedModel model;
   model.vocabulary = read_vocabulary(file, options.ids_only, options.pre_tokenizer);
-  const std::vector<TokenId> calibration =
-      calibration_tokens(model.vocabulary, config);  // refused before the long work
+  std::vector<std::vector<TokenId>> calibration =
+      calibration_texts(model.vocabulary, config);  // refused before the long work
   set_id(model, file.sha256());
   model.weights = load_int_weights(file, executor, options.weight_bits, progress);
   model.weights.config.set_length(options.context);
   level_keys(model.weights, options.context);
+  // The greatest tokens, in the first text but not at its end: what is said behind them is of no interest.
+  constexpr std::size_t k_greatest_rows = 4;
+  const std::vector<TokenId> greatest = greatest_rows(model.weights.embed, k_greatest_rows, executor);
+  std::vector<TokenId>& text = calibration.front();
+  text.insert(text.end() - 1, greatest.begin(), greatest.end());
+  if (text.size() > config.context)
+    text.erase(text.begin() + 1, text.end() - static_cast<std::ptrdiff_t>(config.context) + 1);
   set_plan(model, calibrate(model.weights, calibration, executor), options, executor);
   return model;
 }

@@ -47,11 +47,12 @@ struct OfferOptions {
 // each token. pre_tokenizer: of Vocabulary::read. Errors: file, naming what is missing; unsupported; those of either kind of tokenizer.
 Vocabulary read_vocabulary(const ModelFile& file, bool ids_only = false, const std::string& pre_tokenizer = "");
 
-// The text that ships with the project, as a prompt begins: with bos where the file says so, with ChatGLM-6B's marks at the end.
-std::vector<TokenId> calibration_tokens(const Vocabulary& vocabulary, const Config& config);
+// The texts that ship with the project (plan/calibration_text.h): first the pieces, as a prompt begins, with the vocabulary's bos and eos behind them;
+// then a dialogue by the model's own template, where it has one.
+std::vector<std::vector<TokenId>> calibration_texts(const Vocabulary& vocabulary, const Config& config);
 
-// Reads the file (or makes synthetic weights, with the ranges of SmolLM2-135M), makes the integer weights, calibrates the ranges on the text that ships with the project, and draws a
-// fresh seed for U and a fresh salt.
+// Reads the file (or makes synthetic weights, with the ranges of SmolLM2-135M), makes the integer weights, calibrates the ranges on the texts that ship with the project and on
+// the greatest rows of the embedding table, and draws a fresh seed for U and a fresh salt.
 OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor,
                          const LoadProgress& progress = nullptr);
 
