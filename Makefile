@@ -18,7 +18,7 @@ help:
 	@echo "              make serve ARGS=\"--stock 512 --profile fast\""
 	@echo "make check    the tests of single units and protocols: under a minute, for before each commit"
 	@echo "make test     build everything and run all tests"
-	@echo "make test-large    the choices of four real models in every profile, Qwen2.5-Coder 1.5B (1.1 GB) among them"
+	@echo "make test-large    the choices of four real models in every profile, and their ranges, Qwen2.5-Coder 1.5B (1.1 GB) among them"
 	@echo "make test-clients  OpenAI's packages, LangChain, LiteLLM, llm, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
 	@echo "make model    $(MODEL)"
@@ -68,7 +68,9 @@ test: setup test-models
 test-large: setup test-models
 	@scripts/fetch_model.sh $(QWEN) $(LARGE_QWEN)
 	@scripts/build.sh release parties_choices_test
+	@scripts/build.sh release parties_ranges_test
 	@PERMLLM_LARGE=1 build/release/tests/parties_choices_test
+	@PERMLLM_LARGE=1 build/release/tests/parties_ranges_test
 
 test-clients: model
 	@scripts/setup.sh clients

@@ -261,6 +261,9 @@ export class Chat {
       if (offline) parts.push(`${megabytes(Object.values(offline).reduce((a, b) => a + b, 0))} MB offline`);
       if (trips !== undefined) parts.push(plural(trips, 'round trip'));
     }
+    const {out_of_range: outside, trusted_tokens: trusted} = usage?.permllm ?? {};
+    if (outside > 0) parts.push(trusted > 0 ? `not to be trusted behind its first ${plural(trusted, 'token')}: inner numbers left the model's range`
+      : "not to be trusted: inner numbers left the model's range");
     if (stopped) parts.push('stopped');
     if (finish === 'length') parts.push('ended at the limit of tokens');
     return parts.join('  \u00b7  ');

@@ -108,6 +108,10 @@ struct Answer {
 
   std::string text;
   std::vector<std::uint32_t> tokens;  // chosen by the model, the one that ends an answer included
+  // Inner numbers of the model, for the conversation so far, that left the range which it is served for: as a rule none. The first `trusted_tokens`
+  // of the answer came before them; what comes behind is not to be trusted.
+  std::uint64_t out_of_range = 0;
+  std::size_t trusted_tokens = 0;
   End end = End::model;
   Cost cost;
 };

@@ -246,6 +246,10 @@ class Chat {
     if (json()) return print_event(report());
     fmt::print("{}\n", shown.finish());
     within_line_ = false;
+    if (last_->out_of_range > 0) {
+      tell(fmt::format("({} inner numbers of the model left the range that it is served for: {})\n",
+                       last_->out_of_range, not_to_be_trusted(last_->trusted_tokens)));
+    }
     if (cancelled) tell("(stopped)\n");
     if (last_->end == Answer::End::length) {
       tell(last_->cost.tokens_left == 0 ? fmt::format("(ended: {})\n", facts_of(Reason::allowance_used_up).cause)
@@ -299,6 +303,8 @@ class Chat {
     return {{"event", "done"},
             {"text", last_->text},
             {"output_ids", last_->tokens},
+            {"out_of_range", last_->out_of_range},
+            {"trusted_tokens", last_->trusted_tokens},
             {"end", ends[static_cast<int>(last_->end)]},
             {"profile", client_.model().profile},
             {"prompt_tokens", cost.prompt_tokens},

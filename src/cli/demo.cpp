@@ -36,6 +36,8 @@ void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profi
                              bfv ? ", tokens retrieved by BFV" : ""));
   row("offline material made ahead", fmt::format("{:.2f} s", seconds.at("offline").get<double>()));
   row("time to first token", fmt::format("{:.2f} s", seconds.at("prefill").get<double>()));
+  if (const std::uint64_t values = report.at("out_of_range"); values > 0)
+    row("numbers out of range", fmt::format("{}: {}", values, not_to_be_trusted(report.at("trusted_tokens"))));
   if (answer > 1) {
     row("a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
     row("online MB a token: to user, to provider",

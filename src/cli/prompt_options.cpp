@@ -111,6 +111,12 @@ std::vector<TokenId> prompt_tokens(const PromptOptions& o, const Tokenizer& toke
   return ids;
 }
 
+std::string not_to_be_trusted(std::size_t trusted_tokens) {
+  return trusted_tokens == 0
+             ? "the answer is not to be trusted"
+             : fmt::format("what comes behind the answer's first {} tokens is not to be trusted", trusted_tokens);
+}
+
 void TokenPrinter::token(TokenId id) {
   // The end-of-turn token is no text.
   const bool first = ids_.empty() && !goes_on_;

@@ -40,6 +40,9 @@ ChatFormat chat_format(const PromptOptions& options, const Vocabulary& vocabular
 // tokens that prompt and answer may have together. Errors: usage; none quotes the prompt.
 std::vector<TokenId> prompt_tokens(const PromptOptions& options, const Tokenizer& tokenizer, std::size_t context);
 
+// Of an answer with numbers out of range (Answer::out_of_range), for a person.
+std::string not_to_be_trusted(std::size_t trusted_tokens);
+
 // Prints tokens as they come: complete UTF-8 text for a person, or one JSON object a token.
 class TokenPrinter {
  public:

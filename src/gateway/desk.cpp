@@ -135,7 +135,12 @@ void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
     if (made.end == Answer::End::cancelled) {
       job->fail({503, "server_error", "the answer was cancelled", "", "cancelled"});
     } else {
-      job->finish(made, openai::usage_of({backend_.model().profile, made.cost, backend_.ready_tokens()}));
+      if (made.out_of_range > 0) {
+        log_.write(Log::Level::warn, "answer_out_of_range",
+                   "inner numbers of the model left the range that it is served for", {{"values", made.out_of_range}});
+      }
+      job->finish(made, openai::usage_of({backend_.model().profile, made.cost, backend_.ready_tokens(),
+                                          made.out_of_range, made.trusted_tokens}));
     }
   } catch (const Error& error) {
     if (reason_for_user(error) == Reason::provider_unreachable) keeper_.lost();

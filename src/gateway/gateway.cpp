@@ -284,7 +284,7 @@ void Gateway::State::answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ti
           write(sink, openai::event(body_of(*failure)));
         } else {
           const AnswerJob::Result result = made.result();
-          std::string end = openai::event(shape.last_chunk(result.finish, usage));
+          std::string end = openai::event(shape.last_chunk(result.finish, usage, result.usage));
           if (usage) end += openai::event(shape.usage_chunk(result.usage));
           write(sink, end + "data: [DONE]\n\n");
         }

@@ -94,6 +94,8 @@ Json usage_of(const Costs& costs) {
               {"first_token", c.first_token_seconds},
               {"per_token", c.token_seconds},
               {"total", c.seconds}}},
+            {"out_of_range", costs.out_of_range},
+            {"trusted_tokens", costs.trusted_tokens},
             {"stock_tokens", costs.stock_tokens},
             {"tokens_left", tokens_left(c.tokens_left)}}}};
 }
@@ -128,8 +130,12 @@ Json Shape::first_chunk(bool include_usage) const {
 Json Shape::text_chunk(const std::string& text, bool include_usage) const {
   return chunk(chat_ ? Json{{"content", text}} : Json(text), nullptr, include_usage);
 }
-Json Shape::last_chunk(const char* finish, bool include_usage) const {
-  return chunk(chat_ ? Json::object() : Json(""), finish, include_usage);
+Json Shape::last_chunk(const char* finish, bool include_usage, const Json& usage) const {
+  Json all = chunk(chat_ ? Json::object() : Json(""), finish, include_usage);
+  const Json own = usage.value("permllm", Json::object());
+  if (own.value("out_of_range", std::uint64_t{0}) > 0)
+    all["permllm"] = {{"out_of_range", own["out_of_range"]}, {"trusted_tokens", own["trusted_tokens"]}};
+  return all;
 }
 Json Shape::usage_chunk(const Json& usage) const {
   Json all = head(chat_ ? "chat.completion.chunk" : "text_completion");

@@ -58,6 +58,8 @@ struct Costs {
   std::string profile;
   Answer::Cost cost;
   std::size_t stock_tokens = 0;
+  std::uint64_t out_of_range = 0;  // of the Answer, as the next
+  std::size_t trusted_tokens = 0;
 };
 // null where there is no limit.
 Json tokens_left(std::uint64_t tokens);
@@ -72,7 +74,8 @@ class Shape {
   Json chunk(const Json& delta_or_text, const char* finish, bool include_usage) const;
   Json first_chunk(bool include_usage) const;  // of a chat: the role
   Json text_chunk(const std::string& text, bool include_usage) const;
-  Json last_chunk(const char* finish, bool include_usage) const;
+  // usage: of the whole answer; of it, in every stream, that numbers were out of range.
+  Json last_chunk(const char* finish, bool include_usage, const Json& usage) const;
   Json usage_chunk(const Json& usage) const;
   Json whole(const std::string& text, const char* finish, const Json& usage) const;
   bool chat() const { return chat_; }

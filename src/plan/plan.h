@@ -71,6 +71,8 @@ struct Ranges {
   std::vector<LayerRanges> layers;
 };
 inline constexpr double k_range_margin = 8;
+// The user tells where a value that it opens is beyond so many times its range: before anything wraps.
+inline constexpr double k_told_margin = 4;
 inline constexpr double k_most_range = 1e15;
 // The least statistical slack, in bits, under which v may be lifted (Plan::lift_slack_bits).
 inline constexpr double k_least_lift_slack = 30;

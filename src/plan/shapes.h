@@ -13,6 +13,13 @@ namespace permllm {
 
 inline std::uint16_t layer_id(std::size_t l) { return static_cast<std::uint16_t>(l); }
 
+// The largest integer of `frac` fraction bits that counts as within a range (docs/protocol.md 2.9). What rounding adds is no more than a unit.
+inline std::int64_t most_of(double range, int frac, double margin = k_told_margin) {
+  return std::llrint(std::min(std::ldexp(margin * range, frac), std::ldexp(1.0, 60))) + 1;
+}
+// Of what the user encodes, which is clamped where it would wrap: just below that.
+inline std::int64_t most_encoded(double range, int frac) { return most_of(range, frac, 0.99 * k_range_margin); }
+
 // --- By layer ---------------------------------------------------------------------------------------------------------
 
 inline LinearShape qkv_shape(const Plan& p, std::size_t l) {
@@ -43,6 +50,11 @@ inline LinearShape mlp_gain_shape(const Plan& p, std::size_t l) {
       Site::mlp_gain, layer_id(l), p.config.width, p.config.width, {p.part(p.mlp_gain_frac(l)), p.mlp_gain_frac(l)}};
 }
 
+// Rows of the residual that go into a matrix as they are, scaled. Of rows that are normed no entry is beyond what check() looks at.
+inline bool is_plain(const Plan& p, Site norm) { return !p.config.pre_norm && norm != Site::final_norm; }
+inline std::int64_t normed_most(const Plan& p, Site norm) {
+  return is_plain(p, norm) ? most_encoded(k_plain_scale * p.ranges.residual, frac::norm) : k_any_magnitude;
+}
 // A norm of the residual, whose output goes into a matrix of ring `out`.
 inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
   NormShape s;
@@ -52,10 +64,11 @@ inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
            .in = p.residual,
            .reveal = p.norm_reveal(),
            .shown = Shown::residual_row,
-           .answers = {{site, {out, frac::norm}}}};
+           .most = most_of(p.ranges.residual, frac::norm_row),
+           .answers = {{site, {out, frac::norm}, normed_most(p, site)}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
-  s.plain = p.config.pre_norm || site == Site::final_norm ? 0 : k_plain_scale;
+  s.plain = is_plain(p, site) ? k_plain_scale : 0;
   return s;
 }
 // What goes into the matrix and, where the norm's output is the residual, into its gain.
@@ -70,7 +83,7 @@ inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) {
 }
 // Behind a matrix. No mean is taken away: the signs of its entries are hidden.
 inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::size_t rows, std::size_t columns, Ring in,
-                                const Reveal& reveal, Shown shown, Format out) {
+                                const Reveal& reveal, Shown shown, std::int64_t most, Format out) {
   NormShape s;
   s.map = {.site = site,
            .layer = layer_id(l),
@@ -80,6 +93,7 @@ inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::si
            .reveal = reveal,
            .sign = true,
            .shown = shown,
+           .most = most,
            .answers = {{site, out}}};
   s.eps = p.config.norm_eps;
   return s;
@@ -88,15 +102,19 @@ inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::si
 inline NormShape head_norm_shape(const Plan& p, std::size_t l) {
   const Config& c = p.config;
   return rms_norm_shape(p, Site::head_norm, l, c.qk_rows() / c.qk_norm_size(), c.qk_norm_size(), p.qkv(l),
-                        p.head_norm_reveal(l), Shown::head_row, {p.qkv(l), frac::head});
+                        p.head_norm_reveal(l), Shown::head_row,
+                        most_of(p.ranges.layers[l].qk, p.qkv_frac(l) - p.head_norm_reveal(l).drop),
+                        {p.qkv(l), frac::head});
 }
 // Of what attention and MLP put out.
 inline NormShape post_attention_shape(const Plan& p, std::size_t l) {
   return rms_norm_shape(p, Site::post_attention, l, 1, p.config.width, p.o(l), p.o_reveal(l), Shown::output_row,
+                        most_of(p.ranges.layers[l].o, p.o_frac(l) - p.o_reveal(l).drop),
                         {attention_gain_shape(p, l).out.ring, frac::post});
 }
 inline NormShape post_mlp_shape(const Plan& p, std::size_t l) {
   return rms_norm_shape(p, Site::post_mlp, l, 1, p.config.width, p.down(l), p.down_reveal(l), Shown::output_row,
+                        most_of(p.ranges.layers[l].down, p.down_frac(l) - p.down_reveal(l).drop),
                         {mlp_gain_shape(p, l).out.ring, frac::post});
 }
 // Fused: the row is shown, nothing is answered.
@@ -140,10 +158,18 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
                .answers = {{Site::scores, {p.mixed(l), p.probability_frac()}}}};
   s.unit = c.score_scale * power_of_two(-p.score_frac(l));
   s.cap = c.score_cap;
+  s.most = most_of(p.ranges.layers[l].score, p.score_frac(l));
   s.weight_frac = p.probability_frac();
   return s;
 }
 
+inline std::int64_t gate_up_most(const Plan& p, std::size_t l) {
+  const LayerRanges& r = p.ranges.layers[l];
+  return most_of(p.raw_up() ? r.gate_up_raw : r.gate_up, p.up_frac(l) - p.gate_up_reveal(l).drop);
+}
+inline std::int64_t activation_most(const Plan& p, std::size_t l) {
+  return most_encoded(p.ranges.layers[l].activation, p.layers[l].activation);
+}
 inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
   MlpShape s;
   s.map = {.site = Site::mlp,
@@ -154,7 +180,8 @@ inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
            .reveal = p.gate_up_reveal(l),
            .sign = p.config.gated,
            .shown = p.fused ? Shown::raw_gate_up : Shown::gate_up,
-           .answers = {{Site::mlp, {p.down(l), p.layers[l].activation}}}};
+           .most = gate_up_most(p, l),
+           .answers = {{Site::mlp, {p.down(l), p.layers[l].activation}, activation_most(p, l)}}};
   s.gelu = p.config.activation == Activation::gelu;
   return s;
 }
@@ -162,21 +189,48 @@ inline MlpShape mlp_shape(const Plan& p, std::size_t l) {
 // --- Public weights ---------------------------------------------------------------------------------------------------
 
 inline HandShape hand_row_shape(const Plan& p) {
-  return {Site::hand_row, 0, p.config.width, {p.residual, p.residual_frac}};
+  return {Site::hand_row,
+          0,
+          p.config.width,
+          {p.residual, p.residual_frac},
+          most_encoded(p.ranges.residual, p.residual_frac)};
 }
 inline HandShape hand_attention_shape(const Plan& p, std::size_t l) {
-  return {Site::hand_attention, layer_id(l), p.config.q_rows(), {p.o(l), p.layers[l].attention}};
+  return {Site::hand_attention,
+          layer_id(l),
+          p.config.q_rows(),
+          {p.o(l), p.layers[l].attention},
+          most_encoded(p.ranges.layers[l].v, p.layers[l].attention)};
 }
 inline HandShape hand_activation_shape(const Plan& p, std::size_t l) {
-  return {Site::hand_activation, layer_id(l), p.config.ff, {p.down(l), p.layers[l].activation}};
+  return {Site::hand_activation, layer_id(l), p.config.ff, {p.down(l), p.layers[l].activation}, activation_most(p, l)};
 }
 // A whole residual row, once attention or MLP is through (Config::normed_residual).
 inline HandShape hand_residual_shape(const Plan& p, Site norm, std::size_t l) {
-  return {norm, layer_id(l), p.config.width, {p.residual, p.residual_frac}};
+  return {norm,
+          layer_id(l),
+          p.config.width,
+          {p.residual, p.residual_frac},
+          most_encoded(p.ranges.residual, p.residual_frac)};
 }
 // A normed row, for the matrix of `linear` (Config::post_norm).
-inline HandShape hand_normed_shape(Site norm, const LinearShape& linear) {
-  return {norm, linear.layer, linear.cols, {linear.out.ring, frac::norm}};
+inline HandShape hand_normed_shape(const Plan& p, Site norm, const LinearShape& linear) {
+  return {norm, linear.layer, linear.cols, {linear.out.ring, frac::norm}, normed_most(p, norm)};
+}
+// Of what a matrix puts out in profile open.
+inline double product_range(const Plan& p, const LinearShape& linear) {
+  if (linear.site == Site::head) return p.raw_head() ? p.ranges.logit_raw : p.ranges.logit;
+  const LayerRanges& r = p.ranges.layers[linear.layer];
+  switch (linear.site) {
+    case Site::qkv:
+      return p.raw_qkv() ? r.qkv_raw : std::max(r.qk, r.v);
+    case Site::up:
+      return p.raw_up() ? r.gate_up_raw : r.gate_up;
+    case Site::o:
+      return r.o;
+    default:
+      return r.down;
+  }
 }
 // What a matrix puts out, shown as it is.
 inline Shown product_shown(Site matrix) {
@@ -206,10 +260,12 @@ inline ShowShape show_shape(const Plan& p, Site norm, const LinearShape& linear,
           p.norm_reveal(),
           reveal,
           Shown::residual_row,
-          product_shown(linear.site)};
+          product_shown(linear.site),
+          most_of(p.ranges.residual, frac::norm_row),
+          most_of(product_range(p, linear), linear.out.frac - reveal.drop)};
 }
 // What the matrix of `linear` puts out alone.
-inline ShowShape show_output_shape(const LinearShape& linear, const Reveal& reveal) {
+inline ShowShape show_output_shape(const Plan& p, const LinearShape& linear, const Reveal& reveal) {
   return {linear.site,
           linear.site,
           linear.layer,
@@ -220,7 +276,9 @@ inline ShowShape show_output_shape(const LinearShape& linear, const Reveal& reve
           {0, linear.out.ring.bits},
           reveal,
           Shown::undeclared,
-          product_shown(linear.site)};
+          product_shown(linear.site),
+          k_any_magnitude,
+          most_of(product_range(p, linear), linear.out.frac - reveal.drop)};
 }
 
 // Room for so many slots in the caches of a party: growing them would stall a token. Pages are taken when they are written.
@@ -243,13 +301,15 @@ inline RemaskShape embed_remask_shape(const Plan& p) {
 }
 inline EmbedShape embed_shape(const Plan& p) {
   EmbedShape s;
-  s.map = {.site = Site::embed_residual,
-           .columns = p.config.width,
-           .in = p.embed,
-           .reveal = {0, p.embed.bits},
-           .shown = Shown::embedding_row,
-           .answers = {{Site::embed_residual, {p.residual, p.residual_frac}},
-                       {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out}}};
+  s.map = {
+      .site = Site::embed_residual,
+      .columns = p.config.width,
+      .in = p.embed,
+      .reveal = {0, p.embed.bits},
+      .shown = Shown::embedding_row,
+      .answers = {
+          {Site::embed_residual, {p.residual, p.residual_frac}, most_encoded(p.ranges.residual, p.residual_frac)},
+          {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out, normed_most(p, Site::attention_norm)}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
   s.plain = p.config.pre_norm ? 0 : k_plain_scale;
@@ -274,6 +334,7 @@ inline SampleShape sample_shape(const Plan& p) {
            .reveal = p.logit_reveal(),
            .level = p.config.logit_cap == 0,
            .shown = Shown::logit,
+           .most = most_of(p.ranges.logit, p.shown_logit_frac()),
            .answers = {{Site::logits, {p.embed, 0}}}};
   s.cap = std::ldexp(p.config.logit_cap, p.shown_logit_frac());
   return s;

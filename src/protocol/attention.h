@@ -29,7 +29,8 @@ struct AttentionShape {
   MapShape softmax;  // paper: a row a head, columns = keys; level on; the answer in the ring of the mix
   double unit = 0;   // of the scores as shown, once scaled for the softmax
   double cap = 0;  // scores: cap tanh(score / cap), once scaled; 0: none. A cap is not shift-invariant: without a level
-  int weight_frac = 0;  // of the probabilities
+  std::int64_t most = k_any_magnitude;  // of the scores as shown, within their range
+  int weight_frac = 0;                  // of the probabilities
   constexpr const HeadShape& head() const { return values.head; }
 };
 
@@ -54,6 +55,32 @@ void softmax_row(const AttentionShape& s, std::span<const std::int64_t> scores, 
     for (std::size_t j = 0; j < row.size(); ++j) narrow[j] = encode(row[j], {ring, s.weight_frac});
   }
   std::copy(narrow.begin(), narrow.end(), words.begin());
+}
+
+// Scores of a row beyond their range. Where it has keys that are not seen, `unseen` of them, anywhere, those are no scores: they lie lower than any
+// two are apart, and a few less are told of where they do not.
+inline std::size_t scores_beyond(const AttentionShape& s, std::span<const std::int64_t> scores, std::size_t unseen) {
+  if (s.most == k_any_magnitude) return 0;
+  std::size_t count = 0;
+  if (s.cap != 0) {
+    count = count_beyond(scores, s.most);
+  } else {
+    const Ring ring = s.head().shown.sent();
+    const auto difference = [&](std::int64_t x) {
+      return centre(static_cast<Word>(x) - static_cast<Word>(scores[0]), ring);
+    };
+    std::int64_t greatest = 0;
+    for (const std::int64_t x : scores) greatest = std::max(greatest, difference(x));
+    for (const std::int64_t x : scores) count += greatest - difference(x) > 2 * s.most ? 1 : 0;
+  }
+  return count - std::min(count, unseen);
+}
+// Keys that the query of a slot meets and does not see.
+inline std::size_t unseen_keys(const User& user, const HeadShape& s, std::uint32_t slot) {
+  if (s.sees_all(user.timeline, slot)) return 0;
+  std::size_t count = 0;
+  for (std::size_t j = 0; j < s.keys_at(slot); ++j) count += s.sees(user.timeline, slot, j) ? 0 : 1;
+  return count;
 }
 
 // --- Paper ------------------------------------------------------------------------------------------------------------
@@ -90,9 +117,11 @@ Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t) {
     masked_scores(user, s.head(), eq, begin);
-    const auto rp = std::move(permuted_map<W>(user, s.softmax, [&](std::size_t, std::size_t, auto row, auto& answers) {
-      softmax_row(s, row, answers[0]);
-    })[0]);
+    const auto rp =
+        std::move(permuted_map<W>(user, s.softmax, [&](std::size_t i, std::size_t, auto row, auto& answers) {
+          user.count(scores_beyond(s, row, unseen_keys(user, s.head(), user.batch.index(i))));
+          softmax_row(s, row, answers[0]);
+        })[0]);
     append(r, values(user, s.values, rp));
   });
   return r;
@@ -182,13 +211,15 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
          [&](std::uint32_t slot) { return values_at(Use::value_answer, s.values, slot); });
     for_each_token(user, count, [&](std::size_t i) {
       const std::uint32_t slot = user.batch.index(i);
-      const std::size_t n = s.head().keys_at(slot), at = s.head().pairs_before(user.batch, i);
+      const std::size_t n = s.head().keys_at(slot), at = s.head().pairs_before(user.batch, i),
+                        unseen = unseen_keys(user, s.head(), slot);
       const auto t =
           user.with_helper.words<W>(values_at(Use::value_answer, s.values, slot), s.head().heads * n, s.values.mixed);
       for (std::size_t h = 0; h < s.head().heads; ++h) {
         const auto row = std::span(shown).subspan(at + h * n, n);
         if (user.observe)
           user.observe({Site::scores, s.head().layer, slot, h, row, Shown::score, {.level = s.head().level}});
+        user.count(scores_beyond(s, row, unseen));
         softmax_row(s, row, std::span(p).subspan(at + h * n, n));
       }
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];

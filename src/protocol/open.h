@@ -9,6 +9,7 @@
 //   bound:      both fit what is kept of them, from the plan's calibrated ranges.
 #pragma once
 
+#include "protocol/range.h"
 #include "protocol/roles.h"
 
 namespace permllm {
@@ -20,6 +21,7 @@ struct HandShape {
   std::uint16_t layer = 0;
   std::size_t size = 0;
   Format format;
+  std::int64_t most = k_any_magnitude;  // of v's words, within its range
 };
 
 constexpr Cost cost(const HandShape& s, Batch batch) {
@@ -56,6 +58,7 @@ inline Masked hand(Provider& provider, const HandShape& s, const Words&) {
 
 inline Mask hand(User& user, const HandShape& s, const Words& v) {
   PERMLLM_ASSERT(v.size() == user.batch.count * s.size);
+  user.count(count_beyond(v, s.format.ring, s.most));
   burn(user.with_helper, user.batch, [&](std::uint32_t index) { return hand_at(s, index); });
   Mask r = hand_masks(user.with_helper, s, user.batch);
   Words d = v;
@@ -78,6 +81,7 @@ struct ShowShape {
   std::size_t x_size = 0, y_size = 0;
   Reveal x_reveal, y_reveal;
   Shown x_shown = Shown::undeclared, y_shown = Shown::undeclared;
+  std::int64_t x_most = k_any_magnitude, y_most = k_any_magnitude;  // of what is shown, within its range
 };
 
 constexpr Cost cost(const ShowShape& s, Batch batch) {
@@ -123,7 +127,8 @@ inline ShownPair show(Provider& provider, const ShowShape& s, const Masked& x, c
 inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask& y) {
   const auto m = user.provider.receive(
       ShownRows{expect(s.x_reveal.sent(), x.words.size()), expect(s.y_reveal.sent(), y.words.size())});
-  const auto opened = [&](Site site, Shown what, const Words& shown, const Mask& mask, const Reveal& reveal) {
+  const auto opened = [&](Site site, Shown what, const Words& shown, const Mask& mask, const Reveal& reveal,
+                          std::int64_t most) {
     ClearRows rows{mask.size, std::vector<double>(shown.size())};
     std::vector<std::int64_t> integers(shown.size());
     const double unit = power_of_two(reveal.drop - mask.format.frac);
@@ -131,14 +136,15 @@ inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask&
       integers[j] = centre(shown[j] + cut(mask.words[j], reveal.drop), reveal.sent());
       rows.values[j] = static_cast<double>(integers[j]) * unit;
     }
+    user.count(count_beyond(integers, most));
     for (std::size_t i = 0; user.observe && mask.size != 0 && i < user.batch.count; ++i) {
       user.observe(
           {site, s.layer, user.batch.index(i), 0, std::span(integers).subspan(i * mask.size, mask.size), what, {}});
     }
     return rows;
   };
-  ClearRows rows = opened(s.x_site, s.x_shown, m.x.words, x, s.x_reveal);
-  return {std::move(rows), opened(s.y_site, s.y_shown, m.y.words, y, s.y_reveal)};
+  ClearRows rows = opened(s.x_site, s.x_shown, m.x.words, x, s.x_reveal, s.x_most);
+  return {std::move(rows), opened(s.y_site, s.y_shown, m.y.words, y, s.y_reveal, s.y_most)};
 }
 
 inline ShownPair show(Counter& counter, const ShowShape& s, const Counted&, const Counted&) {

@@ -19,6 +19,7 @@
 
 #include <algorithm>
 
+#include "protocol/range.h"
 #include "protocol/roles.h"
 #include "ring/elementwise.h"
 
@@ -33,10 +34,12 @@ struct MapShape {
   Ring in;
   Reveal reveal;
   bool sign = false, level = false;
-  Shown shown = Shown::undeclared;  // what the rows are that the user sees
+  Shown shown = Shown::undeclared;      // what the rows are that the user sees
+  std::int64_t most = k_any_magnitude;  // of what is shown, within its range
   struct Answer {
     Site site;
     Format out;
+    std::int64_t most = k_any_magnitude;  // likewise, of its words
   };
   std::vector<Answer> answers;
 
@@ -161,7 +164,8 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Mas
     helper.packs[i].words(s0, s.in);
 
     for (std::size_t k = 0; k < s.answers.size(); ++k) {
-      const auto& [site, out] = s.answers[k];
+      const Site site = s.answers[k].site;
+      const Format& out = s.answers[k].out;
       const auto t = helper.with_user.words<W>(map_at(Use::map_answer, s, site, index), s.answered_at(index), out.ring);
       auto r = helper.with_user.words<W>(map_at(Use::map_mask, s, site, index), s.answered_at(index), out.ring);
       std::copy(r.begin(), r.end(),
@@ -268,10 +272,14 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
       if (user.observe) user.observe({s.site, s.layer, index, row, shown, s.shown, s.disguise()});
       for (std::size_t k = 0; k < b.size(); ++k)
         answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, n);
+      user.count(s.level ? count_beyond_at_a_level(shown, s.most, s.reveal.sent()) : count_beyond(shown, s.most));
       f(i, row, std::span<const std::int64_t>(shown), answers);
+      for (std::size_t k = 0; k < b.size(); ++k)
+        user.count(count_beyond(std::span<const W>(answers[k]), s.answers[k].out.ring, s.answers[k].most));
     }
     for (std::size_t k = 0; k < b.size(); ++k) {
-      const auto& [site, out] = s.answers[k];
+      const Site site = s.answers[k].site;
+      const Format& out = s.answers[k].out;
       const auto t = user.with_helper.words<W>(map_at(Use::map_answer, s, site, index), s.answered_at(index), out.ring);
       W* answer = &b[k][s.answered_before(batch, i)];
       for (std::size_t j = 0; j < t.size(); ++j) answer[j] -= t[j];

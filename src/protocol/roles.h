@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <span>
@@ -212,6 +213,11 @@ struct User {
   Batch batch = {};
   std::function<void(const Seen&)> observe = nullptr;
   std::size_t offset = 0;  // as the provider's
+  std::atomic<std::uint64_t>* beyond =
+      nullptr;  // counts values beyond their range (protocol/range.h); null: nobody asks
+  void count(std::size_t values) {
+    if (beyond != nullptr) beyond->fetch_add(values, std::memory_order_relaxed);
+  }
 };
 
 // body(i) of the first `count` tokens: by several threads, but one after the other where an observer is told what it saw.

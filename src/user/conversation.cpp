@@ -178,6 +178,7 @@ class Conversation::State::Answering {
       begin_again(request);
       state_.session->run(request);
     }
+    note_range();
     emit(stops_.push(characters_.finish()));
     emit(stops_.finish());
     answer_.cost.fed_tokens = state_.session->prompted();
@@ -221,6 +222,7 @@ class Conversation::State::Answering {
     last_ = Clock::now();
     if (++answer_.cost.answer_tokens == 1) first_ = last_;
     answer_.tokens.push_back(id);
+    note_range();
     client_.use_token();
     client_.set_ready(state_.session->chain(), tokens_of(state_.session->plan(), state_.session->ready()));
     state_.tell({AnswerProgress::Stage::answer, 0, 0, 0, id});
@@ -232,6 +234,10 @@ class Conversation::State::Answering {
     emit(stops_.push(characters_.push(begins ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
     if (stops_.stopped()) answer_.end = Answer::End::stop;
     return !stops_.stopped() && client_.tokens_left > 0;
+  }
+  void note_range() {
+    answer_.out_of_range = state_.session->out_of_range();
+    answer_.trusted_tokens = state_.session->trusted_tokens();
   }
   void emit(const std::string& text) {
     answer_.text += text;

@@ -110,7 +110,7 @@ void MeasuredConversation::run(const Request& request) {
   prompted_ = fresh.size();
   offline_before_ = client_.filler().seconds();
   output_.clear();
-  passes_ = kept_ = 0;
+  trusted_ = passes_ = kept_ = 0;
   make_material(request, fresh.size());
   if (request.on_ready) request.on_ready();
 
@@ -122,6 +122,7 @@ void MeasuredConversation::run(const Request& request) {
     if (output_.empty()) first_ = last_;
     output_.push_back(id);
     history.push_back(id);
+    if (session.beyond() == 0) trusted_ = output_.size();
     more = request.on_token(id);
     return more && output_.size() < request.max_tokens;
   };
@@ -147,6 +148,7 @@ void MeasuredConversation::run(const Request& request) {
     }
   }
   if (more && output_.size() < request.max_tokens) on_token(session.retrieve_last());
+  out_of_range_ = session.beyond();
   fed_ = std::move(history);
   fed_.resize(std::min(fed_.size(), session.length()));
 }
@@ -241,6 +243,8 @@ nlohmann::json MeasuredConversation::parties_json(const UserClient::Reports& rep
 nlohmann::json MeasuredConversation::report() const {
   return {{"event", "done"},
           {"output_ids", output_},
+          {"out_of_range", out_of_range_},
+          {"trusted_tokens", trusted_},
           {"prompt_tokens", request_.ids.size()},
           {"prompt_tokens_fed", prompted_},
           {"layers", plan().config.layers},

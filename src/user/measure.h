@@ -59,6 +59,10 @@ class MeasuredConversation {
   // Tokens of a prompt that were fed before.
   std::size_t in_common(std::span<const TokenId> ids) const;
 
+  // Values beyond their range (docs/protocol.md 2.9) in what the session holds, and the tokens of the last answer before the first of them.
+  std::uint64_t out_of_range() { return client_.session().beyond(); }
+  std::size_t trusted_tokens() const { return trusted_; }
+
   // Ends the session. The report of `--json`, one object.
   nlohmann::json end();
   // The same of the last answer, without what the parties tell at the end.
@@ -93,6 +97,8 @@ class MeasuredConversation {
   std::size_t prompted_ = 0, before_ = 0;  // prompt tokens that were fed for the last answer; slots used before it
   double offline_before_ = 0;
   std::vector<TokenId> output_;
+  std::size_t trusted_ = 0;         // of its tokens
+  std::uint64_t out_of_range_ = 0;  // at its end
   Moment begin_, first_, last_;
   // Passes after the prompt's that were completed, the tokens that they kept, and what their links carried.
   std::size_t passes_ = 0, kept_ = 0;

@@ -27,6 +27,7 @@ UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Exec
       bfv_(bfv),
       burn_(std::move(burn)) {
   PERMLLM_ASSERT(plan.bfv() == (bfv != nullptr));
+  user_.beyond = &beyond_;
   if (plan.open()) {
     PERMLLM_ASSERT(part != nullptr);
     clear_.emplace(plan, *part, executor);
@@ -45,6 +46,7 @@ void UserSession::begin(PassBegin begin) {
   next.begin(begin);
   if (burn_) burn_(next.marks(plan_));
   progress_ = next;
+  passes_.push_back({length(), beyond_});
   user_.provider.send(begin);
   append(timeline_, begin, plan_);
 }
@@ -173,6 +175,15 @@ void UserSession::give_up() {
          static_cast<std::uint16_t>(Tag::pass_cancelled)) {
   }
   for (std::size_t i = 0; i < progress_.slot.count; ++i) skip(progress_.slot.index(i));
+  forget_beyond(length());
+}
+
+// Those of passes whose tokens are not among the first n.
+void UserSession::forget_beyond(std::size_t n) {
+  while (!passes_.empty() && passes_.back().length >= n) {
+    beyond_ = passes_.back().beyond;
+    passes_.pop_back();
+  }
 }
 
 void UserSession::skip(std::uint32_t slot) {
@@ -183,6 +194,7 @@ void UserSession::skip(std::uint32_t slot) {
 
 void UserSession::rewind(std::size_t n) {
   PERMLLM_ASSERT(n <= length() && !plan_.config.prefix);
+  forget_beyond(n);
   if (clear_) {
     clear_->keep(n);
     return;

@@ -1,6 +1,7 @@
 // The user's side of one conversation: prompt in, tokens out.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <optional>
 #include <span>
@@ -42,6 +43,9 @@ class UserSession {
   // a conversation (Config::prefix). The provider learns n, but not in profile open.
   void rewind(std::size_t n);
 
+  // Values beyond their range (docs/protocol.md 2.9) in the passes of the tokens that are kept.
+  std::uint64_t beyond() const { return beyond_; }
+
   // Slots used so far, and how much of the chain.
   std::size_t slots() const { return timeline_.slots(); }
   Marks marks() const { return progress_.marks(plan_); }
@@ -58,6 +62,7 @@ class UserSession {
       std::span<const TokenId> tokens, std::size_t heads, const Behind& behind = [](std::size_t) {});
   void give_up();
   void skip(std::uint32_t slot);
+  void forget_beyond(std::size_t n);
 
   const Plan& plan_;
   Weights<NoMatrix> none_;
@@ -68,6 +73,13 @@ class UserSession {
   Sampled<Mask> sampled_;
   BfvUser* bfv_;
   Burn burn_;
+  std::atomic<std::uint64_t> beyond_ = 0;
+  // Of the passes so far: the tokens that were kept before it, and the values beyond their range in the passes before it.
+  struct Before {
+    std::size_t length;
+    std::uint64_t beyond;
+  };
+  std::vector<Before> passes_;
   std::optional<ClearSide> clear_;  // profile open
   TokenId sampled_id_ = 0;          // profile open
 };

@@ -105,5 +105,37 @@ TEST(Chat, takes_lines_as_windows_writes_them_and_keeps_the_blank_that_a_raw_ans
   }
 }
 
+// In the dialogue that holds the number, and no longer; to the person alone.
+TEST(Chat, tells_of_numbers_that_leave_the_range_which_a_model_is_served_for) {
+  const Scratch scratch;
+  make_keys(scratch.path());
+  const std::string model = (scratch / "growing.gguf").string();
+  const auto bytes = tiny_llama({.context = 192, .growth = 1000}).finish();
+  write_text(model, {bytes.begin(), bytes.end()});
+  Process helping({"helper", "--identity", (scratch / "helper").string(), "--events"}, PERMLLM_BINARY);
+  const std::string helper_address = address_of(helping);
+  Process providing({"provider", "--identity", (scratch / "provider").string(), "--helper", helper_address, "--model",
+                     model, "--context", "192", "--events"},
+                    PERMLLM_BINARY);
+  const std::string invite = make_invite(scratch.path(), "bob", address_of(providing), helper_address, 60);
+  const std::vector<std::string> chat{"chat", "--invite", invite, "--max-tokens", "2"};
+  auto json = chat;
+  json.push_back("--json");
+  std::vector<nlohmann::json> done;
+  for (const auto& event : events(permllm(json, "printf 'a\n~\nb\n/reset\na\n' | ").out)) {
+    if (event.at("event") == "done") done.push_back(event);
+  }
+  ASSERT_EQ(done.size(), 4u);
+  const auto values = [&](std::size_t turn) { return done[turn].at("out_of_range").get<std::uint64_t>(); };
+  EXPECT_EQ(values(0), 0u);
+  EXPECT_EQ(done[0].at("trusted_tokens"), done[0].at("output_ids").size());
+  EXPECT_GT(values(1), 0u);
+  EXPECT_EQ(done[1].at("trusted_tokens"), 0u);
+  EXPECT_GE(values(2), values(1));  // it rests on what came before
+  EXPECT_EQ(values(3), 0u);
+  EXPECT_NE(permllm(chat, "echo '~' | ").error.find("that it is served for: the answer is not to be trusted"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace permllm::test

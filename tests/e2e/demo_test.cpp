@@ -326,6 +326,29 @@ TEST(Mistakes, are_told_in_one_sentence) {
                  "--context: 100000, the model takes 1 to 8192");
 }
 
+// A token whose residual grows where no calibration sees it.
+TEST(Demo, tells_of_numbers_that_leave_the_range_which_a_model_is_served_for) {
+  const Scratch folder;
+  const std::string path = (folder / "growing.gguf").string();
+  const auto bytes = tiny_llama({.growth = 1000}).finish();
+  write_text(path, {bytes.begin(), bytes.end()});
+  for (const char* profile : {"paper", "open"}) {
+    const auto ask = [&](const char* prompt, std::vector<std::string> more) {
+      std::vector<std::string> all{"demo",      path, "--chat-format", "none", "--prompt",  prompt,
+                                   "--context", "48", "--max-tokens",  "3",    "--profile", profile};
+      all.insert(all.end(), more.begin(), more.end());
+      return permllm(all).out;
+    };
+    const auto right = events(ask("a b", {"--json"})).back(), wrong = events(ask("a~b", {"--json"})).back();
+    EXPECT_EQ(right.at("out_of_range"), 0) << profile;
+    EXPECT_EQ(right.at("trusted_tokens"), right.at("output_ids").size()) << profile;
+    EXPECT_GT(wrong.at("out_of_range"), 0) << profile;
+    EXPECT_EQ(wrong.at("trusted_tokens"), 0) << profile;
+    EXPECT_EQ(wrong.at("output_ids").size(), 3u) << profile;
+    EXPECT_NE(ask("a~b", {}).find(": the answer is not to be trusted"), std::string::npos) << profile;
+  }
+}
+
 TEST(Mistakes, files_that_are_no_supported_model_are_named) {
   const Scratch folder;
   const std::string path = (folder / "bad.gguf").string();

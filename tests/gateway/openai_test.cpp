@@ -172,7 +172,7 @@ TEST(Requests, json_that_would_take_a_reader_down_is_refused) {
 TEST(Answers, chunks_are_what_strict_clients_take) {
   const Shape shape(true, "m", "fp");
   const Json first = shape.first_chunk(false), text = shape.text_chunk("a", false),
-             last = shape.last_chunk("stop", true);
+             last = shape.last_chunk("stop", true, Json::object());
   EXPECT_EQ(first["choices"][0]["delta"], (Json{{"role", "assistant"}, {"content", ""}}));
   EXPECT_EQ(text["choices"][0]["delta"], (Json{{"content", "a"}}));
   EXPECT_TRUE(text["choices"][0]["finish_reason"].is_null());
@@ -189,6 +189,22 @@ TEST(Answers, chunks_are_what_strict_clients_take) {
   EXPECT_EQ(shape.usage_chunk({{"x", 1}})["choices"], Json::array());
   EXPECT_EQ(Shape(false, "m", "fp").text_chunk("a", false)["choices"][0]["text"], "a");
   EXPECT_EQ(event({{"a", "\n"}}), "data: {\"a\":\"\\n\"}\n\n");  // a line is a line
+}
+
+// Who asks for no usage is told all the same.
+TEST(Answers, numbers_out_of_range_are_told_in_every_shape) {
+  Costs costs;
+  costs.cost.answer_tokens = costs.trusted_tokens = 5;
+  const Json right = usage_of(costs);
+  costs.out_of_range = 7;
+  costs.trusted_tokens = 2;
+  const Json wrong = usage_of(costs);
+  const Shape shape(true, "m", "fp");
+  EXPECT_EQ(right["permllm"]["out_of_range"], 0);
+  EXPECT_EQ(right["permllm"]["trusted_tokens"], 5);
+  EXPECT_FALSE(shape.last_chunk("stop", false, right).contains("permllm"));
+  EXPECT_EQ(wrong["permllm"]["out_of_range"], 7);
+  EXPECT_EQ(shape.last_chunk("stop", false, wrong)["permllm"], (Json{{"out_of_range", 7}, {"trusted_tokens", 2}}));
 }
 
 TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {

@@ -152,8 +152,33 @@ struct TinyOptions {
   std::string name = "tiny";
   std::uint64_t rows = 0;  // of the embedding table; 0: one for each token
   std::vector<std::string> pieces =
-      {};  // where there are some: a vocabulary of sentencepiece; the first three are <unk>, <s> and </s>
+      {};            // where there are some: a vocabulary of sentencepiece; the first three are <unk>, <s> and </s>
+  float growth = 0;  // not 0: what the token k_growing alone adds to entry 9 of its residual, in layer 0, by one neuron
 };
+
+// "~" of tiny_llama's vocabulary of bytes. Its row is small.
+inline constexpr std::uint32_t k_growing = 3 + '~';
+
+// What makes that token's row grow: its embedding is 0.5 at entry 3, where all others have -1; normed it is the root of the width, and neuron 0 alone
+// reads that entry.
+inline void let_grow(const std::string& name, std::size_t cols, float growth, std::vector<float>& values) {
+  constexpr std::size_t k_entry = 3, k_grown = 9;
+  constexpr float k_gain = 16;
+  const std::size_t rows = values.size() / cols;
+  const auto at = [&](std::size_t row, std::size_t col) -> float& { return values[row * cols + col]; };
+  if (name == "token_embd.weight") {
+    for (std::size_t token = 0; token < rows; ++token) at(token, k_entry) = -1;
+    for (std::size_t d = 0; d < cols; ++d) at(k_growing, d) = d == k_entry ? 0.5f : 0;
+  } else if (name == "blk.0.attn_output.weight") {
+    for (float& v : values) v *= 1e-3f;
+  } else if (name == "blk.0.ffn_gate.weight" || name == "blk.0.ffn_up.weight") {
+    for (std::size_t neuron = 0; neuron < rows; ++neuron) at(neuron, k_entry) = 0;
+    for (std::size_t d = 0; d < cols; ++d) at(0, d) = d == k_entry ? k_gain : 0;
+  } else if (name == "blk.0.ffn_down.weight") {
+    const float active = k_gain * k_gain * static_cast<float>(rows);  // silu(x) x of x = k_gain sqrt(width)
+    for (std::size_t d = 0; d < rows; ++d) at(d, 0) = d == k_grown ? growth / active : 0;
+  }
+}
 
 // A tiny llama with random weights and a byte-level vocabulary: 256 bytes, ChatML's marks, one merge.
 inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
@@ -201,6 +226,7 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
     std::normal_distribution<float> normal(0, size);
     std::vector<float> values(cols * rows);
     for (float& v : values) v = normal(random);
+    if (o.growth != 0) let_grow(name, cols, o.growth, values);
     w.tensor(name, {cols, rows}, values, type);
   };
   const auto gain = [&](const std::string& name) { w.tensor(name, {o.width}, std::vector<float>(o.width, 1.0f)); };
