@@ -62,8 +62,8 @@ Rows before_matrix(const Rows& x, const Config& c) {
 
 // Each of q and k by itself, and its gain.
 void norm_heads(std::span<float> qk, const Config& c, const Gain& gain) {
-  const std::size_t size = c.qk_norm_size();
-  for (std::size_t at = 0; at < qk.size(); at += size) {
+  for (std::size_t at = 0, size = 0; at < qk.size(); at += size) {
+    size = c.qk_norm_size(at);
     const Rows head = norm(
         Rows{size, {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + size)}},
         c);
