@@ -145,6 +145,9 @@ class Forward {
     if (observe_) observe_({"norm.final", c_.layers, start_ + n_ - 1, last.values});
     std::vector<float> logits = linear(w_.head, norm(last, c_), w_.head_bias, executor_).values;
     if (observe_) observe_({"logits", c_.layers, start_ + n_ - 1, logits});
+    if (!std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }))
+      throw Error(Code::unsupported, "logits",
+                  "are not finite numbers: what the weights make of the text exceeds float32");
     for (float& v : logits) v = capped(v, c_.logit_cap);
     return logits;
   }
