@@ -381,7 +381,7 @@ Gguf Gguf::open(const std::filesystem::path& path) {
   for (std::uint64_t no = 0; no < count; ++no) {
     const std::filesystem::path place =
         no == own ? path : std::filesystem::path(fmt::format("{}-{:05}-of-{:05}.gguf", name, no + 1, count));
-    if (type_of(place) == std::filesystem::file_type::not_found) {
+    if (!is_there(place)) {
       throw Error(Code::file, path.string(),
                   fmt::format("is part {} of {} of a split model, and part {} is missing: {}", own + 1, count, no + 1,
                               place.filename().string()));

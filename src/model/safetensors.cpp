@@ -176,7 +176,7 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
     return tensors;
   };
   const std::string index_name = "model.safetensors.index.json";
-  if (type_of(path / "model.safetensors") != std::filesystem::file_type::not_found) {
+  if (is_there(path / "model.safetensors")) {
     add("model.safetensors");
     return folder;
   }
