@@ -158,7 +158,7 @@ void MaskedModel::fill_words(std::size_t s, std::uint64_t offset, std::span<std:
   }
 }
 
-Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor) {
+Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint32_t layout) {
   std::vector<const IntMatrix*> matrices;
   for_each_matrix(weights, plan,
                   [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices.push_back(&w); });
@@ -177,7 +177,7 @@ Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& exe
     digests[i] = hash(domain::weights, bound);
   });
   Writer all;
-  all.number("layout", k_layout);
+  all.number("layout", layout);
   all.text("plan_hash", plan.hash(), 64);
   for (Digest& digest : digests) visit(all, digest);
   for_each_gain(weights, plan, [&](std::uint32_t id, const LinearShape&, const Gain& gain) {

@@ -1,5 +1,6 @@
 #include "model/load.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -357,7 +358,6 @@ TEST(Load, without_a_norm_before_it_a_matrix_takes_the_residual_times_a_factor) 
   }
 }
 
-TEST(Load, gemma_embeddings_are_scaled_and_the_head_is_not) {
 // The norm of all of k has as many gains as k has rows, those of q likewise.
 TEST(Load, norms_of_all_heads_have_the_rows_of_q_and_of_k) {
   SmallModel model = small_gguf("olmo2");
@@ -377,6 +377,7 @@ TEST(Load, norms_of_all_heads_have_the_rows_of_q_and_of_k) {
   }
 }
 
+TEST(Load, gemma_embeddings_are_scaled_and_the_head_is_not) {
   const SmallModel model = small_gguf("gemma2");
   const FloatWeights w = reals(model);
   const SmallTensor& table = model.tensors.at("token_embd.weight");
@@ -667,6 +668,32 @@ TEST(Load, a_gain_that_overflows_a_weight_is_refused) {
   for (const char* name : {"blk.0.attn_norm.weight", "blk.0.attn_k.weight"})
     std::fill(model.tensors[name].values.begin(), model.tensors[name].values.end(), 1e38f);
   EXPECT_EQ(error_of(model, Code::file), "tensor blk.0.attn_k.weight: holds a weight that is not a finite number");
+}
+
+// Integers have no fewer fraction bits than none: a matrix and a table, one entry more than they hold, and the largest that they do.
+TEST(Load, weights_beyond_the_integers_are_refused_by_their_tensor) {
+  for (const auto& [tensor, gain] : {std::pair("blk.1.ffn_down.weight", ""), std::pair("token_embd.weight", ""),
+                                     std::pair("blk.0.attn_v.weight", ", its norm's gain folded in")}) {
+    SmallModel model = small_gguf("llama");
+    for (auto& [name, values] : model.tensors) {
+      if (name.ends_with("norm.weight")) std::fill(values.values.begin(), values.values.end(), 1.0f);
+    }
+    model.tensors[tensor].values.back() = -2047;
+    load_int_weights(model.gguf(), executor());
+    model.tensors[tensor].values.back() = -2048;
+    EXPECT_EQ(error_of(model, Code::unsupported),
+              fmt::format("tensor {}: holds a weight of 2048{}, at most 2047 are supported", tensor, gain));
+    EXPECT_NO_THROW(reals(model));
+  }
+  SmallModel model = small_gguf("llama");
+  model.tensors["blk.1.ffn_down.weight"].values.back() = 128;
+  EXPECT_NO_THROW(load_int_weights(model.gguf(), executor(), 12));
+  try {
+    load_int_weights(model.gguf(), executor(), 8);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "tensor blk.1.ffn_down.weight: holds a weight of 128, at most 127 are supported");
+  }
 }
 
 TEST(Load, weights_near_zero_and_all_zero_are_taken) {
