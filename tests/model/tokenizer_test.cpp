@@ -317,6 +317,25 @@ TEST(Tokenizer, a_normalisation_that_may_be_meant_or_not_is_refused) {
   }
 }
 
+// Gemma 3 has a tag of HTML of this name, and its own begin of a text.
+TEST(Tokenizer, what_begins_texts_elsewhere_is_text_where_the_file_names_another) {
+  Vocabulary v = table("llama");
+  ASSERT_EQ(v.tokens[1], "<s>");
+  v.tokens[1] = "<bos>";
+  const auto tag = static_cast<TokenId>(v.tokens.size());
+  v.tokens.push_back("<s>");
+  v.types.push_back(k_user_defined);
+  v.scores.push_back(0);
+  const auto has_tag = [&](const Vocabulary& vocabulary) {
+    const auto ids = Tokenizer(vocabulary).encode("x<s>y", false);
+    return std::find(ids.begin(), ids.end(), tag) != ids.end();
+  };
+  EXPECT_TRUE(has_tag(v));
+  v.bos.reset();
+  v.add_bos = false;
+  EXPECT_FALSE(has_tag(v));
+}
+
 // Official files have both.
 TEST(Tokenizer, of_tokens_of_one_text_the_first_is_found_and_an_empty_one_never) {
   for (const Vocabulary& good : {byte_level("qwen2"), table("llama"), table("gemma")}) {
