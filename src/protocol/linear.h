@@ -17,6 +17,7 @@
 
 #include "protocol/roles.h"
 #include "ring/elementwise.h"
+#include "ring/matrix.h"
 
 namespace permllm {
 
