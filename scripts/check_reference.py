@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""Development only: compares the oracle under tests/reference with other implementations, on the tiny models.
-check_reference.py TINY [--chatglm FOLDER] [--node FOLDER]
+"""Development only: compares the oracle under tests/reference with other implementations, on the tiny models, and what tests/data has of real
+models with llama.cpp.
+check_reference.py TINY [--chatglm FOLDER] [--node FOLDER [--models FOLDER]]
   TINY:      what tests/reference/make_models.py wrote
   --chatglm: a folder with modeling_chatglm.py and configuration_chatglm.py of the original ChatGLM-6B
   --node:    a folder in which npm has installed node-llama-cpp 3.22.1 (see compare_llama.sh): llama.cpp
-Needs: pip install numpy torch transformers"""
+  --models:  a folder with the real models (make test-models): llama.cpp along float32's answers
+Needs: pip install numpy, and for all but llama.cpp torch and transformers; without these llama.cpp alone is asked."""
 import argparse, json, subprocess, sys, tempfile, types
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
+try:
+    import torch
+    import transformers
+except ImportError:
+    torch = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'tests' / 'reference'))
 from formats import read_folder, read_gguf  # noqa: E402
@@ -26,6 +31,10 @@ def oracle(model, ids):
 
 
 # ---- transformers -------------------------------------------------------------------------------------------------------
+
+# Models that hf_model builds; the others are compared with llama.cpp alone.
+HF = ('llama', 'llama-linear', 'qwen2', 'qwen3', 'gemma2', 'gemma3', 'phi3', 'gpt2', 'glm4', 'chatglm')
+
 
 def rope(meta, **more):
     arch = meta['general.architecture']
@@ -206,16 +215,20 @@ process.exit(0);
 '''
 
 
-def compare_llama_cpp(node, jobs):
+def ask_llama_cpp(node, script_text, jobs):
     with tempfile.TemporaryDirectory() as work:
         script, wanted, found = Path(node) / 'check_reference.mjs', Path(work) / 'jobs.json', Path(work) / 'answers.json'
-        script.write_text(NODE)
-        wanted.write_text(json.dumps([{'path': str(path), 'sequences': sequences} for _, path, sequences in jobs]))
+        script.write_text(script_text)
+        wanted.write_text(json.dumps(jobs))
         done = subprocess.run(['node', script.name, str(wanted), str(found)], cwd=node, capture_output=True, text=True)
         script.unlink()
         if not found.exists():
             sys.exit(done.stdout[-2000:] + done.stderr[-4000:])
-        all_answers = json.loads(found.read_text())
+        return json.loads(found.read_text())
+
+
+def compare_llama_cpp(node, jobs):
+    all_answers = ask_llama_cpp(node, NODE, [{'path': str(path), 'sequences': sequences} for _, path, sequences in jobs])
     for (name, path, sequences), answers in zip(jobs, all_answers):
         own, worst, same, count = load(path), 0.0, 0, 0
         for ids, tokens in zip(sequences, answers):
@@ -230,11 +243,51 @@ def compare_llama_cpp(node, jobs):
         print(f'{name:13} llama.cpp: best token the same at {same} of {count} positions, logits differ by {worst:.1e} at most', flush=True)
 
 
+# Of each line the best token behind the prompt and behind each token of the answer but the last.
+NODE_REAL = '''
+import {getLlama} from "node-llama-cpp";
+import {readFileSync, writeFileSync} from "node:fs";
+const [{path, lines}] = JSON.parse(readFileSync(process.argv[2]));
+const llama = await getLlama({gpu: false, build: "never", skipDownload: true, maxThreads: 2, logLevel: "error"});
+const model = await llama.loadModel({modelPath: path, gpuLayers: 0});
+const context = await model.createContext({contextSize: 256, batchSize: 64, threads: 2, sequences: 1, flashAttention: false,
+  experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"});
+const sequence = context.getSequence();
+const all = [];
+for (const {prompt, answer} of lines) {
+  await sequence.clearHistory();
+  const items = [...prompt, ...answer.slice(0, -1)].map((id, i) =>
+    i + 1 >= prompt.length ? [id, {generateNext: {token: true, options: {temperature: 0}}}] : id);
+  const out = await sequence.controlledEvaluate(items);
+  all.push(out.slice(prompt.length - 1).map(({next}) => next.token));
+}
+writeFileSync(process.argv[3], JSON.stringify(all));
+process.exit(0);
+'''
+REAL = {'SmolLM2-135M-Instruct.Q4_1.gguf': 'smollm2_greedy', 'qwen2.5-coder-0.5b-instruct.gguf': 'qwen25_coder_05b_greedy',
+        'qwen2.5-coder-1.5b-instruct.gguf': 'qwen25_coder_15b_greedy'}
+
+
+def compare_real(node, models):
+    """llama.cpp, which rounds activations to 8 bits, along the answers of another engine in float32."""
+    for name, data in REAL.items():
+        if not (models / name).exists():
+            continue
+        results = json.loads((Path(__file__).resolve().parent.parent / 'tests' / 'data' / f'{data}.json').read_text())['results']
+        lines = [{'prompt': r['prompt_ids'], 'answer': r['float_output_ids']} for r in results]
+        theirs = ask_llama_cpp(node, NODE_REAL, [{'path': str((models / name).resolve()), 'lines': lines}])
+        steps = [step for r, tokens in zip(results, theirs) for step in zip(tokens, r['float_output_ids'], r['float_top2_gap'])]
+        others = [gap for token, own, gap in steps if token != own]
+        print(f'{name}: llama.cpp chooses as float32 in {len(steps) - len(others)} of {len(steps)}, the others by gaps of {max(others, default=0):.2f} at most',
+              flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('tiny', type=Path)
     parser.add_argument('--chatglm', type=Path)
     parser.add_argument('--node', type=Path)
+    parser.add_argument('--models', type=Path)
     args = parser.parse_args()
     jobs = []
     for record in sorted(args.tiny.glob('*.json')):
@@ -242,13 +295,16 @@ def main():
         path = (args.tiny / stored['model']).resolve()
         sequences = [p['ids'] + p['greedy'] for p in stored['prompts']]
         if path.is_dir():
-            if args.chatglm:
+            if args.chatglm and torch:
                 compare_chatglm(args.chatglm, path, stored['prompts'])
             continue
         jobs.append((record.stem, path, sequences))
-        compare_transformers(*jobs[-1])
+        if torch and record.stem in HF:
+            compare_transformers(*jobs[-1])
     if args.node:
         compare_llama_cpp(args.node, jobs)
+    if args.node and args.models:
+        compare_real(args.node, args.models)
 
 
 main()

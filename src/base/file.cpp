@@ -150,6 +150,8 @@ std::filesystem::file_type type_of(const std::filesystem::path& path) {
   return type;
 }
 
+bool is_there(const std::filesystem::path& path) { return type_of(path) != std::filesystem::file_type::not_found; }
+
 void make_private_folder(const std::filesystem::path& folder) {
   std::filesystem::path place = folder.lexically_normal();
   if (!place.has_filename()) place = place.parent_path();  // "state/"

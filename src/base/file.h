@@ -54,6 +54,8 @@ class File {
 // What stands there, links followed; not_found: nothing. Errors: file, where it cannot be looked at: a link that leads to itself, a folder that
 // may not be entered.
 std::filesystem::file_type type_of(const std::filesystem::path& path);
+// Whether anything does. Errors: likewise.
+bool is_there(const std::filesystem::path& path);
 
 // Makes the folder, for its owner alone, where there is none. One that is there is somebody's: its mode stays, and what is secret in it has a
 // mode of its own. Errors: file, where it cannot be made; those of check_writers.

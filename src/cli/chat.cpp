@@ -375,7 +375,7 @@ void add_chat(CLI::App& parent) {
   command->callback([options] {
     keep_to_itself();
     check_answer_options(options->prompt);
-    if (!options->history.empty() && type_of(options->history) != std::filesystem::file_type::not_found &&
+    if (!options->history.empty() && is_there(options->history) &&
         type_of(options->history) != std::filesystem::file_type::regular) {
       throw Error(Code::usage, "--history", fmt::format("{} is no file", options->history));
     }

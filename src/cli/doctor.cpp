@@ -211,7 +211,7 @@ void check_store(const std::string& store, const Teller& teller) {
   if (store.empty())
     return teller.warning("store", "the service has no --store", "give it one, and models outlast the process");
   try {
-    if (type_of(store) == std::filesystem::file_type::not_found)
+    if (!is_there(store))
       return teller.warning("store", fmt::format("{} is not there yet", store), "start permllm helper: it makes it");
     const std::filesystem::path trial = std::filesystem::path(store) / "doctor.new";
     File(trial, File::Mode::create).write(0, Bytes(4096));

@@ -67,8 +67,7 @@ void run_invite(InviteOptions options) {
   check_address(options.provider_address, "--provider-address", Code::usage);
   check_address(options.helper_address, "--helper-address", Code::usage);
   const std::string out = options.out.empty() ? options.name + ".invite" : options.out;
-  if (type_of(out) != std::filesystem::file_type::not_found)
-    throw Error(Code::file, out, "exists and is not overwritten; choose another --out");
+  if (is_there(out)) throw Error(Code::file, out, "exists and is not overwritten; choose another --out");
   const Invite invite = make_invite(options.identity, options.name, helper_of(options), options.provider_address,
                                     options.helper_address, options.tokens, options.days);
   try {
@@ -90,7 +89,7 @@ Invite make_invite(const std::filesystem::path& directory, const std::string& na
     throw Error(Code::usage, "NAME", "expected 1 to 64 letters, digits, dots, dashes and underscores, like alice");
   const Identity provider = load_identity(directory, Role::provider);
   const std::filesystem::path path = record_path(directory, name);
-  if (type_of(path) != std::filesystem::file_type::not_found && !load_record(path).revoked) {
+  if (is_there(path) && !load_record(path).revoked) {
     throw Error(
         Code::usage, "NAME",
         fmt::format("\"{}\" has an invite; run permllm invite --revoke {} --identity {} first, or choose another name",
@@ -105,7 +104,7 @@ Invite make_invite(const std::filesystem::path& directory, const std::string& na
 
 void revoke_invite(const std::filesystem::path& directory, const std::string& name) {
   load_identity(directory, Role::provider);
-  if (!is_party_name(name) || type_of(record_path(directory, name)) == std::filesystem::file_type::not_found) {
+  if (!is_party_name(name) || !is_there(record_path(directory, name))) {
     throw Error(Code::usage, "--revoke", "there is no invite of this name; permllm invite --list shows them");
   }
   UserRecord record = load_record(record_path(directory, name));

@@ -164,11 +164,6 @@ Config gguf_config(const ModelFile& file) {
   c.post_norm = a.post_norm;
   c.pre_norm = !a.behind;
   c.whole_norm = a.behind;
-  if (c.whole_norm && c.heads != c.kv_heads) {
-    throw Error(Code::unsupported, s.key("attention.head_count_kv"),
-                fmt::format("{} of {} heads: norms of all of q and of all of k are supported where both have as many",
-                            c.kv_heads, c.heads));
-  }
   if (a.gpt2) {
     c.positions = Positions::learned;
     c.rope.resize(c.head_dim / 2);
@@ -268,8 +263,8 @@ LayerWeights<MatrixSource> gguf_layer(const ModelFile& file, Tensors& tensors, c
     scale_rows(factors, layer.qkv, &layer.qkv_bias);
   }
   if (c.qk_norm) {
-    const std::vector<float> q = tensors.vector(p + "attn_q_norm.weight", c.qk_norm_size()),
-                             k = tensors.vector(p + "attn_k_norm.weight", c.qk_norm_size());
+    const std::vector<float> q = tensors.vector(p + "attn_q_norm.weight", c.qk_norm_size(0)),
+                             k = tensors.vector(p + "attn_k_norm.weight", c.qk_norm_size(c.q_rows()));
     std::vector<float> gain;
     for (std::size_t head = 0; head < c.heads + c.kv_heads; ++head) {
       const std::vector<float>& own = head < c.heads ? q : k;

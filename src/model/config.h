@@ -62,7 +62,7 @@ struct Config {
   bool prefix = false;        // a prompt's tokens attend both ways (ChatGLM-6B)
 
   bool qk_norm = false;     // q and k are normed head by head before they turn (Qwen 3, Gemma 3)
-  bool whole_norm = false;  // all heads of q, and all of k, as many, as one row each instead (OLMo 2)
+  bool whole_norm = false;  // all heads of q, and all of k, as one row each instead (OLMo 2)
   double score_scale = 0;   // of q.k before the softmax, mostly 1 / sqrt(head_dim)
   double score_cap = 0;     // scores: cap tanh(score / cap), once scaled; 0: none (Gemma 2)
   double logit_cap = 0;     // logits likewise
@@ -86,9 +86,11 @@ struct Config {
   std::size_t qkv_rows() const { return q_rows() + 2 * kv_rows(); }
   std::size_t up_rows() const { return gated ? 2 * ff : ff; }
   std::size_t stored_layers() const { return distinct_layers == 0 ? layers : distinct_layers; }
-  std::size_t qk_norm_size() const {
-    return whole_norm ? q_rows() : head_dim;
-  }  // entries of a row that Config::qk_norm norms
+  // Entries of the row that Config::qk_norm norms and that begins at entry `at` of q and k.
+  std::size_t qk_norm_size(std::size_t at) const {
+    if (!whole_norm) return head_dim;
+    return at < q_rows() ? q_rows() : kv_rows();
+  }
   // kv head that query head h reads.
   std::size_t kv_of(std::size_t h) const { return h / (heads / kv_heads); }
   bool windowed(std::size_t l) const { return window != 0 && (windows.empty() || windows[l]); }

@@ -22,6 +22,7 @@ constexpr std::uint64_t k_name_limit = 256;
 constexpr std::uint64_t k_entries_limit = 1 << 16;   // tensors; metadata
 constexpr std::uint64_t k_elements_limit = 1 << 24;  // all lists together
 constexpr std::uint64_t k_parts_limit = 1000;        // of a split file
+constexpr const char* k_alignment = "general.alignment";
 
 // Reads fields in order and cannot pass the file's end.
 class Cursor {
@@ -276,11 +277,9 @@ std::vector<std::uint64_t> Gguf::Impl::read_tensors(Cursor& in, std::uint64_t co
 }
 
 void Gguf::Impl::place_tensors(const std::vector<std::uint64_t>& offsets, std::uint64_t end_of_tensors) {
-  const std::uint64_t alignment =
-      metadata.contains("general.alignment") ? whole_number(metadata, "general.alignment") : 32;
+  const std::uint64_t alignment = metadata.contains(k_alignment) ? whole_number(metadata, k_alignment) : 32;
   if (alignment == 0 || alignment > 65536 || alignment % 8 != 0) {
-    throw Error(Code::file, "general.alignment",
-                fmt::format("{}, expected a multiple of 8 of at most 65536", alignment));
+    throw Error(Code::file, k_alignment, fmt::format("{}, expected a multiple of 8 of at most 65536", alignment));
   }
   const std::uint64_t begin =
       std::min<std::uint64_t>((end_of_tensors + alignment - 1) / alignment * alignment, bytes.size());
@@ -333,6 +332,13 @@ std::unique_ptr<Gguf::Impl> Gguf::Impl::open(const std::filesystem::path& path) 
 }
 
 void Gguf::Impl::add(std::unique_ptr<Impl> part, const std::filesystem::path& path) {
+  // Parts behind the first need say nothing of the model; what they do say is the first's, or they are another model's.
+  for (const auto& [key, value] : part->metadata) {
+    if (key.starts_with("split.") || key == k_alignment) continue;
+    const auto own = metadata.find(key);
+    if (own == metadata.end() || own->second != value)
+      throw Error(Code::file, path.string(), fmt::format("{} is not what the first part says: of another model?", key));
+  }
   for (GgufTensor& tensor : part->tensors) {
     if (!names.insert(tensor.name).second)
       throw Error(Code::file, path.string(), fmt::format("tensor {} stands in another part, too", tensor.name));
@@ -375,7 +381,7 @@ Gguf Gguf::open(const std::filesystem::path& path) {
   for (std::uint64_t no = 0; no < count; ++no) {
     const std::filesystem::path place =
         no == own ? path : std::filesystem::path(fmt::format("{}-{:05}-of-{:05}.gguf", name, no + 1, count));
-    if (type_of(place) == std::filesystem::file_type::not_found) {
+    if (!is_there(place)) {
       throw Error(Code::file, path.string(),
                   fmt::format("is part {} of {} of a split model, and part {} is missing: {}", own + 1, count, no + 1,
                               place.filename().string()));

@@ -14,7 +14,7 @@ namespace permllm {
 ModelFile ModelFile::open(const std::filesystem::path& path) {
   constexpr const char* k_accepted = "a model is a GGUF file, or a folder with config.json and model.safetensors";
   if (type_of(path) == std::filesystem::file_type::directory) {
-    if (type_of(path / "config.json") == std::filesystem::file_type::not_found)
+    if (!is_there(path / "config.json"))
       throw Error(Code::file, path.string(), fmt::format("a folder without config.json; {}", k_accepted));
     try {
       return SafetensorsFolder::open(path);

@@ -62,8 +62,8 @@ Rows before_matrix(const Rows& x, const Config& c) {
 
 // Each of q and k by itself, and its gain.
 void norm_heads(std::span<float> qk, const Config& c, const Gain& gain) {
-  const std::size_t size = c.qk_norm_size();
-  for (std::size_t at = 0; at < qk.size(); at += size) {
+  for (std::size_t at = 0, size = 0; at < qk.size(); at += size) {
+    size = c.qk_norm_size(at);
     const Rows head = norm(
         Rows{size, {qk.begin() + static_cast<std::ptrdiff_t>(at), qk.begin() + static_cast<std::ptrdiff_t>(at + size)}},
         c);
@@ -146,6 +146,9 @@ class Forward {
     if (observe_) observe_({"norm.final", c_.layers, start_ + n_ - 1, last.values});
     std::vector<float> logits = linear(w_.head, norm(last, c_), w_.head_bias, executor_).values;
     if (observe_) observe_({"logits", c_.layers, start_ + n_ - 1, logits});
+    if (!std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }))
+      throw Error(Code::unsupported, "logits",
+                  "are not finite numbers: what the weights make of the text exceeds float32");
     for (float& v : logits) v = capped(v, c_.logit_cap);
     return logits;
   }

@@ -31,7 +31,7 @@ struct Observation {
 };
 using Observer = std::function<void(const Observation&)>;
 
-// Logits of the last of `ids`, in vocabulary order; the cache grows by ids.size().
+// Logits of the last of `ids`, in vocabulary order; the cache grows by ids.size(). Errors: unsupported, where they are not finite.
 template <class Matrix>
 std::vector<float> reference_forward(const Weights<Matrix>& weights, std::span<const TokenId> ids,
                                      ReferenceCache& cache, Executor& executor, const Observer& observe = nullptr);

@@ -176,14 +176,13 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
     return tensors;
   };
   const std::string index_name = "model.safetensors.index.json";
-  if (type_of(path / "model.safetensors") != std::filesystem::file_type::not_found) {
+  if (is_there(path / "model.safetensors")) {
     add("model.safetensors");
     return folder;
   }
-  if (type_of(path / index_name) == std::filesystem::file_type::not_found) {
-    throw Error(Code::file, path.string(),
-                "holds neither model.safetensors nor model.safetensors.index.json (other formats than safetensors are "
-                "not read)");
+  if (!is_there(path / index_name)) {
+    throw Error(Code::file, "model.safetensors",
+                "is missing, and so is model.safetensors.index.json (other formats than safetensors are not read)");
   }
   const MappedFile index(path / index_name);
   const auto places = within(index_name, [&] { return places_of(parse_json(index.bytes(), "JSON")); });

@@ -34,7 +34,8 @@ constexpr std::string_view k_mark_texts[] = {"<|im_start|>",
                                              "[SYSTEM_PROMPT]",
                                              "[/SYSTEM_PROMPT]"};
 
-// Begin and end of a text. Likewise, but where they are a byte-level vocabulary's normal tokens, which merges make out of a text.
+// Begin and end of a text. Likewise, but where they are a byte-level vocabulary's normal tokens, which merges make out of a text; begins where the
+// file names none: Gemma 3 has a tag of HTML of such a name.
 constexpr std::string_view k_text_ends[] = {"</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>"};
 constexpr std::string_view k_text_begins[] = {"<s>", "<bos>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>"};
 
@@ -97,7 +98,8 @@ Tokenizer::Impl::Impl(Vocabulary v) : vocabulary(std::move(v)) {
     }
     const bool made_of_texts = bpe && types[id] == k_normal;
     const bool end = is_one_of(k_end_texts, tokens[id]) || (!made_of_texts && is_one_of(k_text_ends, tokens[id]));
-    const bool begin = is_one_of(k_mark_texts, tokens[id]) || (!made_of_texts && is_one_of(k_text_begins, tokens[id]));
+    const bool begin = is_one_of(k_mark_texts, tokens[id]) ||
+                       (!vocabulary.bos && !made_of_texts && is_one_of(k_text_begins, tokens[id]));
     if (end) ends.push_back(id);
     if (end || begin) types[id] = k_control;
     if (types[id] == k_control) {

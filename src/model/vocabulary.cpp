@@ -80,6 +80,11 @@ Vocabulary Vocabulary::read(const Gguf& file, const std::string& pre_tokenizer) 
     const auto* scores = found == file.metadata().end() ? nullptr : std::get_if<std::vector<double>>(&found->second);
     if (scores == nullptr) throw Error(Code::file, "tokenizer.ggml.scores", "is missing, or no list of real numbers");
     for (const double score : *scores) v.scores.push_back(static_cast<float>(score));
+    constexpr const char* k_charsmap = "tokenizer.ggml.precompiled_charsmap";
+    if (file.has(k_charsmap))
+      throw Error(Code::unsupported, k_charsmap,
+                  "is not supported where tokenizer.ggml.model is \"llama\": programs differ in whether they normalise "
+                  "texts by it");
     v.add_bos = v.bos.has_value();
     v.add_space_prefix = flag(file, "tokenizer.ggml.add_space_prefix").value_or(true);
     v.remove_extra_whitespaces = flag(file, "tokenizer.ggml.remove_extra_whitespaces").value_or(false);

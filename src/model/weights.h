@@ -42,6 +42,14 @@ struct Weights {
   const LayerWeights<Matrix>& layer(std::size_t l) const { return layers[l % layers.size()]; }
 };
 
+// Weights of a party that has none.
+inline Weights<NoMatrix> no_weights(const Config& config) {
+  Weights<NoMatrix> none;
+  none.config = config;
+  none.layers.resize(config.stored_layers());
+  return none;
+}
+
 using IntWeights = Weights<IntMatrix>;
 using FloatWeights = Weights<FloatMatrix>;
 

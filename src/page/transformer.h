@@ -24,14 +24,6 @@ struct Part {
   std::uint32_t layer = 0;  // of a slot
 };
 
-// Weights of a party that has none.
-inline Weights<NoMatrix> no_weights(const Config& config) {
-  Weights<NoMatrix> none;
-  none.config = config;
-  none.layers.resize(1);
-  return none;
-}
-
 // Masked one-hots of prompt tokens -> their rows of the embedding table.
 template <class Party, class Matrix, class Value, class Material>
 Value run_entries(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& one_hots, Material& material) {

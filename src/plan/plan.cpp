@@ -322,8 +322,7 @@ void Plan::check_kind() const {
           fmt::format("retrieval bfv: {} slots, a key answers {} queries", slots, he::k_queries_per_key));
   require(!(fused && (config.up_bias || config.norm != NormKind::rms || config.normed_residual)),
           "norms cannot be fused: gate and up have a bias, or the norm is no RMSNorm");
-  require(!config.whole_norm || (config.qk_norm && config.heads == config.kv_heads),
-          "norms of all of q and of all of k, of other sizes, are not supported");
+  require(!config.whole_norm || config.qk_norm, "norms of all heads together where none are normed are not supported");
   require(config.pre_norm || (config.norm == NormKind::rms && config.post_norm && !fused),
           "matrices without a norm before them are supported with norms behind them, and nothing is fused");
   require(!(config.post_norm && config.normed_residual) && (config.gated || config.activation == Activation::gelu),

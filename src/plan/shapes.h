@@ -101,10 +101,12 @@ inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::si
 // Of q and k, head by head or each as a whole.
 inline NormShape head_norm_shape(const Plan& p, std::size_t l) {
   const Config& c = p.config;
-  return rms_norm_shape(p, Site::head_norm, l, c.qk_rows() / c.qk_norm_size(), c.qk_norm_size(), p.qkv(l),
-                        p.head_norm_reveal(l), Shown::head_row,
-                        most_of(p.ranges.layers[l].qk, p.qkv_frac(l) - p.head_norm_reveal(l).drop),
-                        {p.qkv(l), frac::head});
+  NormShape s = rms_norm_shape(p, Site::head_norm, l, c.whole_norm ? 2 : c.heads + c.kv_heads, c.qk_norm_size(0),
+                               p.qkv(l), p.head_norm_reveal(l), Shown::head_row,
+                               most_of(p.ranges.layers[l].qk, p.qkv_frac(l) - p.head_norm_reveal(l).drop),
+                               {p.qkv(l), frac::head});
+  s.map.fewer = c.qk_norm_size(0) - c.qk_norm_size(c.q_rows());
+  return s;
 }
 // Of what attention and MLP put out.
 inline NormShape post_attention_shape(const Plan& p, std::size_t l) {

@@ -17,6 +17,7 @@
 
 #include "protocol/roles.h"
 #include "ring/elementwise.h"
+#include "ring/matrix.h"
 
 namespace permllm {
 
@@ -34,9 +35,6 @@ constexpr Cost cost(const LinearShape& s, Batch batch) {
           .online = {},
           .offline = {.user_to_provider = s.public_weights ? 0 : words, .helper_to_provider = words}};
 }
-
-// A party without a matrix: the online user, and the cost counter.
-struct NoMatrix {};
 
 inline Address linear_at(Use use, const LinearShape& s, std::uint32_t index) { return {use, s.site, s.layer, index}; }
 

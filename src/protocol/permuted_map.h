@@ -1,8 +1,8 @@
 // PermutedMap: <y> -> <f(y)>. One round trip.                     docs/protocol.md 4.2; PermLLM, section 4.3, with exact masks
 //
 //   F:        provider holds y0, user holds m, y = y0 + m   ->   shares of f(y)
-//   y is, for each token, `rows` rows of `groups` x `columns`: one permutation pi a row moves whole columns, so that the
-//   values of a column stay together (gate and up). f maps a row to `columns` values, in the same order.
+//   y is, for each token, `rows` rows of `groups` x `columns`, the last with some fewer: one permutation pi a row moves whole columns, so that the
+//   values of a column stay together (gate and up). f maps a row to a value a column, in the same order.
 //   offline:  provider and helper derive pi, signs g, a level u; user and helper derive s1, t, r
 //             helper -> provider   s0 = pi(g m) - s1,   w = g pi^-1(t) - r
 //   step 1    P -> U   a = cut(pi(g y0) + u + s0)      user opens   a + cut(s1) = pi(g y) + u, less `drop` bits
@@ -31,6 +31,7 @@ struct MapShape {
   std::size_t rows = 1, groups = 1;
   std::size_t columns = 0;  // 0: as many as keys_at says
   std::size_t prompt = 0;   // then: slots of a prompt that attends both ways
+  std::size_t fewer = 0;    // columns that the last row has less than the others
   Ring in;
   Reveal reveal;
   bool sign = false, level = false;
@@ -51,12 +52,16 @@ struct MapShape {
   constexpr std::size_t columns_before(Batch batch, std::size_t i) const {
     return columns != 0 ? columns * i : keys_before(batch, i, prompt);
   }
-  constexpr std::size_t shown_before(Batch batch, std::size_t i) const {
-    return rows * groups * columns_before(batch, i);
+  // Of one row; it begins behind columns_at(index) a row before it.
+  constexpr std::size_t columns_of(std::uint32_t index, std::size_t row) const {
+    return columns_at(index) - (row + 1 == rows ? fewer : 0);
   }
-  constexpr std::size_t answered_before(Batch batch, std::size_t i) const { return rows * columns_before(batch, i); }
-  constexpr std::size_t shown_at(std::uint32_t index) const { return rows * groups * columns_at(index); }
-  constexpr std::size_t answered_at(std::uint32_t index) const { return rows * columns_at(index); }
+  constexpr std::size_t shown_before(Batch batch, std::size_t i) const { return groups * answered_before(batch, i); }
+  constexpr std::size_t answered_before(Batch batch, std::size_t i) const {
+    return rows * columns_before(batch, i) - i * fewer;
+  }
+  constexpr std::size_t shown_at(std::uint32_t index) const { return groups * answered_at(index); }
+  constexpr std::size_t answered_at(std::uint32_t index) const { return rows * columns_at(index) - fewer; }
 };
 
 constexpr Cost cost(const MapShape& s, Batch batch) {
@@ -96,7 +101,7 @@ struct RowOrder {
 };
 inline RowOrder row_order(const Coins& coins, const MapShape& s, std::uint32_t index, std::size_t row) {
   const auto part = static_cast<std::uint16_t>(row);
-  const std::size_t n = s.columns_at(index);
+  const std::size_t n = s.columns_of(index, row);
   RowOrder order{coins.permutation({Use::map_order, s.site, s.layer, index, part}, n), {}};
   if (s.sign) {
     order.sign = coins.words({Use::map_sign, s.site, s.layer, index, part}, n, Ring{1});
@@ -158,8 +163,9 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Mas
     Words s0 = helper.with_user.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
     for (Word& word : s0) word = Word{0} - word;
     for (std::size_t row = 0; row < s.rows; ++row) {
-      const std::span<Word> shown = std::span(s0).subspan(row * width, width);
-      disguise_row(orders[row], s.groups, std::span(m.words).subspan(at + row * width, width), shown, 0, 0, shown);
+      const std::size_t size = s.groups * s.columns_of(index, row);
+      const std::span<Word> shown = std::span(s0).subspan(row * width, size);
+      disguise_row(orders[row], s.groups, std::span(m.words).subspan(at + row * width, size), shown, 0, 0, shown);
     }
     helper.packs[i].words(s0, s.in);
 
@@ -173,8 +179,9 @@ std::vector<MaskOf<W>> permuted_map(Helper& helper, const MapShape& s, const Mas
       for (W& word : r) word = W{0} - word;
       std::vector<W> w(t.size());
       for (std::size_t row = 0; row < s.rows; ++row) {
-        restore_row(orders[row], std::span(t).subspan(row * n, n), std::span(r).subspan(row * n, n),
-                    std::span(w).subspan(row * n, n));
+        const std::size_t size = s.columns_of(index, row);
+        restore_row(orders[row], std::span(t).subspan(row * n, size), std::span(r).subspan(row * n, size),
+                    std::span(w).subspan(row * n, size));
       }
       helper.packs[i].words(w, out.ring);
     }
@@ -223,9 +230,10 @@ std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, con
       orders[i].push_back(row_order(provider.with_helper, s, index, row));
       const Address level{Use::map_level, s.site, s.layer, index, static_cast<std::uint16_t>(row)};
       const Word u = s.level ? provider.with_helper.words(level, 1, s.in)[0] : 0;
-      disguise_row(orders[i].back(), s.groups, std::span(y0.words).subspan(at + row * width, width),
-                   std::span(s0).subspan(row * width, width), u, s.reveal.drop,
-                   std::span(a).subspan(at + row * width, width));
+      const std::size_t size = s.groups * s.columns_of(index, row);
+      disguise_row(orders[i].back(), s.groups, std::span(y0.words).subspan(at + row * width, size),
+                   std::span(s0).subspan(row * width, size), u, s.reveal.drop,
+                   std::span(a).subspan(at + row * width, size));
     }
   });
   provider.user.send(MapShown{block(s.reveal.sent(), std::move(a))});
@@ -235,11 +243,11 @@ std::vector<MaskedOf<W>> permuted_map(Provider& provider, const MapShape& s, con
     const auto b = provider.user.receive(MapAnswer<W>{expect<W>(result.format.ring, result.words.size())}).b.words;
     provider.executor.parallel(batch.count, [&](std::size_t i) {
       const std::size_t n = s.columns_at(batch.index(i));
-      std::vector<W> y(n);
+      std::vector<W> row_of_y(n);
       for (std::size_t row = 0; row < s.rows; ++row) {
-        const std::size_t at = s.answered_before(batch, i) + row * n;
-        const std::span<W> w = std::span(result.words).subspan(at, n);
-        restore_row(orders[i][row], std::span(b).subspan(at, n), w, y);
+        const std::size_t at = s.answered_before(batch, i) + row * n, size = s.columns_of(batch.index(i), row);
+        const std::span<W> w = std::span(result.words).subspan(at, size), y = std::span(row_of_y).first(size);
+        restore_row(orders[i][row], std::span(b).subspan(at, size), w, y);
         std::copy(y.begin(), y.end(), w.begin());
       }
     });
@@ -267,11 +275,13 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
     std::vector<std::int64_t> shown(width);
     std::vector<std::span<W>> answers(s.answers.size());
     for (std::size_t row = 0; row < s.rows; ++row) {
-      open(std::span(a).subspan(at + row * width, width), std::span(s1).subspan(row * width, width), s.reveal.drop,
+      const std::size_t columns = s.columns_of(index, row), size = s.groups * columns;
+      shown.resize(size);
+      open(std::span(a).subspan(at + row * width, size), std::span(s1).subspan(row * width, size), s.reveal.drop,
            s.reveal.sent(), shown);
       if (user.observe) user.observe({s.site, s.layer, index, row, shown, s.shown, s.disguise()});
       for (std::size_t k = 0; k < b.size(); ++k)
-        answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, n);
+        answers[k] = std::span(b[k]).subspan(s.answered_before(batch, i) + row * n, columns);
       user.count(s.level ? count_beyond_at_a_level(shown, s.most, s.reveal.sent()) : count_beyond(shown, s.most));
       f(i, row, std::span<const std::int64_t>(shown), answers);
       for (std::size_t k = 0; k < b.size(); ++k)

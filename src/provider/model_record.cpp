@@ -23,7 +23,7 @@ struct Head {
 };
 
 File opened(const std::filesystem::path& path, const std::string& id, const Seed& seed) {
-  if (type_of(path) != std::filesystem::file_type::not_found) return {path, File::Mode::write};
+  if (is_there(path)) return {path, File::Mode::write};
   PERMLLM_ASSERT(id.size() == k_id);
   Head head;
   std::memcpy(head.bytes, k_magic.data(), k_magic.size());

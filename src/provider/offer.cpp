@@ -108,7 +108,7 @@ Vocabulary vocabulary_of(const ModelFile& file, bool ids_only, const std::string
                 fmt::format("is missing or no number from {} to {}", least, most));
   };
   const std::filesystem::path path = file.folder()->path() / "ice_text.model";
-  if (type_of(path) != std::filesystem::file_type::not_found) {
+  if (is_there(path)) {
     const MappedFile text(path);
     const Vocabulary vocabulary = Vocabulary::read_sentencepiece(text.bytes());
     if (vocabulary.pre != "chatglm-6b")

@@ -35,7 +35,7 @@ ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::
       plan_hash_(model_.plan.hash()),
       executor_(executor),
       patience_(patience),
-      idle_(std::max(idle, patience)),
+      idle_(idle),
       dial_helper_(std::move(dial_helper)),
       on_event_(std::move(on_event)),
       resume_limits_{.grace = grace, .kept_bytes = k_kept_bytes, .patience = patience},

@@ -7,3 +7,10 @@
 #include "ring/float_matrix.h"
 #include "ring/int_matrix.h"
 #include "ring/ring_matrix.h"
+
+namespace permllm {
+
+// Of a party without one: the online user, and the cost counter.
+struct NoMatrix {};
+
+}  // namespace permllm

@@ -32,8 +32,7 @@ std::vector<std::filesystem::path> files_of(const std::filesystem::path& directo
 std::string why_withdrawn(const std::filesystem::path& directory, const Peer& user,
                           const std::function<UserRecord(const std::string&)>& record_of) {
   const std::filesystem::path path = record_path(directory, user.name);
-  if (type_of(path) == std::filesystem::file_type::not_found)
-    return fmt::format("there is no invite of this name ({} is missing)", path.string());
+  if (!is_there(path)) return fmt::format("there is no invite of this name ({} is missing)", path.string());
   const UserRecord record = record_of(user.name);
   if (record.key.empty())
     return "its invite was made by version 0.2, which knew users by their certificates; make it a new one";
@@ -46,7 +45,7 @@ std::string why_withdrawn(const std::filesystem::path& directory, const Peer& us
 Identity create_identity(const std::filesystem::path& directory, Role role, const std::string& name, int days) {
   if (!is_party_name(name))
     throw Error(Code::usage, "--name", "expected 1 to 64 letters, digits, dots, dashes and underscores, like acme-1");
-  if (type_of(directory / "key.pem") != std::filesystem::file_type::not_found) {
+  if (is_there(directory / "key.pem")) {
     throw Error(Code::file, (directory / "key.pem").string(),
                 "there is a key already and it is kept; --renew makes a new certificate for it, another --out another "
                 "party (a new key needs new invites)");

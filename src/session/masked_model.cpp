@@ -13,12 +13,6 @@ namespace {
 
 constexpr std::uint64_t k_alignment = 64;
 
-Weights<NoMatrix> no_weights(const Plan& plan) {
-  Weights<NoMatrix> none;
-  none.layers.resize(plan.config.stored_layers());
-  return none;
-}
-
 }  // namespace
 
 WeightBits weight_bits_of(const IntWeights& weights, const Plan& plan) {
@@ -33,7 +27,7 @@ WeightBits weight_bits_of(const IntWeights& weights, const Plan& plan) {
 void check_weight_bits(const WeightBits& bits, const Plan& plan, const char* field) {
   const auto refuse = [&](const std::string& why) { throw Error(Code::malformed, field, why); };
   std::size_t matrices = 0;
-  const auto none = no_weights(plan);
+  const auto none = no_weights(plan.config);
   for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
     if (plan.open() && matrices < bits.size() && !IntMatrix::takes(bits[matrices], s.cols))
       refuse(fmt::format("{} of matrix {} of {} columns, expected 8 or 12 bits and 2^20 columns at most",
@@ -52,7 +46,7 @@ std::vector<Segment> segments_of(const Plan& plan, const WeightBits& bits) {
     end += (segment.bytes() + k_alignment - 1) / k_alignment * k_alignment;
     segments.push_back(segment);
   };
-  const auto none = no_weights(plan);
+  const auto none = no_weights(plan.config);
   for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
     add({id, s.rows, s.cols, plan.open() ? bits.at(segments.size()) : 0, s.out.ring});
   });
@@ -164,7 +158,7 @@ void MaskedModel::fill_words(std::size_t s, std::uint64_t offset, std::span<std:
   }
 }
 
-Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor) {
+Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint32_t layout) {
   std::vector<const IntMatrix*> matrices;
   for_each_matrix(weights, plan,
                   [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices.push_back(&w); });
@@ -183,7 +177,7 @@ Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& exe
     digests[i] = hash(domain::weights, bound);
   });
   Writer all;
-  all.number("layout", k_layout);
+  all.number("layout", layout);
   all.text("plan_hash", plan.hash(), 64);
   for (Digest& digest : digests) visit(all, digest);
   for_each_gain(weights, plan, [&](std::uint32_t id, const LinearShape&, const Gain& gain) {

@@ -14,7 +14,7 @@
 
 namespace permllm {
 
-// Of V's and U's layout. A record of another names another U: two V in two layouts of one stream would tell of W.
+// Of V's and U's layout. One of another is another U's, by weights_digest: two V in two layouts of one stream would tell of W.
 inline constexpr std::uint32_t k_layout = 2;
 
 // Where one matrix or gain lies.
@@ -65,6 +65,6 @@ class MaskedModel {
 
 // Of the integers of all matrices and gains, as they are, of the plan and of the layout: two models that differ in any of these must not have
 // one U between them, since two V of one U tell the difference of the W.
-Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor);
+Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint32_t layout = k_layout);
 
 }  // namespace permllm

@@ -217,6 +217,8 @@ class ExpressionParser {
         if (token.text == "true" || token.text == "True") return constant(token.line, true);
         if (token.text == "false" || token.text == "False") return constant(token.line, false);
         if (token.text == "none" || token.text == "None") return constant(token.line, None{});
+        if (token.text == "self" || token.text == "lipsum")  // of Jinja2: undefined would be another answer
+          fail(fmt::format("the variable \"{}\" is not supported", token.text));
         names_.insert(token.text);
         return make(Expression::Kind::name, token.line, token.text);
       case Type::string: {

@@ -298,8 +298,6 @@ using A = Arguments;
 constexpr Method k_methods[] = {
     {"capitalize",
      [](M& m, const V& self, const A& a) { return bind_none(m, "capitalize", a), capitalized(m, of(self)); }},
-    {"casefold",
-     [](M& m, const V& self, const A& a) { return bind_none(m, "casefold", a), with_case(m, of(self), lower); }},
     {"center", [](M& m, const V& self, const A& a) { return pad(m, self, a, "center"); }},
     {"count",
      [](M& m, const V& self, const A& a) -> V {
@@ -391,8 +389,8 @@ constexpr Method k_methods[] = {
     {"zfill", zfill},
 };
 // What else Python's str has: to be undefined here would be another meaning.
-constexpr const char* k_unknown[] = {"encode",  "expandtabs", "format_map", "isidentifier", "isprintable",
-                                     "istitle", "maketrans",  "swapcase",   "translate"};
+constexpr const char* k_unknown[] = {"casefold",    "encode",  "expandtabs", "format_map", "isidentifier",
+                                     "isprintable", "istitle", "maketrans",  "swapcase",   "translate"};
 
 }  // namespace
 

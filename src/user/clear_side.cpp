@@ -101,9 +101,10 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   std::vector<float> queries(n * c.q_rows());
   executor_.parallel(n, [&](std::size_t i) {
     std::vector<double> row = output(shown, i, vectors.qkv_bias);
-    for (std::size_t at = 0; c.qk_norm && at < c.qk_rows(); at += c.qk_norm_size()) {
-      const RowNorm of = norm_of(std::span(row).subspan(at, c.qk_norm_size()));
-      for (std::size_t j = at; j < at + c.qk_norm_size(); ++j) row[j] *= of.scale * vectors.qk_gain.value(j);
+    for (std::size_t at = 0, size = 0; c.qk_norm && at < c.qk_rows(); at += size) {
+      size = c.qk_norm_size(at);
+      const RowNorm of = norm_of(std::span(row).subspan(at, size));
+      for (std::size_t j = at; j < at + size; ++j) row[j] *= of.scale * vectors.qk_gain.value(j);
     }
     for (std::size_t p = 0; p < rope.size(); ++p) {
       const double angle = rope[p] * place_of_pair(begin_ + i, p), cos = std::cos(angle), sin = std::sin(angle);

@@ -62,8 +62,11 @@ std::size_t tokens_of(const Plan& plan, const Marks& made) {
   return entries == 0 || passes == 0 ? 0 : std::min<std::size_t>(made[k_slot_kind], entries + passes);
 }
 
-ChatFormat Client::State::format(const ConversationOptions& with) const {
-  return ChatFormat::chosen(with.chat_format, vocabulary);
+ChatFormat Client::State::format(const ConversationOptions& with) {
+  if (!with.chat_format.empty()) return ChatFormat::named(with.chat_format);
+  const Lock lock(mutex);
+  if (!own_format) own_format = ChatFormat::chosen({}, vocabulary);
+  return *own_format;
 }
 
 std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages, const ConversationOptions& with) {

@@ -29,8 +29,9 @@ struct Client::State {
     for (const Chain& chain : chains_of(card)) ready[chain.number] = chain.tokens;
   }
   std::vector<Chain> chains_of(const Card& card);
+  // Errors: those of ChatFormat::chosen.
+  ChatFormat format(const ConversationOptions& with);
   // Ids of a whole conversation, up to where the answer begins.
-  ChatFormat format(const ConversationOptions& with) const;
   std::vector<TokenId> encode(const std::vector<Message>& messages, const ConversationOptions& with);
   void set_ready(std::uint64_t chain, std::size_t tokens) {
     const Lock lock(mutex);
@@ -59,6 +60,7 @@ struct Client::State {
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
   Mutex mutex;
   std::map<std::uint64_t, std::size_t> ready GUARDED_BY(mutex);  // tokens of each chain
+  std::optional<ChatFormat> own_format GUARDED_BY(mutex);        // the model's, once it was asked for
 };
 
 // The library's own figures in the types of its public interface.

@@ -53,8 +53,11 @@ TEST(File, what_cannot_be_looked_at_is_told) {
   write_text(scratch / "file", "");
   EXPECT_EQ(type_of(scratch / "file"), fs::file_type::regular);
   EXPECT_EQ(type_of(scratch.path()), fs::file_type::directory);
-  for (const char* absent : {"none", "dangling", "file/below"})
+  EXPECT_TRUE(is_there(scratch / "file") && is_there(scratch.path()));
+  for (const char* absent : {"none", "dangling", "file/below"}) {
     EXPECT_EQ(type_of(scratch / absent), fs::file_type::not_found) << absent;
+    EXPECT_FALSE(is_there(scratch / absent)) << absent;
+  }
   EXPECT_NE(error_of([&] { type_of(scratch / "loop"); }).find("cannot be looked at: Too many levels"),
             std::string::npos);
   EXPECT_NE(error_of([&] { type_of(scratch / "loop/below"); }).find("cannot be looked at: Too many levels"),

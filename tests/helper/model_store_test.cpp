@@ -397,6 +397,31 @@ TEST(ModelRecord, another_model_has_another_seed_and_the_same_has_the_same) {
   }
 }
 
+// As a release left it whose V had another layout: no seed of it is used again, and it stays as it is.
+TEST(ModelRecord, one_of_another_layout_is_left_alone) {
+  TemporaryFolder folder;
+  Executor executor(1);
+  const OfferedModel model = tiny_offer(1);
+  const auto name = [&](std::uint32_t layout) {
+    Writer bound;
+    Digest weights = weights_digest(model.weights, model.plan, executor, layout);
+    visit(bound, weights);
+    bound.number("chunk", model.chunk);
+    return hash(domain::model_record, bound.take());
+  };
+  const auto record_of = [&](std::uint32_t layout) {
+    return ModelRecord(folder.path(), name(layout), chunks_of(model), std::string(64, 'c'), seed_of(9));
+  };
+  record_of(k_layout - 1).set_sent(0, Digest{1});
+  const OfferedModel fresh = recorded(tiny_offer(1), folder.path());
+  EXPECT_EQ(fresh.model_id, model.model_id);
+  EXPECT_TRUE(std::ranges::equal(fresh.mask_seed.bytes(), model.mask_seed.bytes()));
+  EXPECT_EQ(record_of(k_layout).model_id(), model.model_id);
+  EXPECT_EQ(record_of(k_layout).sent()[0], Digest{});
+  EXPECT_EQ(record_of(k_layout - 1).model_id(), std::string(64, 'c'));
+  EXPECT_EQ(record_of(k_layout - 1).sent()[0], Digest{1});
+}
+
 TEST(ModelRecord, is_its_owners_alone_and_a_flipped_byte_is_named) {
   TemporaryFolder folder;
   recorded(tiny_offer(1), folder.path());

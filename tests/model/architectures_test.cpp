@@ -96,5 +96,22 @@ TEST_P(Architectures, integers_give_what_the_oracle_says) {
           model.architecture.starts_with("gemma") ? 0.1 : 5e-5);
 }
 
+// Where numbers leave float32, nothing is chosen.
+TEST(Reference, logits_that_are_no_numbers_are_refused) {
+  Executor executor(1);
+  FloatWeights weights = load_float_weights(ModelFile::open(tiny_model("llama").path), executor);
+  ReferenceCache cache;
+  EXPECT_NO_THROW(reference_forward(weights, std::vector<TokenId>{5}, cache, executor));
+  for (float& v : weights.layers[0].o.values) v = 3e38f;
+  ReferenceCache other;
+  try {
+    reference_forward(weights, std::vector<TokenId>{5}, other, executor);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::unsupported);
+    EXPECT_EQ(error.field(), "logits");
+  }
+}
+
 }  // namespace
 }  // namespace permllm::test

@@ -107,6 +107,12 @@ TEST(Gguf, a_split_model_is_opened_whole_from_any_part) {
   EXPECT_EQ(error(folder.path() / names[0]), names[1] + ": says it is part 3 of 3, expected part 2 of 3");
   write(names[1], {parts[1].begin(), parts[1].end() - 100});
   EXPECT_NE(error(folder.path() / names[0]).find("truncated"), std::string::npos);
+  // Of another model that is cut alike: told where the part says of its model what the first does not.
+  auto others = tiny_llama().split(3);
+  others[1].text("general.name", "another");
+  write(names[1], others[1].finish());
+  EXPECT_EQ(error(folder.path() / names[2]),
+            names[1] + ": general.name is not what the first part says: of another model?");
   std::filesystem::remove(folder.path() / names[1]);
   EXPECT_EQ(error(folder.path() / names[2]),
             names[2] + ": is part 3 of 3 of a split model, and part 2 is missing: " + names[1]);

@@ -1,5 +1,6 @@
 #include "model/load.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -147,7 +148,11 @@ TEST(Config, smollm_3_has_layers_without_positions) {
 TEST(Config, olmo_2_has_norms_behind_its_matrices_alone) {
   const Config c = tiny_config("olmo2");
   EXPECT_TRUE(c.post_norm && c.qk_norm && c.whole_norm && !c.pre_norm && c.windows.empty());
-  EXPECT_EQ(c.qk_norm_size(), 32u);
+  EXPECT_EQ(c.qk_norm_size(0), 32u);
+  EXPECT_EQ(c.qk_norm_size(32), 32u);
+  const Config grouped = tiny_config("olmo3");  // as the models of 32B
+  EXPECT_EQ(grouped.qk_norm_size(0), 32u);
+  EXPECT_EQ(grouped.qk_norm_size(32), 16u);
   // OLMo 3: a window in three layers of four, whose positions were not stretched.
   SmallModel model = small_gguf("olmo2");
   model.settings["attention.sliding_window"] = 3;
@@ -164,10 +169,6 @@ TEST(Config, olmo_2_has_norms_behind_its_matrices_alone) {
                factor = 0.1 * std::log(4.0) + 1;  // entry 3 of a head is where it was, its partner is not
   EXPECT_NEAR(w.layers[0].qk_gain.value(3), before, 1e-3);
   EXPECT_NEAR(w.layers[1].qk_gain.value(3), model.tensors.at("blk.1.attn_q_norm.weight").values[3] * factor, 1e-3);
-  model.settings["attention.head_count_kv"] = 1;
-  EXPECT_EQ(error_of(model, Code::unsupported),
-            "olmo2.attention.head_count_kv: 1 of 2 heads: norms of all of q and of all of k are supported where both "
-            "have as many");
 }
 
 TEST(Config, granite_has_a_scale_of_scores_and_may_have_no_positions) {
@@ -354,6 +355,25 @@ TEST(Load, without_a_norm_before_it_a_matrix_takes_the_residual_times_a_factor) 
   for (std::size_t j = 0; j < 8; ++j) {
     EXPECT_EQ(gain.value(j), model.tensors.at("blk.0.attn_q_norm.weight").values[j / 4 * 4 + order[j % 4]]);
     EXPECT_EQ(gain.value(8 + j), model.tensors.at("blk.0.attn_k_norm.weight").values[j / 4 * 4 + order[j % 4]]);
+  }
+}
+
+// The norm of all of k has as many gains as k has rows, those of q likewise.
+TEST(Load, norms_of_all_heads_have_the_rows_of_q_and_of_k) {
+  SmallModel model = small_gguf("olmo2");
+  model.settings["attention.head_count_kv"] = 1;
+  for (const std::string layer : {"blk.0.", "blk.1."}) {
+    for (const char* matrix : {"attn_k.weight", "attn_v.weight"})
+      model.add(layer + matrix, {Small::head_dim, Small::width});
+  }
+  EXPECT_EQ(error_of(model, Code::file), "tensor blk.0.attn_k_norm.weight: has shape 8, expected 4");
+  for (const std::string layer : {"blk.0.", "blk.1."}) model.add(layer + "attn_k_norm.weight", {Small::head_dim});
+  const Gain gain = reals(model).layers[1].qk_gain;
+  ASSERT_EQ(gain.words.size(), 12u);
+  const std::size_t order[] = {0, 2, 1, 3};
+  for (std::size_t j = 0; j < 4; ++j) {
+    EXPECT_EQ(gain.value(4 + j), model.tensors.at("blk.1.attn_q_norm.weight").values[4 + order[j]]);
+    EXPECT_EQ(gain.value(8 + j), model.tensors.at("blk.1.attn_k_norm.weight").values[order[j]]);
   }
 }
 
@@ -648,6 +668,32 @@ TEST(Load, a_gain_that_overflows_a_weight_is_refused) {
   for (const char* name : {"blk.0.attn_norm.weight", "blk.0.attn_k.weight"})
     std::fill(model.tensors[name].values.begin(), model.tensors[name].values.end(), 1e38f);
   EXPECT_EQ(error_of(model, Code::file), "tensor blk.0.attn_k.weight: holds a weight that is not a finite number");
+}
+
+// Integers have no fewer fraction bits than none: a matrix and a table, one entry more than they hold, and the largest that they do.
+TEST(Load, weights_beyond_the_integers_are_refused_by_their_tensor) {
+  for (const auto& [tensor, gain] : {std::pair("blk.1.ffn_down.weight", ""), std::pair("token_embd.weight", ""),
+                                     std::pair("blk.0.attn_v.weight", ", its norm's gain folded in")}) {
+    SmallModel model = small_gguf("llama");
+    for (auto& [name, values] : model.tensors) {
+      if (name.ends_with("norm.weight")) std::fill(values.values.begin(), values.values.end(), 1.0f);
+    }
+    model.tensors[tensor].values.back() = -2047;
+    load_int_weights(model.gguf(), executor());
+    model.tensors[tensor].values.back() = -2048;
+    EXPECT_EQ(error_of(model, Code::unsupported),
+              fmt::format("tensor {}: holds a weight of 2048{}, at most 2047 are supported", tensor, gain));
+    EXPECT_NO_THROW(reals(model));
+  }
+  SmallModel model = small_gguf("llama");
+  model.tensors["blk.1.ffn_down.weight"].values.back() = 128;
+  EXPECT_NO_THROW(load_int_weights(model.gguf(), executor(), 12));
+  try {
+    load_int_weights(model.gguf(), executor(), 8);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "tensor blk.1.ffn_down.weight: holds a weight of 128, at most 127 are supported");
+  }
 }
 
 TEST(Load, weights_near_zero_and_all_zero_are_taken) {

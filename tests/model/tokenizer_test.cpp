@@ -98,7 +98,8 @@ Vocabulary byte_level(const std::string& pre) {
   return v;
 }
 
-Vocabulary table(const std::string& name) {
+Vocabulary table(
+    const std::string& name, const std::function<void(GgufWriter&)>& add = [](GgufWriter&) {}) {
   const auto& data = families().at("tables").at(name);
   GgufWriter w;
   w.text("tokenizer.ggml.model", "llama");
@@ -108,6 +109,7 @@ Vocabulary table(const std::string& name) {
   w.number("tokenizer.ggml.bos_token_id", 1);
   w.number("tokenizer.ggml.eos_token_id", 2);
   if (!data.at("add_space_prefix").get<bool>()) w.boolean("tokenizer.ggml.add_space_prefix", false);
+  add(w);
   return Vocabulary::read(Gguf::parse(w.finish()));
 }
 
@@ -303,6 +305,35 @@ TEST(Tokenizer, what_the_file_calls_a_mark_is_one) {
     for (const TokenId id : tokenizer.encode("<s>x</s>", false)) EXPECT_GT(id, 2u) << type;
     EXPECT_EQ(tokenizer.control("</s>"), 2u);
   }
+}
+
+TEST(Tokenizer, a_normalisation_that_may_be_meant_or_not_is_refused) {
+  try {
+    table("llama", [](GgufWriter& w) { w.numbers("tokenizer.ggml.precompiled_charsmap", {1, 2}); });
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::unsupported);
+    EXPECT_EQ(error.field(), "tokenizer.ggml.precompiled_charsmap");
+  }
+}
+
+// Gemma 3 has a tag of HTML of this name, and its own begin of a text.
+TEST(Tokenizer, what_begins_texts_elsewhere_is_text_where_the_file_names_another) {
+  Vocabulary v = table("llama");
+  ASSERT_EQ(v.tokens[1], "<s>");
+  v.tokens[1] = "<bos>";
+  const auto tag = static_cast<TokenId>(v.tokens.size());
+  v.tokens.push_back("<s>");
+  v.types.push_back(k_user_defined);
+  v.scores.push_back(0);
+  const auto has_tag = [&](const Vocabulary& vocabulary) {
+    const auto ids = Tokenizer(vocabulary).encode("x<s>y", false);
+    return std::find(ids.begin(), ids.end(), tag) != ids.end();
+  };
+  EXPECT_TRUE(has_tag(v));
+  v.bos.reset();
+  v.add_bos = false;
+  EXPECT_FALSE(has_tag(v));
 }
 
 // Official files have both.

@@ -100,7 +100,8 @@ class SeenCheck {
       case Site::qkv:
         return open_qkv(s);
       case Site::head_norm: {
-        const Numbers qk = part(oracle("qkv", s), s.row * c_.qk_norm_size(), c_.qk_norm_size());
+        const std::size_t begin = s.row * c_.qk_norm_size(0);
+        const Numbers qk = part(oracle("qkv", s), begin, c_.qk_norm_size(begin));
         return same("qkv of a head", s, magnitudes(shown(s, plan_.head_norm_reveal(s.layer), plan_.qkv_frac(s.layer))),
                     magnitudes(qk));
       }

@@ -107,6 +107,8 @@ TEST_P(Choices, are_those_of_float32) {
       }
       const auto best = static_cast<TokenId>(std::max_element(want.begin(), want.end()) - want.begin());
       ASSERT_EQ(static_cast<TokenId>(std::max_element(got.begin(), got.end()) - got.begin()), chosen);
+      // What another engine chose in float32, or llama.cpp with activations of 8 bits.
+      EXPECT_LT(want[best] - want[line.answer[step]], 0.15) << "step " << step;
       if (chosen == best) ++same;
       worst_gap = std::max(worst_gap, want[best] - want[chosen]);
       for (std::size_t k = 0; k < want.size(); ++k) divergence += std::exp(want[k]) * (want[k] - got[k]);

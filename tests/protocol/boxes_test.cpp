@@ -117,7 +117,7 @@ static_assert(shares_scores<User, ShownQueries> && !shares_scores<User, Masked> 
 
 TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
   for (const Batch batch : k_batches) {
-    for (const bool growing : {false, true}) {
+    for (const auto& [growing, fewer] : {std::pair{false, 0u}, {false, 5u}, {true, 0u}}) {
       for (const bool sign : {false, true}) {
         Real real(batch);
         MapShape s{.site = Site::mlp,
@@ -125,6 +125,7 @@ TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
                    .rows = 3,
                    .groups = 2,
                    .columns = growing ? 0u : 17u,
+                   .fewer = fewer,
                    .in = Ring{40},
                    .reveal = {8, 32},
                    .sign = sign,
@@ -150,8 +151,8 @@ TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
             });
         std::size_t at = 0, answer = 0;
         for (std::size_t i = 0; i < batch.count; ++i) {
-          const std::size_t n = s.columns_at(batch.index(i));
-          for (std::size_t row = 0; row < s.rows; ++row, at += 2 * n, answer += n) {
+          for (std::size_t row = 0, n = 0; row < s.rows; ++row, at += 2 * n, answer += n) {
+            n = s.columns_at(batch.index(i)) - (row == 2 ? fewer : 0);
             for (std::size_t j = 0; j < n; ++j) {
               // A cut is the floor or one unit below it; with a sign, towards either side.
               const double group0 = std::floor(static_cast<double>(centre(y[at + j], s.in)) / 256),
@@ -164,6 +165,7 @@ TEST(Boxes, permuted_map_answers_every_column_in_its_place) {
             }
           }
         }
+        EXPECT_EQ(at, shown);
         EXPECT_EQ(real.run.measured(), cost(s, batch));
       }
     }

@@ -194,40 +194,57 @@ TEST(Leak, permuted_map_with_signs_shows_the_provider_nothing) {
 TEST(Leak, permuted_map_with_two_answers_shows_the_provider_nothing) {
   EXPECT_TRUE(provider_learns_nothing(map_box(1, 1, false, false, 2), {{0, 0}, {1, 0}, {1, 1}}, 2 * 4096));
 }
-// Rows of their own orders and signs, as the norm of heads has them: two of one column each, answered by themselves.
-void rows_box(Enumeration& e, const Words& y) {
-  const MapShape s{.site = Site::head_norm,
-                   .layer = 0,
-                   .rows = 2,
-                   .columns = 1,
-                   .in = k_two,
-                   .reveal = {0, 2},
-                   .sign = true,
-                   .answers = {{Site::head_norm, {k_two, 0}}}};
-  const Words m = e.mask(2, k_two);
-  e.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{s.in, 0}, m.size(), m}); });
-  const Words y0 = e.provider_share(y, m, k_two);
-  std::vector<Masked> b;
-  std::vector<Mask> r;
-  e.run.online(
-      [&](Provider& p) {
-        b = permuted_map(p, s, Masked{{s.in, 0}, y0.size(), y0});
-      },
-      [&](User& u) {
-        r = permuted_map(u, s,
-                         [&](std::size_t, std::size_t, auto row, auto& out) { out[0][0] = static_cast<Word>(row[0]); });
-      });
-  for (std::size_t j = 0; j < 2; ++j) EXPECT_EQ((b[0].words[j] + r[0].words[j]) & 3, y[j]);
+// Rows of their own orders and signs, as the norm of heads has them: two, the last with `fewer` columns, answered by themselves.
+auto rows_box(std::size_t columns, std::size_t fewer, Ring ring, bool sign) {
+  return [=](Enumeration& e, const Words& y) {
+    const MapShape s{.site = Site::head_norm,
+                     .layer = 0,
+                     .rows = 2,
+                     .columns = columns,
+                     .fewer = fewer,
+                     .in = ring,
+                     .reveal = {0, ring.bits},
+                     .sign = sign,
+                     .answers = {{Site::head_norm, {ring, 0}}}};
+    const Words m = e.mask(y.size(), ring);
+    e.run.offline([&](Helper& h) { permuted_map(h, s, Mask{{ring, 0}, m.size(), m}); });
+    const Words y0 = e.provider_share(y, m, ring);
+    std::vector<Masked> b;
+    std::vector<Mask> r;
+    e.run.online(
+        [&](Provider& p) {
+          b = permuted_map(p, s, Masked{{ring, 0}, y0.size(), y0});
+        },
+        [&](User& u) {
+          r = permuted_map(u, s, [&](std::size_t, std::size_t, auto row, auto& out) {
+            for (std::size_t j = 0; j < row.size(); ++j) out[0][j] = static_cast<Word>(row[j]);
+          });
+        });
+    for (std::size_t j = 0; j < y.size(); ++j) EXPECT_EQ((b[0].words[j] + r[0].words[j]) & ring.mask(), y[j]);
+  };
 }
 TEST(Leak, permuted_map_of_several_rows_shows_the_provider_nothing) {
-  EXPECT_TRUE(provider_learns_nothing(rows_box, {{0, 0}, {1, 2}, {3, 1}},
+  const auto box = rows_box(1, 0, k_two, true);
+  EXPECT_TRUE(provider_learns_nothing(box, {{0, 0}, {1, 2}, {3, 1}},
                                       4 * 65536));  // two signs; share, s0, w and b of four bits
-  EXPECT_FALSE(provider_learns_nothing(rows_box, {{0, 0}, {1, 2}}, 4 * 65536, without(Use::map_answer)));
+  EXPECT_FALSE(provider_learns_nothing(box, {{0, 0}, {1, 2}}, 4 * 65536, without(Use::map_answer)));
 }
 TEST(Leak, permuted_map_hides_the_signs_of_each_row) {
-  EXPECT_EQ(user_view(rows_box, {1, 2}, nullptr, shown_only), user_view(rows_box, {3, 2}, nullptr, shown_only));
-  EXPECT_NE(user_view(rows_box, {1, 2}, without(Use::map_sign), shown_only),
-            user_view(rows_box, {3, 2}, without(Use::map_sign), shown_only));
+  const auto box = rows_box(1, 0, k_two, true);
+  EXPECT_EQ(user_view(box, {1, 2}, nullptr, shown_only), user_view(box, {3, 2}, nullptr, shown_only));
+  EXPECT_NE(user_view(box, {1, 2}, without(Use::map_sign), shown_only),
+            user_view(box, {3, 2}, without(Use::map_sign), shown_only));
+}
+// As the norms of all queries, and of fewer keys, have them: rows of two columns and of one.
+TEST(Leak, permuted_map_with_a_shorter_last_row_shows_the_provider_nothing_and_the_user_no_order) {
+  const auto bits = rows_box(2, 1, Ring{1}, false);
+  EXPECT_TRUE(provider_learns_nothing(bits, {{0, 0, 0}, {1, 0, 1}, {0, 1, 1}},
+                                      2 * 4096));  // pi; share, s0, w and b of three bits
+  for (const Use use : {Use::map_shown, Use::map_answer, Use::map_mask})
+    EXPECT_FALSE(provider_learns_nothing(bits, {{0, 0, 0}, {1, 0, 1}}, 2 * 4096, without(use)));
+  const auto view = [](const Words& y) { return user_view(rows_box(2, 1, k_two, false), y, nullptr, shown_only); };
+  EXPECT_EQ(view({1, 2, 3}), view({2, 1, 3}));
+  EXPECT_NE(view({1, 2, 3}), view({1, 3, 2}));
 }
 TEST(Leak, permuted_map_without_a_mask_fails) {
   const auto box = map_box(1, 2, false, false);

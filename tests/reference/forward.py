@@ -114,6 +114,7 @@ class Layer:
     post_attn: object = None
     post_mlp: object = None
     freqs: np.ndarray | None = None   # None: heads do not turn
+    magnitude: float = 1.0            # YaRN, longrope: of cos and sin
     window: int = 0                   # keys that a query sees, itself included; 0: all
 
 
@@ -131,7 +132,6 @@ class Model:
     embed_scale: float = 1.0
     residual_scale: float = 1.0       # Granite: of what attention and MLP put out
     logit_scale: float = 1.0
-    turn_magnitude: float = 1.0       # YaRN, longrope: of cos and sin
     positions: np.ndarray | None = None  # GPT-2: context x width
     rotary: str = 'adjacent'          # or 'halves', '2d', 'none'
     gated: bool = True
@@ -188,8 +188,8 @@ def from_gguf(path):
         whole = frequencies(base, dims, key('rope.scaling.factor', 1.0) if scaling == 'linear' else 1.0, t.get('rope_freqs.weight'))
     if key('attention.temperature_scale', 0.0):  # Llama 4's and Ministral's: 1 up to the original context
         assert key('context_length') <= original
-    local = frequencies(key('rope.freq_base_swa', 10000.0), dims) if arch == 'gemma3' else whole
-    period = {'gemma2': 2, 'gemma3': 6}.get(arch, 0)  # each such layer sees everything
+    local = frequencies(key('rope.freq_base_swa', {'gemma3': 10000.0, 'olmo2': base}[arch]), dims) if arch in ('gemma3', 'olmo2') else whole
+    period = {'gemma2': 2, 'gemma3': 6, 'olmo2': 4}.get(arch, 0)  # each such layer sees everything
     still = {'smollm3': 4}.get(arch, 0)               # each such layer has no positions
     window = key('attention.sliding_window', 0)
 
@@ -205,7 +205,8 @@ def from_gguf(path):
             qkv=linear(b + 'attn_qkv') if fused_qkv else linear(b + 'attn_q', b + 'attn_k', b + 'attn_v'),
             o=linear(b + 'attn_output'), down=linear(b + 'ffn_down'),
             up=linear(b + 'ffn_up') if fused_up else linear(b + 'ffn_gate', b + 'ffn_up'),
-            freqs=(local if windowed else whole) if turns else None, window=window if windowed else 0)
+            freqs=(local if windowed else whole) if turns else None, window=window if windowed else 0,
+            magnitude=1.0 if windowed and local is not whole else magnitude)
         if arch in ('qwen3', 'gemma3'):
             layer.q_norm, layer.k_norm = norm(b + 'attn_q_norm', head_dim), norm(b + 'attn_k_norm', head_dim)
         if arch == 'olmo2':  # of all heads together
@@ -222,7 +223,7 @@ def from_gguf(path):
         embed=t['token_embd.weight'], head=t.get('output.weight', t['token_embd.weight']),
         layers=model_layers, final_norm=norm('output_norm'),
         embed_scale=np.sqrt(width) if gemma else key('embedding_scale', 1.0),
-        residual_scale=key('residual_scale', 1.0), logit_scale=1 / key('logit_scale', 1.0), turn_magnitude=magnitude,
+        residual_scale=key('residual_scale', 1.0), logit_scale=1 / key('logit_scale', 1.0),
         positions=t['position_embd.weight'] if arch == 'gpt2' else None,
         rotary='none' if arch == 'gpt2' else 'adjacent' if arch in ('llama', 'glm4', 'chatglm', 'smollm3', 'granite', 'mistral3') else 'halves',
         gated=arch != 'gpt2', act=gelu_tanh if gemma or arch == 'gpt2' else silu,
@@ -302,18 +303,19 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
         for i, row in enumerate(rows):
             observe(kind, layer, start + i, row)
 
-    def turned(x, freqs):
+    def turned(x, layer):
+        freqs = layer.freqs
         if m.rotary == 'none' or freqs is None:
             return x
         if m.rotary == '2d':
             positions, blocks = (p[start:] for p in block_positions(m, cache.ids))
             return rotate_2d(x, positions, blocks, freqs)
-        return rotate(x, np.arange(start, total), freqs, m.rotary == 'adjacent', m.turn_magnitude)
+        return rotate(x, np.arange(start, total), freqs, m.rotary == 'adjacent', layer.magnitude)
 
-    def grown(heads, freqs):  # as large as they are once turned, which those who fold the magnitude into the weights show
+    def grown(heads, layer):  # as large as they are once turned, which those who fold the magnitude into the weights show
         out = heads.copy()
-        if m.turn_magnitude != 1 and freqs is not None:
-            out[..., :2 * len(freqs)] *= m.turn_magnitude
+        if layer.magnitude != 1 and layer.freqs is not None:
+            out[..., :2 * len(layer.freqs)] *= layer.magnitude
         return out.reshape(n, -1)
 
     x = m.embed[list(ids)] * m.embed_scale
@@ -332,11 +334,11 @@ def forward(model, ids, cache, observe=lambda kind, layer, token, values, head=N
             see('qkv', l, qkv)
             by_row = lambda x, of: of(x.reshape(n, -1, of.gain.size)).reshape(x.shape)
             q, k = by_row(q, layer.q_norm), by_row(k, layer.k_norm)
-            see('qk', l, np.concatenate([grown(q, layer.freqs), grown(k, layer.freqs)], axis=1))
+            see('qk', l, np.concatenate([grown(q, layer), grown(k, layer)], axis=1))
         else:
-            see('qkv', l, np.concatenate([grown(q, layer.freqs), grown(k, layer.freqs), v.reshape(n, -1)], axis=1))
-        q = turned(q, layer.freqs)
-        cache.keys[l] = np.concatenate([cache.keys[l], turned(k, layer.freqs)])
+            see('qkv', l, np.concatenate([grown(q, layer), grown(k, layer), v.reshape(n, -1)], axis=1))
+        q = turned(q, layer)
+        cache.keys[l] = np.concatenate([cache.keys[l], turned(k, layer)])
         cache.values[l] = np.concatenate([cache.values[l], v])
         visible = (keys <= queries) | (keys < prefix)
         if layer.window:

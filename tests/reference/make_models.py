@@ -191,6 +191,10 @@ GGUF_MODELS = {
     'gpt2': ('gpt2', gpt2),
     'olmo2': ('olmo2', lambda draw: gguf('olmo2', draw, width=32, heads=4, kv_heads=4, head_dim=8, key_length=False, post_norm=True, qk_norm=True,
                                          behind=True, meta={'rope.freq_base': 1000.0})),
+    # A window in three layers of four, whose positions are not stretched as those of the fourth. As its 32B and that of OLMo 2: fewer heads of
+    # keys than of queries, so that the rows that are normed have not one length.
+    'olmo3': ('olmo2', lambda draw: gguf('olmo2', draw, layers=5, width=32, heads=4, kv_heads=2, head_dim=8, key_length=False, post_norm=True,
+                                         qk_norm=True, behind=True, meta={'rope.freq_base': 1000.0, 'attention.sliding_window': WINDOW, **yarn_meta(1.25)})),
     # No positions in the fourth layer.
     'smollm3': ('smollm3', lambda draw: gguf('smollm3', draw, layers=5, tied=True, embed=(6, 55), meta={
         'rope.freq_base': 1000.0, 'vocab_size': VOCAB, 'rope.dimension_count': 8})),
@@ -332,7 +336,7 @@ def make(name, seed, out):
 
 # Model and a seed that makes it clear, with inner values that rounding does not move far (tests/parties/architectures_test.cpp says how far).
 MODELS = {'llama': 1, 'llama-linear': 34, 'qwen2': 2, 'qwen3': 5, 'gemma2': 4419, 'gemma3': 279,
-          'phi3': 2, 'gpt2': 1153, 'glm4': 4, 'chatglm': 2, 'olmo2': 18, 'smollm3': 80, 'granite': 12, 'qwen2-yarn': 2, 'qwen3-yarn': 4, 'mistral3': 3,
+          'phi3': 2, 'gpt2': 1153, 'glm4': 4, 'chatglm': 2, 'olmo2': 18, 'olmo3': 1, 'smollm3': 80, 'granite': 12, 'qwen2-yarn': 2, 'qwen3-yarn': 4, 'mistral3': 3,
           'phi4-mini': 12, 'chatglm-6b': 21}
 
 

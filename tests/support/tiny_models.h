@@ -45,9 +45,10 @@ struct TinyModel {
 
 // Names of the models, for parametrised tests.
 inline const std::vector<std::string>& tiny_model_names() {
-  static const std::vector<std::string> names{
-      "llama",   "llama-linear", "qwen2",   "qwen3",      "gemma2",     "gemma3",   "phi3",      "gpt2",  "glm4",
-      "chatglm", "smollm3",      "granite", "qwen2-yarn", "qwen3-yarn", "mistral3", "phi4-mini", "olmo2", "chatglm-6b"};
+  static const std::vector<std::string> names{"llama",     "llama-linear", "qwen2",      "qwen3",      "gemma2",
+                                              "gemma3",    "phi3",         "gpt2",       "glm4",       "chatglm",
+                                              "smollm3",   "granite",      "qwen2-yarn", "qwen3-yarn", "mistral3",
+                                              "phi4-mini", "olmo2",        "olmo3",      "chatglm-6b"};
   return names;
 }
 

@@ -183,6 +183,10 @@ TEST(Template, a_refusal_names_the_line) {
   EXPECT_EQ(refusal("\n{{ x.y.z }}"), "line 2: \"x\" is undefined; --chat-format chooses another format");
   EXPECT_EQ(refusal("{{ 1\n|\nnothere }}"),
             "line 3: the filter \"nothere\" is not supported; --chat-format chooses another format");
+  EXPECT_EQ(refusal("\n{{ self is defined }}"),
+            "line 2: the variable \"self\" is not supported; --chat-format chooses another format");
+  EXPECT_EQ(refusal("{{ 'Stra\u00dfe'.casefold() }}"),
+            "line 1: the method casefold of texts is not supported; --chat-format chooses another format");
   EXPECT_EQ(refusal("{% break %}"), "line 1: break stands in no loop; --chat-format chooses another format");
   EXPECT_EQ(refusal("{{ 9223372036854775807 + 1 }}"),
             "line 1: a whole number has more than 64 bits; --chat-format chooses another format");
