@@ -46,6 +46,13 @@ void MappedFile::map(int file, const std::string& name) {
   size_ = size;
 }
 
+void let_go(std::span<const std::uint8_t> mapped) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)),
+             at = reinterpret_cast<std::uintptr_t>(mapped.data());
+  const std::uintptr_t first = (at + page - 1) / page * page, end = (at + mapped.size()) / page * page;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<std::uint8_t*>(data_), size_);
 }

@@ -11,6 +11,9 @@
 
 namespace permllm {
 
+// Lets the pages that lie in these bytes of a mapped file go from this process: they are read again when they are used.
+void let_go(std::span<const std::uint8_t> mapped);
+
 class MappedFile {
  public:
   // Errors: file, naming the path: absent, not a regular file, empty, or not to be read.

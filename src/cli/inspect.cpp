@@ -142,7 +142,7 @@ Facts facts_of(const std::optional<ModelFile>& file, const OfferedModel& model, 
     if (options.serve.synthetic) f.parameters += s.rows * s.cols * (id < 4 ? model.plan.config.layers : 1);
   });
   f.chat_format = chat_format_of(model.vocabulary);
-  f.memory = memory_of(model.plan, options.serve.weight_bits);
+  f.memory = memory_of(model.weights, model.plan);
   if (options.loss) f.loss = loss_of(*file, model, executor);
   f.prompt = std::min<std::size_t>(40, options.serve.context);
   for (const std::size_t before : {std::size_t{16}, std::size_t{64}, std::size_t{256}, options.serve.context - 1}) {
@@ -274,9 +274,9 @@ void print_session(const Plan& plan, const Options& options, const Facts& f) {
   }
   if (options.loss) {
     fmt::print(
-        "\nWeights of {} bits against float32, on {} positions of the calibration text: another first choice at {}, "
+        "\nIntegers{} against float32, on {} positions of the calibration text: another first choice at {}, "
         "divergence {:.4f} nats\n",
-        options.serve.weight_bits, f.loss.positions, f.loss.other_choice, f.loss.divergence);
+        options.serve.weight_bits == 8 ? " of 8 bits" : "", f.loss.positions, f.loss.other_choice, f.loss.divergence);
   }
   fmt::print(
       "\nMemory beside the stock: provider {:.0f} MB of weights, helper {:.0f} MB, user {:.0f} MB; and for each token "

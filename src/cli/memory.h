@@ -1,6 +1,7 @@
 // What the parties of a session keep in memory.
 #pragma once
 
+#include "model/weights.h"
 #include "plan/plan.h"
 
 namespace permllm {
@@ -10,6 +11,6 @@ namespace permllm {
 struct Memory {
   std::size_t provider = 0, helper = 0, user = 0, provider_slot = 0, user_slot = 0;
 };
-Memory memory_of(const Plan& plan, int weight_bits);
+Memory memory_of(const IntWeights& weights, const Plan& plan);
 
 }  // namespace permllm

@@ -35,8 +35,10 @@ void add_offer_options(CLI::App& command, OfferOptions& options) {
           "the paper does it")
       ->default_str("linear");
   command
-      .add_option("--weight-bits", options.weight_bits,
-                  "12, or 8: a token reads a third less memory, at a loss that inspect --loss measures")
+      .add_option(
+          "--weight-bits", options.weight_bits,
+          "12: as the file has them, or 12 bits; 8: of a file in F16 or wider a token reads a third less memory, "
+          "at a loss that inspect --loss measures")
       ->capture_default_str()
       ->check(CLI::IsMember({8, 12}));
   add_pre_tokenizer(command, options.pre_tokenizer);

@@ -89,7 +89,7 @@ Estimate estimate(const OfferedModel& model, const Options& options, Executor& e
   };
   const std::size_t passes = options.answer - 1;
   Estimate e;
-  e.memory = memory_of(plan, options.serve.weight_bits);
+  e.memory = memory_of(model.weights, plan);
   e.provider = e.memory.provider + options.users * plan.slots * e.memory.provider_slot;
   e.user = e.memory.user + plan.slots * e.memory.user_slot;
   e.all = request.prefill + request.decode;

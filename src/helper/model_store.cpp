@@ -47,8 +47,8 @@ void check_offer(const ModelOffer& offer) {
     throw Error(Code::malformed, std::string("ModelOffer.") + field, why);
   };
   if (!is_id(offer.model_id)) refuse("model_id", "expected 64 hex digits");
-  check_weight_bits(offer.weight_bits, offer.plan, "ModelOffer.weight_bits");
-  const std::uint64_t expected = masked_model_bytes(offer.plan, offer.weight_bits);
+  check_packings(offer.packings, offer.plan, "ModelOffer.packings");
+  const std::uint64_t expected = masked_model_bytes(offer.plan, offer.packings);
   if (offer.bytes != expected) refuse("bytes", fmt::format("{}, the plan says {}", offer.bytes, expected));
   if (offer.chunk < ModelOffer::k_least_chunk || offer.chunk > ModelOffer::k_most_chunk || offer.chunk % 64 != 0) {
     refuse("chunk", fmt::format("{}, expected a multiple of 64 from {} to {}", offer.chunk, ModelOffer::k_least_chunk,
@@ -73,7 +73,7 @@ std::shared_ptr<const StoredModel> mapped(StoredFile stored) {
   MappedFile bytes(stored.file);
   const std::span<const std::uint8_t> v = bytes.bytes().subspan(stored.v_at, stored.offer.bytes);
   const ModelOffer& offer = stored.offer;
-  auto views = offer.plan.open() ? HeldWeights(view_public_model(offer.plan, offer.weight_bits, v))
+  auto views = offer.plan.open() ? HeldWeights(view_public_model(offer.plan, offer.packings, v))
                                  : HeldWeights(view_masked_model(offer.plan, v));
   return std::make_shared<StoredModel>(StoredModel{std::move(stored), std::move(bytes), std::move(views)});
 }
@@ -265,7 +265,7 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
                               offer.model_id));
     }
     if (here.plan.hash() != offer.plan.hash() || here.chunk != offer.chunk || here.bytes != offer.bytes ||
-        here.weight_bits != offer.weight_bits) {
+        here.packings != offer.packings) {
       throw Error(Code::mismatch, "ModelOffer",
                   fmt::format("model {:.8} is here with plan {:.8}, {} bytes in chunks of {}, offered with plan {:.8}, "
                               "{} bytes in chunks of {}",

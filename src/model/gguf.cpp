@@ -328,6 +328,7 @@ std::unique_ptr<Gguf::Impl> Gguf::Impl::open(const std::filesystem::path& path) 
   } catch (const Error& error) {
     throw Error(error.code(), path.string(), error.what());
   }
+  for (GgufTensor& tensor : impl->tensors) tensor.mapped = true;
   return impl;
 }
 
@@ -445,6 +446,7 @@ std::string Gguf::sha256() const {
   PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
   const auto add = [&](const Impl& part) {
     PERMLLM_ASSERT(EVP_DigestUpdate(context.get(), part.bytes.data(), part.bytes.size()) == 1);
+    if (part.mapped) let_go(part.bytes);
   };
   add(*impl_);
   for (const auto& part : impl_->others) add(*part);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/mapped_file.h"
 #include "base/mutex.h"
 #include "model/architectures.h"
 #include "permllm/error.h"
@@ -25,17 +26,25 @@ class Loader {
   // A matrix, and the whole of what is added to its output.
   IntMatrix integers(const MatrixSource& source, std::vector<float>& bias, int bits) {
     const WeightStatistics statistics = survey(source, bias);
-    const WeightScale scale = IntMatrix::scale_of(statistics, bits);
     refuse_large(source, statistics, bits);
-    const auto row_at = [&](std::size_t r, std::span<float> out) { source.row(r, out); };
-    IntMatrix matrix = IntMatrix::from_rows(source.rows(), source.cols, row_at, scale, executor_, bits);
-    if (scale.most_row_shift > 0 && !scale.shifts.empty()) matrix.coarsen(matrix.needless_bits(), executor_);
-    return count(std::move(matrix));
+    std::optional<IntMatrix> matrix;
+    // Codes of the file where it has them and they fit: fewer bytes to read a token.
+    if (const std::optional<CodeForm> form = source.code_form(); form && bits == k_weight_bits) {
+      const auto codes_at = [&](std::size_t r, CodedRow& out) { source.codes(r, out); };
+      matrix = IntMatrix::from_codes(source.rows(), source.cols, *form, codes_at, source.gain, statistics, executor_);
+    }
+    if (!matrix) {
+      const auto row_at = [&](std::size_t r, std::span<float> out) { source.row(r, out); };
+      matrix = IntMatrix::from_rows(source.rows(), source.cols, row_at, IntMatrix::scale_of(statistics, bits),
+                                    executor_, bits);
+    }
+    matrix->coarsen(matrix->needless_bits(), executor_);
+    return count(source, std::move(*matrix));
   }
   FloatMatrix reals(const MatrixSource& source, std::vector<float>& bias) {
     FloatMatrix matrix{source.rows(), source.cols, std::vector<float>(source.rows() * source.cols)};
     survey(source, bias, matrix.values.data());
-    return count(std::move(matrix));
+    return count(source, std::move(matrix));
   }
   // Tables, transposed.
   IntMatrix integer_columns(const MatrixSource& table, int bits) {
@@ -44,7 +53,7 @@ class Loader {
     refuse_large(table, statistics, bits);
     const int frac = IntMatrix::fraction_bits(*std::max_element(statistics.row.begin(), statistics.row.end()), bits);
     const auto column_at = [&](std::size_t c, std::span<float> out) { table.row(c, out); };
-    return count(IntMatrix::from_columns(table.cols, table.rows(), column_at, frac, executor_, bits));
+    return count(table, IntMatrix::from_columns(table.cols, table.rows(), column_at, frac, executor_, bits));
   }
   FloatMatrix real_columns(const MatrixSource& table) {
     std::vector<float> none;
@@ -57,7 +66,7 @@ class Loader {
         for (std::size_t r = 0; r < table.cols; ++r) matrix.values[r * table.rows() + c] = column[r];
       }
     });
-    return count(std::move(matrix));
+    return count(table, std::move(matrix));
   }
 
  private:
@@ -115,8 +124,12 @@ class Loader {
     return statistics;
   }
 
+  // The file's part of it is not needed any more: the process holds what is made of it, not both.
   template <class Matrix>
-  Matrix count(Matrix matrix) {
+  Matrix count(const MatrixSource& source, Matrix matrix) {
+    for (const GgufTensor* part : source.parts) {
+      if (part->mapped) let_go(part->data);
+    }
     done_ += matrix.rows() * matrix.cols();
     if (progress_) progress_(static_cast<double>(done_) / static_cast<double>(weights_));
     return matrix;

@@ -64,6 +64,34 @@ void MatrixSource::row(std::size_t r, std::span<float> out, double* added) const
   }
 }
 
+std::optional<CodeForm> MatrixSource::code_form() const {
+  if (centred) return std::nullopt;
+  std::optional<CodeForm> common;
+  for (const GgufTensor* part : parts) {
+    const std::optional<CodeForm> own = permllm::code_form(part->type);
+    if (!own) return std::nullopt;
+    if (!common) common = own;
+    common =
+        CodeForm{std::max(common->bits, own->bits), std::min(common->span, own->span), common->zeros || own->zeros};
+  }
+  if (common && common->bits == 5 && common->span == 16) common->bits = 6;
+  return common;
+}
+
+void MatrixSource::codes(std::size_t r, CodedRow& out) const {
+  const TensorRow at = find_row(*this, r);
+  codes_of_row(*at.tensor, at.row, out);
+  // Codes of fewer bits become the high bits of codes of more.
+  const int more = code_form()->bits - permllm::code_form(at.tensor->type)->bits;
+  if (more > 0) {
+    for (std::uint8_t& code : out.codes) code = static_cast<std::uint8_t>(code << more);
+    for (float& v : out.scale) v = std::ldexp(v, -more);
+  }
+  if (row_gain.empty() || row_gain[r] == 1) return;
+  for (float& v : out.scale) v *= row_gain[r];
+  for (float& v : out.least) v *= row_gain[r];
+}
+
 std::vector<float> Tensors::vector(const std::string& name, std::size_t size) {
   const GgufTensor& tensor = take(name, std::array<std::uint64_t, 1>{size});
   std::vector<float> values(size);

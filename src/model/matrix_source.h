@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -30,6 +31,9 @@ struct MatrixSource {
   const GgufTensor& tensor_of(std::size_t r) const;
   // Writes row r of the matrix; with `added`, also what the shift adds to entry r of its output.
   void row(std::size_t r, std::span<float> out, double* added = nullptr) const;
+  // The codes of all parts in one form, where they have one: all but the columns' gains.
+  std::optional<CodeForm> code_form() const;
+  void codes(std::size_t r, CodedRow& out) const;
 };
 
 // x.y, in a loop that vectorises.

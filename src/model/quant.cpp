@@ -14,8 +14,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-// One struct for a block of each type, its fields in the order of the file, and one function that unpacks it, compiled once for
-// each target. Products are exact in single precision, 11 bits of a half by at most 13 of a group's scale and a number, so
+// One struct for a block of each type, its fields in the order of the file, and one function that unpacks it, to real numbers or to codes,
+// compiled once for each target. Products are exact in single precision, 11 bits of a half by at most 13 of a group's scale and a number, so
 // that it does not matter whether a target rounds product and sum together.
 HWY_BEFORE_NAMESPACE();
 namespace permllm::HWY_NAMESPACE {
@@ -63,7 +63,28 @@ HWY_INLINE void scale(Bytes v, float d, float m, float* HWY_RESTRICT to) {
   }
 #endif
 }
-HWY_INLINE void scale(Bytes v, float d, float* HWY_RESTRICT to) { scale(v, d, -0.0f, to); }
+
+// What becomes of a block: its numbers in order, sixteen by sixteen, each d v + m.
+struct Reals {
+  float* to;
+  HWY_INLINE void put(Bytes v, float d, float m = -0.0f) {
+    scale(v, d, m, to);
+    to += 16;
+  }
+};
+// Codes from 0 on, and the weight of code 0. `least`: the least v of the type.
+struct Codes {
+  Byte* codes;
+  float *scale, *least_weight;
+  int least;
+  HWY_INLINE void put(Bytes v, float d, float m = 0.0f) {
+    v -= static_cast<Byte>(least);
+    std::memcpy(codes, &v, 16);
+    codes += 16;
+    *scale++ = d;
+    *least_weight++ = d * static_cast<float>(least) + m;
+  }
+};
 
 // 16 for each number whose bit is set in 16 bits.
 HWY_INLINE Bytes fifth_bits(const Byte* bits) {
@@ -111,9 +132,11 @@ struct Q8_0 {
   Half d;
   std::int8_t v[32];
 };
-HWY_INLINE void unpack(const Q8_0& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q8_0& b, Out& out) {
   const float d = real(b.d);
-  for (int i = 0; i < 32; ++i) to[i] = d * static_cast<float>(b.v[i]);
+  out.put(load(b.v), d);
+  out.put(load(b.v + 16), d);
 }
 
 // The 32-number types with 4 bits in 16 bytes: the first half of the numbers are the low bits.
@@ -122,11 +145,12 @@ struct Q4_0 {
   Half d;
   Byte low[16];
 };
-HWY_INLINE void unpack(const Q4_0& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q4_0& b, Out& out) {
   const float d = real(b.d);
   const Bytes low = load(b.low);
-  scale((low & 15) - 8, d, to);
-  scale((low >> 4) - 8, d, to + 16);
+  out.put((low & 15) - 8, d);
+  out.put((low >> 4) - 8, d);
 }
 
 struct Q4_1 {
@@ -134,11 +158,12 @@ struct Q4_1 {
   Half d, m;
   Byte low[16];
 };
-HWY_INLINE void unpack(const Q4_1& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q4_1& b, Out& out) {
   const float d = real(b.d), m = real(b.m);
   const Bytes low = load(b.low);
-  scale(low & 15, d, m, to);
-  scale(low >> 4, d, m, to + 16);
+  out.put(low & 15, d, m);
+  out.put(low >> 4, d, m);
 }
 
 struct Q5_0 {
@@ -146,11 +171,12 @@ struct Q5_0 {
   Half d;
   Byte high[4], low[16];
 };
-HWY_INLINE void unpack(const Q5_0& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q5_0& b, Out& out) {
   const float d = real(b.d);
   const Bytes low = load(b.low);
-  scale(((low & 15) | fifth_bits(b.high)) - 16, d, to);
-  scale((low >> 4 | fifth_bits(b.high + 2)) - 16, d, to + 16);
+  out.put(((low & 15) | fifth_bits(b.high)) - 16, d);
+  out.put((low >> 4 | fifth_bits(b.high + 2)) - 16, d);
 }
 
 struct Q5_1 {
@@ -158,11 +184,12 @@ struct Q5_1 {
   Half d, m;
   Byte high[4], low[16];
 };
-HWY_INLINE void unpack(const Q5_1& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q5_1& b, Out& out) {
   const float d = real(b.d), m = real(b.m);
   const Bytes low = load(b.low);
-  scale((low & 15) | fifth_bits(b.high), d, m, to);
-  scale(low >> 4 | fifth_bits(b.high + 2), d, m, to + 16);
+  out.put((low & 15) | fifth_bits(b.high), d, m);
+  out.put(low >> 4 | fifth_bits(b.high + 2), d, m);
 }
 
 struct IQ4_NL {
@@ -170,11 +197,12 @@ struct IQ4_NL {
   Half d;
   Byte low[16];
 };
-HWY_INLINE void unpack(const IQ4_NL& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const IQ4_NL& b, Out& out) {
   const float d = real(b.d);
   const Bytes low = load(b.low);
-  scale(look_up(low & 15), d, to);
-  scale(look_up(low >> 4), d, to + 16);
+  out.put(look_up(low & 15), d);
+  out.put(look_up(low >> 4), d);
 }
 
 // The 256-number types have a scale for each 16 or 32 numbers. IQ4_XS: a scale has 4 bits in scales_low, 2 in scales_high.
@@ -183,13 +211,14 @@ struct IQ4_XS {
   Half d;
   Byte scales_high[2], scales_low[4], low[128];
 };
-HWY_INLINE void unpack(const IQ4_XS& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const IQ4_XS& b, Out& out) {
   for (int g = 0; g < 8; ++g) {
     const int bits = ((b.scales_low[g / 2] >> g % 2 * 4) & 15) | ((b.scales_high[g / 4] >> g % 4 * 2) & 3) << 4;
     const float d = real(b.d) * static_cast<float>(bits - 32);
     const Bytes low = load(b.low + 16 * g);
-    scale(look_up(low & 15), d, to + 32 * g);
-    scale(look_up(low >> 4), d, to + 32 * g + 16);
+    out.put(look_up(low & 15), d);
+    out.put(look_up(low >> 4), d);
   }
 }
 
@@ -202,11 +231,11 @@ struct Q2_K {  // a byte of scales holds a group's scale and, above it, its leas
   Byte scales[16], low[64];
   Half d, m;
 };
-HWY_INLINE void unpack(const Q2_K& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q2_K& b, Out& out) {
   const float d = real(b.d), m = real(b.m);
   for (int g = 0; g < 16; ++g) {
-    scale(pairs(b.low, g), d * static_cast<float>(b.scales[g] & 15), -(m * static_cast<float>(b.scales[g] >> 4)),
-          to + 16 * g);
+    out.put(pairs(b.low, g), d * static_cast<float>(b.scales[g] & 15), -(m * static_cast<float>(b.scales[g] >> 4)));
   }
 }
 
@@ -215,12 +244,13 @@ struct Q3_K {  // a scale has 4 bits in the first 8 bytes of scales, 2 in the la
   Byte high[32], low[64], scales[12];
   Half d;
 };
-HWY_INLINE void unpack(const Q3_K& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q3_K& b, Out& out) {
   const float d = real(b.d);
   for (int g = 0; g < 16; ++g) {
     const int bits = ((b.scales[g % 8] >> g / 8 * 4) & 15) | ((b.scales[8 + g % 4] >> g / 4 * 2) & 3) << 4;
     const Bytes third = load(b.high + g % 2 * 16) >> g / 2 & 1;
-    scale((pairs(b.low, g) | third << 2) - 4, d * static_cast<float>(bits - 32), to + 16 * g);
+    out.put((pairs(b.low, g) | third << 2) - 4, d * static_cast<float>(bits - 32));
   }
 }
 
@@ -238,11 +268,12 @@ struct Q4_K {  // 64 numbers in 32 bytes
   GroupScales scales;
   Byte low[128];
 };
-HWY_INLINE void unpack(const Q4_K& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q4_K& b, Out& out) {
   for (int g = 0; g < 8; ++g) {
     const float d = real(b.d) * static_cast<float>(b.scales.scale(g)),
                 m = -(real(b.m) * static_cast<float>(b.scales.least(g)));
-    for (int i = 0; i < 32; i += 16) scale(load(b.low + g / 2 * 32 + i) >> g % 2 * 4 & 15, d, m, to + 32 * g + i);
+    for (int i = 0; i < 32; i += 16) out.put(load(b.low + g / 2 * 32 + i) >> g % 2 * 4 & 15, d, m);
   }
 }
 
@@ -252,13 +283,14 @@ struct Q5_K {
   GroupScales scales;
   Byte high[32], low[128];
 };
-HWY_INLINE void unpack(const Q5_K& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q5_K& b, Out& out) {
   for (int g = 0; g < 8; ++g) {
     const float d = real(b.d) * static_cast<float>(b.scales.scale(g)),
                 m = -(real(b.m) * static_cast<float>(b.scales.least(g)));
     for (int i = 0; i < 32; i += 16) {
       const Bytes fifth = load(b.high + i) >> g & 1;
-      scale((load(b.low + g / 2 * 32 + i) >> g % 2 * 4 & 15) | fifth << 4, d, m, to + 32 * g + i);
+      out.put((load(b.low + g / 2 * 32 + i) >> g % 2 * 4 & 15) | fifth << 4, d, m);
     }
   }
 }
@@ -269,57 +301,109 @@ struct Q6_K {  // halves of 128 numbers with 4 bits in 64 bytes of low, 2 in 32 
   std::int8_t scales[16];
   Half d;
 };
-HWY_INLINE void unpack(const Q6_K& b, float* to) {
+template <class Out>
+HWY_INLINE void unpack(const Q6_K& b, Out& out) {
   const float d = real(b.d);
   for (int g = 0; g < 16; ++g) {
     const Bytes low = load(b.low + g / 8 * 64 + g % 4 * 16) >> g / 4 % 2 * 4 & 15;
-    scale((low | pairs(b.high, g) << 4) - 32, d * static_cast<float>(b.scales[g]), to + 16 * g);
+    out.put((low | pairs(b.high, g) << 4) - 32, d * static_cast<float>(b.scales[g]));
   }
 }
 
+// The least v of the types that have codes.
 template <class Block>
-void unpack_row(const Byte* from, float* to, std::size_t size) {
-  static_assert(alignof(Block) == 1);
-  const auto* blocks = reinterpret_cast<const Block*>(from);
-  for (std::size_t i = 0; i < size / Block::elements; ++i) unpack(blocks[i], to + i * Block::elements);
-}
+constexpr int k_least = 0;
+template <>
+constexpr int k_least<Q4_0> = -8;
+template <>
+constexpr int k_least<Q5_0> = -16;
+template <>
+constexpr int k_least<Q8_0> = -128;
+template <>
+constexpr int k_least<Q3_K> = -4;
+template <>
+constexpr int k_least<Q6_K> = -32;
+template <>
+constexpr int k_least<IQ4_NL> = -128;
+template <>
+constexpr int k_least<IQ4_XS> = -128;
 
-// `size` numbers of a supported type.
-void dequantize(std::uint32_t type, const Byte* HWY_RESTRICT from, float* HWY_RESTRICT to, std::size_t size) {
+// Rows of a supported type.
+struct ToReals {
+  float* to;
+  template <class Block>
+  void row(const Block* blocks, std::size_t count) const {
+    Reals out{to};
+    for (std::size_t i = 0; i < count; ++i) {
+      if constexpr (Block::elements == 1)
+        unpack(blocks[i], to + i);
+      else
+        unpack(blocks[i], out);
+    }
+  }
+};
+struct ToCodes {
+  Byte* codes;
+  float *scale, *least;
+  template <class Block>
+  void row(const Block* blocks, std::size_t count) const {
+    if constexpr (Block::elements > 1) {
+      Codes out{codes, scale, least, k_least<Block>};
+      for (std::size_t i = 0; i < count; ++i) unpack(blocks[i], out);
+    } else {
+      PERMLLM_ASSERT(false);
+    }
+  }
+};
+
+// `size` numbers.
+template <class To>
+void read_row(std::uint32_t type, const Byte* from, std::size_t size, const To& to) {
+  const auto as = [&]<class Block>(const Block*) {
+    static_assert(alignof(Block) == 1);
+    to.row(reinterpret_cast<const Block*>(from), size / Block::elements);
+  };
   switch (type) {
     case 0:
-      return unpack_row<F32>(from, to, size);
+      return as(static_cast<F32*>(nullptr));
     case 1:
-      return unpack_row<F16>(from, to, size);
+      return as(static_cast<F16*>(nullptr));
     case 2:
-      return unpack_row<Q4_0>(from, to, size);
+      return as(static_cast<Q4_0*>(nullptr));
     case 3:
-      return unpack_row<Q4_1>(from, to, size);
+      return as(static_cast<Q4_1*>(nullptr));
     case 6:
-      return unpack_row<Q5_0>(from, to, size);
+      return as(static_cast<Q5_0*>(nullptr));
     case 7:
-      return unpack_row<Q5_1>(from, to, size);
+      return as(static_cast<Q5_1*>(nullptr));
     case 8:
-      return unpack_row<Q8_0>(from, to, size);
+      return as(static_cast<Q8_0*>(nullptr));
     case 10:
-      return unpack_row<Q2_K>(from, to, size);
+      return as(static_cast<Q2_K*>(nullptr));
     case 11:
-      return unpack_row<Q3_K>(from, to, size);
+      return as(static_cast<Q3_K*>(nullptr));
     case 12:
-      return unpack_row<Q4_K>(from, to, size);
+      return as(static_cast<Q4_K*>(nullptr));
     case 13:
-      return unpack_row<Q5_K>(from, to, size);
+      return as(static_cast<Q5_K*>(nullptr));
     case 14:
-      return unpack_row<Q6_K>(from, to, size);
+      return as(static_cast<Q6_K*>(nullptr));
     case 20:
-      return unpack_row<IQ4_NL>(from, to, size);
+      return as(static_cast<IQ4_NL*>(nullptr));
     case 23:
-      return unpack_row<IQ4_XS>(from, to, size);
+      return as(static_cast<IQ4_XS*>(nullptr));
     case 30:
-      return unpack_row<BF16>(from, to, size);
+      return as(static_cast<BF16*>(nullptr));
     default:
       PERMLLM_ASSERT(false);
   }
+}
+
+void dequantize(std::uint32_t type, const Byte* from, float* to, std::size_t size) {
+  read_row(type, from, size, ToReals{to});
+}
+void read_codes(std::uint32_t type, const Byte* from, CodedRow& to) {
+  read_row(type, from, to.codes.size(), ToCodes{to.codes.data(), to.scale.data(), to.least.data()});
 }
 
 }  // namespace permllm::HWY_NAMESPACE
@@ -334,6 +418,7 @@ using namespace HWY_NAMESPACE;  // the blocks' sizes: the same for every target
 const bool k_capped = kernels::cap_simd();
 
 HWY_EXPORT(dequantize);
+HWY_EXPORT(read_codes);
 
 template <class Block>
 constexpr BlockSize size_of{sizeof(Block), Block::elements};
@@ -398,6 +483,17 @@ BlockSize block_size(std::uint32_t type) { return type < std::size(k_types) ? k_
 
 const char* ggml_type_name(std::uint32_t type) { return type < std::size(k_types) ? k_types[type].name : nullptr; }
 
+namespace {
+
+const std::uint8_t* row_of(const GgufTensor& tensor, std::uint64_t row, std::size_t size) {
+  const BlockSize block = block_size(tensor.type);
+  const std::uint64_t bytes = tensor.shape[0] / block.elements * block.bytes;
+  PERMLLM_ASSERT(size == tensor.shape[0] && size % block.elements == 0 && (row + 1) * bytes <= tensor.data.size());
+  return tensor.data.data() + row * bytes;
+}
+
+}  // namespace
+
 void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out) {
   const BlockSize block = block_size(tensor.type);
   if (block.bytes == 0) {
@@ -410,10 +506,41 @@ void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float
                 fmt::format("type {} is not supported; supported are {}",
                             name != nullptr ? name : fmt::format("number {}", tensor.type), supported));
   }
-  const std::uint64_t bytes = tensor.shape[0] / block.elements * block.bytes;
-  PERMLLM_ASSERT(out.size() == tensor.shape[0] && out.size() % block.elements == 0 &&
-                 (row + 1) * bytes <= tensor.data.size());
-  HWY_DYNAMIC_DISPATCH(dequantize)(tensor.type, tensor.data.data() + row * bytes, out.data(), out.size());
+  const std::uint8_t* from = row_of(tensor, row, out.size());
+  HWY_DYNAMIC_DISPATCH(dequantize)(tensor.type, from, out.data(), out.size());
+}
+
+std::optional<CodeForm> code_form(std::uint32_t type) {
+  switch (type) {
+    case 2:
+      return CodeForm{4, 32, false};
+    case 3:
+      return CodeForm{4, 32, true};
+    case 6:
+      return CodeForm{5, 32, false};
+    case 7:
+      return CodeForm{5, 32, true};
+    case 8:
+    case 20:
+    case 23:
+      return CodeForm{8, 32, false};
+    case 10:
+    case 11:
+      return CodeForm{4, 16, true};
+    case 12:
+      return CodeForm{4, 32, true};
+    case 13:
+      return CodeForm{5, 32, true};
+    case 14:
+      return CodeForm{6, 16, false};
+    default:
+      return std::nullopt;
+  }
+}
+
+void codes_of_row(const GgufTensor& tensor, std::uint64_t row, CodedRow& out) {
+  const std::uint8_t* from = row_of(tensor, row, out.codes.size());
+  HWY_DYNAMIC_DISPATCH(read_codes)(tensor.type, from, out);
 }
 
 }  // namespace permllm

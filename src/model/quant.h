@@ -3,9 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "ring/int_matrix.h"
 
 namespace permllm {
 
@@ -14,6 +17,7 @@ struct GgufTensor {
   std::vector<std::uint64_t> shape;  // as in the file: the first is the fastest (a row's length)
   std::uint32_t type = 0;            // ggml type number
   std::span<const std::uint8_t> data;
+  bool mapped = false;  // data is part of a mapped file
   std::uint64_t elements() const;
 };
 
@@ -28,5 +32,10 @@ const char* ggml_type_name(std::uint32_t type);  // "Q4_1"; "type 99" is formatt
 // Types F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K,
 // Q6_K, IQ4_NL, IQ4_XS. Errors: unsupported, naming tensor and type.
 void dequantize_row(const GgufTensor& tensor, std::uint64_t row, std::span<float> out);
+
+// How the codes of a type lie best in an IntMatrix; none of types that are numbers, not codes.
+std::optional<CodeForm> code_form(std::uint32_t type);
+// Row r of a tensor that has codes: they, and for each k_least_span of them a scale and the weight of code 0.
+void codes_of_row(const GgufTensor& tensor, std::uint64_t row, CodedRow& out);
 
 }  // namespace permllm

@@ -74,6 +74,7 @@ GgufTensor tensor_of(const std::string& name, const nlohmann::json& entry, std::
                 fmt::format("holds {} bytes, its shape takes {}", end - begin, elements * type->bytes));
   }
   tensor.data = data.subspan(begin, end - begin);
+  tensor.mapped = true;
   return tensor;
 }
 
@@ -211,8 +212,10 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
 std::string SafetensorsFolder::sha256() const {
   const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
-  for (const MappedFile& file : files_)
+  for (const MappedFile& file : files_) {
     PERMLLM_ASSERT(EVP_DigestUpdate(context.get(), file.bytes().data(), file.bytes().size()) == 1);
+    let_go(file.bytes());
+  }
   std::uint8_t digest[32];
   PERMLLM_ASSERT(EVP_DigestFinal_ex(context.get(), digest, nullptr) == 1);
   std::string hex;

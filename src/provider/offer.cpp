@@ -218,9 +218,9 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
 }
 
 ModelOffer model_offer(const OfferedModel& model) {
-  WeightBits bits = weight_bits_of(model.weights, model.plan);
-  const std::uint64_t bytes = masked_model_bytes(model.plan, bits);
-  return {model.model_id, model.plan, bytes, model.chunk, std::move(bits)};
+  Packings packings = packings_of(model.weights, model.plan);
+  const std::uint64_t bytes = masked_model_bytes(model.plan, packings);
+  return {model.model_id, model.plan, bytes, model.chunk, std::move(packings)};
 }
 
 void keep_record(OfferedModel& model, const std::filesystem::path& state, Executor& executor) {

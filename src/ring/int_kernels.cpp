@@ -17,6 +17,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 #if HWY_TARGET == HWY_SCALAR
 using scalar::int_block;
 using scalar::int_block_float;
+using scalar::unpack_codes;
 std::size_t int_vectors(Ring, std::size_t) { return 1; }
 #else
 
@@ -59,7 +60,9 @@ template <int kBits>
 HWY_INLINE Tiles unpack_tiles(const std::int16_t* HWY_RESTRICT group) {
   const D16 d;
   const auto a = hn::Load(d, group), b = hn::Load(d, group + k_plane_words);
-  if constexpr (kBits == 8) {
+  if constexpr (kBits == 16) {
+    return {a, b, hn::Load(d, group + 2 * k_plane_words), hn::Load(d, group + 3 * k_plane_words)};
+  } else if constexpr (kBits == 8) {
     return {hn::ShiftRight<8>(a), hn::ShiftRight<8>(hn::ShiftLeft<8>(a)), hn::ShiftRight<8>(b),
             hn::ShiftRight<8>(hn::ShiftLeft<8>(b))};
   } else {
@@ -89,7 +92,7 @@ constexpr std::int64_t k_low_bound = (std::int64_t{1} << 16) - 1;
 constexpr std::int64_t group_bound(int bits) {
   return static_cast<std::int64_t>(k_group_cols) * ((std::int64_t{1} << (bits - 1)) - 1) * k_limb_bound;
 }
-constexpr std::size_t widen_every(int bits) { return bits == 12 ? 4 : 64; }  // groups
+constexpr std::size_t widen_every(int bits) { return bits == 8 ? 64 : bits == 12 ? 4 : 2; }  // groups
 static_assert(static_cast<std::int64_t>(widen_every(12)) * group_bound(12) + k_low_bound <= INT32_MAX);
 static_assert(static_cast<std::int64_t>(widen_every(8)) * group_bound(8) + k_low_bound <= INT32_MAX);
 
@@ -151,21 +154,22 @@ struct Sums {
     own.widen();
     rest.widen();
   }
-  HWY_INLINE void store(Word* HWY_RESTRICT y) const {
+  HWY_INLINE void add_to(Word* HWY_RESTRICT y) const {
     const D64 d;
     auto* to = reinterpret_cast<std::int64_t*>(y);
-    hn::StoreU(own.template total<false>(false), d, to);
-    hn::StoreU(own.template total<true>(false), d, to + kLanes / 2);
-    hn::StoreU(own.template total<false>(true), d, to + kLanes);
-    hn::StoreU(own.template total<true>(true), d, to + kLanes + kLanes / 2);
-    rest.store(y + k_block_rows);
+    const auto add = [d](hn::Vec<D64> sum, std::int64_t* at) { hn::StoreU(hn::Add(sum, hn::LoadU(d, at)), d, at); };
+    add(own.template total<false>(false), to);
+    add(own.template total<true>(false), to + kLanes / 2);
+    add(own.template total<false>(true), to + kLanes);
+    add(own.template total<true>(true), to + kLanes + kLanes / 2);
+    rest.add_to(y + k_block_rows);
   }
 };
 template <std::size_t kLimbs, std::size_t kWide>
 struct Sums<0, kLimbs, kWide> {
   HWY_INLINE void add(V16, V16, const std::uint32_t*) {}
   HWY_INLINE void widen() {}
-  HWY_INLINE void store(Word*) const {}
+  HWY_INLINE void add_to(Word*) const {}
 };
 
 // The processor's own prefetch stops at the end of a page, so the weights of one vector are fetched ahead of the
@@ -206,7 +210,7 @@ void multiply_block(const IntBlock& block, const std::uint32_t* HWY_RESTRICT x, 
       for (std::size_t g = from; g < to;) {
         const std::size_t end = kWide == 0 ? to : HWY_MIN(to, g + widen_every(kBits));
         for (; g < end; ++g) {
-          if constexpr (kVectors == 1) fetch_ahead<kPart, fetches_far<kBits, kLimbs>()>(ahead);
+          if constexpr (kVectors == 1 && kBits != 16) fetch_ahead<kPart, fetches_far<kBits, kLimbs>()>(ahead);
           const Tiles wa = unpack_tiles<kBits>(group), wb = unpack_tiles<kBits>(group + kLanes * 2);
           sums.add(wa.w0, wb.w0, limbs);
           sums.add(wa.w1, wb.w1, limbs + kPairWords);
@@ -221,7 +225,7 @@ void multiply_block(const IntBlock& block, const std::uint32_t* HWY_RESTRICT x, 
       kept[pass] = sums;
     }
   }
-  for (std::size_t pass = 0; pass < k_passes; ++pass) kept[pass].store(y + pass * 2 * kLanes);
+  for (std::size_t pass = 0; pass < k_passes; ++pass) kept[pass].add_to(y + pass * 2 * kLanes);
 }
 
 // Vectors at once: as many as leave registers for the weights.
@@ -257,7 +261,101 @@ void block_in(const IntBlock& block, const std::uint32_t* x, std::size_t vectors
 }
 
 void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y) {
-  return block.bits == 8 ? block_in<8>(block, x, vectors, ring, y) : block_in<12>(block, x, vectors, ring, y);
+  return block.bits == 8    ? block_in<8>(block, x, vectors, ring, y)
+         : block.bits == 12 ? block_in<12>(block, x, vectors, ring, y)
+                            : block_in<16>(block, x, vectors, ring, y);
+}
+
+using DU16 = hn::Repartition<std::uint16_t, D32>;
+using VU16 = hn::Vec<DU16>;
+
+// Bits [kFrom, kFrom + kCount) of each word, moved to kTo and up.
+template <int kFrom, int kTo, int kCount>
+HWY_INLINE VU16 move_bits(VU16 words) {
+  const auto mask = hn::Set(DU16(), static_cast<std::uint16_t>(((1 << kCount) - 1) << kTo));
+  if constexpr (kTo >= kFrom)
+    return hn::And(hn::ShiftLeft<kTo - kFrom>(words), mask);
+  else
+    return hn::And(hn::ShiftRight<kFrom - kTo>(words), mask);
+}
+
+// Sixteen bits of each row of a strip, for both columns of a pair.
+HWY_INLINE V16 both_columns(const std::uint8_t* words) {
+  const hn::Repartition<std::uint32_t, D32> d;
+  const hn::Rebind<std::uint16_t, decltype(d)> half;
+  const auto low = hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const std::uint16_t*>(words)));
+  return hn::BitCast(D16(), hn::Or(low, hn::ShiftLeft<16>(low)));
+}
+
+// Tile kTile of group kGroup of a span.
+template <int kBits, int kGroup, int kTile>
+HWY_INLINE void unpack_tile(VU16 low, const std::uint8_t* high, V16 scale, V16 zero, const std::uint32_t* gains,
+                            std::int16_t* HWY_RESTRICT tiles) {
+  constexpr int kHigh = kBits - 4, kBit = (kGroup * 4 + kTile) * kHigh;
+  auto code = move_bits<4 * kTile, k_code_top - kBits, 4>(low);
+  if constexpr (kHigh > 0) {
+    const auto* plane = reinterpret_cast<const std::uint16_t*>(high) + kBit / 16 * k_plane_words;
+    code = hn::Or(code, move_bits<kBit % 16, k_code_top - kHigh, kHigh>(hn::Load(DU16(), plane)));
+  }
+  const auto gain = hn::BitCast(D16(), hn::Set(D32(), static_cast<std::int32_t>(gains[kTile])));
+  const auto gained = hn::MulFixedPoint15(hn::Sub(hn::BitCast(D16(), code), zero), gain);
+  hn::Store(hn::MulFixedPoint15(gained, scale), D16(), tiles + kTile * k_plane_words);
+}
+
+template <int kBits, int kGroup>
+HWY_INLINE void unpack_group(const std::uint8_t* low, const std::uint8_t* high, V16 scale, V16 zero,
+                             const std::uint32_t* gains, std::int16_t* HWY_RESTRICT tiles) {
+  const auto words = hn::Load(DU16(), reinterpret_cast<const std::uint16_t*>(low) + kGroup * k_plane_words);
+  gains += kGroup * k_group_pairs;
+  tiles += kGroup * k_group_words;
+  unpack_tile<kBits, kGroup, 0>(words, high, scale, zero, gains, tiles);
+  unpack_tile<kBits, kGroup, 1>(words, high, scale, zero, gains, tiles);
+  unpack_tile<kBits, kGroup, 2>(words, high, scale, zero, gains, tiles);
+  unpack_tile<kBits, kGroup, 3>(words, high, scale, zero, gains, tiles);
+}
+
+template <int kBits>
+void unpack_spans(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* HWY_RESTRICT tiles) {
+  const CodeForm form = block.form;
+  const std::size_t bytes = span_bytes(form), in_span = form.span / k_group_cols;
+  const std::uint8_t* span = block.packed + first / in_span * bytes;
+  const std::uint32_t* gains = block.gains + first * k_group_pairs;
+  const std::uint8_t* const end = span + groups / in_span * bytes;
+  for (; span != end; span += bytes, gains += in_span * k_group_pairs, tiles += in_span * k_group_words) {
+    for (std::size_t byte = 0; byte < bytes; byte += 64) {
+      __builtin_prefetch(span + byte + 12288, 0, 2);
+      __builtin_prefetch(span + byte + 1024, 0, 3);
+    }
+    for (std::size_t strip = 0; strip < kStrips; ++strip) {
+      constexpr std::size_t kRows = kLanes * 2,
+                            kWords = kLanes * 2;  // a strip's bytes among scales, its words in a plane
+      const auto scale = both_columns(span + strip * kRows);
+      const auto zero =
+          form.zeros ? both_columns(span + k_block_rows * 2 + strip * kRows) : hn::Set(D16(), 1 << (k_code_top - 1));
+      const std::uint8_t *low = span + scale_bytes(form) + strip * kWords * 2,
+                         *high = span + high_planes_at(form) + strip * kWords * 2;
+      std::int16_t* to = tiles + strip * kWords;
+      unpack_group<kBits, 0>(low, high, scale, zero, gains, to);
+      unpack_group<kBits, 1>(low, high, scale, zero, gains, to);
+      if (in_span == 4) {
+        unpack_group<kBits, 2>(low, high, scale, zero, gains, to);
+        unpack_group<kBits, 3>(low, high, scale, zero, gains, to);
+      }
+    }
+  }
+}
+
+void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles) {
+  switch (block.form.bits) {
+    case 4:
+      return unpack_spans<4>(block, first, groups, tiles);
+    case 5:
+      return unpack_spans<5>(block, first, groups, tiles);
+    case 6:
+      return unpack_spans<6>(block, first, groups, tiles);
+    default:
+      return unpack_spans<8>(block, first, groups, tiles);
+  }
 }
 
 // The sums of one strip and four real vectors.
@@ -299,7 +397,9 @@ void float_block(const IntBlock& block, const float* HWY_RESTRICT x, float* HWY_
 }
 
 void int_block_float(const IntBlock& block, const float* x, float* y) {
-  return block.bits == 8 ? float_block<8>(block, x, y) : float_block<12>(block, x, y);
+  return block.bits == 8    ? float_block<8>(block, x, y)
+         : block.bits == 12 ? float_block<12>(block, x, y)
+                            : float_block<16>(block, x, y);
 }
 
 #endif  // HWY_SCALAR
@@ -315,6 +415,7 @@ namespace permllm::kernels {
 HWY_EXPORT(int_vectors);
 HWY_EXPORT(int_block);
 HWY_EXPORT(int_block_float);
+HWY_EXPORT(unpack_codes);
 HWY_EXPORT(int_target);
 
 namespace {
@@ -330,6 +431,9 @@ void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vector
 void int_block_float(const IntBlock& block, const float* x, float* y) {
   HWY_DYNAMIC_DISPATCH(int_block_float)(block, x, y);
 }
+void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles) {
+  HWY_DYNAMIC_DISPATCH(unpack_codes)(block, first, groups, tiles);
+}
 const char* int_target() { return HWY_DYNAMIC_DISPATCH(int_target)(); }
 
 namespace scalar {
@@ -342,16 +446,46 @@ int weight(const IntBlock& block, std::size_t row, std::size_t col) {
     return static_cast<unsigned>(word);
   };
   const std::size_t tile = col % k_group_cols / 2;
+  if (block.bits == 16) return static_cast<std::int16_t>(plane(tile));
   const unsigned high = block.bits == 8 ? plane(tile / 2) << (tile % 2 * 8)
                         : tile < 3      ? plane(tile)
                                         : (plane(0) & 15) << 4 | (plane(1) & 15) << 8 | plane(2) << 12;
   return static_cast<std::int16_t>(high) >> (16 - block.bits);
 }
 
+int weight(const CodeBlock& block, std::size_t row, std::size_t col) {
+  const CodeForm form = block.form;
+  const std::uint8_t* span = block.packed + col / form.span * span_bytes(form);
+  const auto word = [](const std::uint8_t* words, std::size_t i) {
+    std::uint16_t value;
+    std::memcpy(&value, words + 2 * i, sizeof value);
+    return static_cast<unsigned>(value);
+  };
+  const std::size_t at = row * 2 + col % 2, pair = col % form.span / 2;  // the tile's number in the span
+  const int high_bits = form.bits - 4;
+  const std::size_t bit = pair * static_cast<std::size_t>(high_bits);
+  unsigned code =
+      word(span + scale_bytes(form), pair / k_group_pairs * k_plane_words + at) >> pair % k_group_pairs * 4 & 15;
+  if (high_bits > 0)
+    code |= (word(span + high_planes_at(form), bit / 16 * k_plane_words + at) >> bit % 16 & ((1u << high_bits) - 1))
+            << 4;
+  const auto zero = form.zeros ? static_cast<std::int16_t>(word(span + 2 * k_block_rows, row)) : 1 << (k_code_top - 1);
+  const auto less = static_cast<std::int16_t>(static_cast<int>(code << (k_code_top - form.bits)) - zero);
+  const auto gain = static_cast<std::int16_t>(block.gains[col / 2] >> col % 2 * 16);
+  return multiply_fixed(multiply_fixed(less, gain), static_cast<std::int16_t>(word(span, row)));
+}
+
+void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles) {
+  for (std::size_t c = 0; c < groups * k_group_cols; ++c) {
+    for (std::size_t r = 0; r < k_block_rows; ++r)
+      tiles[c / 2 * k_plane_words + r * 2 + c % 2] =
+          static_cast<std::int16_t>(weight(block, r, first * k_group_cols + c));
+  }
+}
+
 void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y) {
   const std::size_t limbs = limbs_of(ring);
   for (std::size_t r = 0; r < k_block_rows; ++r) {
-    for (std::size_t v = 0; v < vectors; ++v) y[v * k_block_rows + r] = 0;
     for (std::size_t c = 0; c < block.groups * k_group_cols; ++c) {
       const std::int64_t w = weight(block, r, c);
       for (std::size_t i = 0; i < vectors * limbs; ++i) {

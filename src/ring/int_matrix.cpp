@@ -1,11 +1,14 @@
 #include "ring/int_matrix.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "base/mutex.h"
 #include "permllm/error.h"
 #include "ring/float_matrix.h"
 #include "ring/int_kernels.h"
@@ -13,6 +16,7 @@
 namespace permllm {
 namespace {
 
+using kernels::CodeBlock;
 using kernels::IntBlock;
 using kernels::k_block_rows;
 using kernels::k_group_cols;
@@ -27,6 +31,19 @@ std::size_t groups_of(const IntMatrix& w) { return (w.cols() + k_group_cols - 1)
 IntBlock block_of(const IntMatrix& w, std::size_t block) {
   const std::size_t groups = groups_of(w);
   return {w.packed().data() + block * groups * kernels::group_bytes(w.bits()), groups, w.bits()};
+}
+
+// Of codes: the gains of all columns stand first.
+std::size_t gain_bytes(std::size_t cols) { return (cols * 2 + 63) / 64 * 64; }
+std::size_t code_block_bytes(const CodeForm& form, std::size_t cols) {
+  return cols / form.span * kernels::span_bytes(form);
+}
+
+CodeBlock code_block_of(const IntMatrix& w, std::size_t block) {
+  const CodeForm& form = *w.packing().codes;
+  const std::uint8_t* packed = w.packed().data();
+  return {packed + gain_bytes(w.cols()) + block * code_block_bytes(form, w.cols()),
+          reinterpret_cast<const std::uint32_t*>(packed), form};
 }
 
 std::size_t vectors_in(std::size_t x_words, std::size_t cols, std::size_t y_words, std::size_t rows) {
@@ -103,8 +120,11 @@ int IntMatrix::fraction_bits(float largest_magnitude, int bits) {
 
 namespace {
 
+// Noise that is so many times another is nearly that.
+constexpr double k_nearly = 1.25;
+
 // The bound of `bits` bits: of fewer than 12 the steps are larger.
-double times_of(int bits) { return std::ldexp(1.0, 2 * (k_weight_bits - bits)); }
+double times_of(int bits) { return std::ldexp(1.0, 2 * std::max(0, k_weight_bits - bits)); }
 
 // The sum of the squares of steps 2^max(shift, least).
 double steps(std::span<const std::uint8_t> shifts, int least = 0) {
@@ -145,60 +165,79 @@ WeightScale IntMatrix::scale_of(const WeightStatistics& s, int bits) {
   const int coarsest = fraction_bits(*std::max_element(s.column.begin(), s.column.end()), bits);
   const std::vector<std::uint8_t> no_rows(s.row.size()), no_columns(s.column.size());
   const double bound = k_most_noise * times_of(bits);
-  for (int finer = 0; finer <= k_most_shift; ++finer) {
+  // Integers of 13 bits need not use all of them: a bit less of the product's ring.
+  for (int finer = std::min(0, k_weight_bits - bits); finer <= k_most_shift; ++finer) {
     const int frac = coarsest + finer;
     const double unit = std::ldexp(1.0, -2 * frac);
     const std::vector<std::uint8_t> rows = shifts_of(s.row, frac, bits), columns = shifts_of(s.column, frac, bits);
-    if (noise_of(rows, no_columns, 0, 0, s, unit, bits) <= bound) return {frac, {}, finer};
+    if (noise_of(rows, no_columns, 0, 0, s, unit, bits) <= bound) return {frac, {}, std::max(0, finer)};
     if (noise_of(no_rows, columns, 0, 0, s, unit, bits) <= bound) return {frac, columns, 0};
   }
   const int frac = coarsest + k_most_shift;
   return {frac + k_most_shift, shifts_of(s.column, frac, bits), k_most_shift};
 }
 
-IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, int bits)
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, const Packing& packing)
     : rows_(rows),
       cols_(cols),
       frac_(scale.frac),
-      bits_(bits),
+      packing_(packing),
       shifts_(scale.shifts),
       row_shifts_(rows),
-      packed_(packed_bytes(rows, cols, bits)) {
-  PERMLLM_ASSERT(takes(bits, cols));
+      packed_(packed_bytes(rows, cols, packing)) {
+  PERMLLM_ASSERT(takes(packing, cols));
   shifts_.resize(cols);
 }
 
-std::size_t IntMatrix::packed_bytes(std::size_t rows, std::size_t cols, int bits) {
-  return (rows + k_block_rows - 1) / k_block_rows * ((cols + k_group_cols - 1) / k_group_cols) *
-         kernels::group_bytes(bits);
+std::size_t IntMatrix::packed_bytes(std::size_t rows, std::size_t cols, const Packing& packing) {
+  const std::size_t blocks = (rows + k_block_rows - 1) / k_block_rows;
+  if (packing.codes) return gain_bytes(cols) + blocks * code_block_bytes(*packing.codes, cols);
+  return blocks * ((cols + k_group_cols - 1) / k_group_cols) * kernels::group_bytes(packing.bits);
 }
 
-IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, int bits, std::span<const std::uint8_t> shifts,
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const Packing& packing, std::span<const std::uint8_t> shifts,
                      std::span<const std::uint8_t> row_shifts, std::span<const std::uint8_t> packed)
     : rows_(rows),
       cols_(cols),
-      bits_(bits),
+      packing_(packing),
       shifts_(shifts.begin(), shifts.end()),
       row_shifts_(row_shifts.begin(), row_shifts.end()),
       viewed_(packed) {
-  PERMLLM_ASSERT(takes(bits, cols) && shifts.size() == cols && row_shifts.size() == rows &&
-                 packed.size() == packed_bytes(rows, cols, bits));
+  PERMLLM_ASSERT(takes(packing, cols) && shifts.size() == cols && row_shifts.size() == rows &&
+                 packed.size() == packed_bytes(rows, cols, packing));
 }
 
 template <class RowAt>
 void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
-  const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(bits_);
+  const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(bits());
+  // Squares are summed as whole numbers, which have one sum in any order: the same weights have the same statistics.
+  std::vector<std::uint64_t> of_columns(cols_), of_rows(rows_);
+  std::vector<std::uint32_t> steps(cols_);
+  for (std::size_t c = 0; c < cols_; ++c) steps[c] = std::uint32_t{1} << 2 * shifts_[c];
+  Mutex joining;
   executor.parallel(blocks_of(*this), [&](std::size_t block) {
     std::uint8_t* to = packed_.data() + block * groups * bytes;
     const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, rows_ - first);
     if (rows < k_block_rows) std::memset(to, 0, groups * bytes);
     std::vector<float> real(cols_);
     std::vector<std::int16_t> row(groups * k_group_cols);
+    std::vector<std::uint64_t> columns(cols_);
     for (std::size_t r = 0; r < rows; ++r) {
       row_at(first + r, real, row.data());
-      put_groups(row.data(), groups, bits_, to + r * 4);
+      put_groups(row.data(), groups, bits(), to + r * 4);
+      const std::uint64_t step = std::uint64_t{1} << 2 * row_shifts_[first + r];
+      std::uint64_t sum = 0;
+      for (std::size_t c = 0; c < cols_; ++c) {
+        const std::uint64_t square = static_cast<std::uint32_t>(std::int32_t{row[c]} * row[c]);
+        columns[c] += square * step;
+        sum += square * steps[c];
+      }
+      of_rows[first + r] = sum * step;
     }
+    const Lock lock(joining);
+    for (std::size_t c = 0; c < cols_; ++c) of_columns[c] += columns[c] * steps[c];
   });
+  of_integers_ = {{}, {}, {of_rows.begin(), of_rows.end()}, {of_columns.begin(), of_columns.end()}};
 }
 
 IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale,
@@ -220,6 +259,249 @@ IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt&
     }
     PERMLLM_ASSERT(round_weights(real, out) <= limit_of(bits));
   });
+  return w;
+}
+
+namespace {
+
+constexpr int code_shift(const CodeForm& form) { return kernels::k_code_top - form.bits; }
+
+// Real numbers as words of 16 bits; false where one does not fit.
+bool to_word(float value, std::int16_t& out) {
+  if (!(std::fabs(value) < 32767.5f)) return false;
+  out = static_cast<std::int16_t>(std::lrint(value));
+  return true;
+}
+
+CodedRow coded_row(std::size_t cols) {
+  return {std::vector<std::uint8_t>(cols), std::vector<float>(cols / k_least_span),
+          std::vector<float>(cols / k_least_span)};
+}
+
+// By how many bits the codes of a span can be farther from the middle, and their scale smaller.
+int spare_bits(const CodeForm& form, std::span<const std::uint8_t> codes) {
+  const int middle = 1 << (form.bits - 1);
+  int least = middle, most = middle, bits = 0;
+  for (const int code : codes) least = std::min(least, code), most = std::max(most, code);
+  while (bits < form.bits && (middle - least) << (bits + 1) <= middle && (most - middle) << (bits + 1) < middle) ++bits;
+  return bits;
+}
+
+// Scale and zero of a span: code 2^s - zero, times scale as kernels::multiply_fixed has it, is nearly `unit` times the weight without gain.
+struct SpanScale {
+  std::int16_t scale = 0, zero = 1 << (kernels::k_code_top - 1);
+};
+std::optional<SpanScale> span_scale(const CodeForm& form, float scale, float least, float unit, std::uint8_t* codes) {
+  const int s = code_shift(form);
+  SpanScale out;
+  if (!form.zeros) {
+    const int spare = spare_bits(form, {codes, form.span}), middle = 1 << (form.bits - 1);
+    for (std::size_t c = 0; c < form.span; ++c)
+      codes[c] = static_cast<std::uint8_t>(middle + (codes[c] - middle) * (1 << spare));
+    scale = std::ldexp(scale, -spare);
+  }
+  if (to_word(unit * scale * static_cast<float>(1 << (15 - s)), out.scale)) {
+    if (!form.zeros) return out;
+    if (to_word(-least / scale * static_cast<float>(1 << s), out.zero) && out.zero > -(1 << kernels::k_code_top))
+      return out;
+  }
+  // The codes of a span that is nearly one value, far from 0, do not matter.
+  const float half_way = scale * static_cast<float>((1 << form.bits) - 1) / 2;
+  constexpr std::int16_t k_most = (1 << kernels::k_code_top) - 1;
+  out.zero = -k_most;
+  if (!form.zeros || std::fabs(unit * half_way) > 0.5f ||
+      !to_word(std::ldexp(unit * (least + half_way), 15) / k_most, out.scale))
+    return std::nullopt;
+  std::fill_n(codes, form.span, std::uint8_t{0});
+  return out;
+}
+
+int integer_of(const CodeForm& form, std::uint8_t code, const SpanScale& of, std::int16_t gain) {
+  const auto less = static_cast<std::int16_t>((code << code_shift(form)) - of.zero);
+  return kernels::multiply_fixed(kernels::multiply_fixed(less, gain), of.scale);
+}
+
+// kBits of each of eight codes, which lie side by side from bit `from` of each byte on: those of even columns in the low half, of odd ones in
+// the high half, 16 bits for each.
+constexpr std::uint64_t k_halves = 0x0001000100010001u, k_quarters = 0x0000000100000001u;
+template <int kBits>
+std::uint32_t gather(std::uint64_t codes, int from) {
+  const auto side_by_side = [](std::uint64_t v) {
+    v = (v | v >> (16 - kBits)) & k_quarters * ((1u << 2 * kBits) - 1);
+    return static_cast<std::uint32_t>((v | v >> (32 - 2 * kBits)) & ((1u << 4 * kBits) - 1));
+  };
+  constexpr std::uint64_t k_mask = k_halves * ((1u << kBits) - 1);
+  return side_by_side(codes >> from & k_mask) | side_by_side(codes >> (8 + from) & k_mask) << 16;
+}
+template <int kBits>
+std::uint64_t scatter(std::uint32_t gathered, int to) {
+  const auto apart = [](std::uint64_t v) {
+    v = (v | v << (32 - 2 * kBits)) & k_quarters * ((1u << 2 * kBits) - 1);
+    return (v | v << (16 - kBits)) & k_halves * ((1u << kBits) - 1);
+  };
+  constexpr std::uint32_t k_mask = (1u << 4 * kBits) - 1;
+  return apart(gathered & k_mask) << to | apart(gathered >> 16 & k_mask) << (8 + to);
+}
+
+// Into planes that hold kBits of each code, and out of them: 4 / kBits groups in each.
+template <int kBits>
+void put_bits(const std::uint8_t* codes, std::size_t span, int from, std::size_t row, std::uint8_t* planes) {
+  for (std::size_t c = 0; c < span; planes += k_plane_bytes) {
+    std::uint32_t words = 0;
+    for (int group = 0; group < 4 / kBits; ++group, c += k_group_cols) {
+      std::uint64_t eight;
+      std::memcpy(&eight, codes + c, sizeof eight);
+      words |= gather<kBits>(eight, from) << (group * 4 * kBits);
+    }
+    std::memcpy(planes + row * 4, &words, sizeof words);
+  }
+}
+template <int kBits>
+void take_bits(const std::uint8_t* planes, std::size_t row, std::size_t span, int to, std::uint8_t* codes) {
+  for (std::size_t c = 0; c < span; planes += k_plane_bytes) {
+    std::uint32_t words;
+    std::memcpy(&words, planes + row * 4, sizeof words);
+    for (int group = 0; group < 4 / kBits; ++group, c += k_group_cols) {
+      std::uint64_t eight;
+      std::memcpy(&eight, codes + c, sizeof eight);
+      eight |= scatter<kBits>(words >> (group * 4 * kBits), to);
+      std::memcpy(codes + c, &eight, sizeof eight);
+    }
+  }
+}
+
+// A row's codes of a span, into the planes of `span` and out of them; `row` counts in the block.
+void put_codes(const CodeForm& form, const std::uint8_t* codes, const SpanScale& scale, std::size_t row,
+               std::uint8_t* span) {
+  std::memcpy(span + row * 2, &scale.scale, 2);
+  if (form.zeros) std::memcpy(span + 2 * k_block_rows + row * 2, &scale.zero, 2);
+  put_bits<4>(codes, form.span, 0, row, span + kernels::scale_bytes(form));
+  std::uint8_t* const high = span + kernels::high_planes_at(form);
+  if (form.bits == 5) put_bits<1>(codes, form.span, 4, row, high);
+  if (form.bits == 6) put_bits<2>(codes, form.span, 4, row, high);
+  if (form.bits == 8) put_bits<4>(codes, form.span, 4, row, high);
+}
+
+SpanScale take_codes(const CodeForm& form, const std::uint8_t* span, std::size_t row, std::uint8_t* codes) {
+  SpanScale of;
+  std::memcpy(&of.scale, span + row * 2, 2);
+  if (form.zeros) std::memcpy(&of.zero, span + 2 * k_block_rows + row * 2, 2);
+  std::fill_n(codes, form.span, std::uint8_t{0});
+  take_bits<4>(span + kernels::scale_bytes(form), row, form.span, 0, codes);
+  const std::uint8_t* const high = span + kernels::high_planes_at(form);
+  if (form.bits == 5) take_bits<1>(high, row, form.span, 4, codes);
+  if (form.bits == 6) take_bits<2>(high, row, form.span, 4, codes);
+  if (form.bits == 8) take_bits<4>(high, row, form.span, 4, codes);
+  return of;
+}
+
+}  // namespace
+
+std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t cols, const CodeForm& form,
+                                               const CodesAt& codes_at, std::span<const float> gain,
+                                               const WeightStatistics& statistics, Executor& executor) {
+  const WeightScale scale = scale_of(statistics, k_coded_bits);
+  IntMatrix w(rows, cols, scale, form);
+  w.of_integers_ = {{}, {}, statistics.squares_of_rows, statistics.squares_of_columns};
+  for (auto* sums : {&w.of_integers_.squares_of_rows, &w.of_integers_.squares_of_columns}) {
+    for (double& sum : *sums) sum = std::ldexp(sum, 2 * w.frac_);
+  }
+  std::vector<float> factors(cols), down(cols);
+  for (std::size_t c = 0; c < cols; ++c) {
+    factors[c] = std::ldexp(gain.empty() ? 1.0f : gain[c], w.frac_);
+    down[c] = std::ldexp(1.0f, -w.shifts_[c]);
+  }
+
+  const std::size_t blocks = blocks_of(w), spans = cols / form.span;
+  const auto limit = static_cast<float>(limit_of(w.bits()));
+  std::vector<float> largest(rows);  // of the integers, unrounded
+  // Of a span: what its scales may be multiplied with so that words of 16 bits hold them.
+  std::vector<float> most_unit(spans, INFINITY);
+  Mutex joining;
+  executor.parallel(blocks, [&](std::size_t block) {
+    CodedRow row = coded_row(cols);
+    std::vector<float> words(spans), own(spans, INFINITY);
+    for (std::size_t r = block * k_block_rows; r < std::min(rows, (block + 1) * k_block_rows); ++r) {
+      codes_at(r, row);
+      if (scale.shifts.empty()) largest[r] = std::ldexp(statistics.row[r], w.frac_);
+      for (std::size_t span = 0; span < spans; ++span) {
+        const std::size_t first = span * form.span, end = first + form.span;
+        const float by = row.scale[first / k_least_span], least = row.least[first / k_least_span];
+        const int spare = form.zeros ? 0 : spare_bits(form, std::span(row.codes).subspan(first, form.span));
+        words[span] = std::fabs(by) * static_cast<float>(1 << (15 - code_shift(form))) / static_cast<float>(1 << spare);
+        for (std::size_t c = first; !scale.shifts.empty() && c < end; ++c) {
+          const float real = (by * static_cast<float>(row.codes[c]) + least) * factors[c] * down[c];
+          largest[r] = std::max(largest[r], std::fabs(real));
+        }
+      }
+      int shift = 0;
+      while (std::ldexp(largest[r], -shift) >= limit + 0.5f) ++shift;
+      PERMLLM_ASSERT(shift <= scale.most_row_shift);
+      w.row_shifts_[r] = static_cast<std::uint8_t>(shift);
+      for (std::size_t span = 0; span < spans; ++span)
+        own[span] = std::min(own[span], 32767 * static_cast<float>(1 << shift) / words[span]);
+    }
+    const Lock lock(joining);
+    for (std::size_t span = 0; span < spans; ++span) most_unit[span] = std::min(most_unit[span], own[span]);
+  });
+
+  // The largest gain of a span is the largest word, and the scales of the span take what that leaves.
+  constexpr float k_above_one = 32768.0f / 32767;
+  auto* gains = reinterpret_cast<std::int16_t*>(w.packed_.data());
+  std::fill_n(w.packed_.data(), gain_bytes(cols), std::uint8_t{0});
+  std::vector<float> units(spans);
+  const double noise = w.coarsening(0).second;
+  for (std::size_t span = 0; span < spans; ++span) {
+    const std::size_t first = span * form.span, end = first + form.span;
+    float most_factor = 0;
+    for (std::size_t c = first; c < end; ++c) {
+      // Columns whose steps are too fine beside others of their span get larger ones.
+      float factor = std::fabs(factors[c] * down[c]);
+      for (; factor * k_above_one > most_unit[span]; factor /= 2) {
+        if (++w.shifts_[c] > k_most_shift) return std::nullopt;
+        down[c] /= 2;
+      }
+      most_factor = std::max(most_factor, factor);
+    }
+    units[span] = most_factor > 0 ? most_factor * k_above_one : 1;
+    for (std::size_t c = first; c < end; ++c) {
+      if (!to_word(std::ldexp(factors[c] * down[c] / units[span], 15), gains[c])) return std::nullopt;
+    }
+  }
+  if (w.coarsening(0).second > 2 * std::max(k_most_noise, noise)) return std::nullopt;
+
+  std::atomic<bool> fits = true;
+  executor.parallel(blocks, [&](std::size_t block) {
+    CodedRow row = coded_row(cols);
+    const std::size_t first = block * k_block_rows, own = std::min(k_block_rows, rows - first);
+    std::uint8_t* to = w.packed_.data() + gain_bytes(cols) + block * code_block_bytes(form, cols);
+    if (own < k_block_rows) std::memset(to, 0, code_block_bytes(form, cols));
+    for (std::size_t r = 0; r < own && fits; ++r) {
+      codes_at(first + r, row);
+      const float down_row = std::ldexp(1.0f, -w.row_shifts_[first + r]);
+      // Where the largest integer is near its bound, two roundings may pass it.
+      const bool near = largest[first + r] * down_row > limit - 4;
+      for (std::size_t span = 0; span < spans; ++span) {
+        const std::size_t at = span * form.span / k_least_span;
+        std::uint8_t* codes = &row.codes[span * form.span];
+        std::optional<SpanScale> of = span_scale(form, row.scale[at], row.least[at], units[span] * down_row, codes);
+        if (!of) {
+          fits = false;
+          return;
+        }
+        const auto passes = [&] {
+          for (std::size_t c = 0; c < form.span; ++c) {
+            if (std::abs(integer_of(form, codes[c], *of, gains[span * form.span + c])) > limit_of(w.bits()))
+              return true;
+          }
+          return false;
+        };
+        while (near && passes()) of->scale = static_cast<std::int16_t>(of->scale - (of->scale > 0 ? 1 : -1));
+        put_codes(form, codes, *of, r, to + span * kernels::span_bytes(form));
+      }
+    }
+  });
+  if (!fits) return std::nullopt;
   return w;
 }
 
@@ -283,57 +565,61 @@ IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::u
 }
 
 std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
-  return kernels::scalar::weight(block_of(*this, row / k_block_rows), row % k_block_rows, col) *
-         (1 << (shifts_[col] + row_shifts_[row]));
+  const std::size_t block = row / k_block_rows, in_block = row % k_block_rows;
+  const int integer = packing_.codes ? kernels::scalar::weight(code_block_of(*this, block), in_block, col)
+                                     : kernels::scalar::weight(block_of(*this, block), in_block, col);
+  return integer * (1 << (shifts_[col] + row_shifts_[row]));
 }
 
 void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
   PERMLLM_ASSERT(r < rows_ && first <= cols_ && out.size() <= cols_ - first && first % k_group_cols == 0);
+  if (packing_.codes) return row_of_codes(r, out, first);
   const std::uint8_t* at = block_of(*this, r / k_block_rows).packed +
-                           first / k_group_cols * kernels::group_bytes(bits_) + r % k_block_rows * 4;
-  for (std::size_t c = 0; c < out.size(); c += k_group_cols, at += kernels::group_bytes(bits_)) {
+                           first / k_group_cols * kernels::group_bytes(bits()) + r % k_block_rows * 4;
+  for (std::size_t c = 0; c < out.size(); c += k_group_cols, at += kernels::group_bytes(bits())) {
     std::int16_t group[k_group_cols];
-    take_group(at, bits_, group);
+    take_group(at, bits(), group);
     for (std::size_t k = 0; k < std::min(k_group_cols, out.size() - c); ++k)
       out[c + k] = group[k] * (1 << (shifts_[first + c + k] + row_shifts_[r]));
   }
 }
 
-std::pair<int, double> IntMatrix::coarsening(int bits, const WeightStatistics& of) const {
+void IntMatrix::row_of_codes(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
+  const CodeForm& form = *packing_.codes;
+  const CodeBlock block = code_block_of(*this, r / k_block_rows);
+  std::vector<std::uint8_t> codes(form.span);
+  const std::size_t end = first + out.size();
+  for (std::size_t at = first / form.span * form.span; at < end; at += form.span) {
+    const SpanScale of =
+        take_codes(form, block.packed + at / form.span * kernels::span_bytes(form), r % k_block_rows, codes.data());
+    for (std::size_t c = std::max(at, first); c < std::min(at + form.span, end); ++c) {
+      const auto gain = static_cast<std::int16_t>(block.gains[c / 2] >> c % 2 * 16);
+      out[c - first] = integer_of(form, codes[c - at], of, gain) * (1 << (shifts_[c] + row_shifts_[r]));
+    }
+  }
+}
+
+std::pair<int, double> IntMatrix::coarsening(int bits) const {
   std::pair<int, double> best{0, INFINITY};
   for (int of_rows = 0; of_rows <= bits; ++of_rows) {
-    const double noise = noise_of(row_shifts_, shifts_, of_rows, bits - of_rows, of, 1, bits_);
+    const double noise = noise_of(row_shifts_, shifts_, of_rows, bits - of_rows, of_integers_, 1, packing_.bits);
     if (noise < best.second) best = {of_rows, noise};
   }
   return best;
 }
 
-WeightStatistics IntMatrix::statistics() const {
-  WeightStatistics of{{}, {}, std::vector<double>(rows_), std::vector<double>(cols_)};
-  std::vector<std::int32_t> w(cols_);
-  for (std::size_t r = 0; r < rows_; ++r) {
-    row(r, w);
-    for (std::size_t c = 0; c < cols_; ++c) {
-      const double square = static_cast<double>(w[c]) * w[c];
-      of.squares_of_rows[r] += square;
-      of.squares_of_columns[c] += square;
-    }
-  }
-  return of;
-}
-
 std::vector<double> IntMatrix::noise() const {
   const int spare =
       *std::max_element(shifts_.begin(), shifts_.end()) + *std::max_element(row_shifts_.begin(), row_shifts_.end());
-  const WeightStatistics of = statistics();
+  PERMLLM_ASSERT(of_integers_.squares_of_rows.size() == rows_);
   std::vector<double> noise;
-  for (int bits = 0; bits <= spare; ++bits) noise.push_back(coarsening(bits, of).second);
+  for (int bits = 0; bits <= spare; ++bits) noise.push_back(coarsening(bits).second);
   return noise;
 }
 
 int IntMatrix::needless_bits() const {
   const std::vector<double> with = noise();
-  const double target = std::max(k_most_noise * times_of(bits_), 1.25 * with[0]);
+  const double target = std::max(k_most_noise * times_of(packing_.bits), k_nearly * with[0]);
   int bits = 0;
   while (bits + 1 < static_cast<int>(with.size()) && with[static_cast<std::size_t>(bits) + 1] <= target) ++bits;
   return bits;
@@ -341,22 +627,57 @@ int IntMatrix::needless_bits() const {
 
 void IntMatrix::coarsen(int bits, Executor& executor) {
   if (bits == 0) return;
-  const int of_rows = coarsening(bits, statistics()).first;
-  IntMatrix coarse(rows_, cols_, {frac_ - bits, {}, 0}, bits_);
+  const int of_rows = coarsening(bits).first;
   const auto less = [](std::vector<std::uint8_t> shifts, int taken) {
     for (std::uint8_t& shift : shifts) shift = static_cast<std::uint8_t>(std::max(0, shift - taken));
     return shifts;
   };
-  coarse.shifts_ = less(shifts_, bits - of_rows);
-  coarse.row_shifts_ = less(row_shifts_, of_rows);
-  coarse.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
-    std::vector<std::int32_t> integers(cols_);
-    row(r, integers);
-    for (std::size_t c = 0; c < cols_; ++c)
-      real[c] = std::ldexp(static_cast<float>(integers[c]), -bits - coarse.shifts_[c] - coarse.row_shifts_[r]);
-    PERMLLM_ASSERT(round_weights(real, out) <= limit_of(bits_));
+  const std::vector<std::uint8_t> shifts = less(shifts_, bits - of_rows), row_shifts = less(row_shifts_, of_rows);
+  // By how much rows and columns become smaller.
+  std::vector<int> down(cols_), row_down(rows_);
+  for (std::size_t c = 0; c < cols_; ++c) down[c] = bits - of_rows - (shifts_[c] - shifts[c]);
+  for (std::size_t r = 0; r < rows_; ++r) row_down[r] = of_rows - (row_shifts_[r] - row_shifts[r]);
+  if (packing_.codes) {
+    coarsen_scales(down, row_down, executor);
+    for (double& sum : of_integers_.squares_of_rows) sum = std::ldexp(sum, -2 * bits);
+    for (double& sum : of_integers_.squares_of_columns) sum = std::ldexp(sum, -2 * bits);
+  } else {
+    IntMatrix coarse(rows_, cols_, {}, packing_);
+    coarse.row_shifts_ = row_shifts;
+    coarse.shifts_ = shifts;
+    const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(this->bits());
+    coarse.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
+      const std::uint8_t* at = block_of(*this, r / k_block_rows).packed + r % k_block_rows * 4;
+      for (std::size_t g = 0; g < groups; ++g, at += bytes) take_group(at, this->bits(), out + g * k_group_cols);
+      for (std::size_t c = 0; c < cols_; ++c)
+        real[c] = static_cast<float>(out[c]) * (1.0f / static_cast<float>(1 << (down[c] + row_down[r])));
+      PERMLLM_ASSERT(round_weights(real, out) <= limit_of(this->bits()));
+    });
+    packed_ = std::move(coarse.packed_);
+    of_integers_ = std::move(coarse.of_integers_);
+  }
+  shifts_ = shifts;
+  row_shifts_ = row_shifts;
+  frac_ -= bits;
+}
+
+void IntMatrix::coarsen_scales(std::span<const int> down, std::span<const int> row_down, Executor& executor) {
+  const auto shift = [](std::uint8_t* at, int by) {
+    std::int16_t word;
+    std::memcpy(&word, at, sizeof word);
+    word = static_cast<std::int16_t>(((word << 1 >> by) + 1) >> 1);  // to the nearest
+    std::memcpy(at, &word, sizeof word);
+  };
+  for (std::size_t c = 0; c < cols_; ++c) shift(packed_.data() + 2 * c, down[c]);
+  const CodeForm& form = *packing_.codes;
+  const std::size_t bytes = code_block_bytes(form, cols_);
+  executor.parallel(blocks_of(*this), [&](std::size_t block) {
+    std::uint8_t* const begin = packed_.data() + gain_bytes(cols_) + block * bytes;
+    const std::size_t rows = std::min(k_block_rows, rows_ - block * k_block_rows);
+    for (std::uint8_t* span = begin; span != begin + bytes; span += kernels::span_bytes(form)) {
+      for (std::size_t r = 0; r < rows; ++r) shift(span + 2 * r, row_down[block * k_block_rows + r]);
+    }
   });
-  *this = std::move(coarse);
 }
 
 namespace {
@@ -397,6 +718,19 @@ std::vector<Batch> batches_of(Ring ring, std::size_t n) {
 
 namespace {
 
+// A block as it is multiplied: integers all at once; of codes, tiles of some groups at a time. use(weights, first group).
+template <class Use>
+void for_each_part(const IntMatrix& w, std::size_t block, const Use& use) {
+  if (!w.packing().codes) return use(block_of(w, block), std::size_t{0});
+  alignas(64) std::array<std::int16_t, kernels::k_unpacked_groups * kernels::k_group_words> tiles;
+  const CodeBlock codes = code_block_of(w, block);
+  for (std::size_t group = 0, end = groups_of(w); group < end; group += kernels::k_unpacked_groups) {
+    const std::size_t groups = std::min(kernels::k_unpacked_groups, end - group);
+    kernels::unpack_codes(codes, group, groups, tiles.data());
+    use(IntBlock{reinterpret_cast<const std::uint8_t*>(tiles.data()), groups, 16}, group);
+  }
+}
+
 // Vectors that are multiplied in one turn: beyond it a vector gains next to nothing by company, and others wait.
 constexpr std::size_t k_together = 16;
 
@@ -417,16 +751,19 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
   const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * threads));
   parallel((blocks + step - 1) / step, [&](std::size_t task) {
-    std::vector<Word> out(k_block_rows * batches.front().count);
+    std::vector<Word> out(k_block_rows * x.size());
     for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
-      const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
-      for (const Batch& b : batches) {
-        kernels::int_block(block_of(w, block), cut.data() + b.first * stride, b.count, ring, out.data());
-        for (std::size_t i = 0; i < b.count; ++i) {
-          Word* to = y[b.first + i] + first;
-          for (std::size_t r = 0; r < rows; ++r)
-            to[r] = out[i * k_block_rows + r] << w.row_shift(first + r) & ring.mask();
+      std::fill(out.begin(), out.end(), Word{0});
+      for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
+        for (const Batch& b : batches) {
+          const std::uint32_t* limbs_of_part = cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
+          kernels::int_block(weights, limbs_of_part, b.count, ring, out.data() + b.first * k_block_rows);
         }
+      });
+      const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        for (std::size_t r = 0; r < rows; ++r)
+          y[i][first + r] = out[i * k_block_rows + r] << w.row_shift(first + r) & ring.mask();
       }
     }
   });
@@ -470,12 +807,16 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
     const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
     float units[k_block_rows];
     for (std::size_t r = 0; r < rows; ++r) units[r] = std::ldexp(1.0f, w.row_shift(first + r) - w.frac());
-    for (std::size_t i = 0; i < n; i += 4) {
-      float out[4 * k_block_rows];
-      kernels::int_block_float(block_of(w, block), grouped.data() + i / 4 * stride, out);
-      for (std::size_t k = 0; k < std::min<std::size_t>(4, n - i); ++k) {
-        for (std::size_t r = 0; r < rows; ++r) y[(i + k) * w.rows() + first + r] = out[k * k_block_rows + r] * units[r];
+    std::vector<float> out(fours * 4 * k_block_rows);
+    for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
+      for (std::size_t i = 0; i < fours; ++i) {
+        float part[4 * k_block_rows];
+        kernels::int_block_float(weights, grouped.data() + i * stride + group * k_group_cols * 4, part);
+        for (std::size_t k = 0; k < 4 * k_block_rows; ++k) out[i * 4 * k_block_rows + k] += part[k];
       }
+    });
+    for (std::size_t i = 0; i < n; ++i) {
+      for (std::size_t r = 0; r < rows; ++r) y[i * w.rows() + first + r] = out[i * k_block_rows + r] * units[r];
     }
   });
 }

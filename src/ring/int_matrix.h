@@ -4,19 +4,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "ring/executor.h"
 #include "ring/large_bytes.h"
+#include "ring/packing.h"
 #include "ring/ring.h"
 
 namespace permllm {
 
 struct FloatMatrix;
-
-constexpr int k_weight_bits = 12;  // |integer| < 2^(k_weight_bits - 1)
 
 // How real weights become integers: W ~ integer 2^-frac, those of column c multiples of 2^shifts[c], those of a row multiples of the
 // least power of two, 2^most_row_shift at most, with which it fits.
@@ -39,6 +39,13 @@ struct WeightStatistics {
   std::vector<double> squares_of_rows, squares_of_columns;  // sums
 };
 
+// A row of a file's codes: scale code + least is the real weight, scale and least those of each k_least_span columns.
+constexpr std::size_t k_least_span = 16;
+struct CodedRow {
+  std::vector<std::uint8_t> codes;
+  std::vector<float> scale, least;
+};
+
 // W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times
 // 2^(row_shift(r) + shift(c)): norm gains, folded in, make columns of very different size, and some neurons are far larger than all others.
 // Made once, at load time, in the kernels' packed order (ring/int_kernels.h), or a view of what was.
@@ -56,6 +63,12 @@ class IntMatrix {
   // together in memory.
   static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale,
                              Executor& executor, int bits = k_weight_bits);
+  // Likewise, of codes times gains of the columns (empty: 1), in integers of k_coded_bits; without zeros, those in the middle of the codes are 0.
+  // statistics: of the weights, gains included. None, where scales are too different for words of 16 bits, or a span's values too far from 0.
+  using CodesAt = std::function<void(std::size_t row, CodedRow& out)>;
+  static std::optional<IntMatrix> from_codes(std::size_t rows, std::size_t cols, const CodeForm& form,
+                                             const CodesAt& codes_at, std::span<const float> gain,
+                                             const WeightStatistics& statistics, Executor& executor);
   static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac,
                                 Executor& executor, int bits = k_weight_bits);
   IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Executor& executor, int bits = k_weight_bits);
@@ -63,29 +76,30 @@ class IntMatrix {
   static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
                           int bits = k_weight_bits);
 
-  // Whether there are matrices of so many bits and columns: sums of more columns would pass the kernels' 48 bits.
-  static constexpr bool takes(int bits, std::size_t cols) {
-    return (bits == 8 || bits == 12) && cols <= std::size_t{1} << 20;
+  // Whether there are matrices of so many columns: sums of more columns would pass the kernels' 48 bits, and spans are whole.
+  static constexpr bool takes(const Packing& packing, std::size_t cols) {
+    return cols <= std::size_t{1} << 20 && (!packing.codes || cols % packing.codes->span == 0);
   }
-  static std::size_t packed_bytes(std::size_t rows, std::size_t cols, int bits);
+  static std::size_t packed_bytes(std::size_t rows, std::size_t cols, const Packing& packing);
   // Another party's, for products in a ring: views `packed`, which outlives it, at a multiple of 64 bytes. Whatever the bytes are, products stay
   // within them. shifts: by column and by row, k_most_shift each at most.
-  IntMatrix(std::size_t rows, std::size_t cols, int bits, std::span<const std::uint8_t> shifts,
+  IntMatrix(std::size_t rows, std::size_t cols, const Packing& packing, std::span<const std::uint8_t> shifts,
             std::span<const std::uint8_t> row_shifts, std::span<const std::uint8_t> packed);
 
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
   int frac() const { return frac_; }
-  int bits() const { return bits_; }
+  int bits() const { return packing_.bits; }
+  const Packing& packing() const { return packing_; }
   int shift(std::size_t col) const { return shifts_[col]; }
   int row_shift(std::size_t row) const { return row_shifts_[row]; }
   std::span<const std::uint8_t> shifts() const { return shifts_; }
   std::span<const std::uint8_t> row_shifts() const { return row_shifts_; }
-  // The noise with 0, 1, ... fraction bits less, up to as many as are there for small rows and columns alone.
+  // The noise with 0, 1, ... fraction bits less, up to as many as are there for small rows and columns alone. Not of a view or of columns.
   std::vector<double> noise() const;
   // How many of these can go: the noise stays below k_most_noise, or nearly what it is.
   int needless_bits() const;
-  // Takes so many of these away, rounding again what needs it.
+  // Takes so many of these away, rounding again what needs it; scales of codes alone.
   void coarsen(int bits, Executor& executor);
   std::int32_t at(std::size_t row, std::size_t col) const;
   // Row r as plain integers, in order, from column `first` on, a multiple of 8.
@@ -96,19 +110,22 @@ class IntMatrix {
   }
 
  private:
-  IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, int bits);
+  IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, const Packing& packing);
   // row_at(r, scratch, out): the integers of row r; scratch is cols() real numbers.
   template <class RowAt>
   void fill(Executor& executor, const RowAt& row_at);
 
   // How many of `bits` bits are best taken from rows, and the noise then.
-  std::pair<int, double> coarsening(int bits, const WeightStatistics& statistics) const;
-  WeightStatistics statistics() const;  // of the integers: the sums of squares alone
+  std::pair<int, double> coarsening(int bits) const;
+  void coarsen_scales(std::span<const int> down, std::span<const int> row_down, Executor& executor);
+  void row_of_codes(std::size_t r, std::span<std::int32_t> out, std::size_t first) const;
 
   std::size_t rows_ = 0, cols_ = 0;
-  int frac_ = 0, bits_ = k_weight_bits;
+  int frac_ = 0;
+  Packing packing_;
   std::vector<std::uint8_t> shifts_, row_shifts_;
-  LargeBytes packed_;  // read in order: a page's end would stop the processor's prefetch
+  WeightStatistics of_integers_;  // the sums of squares alone
+  LargeBytes packed_;             // read in order: a page's end would stop the processor's prefetch
   std::span<const std::uint8_t> viewed_;
 };
 

@@ -15,30 +15,35 @@ constexpr std::uint64_t k_alignment = 64;
 
 }  // namespace
 
-WeightBits weight_bits_of(const IntWeights& weights, const Plan& plan) {
-  WeightBits bits;
-  if (!plan.open()) return bits;
+Packings packings_of(const IntWeights& weights, const Plan& plan) {
+  Packings packings;
+  if (!plan.open()) return packings;
   for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape&, const IntMatrix& w) {
-    bits.push_back(static_cast<std::uint8_t>(w.bits()));
+    packings.push_back(w.packing().byte());
   });
-  return bits;
+  return packings;
 }
 
-void check_weight_bits(const WeightBits& bits, const Plan& plan, const char* field) {
+void check_packings(const Packings& packings, const Plan& plan, const char* field) {
   const auto refuse = [&](const std::string& why) { throw Error(Code::malformed, field, why); };
   std::size_t matrices = 0;
   const auto none = no_weights(plan.config);
   for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
-    if (plan.open() && matrices < bits.size() && !IntMatrix::takes(bits[matrices], s.cols))
-      refuse(fmt::format("{} of matrix {} of {} columns, expected 8 or 12 bits and 2^20 columns at most",
-                         bits[matrices], id, s.cols));
+    if (plan.open() && matrices < packings.size()) {
+      const std::optional<Packing> packing = Packing::of(packings[matrices]);
+      if (!packing || !IntMatrix::takes(*packing, s.cols)) {
+        refuse(fmt::format(
+            "{} of matrix {} of {} columns, expected 8 or 12 bits, or codes of whole spans, and 2^20 columns at most",
+            packings[matrices], id, s.cols));
+      }
+    }
     ++matrices;
   });
   const std::size_t expected = plan.open() ? matrices : 0;
-  if (bits.size() != expected) refuse(fmt::format("{} of them, expected {}", bits.size(), expected));
+  if (packings.size() != expected) refuse(fmt::format("{} of them, expected {}", packings.size(), expected));
 }
 
-std::vector<Segment> segments_of(const Plan& plan, const WeightBits& bits) {
+std::vector<Segment> segments_of(const Plan& plan, const Packings& packings) {
   std::vector<Segment> segments;
   std::uint64_t end = 0;
   const auto add = [&](Segment segment) {
@@ -48,16 +53,16 @@ std::vector<Segment> segments_of(const Plan& plan, const WeightBits& bits) {
   };
   const auto none = no_weights(plan.config);
   for_each_matrix(none, plan, [&](std::uint32_t id, const LinearShape& s, NoMatrix) {
-    add({id, s.rows, s.cols, plan.open() ? bits.at(segments.size()) : 0, s.out.ring});
+    add({id, s.rows, s.cols, plan.open() ? Packing::of(packings.at(segments.size())) : std::nullopt, s.out.ring});
   });
   for_each_gain(none, plan, [&](std::uint32_t id, const LinearShape& s, const Gain&) {
-    add({id, s.rows, 1, 0, Ring{64}});
+    add({id, s.rows, 1, std::nullopt, Ring{64}});
   });
   return segments;
 }
 
-std::uint64_t masked_model_bytes(const Plan& plan, const WeightBits& bits) {
-  const Segment last = segments_of(plan, bits).back();
+std::uint64_t masked_model_bytes(const Plan& plan, const Packings& packings) {
+  const Segment last = segments_of(plan, packings).back();
   return last.offset + last.bytes();
 }
 
@@ -80,8 +85,8 @@ Weights<RingMatrix> view_masked_model(const Plan& plan, std::span<const std::uin
   return v;
 }
 
-IntWeights view_public_model(const Plan& plan, const WeightBits& bits, std::span<const std::uint8_t> bytes) {
-  const std::vector<Segment> segments = segments_of(plan, bits);
+IntWeights view_public_model(const Plan& plan, const Packings& packings, std::span<const std::uint8_t> bytes) {
+  const std::vector<Segment> segments = segments_of(plan, packings);
   PERMLLM_ASSERT(plan.open() && bytes.size() == segments.back().offset + segments.back().bytes());
   IntWeights w;
   w.config = plan.config;
@@ -94,7 +99,7 @@ IntWeights view_public_model(const Plan& plan, const WeightBits& bits, std::span
       throw Error(Code::malformed, fmt::format("matrix {}", id),
                   fmt::format("a row or column shifted by {} bits, expected {} at most", most, k_most_shift));
     }
-    matrix = IntMatrix(s.rows, s.cols, next->bits, shifts.first(s.cols), shifts.subspan(s.cols),
+    matrix = IntMatrix(s.rows, s.cols, *next->packing, shifts.first(s.cols), shifts.subspan(s.cols),
                        own.subspan(next->packed_at()));
     ++next;
   });
@@ -102,7 +107,7 @@ IntWeights view_public_model(const Plan& plan, const WeightBits& bits, std::span
 }
 
 MaskedModel::MaskedModel(const IntWeights& weights, const Plan& plan, const Seed& mask_seed)
-    : stream_(mask_seed), segments_(segments_of(plan, weight_bits_of(weights, plan))) {
+    : stream_(mask_seed), segments_(segments_of(plan, packings_of(weights, plan))) {
   for_each_matrix(weights, plan,
                   [&](std::uint32_t, const LinearShape&, const IntMatrix& w) { matrices_.push_back(&w); });
   for_each_gain(weights, plan, [&](std::uint32_t, const LinearShape&, const Gain& gain) { gains_.push_back(&gain); });
@@ -116,7 +121,7 @@ void MaskedModel::fill(std::uint64_t offset, std::span<std::uint8_t> out) const 
     const std::uint64_t end = std::min(offset + out.size(), segment.offset + segment.bytes());
     if (begin >= end) continue;
     const auto part = out.subspan(begin - offset, end - begin);
-    segment.bits == 0 ? fill_words(s, begin - segment.offset, part) : fill_packed(s, begin - segment.offset, part);
+    segment.packing ? fill_packed(s, begin - segment.offset, part) : fill_words(s, begin - segment.offset, part);
   }
 }
 
@@ -166,7 +171,7 @@ Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& exe
   executor.parallel(matrices.size(), [&](std::size_t i) {
     const IntMatrix& w = *matrices[i];
     Writer head;
-    for (const std::size_t number : {w.rows(), w.cols(), static_cast<std::size_t>(w.bits())})
+    for (const std::size_t number : {w.rows(), w.cols(), std::size_t{w.packing().byte()}})
       head.number("shape", std::uint64_t{number});
     for (const std::span<const std::uint8_t> shifts : {w.shifts(), w.row_shifts()}) {
       for (const std::uint8_t shift : shifts) head.number("shift", shift);

@@ -21,31 +21,31 @@ inline constexpr std::uint32_t k_layout = 2;
 struct Segment {
   std::uint32_t id = 0;            // of for_each_matrix or for_each_gain: also of U's stream
   std::size_t rows = 0, cols = 0;  // of a gain: one column
-  int bits = 0;                    // of packed weights; 0: words of a ring
+  std::optional<Packing> packing;  // of packed weights; else words of a ring
   Ring ring;
   std::uint64_t offset = 0;
   std::uint64_t row_bytes() const { return std::uint64_t{cols} * ring.bytes(); }
   // Packed weights: where they begin, behind the shifts.
   std::uint64_t packed_at() const { return (std::uint64_t{cols} + rows + 63) / 64 * 64; }
   std::uint64_t bytes() const {
-    return bits == 0 ? rows * row_bytes() : packed_at() + IntMatrix::packed_bytes(rows, cols, bits);
+    return packing ? packed_at() + IntMatrix::packed_bytes(rows, cols, *packing) : rows * row_bytes();
   }
 };
 
-// Bits of a weight of each matrix, where the weights are public; else none. The plan does not tell them.
-using WeightBits = std::vector<std::uint8_t>;
-WeightBits weight_bits_of(const IntWeights& weights, const Plan& plan);
+// The packing of each matrix (Packing::byte), where the weights are public; else none. The plan does not tell them.
+using Packings = std::vector<std::uint8_t>;
+Packings packings_of(const IntWeights& weights, const Plan& plan);
 // Errors: malformed, naming `field`, where a peer's fit no matrices of the plan.
-void check_weight_bits(const WeightBits& bits, const Plan& plan, const char* field);
+void check_packings(const Packings& packings, const Plan& plan, const char* field);
 
-std::vector<Segment> segments_of(const Plan& plan, const WeightBits& bits);
+std::vector<Segment> segments_of(const Plan& plan, const Packings& packings);
 // Of all of it.
-std::uint64_t masked_model_bytes(const Plan& plan, const WeightBits& bits = {});
+std::uint64_t masked_model_bytes(const Plan& plan, const Packings& packings = {});
 
 // The helper's: matrices that view `bytes`, which is all of V and outlives them; gains are copied.
 Weights<RingMatrix> view_masked_model(const Plan& plan, std::span<const std::uint8_t> bytes);
 // Likewise of W. Errors: malformed, where a shift is more than k_most_shift.
-IntWeights view_public_model(const Plan& plan, const WeightBits& bits, std::span<const std::uint8_t> bytes);
+IntWeights view_public_model(const Plan& plan, const Packings& packings, std::span<const std::uint8_t> bytes);
 
 // The provider's. Bytes [offset, offset + out.size()) of V or W, at multiples of 64 bytes. Called from several threads.
 class MaskedModel {

@@ -20,9 +20,9 @@ struct ModelOffer {
   static constexpr std::size_t k_most = std::size_t{1} << 20;  // a plan of 1,000 layers has a tenth of it
   std::string model_id;
   Plan plan;
-  std::uint64_t bytes = 0;  // of V: what plan and weight_bits say
+  std::uint64_t bytes = 0;  // of V: what plan and packings say
   std::uint32_t chunk = 0;  // bytes of each chunk but the last: a multiple of 64
-  WeightBits weight_bits = {};
+  Packings packings = {};
   std::uint32_t chunks() const { return static_cast<std::uint32_t>((bytes + chunk - 1) / chunk); }
   // Of chunk `number`, below chunks().
   std::size_t chunk_bytes(std::uint32_t number) const {
@@ -34,8 +34,8 @@ struct ModelOffer {
     permllm::visit(io, plan);
     io.number("bytes", bytes);
     io.number("chunk", chunk);
-    io.list("weight_bits", weight_bits, k_most_matrices,
-            [](auto& out, std::uint8_t& bits) { out.number("bits", bits); });
+    io.list("packings", packings, k_most_matrices,
+            [](auto& out, std::uint8_t& packing) { out.number("packing", packing); });
   }
 };
 

@@ -152,7 +152,7 @@ TEST(Operation, services_under_a_manager) {
   EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="helper"})"), 1e6) << text;
   EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="user"})"), 0.99 * sent) << text;
   EXPECT_LE(value_of(text, R"(permllm_offline_bytes_total{from="user"})"), sent) << text;
-  EXPECT_GT(value_of(text, "permllm_model_bytes"), 1e8) << text;
+  EXPECT_GT(value_of(text, "permllm_model_bytes"), 5e7) << text;
   EXPECT_EQ(
       value_of(get(helper_status, "/metrics")->body, R"(permllm_sessions_ended_total{code="none",outcome="ended"})"),
       1);

@@ -38,17 +38,17 @@ void read_store(Bytes bytes, bool fit) {
   for (std::uint32_t i = 0; i < std::min<std::size_t>(4, stored.hashes.size()); ++i) stored.holds(i);
 }
 
-// A helper's products with whatever came: the input again and again, behind the bits of each matrix.
+// A helper's products with whatever came: the input again and again, behind the packing of each matrix.
 void read_public(const Bytes& bytes) {
   static const Plan plan = tiny_plan(Profile::open);
   static Executor executor(1);
-  const std::size_t matrices = weight_bits_of(tiny_weights(), plan).size();
+  const std::size_t matrices = packings_of(tiny_weights(), plan).size();
   if (bytes.size() <= matrices) return;
-  const WeightBits bits(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(matrices));
-  check_weight_bits(bits, plan, "bits");
-  LargeBytes all(masked_model_bytes(plan, bits));
+  const Packings packings(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(matrices));
+  check_packings(packings, plan, "packings");
+  LargeBytes all(masked_model_bytes(plan, packings));
   for (std::size_t i = 0; i < all.size(); ++i) all.data()[i] = bytes[matrices + i % (bytes.size() - matrices)];
-  const IntWeights weights = view_public_model(plan, bits, all);
+  const IntWeights weights = view_public_model(plan, packings, all);
   for_each_matrix(weights, plan, [&](std::uint32_t, const LinearShape& s, const IntMatrix& w) {
     const Words x(2 * s.cols, 0x8000800080008000u);
     Words y(2 * s.rows);
@@ -84,11 +84,11 @@ std::vector<std::vector<std::uint8_t>> seeds() {
                          bytes_of(folder.path() / "models" / hex(Digest{}))};
   for (std::size_t i = 0; i < 2; ++i) all.push_back(all[i]);
   const Plan open = tiny_plan(Profile::open);
-  const WeightBits bits = weight_bits_of(tiny_weights(), open);
+  const Packings packings = packings_of(tiny_weights(), open);
   StoredFile::begin(File(folder.path() / (k_id + ".part"), File::Mode::create),
-                    {k_id, open, masked_model_bytes(open, bits), 1024, bits}, "owner");
+                    {k_id, open, masked_model_bytes(open, packings), 1024, packings}, "owner");
   all.push_back(bytes_of(folder.path() / (k_id + ".part")));
-  all.push_back(bits);
+  all.push_back(packings);
   for (std::uint8_t i = 0; i < 100; ++i) all.back().push_back(static_cast<std::uint8_t>(i % (k_most_shift + 1)));
   const std::array<std::uint8_t, 6> kinds{0, 1, 3, 4, 3, 2};  // which of the three, and 3 more with a hash that fits
   for (std::size_t i = 0; i < all.size(); ++i) all[i].insert(all[i].begin(), kinds[i]);

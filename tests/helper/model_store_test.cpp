@@ -185,7 +185,22 @@ TEST(MaskedModel, is_the_words_that_w_and_u_give_in_as_many_bytes_as_their_rings
   EXPECT_EQ(widths, (std::set<std::size_t>{1, 2, 3, 4, 5, 6, 7, 8}));
 }
 
-// Integers of 8 bits and of 12 bits in one model, shifted by column and by row.
+// Codes of four bits, of the shape and the fraction bits of a matrix.
+IntMatrix coded(const IntMatrix& like, Executor& executor) {
+  const std::size_t rows = like.rows(), cols = like.cols();
+  const CodeForm form{4, 16, true};
+  const auto codes_at = [&](std::size_t r, CodedRow& out) {
+    for (std::size_t c = 0; c < cols; ++c) out.codes[c] = static_cast<std::uint8_t>((r * 5 + c * 3) % 16);
+    std::fill(out.scale.begin(), out.scale.end(), std::ldexp(1.0f + static_cast<float>(r % 3), -like.frac() + 6));
+    std::fill(out.least.begin(), out.least.end(), std::ldexp(-500.0f, -like.frac()));
+  };
+  const float most = std::ldexp(2400.0f, -like.frac());
+  WeightStatistics statistics{std::vector<float>(rows, most), std::vector<float>(cols, most),
+                              std::vector<double>(rows, 1e9), std::vector<double>(cols, 1e9)};
+  return IntMatrix::from_codes(rows, cols, form, codes_at, {}, statistics, executor).value();
+}
+
+// Integers of 8 bits, of 12 bits and made of codes in one model, shifted by column and by row.
 OfferedModel open_offer(std::uint8_t number = 1) {
   OfferedModel model = tiny_offer(number, Profile::open);
   Executor executor(1);
@@ -197,23 +212,25 @@ OfferedModel open_offer(std::uint8_t number = 1) {
   shifts[3] = 2;
   row_shifts[4] = 1;
   down = IntMatrix(down.rows(), down.cols(), 12, shifts, row_shifts, packed.packed());
+  model.weights.layers[0].down = coded(model.weights.layers[0].down, executor);
   return model;
 }
 
 TEST(MaskedModel, of_public_weights_is_what_the_provider_packed) {
   const OfferedModel model = open_offer();
   const Bytes whole = whole_of(model);
-  const WeightBits bits = weight_bits_of(model.weights, model.plan);
-  EXPECT_EQ(std::ranges::count(bits, 8), 1);
+  const Packings packings = packings_of(model.weights, model.plan);
+  EXPECT_EQ(std::ranges::count(packings, 8), 1);
+  EXPECT_EQ(std::ranges::count(packings, 128 + 64 + 4), 1);
   LargeBytes aligned(whole.size());  // as a mapped file is
   std::ranges::copy(whole, aligned.data());
-  const auto view = view_public_model(model.plan, bits, aligned);
+  const auto view = view_public_model(model.plan, packings, aligned);
   const auto viewed = matrices_of(view, model.plan), wanted = matrices_of(model.weights, model.plan);
   Executor executor(1);
   std::uint64_t packed = 0;
   for (std::size_t i = 0; i < viewed.size(); ++i) {
     const IntMatrix &a = *viewed[i], &b = *wanted[i];
-    EXPECT_EQ(a.bits(), b.bits());
+    EXPECT_EQ(a.packing(), b.packing());
     for (std::size_t r = 0; r < b.rows(); ++r) {
       for (std::size_t c = 0; c < b.cols(); ++c) ASSERT_EQ(a.at(r, c), b.at(r, c)) << i << " " << r << " " << c;
     }
@@ -233,9 +250,8 @@ TEST(MaskedModel, takes_the_bytes_that_are_told_beforehand) {
     const OfferedModel model = tiny_offer(1, profile);
     const ModelOffer offer = model_offer(model);
     std::uint64_t beside = 0;
-    for (const Segment& s : segments_of(model.plan, offer.weight_bits))
-      beside += 128 + (s.bits == 0 ? 0 : s.rows + s.cols);
-    const std::size_t told = memory_of(model.plan, 12).helper;
+    for (const Segment& s : segments_of(model.plan, offer.packings)) beside += 128 + (s.packing ? s.rows + s.cols : 0);
+    const std::size_t told = memory_of(model.weights, model.plan).helper;
     EXPECT_LE(told, offer.bytes) << name_of(profile);
     EXPECT_LE(offer.bytes, told + beside) << name_of(profile);
   }
@@ -462,8 +478,8 @@ TEST(ModelStore, a_flipped_byte_of_public_weights_is_found_and_fetched_again) {
   }
   const auto path = file_of(store, ".model");
   const StoredFile stored = StoredFile::open(path, File::Mode::read);
-  EXPECT_EQ(stored.offer.weight_bits, weight_bits_of(model.weights, model.plan));
-  for (const Segment& segment : segments_of(model.plan, stored.offer.weight_bits)) {
+  EXPECT_EQ(stored.offer.packings, packings_of(model.weights, model.plan));
+  for (const Segment& segment : segments_of(model.plan, stored.offer.packings)) {
     for (const std::uint64_t at :
          {std::uint64_t{0}, std::uint64_t{segment.cols}, segment.packed_at(), segment.bytes() - 1}) {
       flip(path, stored.v_at + segment.offset + at);
@@ -726,26 +742,26 @@ TEST(ModelStore, public_weights_that_no_provider_packs_are_named) {
     change(offer);
     return refusal_of(helper, offer, {});
   };
-  const std::size_t matrices = good.weight_bits.size();
+  const std::size_t matrices = good.packings.size();
   for (const int bits : {0, 7, 9, 16, 255}) {
-    const std::string error = offered([&](ModelOffer& o) { o.weight_bits[2] = static_cast<std::uint8_t>(bits); });
-    EXPECT_TRUE(error.starts_with(fmt::format("peer: ModelOffer.weight_bits: {} of matrix 2 of ", bits))) << error;
+    const std::string error = offered([&](ModelOffer& o) { o.packings[2] = static_cast<std::uint8_t>(bits); });
+    EXPECT_TRUE(error.starts_with(fmt::format("peer: ModelOffer.packings: {} of matrix 2 of ", bits))) << error;
   }
-  EXPECT_EQ(offered([](ModelOffer& o) { o.weight_bits.pop_back(); }),
-            fmt::format("peer: ModelOffer.weight_bits: {} of them, expected {}", matrices - 1, matrices));
-  EXPECT_EQ(offered([](ModelOffer& o) { o.weight_bits.push_back(12); }),
-            fmt::format("peer: ModelOffer.weight_bits: {} of them, expected {}", matrices + 1, matrices));
+  EXPECT_EQ(offered([](ModelOffer& o) { o.packings.pop_back(); }),
+            fmt::format("peer: ModelOffer.packings: {} of them, expected {}", matrices - 1, matrices));
+  EXPECT_EQ(offered([](ModelOffer& o) { o.packings.push_back(12); }),
+            fmt::format("peer: ModelOffer.packings: {} of them, expected {}", matrices + 1, matrices));
   EXPECT_EQ(refusal_of(helper,
                        [&] {
                          ModelOffer o = model_offer(tiny_offer());
-                         o.weight_bits = {12};
+                         o.packings = {12};
                          return o;
                        }(),
                        {}),
-            "peer: ModelOffer.weight_bits: 1 of them, expected 0");
-  EXPECT_NE(offered([](ModelOffer& o) { o.weight_bits[2] = 8; }).find("peer: ModelOffer.bytes: "), std::string::npos);
+            "peer: ModelOffer.packings: 1 of them, expected 0");
+  EXPECT_NE(offered([](ModelOffer& o) { o.packings[2] = 8; }).find("peer: ModelOffer.bytes: "), std::string::npos);
   // Shifts of columns and rows, the least and the last; and packed bytes that are no weights of anybody.
-  const std::vector<Segment> segments = segments_of(model.plan, good.weight_bits);
+  const std::vector<Segment> segments = segments_of(model.plan, good.packings);
   const Bytes whole = whole_of(model);
   const auto said = [&](std::uint64_t at, std::uint8_t byte) {
     Bytes bytes = whole;
@@ -774,8 +790,8 @@ TEST(ModelStore, public_weights_that_no_provider_packs_are_named) {
   EXPECT_EQ(provider.answer().size(), 4u);
   // The same model in other bits is another.
   EXPECT_NE(offered([](ModelOffer& o) {
-              o.weight_bits[2] = 8;
-              o.bytes = masked_model_bytes(o.plan, o.weight_bits);
+              o.packings[2] = 8;
+              o.bytes = masked_model_bytes(o.plan, o.packings);
             }).find("peer: ModelOffer: model "),
             std::string::npos);
 }

@@ -53,6 +53,43 @@ TEST(Quant, values_equal_the_reference_package_to_the_bit) {
   }
 }
 
+// The codes of a row, with their scales, are the weights that the row is: the form says how many bits they need and which of them is 0.
+TEST(Quant, codes_are_the_weights_of_their_row) {
+  const auto entries = golden();
+  std::size_t coded = 0;
+  for (const auto& [name, entry] : entries.items()) {
+    const std::uint32_t type = entry.at("type");
+    const std::optional<CodeForm> form = code_form(type);
+    if (!form) continue;
+    ++coded;
+    EXPECT_TRUE(Packing::of(Packing(*form).byte())) << name;
+    const std::vector<std::uint8_t> raw = from_hex(entry.at("raw"));
+    const std::size_t cols = entry.at("block_elements"), rows = raw.size() / block_size(type).bytes;
+    for (std::size_t r = 0; r < rows; ++r) {
+      const GgufTensor tensor{name, {cols, rows}, type, raw};
+      std::vector<float> values(cols);
+      dequantize_row(tensor, r, values);
+      CodedRow row{std::vector<std::uint8_t>(cols), std::vector<float>(cols / k_least_span),
+                   std::vector<float>(cols / k_least_span)};
+      codes_of_row(tensor, r, row);
+      for (std::size_t c = 0; c < cols; ++c) {
+        ASSERT_LT(row.codes[c], 1 << form->bits) << name;
+        const float scale = row.scale[c / k_least_span], least = row.least[c / k_least_span];
+        if (!std::isfinite(values[c])) continue;
+        const float size = std::fabs(scale) * static_cast<float>(1 << form->bits) + std::fabs(least);
+        ASSERT_NEAR(scale * static_cast<float>(row.codes[c]) + least, values[c], 1e-6f * size)
+            << name << " " << r << " " << c;
+        if (!form->zeros) {
+          ASSERT_EQ(least, -scale * static_cast<float>(1 << (form->bits - 1))) << name;
+        } else if (c % form->span != 0) {
+          ASSERT_EQ(scale, row.scale[c / form->span * form->span / k_least_span]) << name;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(coded, 12u);  // all but F32, F16 and BF16
+}
+
 TEST(Quant, sizes_of_blocks_equal_the_reference_package) {
   const auto entries = golden();
   std::size_t supported = 0;

@@ -392,6 +392,185 @@ TEST(FloatProduct, of_integer_weights_agrees_with_doubles) {
   }
 }
 
+// Rows of codes with scales of their own, and gains of columns.
+struct Coded {
+  CodeForm form;
+  std::size_t rows, cols;
+  std::vector<CodedRow> rows_of_codes = {};
+  std::vector<float> gain = {};
+  FloatMatrix real = {};  // gains in it
+  WeightStatistics statistics = {};
+
+  std::optional<IntMatrix> matrix(Executor& executor) const {
+    return IntMatrix::from_codes(
+        rows, cols, form, [this](std::size_t r, CodedRow& out) { out = rows_of_codes[r]; }, gain, statistics, executor);
+  }
+};
+
+Coded random_codes(const CodeForm& form, std::size_t rows, std::size_t cols, float spread, std::uint64_t seed) {
+  Coded m{form, rows, cols};
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<float> between(1 / spread, 1);
+  for (std::size_t c = 0; c < cols; ++c) m.gain.push_back(between(random) * (random() % 2 == 0 ? 1.0f : -1.0f));
+  for (std::size_t r = 0; r < rows; ++r) {
+    CodedRow row;
+    for (std::size_t c = 0; c < cols; ++c) row.codes.push_back(static_cast<std::uint8_t>(random() % (1u << form.bits)));
+    for (std::size_t at = 0; at < cols; at += k_least_span) {
+      if (at % form.span == 0) {
+        const float scale = 0.01f * between(random) * (random() % 4 == 0 ? -1.0f : 1.0f);
+        const float middle = static_cast<float>(1 << (form.bits - 1));
+        row.scale.push_back(scale);
+        row.least.push_back(form.zeros ? -scale * middle * 2 * between(random) : -scale * middle);
+      } else {
+        row.scale.push_back(row.scale.back());
+        row.least.push_back(row.least.back());
+      }
+    }
+    m.rows_of_codes.push_back(row);
+  }
+  m.statistics = {std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows),
+                  std::vector<double>(cols)};
+  m.real = {rows, cols, std::vector<float>(rows * cols)};
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t c = 0; c < cols; ++c) {
+      const CodedRow& row = m.rows_of_codes[r];
+      const float w = m.real.values[r * cols + c] =
+          (row.scale[c / k_least_span] * static_cast<float>(row.codes[c]) + row.least[c / k_least_span]) * m.gain[c];
+      m.statistics.row[r] = std::max(m.statistics.row[r], std::fabs(w));
+      m.statistics.column[c] = std::max(m.statistics.column[c], std::fabs(w));
+      m.statistics.squares_of_rows[r] += double{w} * double{w};
+      m.statistics.squares_of_columns[c] += double{w} * double{w};
+    }
+  }
+  return m;
+}
+
+std::vector<CodeForm> code_forms() {
+  std::vector<CodeForm> forms;
+  for (int byte = 128; byte < 256; ++byte) {
+    if (const auto packing = Packing::of(static_cast<std::uint8_t>(byte))) {
+      EXPECT_EQ(packing->byte(), byte);
+      forms.push_back(*packing->codes);
+    }
+  }
+  EXPECT_EQ(forms.size(), 14u);  // 4, 6 and 8 bits in both spans, 5 in one; with zeros or without
+  return forms;
+}
+
+TEST(Codes, become_the_integers_next_to_their_weights) {
+  Executor executor(2);
+  std::uint64_t seed = 0;
+  for (const CodeForm& form : code_forms()) {
+    for (const float spread : {1.0f, 4.0f, 40.0f}) {
+      const Coded m = random_codes(form, 70, 96, spread, ++seed);
+      const WeightScale scale = IntMatrix::scale_of(m.statistics, k_coded_bits);
+      std::optional<IntMatrix> made = m.matrix(executor);
+      ASSERT_TRUE(made) << form.bits << " bits, spread " << spread;
+      IntMatrix w = std::move(*made);
+      EXPECT_EQ(w.frac(), scale.frac);
+      const auto compare = [&](double times) {
+        double squares = 0, most = 0;
+        for (std::size_t r = 0; r < m.rows; ++r) {
+          std::vector<std::int32_t> row(m.cols);
+          w.row(r, row);
+          for (std::size_t c = 0; c < m.cols; ++c) {
+            ASSERT_EQ(row[c], w.at(r, c));
+            const int shift = w.shift(c) + w.row_shift(r);
+            ASSERT_LE(std::abs(row[c] >> shift), 4095);
+            const double off = std::ldexp(row[c] - std::ldexp(double{m.real.values[r * m.cols + c]}, w.frac()), -shift);
+            squares += off * off;
+            most = std::max(most, std::fabs(off));
+          }
+        }
+        // One rounding of an integer, 0.29 in the mean, and one before it that is smaller.
+        EXPECT_LT(std::sqrt(squares / static_cast<double>(m.rows * m.cols)), 0.4 * times);
+        EXPECT_LT(most, 1.3 * times);
+        EXPECT_LT(measured_noise(m.real, w) / w.noise()[0], 2);
+      };
+      compare(1);
+      const int spare = static_cast<int>(w.noise().size()) - 1;
+      if (spare > 0) {
+        w.coarsen(spare, executor);
+        EXPECT_EQ(w.frac(), scale.frac - spare);
+        compare(1.1);
+      }
+    }
+  }
+}
+
+TEST(Codes, are_multiplied_as_the_integers_that_they_are) {
+  Executor executor(2);
+  std::uint64_t seed = 0;
+  for (const CodeForm& form : code_forms()) {
+    for (const std::size_t cols : {form.span, 3 * form.span, std::size_t{288}}) {
+      const Coded m = random_codes(form, 45, cols, 4, ++seed);
+      const std::optional<IntMatrix> w = m.matrix(executor);
+      ASSERT_TRUE(w);
+      FloatMatrix integers{45, cols, {}};
+      for (std::size_t r = 0; r < 45; ++r) {
+        for (std::size_t c = 0; c < cols; ++c) integers.values.push_back(static_cast<float>(w->at(r, c)));
+      }
+      const IntMatrix view(45, cols, w->packing(), w->shifts(), w->row_shifts(), w->packed());
+      for (const int bits : {16, 43, 64}) {
+        for (const std::size_t n : {1, 2, 5, 23}) {
+          const Words x = random_words(n * cols, ++seed), want = expected(integers, Ring{bits}, x);
+          Words y(n * 45);
+          product(*w, Ring{bits}, x, y, executor);
+          ASSERT_EQ(y, want) << form.bits << " bits, " << cols << " columns, " << n;
+          product(view, Ring{bits}, x, y, executor);
+          ASSERT_EQ(y, want);
+        }
+      }
+      std::vector<float> x(3 * cols, 0.25f), y(3 * 45);
+      product(*w, x, y, executor);
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        double want = 0;
+        for (std::size_t c = 0; c < cols; ++c) want += 0.25 * std::ldexp(w->at(i % 45, c), -w->frac());
+        ASSERT_NEAR(y[i], want, 1e-4);
+      }
+    }
+  }
+}
+
+TEST(Codes, far_from_zero_are_refused_unless_they_are_nearly_one_value) {
+  Executor executor(1);
+  const auto refused = [&](const std::function<void(Coded&)>& change) {
+    Coded m = random_codes({4, 32, true}, 40, 64, 1, 9);
+    change(m);
+    // Statistics that fit whatever was changed.
+    m.statistics.row.assign(40, 100);
+    m.statistics.column.assign(64, 100);
+    return !m.matrix(executor);
+  };
+  EXPECT_FALSE(refused([](Coded&) {}));
+  const auto far = [](float scale) {
+    return [=](Coded& m) {
+      for (std::size_t i = 0; i < 2; ++i) m.rows_of_codes[3].scale[i] = scale, m.rows_of_codes[3].least[i] = 80;
+    };
+  };
+  EXPECT_TRUE(refused(far(0.5f)));
+  EXPECT_FALSE(refused(far(1e-4f)));
+  EXPECT_FALSE(refused(far(0)));
+}
+
+TEST(Codes, unpacked_by_vectors_are_those_unpacked_one_by_one) {
+  std::mt19937_64 random(3);
+  for (const CodeForm& form : code_forms()) {
+    constexpr std::size_t k_spans = 6;
+    LargeBytes packed(k_spans * kernels::span_bytes(form));
+    for (std::size_t i = 0; i < packed.size(); ++i) packed.data()[i] = static_cast<std::uint8_t>(random());
+    const std::size_t groups = k_spans * form.span / 8;
+    std::vector<std::uint32_t> gains(groups * 4);
+    for (auto& v : gains) v = static_cast<std::uint32_t>(random()) & 0x7fff7fff;
+    const kernels::CodeBlock block{packed.data(), gains.data(), form};
+    const std::size_t first = form.span / 8, words = (groups - first) * kernels::k_group_words;
+    LargeBytes tiles(2 * words), twins(2 * words);
+    kernels::unpack_codes(block, first, groups - first, reinterpret_cast<std::int16_t*>(tiles.data()));
+    kernels::scalar::unpack_codes(block, first, groups - first, reinterpret_cast<std::int16_t*>(twins.data()));
+    EXPECT_TRUE(std::equal(tiles.data(), tiles.data() + 2 * words, twins.data())) << form.bits << " bits";
+  }
+}
+
 TEST(IntKernels, equal_their_scalar_twins) {
   std::mt19937_64 random(3);
   constexpr std::size_t k_groups = 75;

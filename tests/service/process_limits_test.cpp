@@ -62,6 +62,24 @@ TEST(ProcessLimits, open_files_are_counted_and_their_limit_is_raised) {
   EXPECT_EQ(raise_file_limit(), files.rlim_max);
 }
 
+TEST(ProcessLimits, pages_of_a_mapped_file_go_when_they_are_let_go_and_come_back_as_they_were) {
+  const Scratch scratch;
+  constexpr std::size_t k_size = std::size_t{32} << 20;
+  write_text(scratch / "file", std::string(k_size, 'x'));
+  const MappedFile mapped(scratch / "file");
+  const auto sum = [&] {
+    std::size_t bytes = 0;
+    for (std::size_t i = 0; i < k_size; i += 512) bytes += mapped.bytes()[i];
+    return bytes;
+  };
+  const std::size_t before = memory_in_use().resident;
+  const std::size_t all = sum();
+  EXPECT_GE(memory_in_use().resident, before + k_size / 2);
+  let_go(mapped.bytes().subspan(100));  // the first page is not all of it
+  EXPECT_LT(memory_in_use().resident, before + k_size / 4);
+  EXPECT_EQ(sum(), all);
+}
+
 TEST(ProcessLimits, memory_of_its_own_counts_until_it_is_given_back) {
   const std::size_t before = memory_in_use().own, size = std::size_t{64} << 20;
   std::vector<char> memory(size, 1);

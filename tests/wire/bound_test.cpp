@@ -90,7 +90,7 @@ TEST(Bound, holds_for_every_message_and_is_what_the_longest_has) {
   within_bound(PairHello{1, x(64), x(64), x(64), 1, true, Seed{}});
   within_bound(PairAccepted{});
   within_bound(Paired{});
-  within_bound(ModelOffer{x(64), long_plan(), 1, 1, WeightBits(ModelOffer::k_most_matrices)}, false);
+  within_bound(ModelOffer{x(64), long_plan(), 1, 1, Packings(ModelOffer::k_most_matrices)}, false);
   within_bound(ModelHeld{std::vector<Digest>(ModelHeld::k_step)});
   within_bound(ModelChunk{1, {}, Bytes(ModelOffer::k_most_chunk)});
   within_bound(ModelTaken{});
