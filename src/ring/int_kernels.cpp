@@ -95,6 +95,7 @@ constexpr std::int64_t group_bound(int bits) {
 constexpr std::size_t widen_every(int bits) { return bits == 8 ? 64 : bits == 12 ? 4 : 2; }  // groups
 static_assert(static_cast<std::int64_t>(widen_every(12)) * group_bound(12) + k_low_bound <= INT32_MAX);
 static_assert(static_cast<std::int64_t>(widen_every(8)) * group_bound(8) + k_low_bound <= INT32_MAX);
+static_assert(static_cast<std::int64_t>(widen_every(16)) * group_bound(k_coded_bits) + k_low_bound <= INT32_MAX);
 
 // The sums of one vector, two strips and kLimbs limbs, the first kWide of which are wide. Sums are members of a recursive
 // structure: GCC 12 keeps those in registers, and an array of vectors on the stack.

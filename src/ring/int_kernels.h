@@ -57,7 +57,7 @@ constexpr std::size_t limbs_of(Ring ring) { return (static_cast<std::size_t>(rin
 struct IntBlock {
   const std::uint8_t* packed;
   std::size_t groups;
-  int bits;  // of a weight: 12 or 8; or 16: tiles, the numbers in them of 12 bits
+  int bits;  // of a weight: 12 or 8; or 16: tiles, the numbers in them of k_coded_bits
 };
 
 // Of codes.

@@ -46,7 +46,7 @@ struct CodedRow {
   std::vector<float> scale, least;
 };
 
-// W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (12 or 8), |m| < 2^(bits - 1), times
+// W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (13, 12 or 8), |m| < 2^(bits - 1), times
 // 2^(row_shift(r) + shift(c)): norm gains, folded in, make columns of very different size, and some neurons are far larger than all others.
 // Made once, at load time, in the kernels' packed order (ring/int_kernels.h), or a view of what was.
 class IntMatrix {

@@ -19,7 +19,7 @@ struct CodeForm {
   friend constexpr bool operator==(const CodeForm&, const CodeForm&) = default;
 };
 
-// Integers of 12 or 8 bits; or codes, from which integers of 12 bits are made as they are multiplied.
+// Integers of 12 or 8 bits; or codes, from which integers of k_coded_bits are made as they are multiplied.
 struct Packing {
   int bits = k_weight_bits;  // of an integer
   std::optional<CodeForm> codes = {};
