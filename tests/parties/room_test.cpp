@@ -145,11 +145,15 @@ TEST(Places, a_fifth_user_is_served_while_four_hold_all) {
   EXPECT_EQ(answer(world, "frank", ledger, 3).size(), 3u);
   EXPECT_TRUE(world.notes.come("it was idle and was ended to make room for other users"));
   EXPECT_EQ(world.notes.count("it was idle and was ended"), 1u);
-  // The one that was idle for longest; the others are there.
-  EXPECT_NE(error_of([&] { held.front().online.receive_any("anything", k_cut_bytes); }).find("closed"),
-            std::string::npos);
-  for (auto i = std::next(held.begin()); i != held.end(); ++i) i->link->close();
-  EXPECT_TRUE(world.notes.come("session fails: the first pass: the peer closed the connection", 7));
+  // One of the eight, whichever came first to wait for its user; the others are there.
+  const auto ended = [](Frames& frames) {
+    return error_of([&] { frames.link->receive(Clock::now(), "anything", k_cut_bytes); }).find("closed") !=
+           std::string::npos;
+  };
+  EXPECT_EQ(std::count_if(held.begin(), held.end(), ended), 1);
+  for (Frames& frames : held) frames.link->close();
+  EXPECT_TRUE(world.notes.come("session fails: the first pass: the peer closed the connection", 7))
+      << world.notes.text();
 }
 
 // Whoever has as many as the others is told that there is no place, as before; so is everybody while passes are under way.
