@@ -26,7 +26,10 @@ using V = hn::Vec<D>;
 
 HWY_INLINE V load(const Word* from) { return hn::LoadU(D(), from); }
 
-HWY_INLINE V cut_lanes(V v, int drop) { return hn::BitCast(D(), hn::ShiftRightSame(hn::BitCast(DSigned(), v), drop)); }
+HWY_INLINE V cut_lanes(V v, int drop) {
+  const V rounded = hn::Add(v, hn::Set(D(), half_unit(drop)));
+  return hn::BitCast(D(), hn::ShiftRightSame(hn::BitCast(DSigned(), rounded), drop));
+}
 
 void add(std::span<Word> to, std::span<const Word> a) {
   std::size_t j = 0;

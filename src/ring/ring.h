@@ -40,7 +40,7 @@ struct Format {
   friend constexpr bool operator==(Format, Format) = default;
 };
 
-// How a masked value is shown: its low `drop` bits are cut at both parties, then `keep` bits are sent.
+// How a masked value is shown: its low `drop` bits are rounded away at both parties, then `keep` bits are sent.
 // drop + keep <= bits: with more, a word is wrong once in 2^(bits - its length).
 struct Reveal {
   int drop = 0;
@@ -48,10 +48,16 @@ struct Reveal {
   constexpr Ring sent() const { return Ring{keep}; }
 };
 
-// One party's half of `cut`: an arithmetic right shift of its share of a value in `ring`. The two results are a sharing
-// in the ring 2^(bits - drop), exact or one unit low. Only those low bits may ever be sent.
-constexpr Word cut(Word share, int drop) { return static_cast<Word>(static_cast<std::int64_t>(share) >> drop); }
-constexpr Word cut(Wide share, int drop) { return static_cast<Word>(static_cast<__int128>(share) >> drop); }
+// Half a unit of what a cut leaves.
+constexpr Word half_unit(int drop) { return (Word{1} << drop) >> 1; }
+// One party's half of `cut`: an arithmetic right shift of its share of a value in `ring`, rounded to the nearest. The two results are a sharing
+// in the ring 2^(bits - drop) of a value within a unit of the exact one, which it is in the mean. Only those low bits may ever be sent.
+constexpr Word cut(Word share, int drop) {
+  return static_cast<Word>(static_cast<std::int64_t>(share + half_unit(drop)) >> drop);
+}
+constexpr Word cut(Wide share, int drop) {
+  return static_cast<Word>(static_cast<__int128>(share + half_unit(drop)) >> drop);
+}
 
 // The element of the ring as the integer of least magnitude.
 constexpr std::int64_t centre(Word x, Ring ring) {
