@@ -203,7 +203,7 @@ void add_rows(const std::string& model) {
                    [=](auto& p, const auto& x) { linear(p, s, FreeMatrix{}, x); });
       },
       {Phase::deal, Phase::prepare, Phase::online});
-  add(name + "permuted_map", [s = norm_shape(plan, Site::mlp_norm, 0, Ring{32}).map, residual] {
+  add(name + "permuted_map", [s = norm_shape(plan, Site::mlp_norm, 0, {Ring{32}, frac::norm}).map, residual] {
     const auto copy = [](std::size_t, std::size_t, auto row, auto& answers) {
       std::copy(row.begin(), row.end(), answers[0].begin());
     };

@@ -16,6 +16,8 @@ namespace permllm {
 namespace {
 
 constexpr std::size_t k_task_rows = 32;
+// Of a row of the embedding table: of its entries, sign included, and the fraction bits that the residual has in any case.
+constexpr int k_row_bits = 16, k_row_frac = 16;
 
 // Makes matrices out of sources and counts what is done.
 class Loader {
@@ -46,14 +48,17 @@ class Loader {
     survey(source, bias, matrix.values.data());
     return count(source, std::move(matrix));
   }
-  // Tables, transposed.
-  IntMatrix integer_columns(const MatrixSource& table, int bits) {
+  // Tables, transposed. Entries, with `added` to each, stay below 2^15; within that as fine as the residual takes them (docs/protocol.md 2.3).
+  IntMatrix integer_columns(const MatrixSource& table, float added) {
     std::vector<float> none;
     const WeightStatistics statistics = survey(table, none);
-    refuse_large(table, statistics, bits);
-    const int frac = IntMatrix::fraction_bits(*std::max_element(statistics.row.begin(), statistics.row.end()), bits);
+    refuse_large(table, statistics, k_weight_bits);
+    const float largest = *std::max_element(statistics.column.begin(), statistics.column.end());
+    const int frac = IntMatrix::fraction_bits(largest, k_weight_bits),
+              most = std::min(IntMatrix::fraction_bits(largest + added, k_row_bits), std::max(frac, k_row_frac));
     const auto column_at = [&](std::size_t c, std::span<float> out) { table.row(c, out); };
-    return count(table, IntMatrix::from_columns(table.cols, table.rows(), column_at, frac, executor_, bits));
+    return count(table, IntMatrix::from_columns(table.cols, table.rows(), column_at, statistics.column,
+                                                std::clamp(most - frac, 0, k_row_bits - k_weight_bits), executor_));
   }
   FloatMatrix real_columns(const MatrixSource& table) {
     std::vector<float> none;
@@ -184,12 +189,15 @@ Config read_config(const ModelFile& file) {
 }
 
 IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits, const LoadProgress& progress) {
+  ModelSource model = source_of(file);
+  float added = 0;
+  for (const float v : model.positions) added = std::max(added, std::fabs(v));
   return load<IntMatrix>(
-      source_of(file), executor, progress,
+      std::move(model), executor, progress,
       [=](Loader& loader, const MatrixSource& source, std::vector<float>& bias) {
         return loader.integers(source, bias, bits);
       },
-      [](Loader& loader, const MatrixSource& table) { return loader.integer_columns(table, k_weight_bits); });
+      [=](Loader& loader, const MatrixSource& table) { return loader.integer_columns(table, added); });
 }
 
 FloatWeights load_float_weights(const ModelFile& file, Executor& executor, const LoadProgress& progress) {

@@ -36,12 +36,12 @@ void run_open_post_norm_layer(Party& party, const Plan& plan, const Weights<Matr
     return show(party, show_output_shape(plan, shape, reveal), Value{}, out);
   };
   const Value h =
-      hand(party, hand_normed_shape(plan, Site::attention_norm, qkv_shape(plan, l)), clear.normed_for_attention(l));
+      hand(party, hand_normed_shape(attention_norm_shape(plan, l)), clear.normed_for_attention(l));
   const ShownPair qkv = matrix(qkv_shape(plan, l), w.qkv, plan.qkv_reveal(l), h, {});
   const Value mixed = hand(party, hand_attention_shape(plan, l), clear.attention(l, qkv));
   clear.add_attention(l, matrix(o_shape(plan, l), w.o, plan.o_reveal(l), mixed, w.o_bias));
 
-  const Value g = hand(party, hand_normed_shape(plan, Site::mlp_norm, up_shape(plan, l)), clear.normed_for_mlp(l));
+  const Value g = hand(party, hand_normed_shape(mlp_norm_shape(plan, l)), clear.normed_for_mlp(l));
   const ShownPair gate_up = matrix(up_shape(plan, l), w.up, plan.gate_up_reveal(l), g, {});
   const Value active = hand(party, hand_activation_shape(plan, l), clear.activation(l, gate_up));
   clear.add_mlp(l, matrix(down_shape(plan, l), w.down, plan.down_reveal(l), active, w.down_bias));
@@ -108,7 +108,7 @@ ShownPair run_open_pass(Party& party, const Plan& plan, const Weights<Matrix>& w
   material.open(party, {Part::Kind::pass});
   ShownPair seen;
   if (plan.config.post_norm) {
-    const Value h = hand(party, hand_normed_shape(plan, Site::final_norm, head_shape(plan)), clear.normed_for_head());
+    const Value h = hand(party, hand_normed_shape(final_norm_shape(plan)), clear.normed_for_head());
     seen = show(party, show_output_shape(plan, head_shape(plan), plan.logit_reveal()), Value{},
                 linear(party, head_shape(plan), w.head, h));
   } else {

@@ -100,7 +100,7 @@ Ranges calibrate(const IntWeights& weights, std::span<const std::vector<TokenId>
   }
   raise(ranges.logit_raw, logit_bare * most_deviation);
   // No row of the table is larger.
-  raise(ranges.residual, std::ldexp(1.0, k_weight_bits - 1 - weights.embed.frac()));
+  raise(ranges.residual, std::ldexp(weights.embed.most(), -weights.embed.frac()));
   return ranges;
 }
 

@@ -159,6 +159,7 @@ Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, 
   require(ranges.layers.size() == weights.config.layers, "ranges of another number of layers");
   for (std::size_t l = 0; l < weights.config.layers; ++l) {
     p.layers.push_back(stored[l % stored.size()]);
+    if (p.config.post_norm) p.layers[l].activation = k_normed_activation;
     if (!p.config.post_norm) p.residual_frac = std::max({p.residual_frac, p.o_frac(l), p.down_frac(l)});
     if (p.gained()) p.residual_frac = std::max({p.residual_frac, p.attention_gain_frac(l), p.mlp_gain_frac(l)});
     // As many fraction bits as scores leave room for.
@@ -169,7 +170,7 @@ Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, 
   require(p.config.positions != Positions::learned || weights.positions.size() >= slots * p.config.width,
           "the model has fewer positions than slots");
   const double places = largest_of(weights.positions);
-  require(std::ldexp(places, p.embed_frac) + (1 << (k_weight_bits - 1)) < (1 << (p.embed.bits - 1)),
+  require(std::ldexp(places, p.embed_frac) + weights.embed.most() < (1 << (p.embed.bits - 1)),
           fmt::format("rows of positions reach {:g}, too much beside the embedding table", places));
   // The residual's ring also holds what a matrix makes of a row that is not normalised.
   int bits = bits_for(ranges.residual, p.residual_frac);
@@ -181,32 +182,41 @@ Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, 
   p.residual = Ring{whole_bytes(bits)};
   if (!p.raw_qkv() && !p.raw_up()) p.residual_frac = std::min(p.residual_frac + p.residual.bits - bits, 60);
   p.use_room();
-  // Logits at a hidden level wrap: a bit more than their range, so that differences do not.
-  p.head = Ring{whole_bytes(p.raw_head() ? bits_for(ranges.logit_raw, p.logit_frac())
-                                         : bits_for(ranges.logit, p.logit_frac()) + 1)};
+  p.head = p.head_ring();
   return p;
 }
 
-// More fraction bits for what goes into o and down, where the same bytes hold them.
+// More fraction bits for what goes into the matrices, where the same bytes hold what they put out.
 void Plan::use_room() {
+  const auto raise = [](int& frac, int most, const auto& fits) {
+    while (frac < most) {
+      ++frac;
+      if (fits()) continue;
+      --frac;
+      break;
+    }
+  };
   for (std::size_t l = 0; l < layers.size(); ++l) {
     LayerFractions& f = layers[l];
     const std::size_t o_bytes = o(l).bytes(), down_bytes = down(l).bytes();
     const auto joins = [&](int frac) { return config.post_norm || frac <= residual_frac; };
-    const auto raise = [](int& frac, const auto& fits) {
-      while (frac < k_most_answer) {
-        ++frac;
-        if (fits()) continue;
-        --frac;
-        break;
-      }
-    };
-    raise(f.attention, [&] { return joins(o_frac(l)) && o(l).bytes() == o_bytes; });
-    raise(f.activation, [&] {
+    raise(f.attention, k_most_answer, [&] { return joins(o_frac(l)) && o(l).bytes() == o_bytes; });
+    raise(f.activation, k_most_answer, [&] {
       return joins(down_frac(l)) && down(l).bytes() == down_bytes &&
              bits_for(ranges.layers[l].activation, f.activation) <= down(l).bits;
     });
+    if (config.normed_residual) continue;  // whose rows are the residual, too
+    if (!raw_up()) raise(f.mlp_norm, k_most_norm, [&, bytes = up(l).bytes()] { return up(l).bytes() == bytes; });
+    if (!raw_qkv()) {
+      raise(f.attention_norm, open() ? k_most_norm : k_most_norm_of_heads,
+            [&, qkv_bytes = qkv(l).bytes(), qk_bytes = qk(l).bytes()] {
+              return qkv(l).bytes() == qkv_bytes &&
+                     (open() || (qk(l).bytes() == qk_bytes && attention_misfit(l).empty()));
+            });
+    }
   }
+  if (!raw_head())
+    raise(final_norm_frac, k_most_norm, [&, bytes = head_ring().bytes()] { return head_ring().bytes() == bytes; });
 }
 
 Ring Plan::qkv(std::size_t l) const {
@@ -219,6 +229,12 @@ Ring Plan::o(std::size_t l) const {
 }
 Ring Plan::down(std::size_t l) const {
   return config.post_norm ? Ring{whole_bytes(bits_for(ranges.layers[l].down, down_frac(l)))} : part(down_frac(l));
+}
+
+// Logits at a hidden level wrap: a bit more than their range, so that differences do not.
+Ring Plan::head_ring() const {
+  return Ring{
+      whole_bytes(raw_head() ? bits_for(ranges.logit_raw, logit_frac()) : bits_for(ranges.logit, logit_frac()) + 1)};
 }
 
 Ring Plan::up(std::size_t l) const {
@@ -359,12 +375,11 @@ void Plan::check_layer(std::size_t l) const {
   }
   fits(bits_for(r.v, f.attention) <= o(l).bits, o_matrix, f.o, "values before it");
   fits(bits_for(r.activation, f.activation) <= down(l).bits, down_matrix, f.down, "activations before it");
-  const auto takes_rows = [&](Ring ring) {
-    return config.pre_norm ? fits_normed(ring, frac::norm)
-                           : bits_for(k_plain_scale * ranges.residual, frac::norm) <= ring.bits;
+  const auto takes_rows = [&](Ring ring, int frac) {
+    return config.pre_norm ? fits_normed(ring, frac) : bits_for(k_plain_scale * ranges.residual, frac) <= ring.bits;
   };
-  fits(raw_up() || takes_rows(up(l)), up_matrix, f.up, "rows before it");
-  fits(raw_qkv() || takes_rows(qkv(l)), qkv_matrix, f.qkv, "rows before it");
+  fits(raw_up() || takes_rows(up(l), f.mlp_norm), up_matrix, f.up, "rows before it");
+  fits(raw_qkv() || takes_rows(qkv(l), f.attention_norm), qkv_matrix, f.qkv, "rows before it");
   const double shown = raw_up() ? r.gate_up_raw : r.gate_up;
   fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)) &&
            bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep,
@@ -374,29 +389,29 @@ void Plan::check_layer(std::size_t l) const {
          "the product");
 }
 
-// Of profiles in which the provider holds the keys: scores and values.
-void Plan::check_attention(std::size_t l) const {
+// Of profiles in which the provider holds the keys: why scores or values do not fit; empty: they do.
+std::string Plan::attention_misfit(std::size_t l) const {
   const LayerFractions& f = layers[l];
   const LayerRanges& r = ranges.layers[l];
-  const auto fits = [&](bool holds, const char* what) {
-    fit_or_refuse(holds, Misfit::At::qkv_matrix, l,
-                  fmt::format("no ring holds {} with {} fraction bits of the weights", what, f.qkv));
+  const auto no_ring = [&](const char* what) {
+    return fmt::format("no ring holds {} with {} fraction bits of the weights", what, f.qkv);
   };
-  fits(f.rope >= frac::rope && f.rope <= k_most_rope && f.rotated >= k_least_rotated && f.rotated <= frac::qk &&
-           qk_cut(l) >= 0 && scores_fit(l) && score_frac(l) >= 0 &&
-           largest_score(l) <= std::ldexp(1.0, score_reveal(l).keep - 3 - score_frac(l)),
-       "scores");
+  if (f.rope < frac::rope || f.rope > k_most_rope || f.rotated < k_least_rotated || f.rotated > frac::qk ||
+      qk_cut(l) < 0 || !scores_fit(l) || score_frac(l) < 0 ||
+      largest_score(l) > std::ldexp(1.0, score_reveal(l).keep - 3 - score_frac(l)))
+    return no_ring("scores");
   // q, k and v fit before and after their cuts.
   const double turned = config.qk_norm ? r.qk_normed : r.qk;
-  fits(k_range_margin * turned < std::ldexp(1.0, 63 - qk_frac(l) - f.rope - 1), "q and k");
-  fits(!config.qk_norm || (shows(head_norm_reveal(l), qkv(l)) && bits_for(r.qk, qkv_frac(l)) <= qkv(l).bits),
-       "heads before their norm");
-  fits(v_frac(l) > 0 && v_cut(l) >= 0 && mix_cut(l) >= 0 && mixed(l).bits <= 96 &&
-           k_range_margin * r.v < std::ldexp(1.0, v(l).bits - 2 - v_frac(l)),
-       "values");
-  fit_or_refuse(lift_slack_bits(l) >= k_least_lift_slack, Misfit::At::qkv_matrix, l,
-                fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less",
-                            lift_slack_bits(l), k_least_lift_slack));
+  if (k_range_margin * turned >= std::ldexp(1.0, 63 - qk_frac(l) - f.rope - 1)) return no_ring("q and k");
+  if (config.qk_norm && (!shows(head_norm_reveal(l), qkv(l)) || bits_for(r.qk, qkv_frac(l)) > qkv(l).bits))
+    return no_ring("heads before their norm");
+  if (v_frac(l) <= 0 || v_cut(l) < 0 || mix_cut(l) < 0 || mixed(l).bits > 96 ||
+      k_range_margin * r.v >= std::ldexp(1.0, v(l).bits - 2 - v_frac(l)))
+    return no_ring("values");
+  if (lift_slack_bits(l) < k_least_lift_slack)
+    return fmt::format("values would be hidden from the user up to 2^-{:.0f} only, expected 2^-{:.0f} or less",
+                       lift_slack_bits(l), k_least_lift_slack);
+  return "";
 }
 
 void Plan::check() const {
@@ -416,7 +431,9 @@ void Plan::check() const {
           "the residual's range does not fit its ring");
   for (std::size_t l = 0; l < layers.size(); ++l) {
     check_layer(l);
-    if (!open()) check_attention(l);
+    if (open()) continue;
+    const std::string misfit = attention_misfit(l);
+    fit_or_refuse(misfit.empty(), Misfit::At::qkv_matrix, l, misfit);
   }
   for (std::size_t l = config.stored_layers(); l < layers.size(); ++l) {
     const std::size_t k = l % config.stored_layers();
@@ -425,7 +442,7 @@ void Plan::check() const {
   }
   const double logits = raw_head() ? ranges.logit_raw : ranges.logit;
   fit_or_refuse(
-      head.bits <= 64 && (raw_head() || fits_normed(head, frac::norm)) && shows(logit_reveal(), head) &&
+      head.bits <= 64 && (raw_head() || fits_normed(head, final_norm_frac)) && shows(logit_reveal(), head) &&
           bits_for(logits, shown_logit_frac()) + (raw_head() ? 0 : 1) <= logit_reveal().keep &&
           head.bits <= (raw_head() ? residual.bits : 64),
       Misfit::At::head_matrix, 0,

@@ -16,7 +16,7 @@ namespace permllm {
 
 // Fraction bits (docs/protocol.md 2.3).
 namespace frac {
-inline constexpr int norm = 10;         // output of a norm
+inline constexpr int norm = 10;         // output of a norm, at least: LayerFractions::attention_norm
 inline constexpr int probability = 16;  // 18 where a chain is long: Plan::probability_frac
 inline constexpr int activation = 10;   // silu(gate) up, at least: LayerFractions::activation
 inline constexpr int rope = 10;         // cos and sin, at least: LayerFractions::rope
@@ -79,7 +79,11 @@ inline constexpr double k_least_lift_slack = 30;
 // Fraction bits: the most of a matrix's weights, the fewest of q and k once rotated.
 inline constexpr int k_most_frac = 100, k_least_rotated = 4;
 
-inline constexpr int k_most_rope = 14, k_most_answer = 16, k_most_v = 18;
+inline constexpr int k_most_rope = 14, k_most_answer = 16, k_most_v = 18, k_most_norm = 16;
+// Normed rows that go into qkv: each bit costs the lift of v one.
+inline constexpr int k_most_norm_of_heads = 12;
+// Activations where down's output is normed, and so has a ring of its own: what is small there is heard.
+inline constexpr int k_normed_activation = 12;
 
 // Fraction bits of each layer's integer matrices and gains.
 struct LayerFractions {
@@ -89,6 +93,8 @@ struct LayerFractions {
   int rope = k_most_rope, rotated = frac::qk;
   // Of p.v and of silu(gate) up, which go into o and down: as many as their rings hold without a byte more.
   int attention = frac::attention, activation = frac::activation;
+  // Of the normed rows that go into qkv, and into gate and up: likewise.
+  int attention_norm = frac::norm, mlp_norm = frac::norm;
   int qk_gain = 0, attention_gain = 0, mlp_gain = 0;  // 0 where the model has none
 };
 
@@ -108,6 +114,7 @@ struct Plan {
   bool fused = false;  // the MLP's norm is applied after its matrix (paper and fast); always so in `open`
   std::vector<LayerFractions> layers;
   int embed_frac = 0, head_frac = 0;
+  int final_norm_frac = frac::norm;  // of the normed rows that go into the head
   Ranges ranges;
   std::size_t slots = 0;  // of a chain: the longest conversation, in tokens
   // Of these, those of a prompt that attends both ways (Config::prefix), all of its tokens but the last. Unused ones are dead;
@@ -148,22 +155,24 @@ struct Plan {
   // --- Derived formats of layer l ---
   Ring qkv(std::size_t l) const;
   Ring up(std::size_t l) const;
-  int qkv_frac(std::size_t l) const { return (raw_qkv() ? residual_frac : frac::norm) + layers[l].qkv; }
-  int up_frac(std::size_t l) const { return (raw_up() ? residual_frac : frac::norm) + layers[l].up; }
-  int logit_frac() const { return (raw_head() ? residual_frac : frac::norm) + head_frac; }
+  int qkv_frac(std::size_t l) const { return (raw_qkv() ? residual_frac : layers[l].attention_norm) + layers[l].qkv; }
+  int up_frac(std::size_t l) const { return (raw_up() ? residual_frac : layers[l].mlp_norm) + layers[l].up; }
+  int logit_frac() const { return (raw_head() ? residual_frac : final_norm_frac) + head_frac; }
   int o_frac(std::size_t l) const { return layers[l].attention + layers[l].o; }
   int down_frac(std::size_t l) const { return layers[l].activation + layers[l].down; }
   // Once normed or as they are, with their gain where there is one:
   int attention_gain_frac(std::size_t l) const {
-    return (config.post_norm ? frac::post : frac::norm) + layers[l].attention_gain;
+    return (config.post_norm ? frac::post : layers[l].attention_norm) + layers[l].attention_gain;
   }
-  int mlp_gain_frac(std::size_t l) const { return (config.post_norm ? frac::post : frac::norm) + layers[l].mlp_gain; }
+  int mlp_gain_frac(std::size_t l) const {
+    return (config.post_norm ? frac::post : layers[l].mlp_norm) + layers[l].mlp_gain;
+  }
   // Of a part of the residual that has `frac` fraction bits and is shifted when it is added.
   Ring part(int frac) const { return Ring{residual.bits - (residual_frac - frac)}; }
   Ring o(std::size_t l) const;
   Ring down(std::size_t l) const;
   int qk_frac(std::size_t l) const {
-    return config.qk_norm ? frac::head + layers[l].qk_gain : frac::norm + layers[l].qkv;
+    return config.qk_norm ? frac::head + layers[l].qk_gain : layers[l].attention_norm + layers[l].qkv;
   }
   int qk_cut(std::size_t l) const { return qk_frac(l) + layers[l].rope - layers[l].rotated; }
   // Of scores, and of q and k once cut, which need not fit it: products commute with reduction.
@@ -176,9 +185,10 @@ struct Plan {
   // v keeps as many fraction bits as let the ring fit a 64-bit word; where the residual is wide it is wider.
   int v_frac(std::size_t l) const {
     const int room = 64 - o(l).bits - (probability_frac() - layers[l].attention);
-    return room < frac::v - 2 ? frac::v : std::min({room, k_most_v, std::max(frac::v, frac::norm + layers[l].qkv)});
+    return room < frac::v - 2 ? frac::v
+                              : std::min({room, k_most_v, std::max(frac::v, layers[l].attention_norm + layers[l].qkv)});
   }
-  int v_cut(std::size_t l) const { return frac::norm + layers[l].qkv - v_frac(l); }
+  int v_cut(std::size_t l) const { return layers[l].attention_norm + layers[l].qkv - v_frac(l); }
   int mix_cut(std::size_t l) const { return probability_frac() + v_frac(l) - layers[l].attention; }
   Ring v(std::size_t l) const { return Ring{64 - v_cut(l)}; }
   Ring mixed(std::size_t l) const { return Ring{o(l).bits + mix_cut(l)}; }  // of p and p.v
@@ -201,11 +211,12 @@ struct Plan {
 
   // Part of draft().
   void use_room();
+  Ring head_ring() const;
   // Parts of check().
   void check_sizes() const;
   void check_kind() const;
   void check_layer(std::size_t l) const;
-  void check_attention(std::size_t l) const;
+  std::string attention_misfit(std::size_t l) const;
   bool fits_normed(Ring ring, int frac) const;
   bool scores_fit(std::size_t l) const;
 

@@ -127,10 +127,13 @@ void visit(Io& io, Plan& p) {
     visit_bits(io, "plan.layer.rope", layer.rope, frac::rope, k_most_rope);
     visit_bits(io, "plan.layer.attention", layer.attention, frac::attention, k_most_answer);
     visit_bits(io, "plan.layer.activation", layer.activation, frac::activation, k_most_answer);
+    for (int* frac : {&layer.attention_norm, &layer.mlp_norm})
+      visit_bits(io, "plan.layer.norm", *frac, frac::norm, k_most_norm);
     visit_bits(io, "plan.layer.rotated", layer.rotated, k_least_rotated, frac::qk);
   }
   visit_bits(io, "plan.embed.frac", p.embed_frac, 0, 40);
   visit_bits(io, "plan.head.frac", p.head_frac, 0, k_most_frac);
+  visit_bits(io, "plan.final_norm.frac", p.final_norm_frac, frac::norm, k_most_norm);
   visit_size(io, "plan.slots", p.slots, 1, 1 << 20);
   visit_size(io, "plan.prompt_slots", p.prompt_slots, 0, 1 << 20);
   visit_bits(io, "plan.residual.frac", p.residual_frac, 0, 64);

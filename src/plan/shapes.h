@@ -52,11 +52,11 @@ inline LinearShape mlp_gain_shape(const Plan& p, std::size_t l) {
 
 // Rows of the residual that go into a matrix as they are, scaled. Of rows that are normed no entry is beyond what check() looks at.
 inline bool is_plain(const Plan& p, Site norm) { return !p.config.pre_norm && norm != Site::final_norm; }
-inline std::int64_t normed_most(const Plan& p, Site norm) {
-  return is_plain(p, norm) ? most_encoded(k_plain_scale * p.ranges.residual, frac::norm) : k_any_magnitude;
+inline std::int64_t normed_most(const Plan& p, Site norm, int frac) {
+  return is_plain(p, norm) ? most_encoded(k_plain_scale * p.ranges.residual, frac) : k_any_magnitude;
 }
-// A norm of the residual, whose output goes into a matrix of ring `out`.
-inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
+// A norm of the residual, with what goes into a matrix.
+inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Format out) {
   NormShape s;
   s.map = {.site = site,
            .layer = layer_id(l),
@@ -65,7 +65,7 @@ inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Ring out) {
            .reveal = p.norm_reveal(),
            .shown = Shown::residual_row,
            .most = most_of(p.ranges.residual, frac::norm_row),
-           .answers = {{site, {out, frac::norm}, normed_most(p, site)}}};
+           .answers = {{site, out, normed_most(p, site, out.frac)}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
   s.plain = is_plain(p, site) ? k_plain_scale : 0;
@@ -76,10 +76,11 @@ inline Ring normed_ring(const Plan& p, Ring matrix, int gain_frac) {
   return Ring{p.config.normed_residual ? std::max(matrix.bits, p.part(gain_frac).bits) : matrix.bits};
 }
 inline NormShape attention_norm_shape(const Plan& p, std::size_t l) {
-  return norm_shape(p, Site::attention_norm, l, normed_ring(p, p.qkv(l), p.attention_gain_frac(l)));
+  return norm_shape(p, Site::attention_norm, l,
+                    {normed_ring(p, p.qkv(l), p.attention_gain_frac(l)), p.layers[l].attention_norm});
 }
 inline NormShape mlp_norm_shape(const Plan& p, std::size_t l) {
-  return norm_shape(p, Site::mlp_norm, l, normed_ring(p, p.up(l), p.mlp_gain_frac(l)));
+  return norm_shape(p, Site::mlp_norm, l, {normed_ring(p, p.up(l), p.mlp_gain_frac(l)), p.layers[l].mlp_norm});
 }
 // Behind a matrix. No mean is taken away: the signs of its entries are hidden.
 inline NormShape rms_norm_shape(const Plan& p, Site site, std::size_t l, std::size_t rows, std::size_t columns, Ring in,
@@ -215,9 +216,10 @@ inline HandShape hand_residual_shape(const Plan& p, Site norm, std::size_t l) {
           {p.residual, p.residual_frac},
           most_encoded(p.ranges.residual, p.residual_frac)};
 }
-// A normed row, for the matrix of `linear` (Config::post_norm).
-inline HandShape hand_normed_shape(const Plan& p, Site norm, const LinearShape& linear) {
-  return {norm, linear.layer, linear.cols, {linear.out.ring, frac::norm}, normed_most(p, norm)};
+// A normed row (Config::post_norm).
+inline HandShape hand_normed_shape(const NormShape& norm) {
+  const auto& answer = norm.map.answers[0];
+  return {norm.map.site, norm.map.layer, norm.map.columns, answer.out, answer.most};
 }
 // Of what a matrix puts out in profile open.
 inline double product_range(const Plan& p, const LinearShape& linear) {
@@ -303,15 +305,15 @@ inline RemaskShape embed_remask_shape(const Plan& p) {
 }
 inline EmbedShape embed_shape(const Plan& p) {
   EmbedShape s;
-  s.map = {
-      .site = Site::embed_residual,
-      .columns = p.config.width,
-      .in = p.embed,
-      .reveal = {0, p.embed.bits},
-      .shown = Shown::embedding_row,
-      .answers = {
-          {Site::embed_residual, {p.residual, p.residual_frac}, most_encoded(p.ranges.residual, p.residual_frac)},
-          {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out, normed_most(p, Site::attention_norm)}}};
+  s.map = {.site = Site::embed_residual,
+           .columns = p.config.width,
+           .in = p.embed,
+           .reveal = {0, p.embed.bits},
+           .shown = Shown::embedding_row,
+           .answers = {
+               {Site::embed_residual, {p.residual, p.residual_frac}, most_encoded(p.ranges.residual, p.residual_frac)},
+               {Site::embed_norm, attention_norm_shape(p, 0).map.answers[0].out,
+                normed_most(p, Site::attention_norm, p.layers[0].attention_norm)}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
   s.plain = p.config.pre_norm ? 0 : k_plain_scale;
@@ -324,7 +326,9 @@ inline EmbedShape embed_shape(const Plan& p) {
 inline RemaskShape last_row_shape(const Plan& p) {
   return {Use::last_row, Site::final_norm, p.config.width, {p.residual, p.residual_frac}};
 }
-inline NormShape final_norm_shape(const Plan& p) { return norm_shape(p, Site::final_norm, 0, p.head); }
+inline NormShape final_norm_shape(const Plan& p) {
+  return norm_shape(p, Site::final_norm, 0, {p.head, p.final_norm_frac});
+}
 inline LinearShape head_shape(const Plan& p) {
   return {Site::head, 0, p.config.vocab, p.config.width, {p.head, p.logit_frac()}, p.open()};
 }

@@ -505,10 +505,13 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
   return w;
 }
 
-IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac,
-                                  Executor& executor, int bits) {
-  IntMatrix w(rows, cols, {frac}, bits);
-  const float scale = std::ldexp(1.0f, frac);
+IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at,
+                                  std::span<const float> largest, int finer, Executor& executor, int bits) {
+  const int frac = fraction_bits(*std::max_element(largest.begin(), largest.end()), bits) + finer;
+  IntMatrix w(rows, cols, {frac, {}, finer}, bits);
+  w.row_shifts_ = shifts_of(largest, frac, bits);
+  std::vector<float> scales;
+  for (const std::uint8_t shift : w.row_shifts_) scales.push_back(std::ldexp(1.0f, frac - shift));
   const std::size_t groups = groups_of(w), bytes = kernels::group_bytes(bits), padded = blocks_of(w) * k_block_rows;
   constexpr std::size_t k_task = 8;  // groups: what a task writes side by side
   executor.parallel((groups + k_task - 1) / k_task, [&](std::size_t task) {
@@ -519,7 +522,7 @@ IntMatrix IntMatrix::from_columns(std::size_t rows, std::size_t cols, const Real
         std::int16_t* out = &columns[c * padded];
         if (g * k_group_cols + c < cols) {
           column_at(g * k_group_cols + c, column);
-          for (float& weight : column) weight *= scale;
+          for (std::size_t r = 0; r < rows; ++r) column[r] *= scales[r];
           PERMLLM_ASSERT(round_weights(column, out) <= limit_of(bits));
         } else {
           std::fill_n(out, rows, std::int16_t{0});
@@ -562,6 +565,12 @@ IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::u
     }
   });
   return w;
+}
+
+std::int32_t IntMatrix::most() const {
+  const int shift =
+      *std::max_element(shifts_.begin(), shifts_.end()) + *std::max_element(row_shifts_.begin(), row_shifts_.end());
+  return static_cast<std::int32_t>(limit_of(bits()) << shift);
 }
 
 std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {

@@ -69,8 +69,10 @@ class IntMatrix {
   static std::optional<IntMatrix> from_codes(std::size_t rows, std::size_t cols, const CodeForm& form,
                                              const CodesAt& codes_at, std::span<const float> gain,
                                              const WeightStatistics& statistics, Executor& executor);
-  static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at, int frac,
-                                Executor& executor, int bits = k_weight_bits);
+  // largest: the magnitudes of the rows. finer: fraction bits beside those of the greatest, for rows that are smaller; k_most_shift at most.
+  static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at,
+                                std::span<const float> largest, int finer, Executor& executor,
+                                int bits = k_weight_bits);
   IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Executor& executor, int bits = k_weight_bits);
   // Bell-shaped weights with a deviation near 0.02, clamped to the range: for measurements without a model.
   static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
@@ -102,6 +104,8 @@ class IntMatrix {
   // Takes so many of these away, rounding again what needs it; scales of codes alone.
   void coarsen(int bits, Executor& executor);
   std::int32_t at(std::size_t row, std::size_t col) const;
+  // None of the integers is larger in magnitude.
+  std::int32_t most() const;
   // Row r as plain integers, in order, from column `first` on, a multiple of 8.
   void row(std::size_t r, std::span<std::int32_t> out, std::size_t first = 0) const;
   // All blocks of rows, one after the other, for the kernels.

@@ -168,19 +168,19 @@ Words ClearSide::activation(std::size_t layer, const ShownPair& shown) {
 }
 
 // Rows of the residual from `first` on, normed.
-Words ClearSide::normed(std::size_t first, Ring ring, bool plain) const {
+Words ClearSide::normed(std::size_t first, const NormShape& norm) const {
   const std::size_t width = plan_.config.width;
   Words words;
   for (std::size_t at = first * width; at < rows_.size(); at += width) {
     const auto row = std::span(rows_).subspan(at, width);
-    const RowNorm of = plain ? RowNorm{0, k_plain_scale} : norm_of(row);
-    for (const double x : row) words.push_back(encode((x - of.mean) * of.scale, {ring, frac::norm}));
+    const RowNorm of = norm.plain != 0 ? RowNorm{0, norm.plain} : norm_of(row);
+    for (const double x : row) words.push_back(encode((x - of.mean) * of.scale, norm.map.answers[0].out));
   }
   return words;
 }
-Words ClearSide::normed_for_attention(std::size_t layer) { return normed(0, plan_.qkv(layer), !plan_.config.pre_norm); }
-Words ClearSide::normed_for_mlp(std::size_t layer) { return normed(0, plan_.up(layer), !plan_.config.pre_norm); }
-Words ClearSide::normed_for_head() { return normed(length_ - begin_ - heads_, plan_.head, false); }
+Words ClearSide::normed_for_attention(std::size_t layer) { return normed(0, attention_norm_shape(plan_, layer)); }
+Words ClearSide::normed_for_mlp(std::size_t layer) { return normed(0, mlp_norm_shape(plan_, layer)); }
+Words ClearSide::normed_for_head() { return normed(length_ - begin_ - heads_, final_norm_shape(plan_)); }
 
 Words ClearSide::joined(const Gain& gain, const std::vector<float>& shift) const {
   const std::size_t width = plan_.config.width;

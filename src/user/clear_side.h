@@ -50,7 +50,7 @@ class ClearSide {
   std::vector<double> output(const ShownPair& shown, std::size_t i, const std::vector<float>& bias) const;
   // Keeps the normed rows of the residual that is shown (Config::normed_residual).
   void note_normed(const ShownPair& shown);
-  Words normed(std::size_t first, Ring ring, bool plain) const;
+  Words normed(std::size_t first, const NormShape& norm) const;
   double place_of_pair(std::size_t token, std::size_t pair) const;
   Words joined(const Gain& gain, const std::vector<float>& shift) const;
   void add_normed(const ShownPair& shown, const Gain& gain);

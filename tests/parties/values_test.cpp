@@ -207,7 +207,7 @@ class ValueCheck {
       // As if the norm had come first, in the format of the other profiles: they share the check of attention.
       Rows normed = qkv;
       for (std::size_t i = 0; i < qkv.size(); ++i) {
-        const double scale = std::ldexp(1.0 / rms(x[i]), frac::norm - plan_.residual_frac);
+        const double scale = std::ldexp(1.0 / rms(x[i]), plan_.layers[l].attention_norm - plan_.residual_frac);
         for (std::int64_t& v : normed[i]) v = std::llrint(static_cast<double>(v) * scale);
       }
       const Rows mixed = next("hand");
@@ -273,13 +273,13 @@ class ValueCheck {
       compared_ += x[i].size();
     }
   }
-  // Rows as the user saw them, in any order, at any level: the cut is the floor or one unit below.
+  // Rows as the user saw them, in any order, at any level: a cut is off by less than a unit.
   void check_shown(Site site, std::size_t layer, const Rows& values, int drop, bool level = false) {
     std::size_t token = 0;
     for (const auto& [seen, shown] : whole_.seen) {
       if (seen.site != site || seen.layer != layer) continue;
       std::vector<std::int64_t> want, got = shown;
-      for (const std::int64_t v : values.at(token)) want.push_back(v >> drop);
+      for (const std::int64_t v : values.at(token)) want.push_back(static_cast<std::int64_t>(cut(static_cast<Word>(v), drop)));
       std::sort(want.begin(), want.end());
       if (level) {  // the level wraps: differences to the place after the widest gap
         const Ring ring = plan_.logit_reveal().sent();
@@ -352,7 +352,7 @@ class ValueCheck {
         for (std::size_t d = 0; d < c.head_dim; ++d) {
           double want = 0, largest = 0;
           for (std::size_t t = 0; t <= i; ++t) {
-            const double value = std::ldexp(static_cast<double>(qkv[t][v + d]), -frac::norm - plan_.layers[layer].qkv);
+            const double value = std::ldexp(static_cast<double>(qkv[t][v + d]), -plan_.layers[layer].attention_norm - plan_.layers[layer].qkv);
             want += p[t] / total * value;
             largest = std::max(largest, std::fabs(value));
           }
