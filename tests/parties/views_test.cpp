@@ -64,12 +64,12 @@ std::vector<Kind> messages_of(const Plan& p) {
   }
   std::vector<Kind> kinds{{"pass", {}}, {"one-hots", p.embed}, {"embedding rows", p.embed}, {"residual", p.residual}};
   for (std::size_t l = 0; l < p.config.layers; ++l) {
-    kinds.insert(kinds.end(), {{"attention norm", p.qkv(l)}, {"rotated q and k", p.qk(l)}});
+    kinds.insert(kinds.end(), {{"attention norm", p.qkv(l)}, {"rotated q and k", attention_shape(p, l).head().rotated_cut().in()}});
     if (p.profile == Profile::fast) {
-      kinds.insert(kinds.end(), {{"probabilities", p.mixed(l)}, {"p.v", p.o(l)}});
+      kinds.insert(kinds.end(), {{"probabilities", p.mixed(l)}, {"p.v", attention_shape(p, l).values.mix_cut().in()}});
     } else {
       kinds.insert(kinds.end(),
-                   {{"re-shared v", p.mixed(l)}, {"scores", p.qk(l)}, {"softmax", p.mixed(l)}, {"p.v", p.o(l)}});
+                   {{"re-shared v", p.mixed(l)}, {"scores", p.qk(l)}, {"softmax", p.mixed(l)}, {"p.v", attention_shape(p, l).values.mix_cut().in()}});
     }
     if (!p.fused) kinds.push_back({"mlp norm", p.up(l)});
     kinds.push_back({"mlp", p.down(l)});
@@ -202,10 +202,9 @@ TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
       {Use::embed_row, {"embedding rows"}},
       {Use::map_answer,
        {"residual", "attention norm", "softmax", "mlp norm", "mlp", "final norm", "one-hot of the answer"}},
-      {Use::score_rotated, {"rotated q and k"}},
       {Use::value_reshared, {"re-shared v"}},
       {Use::score_mask, {"scores"}},
-      {Use::value_mask, {"p.v"}},
+      {Use::cut_sent, {"rotated q and k", "p.v"}},
       {Use::last_row, {"last row"}},
       {Use::value_answer, {"probabilities"}},
       {Use::handed, {"handed rows", "handed attention", "handed activation"}},
