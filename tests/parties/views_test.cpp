@@ -253,6 +253,63 @@ TEST(Views, the_user_sees_what_the_table_says_of_the_plan) {
   }
 }
 
+// One token, asked again and again by users of fresh seeds: how much of what moves in the row behind attention the low bits explain that each
+// user's own part had where v and p.v were cut. Of the row its sum is looked at, which no order changes.
+double explained_by_own_bits(const Plan& plan, const LeakyCoins::LeftOut& left_out = nullptr) {
+  constexpr std::size_t k_times = 250;
+  const AttentionShape s = attention_shape(plan, 0);
+  const SecretCutShape v = s.head().value_cut(), mixed = s.values.mix_cut();
+  EXPECT_LE(s.values.mixed.bits, 64);
+  std::vector<double> moved;
+  std::vector<std::vector<double>> own(v.size + mixed.size);
+  for (std::size_t n = 0; n < k_times; ++n) {
+    Rig rig(tiny_weights(), plan, executor(), static_cast<std::uint8_t>(n), nullptr, nullptr, left_out);
+    rig.user().observe([&](const Seen& seen) {
+      if (seen.site != Site::mlp_norm || seen.layer != 0) return;
+      double sum = 0;
+      for (const std::int64_t x : seen.values) sum += static_cast<double>(x);
+      moved.push_back(sum);
+    });
+    rig.deal_for_pass(1, true);
+    rig.user().prompt(std::vector<TokenId>{5}, greedy);
+    const Words of_v = rig.user_coins().words({Use::linear_mask, Site::qkv}, plan.config.qkv_rows(), plan.qkv(0)),
+                of_mixed = cut_masks<Word>(rig.user_coins(), mixed, 0);
+    for (std::size_t j = 0; j < own.size(); ++j) {
+      const Word word = j < v.size ? of_v[of_v.size() - v.size + j] : of_mixed[j - v.size];
+      own[j].push_back(static_cast<double>(word & Ring{j < v.size ? v.secret : mixed.secret}.mask()));
+    }
+  }
+  EXPECT_EQ(moved.size(), k_times);
+  const auto centred = [](std::vector<double> all) {
+    double sum = 0;
+    for (const double x : all) sum += x;
+    for (double& x : all) x -= sum / static_cast<double>(all.size());
+    return all;
+  };
+  const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) {
+    double sum = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+    return sum;
+  };
+  // The bits are independent of one another, so what they explain adds up; less what chance does.
+  const std::vector<double> y = centred(moved);
+  double explained = -static_cast<double>(own.size()) / k_times;
+  for (const auto& bits : own) {
+    const std::vector<double> x = centred(bits);
+    explained += dot(x, y) * dot(x, y) / dot(x, x) / dot(y, y);
+  }
+  return explained;
+}
+TEST(Views, what_moves_as_a_prompt_is_repeated_is_not_explained_by_the_users_own_bits) {
+  for (const Variant& variant : k_variants) {
+    if (variant.profile == Profile::open) continue;
+    const Plan plan = tiny_plan(variant.profile, variant.fused);
+    EXPECT_NEAR(explained_by_own_bits(plan), 0, 0.1) << variant;
+    // As where each party shifts its own part.
+    EXPECT_GT(explained_by_own_bits(plan, [](Address a) { return a.use == Use::cut_coin; }), 0.4) << variant;
+  }
+}
+
 // Every message that a forgotten mask lays bare is flagged, and no other. (What hides a share that is uniform by itself, as
 // b and m of the scores do, shows in no statistics of one session.)
 TEST(Views, a_session_without_a_mask_is_flagged) {

@@ -383,7 +383,9 @@ auto scores_box(int cut) {
           masked_scores(u, s, eq, 0);
           m = score_masks(u.with_helper, s, u.batch);
         });
-    if (cut == 0) EXPECT_EQ((shares.words[0] + m.words[0]) & 1, qk[0] * qk[1] & 1);
+    if (cut == 0) {
+      EXPECT_EQ((shares.words[0] + m.words[0]) & 1, qk[0] * qk[1] & 1);
+    }
   };
 }
 
@@ -428,7 +430,9 @@ auto values_box(int cut) {
           m = values(u, s, Mask{{s.mixed, 0}, 1, rp});
         });
     // The lift needs |v| below a quarter of its ring; here only 0 is, so only that is compared.
-    if (input[0] == 0 && cut == 0) EXPECT_EQ((out.words[0] + m.words[0]) & 1, 0u);
+    if (input[0] == 0 && cut == 0) {
+      EXPECT_EQ((out.words[0] + m.words[0]) & 1, 0u);
+    }
   };
 }
 

@@ -188,6 +188,89 @@ TEST(SecretCut, leaves_open_what_the_last_byte_has_no_room_for) {
   EXPECT_EQ(shape(0, 40).secret, 0);
 }
 
+// --- In the rings of a model ----------------------------------------------------------------------------------------------
+
+// Coins of which delta is left out: then the user's own low bits decide, as where each shifts its own part.
+class Undecided : public AesCoins {
+ public:
+  using AesCoins::AesCoins;
+
+ protected:
+  void fill(Address address, Ring ring, std::span<Word> out) const override {
+    AesCoins::fill(address, ring, out);
+    if (address.use == Use::cut_coin) std::fill(out.begin(), out.end(), Word{0});
+  }
+};
+
+// The share of the variance of what a cut adds to x / 2^t that the low bits explain of what the user knows, of its own part or of r: the
+// greater of two squared correlations over many words.
+template <class W, class ProviderCoins>
+double explained(const SecretCutShape& s) {
+  const auto seed = [](std::uint8_t n) { return Seed{std::array<std::uint8_t, Seed::k_bytes>{n}}; };
+  AesCoins user(seed(1)), helper_user(seed(1));
+  ProviderCoins helper_provider(seed(2)), provider(seed(2));
+  const int cut_bits = s.open + s.secret;
+  const AesCoins any(seed(3));
+  const auto x1 = any.words<W>({Use::last_row, Site::qkv}, s.size, Ring{s.out.bits + cut_bits});
+  const Words x = any.words({Use::last_row, Site::o}, s.size, Ring{s.out.bits + cut_bits - 2});
+  const Words m = helper_user.words(cut_at(Use::cut_mask, s, 0), s.size, s.out);
+  Fibers fibers;
+  BoxRun run(user, helper_user, helper_provider, provider, {0, 1}, fibers);
+  run.offline([&](Helper& h) {
+    const auto r = s.sent ? cut_masks<W>(h.with_user, s, 0) : x1;
+    secret_cut<W>(h, s, 0, r, m);
+  });
+  Words z;
+  run.online(
+      [&](Provider& p) {
+        std::vector<W> y(s.size), d(s.size);
+        if (s.sent) d = p.user.receive(MaskedMix<W>{expect<W>(s.in(), s.size)}).d.words;
+        for (std::size_t j = 0; j < s.size; ++j) y[j] = cut_openly(static_cast<W>(W{x[j]} - x1[j]), s) + d[j];
+        z = secret_cut<W>(p, s, 0, y);
+      },
+      [&](User& u) {
+        std::vector<W> d = x1;
+        for (W& word : d) word = cut_openly(word, s);
+        secret_cut<W>(u, s, 0, d);
+        if (s.sent) u.provider.send(MaskedMix<W>{block(s.in(), d)});
+      });
+  const auto fraction = [](W word, int bits) {
+    return static_cast<double>(static_cast<Word>(word) & Ring{bits}.mask()) * power_of_two(-bits);
+  };
+  std::vector<double> e, own, of_r;
+  const auto r = cut_masks<W>(user, s, 0);
+  for (std::size_t j = 0; j < s.size; ++j) {
+    const auto floor = static_cast<std::int64_t>(x[j] >> cut_bits), less = floor - centre(z[j] + m[j], s.out);
+    EXPECT_TRUE(less == 0 || less == 1);
+    e.push_back(-static_cast<double>(less) - fraction(x[j], cut_bits));
+    own.push_back(fraction(x1[j], cut_bits));
+    of_r.push_back(fraction(r[j], s.secret));
+  }
+  const auto covariance = [](const std::vector<double>& a, const std::vector<double>& b) {
+    double sum = 0, sum_a = 0, sum_b = 0;
+    for (std::size_t j = 0; j < a.size(); ++j) sum += a[j] * b[j], sum_a += a[j], sum_b += b[j];
+    const auto n = static_cast<double>(a.size());
+    return sum / n - sum_a / n * sum_b / n;
+  };
+  const auto share = [&](const std::vector<double>& known) {
+    return std::pow(covariance(e, known), 2) / covariance(e, e) / covariance(known, known);
+  };
+  return std::max(share(own), share(of_r));
+}
+
+TEST(SecretCut, in_the_rings_of_a_model_the_users_low_bits_explain_nothing) {
+  constexpr std::size_t k_words = 100000;
+  // Chance alone explains 1 / k_words.
+  const auto check = []<class W>(W, const SecretCutShape& s) {
+    EXPECT_LT((explained<W, AesCoins>(s)), 20.0 / k_words);
+    EXPECT_NEAR((explained<W, Undecided>(s)), 0.5, 0.02);
+  };
+  check(Word{}, sent_cut(Site::scores, 0, k_words, 23, Ring{40}));
+  check(Word{}, sent_cut(Site::mixed, 0, k_words, 18, Ring{41}));
+  check(Wide{}, sent_cut(Site::mixed, 0, k_words, 18, Ring{56}));
+  check(Word{}, known_cut(Site::values, 0, k_words, 22, Ring{40}));
+}
+
 // --- Where it is used -----------------------------------------------------------------------------------------------------
 // One head of one entry, which does not turn; one key.
 
