@@ -23,8 +23,8 @@ struct SecretCutShape {
   std::uint16_t layer = 0;
   std::size_t size = 0;  // words of a token
   int open = 0, secret = 0;
-  Ring out;             // once cut
-  bool sent = true;     // step 1 is a message
+  Ring out;                                                      // once cut
+  bool sent = true;                                              // step 1 is a message
   constexpr Ring in() const { return Ring{out.bits + secret}; }  // of what `open` bits were cut from
 };
 
@@ -59,7 +59,9 @@ inline Words cut_coins(const Coins& coins, const SecretCutShape& s, std::uint32_
 }
 // What each cuts by itself.
 inline Word cut_openly(Word x, const SecretCutShape& s) { return cut(x, s.open); }
-inline Wide cut_openly(Wide x, const SecretCutShape& s) { return static_cast<Wide>(static_cast<__int128>(x) >> s.open); }
+inline Wide cut_openly(Wide x, const SecretCutShape& s) {
+  return static_cast<Wide>(static_cast<__int128>(x) >> s.open);
+}
 
 // offline, helper -> provider: fix of the i-th slot. r: [size], as cut_masks, or the user's part; m: [size], whose coins the caller burns.
 template <class W>

@@ -26,9 +26,7 @@ struct ValuesShape {
   Ring mixed;   // of p and p.v
   int cut = 0;  // low bits cut from p.v
   Format out;   // once cut
-  constexpr SecretCutShape mix_cut() const {
-    return sent_cut(Site::mixed, head.layer, head.q_rows(), cut, out.ring);
-  }
+  constexpr SecretCutShape mix_cut() const { return sent_cut(Site::mixed, head.layer, head.q_rows(), cut, out.ring); }
 };
 
 // The lift: with step 2 of Scores.

@@ -64,12 +64,15 @@ std::vector<Kind> messages_of(const Plan& p) {
   }
   std::vector<Kind> kinds{{"pass", {}}, {"one-hots", p.embed}, {"embedding rows", p.embed}, {"residual", p.residual}};
   for (std::size_t l = 0; l < p.config.layers; ++l) {
-    kinds.insert(kinds.end(), {{"attention norm", p.qkv(l)}, {"rotated q and k", attention_shape(p, l).head().rotated_cut().in()}});
+    kinds.insert(kinds.end(),
+                 {{"attention norm", p.qkv(l)}, {"rotated q and k", attention_shape(p, l).head().rotated_cut().in()}});
     if (p.profile == Profile::fast) {
       kinds.insert(kinds.end(), {{"probabilities", p.mixed(l)}, {"p.v", attention_shape(p, l).values.mix_cut().in()}});
     } else {
-      kinds.insert(kinds.end(),
-                   {{"re-shared v", p.mixed(l)}, {"scores", p.qk(l)}, {"softmax", p.mixed(l)}, {"p.v", attention_shape(p, l).values.mix_cut().in()}});
+      kinds.insert(kinds.end(), {{"re-shared v", p.mixed(l)},
+                                 {"scores", p.qk(l)},
+                                 {"softmax", p.mixed(l)},
+                                 {"p.v", attention_shape(p, l).values.mix_cut().in()}});
     }
     if (!p.fused) kinds.push_back({"mlp norm", p.up(l)});
     kinds.push_back({"mlp", p.down(l)});

@@ -459,8 +459,7 @@ void fast_box(Enumeration& e, const Words& qkv) {
   };
   const Words r_qk = e.mask(2, Ring{1}, 1), r_v = e.mask(1, k_two, 2), r = joined(r_qk, r_v);
   e.run.offline([&](Helper& h) { attention(h, s, Mask{{k_two, 0}, 3, r}); });
-  const Words x0 =
-      joined(e.provider_share({qkv[0], qkv[1]}, r_qk, Ring{1}), e.provider_share({qkv[2]}, r_v, k_two));
+  const Words x0 = joined(e.provider_share({qkv[0], qkv[1]}, r_qk, Ring{1}), e.provider_share({qkv[2]}, r_v, k_two));
   e.run.online(
       [&](Provider& p) {
         attention(p, s, Masked{{k_two, 0}, 3, x0});
@@ -475,8 +474,7 @@ TEST(Leak, fast_attention_shows_the_provider_nothing) {
   EXPECT_TRUE(provider_learns_nothing(fast_box, {{0, 0, 0}, {1, 1, 1}}, 1 << 15, nullptr, fixed));
   for (const Use use : {Use::score_rotated, Use::score_share, Use::value_share, Use::value_answer, Use::value_mask,
                         Use::cut_sent, Use::cut_mask}) {
-    EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0}}, 1 << 15, without(use), fixed))
-        << static_cast<int>(use);
+    EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0}}, 1 << 15, without(use), fixed)) << static_cast<int>(use);
   }
 }
 

@@ -312,9 +312,7 @@ void rotated_box(Enumeration& e, const Words& qk) {
 void lifted_box(Enumeration& e, const Words& v) {
   const ValuesShape s{.head = tiny_head(0, Ring{1}, 2, k_two), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
   const Words x1 = e.mask(1, Ring{4}), x0 = e.provider_share(v, x1, Ring{4});
-  e.run.offline([&](Helper& h) {
-    values_lift(h, s, Mask{{Ring{4}, 0}, 3, {0, 0, x1[0]}});
-  });
+  e.run.offline([&](Helper& h) { values_lift(h, s, Mask{{Ring{4}, 0}, 3, {0, 0, x1[0]}}); });
   e.run.online(
       [&](Provider& p) {
         values_lift(p, s, Masked{{Ring{4}, 0}, 3, {0, 0, x0[0]}});
@@ -330,9 +328,7 @@ void mixed_box(Enumeration& e, const Words& p) {
   const auto as_w = [](const Words& words) { return std::vector<W>(words.begin(), words.end()); };
   Masked out;
   Mask m;
-  e.run.offline([&](Helper& h) {
-    values<W>(h, s, MaskOf<W>{{s.mixed, 0}, 1, as_w(rp)});
-  });
+  e.run.offline([&](Helper& h) { values<W>(h, s, MaskOf<W>{{s.mixed, 0}, 1, as_w(rp)}); });
   e.run.online(
       [&](Provider& provider) {
         provider.keys[0].lift = lift_alpha(provider.with_helper, s, 0);
