@@ -276,11 +276,16 @@ Box values_box(const AttentionShape& shape, Batch batch, Format in, std::size_t 
   const auto p = words<W>(s.head.pairs(batch), s.mixed);
   return box(
       batch, lift_cost(s, batch) + reshare_cost(s, batch) + cost(s, batch), s.head.pairs(batch), in, rows,
-      Parties{[=](Helper& helper, const Mask&) {
+      Parties{[=](Helper& helper, const Mask& qkv) {
+                values_lift(helper, s, qkv);
                 values(helper, s, MaskOf<W>{{}, 0, p});
               },
               [](UserDealer&, const Mask&) {}, [=]<Role R>(auto& party, const Share<R>& qkv) {  // provider and user
-                values_lift(party, s, qkv);
+                if constexpr (R == Role::provider) {
+                  values_lift(party, s, qkv);
+                } else {
+                  values_lift(party, s);
+                }
                 values_reshare<W>(party, s);
                 values(party, s, Share<R, W>{{}, 0, p});
               }});
@@ -288,7 +293,11 @@ Box values_box(const AttentionShape& shape, Batch batch, Format in, std::size_t 
 
 Box scores_box(const HeadShape& s, Batch batch, Format in, std::size_t rows) {
   return box(batch, scores_cost(s, batch) + masked_scores_cost(s, batch), s.pairs(batch), in, rows,
-             Parties{[=](Helper& p, const Mask&) { scores(p, s); }, [](UserDealer&, const Mask&) {},
+             Parties{[=](Helper& p, const Mask&) {
+                       scores_send(p, s);
+                       scores(p, s);
+                     },
+                     [](UserDealer&, const Mask&) {},
                      [=](Provider& p, const Masked& qkv) { masked_scores(p, s, scores_send(p, s, qkv), 0); },
                      [=](User& p, const Mask& qkv) {
                        scores_send(p, s, qkv);

@@ -7,11 +7,11 @@
 //
 //   fast, one round trip (and one for each further block of queries)
 //   step 1    P -> U   with step 2 of Scores and the lift of v: its shares of the scores, at a hidden level a row
-//   step 2    U -> P   w = p - t, and its share of p.v: cut(p.L + rho) - r
+//   step 2    U -> P   w = p - t, and SecretCut of its share of p.v, p.L + rho, with m = r
 //   offline   helper -> provider   x = t.alpha - rho
-//   result    provider  cut(w.alpha + x) + (cut(p.L + rho) - r)      user  r
+//   result    SecretCut of the provider's w.alpha + x; user  r
 //   sum:      w.alpha + t.alpha - rho + p.L + rho = p.(alpha + L) = p.v
-//   coins of what the provider receives: rho for x, t for w, r for the share of p.v.
+//   coins of what the provider receives: rho for x, t for w, those of SecretCut for the share of p.v (r for fix).
 #pragma once
 
 #include <algorithm>
@@ -86,7 +86,9 @@ inline std::size_t unseen_keys(const User& user, const HeadShape& s, std::uint32
 // --- Paper ------------------------------------------------------------------------------------------------------------
 
 template <class W>
-void paper_attention(Helper& helper, const AttentionShape& s) {
+void paper_attention(Helper& helper, const AttentionShape& s, const Mask& qkv) {
+  scores_send(helper, s.head());
+  values_lift(helper, s.values, qkv);
   scores(helper, s.head());
   const auto rp =
       std::move(permuted_map<W>(helper, s.softmax, score_masks(helper.with_user, s.head(), helper.batch))[0]);
@@ -112,7 +114,7 @@ template <class W>
 Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   scores_send(user, s.head(), qkv);
   const ShownQueries eq = scores_receive(user, s.head());
-  values_lift(user, s.values, qkv);
+  values_lift(user, s.values);
   values_reshare<W>(user, s.values);
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t) {
@@ -140,14 +142,16 @@ struct Probabilities {  // step 2, user -> provider: [token][head][key]
 };
 
 constexpr Cost fast_cost(const ValuesShape& s, Batch batch) {
-  return {.rounds = 0,
-          .online = {.user_to_provider =
-                         s.head.pairs(batch) * s.mixed.bytes() + batch.count * s.head.q_rows() * s.out.ring.bytes()},
-          .offline = {.helper_to_provider = batch.count * s.head.q_rows() * s.mixed.bytes()}};
+  return cost(s.mix_cut(), batch) +
+         Cost{.rounds = 0,
+              .online = {.user_to_provider = s.head.pairs(batch) * s.mixed.bytes()},
+              .offline = {.helper_to_provider = batch.count * s.head.q_rows() * s.mixed.bytes()}};
 }
 
 template <class W>
-void fast_attention(Helper& helper, const AttentionShape& s) {
+void fast_attention(Helper& helper, const AttentionShape& s, const Mask& qkv) {
+  scores_send(helper, s.head());
+  values_lift(helper, s.values, qkv);
   scores(helper, s.head());
   burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return values_at(Use::value_share, s.values, slot); });
   std::vector<std::vector<W>> t(helper.batch.count), x(helper.batch.count);
@@ -163,6 +167,7 @@ void fast_attention(Helper& helper, const AttentionShape& s) {
       helper, s.head(), s.head().keys_at(helper.batch.index(helper.batch.count - 1)), alpha,
       [&](std::size_t i) { return t[i].data(); }, [&](std::size_t i) { return x[i].data(); });
   for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.values.mixed);
+  send_mix<W>(helper, s.values);
 }
 
 template <class W>
@@ -172,12 +177,11 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
   values_lift(provider, s.values, qkv);
   const std::size_t q = s.head().q_rows();
   const Words& alpha = provider.keys[s.head().layer].lift;
-  Masked out{s.values.out, q, Words(provider.batch.count * q)};
+  Masked out;
   for_each_query_block(provider, [&](std::size_t begin, std::size_t count) {
     shown_scores(provider, s.head(), q0, begin);
     const std::size_t pairs = s.head().pairs(provider.batch);
     const auto w = provider.user.receive(Probabilities<W>{expect<W>(s.values.mixed, pairs)}).w.words;
-    const auto d = provider.user.receive(MaskedMix{expect(s.values.out.ring, count * q)}).d.words;
     const auto weights = [&](std::size_t i) { return &w[s.head().pairs_before(provider.batch, i)]; };
     std::vector<std::vector<W>> shares(count);
     provider.executor.parallel(count, [&](std::size_t i) {
@@ -189,10 +193,7 @@ Masked fast_attention(Provider& provider, const AttentionShape& s, const Masked&
         provider, s.head(), provider.timeline.first(),
         [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s.values, slot); }, weights,
         [&](std::size_t i) { return shares[i].data(); });
-    for (std::size_t i = 0; i < count; ++i) {
-      for (std::size_t j = 0; j < q; ++j)
-        out.words[(begin + i) * q + j] = cut(shares[i][j], s.values.cut) + d[i * q + j];
-    }
+    append(out, receive_mix(provider, s.values, std::move(shares)));
   });
   return out;
 }
@@ -201,7 +202,7 @@ template <class W>
 Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   scores_send(user, s.head(), qkv);
   const ShownQueries eq = scores_receive(user, s.head());
-  values_lift(user, s.values, qkv);
+  values_lift(user, s.values);
   const std::size_t q = s.head().q_rows();
   Mask r;
   for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
@@ -225,7 +226,7 @@ Mask fast_attention(User& user, const AttentionShape& s, const Mask& qkv) {
       for (std::size_t j = 0; j < t.size(); ++j) w[at + j] = p[at + j] - t[j];
     });
     user.provider.send(Probabilities<W>{block(s.values.mixed, std::move(w))});
-    append(r, send_mix(user, s.values, [&](std::size_t i) {
+    append(r, send_mix<W>(user, s.values, [&](std::size_t i) {
              const std::uint32_t slot = user.batch.index(i);
              auto share = user.with_helper.words<W>(values_at(Use::value_share, s.values, slot), q, s.values.mixed);
              mix(s.head(), &p[s.head().pairs_before(user.batch, i)], s.head().keys_at(slot), user.timeline.first(),
@@ -252,12 +253,12 @@ constexpr Cost cost(const AttentionShape& s, Batch batch) {
 }
 
 // key_level: the provider's (scores_send); the others know nothing of it.
-inline Mask attention(Helper& helper, const AttentionShape& s, const Mask&, std::span<const float> = {}) {
+inline Mask attention(Helper& helper, const AttentionShape& s, const Mask& qkv, std::span<const float> = {}) {
   const bool wide = s.values.mixed.bits > 64;
   if (s.fast) {
-    wide ? fast_attention<Wide>(helper, s) : fast_attention<Word>(helper, s);
+    wide ? fast_attention<Wide>(helper, s, qkv) : fast_attention<Word>(helper, s, qkv);
   } else {
-    wide ? paper_attention<Wide>(helper, s) : paper_attention<Word>(helper, s);
+    wide ? paper_attention<Wide>(helper, s, qkv) : paper_attention<Word>(helper, s, qkv);
   }
   return mix_masks(helper.with_user, s.values, helper.batch);
 }

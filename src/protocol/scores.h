@@ -1,8 +1,8 @@
 // Scores: <q>, <k> -> shares of q.k for every pair (query, key that it meets).                   docs/protocol.md 4.4, 4.10
 //
-//   The rotation depends on the position, which is known only when the slot is used, so P1's shares of the rotated q and k
-//   are not known to the helper: the user replaces them by masks b that the helper knows.
-//   step 1    U -> P   d = z1 - b  for q and k                 provider keeps z0 = z - b; sent with the answer to the norm
+//   The rotation depends on the position, which is known only when the slot is used, so the user's shares of the rotated q and k
+//   are not known to the helper: the user's part goes to the provider, and masks b that the helper knows take its place.
+//   step 1    U -> P   SecretCut of q and k, with m = b        provider keeps z0 = z - b; sent with the answer to the norm
 //   step 2    P -> U   e = z0 - a  for q and k                 a: known to provider and helper
 //   offline:  helper -> provider   x = aq.bk + bq.ak - rho     for each pair; rho: known to user and helper
 //   shares:   provider  q0.k0 + x         user  bq.bk + eq.bk + bq.ek + rho
@@ -15,14 +15,14 @@
 //   a layer that has one) takes no part: the user's share is a large negative constant, the provider's is positive noise of
 //   half its size at most, one word a row, which leaves the level that uncertain.
 //   Long batches meet the pairs in blocks of queries, so that memory grows with the keys, not with their square.
-//   coins of what the provider receives: b for step 1, rho for x, m for step 3.
+//   coins of what the provider receives: those of SecretCut for step 1 (b for fix), rho for x, m for step 3.
 //   bound:    |q.k| < 2^(bits-1) / 2 in the ring of the cut shares.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
-#include "protocol/roles.h"
+#include "protocol/secret_cut.h"
 #include "ring/elementwise.h"
 
 namespace permllm {
@@ -49,6 +49,11 @@ struct HeadShape {
   constexpr std::size_t q_rows() const { return heads * head_dim; }
   constexpr std::size_t kv_rows() const { return kv_heads * head_dim; }
   constexpr std::size_t kv_of(std::size_t head) const { return head / (heads / kv_heads); }
+  // Of a slot's q, then k, once rotated; of its v.
+  constexpr SecretCutShape rotated_cut() const {
+    return sent_cut(Site::scores, layer, q_rows() + kv_rows(), qk_cut, qk.ring);
+  }
+  constexpr SecretCutShape value_cut() const { return known_cut(Site::values, layer, kv_rows(), v_cut, v.ring); }
   constexpr std::size_t keys_at(std::uint32_t slot) const { return permllm::keys_at(slot, prompt); }
   // Pairs (head, key) of the first i queries of a batch.
   constexpr std::size_t pairs_before(Batch batch, std::size_t i) const { return heads * keys_before(batch, i, prompt); }
@@ -91,9 +96,9 @@ void for_each_query_block(Party& party, const Body& body) {
 // Steps 1 and 2, and the offline words; one round trip.
 constexpr Cost scores_cost(const HeadShape& s, Batch batch) {
   const std::size_t word = s.qk.ring.bytes(), rows = batch.count * (s.q_rows() + s.kv_rows());
-  return {.rounds = 1,
-          .online = {.provider_to_user = rows * word, .user_to_provider = rows * word},
-          .offline = {.helper_to_provider = s.pairs(batch) * word}};
+  return cost(s.rotated_cut(), batch) + Cost{.rounds = 1,
+                                             .online = {.provider_to_user = rows * word},
+                                             .offline = {.helper_to_provider = s.pairs(batch) * word}};
 }
 
 struct RotatedRemask {  // step 1, user -> provider: q then k, token by token
@@ -130,46 +135,34 @@ struct ShownScores {  // fast, with step 2, provider -> user: [token][head][key]
   }
 };
 
-// One party's shares of q and k of the batch, rows of q_rows and of kv_rows.
-template <Role R>
-struct QueryKey {
-  Share<R> q, k;
-};
-// Coins for one slot's.
+// Coins for one slot's q and k.
 struct QueryKeyCoins {
   Words q, k;
 };
 
-// Rotates each head (RoPE, arXiv 2104.09864), with cos and sin as integers that both parties compute alike, and cuts.
-inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, const Timeline& timeline, std::size_t slot) {
+// Rotates each head (RoPE, arXiv 2104.09864), with cos and sin as integers that both parties compute alike, and cuts `drop` bits.
+inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, const Timeline& timeline, std::size_t slot,
+                           int drop) {
   for (std::size_t i = 0; i < s.rope.size(); ++i) {
     const double angle = s.angle(timeline, slot, i);
     const Format rope{Ring{64}, s.rope_frac};
     const Word c = encode(std::cos(angle), rope), sn = encode(std::sin(angle), rope);
     for (std::size_t at = 2 * i; at < heads.size(); at += s.head_dim) {
       const Word a = heads[at], b = heads[at + 1];
-      heads[at] = cut(a * c - b * sn, s.qk_cut);
-      heads[at + 1] = cut(a * sn + b * c, s.qk_cut);
+      heads[at] = cut(a * c - b * sn, drop);
+      heads[at + 1] = cut(a * sn + b * c, drop);
     }
   }
 }
 
-// q and k of a party's share of qkv, rotated and cut.
+// q, then k, of a party's share of qkv: rotated, and cut as far as each does it alone.
 template <Role R>
-QueryKey<R> rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline,
-                    Executor& executor) {
-  QueryKey<R> z{{s.qk, s.q_rows(), Words(batch.count * s.q_rows())},
-                {s.qk, s.kv_rows(), Words(batch.count * s.kv_rows())}};
-  executor.parallel(batch.count, [&](std::size_t i) {
-    const auto row = qkv.token(i);
-    const auto take = [&](std::size_t begin, Share<R>& to) {
-      const std::span<Word> out = to.token(i);
-      std::copy_n(row.begin() + static_cast<std::ptrdiff_t>(begin), to.size, out.begin());
-      rotate_and_cut(out, s, timeline, batch.index(i));
-    };
-    take(0, z.q);
-    take(s.q_rows(), z.k);
-  });
+Share<R> rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline, Executor& executor) {
+  const SecretCutShape cut = s.rotated_cut();
+  Share<R> z = leading(qkv, cut.size);
+  z.format = {cut.in(), s.qk.frac + cut.secret};
+  executor.parallel(batch.count,
+                    [&](std::size_t i) { rotate_and_cut(z.token(i), s, timeline, batch.index(i), cut.open); });
   return z;
 }
 
@@ -228,6 +221,18 @@ void for_derived_keys(Executor& executor, const HeadShape& s, std::size_t end, D
   }
 }
 
+// offline, helper -> provider: fix of q and k.
+inline void scores_send(Helper& helper, const HeadShape& s) {
+  burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return scores_at(Use::score_rotated, s, slot); });
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+    const std::uint32_t slot = helper.batch.index(i);
+    QueryKeyCoins b = query_key_masks(helper.with_user, Use::score_rotated, s, slot);
+    append(b.q, b.k);
+    const Words r = cut_masks<Word>(helper.with_user, s.rotated_cut(), slot);
+    secret_cut<Word>(helper, s.rotated_cut(), i, r, b.q);
+  });
+}
+
 // offline, helper -> provider: x.
 inline void scores(Helper& helper, const HeadShape& s) {
   std::vector<Words> a, b, x(helper.batch.count);  // a, b: of q
@@ -261,27 +266,29 @@ inline void scores(Helper& helper, const HeadShape& s) {
 // Steps 1 and 2. Keys of the batch join the cache. Returns q0. key_level: kv_rows that are taken from each key, or empty.
 inline Masked scores_send(Provider& provider, const HeadShape& s, const Masked& qkv,
                           std::span<const float> key_level = {}) {
-  auto z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
   PERMLLM_ASSERT(key_level.empty() || s.level);
-  for (std::size_t j = 0; j < key_level.size(); ++j) {
-    const Word word = encode(double{key_level[j]}, s.qk);
-    for (std::size_t i = 0; i < z.k.tokens(); ++i) z.k.token(i)[j] -= word;
-  }
-  const std::size_t rows = s.q_rows() + s.kv_rows();
-  const auto d = provider.user.receive(RotatedRemask{expect(s.qk.ring, provider.batch.count * rows)}).d.words;
-  Words e(d.size());
+  const SecretCutShape cut = s.rotated_cut();
+  Words level;
+  for (const float value : key_level) level.push_back(encode(double{value}, s.qk));
+  Masked z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
+  Masked q0{s.qk, s.q_rows(), {}};
+  add(z.words, provider.user.receive(RotatedRemask{expect(cut.in(), provider.batch.count * cut.size)}).d.words);
+  Words e;
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     const std::uint32_t slot = provider.batch.index(i);
     provider.with_helper.burn(scores_at(Use::score_sent, s, slot));
-    const QueryKeyCoins a = query_key_masks(provider.with_helper, Use::score_sent, s, slot);
-    const std::span<Word> q = z.q.token(i), k = z.k.token(i);
-    const std::size_t at = i * rows, at_k = at + s.q_rows();
-    for (std::size_t j = 0; j < s.q_rows(); ++j) e[at + j] = (q[j] += d[at + j]) - a.q[j];
-    for (std::size_t j = 0; j < s.kv_rows(); ++j) e[at_k + j] = (k[j] += d[at_k + j]) - a.k[j];
+    QueryKeyCoins a = query_key_masks(provider.with_helper, Use::score_sent, s, slot);
+    append(a.q, a.k);
+    Words z0 = secret_cut<Word>(provider, cut, i, z.token(i));
+    const std::span<Word> q = std::span(z0).first(s.q_rows()), k = std::span(z0).last(s.kv_rows());
+    for (std::size_t j = 0; j < level.size(); ++j) k[j] -= level[j];
+    append(q0.words, q);
+    append(provider.keys[s.layer].key, k);
+    subtract(z0, a.q);
+    append(e, z0);
   }
-  append(provider.keys[s.layer].key, z.k.words);
   provider.user.send(MaskedQueryKey{block(s.qk.ring, std::move(e))});
-  return std::move(z.q);
+  return q0;
 }
 
 // One party's shares of a block's scores, [token][head][key]; their rows grow with the keys.
@@ -315,19 +322,14 @@ inline Masked score_shares(Provider& provider, const HeadShape& s, const Masked&
 
 // Step 1: with the answer to the norm.
 inline void scores_send(User& user, const HeadShape& s, const Mask& qkv) {
-  const auto z = rotated(qkv, s, user.batch, user.timeline, user.executor);
-  UserKeys& keys = user.keys[s.layer];
-  const std::size_t rows = s.q_rows() + s.kv_rows();
-  Words d(user.batch.count * rows);
+  const SecretCutShape cut = s.rotated_cut();
+  Mask z = rotated(qkv, s, user.batch, user.timeline, user.executor);
+  burn(user.with_helper, user.batch, [&](std::uint32_t slot) { return cut_at(Use::cut_sent, cut, slot); });
   for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const std::uint32_t slot = user.batch.index(i);
-    user.with_helper.burn(scores_at(Use::score_rotated, s, slot));
-    const QueryKeyCoins b = query_key_masks(user.with_helper, Use::score_rotated, s, slot);
-    for (std::size_t j = 0; j < s.q_rows(); ++j) d[i * rows + j] = z.q.token(i)[j] - b.q[j];
-    for (std::size_t j = 0; j < s.kv_rows(); ++j) d[i * rows + s.q_rows() + j] = z.k.token(i)[j] - b.k[j];
-    append(keys.mask, b.k);
+    secret_cut<Word>(user, cut, i, z.token(i));
+    append(user.keys[s.layer].mask, key_masks(user.with_helper, Use::score_rotated, s, user.batch.index(i)));
   }
-  user.provider.send(RotatedRemask{block(s.qk.ring, std::move(d))});
+  user.provider.send(RotatedRemask{block(cut.in(), std::move(z.words))});
 }
 
 // What the user receives of q: no share, for a hides it from the user.

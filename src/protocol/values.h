@@ -1,6 +1,7 @@
 // Values: <v>, <p> -> shares of p.v. One round trip, after v was lifted.                        docs/protocol.md 4.4
 //
 //   Words of the ring of p and p.v have the type W: Wide where 64 bits do not hold it.
+//   v is cut in secret first (SecretCut, no message), m: its user's share.
 //   lift      P -> U   v0 - alpha, alpha uniform on [-2^(bits-2), 2^(bits-2)): the user holds the integer L = v - alpha,
 //             the provider alpha; neither wraps, so this is a sharing of v in any ring. Sent with step 2 of Scores.
 //   re-share  U -> P   f = L - c, once a token; c: known to user and helper. Sent with step 3 of Scores.
@@ -9,8 +10,8 @@
 //   offline:  helper -> provider   x = a.c + rp.alpha - rho    rho: known to user and helper
 //   shares:   provider  p0.alpha + a.f + x          user  (e + rp).L + rho
 //   sum:      p0.alpha + a.(f + c) + rp.alpha + e.L + rp.L = (p0 + rp).alpha + (a + e + rp).L = p.(alpha + L) = p.v
-//   Both cut their shares; step 2  U -> P   the user's share less r, a mask that the helper knows.
-//   coins of what the provider receives: c for f, rho for x, r for step 2.
+//   step 2    U -> P   SecretCut of the user's share, with m = r, a mask that the helper knows
+//   coins of what the provider receives: c for f, rho for x, those of SecretCut for step 2 (r for fix).
 //   privacy of the model: L is v under alpha up to a statistical distance of |v| 2^(1 - bits + frac) a value. The user's
 //   privacy does not depend on it.
 //   bound:    |v| < 2^(bits-2); |p.v| fits what is left of the mix's ring after the cut.
@@ -25,23 +26,25 @@ struct ValuesShape {
   Ring mixed;   // of p and p.v
   int cut = 0;  // low bits cut from p.v
   Format out;   // once cut
+  constexpr SecretCutShape mix_cut() const { return sent_cut(Site::mixed, head.layer, head.q_rows(), cut, out.ring); }
 };
 
 // The lift: with step 2 of Scores.
 constexpr Cost lift_cost(const ValuesShape& s, Batch batch) {
-  return {.rounds = 0,
-          .online = {.provider_to_user = batch.count * s.head.kv_rows() * s.head.v.ring.bytes()},
-          .offline = {}};
+  return cost(s.head.value_cut(), batch) +
+         Cost{.rounds = 0,
+              .online = {.provider_to_user = batch.count * s.head.kv_rows() * s.head.v.ring.bytes()},
+              .offline = {}};
 }
 constexpr Cost reshare_cost(const ValuesShape& s, Batch batch) {
   return {.rounds = 0, .online = {.user_to_provider = batch.count * s.head.kv_rows() * s.mixed.bytes()}, .offline = {}};
 }
 // Steps 1 and 2.
 constexpr Cost cost(const ValuesShape& s, Batch batch) {
-  return {.rounds = 1,
-          .online = {.provider_to_user = s.head.pairs(batch) * s.mixed.bytes(),
-                     .user_to_provider = batch.count * s.head.q_rows() * s.out.ring.bytes()},
-          .offline = {.helper_to_provider = batch.count * s.head.q_rows() * s.mixed.bytes()}};
+  return cost(s.mix_cut(), batch) +
+         Cost{.rounds = 1,
+              .online = {.provider_to_user = s.head.pairs(batch) * s.mixed.bytes()},
+              .offline = {.helper_to_provider = batch.count * s.head.q_rows() * s.mixed.bytes()}};
 }
 
 struct LiftedValues {  // lift, provider -> user
@@ -70,9 +73,10 @@ struct MaskedWeights {  // step 1, provider -> user: [token][head][key]
     io.block("e", e);
   }
 };
+template <class W>
 struct MaskedMix {  // step 2, user -> provider
   static constexpr Tag tag = Tag::masked_mix;
-  Block d;
+  BlockOf<W> d;
   template <class Io>
   void visit(Io& io) {
     io.block("d", d);
@@ -125,13 +129,15 @@ void mix_derived(Party& party, const HeadShape& s, std::size_t end, Derive deriv
   });
 }
 
-// v of a token, cut: the last part of a party's share of qkv.
+// v of a token, not cut yet: the last part of a party's share of qkv.
 template <Role R>
-Share<R> cut_values(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
-  const auto row = qkv.token(i).last(s.kv_rows());
-  Share<R> v{s.v, s.kv_rows(), {row.begin(), row.end()}};
-  for (Word& word : v.words) word = cut(word, s.v_cut);
-  return v;
+std::span<const Word> value_row(const Share<R>& qkv, const HeadShape& s, std::size_t i) {
+  return qkv.token(i).last(s.kv_rows());
+}
+
+// m of a slot: the user's share of v once cut.
+inline Words value_masks(const Coins& coins, const HeadShape& s, std::uint32_t slot) {
+  return coins.words(cut_at(Use::cut_mask, s.value_cut(), slot), s.kv_rows(), s.v.ring);
 }
 
 // alpha of a slot.
@@ -160,7 +166,28 @@ void append(Share<R>& to, const Share<R>& from) {
   to.words.insert(to.words.end(), from.words.begin(), from.words.end());
 }
 
-// offline, helper -> provider: x. rp: of the probabilities, [token][head][key].
+// offline, helper -> provider: fix of v.
+inline void values_lift(Helper& helper, const ValuesShape& s, const Mask& qkv) {
+  const SecretCutShape cut = s.head.value_cut();
+  burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return cut_at(Use::cut_mask, cut, slot); });
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+    const Words m = value_masks(helper.with_user, s.head, helper.batch.index(i));
+    secret_cut<Word>(helper, cut, i, value_row(qkv, s.head, i), m);
+  });
+}
+
+// offline, helper -> provider: fix of p.v.
+template <class W>
+void send_mix(Helper& helper, const ValuesShape& s) {
+  burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return values_at(Use::value_mask, s, slot); });
+  const Mask r = mix_masks(helper.with_user, s, helper.batch);
+  helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
+    const auto sent = cut_masks<W>(helper.with_user, s.mix_cut(), helper.batch.index(i));
+    secret_cut<W>(helper, s.mix_cut(), i, sent, r.token(i));
+  });
+}
+
+// offline, helper -> provider: x, and fix of p.v. rp: of the probabilities, [token][head][key].
 template <class W>
 void values(Helper& helper, const ValuesShape& s, const MaskOf<W>& rp) {
   burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return values_at(Use::value_share, s, slot); });
@@ -181,6 +208,7 @@ void values(Helper& helper, const ValuesShape& s, const MaskOf<W>& rp) {
   mix_derived(
       helper, s.head, end, alpha, [&](std::size_t i) { return &rp.words[s.head.pairs_before(helper.batch, i)]; }, out);
   for (std::size_t i = 0; i < x.size(); ++i) helper.packs[i].words(x[i], s.mixed);
+  send_mix<W>(helper, s);
 }
 
 // lift: with step 2 of Scores.
@@ -189,22 +217,22 @@ inline void values_lift(Provider& provider, const ValuesShape& s, const Masked& 
   for (std::size_t i = 0; i < provider.batch.count; ++i) {
     provider.with_helper.burn(values_at(Use::value_lift, s, provider.batch.index(i)));
     const Words alpha = lift_alpha(provider.with_helper, s, provider.batch.index(i));
-    const Masked v0 = cut_values(qkv, s.head, i);
-    for (std::size_t j = 0; j < v0.size; ++j) lifted.push_back(v0.words[j] - alpha[j]);
+    Words v0 = secret_cut<Word>(provider, s.head.value_cut(), i, value_row(qkv, s.head, i));
+    subtract(v0, alpha);
+    append(lifted, v0);
     append(provider.keys[s.head.layer].lift, alpha);
   }
   provider.user.send(LiftedValues{block(s.head.v.ring, std::move(lifted))});
 }
 
 // The lifted values join the user's cache.
-inline void values_lift(User& user, const ValuesShape& s, const Mask& qkv) {
+inline void values_lift(User& user, const ValuesShape& s) {
   const std::size_t kv = s.head.kv_rows();
   const auto lifted = user.provider.receive(LiftedValues{expect(s.head.v.ring, user.batch.count * kv)}).v.words;
   for (std::size_t i = 0; i < user.batch.count; ++i) {
-    const Mask v1 = cut_values(qkv, s.head, i);
+    const Words m = value_masks(user.with_helper, s.head, user.batch.index(i));
     for (std::size_t j = 0; j < kv; ++j) {
-      user.keys[s.head.layer].lift.push_back(
-          static_cast<Word>(centre(lifted[i * kv + j] + v1.words[j], s.head.v.ring)));
+      user.keys[s.head.layer].lift.push_back(static_cast<Word>(centre(lifted[i * kv + j] + m[j], s.head.v.ring)));
     }
   }
 }
@@ -231,13 +259,27 @@ void values_reshare(User& user, const ValuesShape& s) {
   user.provider.send(ResharedValues<W>{block(s.mixed, std::move(f))});
 }
 
+// Step 2. shares: of each token, [q_rows] in the ring of the mix.
+template <class W>
+Masked receive_mix(Provider& provider, const ValuesShape& s, std::vector<std::vector<W>> shares) {
+  const SecretCutShape cut = s.mix_cut();
+  const std::size_t q = s.head.q_rows();
+  const auto d = provider.user.receive(MaskedMix<W>{expect<W>(cut.in(), shares.size() * q)}).d.words;
+  Masked out{s.out, q, Words(shares.size() * q)};
+  provider.executor.parallel(shares.size(), [&](std::size_t i) {
+    for (std::size_t j = 0; j < q; ++j) shares[i][j] = cut_openly(shares[i][j], cut) + d[i * q + j];
+    const Words share = secret_cut<W>(provider, cut, i, shares[i]);
+    std::copy(share.begin(), share.end(), out.token(i).begin());
+  });
+  return out;
+}
+
 // Steps 1 and 2. p0: [token][head][key].
 template <class W>
 Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
   ProviderKeys& keys = provider.keys[s.head.layer];
   const std::vector<W>& f = keys.reshare.of<W>();
   const std::size_t q = s.head.q_rows();
-  Masked out{s.out, q, Words(provider.batch.count * q)};
   std::vector<W> e = p0.words;
   std::vector<std::vector<W>> shares(provider.batch.count);
   burn(provider.with_helper, provider.batch,
@@ -256,28 +298,25 @@ Masked values(Provider& provider, const ValuesShape& s, const MaskedOf<W>& p0) {
       [&](std::uint32_t slot) { return lift_alpha(provider.with_helper, s, slot); },
       [&](std::size_t i) { return &p0.words[s.head.pairs_before(provider.batch, i)]; },
       [&](std::size_t i) { return shares[i].data(); });
-  for (std::size_t i = 0; i < shares.size(); ++i) {
-    for (std::size_t d = 0; d < q; ++d) out.words[i * q + d] = cut(shares[i][d], s.cut);
-  }
   provider.user.send(MaskedWeights<W>{block(s.mixed, std::move(e))});
-  const auto d = provider.user.receive(MaskedMix{expect(s.out.ring, out.words.size())}).d.words;
-  for (std::size_t j = 0; j < d.size(); ++j) out.words[j] += d[j];
-  return out;
+  return receive_mix(provider, s, std::move(shares));
 }
 
-// Step 2: the user's share of the mix, cut, on its way to the mask r. share(i) -> [q_rows] in the ring of the mix.
-template <class Shares>
+// Step 2: the user's share of the mix. share(i) -> [q_rows] in the ring of the mix.
+template <class W, class Shares>
 Mask send_mix(User& user, const ValuesShape& s, const Shares& share) {
+  const SecretCutShape cut = s.mix_cut();
   const std::size_t q = s.head.q_rows();
-  burn(user.with_helper, user.batch, [&](std::uint32_t slot) { return values_at(Use::value_mask, s, slot); });
-  Mask r = mix_masks(user.with_helper, s, user.batch);
-  Words d(user.batch.count * q);
+  burn(user.with_helper, user.batch, [&](std::uint32_t slot) { return cut_at(Use::cut_sent, cut, slot); });
+  std::vector<W> d(user.batch.count * q);
   user.executor.parallel(user.batch.count, [&](std::size_t i) {
-    const auto words = share(i);
-    for (std::size_t j = 0; j < q; ++j) d[i * q + j] = cut(words[j], s.cut) - r.words[i * q + j];
+    const std::vector<W> words = share(i);
+    const std::span<W> row = std::span(d).subspan(i * q, q);
+    for (std::size_t j = 0; j < q; ++j) row[j] = cut_openly(words[j], cut);
+    secret_cut<W>(user, cut, i, row);
   });
-  user.provider.send(MaskedMix{block(s.out.ring, std::move(d))});
-  return r;
+  user.provider.send(MaskedMix<W>{block(cut.in(), std::move(d))});
+  return mix_masks(user.with_helper, s, user.batch);
 }
 
 // The key of a skipped slot has f = 0 at the provider and L = c at the user, so that p = 0 times it is 0. c may not fit the
@@ -313,7 +352,7 @@ Mask values(User& user, const ValuesShape& s, const MaskOf<W>& rp) {
       user, s.head, user.timeline.first(),
       [&](std::uint32_t slot) { return reshare_masks<W>(user.with_helper, s, slot); }, weights,
       [&](std::size_t i) { return shares[i].data(); });
-  return send_mix(user, s, [&](std::size_t i) { return std::move(shares[i]); });
+  return send_mix<W>(user, s, [&](std::size_t i) { return std::move(shares[i]); });
 }
 
 }  // namespace permllm

@@ -9,7 +9,7 @@ namespace permllm {
 namespace {
 
 constexpr std::uint64_t k_magic = 0x4b4341504d524550;                // "PERMPACK"
-constexpr std::uint32_t k_version = 1, k_record_magic = 0x44524352;  // "RCRD"
+constexpr std::uint32_t k_version = 2, k_record_magic = 0x44524352;  // "RCRD"
 constexpr std::size_t k_record_head = 4 + 1 + 4 + 4 + 4, k_piece_head = 4 + 8, k_sum = 8;
 
 std::uint64_t sum_of(std::span<const std::uint8_t> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }

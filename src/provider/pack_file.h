@@ -4,6 +4,7 @@
 //   head      magic u64, version u32, source u8 (0 helper, 1 user), chain u64, raw plan hash; xxh3 u64 of all that
 //   record    magic u32, kind u8, layer u32, first u32, count u32, for each piece {bytes u32, xxh3 u64}; xxh3 u64 of all that;
 //             then the pieces
+// The version is that of the pieces, too: what an older release made has other words in them.
 // A record of a place that an earlier one has takes its place: what was on its way when a filling ended is dealt again.
 // The checksums find damage, not malice: the files are the provider's own. What counts is what the ledger says is made. Pieces that are
 // burnt, or dealt again, become holes; the heads of their records stay, so that the records behind them are found.

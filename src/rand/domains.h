@@ -43,7 +43,7 @@ enum class Use : std::uint8_t {
   map_answer = 7,  // t                     U, H
   map_mask = 8,    // r: the user's share of f(y)   U, H
   // scores (4.4)
-  score_rotated = 9,  // b of q, then k        U, H
+  score_rotated = 9,  // b of q, then k        U, H; m of their secret cut
   score_sent = 10,    // a of q, then k        P, H
   score_share = 11,   // rho                   U, H
   score_mask = 12,    // m: the user's share of the scores, re-masked   U, H
@@ -52,7 +52,7 @@ enum class Use : std::uint8_t {
   value_reshared = 14,  // c: re-sharing of v - alpha   U, H
   value_weights = 15,   // a: masks p0 on its way to the user   P, H
   value_share = 16,     // rho                   U, H
-  value_mask = 17,      // r: the user's share of p.v, re-masked   U, H
+  value_mask = 17,      // r: the user's share of p.v once cut, m of its secret cut   U, H
   // embed (4.6)
   one_hot = 18,    // r of a prompt token's one-hot   U, H
   embed_row = 19,  // the mask that a slot's embedding row is moved to   U, H
@@ -63,8 +63,12 @@ enum class Use : std::uint8_t {
   handed = 22,  // r: a value that the user hands to the provider   U, H
   // scores (4.4)
   score_unseen = 23,  // noise on the scores of keys that a query does not see, a word a row   P, H; used by P alone
+  // secret_cut (4.12)
+  cut_sent = 24,  // r: the user's part, not cut yet, on its way to the provider   U, H
+  cut_coin = 25,  // delta: decides the rounding   P, H
+  cut_mask = 26,  // m of v: the user's share once cut   U, H
 };
-inline constexpr int k_uses = 24;
+inline constexpr int k_uses = 27;
 
 // Which box of a layer an address belongs to: the second byte.
 enum class Site : std::uint8_t {
@@ -93,7 +97,9 @@ enum class Site : std::uint8_t {
   qk_gain = 23,
   attention_gain = 24,
   mlp_gain = 25,  // linear, by layer
+  values = 26,
+  mixed = 27,  // secret cuts of v and of p.v, by layer; that of q and k has the site of scores
 };
-inline constexpr int k_sites = 26;
+inline constexpr int k_sites = 28;
 
 }  // namespace permllm

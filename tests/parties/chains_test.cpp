@@ -337,6 +337,27 @@ TEST(Chain, damaged_packs_are_named_and_passed_over) {
   EXPECT_LE(errors, 1u);
 }
 
+// Pieces of wire version 6 have no words of secret cuts: files of packs have had version 2 since.
+TEST(Chain, packs_of_an_older_release_are_not_used) {
+  Places places;
+  {
+    Machines machines(places.provider);
+    Ledger ledger(places.ledger());
+    fill(machines, ledger, 20);
+  }
+  for (const auto& entry : fs::directory_iterator(places.provider / "stock")) {
+    if (entry.path().extension() != ".helper") continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(8);  // behind the magic number
+    file.put(1);
+  }
+  Machines machines(places.provider);
+  Ledger ledger(places.ledger());
+  UserClient client(machines.links(), ledger, machines.executor(), 5s);
+  EXPECT_TRUE(client.card().chains.empty());
+  client.end();
+}
+
 TEST(Chain, a_full_disk_ends_the_filling_and_nothing_else) {
   Places places;
   Machines machines(places.provider);

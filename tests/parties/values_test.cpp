@@ -327,7 +327,7 @@ class ValueCheck {
     Rows rotated;  // q and k as integers, exactly rotated and cut
     for (std::size_t i = 0; i < qkv.size(); ++i) {
       Words row(qkv[i].begin(), qkv[i].end());
-      rotate_and_cut(std::span(row).first(c.q_rows() + c.kv_rows()), head, timeline, i);
+      rotate_and_cut(std::span(row).first(c.q_rows() + c.kv_rows()), head, timeline, i, head.qk_cut);
       rotated.emplace_back(row.begin(), row.end());
     }
     for (std::size_t i = 0; i < qkv.size(); ++i) {

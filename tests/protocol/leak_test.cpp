@@ -20,25 +20,6 @@
 namespace permllm::test {
 namespace {
 
-Rewrite without(Use use) {
-  return [use](Address a) { return a.use == use ? std::nullopt : std::optional(a); };
-}
-
-// The provider's views for all inputs are one uniform distribution.
-template <class Box>
-bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, std::size_t distinct,
-                             const Rewrite& user = nullptr, const Rewrite& provider = nullptr) {
-  bool good = true;
-  std::optional<Histogram> first;
-  for (const Words& input : inputs) {
-    const Views views = enumerate([&](Enumeration& e) { box(e, input); }, {0, 1}, user, provider);
-    good = good && is_uniform(views.provider, distinct);
-    if (!first) first = views.provider;
-    good = good && views.provider == *first;
-  }
-  return good;
-}
-
 template <class Box>
 Histogram user_view(const Box& box, const Words& input, const Rewrite& provider = nullptr,
                     const Rewrite& user = nullptr) {
@@ -362,127 +343,138 @@ TEST(Leak, a_row_that_is_only_shown_shows_the_user_no_order) {
 
 // --- Scores and values ------------------------------------------------------------------------------------------------
 
-// One head of two entries, one key, ring 2^bits, no cut, position 0 (no rotation).
-HeadShape tiny_head(int bits) {
+// One head of one entry, which does not turn, and one key; q and k in the ring 2^bits once `cut` bits are cut, v in 2^2 as it is.
+HeadShape tiny_head(int bits, int cut = 0) {
   return {.layer = 0,
           .heads = 1,
           .kv_heads = 1,
-          .head_dim = 2,
-          .rope = {1},
+          .head_dim = 1,
+          .rope = {},
           .rope_frac = 0,
-          .qk_cut = 0,
+          .qk_cut = cut,
           .qk = {Ring{bits}, 0},
           .v_cut = 0,
-          .v = {Ring{3}, 0},
+          .v = {k_two, 0},
           .dead_bits = 0,
           .shown = {0, bits}};
 }
 
-// input: q, k, v of two entries each.
-void scores_box(Enumeration& e, const Words& qkv) {
-  const HeadShape s = tiny_head(1);
-  const Words r = e.mask(6, Ring{1});
-  e.run.offline([&](Helper& h) { scores(h, s); });
-  const Words x0 = e.provider_share(qkv, r, Ring{1});
-  Masked shares;
-  Mask m;
-  e.run.online(
-      [&](Provider& p) {
-        const Masked q0 = scores_send(p, s, Masked{{Ring{1}, 0}, 6, x0});
-        shares = masked_scores(p, s, q0, 0);
-      },
-      [&](User& u) {
-        scores_send(u, s, Mask{{Ring{1}, 0}, 6, r});
-        const ShownQueries eq = scores_receive(u, s);
-        masked_scores(u, s, eq, 0);
-        m = score_masks(u.with_helper, s, u.batch);
-      });
-  EXPECT_EQ((shares.words[0] + m.words[0]) & 1, (qkv[0] * qkv[2] + qkv[1] * qkv[3]) & 1);
+// input: q and k, once `cut` bits are cut of one bit.
+auto scores_box(int cut) {
+  return [=](Enumeration& e, const Words& qk) {
+    const HeadShape s = tiny_head(1, cut);
+    const Ring whole{1 + cut};
+    const Words r = e.mask(2, whole);
+    e.run.offline([&](Helper& h) {
+      scores_send(h, s);
+      scores(h, s);
+    });
+    const Words x0 = e.provider_share(qk, r, whole);
+    Masked shares;
+    Mask m;
+    e.run.online(
+        [&](Provider& p) {
+          const Masked q0 = scores_send(p, s, Masked{{whole, 0}, 3, {x0[0], x0[1], 0}});
+          shares = masked_scores(p, s, q0, 0);
+        },
+        [&](User& u) {
+          scores_send(u, s, Mask{{whole, 0}, 3, {r[0], r[1], 0}});
+          const ShownQueries eq = scores_receive(u, s);
+          masked_scores(u, s, eq, 0);
+          m = score_masks(u.with_helper, s, u.batch);
+        });
+    if (cut == 0) {
+      EXPECT_EQ((shares.words[0] + m.words[0]) & 1, qk[0] * qk[1] & 1);
+    }
+  };
 }
 
 TEST(Leak, scores_show_the_provider_nothing) {
-  // a (4 bits), its share of q, k, v (6), x, step 1 (4), step 3: 16 bits.
-  EXPECT_TRUE(
-      provider_learns_nothing(scores_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}}, 1 << 16));
+  // a (2 bits), its share of q and k (2), x, step 1 (2), fix (2), step 3: 10 bits. Of a cut one bit more of its share and of step 1, and delta.
+  EXPECT_TRUE(provider_learns_nothing(scores_box(0), {{0, 0}, {1, 0}, {1, 1}}, 1 << 10));
+  EXPECT_TRUE(provider_learns_nothing(scores_box(1), {{0, 0}, {1, 3}, {2, 3}}, 1 << 16));
 }
 TEST(Leak, scores_without_a_mask_fail) {
-  for (const Use use : {Use::score_rotated, Use::score_share, Use::score_mask}) {
-    EXPECT_FALSE(provider_learns_nothing(scores_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 0}}, 1 << 16, without(use)));
+  for (const Use use : {Use::score_rotated, Use::score_share, Use::score_mask, Use::cut_sent}) {
+    EXPECT_FALSE(provider_learns_nothing(scores_box(0), {{0, 0}, {1, 1}}, 1 << 10, without(use)));
   }
 }
 TEST(Leak, scores_show_the_user_nothing) {
-  EXPECT_EQ(user_view(scores_box, {0, 0, 0, 0, 0, 0}), user_view(scores_box, {1, 0, 1, 1, 0, 0}));
-  EXPECT_NE(user_view(scores_box, {0, 0, 0, 0, 0, 0}, without(Use::score_sent)),
-            user_view(scores_box, {1, 0, 1, 1, 0, 0}, without(Use::score_sent)));
+  EXPECT_EQ(user_view(scores_box(0), {0, 0}), user_view(scores_box(0), {1, 1}));
+  EXPECT_EQ(user_view(scores_box(1), {0, 2}), user_view(scores_box(1), {3, 1}));
+  EXPECT_NE(user_view(scores_box(0), {0, 0}, without(Use::score_sent)),
+            user_view(scores_box(0), {1, 1}, without(Use::score_sent)));
 }
 
-// Values of one key, p in the ring 2^1; input: v (two entries), p.
-void values_box(Enumeration& e, const Words& input) {
-  ValuesShape s{.head = tiny_head(1), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
-  s.head.v = {Ring{2}, 0};
-  const Words r = e.mask(2, Ring{2}, 1), rp = e.mask(1, Ring{1}, 2);
-  e.run.offline([&](Helper& h) { values(h, s, Mask{{s.mixed, 0}, 1, rp}); });
-  const Words v0 = e.provider_share({input[0], input[1]}, r, Ring{2});
-  const Words p0 = e.provider_share({input[2]}, rp, Ring{1});
-  const auto qkv = [](const Words& v) { return Words{0, 0, 0, 0, v[0], v[1]}; };
-  Masked out;
-  Mask m;
-  e.run.online(
-      [&](Provider& p) {
-        values_lift(p, s, Masked{{Ring{2}, 0}, 6, qkv(v0)});
-        values_reshare<Word>(p, s);
-        out = values(p, s, Masked{{s.mixed, 0}, 1, p0});
-      },
-      [&](User& u) {
-        values_lift(u, s, Mask{{Ring{2}, 0}, 6, qkv(r)});
-        values_reshare<Word>(u, s);
-        m = values(u, s, Mask{{s.mixed, 0}, 1, rp});
-      });
-  // The lift needs |v| below a quarter of its ring; here only 0 is, so only that is compared.
-  if (input[0] == 0 && input[1] == 0) {
-    for (std::size_t d = 0; d < 2; ++d) EXPECT_EQ((out.words[d] + m.words[d]) & 1, 0u);
-  }
+// Values of one key, p.v in the ring 2^1 once `cut` bits are cut; input: v, p.
+auto values_box(int cut) {
+  return [=](Enumeration& e, const Words& input) {
+    const ValuesShape s{.head = tiny_head(1), .mixed = Ring{1 + cut}, .cut = cut, .out = {Ring{1}, 0}};
+    const Words r = e.mask(1, k_two, 1), rp = e.mask(1, s.mixed, 2);
+    e.run.offline([&](Helper& h) {
+      values_lift(h, s, Mask{{k_two, 0}, 3, {0, 0, r[0]}});
+      values(h, s, Mask{{s.mixed, 0}, 1, rp});
+    });
+    const Words v0 = e.provider_share({input[0]}, r, k_two), p0 = e.provider_share({input[1]}, rp, s.mixed);
+    Masked out;
+    Mask m;
+    e.run.online(
+        [&](Provider& p) {
+          values_lift(p, s, Masked{{k_two, 0}, 3, {0, 0, v0[0]}});
+          values_reshare<Word>(p, s);
+          out = values(p, s, Masked{{s.mixed, 0}, 1, p0});
+        },
+        [&](User& u) {
+          values_lift(u, s);
+          values_reshare<Word>(u, s);
+          m = values(u, s, Mask{{s.mixed, 0}, 1, rp});
+        });
+    // The lift needs |v| below a quarter of its ring; here only 0 is, so only that is compared.
+    if (input[0] == 0 && cut == 0) {
+      EXPECT_EQ((out.words[0] + m.words[0]) & 1, 0u);
+    }
+  };
 }
 
 TEST(Leak, values_show_the_provider_nothing) {
-  // alpha (2 bits) and a (1); its shares of v (4) and p (1); x (2), f (2), step 2 (2): 14 bits.
-  EXPECT_TRUE(provider_learns_nothing(values_box, {{0, 0, 0}, {1, 0, 1}, {1, 1, 1}}, 1 << 14));
+  // alpha and a (a bit each); its shares of v (2) and p; fix of v (2); x, f, step 2, fix of p.v: 11 bits. Of a cut one more of a, p, x, f and
+  // step 2, and delta.
+  EXPECT_TRUE(provider_learns_nothing(values_box(0), {{0, 0}, {1, 1}, {3, 1}}, 1 << 11));
+  EXPECT_TRUE(provider_learns_nothing(values_box(1), {{0, 1}, {3, 2}}, 1 << 17));
 }
 TEST(Leak, values_without_a_mask_fail) {
-  for (const Use use : {Use::value_reshared, Use::value_share, Use::value_mask}) {
-    EXPECT_FALSE(provider_learns_nothing(values_box, {{0, 0, 0}, {1, 0, 1}}, 1 << 14, without(use)));
+  for (const Use use : {Use::value_reshared, Use::value_share, Use::value_mask, Use::cut_sent, Use::cut_mask}) {
+    EXPECT_FALSE(provider_learns_nothing(values_box(0), {{0, 0}, {1, 1}}, 1 << 11, without(use)));
   }
 }
 
-// Fast attention over one key: q, k in the ring 2^1, v in 2^2, p in 2^1; the provider's own coins are fixed (zeros).
+// Fast attention over one key: q, k in the ring 2^1, v in 2^2, p in 2^1; the provider's own coins are fixed (zeros). Input: q, k, v.
 void fast_box(Enumeration& e, const Words& qkv) {
   AttentionShape s;
   s.values = {.head = tiny_head(1), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
-  s.values.head.v = {k_two, 0};
   s.fast = true;
   const auto joined = [](Words a, const Words& b) {
     a.insert(a.end(), b.begin(), b.end());
     return a;
   };
-  const Words r_qk = e.mask(4, Ring{1}, 1), r_v = e.mask(2, k_two, 2), r = joined(r_qk, r_v);
-  e.run.offline([&](Helper& h) { attention(h, s, {}); });
-  const Words x0 = joined(e.provider_share({qkv.begin(), qkv.begin() + 4}, r_qk, Ring{1}),
-                          e.provider_share({qkv[4], qkv[5]}, r_v, k_two));
+  const Words r_qk = e.mask(2, Ring{1}, 1), r_v = e.mask(1, k_two, 2), r = joined(r_qk, r_v);
+  e.run.offline([&](Helper& h) { attention(h, s, Mask{{k_two, 0}, 3, r}); });
+  const Words x0 = joined(e.provider_share({qkv[0], qkv[1]}, r_qk, Ring{1}), e.provider_share({qkv[2]}, r_v, k_two));
   e.run.online(
       [&](Provider& p) {
-        attention(p, s, Masked{{k_two, 0}, 6, x0});
+        attention(p, s, Masked{{k_two, 0}, 3, x0});
       },
       [&](User& u) {
-        attention(u, s, Mask{{k_two, 0}, 6, r});
+        attention(u, s, Mask{{k_two, 0}, 3, r});
       });
 }
 TEST(Leak, fast_attention_shows_the_provider_nothing) {
-  // Its share of q, k (4 bits), v (4); x of the scores (1), step 1 (4); x of the values (2), w (1), the user's share of p.v (2).
+  // Its share of q, k (2 bits), v (2); fix of q, k (2) and of v (2); step 1 (2), x of the scores; x of the values, w, the user's share of p.v, its fix.
   const Rewrite fixed = [](Address) { return std::nullopt; };
-  EXPECT_TRUE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 1}}, 1 << 18, nullptr, fixed));
-  for (const Use use : {Use::score_rotated, Use::score_share, Use::value_share, Use::value_answer, Use::value_mask}) {
-    EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0, 0, 0, 0}}, 1 << 18, without(use), fixed))
-        << static_cast<int>(use);
+  EXPECT_TRUE(provider_learns_nothing(fast_box, {{0, 0, 0}, {1, 1, 1}}, 1 << 15, nullptr, fixed));
+  for (const Use use : {Use::score_rotated, Use::score_share, Use::value_share, Use::value_answer, Use::value_mask,
+                        Use::cut_sent, Use::cut_mask}) {
+    EXPECT_FALSE(provider_learns_nothing(fast_box, {{0, 0, 0}}, 1 << 15, without(use), fixed)) << static_cast<int>(use);
   }
 }
 
@@ -642,7 +634,7 @@ ShowingBox fast_scores(const Disguise& disguise) {
     const Words x{in[0], in[1], in[2], in[3], 0, 0}, r = e.mask(6, k_one), x0 = e.provider_share(x, r, k_one);
     e.run.provider_keys()[0] = {{in[4], in[5]}, {0, 0}, {}};
     e.run.user_keys()[0] = {{0, 0}, {0, 0}, {0, 0}};
-    e.run.offline([&](Helper& h) { attention(h, s, {}); });
+    e.run.offline([&](Helper& h) { attention(h, s, Mask{{k_two, 0}, 6, r}); });
     e.run.online(
         [&](Provider& p) {
           attention(p, s, Masked{{k_two, 0}, 6, x0});

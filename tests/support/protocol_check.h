@@ -119,6 +119,7 @@ using Histogram = std::map<std::vector<std::uint8_t>, std::size_t>;
 
 struct Views {
   Histogram provider, user;
+  std::map<std::vector<std::uint8_t>, Histogram> learnt;  // what the user learns of what came out, by its coins
   std::size_t runs = 0;
 };
 
@@ -128,6 +129,8 @@ struct Enumeration {
   Coins& before;  // common to user and helper
   // Words that the provider holds from the start (its share of the input): part of its view.
   std::vector<std::uint8_t> provider_holds = {};
+  // What the user learns of what came out, later.
+  std::vector<std::uint8_t> user_learns = {};
   // n words of a mask that came before the box.
   Words mask(std::size_t n, Ring ring, std::uint32_t index = 0) {
     return before.words({Use::last_row, Site::qkv, 0, index}, n, ring);
@@ -163,6 +166,7 @@ inline Views enumerate(const std::function<void(Enumeration&)>& box, Batch batch
     };
     ++views.provider[join(join(with_provider.view(), enumeration.provider_holds), run.provider_received())];
     ++views.user[join(with_user.view(), run.user_received())];
+    ++views.learnt[with_user.view()][enumeration.user_learns];
     ++views.runs;
   } while (odometer.next());
   return views;
@@ -175,6 +179,25 @@ inline bool is_uniform(const Histogram& histogram, std::size_t distinct) {
     if (count != histogram.begin()->second) return false;
   }
   return true;
+}
+
+inline Rewrite without(Use use) {
+  return [use](Address a) { return a.use == use ? std::nullopt : std::optional(a); };
+}
+
+// The provider's views for all inputs are one uniform distribution.
+template <class Box>
+bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, std::size_t distinct,
+                             const Rewrite& user = nullptr, const Rewrite& provider = nullptr) {
+  bool good = true;
+  std::optional<Histogram> first;
+  for (const Words& input : inputs) {
+    const Views views = enumerate([&](Enumeration& e) { box(e, input); }, {0, 1}, user, provider);
+    good = good && is_uniform(views.provider, distinct);
+    if (!first) first = views.provider;
+    good = good && views.provider == *first;
+  }
+  return good;
 }
 
 }  // namespace permllm::test

@@ -87,7 +87,7 @@ class LeakyCoins : public AesCoins {
 
 class Rig {
  public:
-  // wrap_user and wrap_provider may decorate the ends of the online link; left_out names masks of user and helper to forget.
+  // wrap_user and wrap_provider may decorate the ends of the online link; left_out names coins to forget.
   using Wrap = std::function<std::unique_ptr<Link>(std::unique_ptr<Link>)>;
   Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1,
       const Wrap& wrap_user = nullptr, const Wrap& wrap_provider = nullptr,
@@ -100,8 +100,8 @@ class Rig {
         v_(masked_weights(weights, plan, stream_)),
         user_coins_(seed_of(seed), left_out),
         helper_user_coins_(seed_of(seed), left_out),
-        helper_provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))),
-        provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1))) {
+        helper_provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1)), left_out),
+        provider_coins_(seed_of(static_cast<std::uint8_t>(seed + 1)), left_out) {
     auto [provider_end, user_end] = memory_links();
     provider_link_ = wrap_provider ? wrap_provider(std::move(provider_end)) : std::move(provider_end);
     if (wrap_user) user_end = wrap_user(std::move(user_end));
@@ -206,7 +206,7 @@ class Rig {
   Weights<StreamedMatrix> u_;
   Weights<RingMatrix> v_;
   LeakyCoins user_coins_, helper_user_coins_;
-  AesCoins helper_provider_coins_, provider_coins_;
+  LeakyCoins helper_provider_coins_, provider_coins_;
   std::uint32_t next_[5] = {};
   Stock stock_{plan_.config.layers, !plan_.open()};
   PublicPart public_;

@@ -122,7 +122,7 @@ TEST(Bound, holds_for_every_message_and_is_what_the_longest_has) {
     within_bound(MaskedScores{words()}, MaskedScores{expected()});
     within_bound(ResharedValues<Word>{words()}, ResharedValues<Word>{expected()});
     within_bound(MaskedWeights<Word>{words()}, MaskedWeights<Word>{expected()});
-    within_bound(MaskedMix{words()}, MaskedMix{expected()});
+    within_bound(MaskedMix<Word>{words()}, MaskedMix<Word>{expected()});
     within_bound(ShownScores{words()}, ShownScores{expected()});
     within_bound(Probabilities<Word>{words()}, Probabilities<Word>{expected()});
     within_bound(Handed{words()}, Handed{expected()});
