@@ -77,6 +77,9 @@ void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vector
 // Groups [first, first + groups), whole spans, of codes: their tiles. Whatever the bytes are, tiles hold numbers of at most 16 bits.
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles);
 
+// Adds `groups` groups of codes, whole spans, times one vector, as unpack_codes and int_block do.
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y);
+
 // A block times four real vectors: x: [pair][4][2], y: [4][32].
 void int_block_float(const IntBlock& block, const float* x, float* y);
 
@@ -89,6 +92,7 @@ int weight(const IntBlock& block, std::size_t row, std::size_t col);
 int weight(const CodeBlock& block, std::size_t row, std::size_t col);
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles);
 void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y);
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y);
 void int_block_float(const IntBlock& block, const float* x, float* y);
 }  // namespace scalar
 

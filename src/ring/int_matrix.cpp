@@ -685,15 +685,16 @@ namespace {
 // Vectors in the kernel's order: [pair][vector][limb], padded with 0 to whole groups. The columns' shifts are done here: to
 // the kernels a matrix is its integers of 12 or 8 bits.
 void to_limbs(const IntMatrix& w, std::span<const Word* const> x, std::size_t limbs, std::uint32_t* out) {
-  const std::size_t vectors = x.size();
+  const std::size_t vectors = x.size(), cols = w.cols();
+  const std::uint8_t* const shifts = w.shifts().data();
   // x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
   constexpr Word k_bias = 0x8000800080008000u;
   for (std::size_t v = 0; v < vectors; ++v) {
     const Word* from = x[v];
     std::uint32_t* to = out + v * limbs;
-    for (std::size_t c = 0; c < w.cols(); c += 2, to += vectors * limbs) {
-      const Word left = ((from[c] << w.shift(c)) + k_bias) ^ k_bias;
-      const Word right = c + 1 < w.cols() ? ((from[c + 1] << w.shift(c + 1)) + k_bias) ^ k_bias : 0;
+    for (std::size_t c = 0; c < cols; c += 2, to += vectors * limbs) {
+      const Word left = ((from[c] << shifts[c]) + k_bias) ^ k_bias;
+      const Word right = c + 1 < cols ? ((from[c + 1] << shifts[c + 1]) + k_bias) ^ k_bias : 0;
       for (std::size_t l = 0; l < limbs; ++l) {
         to[l] = static_cast<std::uint32_t>((left >> (16 * l) & 0xffff) | (right >> (16 * l) & 0xffff) << 16);
       }
@@ -750,20 +751,27 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
   });
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
   const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * threads));
+  const Word mask = ring.mask();
   parallel((blocks + step - 1) / step, [&](std::size_t task) {
     std::vector<Word> out(k_block_rows * x.size());
     for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
       std::fill(out.begin(), out.end(), Word{0});
-      for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
-        for (const Batch& b : batches) {
-          const std::uint32_t* limbs_of_part = cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
-          kernels::int_block(weights, limbs_of_part, b.count, ring, out.data() + b.first * k_block_rows);
-        }
-      });
+      if (w.packing().codes && x.size() == 1) {
+        kernels::code_block(code_block_of(w, block), groups_of(w), cut.data(), ring, out.data());
+      } else {
+        for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
+          for (const Batch& b : batches) {
+            const std::uint32_t* limbs_of_part = cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
+            kernels::int_block(weights, limbs_of_part, b.count, ring, out.data() + b.first * k_block_rows);
+          }
+        });
+      }
       const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+      const std::uint8_t* const shifts = w.row_shifts().data() + first;
       for (std::size_t i = 0; i < x.size(); ++i) {
-        for (std::size_t r = 0; r < rows; ++r)
-          y[i][first + r] = out[i * k_block_rows + r] << w.row_shift(first + r) & ring.mask();
+        const Word* const from = &out[i * k_block_rows];
+        Word* const to = y[i] + first;
+        for (std::size_t r = 0; r < rows; ++r) to[r] = from[r] << shifts[r] & mask;
       }
     }
   });
