@@ -470,7 +470,7 @@ void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t*
 }
 #endif
 
-// The sums of one strip and four real vectors.
+// The sums of one strip and four real vectors. Two strips are multiplied at a time: a multiply-add waits for the one before it.
 struct FloatSums {
   using D = hn::Repartition<float, D32>;
   hn::Vec<D> a = hn::Zero(D()), b = hn::Zero(D()), c = hn::Zero(D()), e = hn::Zero(D());
@@ -485,26 +485,35 @@ struct FloatSums {
     c = hn::MulAdd(odd, hn::Set(d, x[5]), hn::MulAdd(even, hn::Set(d, x[4]), c));
     e = hn::MulAdd(odd, hn::Set(d, x[7]), hn::MulAdd(even, hn::Set(d, x[6]), e));
   }
+  HWY_INLINE void add_to(float* y) const {
+    const D d;
+    hn::StoreU(hn::Add(hn::LoadU(d, y), a), d, y);
+    hn::StoreU(hn::Add(hn::LoadU(d, y + k_block_rows), b), d, y + k_block_rows);
+    hn::StoreU(hn::Add(hn::LoadU(d, y + 2 * k_block_rows), c), d, y + 2 * k_block_rows);
+    hn::StoreU(hn::Add(hn::LoadU(d, y + 3 * k_block_rows), e), d, y + 3 * k_block_rows);
+  }
 };
 
 template <int kBits>
 void float_block(const IntBlock& block, const float* HWY_RESTRICT x, float* HWY_RESTRICT y) {
-  for (std::size_t strip = 0; strip < kStrips; ++strip) {
-    const auto* group = reinterpret_cast<const std::int16_t*>(block.packed) + strip * kLanes * 2;
-    FloatSums sums{};
+  for (std::size_t pass = 0; pass < k_passes; ++pass) {
+    const auto* group = reinterpret_cast<const std::int16_t*>(block.packed) + pass * kLanes * 4;
+    FloatSums left{}, right{};
     for (std::size_t g = 0; g < block.groups; ++g) {
-      const Tiles w = unpack_tiles<kBits>(group + g * group_bytes(kBits) / 2);
+      const std::int16_t* words = group + g * group_bytes(kBits) / 2;
+      const Tiles a = unpack_tiles<kBits>(words), b = unpack_tiles<kBits>(words + kLanes * 2);
       const float* at = x + g * k_group_cols * 4;
-      sums.add(w.w0, at);
-      sums.add(w.w1, at + 8);
-      sums.add(w.w2, at + 16);
-      sums.add(w.w3, at + 24);
+      left.add(a.w0, at);
+      right.add(b.w0, at);
+      left.add(a.w1, at + 8);
+      right.add(b.w1, at + 8);
+      left.add(a.w2, at + 16);
+      right.add(b.w2, at + 16);
+      left.add(a.w3, at + 24);
+      right.add(b.w3, at + 24);
     }
-    const FloatSums::D d;
-    hn::StoreU(sums.a, d, y + strip * kLanes);
-    hn::StoreU(sums.b, d, y + k_block_rows + strip * kLanes);
-    hn::StoreU(sums.c, d, y + 2 * k_block_rows + strip * kLanes);
-    hn::StoreU(sums.e, d, y + 3 * k_block_rows + strip * kLanes);
+    left.add_to(y + pass * 2 * kLanes);
+    right.add_to(y + (pass * 2 + 1) * kLanes);
   }
 }
 
@@ -620,11 +629,12 @@ void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t*
 
 void int_block_float(const IntBlock& block, const float* x, float* y) {
   for (std::size_t r = 0; r < k_block_rows; ++r) {
-    for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] = 0;
+    float sums[4] = {};
     for (std::size_t c = 0; c < block.groups * k_group_cols; ++c) {
       const auto w = static_cast<float>(weight(block, r, c));
-      for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] += w * x[c / 2 * 8 + v * 2 + c % 2];
+      for (std::size_t v = 0; v < 4; ++v) sums[v] += w * x[c / 2 * 8 + v * 2 + c % 2];
     }
+    for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] += sums[v];
   }
 }
 

@@ -80,7 +80,7 @@ void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups,
 // Adds `groups` groups of codes, whole spans, times one vector, as unpack_codes and int_block do.
 void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y);
 
-// A block times four real vectors: x: [pair][4][2], y: [4][32].
+// Adds a block times four real vectors: x: [pair][4][2], y: [4][32].
 void int_block_float(const IntBlock& block, const float* x, float* y);
 
 // Name of the target that the calls above run on.
