@@ -11,12 +11,26 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#ifndef PERMLLM_RING_INT_KERNELS_ONCE
+#define PERMLLM_RING_INT_KERNELS_ONCE
+namespace permllm::kernels {
+namespace {
+
+// x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
+constexpr Word k_limb_bias = 0x8000800080008000u;
+
+}  // namespace
+}  // namespace permllm::kernels
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace permllm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
 using scalar::code_block;
+using scalar::cut_words;
+using scalar::finish_rows;
 using scalar::int_block;
 using scalar::int_block_float;
 using scalar::unpack_codes;
@@ -267,6 +281,41 @@ void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vector
   return block.bits == 8    ? block_in<8>(block, x, vectors, ring, y)
          : block.bits == 12 ? block_in<12>(block, x, vectors, ring, y)
                             : block_in<16>(block, x, vectors, ring, y);
+}
+
+using DWord = hn::CappedTag<Word, 8>;
+constexpr std::size_t kWords = hn::MaxLanes(DWord());
+
+HWY_INLINE hn::Vec<DWord> shifted(const Word* words, const std::uint8_t* shifts) {
+  const DWord d;
+  const hn::Rebind<std::uint32_t, DWord> half;
+  const auto by = hn::PromoteTo(half, hn::LoadU(hn::Rebind<std::uint8_t, DWord>(), shifts));
+  return hn::Shl(hn::LoadU(d, words), hn::PromoteTo(d, by));
+}
+
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y) {
+  const DWord d;
+  std::size_t r = 0;
+  for (; r + kWords <= sums.size(); r += kWords)
+    hn::StoreU(hn::And(shifted(sums.data() + r, shifts + r), hn::Set(d, ring.mask())), d, y + r);
+  scalar::finish_rows(sums.subspan(r), shifts + r, ring, y + r);
+}
+
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs) {
+  if (limbs_of(ring) != 4 || kWords % 2 != 0) return scalar::cut_words(x, shifts, ring, limbs);
+  const DWord d;
+  const hn::Repartition<std::uint8_t, DWord> bytes;
+  // Limbs of a pair of words lie one word after the other, and are wanted limb by limb.
+  alignas(64) std::uint8_t order[hn::MaxLanes(bytes)];
+  for (std::size_t i = 0; i < sizeof order; ++i) order[i] = static_cast<std::uint8_t>(i % 16 / 4 * 2 + i % 4 / 2 * 8 + i % 2);
+  const auto index = hn::Load(bytes, order);
+  const auto bias = hn::Set(d, k_limb_bias);
+  std::size_t c = 0;
+  for (; c + kWords <= x.size(); c += kWords) {
+    const auto cut = hn::Xor(hn::Add(shifted(x.data() + c, shifts + c), bias), bias);
+    hn::StoreU(hn::TableLookupBytes(hn::BitCast(bytes, cut), index), bytes, reinterpret_cast<std::uint8_t*>(limbs + 2 * c));
+  }
+  scalar::cut_words(x.subspan(c), shifts + c, ring, limbs + 2 * c);
 }
 
 using DU16 = hn::Repartition<std::uint16_t, D32>;
@@ -538,6 +587,8 @@ HWY_EXPORT(int_block);
 HWY_EXPORT(int_block_float);
 HWY_EXPORT(unpack_codes);
 HWY_EXPORT(code_block);
+HWY_EXPORT(cut_words);
+HWY_EXPORT(finish_rows);
 HWY_EXPORT(int_target);
 
 namespace {
@@ -559,9 +610,29 @@ void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups,
 void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y) {
   HWY_DYNAMIC_DISPATCH(code_block)(block, groups, x, ring, y);
 }
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs) {
+  HWY_DYNAMIC_DISPATCH(cut_words)(x, shifts, ring, limbs);
+}
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y) {
+  HWY_DYNAMIC_DISPATCH(finish_rows)(sums, shifts, ring, y);
+}
 const char* int_target() { return HWY_DYNAMIC_DISPATCH(int_target)(); }
 
 namespace scalar {
+
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs) {
+  const std::size_t count = limbs_of(ring);
+  for (std::size_t c = 0; c < x.size(); c += 2, limbs += count) {
+    const Word left = ((x[c] << shifts[c]) + k_limb_bias) ^ k_limb_bias;
+    const Word right = c + 1 < x.size() ? ((x[c + 1] << shifts[c + 1]) + k_limb_bias) ^ k_limb_bias : 0;
+    for (std::size_t l = 0; l < count; ++l)
+      limbs[l] = static_cast<std::uint32_t>((left >> (16 * l) & 0xffff) | (right >> (16 * l) & 0xffff) << 16);
+  }
+}
+
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y) {
+  for (std::size_t r = 0; r < sums.size(); ++r) y[r] = sums[r] << shifts[r] & ring.mask();
+}
 
 int weight(const IntBlock& block, std::size_t row, std::size_t col) {
   const std::uint8_t* at = block.packed + col / k_group_cols * group_bytes(block.bits) + (row * 2 + col % 2) * 2;

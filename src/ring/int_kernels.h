@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "ring/packing.h"
 #include "ring/ring.h"
@@ -74,6 +75,13 @@ std::size_t int_vectors(Ring ring, std::size_t n);
 // number, the left one low; y: [vector][32] words modulo 2^64, of which the low ring.bits count.
 void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y);
 
+// Words of x shifted left by those of `shifts`, as int_block takes one vector in a ring of limbs_of(ring) limbs; what is behind the last word of an
+// odd count is 0.
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs);
+
+// y[r] = sums[r] 2^shifts[r], reduced to the ring.
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y);
+
 // Groups [first, first + groups), whole spans, of codes: their tiles. Whatever the bytes are, tiles hold numbers of at most 16 bits.
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles);
 
@@ -90,6 +98,8 @@ namespace scalar {
 // The weight at (row, col) of a block.
 int weight(const IntBlock& block, std::size_t row, std::size_t col);
 int weight(const CodeBlock& block, std::size_t row, std::size_t col);
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs);
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y);
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles);
 void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y);
 void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y);

@@ -702,23 +702,16 @@ void IntMatrix::coarsen_scales(std::span<const int> down, std::span<const int> r
 
 namespace {
 
-// Vectors in the kernel's order: [pair][vector][limb], padded with 0 to whole groups. The columns' shifts are done here: to
+// Vectors in the kernel's order: [pair][vector][limb], in room that holds zeros, padded to whole groups. The columns' shifts are done here: to
 // the kernels a matrix is its integers of 12 or 8 bits.
-void to_limbs(const IntMatrix& w, std::span<const Word* const> x, std::size_t limbs, std::uint32_t* out) {
-  const std::size_t vectors = x.size(), cols = w.cols();
-  const std::uint8_t* const shifts = w.shifts().data();
-  // x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
-  constexpr Word k_bias = 0x8000800080008000u;
+void to_limbs(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::uint32_t* out) {
+  const std::size_t vectors = x.size(), cols = w.cols(), limbs = kernels::limbs_of(ring);
+  if (vectors == 1) return kernels::cut_words({x[0], cols}, w.shifts().data(), ring, out);
+  std::vector<std::uint32_t> own((cols + 1) / 2 * limbs);
   for (std::size_t v = 0; v < vectors; ++v) {
-    const Word* from = x[v];
+    kernels::cut_words({x[v], cols}, w.shifts().data(), ring, own.data());
     std::uint32_t* to = out + v * limbs;
-    for (std::size_t c = 0; c < cols; c += 2, to += vectors * limbs) {
-      const Word left = ((from[c] << shifts[c]) + k_bias) ^ k_bias;
-      const Word right = c + 1 < cols ? ((from[c + 1] << shifts[c + 1]) + k_bias) ^ k_bias : 0;
-      for (std::size_t l = 0; l < limbs; ++l) {
-        to[l] = static_cast<std::uint32_t>((left >> (16 * l) & 0xffff) | (right >> (16 * l) & 0xffff) << 16);
-      }
-    }
+    for (std::size_t at = 0; at < own.size(); at += limbs, to += vectors * limbs) std::copy_n(&own[at], limbs, to);
   }
 }
 
@@ -767,11 +760,10 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
   const std::size_t limbs = kernels::limbs_of(ring), stride = groups_of(w) * k_group_pairs * limbs;  // of one vector
   std::vector<std::uint32_t> cut(x.size() * stride);
   parallel(batches.size(), [&](std::size_t i) {
-    to_limbs(w, x.subspan(batches[i].first, batches[i].count), limbs, cut.data() + batches[i].first * stride);
+    to_limbs(w, ring, x.subspan(batches[i].first, batches[i].count), cut.data() + batches[i].first * stride);
   });
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
   const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * threads));
-  const Word mask = ring.mask();
   parallel((blocks + step - 1) / step, [&](std::size_t task) {
     std::vector<Word> out(k_block_rows * x.size());
     for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
@@ -787,12 +779,8 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
         });
       }
       const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
-      const std::uint8_t* const shifts = w.row_shifts().data() + first;
-      for (std::size_t i = 0; i < x.size(); ++i) {
-        const Word* const from = &out[i * k_block_rows];
-        Word* const to = y[i] + first;
-        for (std::size_t r = 0; r < rows; ++r) to[r] = from[r] << shifts[r] & mask;
-      }
+      for (std::size_t i = 0; i < x.size(); ++i)
+        kernels::finish_rows({&out[i * k_block_rows], rows}, w.row_shifts().data() + first, ring, y[i] + first);
     }
   });
 }

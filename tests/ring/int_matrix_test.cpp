@@ -615,6 +615,25 @@ TEST(Codes, of_any_bytes_are_multiplied) {
   }
 }
 
+TEST(IntKernels, words_in_and_out_are_those_of_the_scalar_twins) {
+  std::mt19937_64 random(6);
+  for (const std::size_t n : {1, 2, 7, 8, 31, 32, 75}) {
+    const Words x = random_words(n, n);
+    std::vector<std::uint8_t> shifts(n);
+    for (auto& v : shifts) v = static_cast<std::uint8_t>(random() % 7);
+    for (const int bits : {16, 32, 43, 56, 64}) {
+      std::vector<std::uint32_t> limbs((n + 1) / 2 * kernels::limbs_of(Ring{bits})), twin = limbs;
+      kernels::cut_words(x, shifts.data(), Ring{bits}, limbs.data());
+      kernels::scalar::cut_words(x, shifts.data(), Ring{bits}, twin.data());
+      EXPECT_EQ(limbs, twin) << n << " words, ring " << bits;
+      Words y(n), z(n);
+      kernels::finish_rows(x, shifts.data(), Ring{bits}, y.data());
+      kernels::scalar::finish_rows(x, shifts.data(), Ring{bits}, z.data());
+      EXPECT_EQ(y, z);
+    }
+  }
+}
+
 TEST(IntKernels, equal_their_scalar_twins) {
   std::mt19937_64 random(3);
   constexpr std::size_t k_groups = 75;
