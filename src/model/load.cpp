@@ -31,7 +31,7 @@ class Loader {
     std::optional<IntMatrix> matrix;
     // Codes of the file where it has them and they fit: fewer bytes to read a token.
     if (const std::optional<CodeForm> form = source.code_form(); form && bits == k_weight_bits) {
-      const auto codes_at = [&](std::size_t r, CodedRow& out) { source.codes(r, out); };
+      const auto codes_at = [&](std::size_t r, CodedRow& out) { source.codes(r, *form, out); };
       matrix = IntMatrix::from_codes(source.rows(), source.cols, *form, codes_at, source.gain, statistics, executor_);
     }
     if (!matrix) {

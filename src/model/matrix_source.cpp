@@ -79,11 +79,11 @@ std::optional<CodeForm> MatrixSource::code_form() const {
   return common;
 }
 
-void MatrixSource::codes(std::size_t r, CodedRow& out) const {
+void MatrixSource::codes(std::size_t r, const CodeForm& form, CodedRow& out) const {
   const TensorRow at = find_row(*this, r);
   codes_of_row(*at.tensor, at.row, out);
   // Codes of fewer bits become the high bits of codes of more.
-  const int more = code_form()->bits - permllm::code_form(at.tensor->type)->bits;
+  const int more = form.bits - permllm::code_form(at.tensor->type)->bits;
   if (more > 0) {
     for (std::uint8_t& code : out.codes) code = static_cast<std::uint8_t>(code << more);
     for (float& v : out.scale) v /= static_cast<float>(1 << more);

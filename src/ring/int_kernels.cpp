@@ -665,10 +665,10 @@ int weight(const CodeBlock& block, std::size_t row, std::size_t col) {
   if (high_bits > 0)
     code |= (word(span + high_planes_at(form), bit / 16 * k_plane_words + at) >> bit % 16 & ((1u << high_bits) - 1))
             << 4;
-  const auto zero = form.zeros ? static_cast<std::int16_t>(word(span + 2 * k_block_rows, row)) : 1 << (k_code_top - 1);
-  const auto less = static_cast<std::int16_t>(static_cast<int>(code << (k_code_top - form.bits)) - zero);
-  const auto gain = static_cast<std::int16_t>(block.gains[col / 2] >> col % 2 * 16);
-  return multiply_fixed(multiply_fixed(less, gain), static_cast<std::int16_t>(word(span, row)));
+  const auto signed_word = [&](const std::uint8_t* words) { return static_cast<std::int16_t>(word(words, row)); };
+  const std::int16_t zero = form.zeros ? signed_word(span + 2 * k_block_rows) : 1 << (k_code_top - 1);
+  return integer_of_code(form, code, signed_word(span), zero,
+                         static_cast<std::int16_t>(block.gains[col / 2] >> col % 2 * 16));
 }
 
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles) {

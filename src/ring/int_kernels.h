@@ -41,6 +41,13 @@ constexpr std::int16_t multiply_fixed(std::int16_t a, std::int16_t b) {
   return static_cast<std::int16_t>((std::int32_t{a} * std::int32_t{b} + (1 << 14)) >> 15);
 }
 
+// What a code is multiplied as: `zero` is Z, `scale` D, `gain` G.
+constexpr int integer_of_code(const CodeForm& form, unsigned code, std::int16_t scale, std::int16_t zero,
+                              std::int16_t gain) {
+  const auto less = static_cast<std::int16_t>(static_cast<int>(code << (k_code_top - form.bits)) - zero);
+  return multiply_fixed(multiply_fixed(less, gain), scale);
+}
+
 // Bytes of a span of 32 rows: its scales, and zeros; where its high planes begin; all of it.
 constexpr std::size_t scale_bytes(const CodeForm& form) { return k_block_rows * 2 * (form.zeros ? 2 : 1); }
 constexpr std::size_t high_planes_at(const CodeForm& form) {

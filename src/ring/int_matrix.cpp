@@ -338,8 +338,7 @@ std::optional<SpanScale> span_scale(const CodeForm& form, float scale, float lea
 }
 
 int integer_of(const CodeForm& form, std::uint8_t code, const SpanScale& of, std::int16_t gain) {
-  const auto less = static_cast<std::int16_t>((code << code_shift(form)) - of.zero);
-  return kernels::multiply_fixed(kernels::multiply_fixed(less, gain), of.scale);
+  return kernels::integer_of_code(form, code, of.scale, of.zero, gain);
 }
 
 // kBits of each of eight codes, which lie side by side from bit `from` of each byte on: those of even columns in the low half, of odd ones in
