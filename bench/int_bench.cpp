@@ -157,7 +157,8 @@ BENCHMARK(int_product_of_one)
     ->MinTime(2);
 
 // Codes as a file could have them, each of a row's spans with one scale: for measurements without a model.
-IntMatrix random_codes(std::size_t rows, std::size_t cols, const CodeForm& form, std::uint64_t seed, Executor& executor) {
+IntMatrix random_codes(std::size_t rows, std::size_t cols, const CodeForm& form, std::uint64_t seed,
+                       Executor& executor) {
   constexpr float k_scale = 0.01f;
   const float middle = static_cast<float>(1 << (form.bits - 1)) * k_scale, square = middle * middle / 3;
   const auto codes_at = [&](std::size_t r, CodedRow& out) {
@@ -178,10 +179,11 @@ struct Shape {
 // Of a layer: qkv, o, gate and up, down. Arguments: the model, how weights are packed (12 bits; codes of 4 bits with zeros, of 6 without, as Q4_K
 // and Q6_K have them). One vector goes through layers that no cache holds together, in turn.
 constexpr std::array<std::array<Shape, 4>, 2> k_layers{{
-    {{{2048, 1536}, {1536, 1536}, {17920, 1536}, {1536, 8960}}},        // Qwen2.5-Coder 1.5B
-    {{{12288, 4096}, {4096, 4096}, {16384, 4096}, {4096, 16384}}},      // ChatGLM-6B
+    {{{2048, 1536}, {1536, 1536}, {17920, 1536}, {1536, 8960}}},    // Qwen2.5-Coder 1.5B
+    {{{12288, 4096}, {4096, 4096}, {16384, 4096}, {4096, 16384}}},  // ChatGLM-6B
 }};
-constexpr std::array<Packing, 3> k_packings{Packing(12), Packing(CodeForm{4, 32, true}), Packing(CodeForm{6, 16, false})};
+constexpr std::array<Packing, 3> k_packings{Packing(12), Packing(CodeForm{4, 32, true}),
+                                            Packing(CodeForm{6, 16, false})};
 
 void layer_of_one(benchmark::State& state) {
   Executor executor;

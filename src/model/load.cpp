@@ -117,7 +117,8 @@ class Loader {
       double* const sums = statistics.squares_of_columns.data();
       for (const std::vector<float>& of_task : squares) {
         const float* const from = of_task.data();
-        for (std::size_t c = task * k_columns; c < std::min(cols, (task + 1) * k_columns); ++c) sums[c] += double{from[c]};
+        for (std::size_t c = task * k_columns; c < std::min(cols, (task + 1) * k_columns); ++c)
+          sums[c] += double{from[c]};
       }
     });
     return statistics;

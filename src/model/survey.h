@@ -7,8 +7,9 @@
 namespace permllm {
 
 struct RowSurvey {
-  std::int32_t largest = 0;  // magnitude, as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones
-  double squares = 0;        // their sum
+  // Magnitude, as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
+  std::int32_t largest = 0;
+  double squares = 0;  // their sum
 };
 
 // Raises the columns' largest magnitudes and adds the row's squares to theirs; spans of equal lengths. Dispatched at run time: sums are in an order,

@@ -307,13 +307,15 @@ void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, s
   const hn::Repartition<std::uint8_t, DWord> bytes;
   // Limbs of a pair of words lie one word after the other, and are wanted limb by limb.
   alignas(64) std::uint8_t order[hn::MaxLanes(bytes)];
-  for (std::size_t i = 0; i < sizeof order; ++i) order[i] = static_cast<std::uint8_t>(i % 16 / 4 * 2 + i % 4 / 2 * 8 + i % 2);
+  for (std::size_t i = 0; i < sizeof order; ++i)
+    order[i] = static_cast<std::uint8_t>(i % 16 / 4 * 2 + i % 4 / 2 * 8 + i % 2);
   const auto index = hn::Load(bytes, order);
   const auto bias = hn::Set(d, k_limb_bias);
   std::size_t c = 0;
   for (; c + kWords <= x.size(); c += kWords) {
     const auto cut = hn::Xor(hn::Add(shifted(x.data() + c, shifts + c), bias), bias);
-    hn::StoreU(hn::TableLookupBytes(hn::BitCast(bytes, cut), index), bytes, reinterpret_cast<std::uint8_t*>(limbs + 2 * c));
+    hn::StoreU(hn::TableLookupBytes(hn::BitCast(bytes, cut), index), bytes,
+               reinterpret_cast<std::uint8_t*>(limbs + 2 * c));
   }
   scalar::cut_words(x.subspan(c), shifts + c, ring, limbs + 2 * c);
 }

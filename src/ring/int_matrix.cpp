@@ -283,7 +283,7 @@ CodedRow coded_row(std::size_t cols) {
 int spare_bits(const CodeForm& form, std::span<const std::uint8_t> codes) {
   const auto middle = std::uint64_t{1} << (form.bits - 1);
   constexpr std::uint64_t k_each = 0x0101010101010101u;  // byte
-  std::uint64_t distances = 0, others = 0;               // of eight codes: from the range's near end, and from the middle
+  std::uint64_t distances = 0, others = 0;  // of eight codes: from the range's near end, and from the middle
   for (std::size_t c = 0; c < codes.size(); c += sizeof others) {
     std::uint64_t eight;
     std::memcpy(&eight, codes.data() + c, sizeof eight);
@@ -471,7 +471,8 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
   const double noise = w.coarsening(0).second;
   for (std::size_t span = 0; span < spans; ++span) {
     const std::size_t first = span * form.span, end = first + form.span;
-    const float most_unit = 32767 / most_word[span];  // what its scales may be multiplied with so that words of 16 bits hold them
+    // What its scales may be multiplied with so that words of 16 bits hold them.
+    const float most_unit = 32767 / most_word[span];
     float most_factor = 0;
     for (std::size_t c = first; c < end; ++c) {
       // Columns whose steps are too fine beside others of their span get larger ones.
@@ -772,7 +773,8 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
       } else {
         for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
           for (const Batch& b : batches) {
-            const std::uint32_t* limbs_of_part = cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
+            const std::uint32_t* limbs_of_part =
+                cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
             kernels::int_block(weights, limbs_of_part, b.count, ring, out.data() + b.first * k_block_rows);
           }
         });

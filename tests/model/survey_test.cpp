@@ -19,7 +19,8 @@ TEST(Survey, of_a_row_is_the_scalar_twins_to_the_bit) {
     std::vector<std::int32_t> largest(size), twin_largest(size);
     for (int rows = 0; rows < 20; ++rows) {
       for (float& w : row) w = weights(random);
-      const RowSurvey of = survey_row(row, largest, squares), twin = scalar::survey_row(row, twin_largest, twin_squares);
+      const RowSurvey of = survey_row(row, largest, squares),
+                      twin = scalar::survey_row(row, twin_largest, twin_squares);
       EXPECT_EQ(of.largest, twin.largest);
       EXPECT_EQ(std::bit_cast<std::uint64_t>(of.squares), std::bit_cast<std::uint64_t>(twin.squares)) << size;
     }
