@@ -3,6 +3,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <random>
 #include <string_view>
@@ -154,6 +155,65 @@ BENCHMARK(int_product_of_one)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime()
     ->MinTime(2);
+
+// Codes as a file could have them, each of a row's spans with one scale: for measurements without a model.
+IntMatrix random_codes(std::size_t rows, std::size_t cols, const CodeForm& form, std::uint64_t seed,
+                       Executor& executor) {
+  constexpr float k_scale = 0.01f;
+  const float middle = static_cast<float>(1 << (form.bits - 1)) * k_scale, square = middle * middle / 3;
+  const auto codes_at = [&](std::size_t r, CodedRow& out) {
+    std::mt19937_64 random(seed * rows + r);
+    for (std::uint8_t& code : out.codes) code = static_cast<std::uint8_t>(random() % (1u << form.bits));
+    std::fill(out.scale.begin(), out.scale.end(), k_scale);
+    std::fill(out.least.begin(), out.least.end(), -middle);
+  };
+  const WeightStatistics statistics{std::vector<float>(rows, middle), std::vector<float>(cols, middle),
+                                    std::vector<double>(rows, square * static_cast<float>(cols)),
+                                    std::vector<double>(cols, square * static_cast<float>(rows))};
+  return IntMatrix::from_codes(rows, cols, form, codes_at, {}, statistics, executor).value();
+}
+
+struct Shape {
+  std::size_t rows, cols;
+};
+// Of a layer: qkv, o, gate and up, down. Arguments: the model, how weights are packed (12 bits; codes of 4 bits with zeros, of 6 without, as Q4_K
+// and Q6_K have them). One vector goes through layers that no cache holds together, in turn.
+constexpr std::array<std::array<Shape, 4>, 2> k_layers{{
+    {{{2048, 1536}, {1536, 1536}, {17920, 1536}, {1536, 8960}}},    // Qwen2.5-Coder 1.5B
+    {{{12288, 4096}, {4096, 4096}, {16384, 4096}, {4096, 16384}}},  // ChatGLM-6B
+}};
+constexpr std::array<Packing, 3> k_packings{Packing(12), Packing(CodeForm{4, 32, true}),
+                                            Packing(CodeForm{6, 16, false})};
+
+void layer_of_one(benchmark::State& state) {
+  Executor executor;
+  const auto& layer = k_layers[static_cast<std::size_t>(state.range(0))];
+  const Packing& packing = k_packings[static_cast<std::size_t>(state.range(1))];
+  constexpr std::size_t k_memory = std::size_t{1} << 29;
+  std::vector<IntMatrix> matrices;
+  std::size_t bytes = 0, weights = 0, layers = 0;
+  for (; bytes < k_memory; ++layers) {
+    for (const Shape& shape : layer) {
+      matrices.push_back(packing.codes ? random_codes(shape.rows, shape.cols, *packing.codes, layers, executor)
+                                       : IntMatrix::random(shape.rows, shape.cols, 9, layers, executor));
+      bytes += matrices.back().packed().size();
+      weights += shape.rows * shape.cols;
+    }
+  }
+  const Words x = random_words(16384);
+  Words y(17920);
+  for (auto _ : state) {
+    for (const IntMatrix& w : matrices)
+      product(w, Ring{56}, std::span(x).first(w.cols()), std::span(y).first(w.rows()), executor);
+  }
+  const auto rate = [](std::size_t each) {
+    return benchmark::Counter(static_cast<double>(each), benchmark::Counter::kIsIterationInvariantRate);
+  };
+  state.counters["bytes/s"] = rate(bytes);
+  state.counters["weights/s"] = rate(weights);
+  state.counters["layers/s"] = rate(layers);
+}
+BENCHMARK(layer_of_one)->ArgsProduct({{0, 1}, {0, 1, 2}})->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(2);
 
 // Arguments: bits of a weight, ring bits, vectors. A limb counts as a multiply-add: its bound is in registers.
 void int_product_of_many(benchmark::State& state) {

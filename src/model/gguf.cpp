@@ -1,7 +1,6 @@
 #include "model/gguf.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -11,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/mapped_file.h"
+#include "model/file_hash.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -442,19 +442,9 @@ std::vector<std::int64_t> Gguf::numbers(std::string_view key) const {
 }
 
 std::string Gguf::sha256() const {
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
-  const auto add = [&](const Impl& part) {
-    PERMLLM_ASSERT(EVP_DigestUpdate(context.get(), part.bytes.data(), part.bytes.size()) == 1);
-    if (part.mapped) let_go(part.bytes);
-  };
-  add(*impl_);
-  for (const auto& part : impl_->others) add(*part);
-  std::uint8_t digest[32];
-  PERMLLM_ASSERT(EVP_DigestFinal_ex(context.get(), digest, nullptr) == 1);
-  std::string hex;
-  for (const std::uint8_t byte : digest) hex += fmt::format("{:02x}", byte);
-  return hex;
+  std::vector<FileBytes> files{{impl_->bytes, impl_->mapped.has_value()}};
+  for (const auto& part : impl_->others) files.push_back({part->bytes, part->mapped.has_value()});
+  return sha256_hex(files);
 }
 
 }  // namespace permllm

@@ -10,6 +10,7 @@
 #include "base/mapped_file.h"
 #include "base/mutex.h"
 #include "model/architectures.h"
+#include "model/survey.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -32,7 +33,7 @@ class Loader {
     std::optional<IntMatrix> matrix;
     // Codes of the file where it has them and they fit: fewer bytes to read a token.
     if (const std::optional<CodeForm> form = source.code_form(); form && bits == k_weight_bits) {
-      const auto codes_at = [&](std::size_t r, CodedRow& out) { source.codes(r, out); };
+      const auto codes_at = [&](std::size_t r, CodedRow& out) { source.codes(r, *form, out); };
       matrix = IntMatrix::from_codes(source.rows(), source.cols, *form, codes_at, source.gain, statistics, executor_);
     }
     if (!matrix) {
@@ -89,8 +90,7 @@ class Loader {
   WeightStatistics survey(const MatrixSource& source, std::vector<float>& bias, float* values = nullptr) {
     const std::size_t rows = source.rows(), cols = source.cols, tasks = (rows + k_task_rows - 1) / k_task_rows;
     if (!source.shift.empty()) bias.resize(rows);
-    // Magnitudes as the bits of a float without its sign: they order as numbers do, infinity and NaN above all finite ones.
-    std::vector<std::int32_t> largest(cols);
+    std::vector<std::int32_t> largest(cols);  // as survey_row has them
     // Squares are summed by task, then in the order of tasks: the same file gives the same integers.
     std::vector<std::vector<float>> squares(tasks);
     WeightStatistics statistics{std::vector<float>(rows), std::vector<float>(cols), std::vector<double>(rows),
@@ -105,17 +105,11 @@ class Loader {
         const auto row = values == nullptr ? std::span(own) : std::span(values + r * cols, cols);
         double added = 0;
         source.row(r, row, &added);
-        std::int32_t most = 0;
-        for (std::size_t c = 0; c < cols; ++c) {
-          const std::int32_t magnitude = std::bit_cast<std::int32_t>(row[c]) & 0x7fffffff;
-          of_task[c] = std::max(of_task[c], magnitude);
-          squares_of_task[c] += row[c] * row[c];
-          most = std::max(most, magnitude);
-        }
-        statistics.row[r] = std::bit_cast<float>(most);
-        statistics.squares_of_rows[r] = dot(row, row);
+        const RowSurvey of_row = survey_row(row, of_task, squares_of_task);
+        statistics.row[r] = std::bit_cast<float>(of_row.largest);
+        statistics.squares_of_rows[r] = of_row.squares;
         if (!source.shift.empty()) bias[r] += static_cast<float>(added);
-        if (!std::isfinite(std::bit_cast<float>(most)) || !std::isfinite(added)) {
+        if (!std::isfinite(statistics.row[r]) || !std::isfinite(added)) {
           throw Error(Code::file, "tensor " + source.tensor_of(r).name, "holds a weight that is not a finite number");
         }
       }
@@ -123,9 +117,15 @@ class Loader {
       for (std::size_t c = 0; c < cols; ++c) largest[c] = std::max(largest[c], of_task[c]);
     });
     std::memcpy(statistics.column.data(), largest.data(), cols * sizeof(float));
-    for (const std::vector<float>& of_task : squares) {
-      for (std::size_t c = 0; c < cols; ++c) statistics.squares_of_columns[c] += double{of_task[c]};
-    }
+    constexpr std::size_t k_columns = 256;  // of a task
+    executor_.parallel((cols + k_columns - 1) / k_columns, [&](std::size_t task) {
+      double* const sums = statistics.squares_of_columns.data();
+      for (const std::vector<float>& of_task : squares) {
+        const float* const from = of_task.data();
+        for (std::size_t c = task * k_columns; c < std::min(cols, (task + 1) * k_columns); ++c)
+          sums[c] += double{from[c]};
+      }
+    });
     return statistics;
   }
 

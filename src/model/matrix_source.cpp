@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <string_view>
 
 #include "permllm/error.h"
@@ -55,7 +56,7 @@ void MatrixSource::row(std::size_t r, std::span<float> out, double* added) const
     for (float& v : out) v *= row_gain[r];
   }
   if (added != nullptr && !shift.empty()) *added = dot(out, shift);
-  for (std::size_t c = 0; c < gain.size(); ++c) out[c] *= gain[c];
+  if (!gain.empty()) std::transform(out.begin(), out.end(), gain.begin(), out.begin(), std::multiplies<>());
   if (centred) {
     double sum = 0;
     for (const float v : out) sum += double{v};
@@ -78,14 +79,14 @@ std::optional<CodeForm> MatrixSource::code_form() const {
   return common;
 }
 
-void MatrixSource::codes(std::size_t r, CodedRow& out) const {
+void MatrixSource::codes(std::size_t r, const CodeForm& form, CodedRow& out) const {
   const TensorRow at = find_row(*this, r);
   codes_of_row(*at.tensor, at.row, out);
   // Codes of fewer bits become the high bits of codes of more.
-  const int more = code_form()->bits - permllm::code_form(at.tensor->type)->bits;
+  const int more = form.bits - permllm::code_form(at.tensor->type)->bits;
   if (more > 0) {
     for (std::uint8_t& code : out.codes) code = static_cast<std::uint8_t>(code << more);
-    for (float& v : out.scale) v = std::ldexp(v, -more);
+    for (float& v : out.scale) v /= static_cast<float>(1 << more);
   }
   if (row_gain.empty() || row_gain[r] == 1) return;
   for (float& v : out.scale) v *= row_gain[r];

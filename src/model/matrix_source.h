@@ -33,7 +33,8 @@ struct MatrixSource {
   void row(std::size_t r, std::span<float> out, double* added = nullptr) const;
   // The codes of all parts in one form, where they have one: all but the columns' gains.
   std::optional<CodeForm> code_form() const;
-  void codes(std::size_t r, CodedRow& out) const;
+  // `form`: what code_form() says.
+  void codes(std::size_t r, const CodeForm& form, CodedRow& out) const;
 };
 
 // x.y, in a loop that vectorises.

@@ -196,6 +196,20 @@ class Forward {
     show("o", l, o);
     join(l, o, h, layer.attention_gain, layer.attention_shift, "post.attn");
   }
+  // p[t] = q . k of token t. Several keys at a time: an addition waits for the one before it.
+  void score(std::span<const float> q, const float* keys, std::span<float> p) const {
+    constexpr std::size_t k_keys = 8;
+    for (std::size_t t = 0; t < p.size(); t += k_keys) {
+      const std::size_t count = std::min(k_keys, p.size() - t);
+      const float* rows[k_keys];
+      for (std::size_t k = 0; k < k_keys; ++k) rows[k] = keys + (t + std::min(k, count - 1)) * c_.kv_rows();
+      float sums[k_keys] = {};
+      for (std::size_t d = 0; d < q.size(); ++d) {
+        for (std::size_t k = 0; k < k_keys; ++k) sums[k] += q[d] * rows[k][d];
+      }
+      std::copy_n(sums, count, p.data() + t);
+    }
+  }
   // Values, weighed by the scores of their keys.
   Rows mix(std::size_t l, const Rows& qkv) const {
     Rows mixed{c_.q_rows(), std::vector<float>(n_ * c_.q_rows())};
@@ -205,18 +219,14 @@ class Forward {
       const std::size_t first = c_.windowed(l) && start_ + i + 1 > c_.window ? start_ + i + 1 - c_.window : 0;
       for (std::size_t h_q = 0; h_q < c_.heads; ++h_q) {
         const std::size_t kv = c_.kv_of(h_q) * c_.head_dim;
-        const auto q = qkv.row(i).subspan(h_q * c_.head_dim, c_.head_dim);
-        for (std::size_t t = 0; t < p.size(); ++t) {
-          p[t] = 0;
-          for (std::size_t d = 0; d < c_.head_dim; ++d) p[t] += q[d] * cache_.keys[l][t * c_.kv_rows() + kv + d];
-        }
+        score(qkv.row(i).subspan(h_q * c_.head_dim, c_.head_dim), cache_.keys[l].data() + kv, p);
         if (observe_) seen[i].insert(seen[i].end(), p.begin(), p.end());
         for (float& s : p) s = capped(s * static_cast<float>(c_.score_scale), c_.score_cap);
         softmax(std::span(p).subspan(first));
+        float* const out = mixed.row(i).data() + h_q * c_.head_dim;
         for (std::size_t t = first; t < p.size(); ++t) {
-          for (std::size_t d = 0; d < c_.head_dim; ++d) {
-            mixed.row(i)[h_q * c_.head_dim + d] += p[t] * cache_.values[l][t * c_.kv_rows() + kv + d];
-          }
+          const float* const v = cache_.values[l].data() + t * c_.kv_rows() + kv;
+          for (std::size_t d = 0; d < c_.head_dim; ++d) out[d] += p[t] * v[d];
         }
       }
     });

@@ -1,13 +1,13 @@
 #include "model/safetensors.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <set>
 
+#include "model/file_hash.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -210,17 +210,9 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& path) {
 }
 
 std::string SafetensorsFolder::sha256() const {
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
-  for (const MappedFile& file : files_) {
-    PERMLLM_ASSERT(EVP_DigestUpdate(context.get(), file.bytes().data(), file.bytes().size()) == 1);
-    let_go(file.bytes());
-  }
-  std::uint8_t digest[32];
-  PERMLLM_ASSERT(EVP_DigestFinal_ex(context.get(), digest, nullptr) == 1);
-  std::string hex;
-  for (const std::uint8_t byte : digest) hex += fmt::format("{:02x}", byte);
-  return hex;
+  std::vector<FileBytes> files;
+  for (const MappedFile& file : files_) files.push_back({file.bytes(), true});
+  return sha256_hex(files);
 }
 
 }  // namespace permllm

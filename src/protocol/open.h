@@ -11,6 +11,7 @@
 
 #include "protocol/range.h"
 #include "protocol/roles.h"
+#include "ring/elementwise.h"
 
 namespace permllm {
 
@@ -64,6 +65,7 @@ inline Mask hand(User& user, const HandShape& s, const Words& v) {
   Words d = v;
   for (std::size_t j = 0; j < d.size(); ++j) d[j] -= r.words[j];
   user.provider.send(Handed{block(s.format.ring, std::move(d))});
+  user.provider.flush();  // the provider goes on while the user derives its next masks
   return r;
 }
 
@@ -132,10 +134,9 @@ inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask&
     ClearRows rows{mask.size, std::vector<double>(shown.size())};
     std::vector<std::int64_t> integers(shown.size());
     const double unit = power_of_two(reveal.drop - mask.format.frac);
-    for (std::size_t j = 0; j < shown.size(); ++j) {
-      integers[j] = centre(shown[j] + cut(mask.words[j], reveal.drop), reveal.sent());
-      rows.values[j] = static_cast<double>(integers[j]) * unit;
-    }
+    open(shown, mask.words, reveal.drop, reveal.sent(), integers);
+    std::transform(integers.begin(), integers.end(), rows.values.begin(),
+                   [&](std::int64_t shown_as) { return static_cast<double>(shown_as) * unit; });
     user.count(count_beyond(integers, most));
     for (std::size_t i = 0; user.observe && mask.size != 0 && i < user.batch.count; ++i) {
       user.observe(

@@ -196,9 +196,8 @@ std::vector<MaskOf<W>> map_masks(const Coins& coins, const MapShape& s, Batch ba
   for (std::size_t k = 0; k < s.answers.size(); ++k) {
     for (std::size_t i = 0; i < batch.count; ++i) {
       const std::uint32_t index = batch.index(i);
-      const auto r = coins.words<W>(map_at(Use::map_mask, s, s.answers[k].site, index), s.answered_at(index),
-                                    s.answers[k].out.ring);
-      std::copy(r.begin(), r.end(), masks[k].words.begin() + static_cast<std::ptrdiff_t>(s.answered_before(batch, i)));
+      coins.words(map_at(Use::map_mask, s, s.answers[k].site, index), s.answers[k].out.ring,
+                  std::span(masks[k].words).subspan(s.answered_before(batch, i), s.answered_at(index)));
     }
   }
   return masks;
@@ -299,6 +298,7 @@ std::vector<MaskOf<W>> permuted_map(User& user, const MapShape& s, F f) {
   for (std::size_t k = 0; k < b.size(); ++k) {
     user.provider.send(MapAnswer<W>{block(s.answers[k].out.ring, std::move(b[k]))});
   }
+  user.provider.flush();  // the provider goes on while the user derives its next masks
   return map_masks<W>(user.with_helper, s, batch);
 }
 

@@ -57,6 +57,7 @@ inline Mask remask(User& user, const RemaskShape& s, const Mask& m) {
     for (std::size_t j = 0; j < s.size; ++j) d[i * s.size + j] -= r[j];
   }
   user.provider.send(Remask{block(s.format.ring, std::move(d))});
+  user.provider.flush();  // the provider goes on while the user derives its next masks
   return remask_target(user.with_helper, s, user.batch);
 }
 

@@ -46,10 +46,7 @@ using Mask = MaskOf<Word>;      // r; the helper knows it too
 template <class AddressAt>
 Mask mask_of(const Coins& coins, Format format, std::size_t size, Batch batch, AddressAt at) {
   Mask r{format, size, Words(batch.count * size)};
-  for (std::size_t i = 0; i < batch.count; ++i) {
-    const Words row = coins.words(at(batch.index(i)), size, format.ring);
-    std::copy(row.begin(), row.end(), r.token(i).begin());
-  }
+  for (std::size_t i = 0; i < batch.count; ++i) coins.words(at(batch.index(i)), format.ring, r.token(i));
   return r;
 }
 // Burns them, ahead of the message that they protect.

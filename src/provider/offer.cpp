@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <future>
 
 #include "model/chat_format.h"
 #include "model/key_level.h"
@@ -202,7 +203,7 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   model.vocabulary = read_vocabulary(file, options.ids_only, options.pre_tokenizer);
   std::vector<std::vector<TokenId>> calibration =
       calibration_texts(model.vocabulary, config);  // refused before the long work
-  set_id(model, file.sha256());
+  std::future<std::string> hash = std::async(std::launch::async, [&] { return file.sha256(); });  // beside the loading
   model.weights = load_int_weights(file, executor, options.weight_bits, progress);
   model.weights.config.set_length(options.context);
   level_keys(model.weights, options.context);
@@ -214,6 +215,7 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   if (text.size() > config.context)
     text.erase(text.begin() + 1, text.end() - static_cast<std::ptrdiff_t>(config.context) + 1);
   set_plan(model, calibrate(model.weights, calibration, executor), options, executor);
+  set_id(model, hash.get());
   return model;
 }
 

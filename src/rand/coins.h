@@ -39,8 +39,12 @@ class Coins {
   template <class W = Word>
   std::vector<W> words(Address address, std::size_t n, Ring ring) const {
     std::vector<W> out(n);
-    fill(address, ring, std::span<W>(out));
+    words(address, ring, std::span<W>(out));
     return out;
+  }
+  template <class W>
+  void words(Address address, Ring ring, std::span<W> out) const {
+    fill(address, ring, out);
   }
   // A uniform permutation of n elements. Thread-safe.
   virtual Permutation permutation(Address address, std::size_t n) const = 0;

@@ -1,6 +1,7 @@
 #include "ring/int_kernels.h"
 
 #include <cstring>
+#include <vector>
 
 #include "ring/simd.h"
 
@@ -10,11 +11,26 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#ifndef PERMLLM_RING_INT_KERNELS_ONCE
+#define PERMLLM_RING_INT_KERNELS_ONCE
+namespace permllm::kernels {
+namespace {
+
+// x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
+constexpr Word k_limb_bias = 0x8000800080008000u;
+
+}  // namespace
+}  // namespace permllm::kernels
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace permllm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
+using scalar::code_block;
+using scalar::cut_words;
+using scalar::finish_rows;
 using scalar::int_block;
 using scalar::int_block_float;
 using scalar::unpack_codes;
@@ -267,6 +283,43 @@ void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vector
                             : block_in<16>(block, x, vectors, ring, y);
 }
 
+using DWord = hn::CappedTag<Word, 8>;
+constexpr std::size_t kWords = hn::MaxLanes(DWord());
+
+HWY_INLINE hn::Vec<DWord> shifted(const Word* words, const std::uint8_t* shifts) {
+  const DWord d;
+  const hn::Rebind<std::uint32_t, DWord> half;
+  const auto by = hn::PromoteTo(half, hn::LoadU(hn::Rebind<std::uint8_t, DWord>(), shifts));
+  return hn::Shl(hn::LoadU(d, words), hn::PromoteTo(d, by));
+}
+
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y) {
+  const DWord d;
+  std::size_t r = 0;
+  for (; r + kWords <= sums.size(); r += kWords)
+    hn::StoreU(hn::And(shifted(sums.data() + r, shifts + r), hn::Set(d, ring.mask())), d, y + r);
+  scalar::finish_rows(sums.subspan(r), shifts + r, ring, y + r);
+}
+
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs) {
+  if (limbs_of(ring) != 4 || kWords % 2 != 0) return scalar::cut_words(x, shifts, ring, limbs);
+  const DWord d;
+  const hn::Repartition<std::uint8_t, DWord> bytes;
+  // Limbs of a pair of words lie one word after the other, and are wanted limb by limb.
+  alignas(64) std::uint8_t order[hn::MaxLanes(bytes)];
+  for (std::size_t i = 0; i < sizeof order; ++i)
+    order[i] = static_cast<std::uint8_t>(i % 16 / 4 * 2 + i % 4 / 2 * 8 + i % 2);
+  const auto index = hn::Load(bytes, order);
+  const auto bias = hn::Set(d, k_limb_bias);
+  std::size_t c = 0;
+  for (; c + kWords <= x.size(); c += kWords) {
+    const auto cut = hn::Xor(hn::Add(shifted(x.data() + c, shifts + c), bias), bias);
+    hn::StoreU(hn::TableLookupBytes(hn::BitCast(bytes, cut), index), bytes,
+               reinterpret_cast<std::uint8_t*>(limbs + 2 * c));
+  }
+  scalar::cut_words(x.subspan(c), shifts + c, ring, limbs + 2 * c);
+}
+
 using DU16 = hn::Repartition<std::uint16_t, D32>;
 using VU16 = hn::Vec<DU16>;
 
@@ -288,31 +341,63 @@ HWY_INLINE V16 both_columns(const std::uint8_t* words) {
   return hn::BitCast(D16(), hn::Or(low, hn::ShiftLeft<16>(low)));
 }
 
-// Tile kTile of group kGroup of a span.
+// Tile kTile of group kGroup of a span; low and high: the strip's words of the group, and its part of the span's high planes.
 template <int kBits, int kGroup, int kTile>
-HWY_INLINE void unpack_tile(VU16 low, const std::uint8_t* high, V16 scale, V16 zero, const std::uint32_t* gains,
-                            std::int16_t* HWY_RESTRICT tiles) {
+HWY_INLINE V16 code_tile(VU16 low, const std::uint8_t* high, V16 scale, V16 zero, V16 gain) {
   constexpr int kHigh = kBits - 4, kBit = (kGroup * 4 + kTile) * kHigh;
   auto code = move_bits<4 * kTile, k_code_top - kBits, 4>(low);
   if constexpr (kHigh > 0) {
     const auto* plane = reinterpret_cast<const std::uint16_t*>(high) + kBit / 16 * k_plane_words;
     code = hn::Or(code, move_bits<kBit % 16, k_code_top - kHigh, kHigh>(hn::Load(DU16(), plane)));
   }
-  const auto gain = hn::BitCast(D16(), hn::Set(D32(), static_cast<std::int32_t>(gains[kTile])));
-  const auto gained = hn::MulFixedPoint15(hn::Sub(hn::BitCast(D16(), code), zero), gain);
-  hn::Store(hn::MulFixedPoint15(gained, scale), D16(), tiles + kTile * k_plane_words);
+  return hn::MulFixedPoint15(hn::MulFixedPoint15(hn::Sub(hn::BitCast(D16(), code), zero), gain), scale);
+}
+
+HWY_INLINE V16 both_of_pair(const std::uint32_t* pair) {
+  return hn::BitCast(D16(), hn::Set(D32(), static_cast<std::int32_t>(*pair)));
+}
+
+template <int kBits, int kGroup, int kTile>
+HWY_INLINE void unpack_tile(VU16 low, const std::uint8_t* high, V16 scale, V16 zero, const std::uint32_t* gains,
+                            std::int16_t* HWY_RESTRICT tiles) {
+  const auto tile = code_tile<kBits, kGroup, kTile>(low, high, scale, zero, both_of_pair(gains + kTile));
+  hn::Store(tile, D16(), tiles + kTile * k_plane_words);
+}
+
+// One strip of a span.
+struct SpanStrip {
+  V16 scale, zero;
+  const std::uint8_t *low, *high;  // its part of the planes
+
+  HWY_INLINE SpanStrip(const CodeForm& form, const std::uint8_t* span, std::size_t strip) {
+    constexpr std::size_t kBytes = kLanes * 2;  // among scales; twice as many in a plane
+    scale = both_columns(span + strip * kBytes);
+    zero = form.zeros ? both_columns(span + k_block_rows * 2 + strip * kBytes) : hn::Set(D16(), 1 << (k_code_top - 1));
+    low = span + scale_bytes(form) + strip * kBytes * 2;
+    high = span + high_planes_at(form) + strip * kBytes * 2;
+  }
+  template <int kGroup>
+  HWY_INLINE VU16 words() const {
+    return hn::Load(DU16(), reinterpret_cast<const std::uint16_t*>(low) + kGroup * k_plane_words);
+  }
+};
+
+HWY_INLINE void fetch_span_ahead(const std::uint8_t* span, std::size_t bytes) {
+  for (std::size_t byte = 0; byte < bytes; byte += 64) {
+    __builtin_prefetch(span + byte + 12288, 0, 2);
+    __builtin_prefetch(span + byte + 1024, 0, 3);
+  }
 }
 
 template <int kBits, int kGroup>
-HWY_INLINE void unpack_group(const std::uint8_t* low, const std::uint8_t* high, V16 scale, V16 zero,
-                             const std::uint32_t* gains, std::int16_t* HWY_RESTRICT tiles) {
-  const auto words = hn::Load(DU16(), reinterpret_cast<const std::uint16_t*>(low) + kGroup * k_plane_words);
+HWY_INLINE void unpack_group(const SpanStrip& of, const std::uint32_t* gains, std::int16_t* HWY_RESTRICT tiles) {
+  const auto words = of.template words<kGroup>();
   gains += kGroup * k_group_pairs;
   tiles += kGroup * k_group_words;
-  unpack_tile<kBits, kGroup, 0>(words, high, scale, zero, gains, tiles);
-  unpack_tile<kBits, kGroup, 1>(words, high, scale, zero, gains, tiles);
-  unpack_tile<kBits, kGroup, 2>(words, high, scale, zero, gains, tiles);
-  unpack_tile<kBits, kGroup, 3>(words, high, scale, zero, gains, tiles);
+  unpack_tile<kBits, kGroup, 0>(words, of.high, of.scale, of.zero, gains, tiles);
+  unpack_tile<kBits, kGroup, 1>(words, of.high, of.scale, of.zero, gains, tiles);
+  unpack_tile<kBits, kGroup, 2>(words, of.high, of.scale, of.zero, gains, tiles);
+  unpack_tile<kBits, kGroup, 3>(words, of.high, of.scale, of.zero, gains, tiles);
 }
 
 template <int kBits>
@@ -323,24 +408,15 @@ void unpack_spans(const CodeBlock& block, std::size_t first, std::size_t groups,
   const std::uint32_t* gains = block.gains + first * k_group_pairs;
   const std::uint8_t* const end = span + groups / in_span * bytes;
   for (; span != end; span += bytes, gains += in_span * k_group_pairs, tiles += in_span * k_group_words) {
-    for (std::size_t byte = 0; byte < bytes; byte += 64) {
-      __builtin_prefetch(span + byte + 12288, 0, 2);
-      __builtin_prefetch(span + byte + 1024, 0, 3);
-    }
+    fetch_span_ahead(span, bytes);
     for (std::size_t strip = 0; strip < kStrips; ++strip) {
-      constexpr std::size_t kRows = kLanes * 2,
-                            kWords = kLanes * 2;  // a strip's bytes among scales, its words in a plane
-      const auto scale = both_columns(span + strip * kRows);
-      const auto zero =
-          form.zeros ? both_columns(span + k_block_rows * 2 + strip * kRows) : hn::Set(D16(), 1 << (k_code_top - 1));
-      const std::uint8_t *low = span + scale_bytes(form) + strip * kWords * 2,
-                         *high = span + high_planes_at(form) + strip * kWords * 2;
-      std::int16_t* to = tiles + strip * kWords;
-      unpack_group<kBits, 0>(low, high, scale, zero, gains, to);
-      unpack_group<kBits, 1>(low, high, scale, zero, gains, to);
+      const SpanStrip of(form, span, strip);
+      std::int16_t* to = tiles + strip * kLanes * 2;
+      unpack_group<kBits, 0>(of, gains, to);
+      unpack_group<kBits, 1>(of, gains, to);
       if (in_span == 4) {
-        unpack_group<kBits, 2>(low, high, scale, zero, gains, to);
-        unpack_group<kBits, 3>(low, high, scale, zero, gains, to);
+        unpack_group<kBits, 2>(of, gains, to);
+        unpack_group<kBits, 3>(of, gains, to);
       }
     }
   }
@@ -359,7 +435,93 @@ void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups,
   }
 }
 
-// The sums of one strip and four real vectors.
+// One vector: tiles are multiplied as they are made, where multiply-adds are one instruction: the makings of the next ones run beside them.
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+static_assert(kStrips == 2);
+
+template <int kBits, int kGroup, int kTile, class Sums>
+HWY_INLINE void add_tile(const SpanStrip& a, VU16 low_a, const SpanStrip& b, VU16 low_b, const std::uint32_t* gains,
+                         const std::uint32_t* HWY_RESTRICT x, std::size_t limbs, Sums& sums) {
+  const auto gain = both_of_pair(gains + kGroup * k_group_pairs + kTile);
+  sums.add(code_tile<kBits, kGroup, kTile>(low_a, a.high, a.scale, a.zero, gain),
+           code_tile<kBits, kGroup, kTile>(low_b, b.high, b.scale, b.zero, gain),
+           x + (kGroup * k_group_pairs + kTile) * limbs);
+}
+
+template <int kBits, int kGroup, class Sums>
+HWY_INLINE void add_group(const SpanStrip& a, const SpanStrip& b, const std::uint32_t* gains,
+                          const std::uint32_t* HWY_RESTRICT x, std::size_t limbs, Sums& sums) {
+  const auto low_a = a.template words<kGroup>(), low_b = b.template words<kGroup>();
+  add_tile<kBits, kGroup, 0>(a, low_a, b, low_b, gains, x, limbs, sums);
+  add_tile<kBits, kGroup, 1>(a, low_a, b, low_b, gains, x, limbs, sums);
+  add_tile<kBits, kGroup, 2>(a, low_a, b, low_b, gains, x, limbs, sums);
+  add_tile<kBits, kGroup, 3>(a, low_a, b, low_b, gains, x, limbs, sums);
+}
+
+template <int kBits, std::size_t kLimbs>
+void multiply_spans(const CodeBlock& block, std::size_t groups, const std::uint32_t* HWY_RESTRICT x,
+                    Word* HWY_RESTRICT y) {
+  const CodeForm form = block.form;
+  const std::size_t bytes = span_bytes(form), in_span = form.span / k_group_cols;
+  const std::uint8_t* span = block.packed;
+  const std::uint32_t* gains = block.gains;
+  const std::uint8_t* const end = span + groups / in_span * bytes;
+  Sums<1, kLimbs, kLimbs <= 2 ? 0 : kLimbs - 2> sums{};
+  static_assert(widen_every(16) == 2);
+  for (; span != end; span += bytes, gains += in_span * k_group_pairs, x += in_span * k_group_pairs * kLimbs) {
+    fetch_span_ahead(span, bytes);
+    const SpanStrip a(form, span, 0), b(form, span, 1);
+    add_group<kBits, 0>(a, b, gains, x, kLimbs, sums);
+    add_group<kBits, 1>(a, b, gains, x, kLimbs, sums);
+    sums.widen();
+    if (in_span == 4) {
+      add_group<kBits, 2>(a, b, gains, x, kLimbs, sums);
+      add_group<kBits, 3>(a, b, gains, x, kLimbs, sums);
+      sums.widen();
+    }
+  }
+  sums.add_to(y);
+}
+
+template <int kBits>
+void code_block_in(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y) {
+  switch (limbs_of(ring)) {
+    case 1:
+      return multiply_spans<kBits, 1>(block, groups, x, y);
+    case 2:
+      return multiply_spans<kBits, 2>(block, groups, x, y);
+    case 3:
+      return multiply_spans<kBits, 3>(block, groups, x, y);
+    default:
+      return multiply_spans<kBits, 4>(block, groups, x, y);
+  }
+}
+
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y) {
+  switch (block.form.bits) {
+    case 4:
+      return code_block_in<4>(block, groups, x, ring, y);
+    case 5:
+      return code_block_in<5>(block, groups, x, ring, y);
+    case 6:
+      return code_block_in<6>(block, groups, x, ring, y);
+    default:
+      return code_block_in<8>(block, groups, x, ring, y);
+  }
+}
+#else
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y) {
+  alignas(64) std::int16_t tiles[k_unpacked_groups * k_group_words];
+  for (std::size_t first = 0; first < groups; first += k_unpacked_groups) {
+    const std::size_t some = HWY_MIN(k_unpacked_groups, groups - first);
+    HWY_NAMESPACE::unpack_codes(block, first, some, tiles);
+    HWY_NAMESPACE::int_block({reinterpret_cast<const std::uint8_t*>(tiles), some, 16},
+                             x + first * k_group_pairs * limbs_of(ring), 1, ring, y);
+  }
+}
+#endif
+
+// The sums of one strip and four real vectors. Two strips are multiplied at a time: a multiply-add waits for the one before it.
 struct FloatSums {
   using D = hn::Repartition<float, D32>;
   hn::Vec<D> a = hn::Zero(D()), b = hn::Zero(D()), c = hn::Zero(D()), e = hn::Zero(D());
@@ -374,26 +536,35 @@ struct FloatSums {
     c = hn::MulAdd(odd, hn::Set(d, x[5]), hn::MulAdd(even, hn::Set(d, x[4]), c));
     e = hn::MulAdd(odd, hn::Set(d, x[7]), hn::MulAdd(even, hn::Set(d, x[6]), e));
   }
+  HWY_INLINE void add_to(float* y) const {
+    const D d;
+    hn::StoreU(hn::Add(hn::LoadU(d, y), a), d, y);
+    hn::StoreU(hn::Add(hn::LoadU(d, y + k_block_rows), b), d, y + k_block_rows);
+    hn::StoreU(hn::Add(hn::LoadU(d, y + 2 * k_block_rows), c), d, y + 2 * k_block_rows);
+    hn::StoreU(hn::Add(hn::LoadU(d, y + 3 * k_block_rows), e), d, y + 3 * k_block_rows);
+  }
 };
 
 template <int kBits>
 void float_block(const IntBlock& block, const float* HWY_RESTRICT x, float* HWY_RESTRICT y) {
-  for (std::size_t strip = 0; strip < kStrips; ++strip) {
-    const auto* group = reinterpret_cast<const std::int16_t*>(block.packed) + strip * kLanes * 2;
-    FloatSums sums{};
+  for (std::size_t pass = 0; pass < k_passes; ++pass) {
+    const auto* group = reinterpret_cast<const std::int16_t*>(block.packed) + pass * kLanes * 4;
+    FloatSums left{}, right{};
     for (std::size_t g = 0; g < block.groups; ++g) {
-      const Tiles w = unpack_tiles<kBits>(group + g * group_bytes(kBits) / 2);
+      const std::int16_t* words = group + g * group_bytes(kBits) / 2;
+      const Tiles a = unpack_tiles<kBits>(words), b = unpack_tiles<kBits>(words + kLanes * 2);
       const float* at = x + g * k_group_cols * 4;
-      sums.add(w.w0, at);
-      sums.add(w.w1, at + 8);
-      sums.add(w.w2, at + 16);
-      sums.add(w.w3, at + 24);
+      left.add(a.w0, at);
+      right.add(b.w0, at);
+      left.add(a.w1, at + 8);
+      right.add(b.w1, at + 8);
+      left.add(a.w2, at + 16);
+      right.add(b.w2, at + 16);
+      left.add(a.w3, at + 24);
+      right.add(b.w3, at + 24);
     }
-    const FloatSums::D d;
-    hn::StoreU(sums.a, d, y + strip * kLanes);
-    hn::StoreU(sums.b, d, y + k_block_rows + strip * kLanes);
-    hn::StoreU(sums.c, d, y + 2 * k_block_rows + strip * kLanes);
-    hn::StoreU(sums.e, d, y + 3 * k_block_rows + strip * kLanes);
+    left.add_to(y + pass * 2 * kLanes);
+    right.add_to(y + (pass * 2 + 1) * kLanes);
   }
 }
 
@@ -417,6 +588,9 @@ HWY_EXPORT(int_vectors);
 HWY_EXPORT(int_block);
 HWY_EXPORT(int_block_float);
 HWY_EXPORT(unpack_codes);
+HWY_EXPORT(code_block);
+HWY_EXPORT(cut_words);
+HWY_EXPORT(finish_rows);
 HWY_EXPORT(int_target);
 
 namespace {
@@ -435,9 +609,32 @@ void int_block_float(const IntBlock& block, const float* x, float* y) {
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles) {
   HWY_DYNAMIC_DISPATCH(unpack_codes)(block, first, groups, tiles);
 }
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y) {
+  HWY_DYNAMIC_DISPATCH(code_block)(block, groups, x, ring, y);
+}
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs) {
+  HWY_DYNAMIC_DISPATCH(cut_words)(x, shifts, ring, limbs);
+}
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y) {
+  HWY_DYNAMIC_DISPATCH(finish_rows)(sums, shifts, ring, y);
+}
 const char* int_target() { return HWY_DYNAMIC_DISPATCH(int_target)(); }
 
 namespace scalar {
+
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs) {
+  const std::size_t count = limbs_of(ring);
+  for (std::size_t c = 0; c < x.size(); c += 2, limbs += count) {
+    const Word left = ((x[c] << shifts[c]) + k_limb_bias) ^ k_limb_bias;
+    const Word right = c + 1 < x.size() ? ((x[c + 1] << shifts[c + 1]) + k_limb_bias) ^ k_limb_bias : 0;
+    for (std::size_t l = 0; l < count; ++l)
+      limbs[l] = static_cast<std::uint32_t>((left >> (16 * l) & 0xffff) | (right >> (16 * l) & 0xffff) << 16);
+  }
+}
+
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y) {
+  for (std::size_t r = 0; r < sums.size(); ++r) y[r] = sums[r] << shifts[r] & ring.mask();
+}
 
 int weight(const IntBlock& block, std::size_t row, std::size_t col) {
   const std::uint8_t* at = block.packed + col / k_group_cols * group_bytes(block.bits) + (row * 2 + col % 2) * 2;
@@ -470,10 +667,10 @@ int weight(const CodeBlock& block, std::size_t row, std::size_t col) {
   if (high_bits > 0)
     code |= (word(span + high_planes_at(form), bit / 16 * k_plane_words + at) >> bit % 16 & ((1u << high_bits) - 1))
             << 4;
-  const auto zero = form.zeros ? static_cast<std::int16_t>(word(span + 2 * k_block_rows, row)) : 1 << (k_code_top - 1);
-  const auto less = static_cast<std::int16_t>(static_cast<int>(code << (k_code_top - form.bits)) - zero);
-  const auto gain = static_cast<std::int16_t>(block.gains[col / 2] >> col % 2 * 16);
-  return multiply_fixed(multiply_fixed(less, gain), static_cast<std::int16_t>(word(span, row)));
+  const auto signed_word = [&](const std::uint8_t* words) { return static_cast<std::int16_t>(word(words, row)); };
+  const std::int16_t zero = form.zeros ? signed_word(span + 2 * k_block_rows) : 1 << (k_code_top - 1);
+  return integer_of_code(form, code, signed_word(span), zero,
+                         static_cast<std::int16_t>(block.gains[col / 2] >> col % 2 * 16));
 }
 
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles) {
@@ -497,13 +694,20 @@ void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vector
   }
 }
 
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y) {
+  std::vector<std::int16_t> tiles(groups * k_group_words);
+  scalar::unpack_codes(block, 0, groups, tiles.data());
+  scalar::int_block({reinterpret_cast<const std::uint8_t*>(tiles.data()), groups, 16}, x, 1, ring, y);
+}
+
 void int_block_float(const IntBlock& block, const float* x, float* y) {
   for (std::size_t r = 0; r < k_block_rows; ++r) {
-    for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] = 0;
+    float sums[4] = {};
     for (std::size_t c = 0; c < block.groups * k_group_cols; ++c) {
       const auto w = static_cast<float>(weight(block, r, c));
-      for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] += w * x[c / 2 * 8 + v * 2 + c % 2];
+      for (std::size_t v = 0; v < 4; ++v) sums[v] += w * x[c / 2 * 8 + v * 2 + c % 2];
     }
+    for (std::size_t v = 0; v < 4; ++v) y[v * k_block_rows + r] += sums[v];
   }
 }
 

@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "ring/packing.h"
 #include "ring/ring.h"
@@ -38,6 +39,13 @@ constexpr int k_code_top = 14;
 // round(a b 2^-15), as processors multiply fixed-point numbers.
 constexpr std::int16_t multiply_fixed(std::int16_t a, std::int16_t b) {
   return static_cast<std::int16_t>((std::int32_t{a} * std::int32_t{b} + (1 << 14)) >> 15);
+}
+
+// What a code is multiplied as: `zero` is Z, `scale` D, `gain` G.
+constexpr int integer_of_code(const CodeForm& form, unsigned code, std::int16_t scale, std::int16_t zero,
+                              std::int16_t gain) {
+  const auto less = static_cast<std::int16_t>(static_cast<int>(code << (k_code_top - form.bits)) - zero);
+  return multiply_fixed(multiply_fixed(less, gain), scale);
 }
 
 // Bytes of a span of 32 rows: its scales, and zeros; where its high planes begin; all of it.
@@ -74,10 +82,20 @@ std::size_t int_vectors(Ring ring, std::size_t n);
 // number, the left one low; y: [vector][32] words modulo 2^64, of which the low ring.bits count.
 void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y);
 
+// Words of x shifted left by those of `shifts`, as int_block takes one vector in a ring of limbs_of(ring) limbs; what is behind the last word of an
+// odd count is 0.
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs);
+
+// y[r] = sums[r] 2^shifts[r], reduced to the ring.
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y);
+
 // Groups [first, first + groups), whole spans, of codes: their tiles. Whatever the bytes are, tiles hold numbers of at most 16 bits.
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles);
 
-// A block times four real vectors: x: [pair][4][2], y: [4][32].
+// Adds `groups` groups of codes, whole spans, times one vector, as unpack_codes and int_block do.
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y);
+
+// Adds a block times four real vectors: x: [pair][4][2], y: [4][32].
 void int_block_float(const IntBlock& block, const float* x, float* y);
 
 // Name of the target that the calls above run on.
@@ -87,8 +105,11 @@ namespace scalar {
 // The weight at (row, col) of a block.
 int weight(const IntBlock& block, std::size_t row, std::size_t col);
 int weight(const CodeBlock& block, std::size_t row, std::size_t col);
+void cut_words(std::span<const Word> x, const std::uint8_t* shifts, Ring ring, std::uint32_t* limbs);
+void finish_rows(std::span<const Word> sums, const std::uint8_t* shifts, Ring ring, Word* y);
 void unpack_codes(const CodeBlock& block, std::size_t first, std::size_t groups, std::int16_t* tiles);
 void int_block(const IntBlock& block, const std::uint32_t* x, std::size_t vectors, Ring ring, Word* y);
+void code_block(const CodeBlock& block, std::size_t groups, const std::uint32_t* x, Ring ring, Word* y);
 void int_block_float(const IntBlock& block, const float* x, float* y);
 }  // namespace scalar
 

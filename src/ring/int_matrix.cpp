@@ -129,7 +129,7 @@ double times_of(int bits) { return std::ldexp(1.0, 2 * std::max(0, k_weight_bits
 // The sum of the squares of steps 2^max(shift, least).
 double steps(std::span<const std::uint8_t> shifts, int least = 0) {
   double sum = 0;
-  for (const int shift : shifts) sum += std::ldexp(1.0, 2 * std::max(shift, least));
+  for (const int shift : shifts) sum += power_of_two(2 * std::max(shift, least));
   return sum;
 }
 
@@ -139,7 +139,7 @@ double noise_of(std::span<const std::uint8_t> shifts, int least, double across, 
                 double unit, int bits) {
   double sum = 0;
   for (std::size_t i = 0; i < squares.size(); ++i) {
-    const double step = std::ldexp(1.0, 2 * std::max<int>(shifts[i], least)) * across * unit / 12;
+    const double step = power_of_two(2 * std::max<int>(shifts[i], least)) * across * unit / 12;
     if (squares[i] > 0) sum += std::min(step / squares[i], k_most_noise_of_one * times_of(bits));
   }
   return sum / static_cast<double>(squares.size());
@@ -278,13 +278,34 @@ CodedRow coded_row(std::size_t cols) {
           std::vector<float>(cols / k_least_span)};
 }
 
-// By how many bits the codes of a span can be farther from the middle, and their scale smaller.
+// By how many bits the codes of a span can be farther from the middle, and their scale smaller: b of them where all are in
+// [middle - m, middle + m), m = middle 2^-b.
 int spare_bits(const CodeForm& form, std::span<const std::uint8_t> codes) {
-  const int middle = 1 << (form.bits - 1);
-  int least = middle, most = middle, bits = 0;
-  for (const int code : codes) least = std::min(least, code), most = std::max(most, code);
-  while (bits < form.bits && (middle - least) << (bits + 1) <= middle && (most - middle) << (bits + 1) < middle) ++bits;
-  return bits;
+  const auto middle = std::uint64_t{1} << (form.bits - 1);
+  constexpr std::uint64_t k_each = 0x0101010101010101u;  // byte
+  std::uint64_t distances = 0, others = 0;  // of eight codes: from the range's near end, and from the middle
+  for (std::size_t c = 0; c < codes.size(); c += sizeof others) {
+    std::uint64_t eight;
+    std::memcpy(&eight, codes.data() + c, sizeof eight);
+    const std::uint64_t below = ~(eight >> (form.bits - 1)) & k_each;
+    distances |= (eight ^ below * (middle - 1)) & k_each * (middle - 1);
+    others |= eight ^ k_each * middle;
+  }
+  if (others == 0) return form.bits;
+  for (const int half : {32, 16, 8}) distances |= distances >> half;
+  return form.bits - 1 - static_cast<int>(std::bit_width(distances & (middle - 1)));
+}
+
+// The largest of |(scale code + least) factor| of a span. Side by side, so that the loop vectorises.
+float largest_of(const std::uint8_t* codes, const float* factors, std::size_t span, float scale, float least) {
+  std::array<float, k_least_span> largest{};
+  for (std::size_t at = 0; at < span; at += k_least_span) {
+    for (std::size_t k = 0; k < k_least_span; ++k) {
+      const float real = std::fabs((scale * static_cast<float>(codes[at + k]) + least) * factors[at + k]);
+      largest[k] = largest[k] < real ? real : largest[k];
+    }
+  }
+  return *std::max_element(largest.begin(), largest.end());
 }
 
 // Scale and zero of a span: code 2^s - zero, times scale as kernels::multiply_fixed has it, is nearly `unit` times the weight without gain.
@@ -296,9 +317,9 @@ std::optional<SpanScale> span_scale(const CodeForm& form, float scale, float lea
   SpanScale out;
   if (!form.zeros) {
     const int spare = spare_bits(form, {codes, form.span}), middle = 1 << (form.bits - 1);
-    for (std::size_t c = 0; c < form.span; ++c)
+    for (std::size_t c = 0; spare > 0 && c < form.span; ++c)
       codes[c] = static_cast<std::uint8_t>(middle + (codes[c] - middle) * (1 << spare));
-    scale = std::ldexp(scale, -spare);
+    scale /= static_cast<float>(1 << spare);
   }
   if (to_word(unit * scale * static_cast<float>(1 << (15 - s)), out.scale)) {
     if (!form.zeros) return out;
@@ -317,8 +338,7 @@ std::optional<SpanScale> span_scale(const CodeForm& form, float scale, float lea
 }
 
 int integer_of(const CodeForm& form, std::uint8_t code, const SpanScale& of, std::int16_t gain) {
-  const auto less = static_cast<std::int16_t>((code << code_shift(form)) - of.zero);
-  return kernels::multiply_fixed(kernels::multiply_fixed(less, gain), of.scale);
+  return kernels::integer_of_code(form, code, of.scale, of.zero, gain);
 }
 
 // kBits of each of eight codes, which lie side by side from bit `from` of each byte on: those of even columns in the low half, of odd ones in
@@ -406,43 +426,41 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
   for (auto* sums : {&w.of_integers_.squares_of_rows, &w.of_integers_.squares_of_columns}) {
     for (double& sum : *sums) sum = std::ldexp(sum, 2 * w.frac_);
   }
-  std::vector<float> factors(cols), down(cols);
+  std::vector<float> factors(cols), down(cols), scaled(cols);
   for (std::size_t c = 0; c < cols; ++c) {
     factors[c] = std::ldexp(gain.empty() ? 1.0f : gain[c], w.frac_);
     down[c] = std::ldexp(1.0f, -w.shifts_[c]);
+    scaled[c] = factors[c] * down[c];
   }
 
   const std::size_t blocks = blocks_of(w), spans = cols / form.span;
   const auto limit = static_cast<float>(limit_of(w.bits()));
   std::vector<float> largest(rows);  // of the integers, unrounded
-  // Of a span: what its scales may be multiplied with so that words of 16 bits hold them.
-  std::vector<float> most_unit(spans, INFINITY);
+  std::vector<float> most_word(spans);  // of a span's scales, their rows' steps taken away
   Mutex joining;
   executor.parallel(blocks, [&](std::size_t block) {
     CodedRow row = coded_row(cols);
-    std::vector<float> words(spans), own(spans, INFINITY);
+    std::vector<float> words(spans), own(spans);
     for (std::size_t r = block * k_block_rows; r < std::min(rows, (block + 1) * k_block_rows); ++r) {
       codes_at(r, row);
       if (scale.shifts.empty()) largest[r] = std::ldexp(statistics.row[r], w.frac_);
       for (std::size_t span = 0; span < spans; ++span) {
-        const std::size_t first = span * form.span, end = first + form.span;
+        const std::size_t first = span * form.span;
         const float by = row.scale[first / k_least_span], least = row.least[first / k_least_span];
         const int spare = form.zeros ? 0 : spare_bits(form, std::span(row.codes).subspan(first, form.span));
         words[span] = std::fabs(by) * static_cast<float>(1 << (15 - code_shift(form))) / static_cast<float>(1 << spare);
-        for (std::size_t c = first; !scale.shifts.empty() && c < end; ++c) {
-          const float real = (by * static_cast<float>(row.codes[c]) + least) * factors[c] * down[c];
-          largest[r] = std::max(largest[r], std::fabs(real));
-        }
+        if (!scale.shifts.empty())
+          largest[r] = std::max(largest[r], largest_of(&row.codes[first], &scaled[first], form.span, by, least));
       }
       int shift = 0;
       while (std::ldexp(largest[r], -shift) >= limit + 0.5f) ++shift;
       PERMLLM_ASSERT(shift <= scale.most_row_shift);
       w.row_shifts_[r] = static_cast<std::uint8_t>(shift);
-      for (std::size_t span = 0; span < spans; ++span)
-        own[span] = std::min(own[span], 32767 * static_cast<float>(1 << shift) / words[span]);
+      const float down_row = std::ldexp(1.0f, -shift);
+      for (std::size_t span = 0; span < spans; ++span) own[span] = std::max(own[span], words[span] * down_row);
     }
     const Lock lock(joining);
-    for (std::size_t span = 0; span < spans; ++span) most_unit[span] = std::min(most_unit[span], own[span]);
+    for (std::size_t span = 0; span < spans; ++span) most_word[span] = std::max(most_word[span], own[span]);
   });
 
   // The largest gain of a span is the largest word, and the scales of the span take what that leaves.
@@ -453,11 +471,13 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
   const double noise = w.coarsening(0).second;
   for (std::size_t span = 0; span < spans; ++span) {
     const std::size_t first = span * form.span, end = first + form.span;
+    // What its scales may be multiplied with so that words of 16 bits hold them.
+    const float most_unit = 32767 / most_word[span];
     float most_factor = 0;
     for (std::size_t c = first; c < end; ++c) {
       // Columns whose steps are too fine beside others of their span get larger ones.
       float factor = std::fabs(factors[c] * down[c]);
-      for (; factor * k_above_one > most_unit[span]; factor /= 2) {
+      for (; factor * k_above_one > most_unit; factor /= 2) {
         if (++w.shifts_[c] > k_most_shift) return std::nullopt;
         down[c] /= 2;
       }
@@ -691,22 +711,16 @@ void IntMatrix::coarsen_scales(std::span<const int> down, std::span<const int> r
 
 namespace {
 
-// Vectors in the kernel's order: [pair][vector][limb], padded with 0 to whole groups. The columns' shifts are done here: to
+// Vectors in the kernel's order: [pair][vector][limb], in room that holds zeros, padded to whole groups. The columns' shifts are done here: to
 // the kernels a matrix is its integers of 12 or 8 bits.
-void to_limbs(const IntMatrix& w, std::span<const Word* const> x, std::size_t limbs, std::uint32_t* out) {
-  const std::size_t vectors = x.size();
-  // x + bias has limbs of 2^15 more than the signed limbs of x: carries go where borrows would.
-  constexpr Word k_bias = 0x8000800080008000u;
+void to_limbs(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::uint32_t* out) {
+  const std::size_t vectors = x.size(), cols = w.cols(), limbs = kernels::limbs_of(ring);
+  if (vectors == 1) return kernels::cut_words({x[0], cols}, w.shifts().data(), ring, out);
+  std::vector<std::uint32_t> own((cols + 1) / 2 * limbs);
   for (std::size_t v = 0; v < vectors; ++v) {
-    const Word* from = x[v];
+    kernels::cut_words({x[v], cols}, w.shifts().data(), ring, own.data());
     std::uint32_t* to = out + v * limbs;
-    for (std::size_t c = 0; c < w.cols(); c += 2, to += vectors * limbs) {
-      const Word left = ((from[c] << w.shift(c)) + k_bias) ^ k_bias;
-      const Word right = c + 1 < w.cols() ? ((from[c + 1] << w.shift(c + 1)) + k_bias) ^ k_bias : 0;
-      for (std::size_t l = 0; l < limbs; ++l) {
-        to[l] = static_cast<std::uint32_t>((left >> (16 * l) & 0xffff) | (right >> (16 * l) & 0xffff) << 16);
-      }
-    }
+    for (std::size_t at = 0; at < own.size(); at += limbs, to += vectors * limbs) std::copy_n(&own[at], limbs, to);
   }
 }
 
@@ -755,7 +769,7 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
   const std::size_t limbs = kernels::limbs_of(ring), stride = groups_of(w) * k_group_pairs * limbs;  // of one vector
   std::vector<std::uint32_t> cut(x.size() * stride);
   parallel(batches.size(), [&](std::size_t i) {
-    to_limbs(w, x.subspan(batches[i].first, batches[i].count), limbs, cut.data() + batches[i].first * stride);
+    to_limbs(w, ring, x.subspan(batches[i].first, batches[i].count), cut.data() + batches[i].first * stride);
   });
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
   const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * threads));
@@ -763,17 +777,20 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
     std::vector<Word> out(k_block_rows * x.size());
     for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
       std::fill(out.begin(), out.end(), Word{0});
-      for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
-        for (const Batch& b : batches) {
-          const std::uint32_t* limbs_of_part = cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
-          kernels::int_block(weights, limbs_of_part, b.count, ring, out.data() + b.first * k_block_rows);
-        }
-      });
-      const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
-      for (std::size_t i = 0; i < x.size(); ++i) {
-        for (std::size_t r = 0; r < rows; ++r)
-          y[i][first + r] = out[i * k_block_rows + r] << w.row_shift(first + r) & ring.mask();
+      if (w.packing().codes && x.size() == 1) {
+        kernels::code_block(code_block_of(w, block), groups_of(w), cut.data(), ring, out.data());
+      } else {
+        for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
+          for (const Batch& b : batches) {
+            const std::uint32_t* limbs_of_part =
+                cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
+            kernels::int_block(weights, limbs_of_part, b.count, ring, out.data() + b.first * k_block_rows);
+          }
+        });
       }
+      const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+      for (std::size_t i = 0; i < x.size(); ++i)
+        kernels::finish_rows({&out[i * k_block_rows], rows}, w.row_shifts().data() + first, ring, y[i] + first);
     }
   });
 }
@@ -807,11 +824,13 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
   std::vector<float> grouped(fours * stride);  // [four][pair][4][2]
   std::vector<float> factors(w.cols());
   for (std::size_t c = 0; c < w.cols(); ++c) factors[c] = static_cast<float>(1 << w.shift(c));
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t c = 0; c < w.cols(); ++c) {
-      grouped[i / 4 * stride + c / 2 * 8 + i % 4 * 2 + c % 2] = x[i * w.cols() + c] * factors[c];
+  executor.parallel(fours, [&](std::size_t four) {
+    for (std::size_t i = four * 4; i < std::min(n, (four + 1) * 4); ++i) {
+      const float* const from = x.data() + i * w.cols();
+      float* const to = grouped.data() + four * stride + i % 4 * 2;
+      for (std::size_t c = 0; c < w.cols(); ++c) to[c / 2 * 8 + c % 2] = from[c] * factors[c];
     }
-  }
+  });
   executor.parallel(blocks_of(w), [&](std::size_t block) {
     const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
     float units[k_block_rows];
@@ -819,13 +838,14 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
     std::vector<float> out(fours * 4 * k_block_rows);
     for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
       for (std::size_t i = 0; i < fours; ++i) {
-        float part[4 * k_block_rows];
-        kernels::int_block_float(weights, grouped.data() + i * stride + group * k_group_cols * 4, part);
-        for (std::size_t k = 0; k < 4 * k_block_rows; ++k) out[i * 4 * k_block_rows + k] += part[k];
+        kernels::int_block_float(weights, grouped.data() + i * stride + group * k_group_cols * 4,
+                                 out.data() + i * 4 * k_block_rows);
       }
     });
     for (std::size_t i = 0; i < n; ++i) {
-      for (std::size_t r = 0; r < rows; ++r) y[i * w.rows() + first + r] = out[i * k_block_rows + r] * units[r];
+      const float* const from = out.data() + i * k_block_rows;
+      float* const to = y.data() + i * w.rows() + first;
+      for (std::size_t r = 0; r < rows; ++r) to[r] = from[r] * units[r];
     }
   });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "ring/clear.h"
 
@@ -25,6 +26,33 @@ PublicPart public_part(const IntWeights& weights) {
   }
   return part;
 }
+
+namespace {
+
+// In a fixed order, several sums side by side.
+float dot(const float* x, const float* y, std::size_t n) {
+  constexpr std::size_t k_sums = 16;
+  using Sums = float __attribute__((vector_size(k_sums * sizeof(float))));
+  Sums sums{}, a, b;
+  std::size_t i = 0;
+  for (; i + k_sums <= n; i += k_sums) {
+    std::memcpy(&a, x + i, sizeof a);
+    std::memcpy(&b, y + i, sizeof b);
+    sums += a * b;
+  }
+  float sum = 0;
+  for (std::size_t k = 0; k < k_sums; ++k) sum += sums[k];
+  for (; i < n; ++i) sum += x[i] * y[i];
+  return sum;
+}
+
+// to += weight x.
+void add_times(float weight, const float* x, std::span<float> to) {
+  float* const out = to.data();
+  for (std::size_t i = 0; i < to.size(); ++i) out[i] += weight * x[i];
+}
+
+}  // namespace
 
 ClearSide::ClearSide(const Plan& plan, const PublicPart& part, Executor& executor)
     : plan_(plan), part_(part), executor_(executor), keys_(plan.config.layers), values_(plan.config.layers) {
@@ -65,7 +93,7 @@ std::vector<double> ClearSide::output(const ShownPair& shown, std::size_t i, con
   const auto y = shown.y.row(i);
   const double scale = shown.x.size == 0 ? 1.0 : norm_of(shown.x.row(i)).scale;
   std::vector<double> out(y.size());
-  for (std::size_t j = 0; j < out.size(); ++j) out[j] = y[j] * scale;
+  std::transform(y.begin(), y.end(), out.begin(), [&](double x) { return x * scale; });
   for (std::size_t j = 0; j < bias.size(); ++j) out[j] += double{bias[j]};
   return out;
 }
@@ -124,29 +152,28 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   });
   const Format out{plan_.o(layer), plan_.layers[layer].attention};
   Words mixed(n * c.q_rows());
-  executor_.parallel(n * c.heads, [&](std::size_t task) {
+  const auto attend = [&](std::size_t task) {
     const std::size_t i = task / c.heads, h = task % c.heads, kv = c.kv_of(h) * c.head_dim,
                       live = std::max(begin_ + i + 1, prefix_);
     const std::size_t first = c.windowed(layer) && live > c.window ? live - c.window : 0;
     const float* q = &queries[i * c.q_rows() + h * c.head_dim];
     std::vector<double> p(live - first);
-    for (std::size_t t = first; t < live; ++t) {
-      const float* k = &keys[t * kv_rows + kv];
-      float sum = 0;
-      for (std::size_t d = 0; d < c.head_dim; ++d) sum += q[d] * k[d];
-      p[t - first] = double{sum} * c.score_scale;
-    }
+    for (std::size_t t = first; t < live; ++t)
+      p[t - first] = double{dot(q, &keys[t * kv_rows + kv], c.head_dim)} * c.score_scale;
     if (c.score_cap != 0) clear::cap(p, c.score_cap);
     clear::softmax(p);
     std::vector<float> row(c.head_dim);
-    for (std::size_t t = first; t < live; ++t) {
-      const auto weight = static_cast<float>(p[t - first]);
-      const float* v = &values[t * kv_rows + kv];
-      for (std::size_t d = 0; d < c.head_dim; ++d) row[d] += weight * v[d];
-    }
+    for (std::size_t t = first; t < live; ++t)
+      add_times(static_cast<float>(p[t - first]), &values[t * kv_rows + kv], row);
     for (std::size_t d = 0; d < c.head_dim; ++d)
       mixed[i * c.q_rows() + h * c.head_dim + d] = encode(double{row[d]}, out);
-  });
+  };
+  // Threads are woken for what takes longer than that.
+  if (constexpr std::size_t k_little = std::size_t{1} << 18; n * length_ * c.q_rows() < k_little) {
+    for (std::size_t task = 0; task < n * c.heads; ++task) attend(task);
+  } else {
+    executor_.parallel(n * c.heads, attend);
+  }
   return mixed;
 }
 
@@ -216,8 +243,9 @@ void ClearSide::add_mlp(std::size_t layer, const ShownPair& down) {
 std::vector<std::int64_t> ClearSide::logits(const ShownPair& shown, std::size_t row) const {
   const std::vector<double> real = output(shown, row, part_.vectors.head_bias);
   std::vector<std::int64_t> all(real.size());
-  for (std::size_t k = 0; k < all.size(); ++k) all[k] = std::llrint(std::ldexp(real[k], plan_.choice_frac()));
-  cap_logits(all, std::ldexp(plan_.config.logit_cap, plan_.choice_frac()));
+  const double unit = power_of_two(plan_.choice_frac());
+  std::transform(real.begin(), real.end(), all.begin(), [&](double x) { return std::llrint(x * unit); });
+  cap_logits(all, plan_.config.logit_cap * unit);
   return all;
 }
 

@@ -571,6 +571,69 @@ TEST(Codes, unpacked_by_vectors_are_those_unpacked_one_by_one) {
   }
 }
 
+TEST(Codes, multiplied_as_they_are_unpacked_are_those_of_the_scalar_twin) {
+  std::mt19937_64 random(4);
+  for (const CodeForm& form : code_forms()) {
+    constexpr std::size_t k_spans = 37;
+    LargeBytes packed(k_spans * kernels::span_bytes(form));
+    for (std::size_t i = 0; i < packed.size(); ++i) packed.data()[i] = static_cast<std::uint8_t>(random());
+    const std::size_t groups = k_spans * form.span / 8;
+    // Gains below 2^13 make integers of at most 13 bits.
+    std::vector<std::uint32_t> gains(groups * 4), x(groups * 4 * 4);
+    for (auto& v : gains) v = static_cast<std::uint32_t>(random()) & 0x1fff1fff;
+    for (auto& v : x) v = static_cast<std::uint32_t>(random()) & 0x7fff7fff;
+    for (const int bits : {16, 32, 48, 64}) {
+      Words y(32, 5), z(32, 5);
+      kernels::code_block({packed.data(), gains.data(), form}, groups, x.data(), Ring{bits}, y.data());
+      kernels::scalar::code_block({packed.data(), gains.data(), form}, groups, x.data(), Ring{bits}, z.data());
+      for (std::size_t i = 0; i < y.size(); ++i)
+        ASSERT_EQ(y[i] & Ring{bits}.mask(), z[i] & Ring{bits}.mask()) << form.bits << " bits, ring " << bits;
+    }
+  }
+}
+
+// Of any bytes sums may be wrong words, each time the same: nothing beside the matrix is read (which the sanitizers see).
+TEST(Codes, of_any_bytes_are_multiplied) {
+  Executor executor(1);
+  constexpr std::size_t k_rows = 40, k_cols = 192;
+  const std::vector<std::uint8_t> shifts(k_cols), row_shifts(k_rows);
+  for (const CodeForm& form : code_forms()) {
+    LargeBytes bytes(IntMatrix::packed_bytes(k_rows, k_cols, form));
+    std::mt19937_64 random(static_cast<std::uint64_t>(form.bits));
+    for (const bool drawn : {true, false}) {
+      for (std::size_t i = 0; i < bytes.size(); ++i)
+        bytes.data()[i] = drawn ? static_cast<std::uint8_t>(random()) : std::uint8_t{0x80};
+      const IntMatrix view(k_rows, k_cols, form, shifts, row_shifts, bytes);
+      for (const std::size_t n : {1, 3}) {
+        const Words x = random_words(n * k_cols, n);
+        Words y(n * k_rows), again(n * k_rows);
+        product(view, Ring{64}, x, y, executor);
+        product(view, Ring{64}, x, again, executor);
+        EXPECT_EQ(y, again) << form.bits << " bits";
+      }
+    }
+  }
+}
+
+TEST(IntKernels, words_in_and_out_are_those_of_the_scalar_twins) {
+  std::mt19937_64 random(6);
+  for (const std::size_t n : {1, 2, 7, 8, 31, 32, 75}) {
+    const Words x = random_words(n, n);
+    std::vector<std::uint8_t> shifts(n);
+    for (auto& v : shifts) v = static_cast<std::uint8_t>(random() % 7);
+    for (const int bits : {16, 32, 43, 56, 64}) {
+      std::vector<std::uint32_t> limbs((n + 1) / 2 * kernels::limbs_of(Ring{bits})), twin = limbs;
+      kernels::cut_words(x, shifts.data(), Ring{bits}, limbs.data());
+      kernels::scalar::cut_words(x, shifts.data(), Ring{bits}, twin.data());
+      EXPECT_EQ(limbs, twin) << n << " words, ring " << bits;
+      Words y(n), z(n);
+      kernels::finish_rows(x, shifts.data(), Ring{bits}, y.data());
+      kernels::scalar::finish_rows(x, shifts.data(), Ring{bits}, z.data());
+      EXPECT_EQ(y, z);
+    }
+  }
+}
+
 TEST(IntKernels, equal_their_scalar_twins) {
   std::mt19937_64 random(3);
   constexpr std::size_t k_groups = 75;
