@@ -35,8 +35,7 @@ void run_open_post_norm_layer(Party& party, const Plan& plan, const Weights<Matr
     add_constant(out, bias);
     return show(party, show_output_shape(plan, shape, reveal), Value{}, out);
   };
-  const Value h =
-      hand(party, hand_normed_shape(attention_norm_shape(plan, l)), clear.normed_for_attention(l));
+  const Value h = hand(party, hand_normed_shape(attention_norm_shape(plan, l)), clear.normed_for_attention(l));
   const ShownPair qkv = matrix(qkv_shape(plan, l), w.qkv, plan.qkv_reveal(l), h, {});
   const Value mixed = hand(party, hand_attention_shape(plan, l), clear.attention(l, qkv));
   clear.add_attention(l, matrix(o_shape(plan, l), w.o, plan.o_reveal(l), mixed, w.o_bias));

@@ -279,7 +279,8 @@ class ValueCheck {
     for (const auto& [seen, shown] : whole_.seen) {
       if (seen.site != site || seen.layer != layer) continue;
       std::vector<std::int64_t> want, got = shown;
-      for (const std::int64_t v : values.at(token)) want.push_back(static_cast<std::int64_t>(cut(static_cast<Word>(v), drop)));
+      for (const std::int64_t v : values.at(token))
+        want.push_back(static_cast<std::int64_t>(cut(static_cast<Word>(v), drop)));
       std::sort(want.begin(), want.end());
       if (level) {  // the level wraps: differences to the place after the widest gap
         const Ring ring = plan_.logit_reveal().sent();
@@ -352,7 +353,8 @@ class ValueCheck {
         for (std::size_t d = 0; d < c.head_dim; ++d) {
           double want = 0, largest = 0;
           for (std::size_t t = 0; t <= i; ++t) {
-            const double value = std::ldexp(static_cast<double>(qkv[t][v + d]), -plan_.layers[layer].attention_norm - plan_.layers[layer].qkv);
+            const double value = std::ldexp(static_cast<double>(qkv[t][v + d]),
+                                            -plan_.layers[layer].attention_norm - plan_.layers[layer].qkv);
             want += p[t] / total * value;
             largest = std::max(largest, std::fabs(value));
           }

@@ -279,7 +279,8 @@ double explained_by_own_bits(const Plan& plan, const LeakyCoins::LeftOut& left_o
                 of_mixed = cut_masks<Word>(rig.user_coins(), mixed, 0);
     for (std::size_t j = 0; j < own.size(); ++j) {
       const Word word = j < v.size ? of_v[of_v.size() - v.size + j] : of_mixed[j - v.size];
-      own[j].push_back(static_cast<double>(word & Ring{j < v.size ? v.secret : mixed.secret}.mask()));
+      const int bits = j < v.size ? v.secret : mixed.secret;  // half a unit more than they are they decide
+      own[j].push_back(static_cast<double>((word + half_unit(bits)) & Ring{bits}.mask()));
     }
   }
   EXPECT_EQ(moved.size(), k_times);

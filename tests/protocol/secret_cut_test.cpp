@@ -243,8 +243,8 @@ double explained(const SecretCutShape& s) {
     const auto floor = static_cast<std::int64_t>(x[j] >> cut_bits), more = centre(z[j] + m[j], s.out) - floor;
     EXPECT_TRUE(more == 0 || more == 1);
     e.push_back(static_cast<double>(more) - fraction(x[j], cut_bits));
-    own.push_back(fraction(x1[j], cut_bits));
-    of_r.push_back(fraction(r[j], s.secret));
+    own.push_back(fraction(x1[j] + half_unit(cut_bits), cut_bits));
+    of_r.push_back(fraction(r[j] + half_unit(s.secret), s.secret));
   }
   const auto covariance = [](const std::vector<double>& a, const std::vector<double>& b) {
     double sum = 0, sum_a = 0, sum_b = 0;
