@@ -143,6 +143,10 @@ struct Plan {
 
   bool open() const { return profile == Profile::open; }
   bool bfv() const { return retrieval == Retrieval::bfv; }
+  // What was chosen beside the profile, for a person: ", norms fused, positions hidden".
+  std::string choices() const {
+    return std::string(fused ? ", norms fused" : "") + (hides_positions ? ", positions hidden" : "");
+  }
   // Whether tokens may be drafted and taken back without telling the provider.
   bool takes_drafts() const { return open() || hides_positions; }
   // Rows of the pass of a prompt.

@@ -252,6 +252,7 @@ nlohmann::json MeasuredConversation::report() const {
           {"layers", plan().config.layers},
           {"profile", name_of(plan().profile)},
           {"fused", plan().fused},
+          {"hidden_positions", plan().hides_positions},
           {"retrieval", name_of(plan().retrieval)},
           {"passes", passes_},
           {"seconds", seconds_json()},
