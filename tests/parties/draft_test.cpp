@@ -29,7 +29,7 @@ TEST(Draft, guesses_something_where_nothing_stood_before) {
 struct Spoken {
   std::vector<TokenId> ids;
   std::size_t passes = 0;
-  std::vector<std::size_t> sizes;  // of the frames that the provider received
+  std::vector<std::pair<std::uint16_t, std::size_t>> frames;  // that the provider received: tag and size
 };
 
 Spoken speak(const Variant& variant, const std::vector<TokenId>& prompt, std::size_t tokens,
@@ -54,7 +54,7 @@ Spoken speak(const Variant& variant, const std::vector<TokenId>& prompt, std::si
     known.push_back(session.retrieve_last());
     session.advance(draft(known), more, greedy);
   }
-  for (const Frame& frame : frames) spoken.sizes.push_back(frame.payload.size());
+  for (const Frame& frame : frames) spoken.frames.emplace_back(frame.tag, frame.payload.size());
   return spoken;
 }
 
@@ -99,8 +99,8 @@ TEST_P(Drafts, say_what_a_conversation_without_them_says) {
       GetParam(), c.prompt_ids, tokens, [](const auto& known) { return draft_by_lookup(known, k_size); }, k_size);
   EXPECT_EQ(lookup.ids, plain.ids);
   // Every pass looks the same to the provider, however many of its rows were kept.
-  ASSERT_GE(useless.sizes.size(), best.sizes.size());
-  EXPECT_TRUE(std::equal(best.sizes.begin(), best.sizes.end(), useless.sizes.begin()));
+  ASSERT_GE(useless.frames.size(), best.frames.size());
+  EXPECT_TRUE(std::equal(best.frames.begin(), best.frames.end(), useless.frames.begin()));
 }
 
 // Tokens that are taken back are dead keys, which the provider does not know of: what is said behind them is what a new conversation says.
@@ -134,6 +134,21 @@ TEST_P(Drafts, what_is_taken_back_is_not_heard_of_again) {
   EXPECT_EQ(rig.user().length(), k_kept);
   EXPECT_EQ(frames.size(), sent);
   EXPECT_EQ(answer(rig.user(), second), answer(fresh.user(), together));
+}
+
+// The control: where positions are not hidden the provider is told.
+TEST(DraftsControl, tokens_taken_back_are_told_where_positions_are) {
+  const Plan plan = smollm2_plan({Profile::paper, true});
+  std::vector<Frame> frames;
+  Rig rig(smollm2().weights, plan, executor(), 2, [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
+    return std::make_unique<Recording>(std::move(link), frames);
+  });
+  rig.deal_for_pass(5, true);
+  rig.user().prompt(std::vector<TokenId>{1, 2, 3, 4, 5}, greedy);
+  const std::size_t sent = frames.size();
+  rig.user().rewind(3);
+  rig.user_channel().flush();
+  EXPECT_EQ(frames.size(), sent + 1);
 }
 
 // Conversations without drafts under the same plan, and the two in turn.
