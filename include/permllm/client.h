@@ -141,7 +141,7 @@ class Client {
   struct Model {
     std::string name, architecture;  // as the provider says, on one line that a terminal may show
     std::string id;                  // 64 hex digits: the provider's commitment to its weights
-    std::string profile;             // paper, fast or open (README.md)
+    std::string profile;             // paper, fast or open (docs/guide.md)
     std::string retrieval;           // linear or bfv
     std::size_t context = 0;         // most tokens of a conversation
     std::size_t layers = 0;
