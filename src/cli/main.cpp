@@ -20,6 +20,7 @@
 #include "cli/inspect.h"
 #include "cli/invite.h"
 #include "cli/keygen.h"
+#include "cli/pages.h"
 #include "cli/plan.h"
 #include "cli/provider.h"
 #include "cli/serve.h"
@@ -69,6 +70,7 @@ int main(int argc, char** argv) {
   permllm::add_stock(app);
   permllm::add_doctor(app);
   permllm::add_store(app);
+  permllm::add_pages(app);
   try {
     app.parse(argc, argv);
     return 0;
