@@ -16,6 +16,7 @@
 #include "cli/doctor.h"
 #include "cli/flag.h"
 #include "cli/generate.h"
+#include "cli/help.h"
 #include "cli/helper.h"
 #include "cli/inspect.h"
 #include "cli/invite.h"
@@ -71,6 +72,7 @@ int main(int argc, char** argv) {
   permllm::add_doctor(app);
   permllm::add_store(app);
   permllm::add_pages(app);
+  permllm::arrange_help(app);
   try {
     app.parse(argc, argv);
     return 0;

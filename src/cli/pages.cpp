@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -153,6 +154,12 @@ std::string page_of(const CLI::App& command) {
       options += fmt::format(" (default: {})", roff(option->get_default_str()));
     options += "\n";
   }
+  std::string examples;  // the footer, without its heading
+  std::istringstream lines(command.get_footer());
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("  ")) examples += ".P\n" + roff(line.substr(2)) + "\n";
+  }
+  if (!examples.empty()) options += ".SH EXAMPLES\n" + examples;
   return heading("permllm-" + command.get_name(), command.get_description()) +
          fmt::format(
              ".SH SYNOPSIS\n\\fBpermllm {}\\fR [\\fIOPTIONS\\fR]{}\n.SH OPTIONS\n{}.SH SEE ALSO\n.BR permllm (1)\n",

@@ -4,11 +4,6 @@
 namespace permllm::test {
 namespace {
 
-std::string read(const std::filesystem::path& path) {
-  std::ifstream in(path);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
-
 // What bash would offer for the last of the words.
 std::string completed(const std::string& words, int last) {
   const Scratch scratch;
@@ -40,7 +35,7 @@ TEST(Pages, each_command_has_a_man_page_with_its_options) {
   const Scratch scratch;
   const std::filesystem::path folder = scratch.path() / "man1";
   permllm({"man", folder.string()});
-  const std::string all = read(folder / "permllm.1"), chat = read(folder / "permllm-chat.1");
+  const std::string all = read_text(folder / "permllm.1"), chat = read_text(folder / "permllm-chat.1");
   EXPECT_NE(all.find(".BR permllm\\-chat (1)"), std::string::npos);
   EXPECT_NE(chat.find("\\-\\-invite"), std::string::npos);
   // No line of a text is taken for a request of the formatter.
@@ -48,7 +43,7 @@ TEST(Pages, each_command_has_a_man_page_with_its_options) {
   for (std::string line; std::getline(lines, line);) {
     if (line.starts_with('.')) {
       EXPECT_TRUE(line.starts_with(".TH ") || line.starts_with(".SH ") || line.starts_with(".TP") ||
-                  line.starts_with(".BR "))
+                  line.starts_with(".BR ") || line == ".P")
           << line;
     }
   }
