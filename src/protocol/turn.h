@@ -53,9 +53,10 @@ struct MaskedPlaces {  // step 2, user -> provider: [token][head_dim]
 
 inline Address turn_at(Use use, const TurnShape& s, std::uint32_t slot) { return {use, s.site, s.layer, slot}; }
 
-// R(c) of each head. c: the cosine of each pair, then their sines.
+// R(c) of each head. c: the cosine of each pair, then their sines; empty: nothing turns.
 inline void turn(std::span<const Word> c, std::span<Word> heads) {
   const std::size_t pairs = c.size() / 2;
+  if (pairs == 0) return;
   for (std::size_t at = 0; at < heads.size(); at += 2) {
     const std::size_t i = at % c.size() / 2;
     const Word a = heads[at], b = heads[at + 1];
