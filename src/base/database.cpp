@@ -31,7 +31,15 @@ void refuse_if_open_to_others(const std::filesystem::path& path) {
 
 }  // namespace
 
-Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "ledger" : path.string()), path_(path) {
+Database::Database(const std::filesystem::path& path, Mode mode)
+    : name_(path.empty() ? "ledger" : path.string()), path_(path) {
+  if (mode == Mode::read) {
+    if (!is_there(path)) throw Error(Code::file, path.string(), "is not there");
+    if (sqlite3_open_v2(path.c_str(), &database_, SQLITE_OPEN_READONLY | SQLITE_OPEN_FULLMUTEX, nullptr) != SQLITE_OK)
+      fail();
+    sqlite3_busy_timeout(database_, 10'000);
+    return;
+  }
   if (!path.empty()) {
     // Its other files take this one's mode. One that is there is not opened: to close it would take the locks away that SQLite holds on it for
     // another Database of this process, and the next process to close it would remove the journal that that one writes into.

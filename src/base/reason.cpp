@@ -11,7 +11,7 @@ constexpr const char *k_server = "server_error", *k_request = "invalid_request_e
 
 constexpr std::array k_reasons{
     ReasonFacts{Reason::allowance_used_up, "allowance_used_up", 2, 429, "insufficient_quota", "allowance_used_up", 0,
-                "the allowance of the invite is used up", k_new_invite},
+                "the allowance of the invite is used up", "ask the provider for more"},
     ReasonFacts{Reason::context_exceeded, "context_exceeded", 2, 400, k_request, "context_length_exceeded", 0,
                 "this is longer than the model can read", "shorten the question, or begin another conversation"},
     ReasonFacts{Reason::queue_full, "queue_full", 1, 429, "rate_limit_error", "queue_full", 5,

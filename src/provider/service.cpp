@@ -97,7 +97,7 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
 
 void ProviderService::send_card(Channel& user, std::uint64_t session, const std::string& peer,
                                 const UserLimits& limits) {
-  const std::uint64_t used = sessions_.used_tokens(peer);
+  const std::uint64_t tokens_left = sessions_.tokens_left(peer, limits);
   // A card has a megabyte and more, until it is on its way.
   Room::Held room;
   if (card_bytes_ > k_small_payload)
@@ -106,7 +106,7 @@ void ProviderService::send_card(Channel& user, std::uint64_t session, const std:
   {
     const Lock lock(card_mutex_);
     card_.session = session;
-    card_.tokens_left = limits.tokens - std::min(limits.tokens, used);
+    card_.tokens_left = tokens_left;
     card_.chains = chains_.of(peer);
     card_.visit(card);
   }
@@ -150,9 +150,11 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   if (key) bfv.emplace(bfv_shape(model_.plan), std::move(*key), chain.number());
   std::unique_ptr<Burning> burning = chain.burning();
   const Marks first = burning->used();
-  const auto burn = [&, charged = first[k_pass_kind]](const Marks& to) mutable {
-    place->charge(to[k_pass_kind] - charged, limits.tokens);
-    charged = to[k_pass_kind];
+  const auto burn = [&, charged = first](const Marks& to) mutable {
+    const Marks pass = between(charged, to);
+    place->charge({pass[k_pass_kind], pass[k_slot_kind]},
+                  limits.allowance_now ? limits.allowance_now() : Allowance(limits));
+    charged = to;
     burning->reach(to);
     link->outlast();
   };
