@@ -262,7 +262,13 @@ void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
   } catch (const Error& error) {
     return here.wrong("invite", error.what(), "ask the provider for a new invite");
   }
-  check_validity(invite->identity.certificate, k_user_days, "ask the provider for a new invite", "invite", here);
+  const Certificate& certificate = invite->identity.certificate;
+  if (certificate.ended()) {
+    here.warning("invite", fmt::format("was to end on {}", certificate.last_day()),
+                 "see what the provider says: where it has not extended the invite, ask for that");
+  } else {
+    check_validity(certificate, k_user_days, "ask the provider to extend the invite", "invite", here);
+  }
   here.ok("allowance", fmt::format("{} tokens of answers by the invite", invite->tokens), {{"tokens", invite->tokens}});
   here.ok("sandbox", fmt::format("of chat and serve: {}", sandbox_support().text()),
           {{"landlock", sandbox_support().landlock}, {"seccomp", sandbox_support().seccomp}});

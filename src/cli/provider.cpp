@@ -18,13 +18,13 @@
 namespace permllm {
 namespace {
 
-// Of answers, by the record of the user's invite.
-std::uint64_t allowance_of(const LiveDirectory& directory, const Peer& peer) {
+// By the record of the user's invite.
+Allowance allowance_of(const LiveDirectory& directory, const Peer& peer) {
   const UserRecord record = directory.record(peer.name);
   if (record.key != peer.key)
     throw Error(Code::mismatch, Reason::invite_revoked, "certificate",
                 fmt::format("\"{}\" is not the one of the invite in force", peer.name));
-  return record.tokens;
+  return {record.tokens, record.rows, record.monthly};
 }
 
 // Keys of the users whose invites are in force.
@@ -67,6 +67,8 @@ void run_provider(ProviderOptions& options) {
   });
   Executor executor;
   credentials();  // refused before the long work
+  check_address(options.helper, "--helper", Code::usage);
+  check_address(options.party.listen, "--listen", Code::usage);
   parse_bandwidth(options.user_bandwidth, "--user-bandwidth");
   require_peer(options.party.identity, Role::helper);
   const Clock::time_point begin = Clock::now();
@@ -102,7 +104,15 @@ void run_provider(ProviderOptions& options) {
               {[](const Peer& peer) { refuse_unless(peer.role == Role::user, peer, "users"); },
                [&](std::unique_ptr<Link> link, const Peer& peer) {
                  UserLimits limits = options.limits;
-                 limits.tokens = allowance_of(directory, peer);
+                 static_cast<Allowance&>(limits) = allowance_of(directory, peer);
+                 // A session goes on with what it had, where the invite is revoked meanwhile.
+                 limits.allowance_now = [&directory, peer, last = Allowance(limits)]() mutable {
+                   try {
+                     last = allowance_of(directory, peer);
+                   } catch (const Error&) {
+                   }
+                   return last;
+                 };
                  service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer,
                                limits);
                },
