@@ -168,7 +168,7 @@ TEST(Status, listens_on_loopback_alone) {
   };
   EXPECT_NE(error_of("0.0.0.0:0").find("no loopback address"), std::string::npos);
   EXPECT_NE(error_of("localhost:0").find("no loopback address"), std::string::npos);
-  EXPECT_NE(error_of("127.0.0.1:http").find("no port"), std::string::npos);
+  EXPECT_NE(error_of("127.0.0.1:http").find("a port is a number"), std::string::npos);
   EXPECT_EQ(error_of("127.0.0.1:0"), "no error");
 }
 
