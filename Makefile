@@ -83,6 +83,8 @@ bench: setup model
 	@for program in build/release/bench/*_bench; do echo "== $$program"; $$program || exit 1; done
 
 deb: setup
+	@scripts/setup.sh page
+	@scripts/fetch_web.sh release required
 	@scripts/build.sh release permllm
 	@cd build/release && cpack --config CPackConfig.cmake
 

@@ -11,6 +11,9 @@ file(GLOB units ${PROJECT_SOURCE_DIR}/packaging/systemd/*.service)
 if(units)
   install(FILES ${units} DESTINATION lib/systemd/system COMPONENT permllm)
 endif()
+install(FILES ${PROJECT_SOURCE_DIR}/packaging/prometheus/permllm.rules.yaml ${PROJECT_SOURCE_DIR}/packaging/grafana/permllm.json
+  DESTINATION ${CMAKE_INSTALL_DOCDIR}/watching COMPONENT permllm)
+install(FILES ${PROJECT_SOURCE_DIR}/packaging/systemd/user/permllm-serve.service DESTINATION lib/systemd/user COMPONENT permllm)
 
 # Man pages and completions, by the program itself.
 install(CODE "execute_process(COMMAND $<TARGET_FILE:permllm> man \"${PROJECT_BINARY_DIR}/pages/man1\" COMMAND_ERROR_IS_FATAL ANY)

@@ -30,7 +30,7 @@ const char* name_of(Code code);
 // a new cause takes the next one. docs/operations.md, "Errors", has the table; none is every other fault.
 enum class Reason : std::uint16_t {
   none = 0,
-  allowance_used_up = 1,  // all tokens of the invite are used
+  allowance_used_up = 1,  // all tokens or rows of the invite are used
   context_exceeded = 2,   // the conversation does not fit the model's context
   queue_full = 3,         // the gateway has as many requests as it takes
   busy = 4,               // a party takes no more for now: sessions, connections, memory; or it is shutting down

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/owner.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -31,14 +32,22 @@ void refuse_if_open_to_others(const std::filesystem::path& path) {
 
 }  // namespace
 
-Database::Database(const std::filesystem::path& path) : name_(path.empty() ? "ledger" : path.string()), path_(path) {
+Database::Database(const std::filesystem::path& path, Mode mode)
+    : name_(path.empty() ? "ledger" : path.string()), path_(path) {
+  if (mode == Mode::read) {
+    if (!is_there(path)) throw Error(Code::file, path.string(), "is not there");
+    if (sqlite3_open_v2(path.c_str(), &database_, SQLITE_OPEN_READONLY | SQLITE_OPEN_FULLMUTEX, nullptr) != SQLITE_OK)
+      fail();
+    sqlite3_busy_timeout(database_, 10'000);
+    return;
+  }
   if (!path.empty()) {
     // Its other files take this one's mode. One that is there is not opened: to close it would take the locks away that SQLite holds on it for
     // another Database of this process, and the next process to close it would remove the journal that that one writes into.
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0 && (errno != EEXIST || access(path.c_str(), R_OK | W_OK) != 0))
       throw Error(Code::file, path.string(), "cannot be opened for writing");
-    if (file >= 0) close(file);
+    if (file >= 0) give_to_owner_of_folder(path, file), close(file);  // SQLite's other files take its owner
     refuse_if_open_to_others(path);
     place_ = file_at(path);
     reserve_.emplace(path.string() + "-reserve", File::Mode::create);

@@ -26,7 +26,9 @@ class Database {
   static constexpr std::uint64_t k_reserve = 1 << 20;
   // Opens or makes it, for its owner alone; without a path it lives in memory. Errors of all: file where it is damaged, cannot be opened or was
   // replaced since; resource, when the disk is full and the reserve with it. They name the file, never what it holds.
-  explicit Database(const std::filesystem::path& path);
+  // read: one that is there, which another program may have open; nothing is written.
+  enum class Mode { write, read };
+  explicit Database(const std::filesystem::path& path, Mode mode = Mode::write);
   ~Database();
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;

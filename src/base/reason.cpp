@@ -11,7 +11,7 @@ constexpr const char *k_server = "server_error", *k_request = "invalid_request_e
 
 constexpr std::array k_reasons{
     ReasonFacts{Reason::allowance_used_up, "allowance_used_up", 2, 429, "insufficient_quota", "allowance_used_up", 0,
-                "the allowance of the invite is used up", k_new_invite},
+                "the allowance of the invite is used up", "ask the provider for more"},
     ReasonFacts{Reason::context_exceeded, "context_exceeded", 2, 400, k_request, "context_length_exceeded", 0,
                 "this is longer than the model can read", "shorten the question, or begin another conversation"},
     ReasonFacts{Reason::queue_full, "queue_full", 1, 429, "rate_limit_error", "queue_full", 5,
@@ -35,7 +35,8 @@ constexpr std::array k_reasons{
                 "the provider serves another model or profile than before",
                 "look at what it serves now, and start this program again"},
     ReasonFacts{Reason::model_missing, "model_missing", 1, 502, k_server, "peer_fault", 0,
-                "the helper does not hold the provider's model", "tell the provider, who starts its service again"},
+                "the helper does not hold the provider's model",
+                "try again in a minute, in which the provider sends it again"},
     ReasonFacts{Reason::version, "version", 1, 502, k_server, "peer_fault", 0,
                 "the parties' programs are of different releases", "bring all to the same release"},
     ReasonFacts{Reason::invite_revoked, "invite_revoked", 1, 502, k_server, "peer_fault", 0,

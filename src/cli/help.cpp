@@ -33,8 +33,8 @@ constexpr Arranged k_arranged[] = {
      "permllm provider --identity provider --listen 0.0.0.0:7002 --helper helper.example:7001 --model MODEL.gguf"},
     {k_serve, "invite",
      "permllm invite alice --identity provider --provider-address provider.example:7002 --helper-address "
-     "helper.example:7001 --tokens 100000\n"
-     "permllm invite --list --identity provider"},
+     "helper.example:7001 --tokens 100000 --rows 1000000\n"
+     "permllm invite --list --identity provider --state state"},
     {k_serve, "store", "permllm store DIR"},
     {k_know, "inspect", "permllm inspect MODEL.gguf --loss"},
     {k_know, "plan", "permllm plan MODEL.gguf --users 16"},

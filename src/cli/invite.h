@@ -1,4 +1,4 @@
-// The command `permllm invite`: lets a user in by a file of its own, and lets one in no more.
+// The command `permllm invite`: lets a user in by a file of its own, says what users have used, grants more, and lets one in no more.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "service/identity.h"
 #include "user/invite.h"
 
 namespace permllm {
@@ -14,7 +15,7 @@ namespace permllm {
 // a name that is none or has an invite in force; file.
 Invite make_invite(const std::filesystem::path& directory, const std::string& name, const Certificate& helper,
                    const std::string& provider_address, const std::string& helper_address, std::uint64_t tokens,
-                   int days);
+                   int days, std::uint64_t rows = UserRecord::k_no_limit, bool monthly = false);
 // Errors: usage when there is none of this name.
 void revoke_invite(const std::filesystem::path& directory, const std::string& name);
 

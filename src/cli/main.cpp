@@ -21,6 +21,7 @@
 #include "cli/inspect.h"
 #include "cli/invite.h"
 #include "cli/keygen.h"
+#include "cli/mistakes.h"
 #include "cli/pages.h"
 #include "cli/plan.h"
 #include "cli/provider.h"
@@ -73,11 +74,15 @@ int main(int argc, char** argv) {
   permllm::add_store(app);
   permllm::add_pages(app);
   permllm::arrange_help(app);
+  permllm::check_numbers(app);
   try {
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (app.exit(error) == 0) return 0;
+    if (const std::string meant = permllm::meant_instead(app); !meant.empty())
+      std::fprintf(stderr, "%s\n", permllm::for_terminal(meant).c_str());
+    return 2;
   } catch (const permllm::Error& error) {
     const auto commands = app.get_subcommands();
     const permllm::Error told = commands.empty() ? error : permllm::with_flag(error, *commands[0]);

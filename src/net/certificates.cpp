@@ -217,11 +217,16 @@ Trust::Verdict Trust::judge(const Certificate& certificate) const {
   }
   if (!certificate.begun())
     return refuse(X509_V_ERR_CERT_NOT_YET_VALID, "its certificate is not valid yet; compare the clocks");
-  if (certificate.ended())
+  const bool by_invite = certificate.role() == Role::user && ended;
+  if (!by_invite && certificate.ended())
     return refuse(X509_V_ERR_CERT_HAS_EXPIRED, fmt::format("its certificate expired on {}", certificate.last_day()));
   if (certificate.role() == Role::user && withdrawn) {
     if (std::string reason = withdrawn(verdict.peer); !reason.empty())
       return refuse(X509_V_ERR_CERT_REVOKED, std::move(reason));
+  }
+  if (by_invite) {
+    if (const std::string day = ended(verdict.peer); !day.empty())
+      return refuse(X509_V_ERR_CERT_HAS_EXPIRED, fmt::format("its invite ended on {}", day));
   }
   return verdict;
 }

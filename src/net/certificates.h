@@ -77,6 +77,8 @@ struct Trust {
   std::vector<Certificate> issuers;  // providers whose users are accepted
   // Asked for users whose certificate is in order: why they are not let in all the same; empty if they are. May be null.
   std::function<std::string(const Peer&)> withdrawn;
+  // Of users, in place of their certificate's end: the day on which the invite ended, empty if it has not. Null: the certificate says.
+  std::function<std::string(const Peer&)> ended = nullptr;
 
   struct Verdict {
     Peer peer;

@@ -214,9 +214,14 @@ HostPort split_address(const std::string& address, const std::string& field = "a
   if (!plain || colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
     throw Error(code, field, fmt::format("\"{:.80}\" is not host:port, like 127.0.0.1:7000", plain ? address : ""));
   }
+  const std::string port = address.substr(colon + 1);
+  unsigned number = 0;
+  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
+  if (error != std::errc() || end != port.data() + port.size() || number > 65535)
+    throw Error(code, field, fmt::format("\"{:.80}\": a port is a number up to 65535", address));
   std::string host = address.substr(0, colon);
   if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return {host, address.substr(colon + 1)};
+  return {host, port};
 }
 
 }  // namespace

@@ -15,11 +15,18 @@
 
 namespace permllm {
 
+// How much an invite grants of what Usage counts.
+struct Allowance {
+  std::uint64_t tokens = UINT64_MAX, rows = UINT64_MAX;
+  bool monthly = false;  // in each month of month_of, not ever
+};
+
 // What a user may have at a provider.
-struct UserLimits {
+struct UserLimits : Allowance {
   std::size_t sessions = 16;          // at once
   std::uint64_t stock = 32ull << 30;  // bytes of packs that are not burnt, and of those that are being made
-  std::uint64_t tokens = UINT64_MAX;  // of answers, ever: the invite's allowance
+  // What the allowance is by now, asked before each pass; null: as it stands here.
+  std::function<Allowance()> allowance_now = nullptr;
 };
 
 class ProviderChains {
@@ -39,7 +46,7 @@ class ProviderChains {
     Accepted state() const;
     // The seed with the helper. Waits for a filling to agree on it. Errors: timeout.
     Seed seed(Clock::time_point deadline);
-    // Burns ahead of use; counts tokens.
+    // Burns ahead of use; counts tokens and rows.
     std::unique_ptr<Burning> burning();
     // Whether enough was used to be worth giving its room back now; what is left of it goes with the session.
     bool should_free(const Marks& used) const { return used[k_slot_kind] >= freed_[k_slot_kind] + k_free_step; }
@@ -96,7 +103,6 @@ class ProviderChains {
   std::shared_ptr<Chain> open(const std::string& peer, const Agreement& agreement);
   // Drops the chains of users who are not to be kept.
   void drop_unless(const std::function<bool(const std::string& peer)>& keep);
-  std::uint64_t tokens(const std::string& peer) { return ledger_.tokens(peer); }
   // Bytes of packs of a user, or of all, that take room, on the disk or in memory.
   std::uint64_t bytes(const std::string& peer);
   std::uint64_t bytes();

@@ -12,6 +12,9 @@ namespace {
 
 constexpr auto k_stalled =
     std::chrono::seconds(30);  // that a pass waits for its user, before others may have its place
+constexpr auto k_between_passes =
+    std::chrono::seconds(3);  // of an answer: who takes longer for the next has none under way
+constexpr auto k_drain_step = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -23,15 +26,34 @@ void ProviderSessions::set_admission(std::function<void()> admit, std::function<
   most_ = std::move(most);
 }
 
+void ProviderSessions::drain() {
+  {
+    const Lock lock(mutex_);
+    draining_ = true;
+  }
+  changed_.notify_all();
+}
+
 void ProviderSessions::check_admission(const std::string& peer) {
   const Lock lock(mutex_);
   admit(peer);
 }
 
-std::uint64_t ProviderSessions::used_tokens(const std::string& peer) {
-  const Lock lock(mutex_);
+ProviderSessions::Spent ProviderSessions::spent(const std::string& peer) {
+  Ledger& ledger = chains_.ledger();
+  const std::string month = ledger.month();
   const auto account = accounts_.find(peer);
-  return account == accounts_.end() ? chains_.tokens(peer) : account->second;
+  if (account == accounts_.end()) return {ledger.used(peer), month, ledger.used(peer, month)};
+  // A clock that was set back begins no month anew.
+  return account->second.month >= month ? account->second : Spent{account->second.ever, month, {}};
+}
+
+std::uint64_t ProviderSessions::tokens_left(const std::string& peer, const Allowance& allowance) {
+  const Lock lock(mutex_);
+  const Spent now = spent(peer);
+  const Usage& used = now.of(allowance);
+  return std::min(allowance.tokens - std::min(allowance.tokens, used.tokens),
+                  allowance.rows - std::min(allowance.rows, used.rows));
 }
 
 std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id, const std::string& peer,
@@ -51,12 +73,11 @@ std::unique_ptr<ProviderSessions::Place> ProviderSessions::open(std::uint64_t id
     if (gives_way != 0)
       end(gives_way, Error(Code::resource, Reason::session_ended, "session",
                            "it was idle and was ended to make room for other users"));
-    const std::uint64_t used = chains_.tokens(peer);
+    accounts_.try_emplace(peer, spent(peer));
     Session& session = sessions_[id];
     session.peer = peer;
     session.chain = chain;
     session.link = link;
-    accounts_.try_emplace(peer, used);
     place = std::make_unique<Place>(*this, id, peer, std::move(chain), session);
   }
   changed_.notify_all();
@@ -83,12 +104,22 @@ ProviderSessions::Place::~Place() {
 
 std::atomic<bool>& ProviderSessions::Place::in_pass() { return session_.in_pass; }
 
-void ProviderSessions::Place::charge(std::uint32_t tokens, std::uint64_t allowance) {
+void ProviderSessions::Place::charge(const Usage& pass, const Allowance& allowance) {
   const Lock lock(sessions_.mutex_);
   session_.used = true;
-  std::uint64_t& used = sessions_.accounts_.at(peer_);
-  if (used + tokens > allowance) throw allowance_used_up(Code::resource, "allowance");
-  used += tokens;
+  Spent& spent = sessions_.accounts_.at(peer_) = sessions_.spent(peer_);
+  const Usage& used = spent.of(allowance);
+  // Logs say so, too: without numbers, which would tell a prompt's length.
+  const auto refuse_beyond = [&](const char* what, std::uint64_t had, std::uint64_t more, std::uint64_t most) {
+    if (more <= most - std::min(most, had)) return;
+    throw Error(Code::resource, Reason::allowance_used_up, "allowance",
+                fmt::format("{}{}: {}", facts_of(Reason::allowance_used_up).cause,
+                            allowance.monthly ? " until the next month (UTC) begins" : "", what));
+  };
+  refuse_beyond("no tokens of answers are left", used.tokens, pass.tokens, allowance.tokens);
+  refuse_beyond("fewer rows are left than this takes, one for each token that is read, drafted or written", used.rows,
+                pass.rows, allowance.rows);
+  for (Usage* sum : {&spent.ever, &spent.in_month}) sum->tokens += pass.tokens, sum->rows += pass.rows;
 }
 
 std::size_t ProviderSessions::sessions_of(const std::string& peer) const {
@@ -153,12 +184,20 @@ void ProviderSessions::end_unused(const std::stop_token& stop) {
   Lock lock(mutex_);
   while (changed_.wait(lock, stop, [&]() REQUIRES(mutex_) { return !sessions_.empty(); })) {
     for (auto& [id, session] : sessions_) {
-      if (session.used || !session.link->waits_since()) continue;
+      if (!session.link->waits_since()) continue;
       const auto since = session.idle_since();
-      if (since && Clock::now() - *since >= patience_)
+      if (!since) continue;
+      const Clock::duration idle = Clock::now() - *since;
+      if (!session.used && idle >= patience_) {
         end(id, Error(Code::timeout, Reason::session_ended, "the first pass", "did not come in time"));
+      } else if (draining_ && idle >= k_between_passes) {
+        end(id,
+            Error(Code::resource, Reason::session_ended, "session", "it was idle, and the provider is shutting down"));
+      }
     }
-    changed_.wait_for(lock, stop, patience_ / 8, [] { return false; });
+    const bool draining = draining_;
+    changed_.wait_for(lock, stop, draining ? Clock::duration(k_drain_step) : patience_ / 8,
+                      [&]() REQUIRES(mutex_) { return draining_ != draining; });
     lock.unlock();
     trim_heap_if_due();  // sessions that ended lately may have freed memory when it was not due
     lock.lock();

@@ -30,10 +30,13 @@ class ProviderSessions {
   // newcomer takes the place of an idle one of whoever has most, and more than the newcomer has. To be set before the first.
   void set_admission(std::function<void()> admit, std::function<std::size_t()> most);
 
+  // From now on sessions end that are idle, or become so.
+  void drain();
+
   // Whether a user may begin one now. Errors: resource.
   void check_admission(const std::string& peer);
-  // Tokens of answers that a user has had, some of them ahead of use.
-  std::uint64_t used_tokens(const std::string& peer);
+  // Tokens of answers that a user may still have, and so no more than rows.
+  std::uint64_t tokens_left(const std::string& peer, const Allowance& allowance);
 
   // A session's place, until it ends. Of its thread.
   class Place {
@@ -45,8 +48,8 @@ class ProviderSessions {
     Place& operator=(const Place&) = delete;
     ProviderChains::Chain& chain() { return *chain_; }
     std::atomic<bool>& in_pass();
-    // A pass begins, and so many tokens go on the user's account. Errors: resource, where its allowance has not so many left.
-    void charge(std::uint32_t tokens, std::uint64_t allowance);
+    // A pass begins, and goes on the user's account. Errors: resource, where its allowance has not so much left.
+    void charge(const Usage& pass, const Allowance& allowance);
 
    private:
     ProviderSessions& sessions_;
@@ -75,13 +78,22 @@ class ProviderSessions {
     // Since when nothing was asked or made for it; none: it is no place to take.
     std::optional<Clock::time_point> idle_since() const;
   };
+  // Used, ever and in a month; the ledger charges some ahead.
+  struct Spent {
+    Usage ever;
+    std::string month;
+    Usage in_month;
+    const Usage& of(const Allowance& allowance) const { return allowance.monthly ? in_month : ever; }
+  };
+  // By now.
+  Spent spent(const std::string& peer) REQUIRES(mutex_);
   // Of a peer, all or those that count.
   std::size_t sessions_of(const std::string& peer) const REQUIRES(mutex_);
   std::size_t places_of(const std::string& peer) const REQUIRES(mutex_);
   // Whether there is room for one more, and which session has to go for it; 0: none. Errors: those of admission.
   std::uint64_t admit(const std::string& peer) const REQUIRES(mutex_);
   void end(std::uint64_t session, const Error& why) REQUIRES(mutex_);
-  // In a thread of its own.
+  // In a thread of its own: those that came to nothing, and while it drains those that are idle.
   void end_unused(const std::stop_token& stop);
 
   ProviderChains& chains_;
@@ -90,9 +102,9 @@ class ProviderSessions {
   std::function<void()> admit_ = [] {};
   std::function<std::size_t()> most_ = [] { return std::size_t{0}; };
   Mutex mutex_;
+  bool draining_ GUARDED_BY(mutex_) = false;
   std::map<std::uint64_t, Session> sessions_ GUARDED_BY(mutex_);
-  // Tokens used, of users with sessions; the ledger charges some ahead.
-  std::map<std::string, std::uint64_t> accounts_ GUARDED_BY(mutex_);
+  std::map<std::string, Spent> accounts_ GUARDED_BY(mutex_);  // of users with sessions
   std::condition_variable_any changed_;
   std::jthread unused_{[this](const std::stop_token& stop) { end_unused(stop); }};  // the last, which uses the others
 };

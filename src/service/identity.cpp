@@ -1,9 +1,12 @@
 #include "service/identity.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <openssl/crypto.h>
 
 #include <algorithm>
+#include <chrono>
+#include <ctime>
 #include <map>
 #include <optional>
 
@@ -16,7 +19,7 @@
 namespace permllm {
 namespace {
 
-constexpr std::uint64_t k_record_version = 2;
+constexpr std::uint64_t k_record_version = 3;
 
 // Names of files in the directory that end so, sorted; none when there is no such directory.
 std::vector<std::filesystem::path> files_of(const std::filesystem::path& directory, const char* end) {
@@ -29,8 +32,9 @@ std::vector<std::filesystem::path> files_of(const std::filesystem::path& directo
   return files;
 }
 
-std::string why_withdrawn(const std::filesystem::path& directory, const Peer& user,
-                          const std::function<UserRecord(const std::string&)>& record_of) {
+using RecordOf = std::function<UserRecord(const std::string&)>;
+
+std::string why_withdrawn(const std::filesystem::path& directory, const Peer& user, const RecordOf& record_of) {
   const std::filesystem::path path = record_path(directory, user.name);
   if (!is_there(path)) return fmt::format("there is no invite of this name ({} is missing)", path.string());
   const UserRecord record = record_of(user.name);
@@ -38,6 +42,15 @@ std::string why_withdrawn(const std::filesystem::path& directory, const Peer& us
     return "its invite was made by version 0.2, which knew users by their certificates; make it a new one";
   if (record.revoked) return "its invite was revoked";
   return record.key == user.key ? "" : "its invite was replaced by a newer one";
+}
+
+// A provider's records say which of its users are let in.
+void judge_users(Trust& trust, const std::filesystem::path& directory, const RecordOf& record_of) {
+  trust.withdrawn = [directory, record_of](const Peer& user) { return why_withdrawn(directory, user, record_of); };
+  trust.ended = [record_of](const Peer& user) {
+    const UserRecord record = record_of(user.name);
+    return record.ended() ? record.last_day : std::string();
+  };
 }
 
 }  // namespace
@@ -98,10 +111,11 @@ Credentials load_credentials(const std::filesystem::path& directory, Role role) 
   }
   if (role == Role::provider) {
     credentials.trust.issuers.push_back(credentials.identity.certificate);
-    credentials.trust.withdrawn = [directory](const Peer& user) {
-      return why_withdrawn(directory, user,
-                           [&](const std::string& name) { return load_record(record_path(directory, name)); });
-    };
+    judge_users(credentials.trust, directory,
+                [directory](const std::string& name) { return load_record(record_path(directory, name)); });
+  } else {
+    // A helper deals for sessions that a provider opens, and only that one knows how long its invites hold.
+    credentials.trust.ended = [](const Peer&) { return std::string(); };
   }
   return credentials;
 }
@@ -114,10 +128,25 @@ std::filesystem::path record_path(const std::filesystem::path& directory, const 
 UserRecord load_record(const std::filesystem::path& path) {
   TomlTable table = TomlTable::parse(read_small_file(path), path);
   const std::uint64_t version = table.number("version");
-  if (version != 1 && version != k_record_version)
+  if (version < 1 || version > k_record_version)
     throw Error(Code::unsupported, table.field("version"), fmt::format("expected {}", k_record_version));
-  UserRecord record{table.text("name"), table.text(version == 1 ? "certificate" : "key"), table.number("tokens"),
-                    table.text("last_day"), false};
+  UserRecord record;
+  record.name = table.text("name");
+  record.key = table.text(version == 1 ? "certificate" : "key");
+  record.tokens = table.number("tokens");
+  record.last_day = table.text("last_day");
+  if (version >= 3) {
+    const std::uint64_t rows = table.number("rows");
+    record.rows = rows == 0 ? UserRecord::k_no_limit : rows;
+    const std::string renewal = table.text("renewal");
+    if (renewal != "none" && renewal != "monthly")
+      throw Error(Code::file, table.field("renewal"), "expected none or monthly");
+    record.monthly = renewal == "monthly";
+  }
+  constexpr std::string_view k_form = "0000-00-00";
+  if (!std::equal(record.last_day.begin(), record.last_day.end(), k_form.begin(), k_form.end(),
+                  [](char c, char like) { return like == '-' ? c == '-' : c >= '0' && c <= '9'; }))
+    throw Error(Code::file, table.field("last_day"), "expected a day like 2027-01-31");
   if (!is_party_name(record.name))
     throw Error(Code::file, table.field("name"), "expected 1 to 64 letters, digits, dots, dashes and underscores");
   const std::string state = table.text("state");
@@ -140,14 +169,29 @@ std::vector<std::filesystem::path> record_paths(const std::filesystem::path& dir
 }
 
 void save_record(const std::filesystem::path& directory, const UserRecord& record) {
+  // As TOML has numbers.
+  PERMLLM_ASSERT(record.tokens <= INT64_MAX && (record.rows == UserRecord::k_no_limit || record.rows <= INT64_MAX));
   make_private_folder(directory / "users");
-  replace_file(
-      record_path(directory, record.name),
-      fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\nkey = \"{}\"\ntokens = {}\nlast_day = \"{}\"\n",
-                  k_record_version, record.name, record.revoked ? "revoked" : "active", record.key, record.tokens,
-                  record.last_day),
-      0600);
+  replace_file(record_path(directory, record.name),
+               fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\nkey = \"{}\"\ntokens = {}\nrows = {}\n"
+                           "renewal = \"{}\"\nlast_day = \"{}\"\n",
+                           k_record_version, record.name, record.revoked ? "revoked" : "active", record.key,
+                           record.tokens, record.rows == UserRecord::k_no_limit ? 0 : record.rows,
+                           record.monthly ? "monthly" : "none", record.last_day),
+               0600);
 }
+
+std::string today() { return fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr))); }
+
+std::string day_after(const std::string& day, int days) {
+  using namespace std::chrono;
+  const auto part = [&](std::size_t at, std::size_t digits) { return std::stoi(day.substr(at, digits)); };
+  const year_month_day then{sys_days(year(part(0, 4)) / part(5, 2) / part(8, 2)) + std::chrono::days(days)};
+  return fmt::format("{:04}-{:02}-{:02}", static_cast<int>(then.year()), static_cast<unsigned>(then.month()),
+                     static_cast<unsigned>(then.day()));
+}
+
+bool UserRecord::ended() const { return last_day < today(); }
 
 namespace {
 
@@ -213,11 +257,9 @@ Credentials LiveDirectory::credentials() const {
     if (state_->read && state_->read->holds(now)) return state_->read->made;
   }
   Credentials credentials = load_credentials(directory_, role_);
-  if (role_ == Role::provider) {
-    credentials.trust.withdrawn = [records = records_](const Peer& user) {
-      return why_withdrawn(records->directory, user, [&](const std::string& name) { return records->get(name); });
-    };
-  }
+  if (role_ == Role::provider)
+    judge_users(credentials.trust, directory_,
+                [records = records_](const std::string& name) { return records->get(name); });
   const Lock lock(state_->mutex);
   state_->read = Read<Credentials>{now, credentials};
   return credentials;

@@ -27,14 +27,21 @@ struct UserRecord {
   std::string name;
   std::string
       key;  // Peer::key; empty: a record of version 1, which knew the user by its certificate and lets nobody in any more
-  std::uint64_t tokens = 0;  // the allowance that the invite states
-  std::string last_day;      // of the certificate, for people
-  bool revoked = false;      // also where there is no key
+  std::uint64_t tokens = 0;         // of answers, that are granted
+  std::uint64_t rows = k_no_limit;  // likewise (docs/operations.md, "Tokens and rows")
+  bool monthly = false;             // both in each month, not ever
+  std::string last_day;             // of the invite, like 2027-01-31; the certificate may end sooner
+  bool revoked = false;             // also where there is no key
+  static constexpr std::uint64_t k_no_limit = UINT64_MAX, k_most = 1'000'000'000'000'000;
+  bool ended() const;
 };
+// Days of UTC, like 2027-01-31: this one, and so many after another.
+std::string today();
+std::string day_after(const std::string& day, int days);
 std::filesystem::path record_path(const std::filesystem::path& directory, const std::string& name);
 // Of all records, in order.
 std::vector<std::filesystem::path> record_paths(const std::filesystem::path& directory);
-// Errors: file, naming the key.
+// Also of earlier versions. Errors: file, naming the key.
 UserRecord load_record(const std::filesystem::path& path);
 void save_record(const std::filesystem::path& directory, const UserRecord& record);
 

@@ -1,12 +1,15 @@
 #include "service/settings.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <sstream>
 
+#include "base/nearest.h"
 #include "base/small_file.h"
+#include "base/text.h"
 #include "base/toml.h"
 #include "permllm/error.h"
 
@@ -26,6 +29,8 @@ std::vector<CLI::Option*> settings_of(CLI::App& command) {
   return command.get_options(
       [](const CLI::Option* option) { return !option->get_envname().empty() && !option->check_lname("config"); });
 }
+
+std::string name_of(const CLI::Option& option) { return option.get_lnames().front(); }
 
 bool takes_settings(CLI::App& command) { return command.get_option_no_throw(k_config) != nullptr; }
 
@@ -59,9 +64,14 @@ Settings::Texts read_file(CLI::App& command, const std::string& path) {
       const auto found = std::find_if(known.begin(), known.end(), [&key = key](const CLI::Option* o) {
         return o->check_lname(std::string(key.str()));
       });
-      if (found == known.end())
+      if (found == known.end()) {
+        std::vector<std::string> names;
+        for (const CLI::Option* option : known) names.push_back(name_of(*option));
+        const std::string near = nearest(key.str(), names);
         throw Error(Code::file, field,
-                    fmt::format("is not known; permllm {} --help shows the flags", owner->get_name()));
+                    fmt::format("is not known; permllm {} --help shows the flags{}", owner->get_name(),
+                                near.empty() ? "" : "; the nearest is " + near));
+      }
       const std::string text = text_of(value, field);
       if (owner == &command)
         all[*found] = (*found)->get_expected_min() == 0 ? (*found)->get_flag_value(std::string(key.str()), text) : text;
@@ -69,8 +79,6 @@ Settings::Texts read_file(CLI::App& command, const std::string& path) {
   }
   return all;
 }
-
-std::string name_of(const CLI::Option& option) { return option.get_lnames().front(); }
 
 void set(const CLI::App& command, const std::string& path, CLI::Option& option, const std::string& text) {
   option.clear();
@@ -98,6 +106,30 @@ void print(CLI::App& command) {
       quoted << toml::value<std::string>(text);
       fmt::print("{} = {}\n", name, quoted.str());
     }
+  }
+}
+
+// Of all commands below.
+void add_variables(const CLI::App& program, std::vector<std::string>& names) {
+  for (const CLI::Option* option : program.get_options()) {
+    if (!option->get_envname().empty()) names.push_back(option->get_envname());
+  }
+  for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; }))
+    add_variables(*command, names);
+}
+
+// They are told, not refused: another release may know them.
+void tell_of_unknown_variables(const CLI::App& command) {
+  const CLI::App* program = &command;
+  while (program->get_parent() != nullptr) program = program->get_parent();
+  std::vector<std::string> known{"PERMLLM_SIMD"};
+  add_variables(*program, known);
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry), name = text.substr(0, text.find('='));
+    if (!name.starts_with("PERMLLM_") || std::find(known.begin(), known.end(), name) != known.end()) continue;
+    const std::string near = nearest(name, known);
+    fmt::print(stderr, "permllm: the variable {} is no setting{}\n", for_terminal(name),
+               near.empty() ? "" : "; the nearest is " + near);
   }
 }
 
@@ -157,6 +189,7 @@ std::shared_ptr<Settings> add_settings(CLI::App& command) {
     if (option->get_lnames().empty() || option->check_lname("help")) continue;
     option->envname(variable_name(command.get_name(), option->get_lnames().front()));
   }
+  command.preparse_callback([&command](std::size_t) { tell_of_unknown_variables(command); });
   // Options are handled in the order in which they were added, after all flags and variables were read.
   command
       .add_option_function<std::string>(

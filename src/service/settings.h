@@ -39,7 +39,7 @@ class Settings {
 
 // To be called when the command has all its options. --prompt-slots of `provider` is PERMLLM_PROVIDER_PROMPT_SLOTS and, in the file that
 // --config names, prompt-slots of the table [provider]; a flag outweighs the variable, which outweighs the file. --print-config prints
-// what holds, as such a file, and exits. Errors: file for a table or key that is not known, or a value of another kind.
+// what holds, as such a file, and exits. A variable PERMLLM_* that no command knows is told on standard error. Errors: file for a table or key that is not known, or a value of another kind.
 std::shared_ptr<Settings> add_settings(CLI::App& command);
 
 }  // namespace permllm

@@ -1,5 +1,6 @@
 #include "session/ledger.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 namespace permllm {
 namespace {
 
+constexpr std::uint64_t k_version = 3;
 constexpr const char* k_columns =
     "chain, peer, model_id, plan_hash, paired, seed, own, other, made1, made2, made3, made4, burnt1, burnt2, burnt3, "
     "burnt4, length1, length2, mask";
@@ -16,6 +18,12 @@ constexpr const char* k_columns =
 constexpr const char* k_as_it_was =
     "peer = ? AND chain = ? AND paired = ? AND seed = ? AND made1 = ? AND made2 = ? AND made3 = ? AND made4 = ? AND "
     "burnt1 = ? AND burnt2 = ? AND burnt3 = ? AND burnt4 = ?";
+
+std::uint64_t version_of(Database& database) {
+  auto version = database.query("PRAGMA user_version");
+  version.step();
+  return version.number(0);
+}
 
 Seed seed_of(const std::vector<std::uint8_t>& bytes) {
   if (bytes.size() != Seed::k_bytes) throw Error(Code::file, "ledger", "a seed has not 32 bytes: the file is damaged");
@@ -69,15 +77,51 @@ Error taken_by_another() {
 
 }  // namespace
 
-Ledger::Ledger(const std::filesystem::path& path) : durable_(!path.empty()), locks_(path), database_(path) {
+std::string month_of(std::chrono::system_clock::time_point time) {
+  return fmt::format("{:%Y-%m}", fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
+}
+
+Usage Account::ever() const {
+  Usage sum;
+  for (const auto& [month, usage] : months) sum.tokens += usage.tokens, sum.rows += usage.rows;
+  return sum;
+}
+
+Usage Account::in(const std::string& month) const {
+  const auto found = months.find(month);
+  return found == months.end() ? Usage{} : found->second;
+}
+
+std::map<std::string, Account> read_accounts(const std::filesystem::path& path) {
+  Database database(path, Database::Mode::read);
+  const std::uint64_t version = version_of(database);
+  if (version != k_version)
+    throw Error(Code::file, path.string(),
+                fmt::format("is of version {}, this program reads {}: start the provider of the same release", version,
+                            k_version));
+  std::map<std::string, Account> accounts;
+  for (auto q = database.query("SELECT peer, month, tokens, rows, counted FROM usage"); q.step();) {
+    Account& account = accounts[q.text(0)];
+    account.months[q.text(1)] = {q.number(2), q.number(3)};
+    account.last_seen = std::max(account.last_seen, q.number(4));
+  }
+  for (auto q = database.query("SELECT peer, max(used), sum(max(0, made1 - burnt1)) FROM chains GROUP BY peer");
+       q.step();) {
+    Account& account = accounts[q.text(0)];
+    account.last_seen = std::max(account.last_seen, q.number(1));
+    account.ready_slots = q.number(2);
+  }
+  return accounts;
+}
+
+Ledger::Ledger(const std::filesystem::path& path, Now now)
+    : durable_(!path.empty()), now_(std::move(now)), locks_(path), database_(path) {
   if (durable_) locks_ += ".lock";
   database_.transaction([&]() REQUIRES(mutex_) {
-    auto version = database_.query("PRAGMA user_version");
-    version.step();
-    const std::uint64_t number = version.number(0);
-    if (number > 2)
+    const std::uint64_t number = version_of(database_);
+    if (number > k_version)
       throw Error(Code::unsupported, path.filename().string(),
-                  fmt::format("is of version {}, this program knows 2", number));
+                  fmt::format("is of version {}, this program knows {}", number, k_version));
     if (number < 1) {
       database_.run(
           "CREATE TABLE chains (chain INTEGER NOT NULL, peer TEXT NOT NULL, model_id TEXT NOT NULL, plan_hash TEXT NOT "
@@ -88,8 +132,16 @@ Ledger::Ledger(const std::filesystem::path& path) : durable_(!path.empty()), loc
           " used INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (peer, chain)) WITHOUT ROWID;"
           "CREATE TABLE peers (peer TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;");
     }
-    if (number < 2)
-      database_.run("ALTER TABLE chains ADD COLUMN mask BLOB NOT NULL DEFAULT x''; PRAGMA user_version = 2;");
+    if (number < 2) database_.run("ALTER TABLE chains ADD COLUMN mask BLOB NOT NULL DEFAULT x'';");
+    // Rows were not counted before: what is known of them are the slots of chains that are left, and that each token had one.
+    if (number < 3)
+      database_.run(
+          "CREATE TABLE usage (peer TEXT NOT NULL, month TEXT NOT NULL, tokens INTEGER NOT NULL, rows INTEGER NOT "
+          "NULL, "
+          "counted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (peer, month)) WITHOUT ROWID;"
+          "INSERT INTO usage SELECT peer, '', tokens, max(tokens, (SELECT coalesce(sum(burnt1), 0) FROM chains WHERE "
+          "chains.peer = peers.peer)), 0 FROM peers;"
+          "DROP TABLE peers; PRAGMA user_version = 3;");
   });
 }
 
@@ -189,16 +241,59 @@ void Ledger::move_burnt(const std::string& peer, std::uint64_t chain, const Mark
     bind(q, to);
     q.bind(peer).bind(chain);
     bind(q, from);
-    const std::int64_t moved = q.change(), tokens = std::int64_t{to[k_pass_kind]} - from[k_pass_kind];
-    if (tokens == 0) return moved;
-    database_
-        .query(
-            "INSERT INTO peers VALUES (?1, max(0, ?2)) ON CONFLICT (peer) DO UPDATE SET tokens = max(0, tokens + ?2)")
-        .bind(peer)
-        .bind(static_cast<std::uint64_t>(tokens))
-        .step();
+    const std::int64_t moved = q.change();
+    const auto more = [&](std::uint8_t kind) { return std::int64_t{to[kind]} - from[kind]; };
+    count(peer, more(k_pass_kind), more(k_slot_kind));
     return moved;
   });
+}
+
+void Ledger::count(const std::string& peer, std::int64_t tokens, std::int64_t rows) {
+  if (tokens > 0 || rows > 0) {
+    database_
+        .query(
+            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (peer, month) DO UPDATE SET tokens = tokens + "
+            "?3, "
+            "rows = rows + ?4, counted = ?5")
+        .bind(peer)
+        .bind(month())
+        .bind(static_cast<std::uint64_t>(std::max<std::int64_t>(0, tokens)))
+        .bind(static_cast<std::uint64_t>(std::max<std::int64_t>(0, rows)))
+        .bind(static_cast<std::uint64_t>(std::chrono::system_clock::to_time_t(now_())))
+        .step();
+  }
+  if (tokens >= 0 && rows >= 0) return;
+  // What was counted ahead may stand in the month before.
+  Usage off{static_cast<std::uint64_t>(std::max<std::int64_t>(0, -tokens)),
+            static_cast<std::uint64_t>(std::max<std::int64_t>(0, -rows))};
+  std::vector<std::pair<std::string, Usage>> months;
+  auto q = database_.query("SELECT month, tokens, rows FROM usage WHERE peer = ? ORDER BY month DESC");
+  for (q.bind(peer); q.step();) months.push_back({q.text(0), {q.number(1), q.number(2)}});
+  for (auto& [month, usage] : months) {
+    const Usage here{std::min(off.tokens, usage.tokens), std::min(off.rows, usage.rows)};
+    if (here == Usage{}) continue;
+    database_.query("UPDATE usage SET tokens = tokens - ?, rows = rows - ? WHERE peer = ? AND month = ?")
+        .bind(here.tokens)
+        .bind(here.rows)
+        .bind(peer)
+        .bind(month)
+        .step();
+    off.tokens -= here.tokens;
+    off.rows -= here.rows;
+  }
+}
+
+Usage Ledger::used(const std::string& peer) {
+  const Lock lock(mutex_);
+  auto q = database_.query("SELECT coalesce(sum(tokens), 0), coalesce(sum(rows), 0) FROM usage WHERE peer = ?");
+  q.bind(peer).step();
+  return {q.number(0), q.number(1)};
+}
+
+Usage Ledger::used(const std::string& peer, const std::string& month) {
+  const Lock lock(mutex_);
+  auto q = database_.query("SELECT tokens, rows FROM usage WHERE peer = ? AND month = ?");
+  return q.bind(peer).bind(month).step() ? Usage{q.number(0), q.number(1)} : Usage{};
 }
 
 Ledger::Hold Ledger::hold(std::uint64_t chain) {
@@ -218,13 +313,6 @@ bool Ledger::held(std::uint64_t chain) {
   if (durable_) return File(locks_, File::Mode::create).byte_is_locked(chain >> 1);
   const Lock lock(mutex_);
   return held_.contains(chain);
-}
-
-std::uint64_t Ledger::tokens(const std::string& peer) {
-  const Lock lock(mutex_);
-  auto q = database_.query("SELECT tokens FROM peers WHERE peer = ?");
-  q.bind(peer);
-  return q.step() ? q.number(0) : 0;
 }
 
 void Burning::reach(const Marks& to) {

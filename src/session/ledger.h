@@ -4,10 +4,15 @@
 // Both keep one and compare at each handshake; the later mark counts. A copy of an older state at one of the two is so caught up with by
 // the other's.
 //
+// With the marks it counts what a peer has had, by month: whatever moves a mark counts in the same step.
+//
 // A mark moves only from where the one who moves it has read or left it, and so does a row: compared and set in one step. Whoever finds
 // another state there has lost the chain to another program, and makes nothing more of it. tests/spin has these rules as a model.
 #pragma once
 
+#include <chrono>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -34,11 +39,33 @@ struct ChainRecord {
   HalfLengths lengths = {};  // at the provider: of the files, when so much was made
 };
 
+// What a peer has had: tokens of answers, and rows, each a token's way through the model (of a prompt, an answer or a draft; kept, taken back or dead).
+struct Usage {
+  std::uint64_t tokens = 0, rows = 0;
+  friend bool operator==(const Usage&, const Usage&) = default;
+};
+// A calendar month of UTC, like 2027-01.
+std::string month_of(std::chrono::system_clock::time_point time);
+
+// What a provider's ledger says of its users. Months are those of month_of in which it was counted, "" for what a ledger of version 2 had.
+struct Account {
+  std::map<std::string, Usage> months = {};
+  std::uint64_t last_seen = 0;    // seconds since 1970 that it last asked, or took up a chain that is still there
+  std::uint64_t ready_slots = 0;  // of offline material that is made and not burnt
+  Usage ever() const;
+  Usage in(const std::string& month) const;
+  friend bool operator==(const Account&, const Account&) = default;
+};
+// By peer. Reads a ledger that another program may have open, and writes nothing. Errors: file, where there is none or an earlier release wrote it;
+// those of Database.
+std::map<std::string, Account> read_accounts(const std::filesystem::path& path);
+
 // Thread-safe. Errors: those of Database.
 class Ledger {
  public:
+  using Now = std::function<std::chrono::system_clock::time_point()>;
   // In memory without a path.
-  explicit Ledger(const std::filesystem::path& path = {});
+  explicit Ledger(const std::filesystem::path& path = {}, Now now = std::chrono::system_clock::now);
   bool durable() const { return durable_; }
 
   // The chains of a model that a peer has, the one used last first.
@@ -55,10 +82,13 @@ class Ledger {
   // Of `made`. How far it is made, and the files' lengths.
   void set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
                 const HalfLengths& lengths);
-  // Of `burnt`. The passes between are counted as tokens of answers of the peer, or taken off where `to` is earlier.
+  // Of `burnt`. The passes between are counted as tokens of answers of the peer, the slots as rows, in this month; where `to` is earlier they are
+  // taken off, of the latest months first.
   void move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to);
-  // Of answers, over all chains of a peer.
-  std::uint64_t tokens(const std::string& peer);
+  // Over all chains of a peer, ever or in a month.
+  Usage used(const std::string& peer);
+  Usage used(const std::string& peer, const std::string& month);
+  std::string month() const { return month_of(now_()); }
 
   // A session's hold on a chain, against all others of this ledger in this process and, where it is a file, in any. Goes with its last copy.
   using Hold = std::shared_ptr<const void>;
@@ -68,10 +98,12 @@ class Ledger {
   bool held(std::uint64_t chain);
 
  private:
+  void count(const std::string& peer, std::int64_t tokens, std::int64_t rows) REQUIRES(mutex_);
   // Calls body in a transaction; it says how many rows it changed. Errors: mismatch where it is not one; then none is.
   void change_one(const std::function<std::int64_t()>& body);
 
   bool durable_;
+  const Now now_;
   std::filesystem::path locks_;  // a file of which byte i is locked for chains 2i and 2i + 1; empty: in memory
   Mutex mutex_;
   Database database_ GUARDED_BY(mutex_);

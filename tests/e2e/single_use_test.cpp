@@ -70,7 +70,7 @@ TEST(SingleUse, a_program_that_ends_late_and_a_folder_that_is_put_back_take_no_m
       if (!fs::exists(scratch / "state/stock/ledger.sqlite")) return {};
       Ledger ledger(scratch / "state/stock/ledger.sqlite");
       const auto all = ledger.all();
-      return all.empty() ? std::pair<Marks, std::uint64_t>() : std::pair(all[0].burnt, ledger.tokens(all[0].peer));
+      return all.empty() ? std::pair<Marks, std::uint64_t>() : std::pair(all[0].burnt, ledger.used(all[0].peer).tokens);
     };
     for (int i = 0; i < 600 && at_provider().second != 4; ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(50));

@@ -503,8 +503,7 @@ TEST_F(GatewayTest, two_programs_on_one_invite_are_told_that_its_allowance_is_us
     EXPECT_EQ(reply.status, 429) << reply.text;
     EXPECT_EQ(reply.json()["error"]["type"], "insufficient_quota");
     EXPECT_EQ(reply.json()["error"]["code"], "allowance_used_up");
-    EXPECT_EQ(reply.json()["error"]["plain"],
-              "The allowance of the invite is used up. Ask the provider for a new invite.");
+    EXPECT_EQ(reply.json()["error"]["plain"], "The allowance of the invite is used up. Ask the provider for more.");
   }
 }
 

@@ -246,8 +246,8 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
   EXPECT_EQ(refusal_of(Error(Code::malformed, "ModelHeld.hashes", "m")).message.find("ModelHeld"), std::string::npos);
   EXPECT_EQ(
       body_of(refusal_of(Error(Code::usage, Reason::allowance_used_up, "tokens", "all 5 are used"))).dump(),
-      R"({"error":{"message":"tokens: all 5 are used; ask the provider for a new invite","type":"insufficient_quota","param":null,"code":"allowance_used_up",)"
-      R"("plain":"The allowance of the invite is used up. Ask the provider for a new invite."}})");
+      R"({"error":{"message":"tokens: all 5 are used; ask the provider for more","type":"insufficient_quota","param":null,"code":"allowance_used_up",)"
+      R"("plain":"The allowance of the invite is used up. Ask the provider for more."}})");
   EXPECT_EQ(body_of(invalid("m")).dump(),
             R"({"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}})");
   EXPECT_EQ(slug("SmolLM2 135M (Instruct)"), "smollm2-135m-instruct");

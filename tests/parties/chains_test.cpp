@@ -401,6 +401,116 @@ TEST(Chain, the_allowance_is_kept_by_the_provider) {
   EXPECT_EQ(error_of([&] { ask_for(other, 7, "two"); }), "no error");
 }
 
+Account account_of(const Places& places, const std::string& user) {
+  return read_accounts(places.provider / "stock" / "ledger.sqlite")[user];
+}
+
+// Of a prompt, an answer, what is taken back and what is given up: the provider has computed them.
+TEST_P(Chains, a_row_that_was_computed_is_counted_before_its_answer_leaves) {
+  Places places;
+  Machines machines(places.provider, GetParam());
+  Ledger ledger(places.ledger());
+  UserClient client(machines.links("one"), ledger, machines.executor(), 5s);
+  make(client, 8, 8);
+  client.session().prompt(k_prompt, greedy);
+  EXPECT_GE(account_of(places, "one").ever().rows, 3u);
+  for (int i = 0; i < 2; ++i) client.session().advance([](TokenId) { return true; }, greedy);
+  client.session().rewind(2);
+  client.session().prompt(std::vector<TokenId>{8, 9}, greedy);
+  EXPECT_GE(account_of(places, "one").ever().rows, 7u);
+  if (GetParam().profile != Profile::open) client.session().advance([](TokenId) { return false; }, greedy);
+  const std::uint64_t rows = GetParam().profile == Profile::open ? 7 : 8;
+  EXPECT_EQ(client.session().marks()[k_slot_kind], rows);
+  client.end();
+  EXPECT_EQ(account_of(places, "one").ever().rows, rows);
+  EXPECT_EQ(account_of(places, "two"), Account{});
+}
+
+// A draft that nobody sees is as many rows as one that holds.
+TEST(Chain, rows_of_drafts_are_counted) {
+  Places places;
+  Machines machines(places.provider, {Profile::open});
+  Ledger ledger(places.ledger());
+  UserClient client(machines.links("one"), ledger, machines.executor(), 5s);
+  make(client, 8, 16);
+  client.session().prompt(k_prompt, greedy);
+  client.session().advance(
+      std::vector<TokenId>{1, 1, 1}, [](TokenId) { return true; }, greedy);
+  client.end();
+  EXPECT_EQ(account_of(places, "one").ever(), (Usage{1 + 4, 3 + 4}));
+}
+
+TEST(Chain, rows_are_refused_beyond_the_invites_by_every_program_and_after_a_restart) {
+  Places places;
+  UserLimits limits;
+  limits.rows = 10;
+  Ledger ledger(places.ledger()), other;
+  const auto ask_for = [&](Machines& machines, Ledger& of, std::size_t n, const std::string& user) {
+    UserClient client(machines.links(user, limits), of, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, client.session().marks(), 3, n), nullptr);
+    ask(client, k_prompt, n);
+    client.end();
+  };
+  {
+    Machines machines(places.provider);
+    EXPECT_EQ(error_of([&] { ask_for(machines, ledger, 4, "one"); }), "no error");  // 3 of the prompt, 3 of the answer
+    EXPECT_EQ(error_of([&] { ask_for(machines, other, 2, "one"); }), "no error");
+  }
+  Machines machines(places.provider);
+  for (Ledger* of : {&ledger, &other}) {
+    const auto refused = caught([&] { ask_for(machines, *of, 1, "one"); });
+    ASSERT_TRUE(refused);
+    EXPECT_TRUE(!refused->by_peer() || refused->reason() == Reason::allowance_used_up) << refused->what();
+  }
+  EXPECT_TRUE(
+      machines.notes.come("allowance: the allowance of the invite is used up: fewer rows are left than this takes", 2))
+      << machines.notes.text();
+  EXPECT_EQ(account_of(places, "one").ever().rows, 10u);
+  EXPECT_EQ(error_of([&] { ask_for(machines, other, 8, "two"); }), "no error");
+  // What its programs are told is how many tokens there can be.
+  Ledger third;
+  EXPECT_EQ(UserClient(machines.links("one", limits), third, machines.executor(), 5s).card().tokens_left, 0u);
+  limits.rows = 14;
+  EXPECT_EQ(UserClient(machines.links("one", limits), third, machines.executor(), 5s).card().tokens_left, 4u);
+}
+
+TEST(Chain, a_session_goes_by_what_the_allowance_is_by_now) {
+  Places places;
+  Machines machines(places.provider);
+  Ledger ledger;
+  UserLimits limits;
+  limits.rows = limits.tokens = 1;
+  Allowance now = limits;
+  limits.allowance_now = [&] { return now; };
+  UserClient client(machines.links("one", limits), ledger, machines.executor(), 5s);
+  make(client, 3, 4);
+  now = {10, 10};
+  EXPECT_EQ(ask(client, k_prompt, 4).size(), 4u);
+}
+
+TEST(Chain, a_monthly_allowance_begins_again_with_the_month) {
+  Places places;
+  Machines machines(places.provider);
+  UserLimits limits;
+  limits.tokens = 4;
+  limits.monthly = true;
+  const auto ask_for = [&](std::size_t n) {
+    Ledger ledger;
+    UserClient client(machines.links("one", limits), ledger, machines.executor(), 5s);
+    client.fill(target_of(client.card().plan, client.session().marks(), 3, n), nullptr);
+    ask(client, k_prompt, n);
+    client.end();
+  };
+  EXPECT_EQ(error_of([&] { ask_for(4); }), "no error");
+  EXPECT_NE(error_of([&] { ask_for(1); }), "no error");
+  EXPECT_TRUE(machines.notes.come("used up until the next month (UTC) begins: no tokens")) << machines.notes.text();
+  Database(places.provider / "stock" / "ledger.sqlite").run("UPDATE usage SET month = '2001-01'");
+  EXPECT_EQ(error_of([&] { ask_for(4); }), "no error");
+  const Account account = account_of(places, "one");
+  EXPECT_EQ(account.in("2001-01").tokens, 4u);
+  EXPECT_EQ(account.ever().tokens, 8u);
+}
+
 // Bytes of files without a name below a folder, that this process has open.
 std::size_t unnamed_below(const fs::path& folder) {
   std::size_t sum = 0;

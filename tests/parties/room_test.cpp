@@ -308,7 +308,7 @@ TEST(FullDisk, keeps_a_reserve_for_the_ledger) {
   disk.clear();
   ledger.move_burnt({}, 1, {{2000, 0, 2000, 0}}, {{2001, 0, 2001, 0}});
   EXPECT_EQ(ledger.find({}, 1)->burnt[k_slot_kind], 2001u);
-  EXPECT_EQ(ledger.tokens({}), 2001u);
+  EXPECT_EQ(ledger.used({}).tokens, 2001u);
   EXPECT_EQ(std::filesystem::file_size(reserve), Database::k_reserve);
 }
 

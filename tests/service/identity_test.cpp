@@ -74,7 +74,10 @@ TEST(Identity, files_that_were_changed_are_refused_by_name) {
   std::string text = read_text(record);
   text.replace(text.find("\"alice\""), 7, "\"../x\"");
   write_text(record, text);
-  expect_error([&] { revoke_invite(pair.provider, "alice"); }, "name: expected 1 to 64 letters");
+  expect_error([&] { load_record(record); }, "name: expected 1 to 64 letters");
+  revoke_invite(pair.provider, "alice");  // it is set aside, under its own name
+  EXPECT_FALSE(std::filesystem::exists(record));
+  EXPECT_TRUE(std::filesystem::exists(record.string() + ".damaged"));
   // A user's certificate and key, where a provider's are renewed.
   const auto user = pair.scratch / "user";
   std::filesystem::create_directory(user);
@@ -183,6 +186,27 @@ TEST(Identity, invites_revocations_renewals_and_peers_reach_a_running_service) {
   EXPECT_NO_THROW(revoke_invite(pair.provider, "carol"));
   EXPECT_EQ(provider.connect(pair.invite("carol").credentials()), "met");
 
+  // One of version 2 knew no rows and no months.
+  write_text(old, "version = 2\nname = \"carol\"\nstate = \"active\"\nkey = \"" + carol.identity.certificate.pin() +
+                      "\"\ntokens = 1000\nlast_day = \"" + today() + "\"\n");
+  EXPECT_EQ(provider.connect(carol.credentials()), "met");
+  EXPECT_EQ(load_record(old).rows, UserRecord::k_no_limit);
+  EXPECT_FALSE(load_record(old).monthly);
+
+  // An invite holds for as long as its record says, whatever its certificate does; the helper knows of no end.
+  UserRecord term = load_record(old);
+  term.last_day = day_after(today(), -1);
+  save_record(pair.provider, term);
+  expect_said(provider.connect(carol.credentials()), "user \"carol\": its invite ended on " + term.last_day);
+  EXPECT_EQ(helper.connect(carol.credentials()), "met");
+  Invite over = carol;
+  over.identity = make_user(load_identity(pair.provider, Role::provider), "carol", -1);
+  term.key = over.identity.certificate.pin();
+  term.last_day = day_after(today(), 1);
+  save_record(pair.provider, term);
+  EXPECT_EQ(provider.connect(over.credentials()), "met");
+  EXPECT_EQ(helper.connect(over.credentials()), "met");
+
   // A record that is gone or damaged lets nobody in, and the service goes on.
   const std::string record = read_text(record_path(pair.provider, "bob"));
   write_text(record_path(pair.provider, "bob"), record.substr(0, 20));
@@ -265,6 +289,28 @@ TEST(LiveDirectory, a_revocation_within_one_tick_of_the_clock_is_seen) {
   }
 }
 
+TEST(UserRecord, is_read_as_it_was_saved_and_a_wrong_field_is_named) {
+  const Pair pair;
+  const UserRecord made{"alice", std::string(64, 'a'), 1000, 50, true, "2027-02-28", false};
+  save_record(pair.provider, made);
+  const auto path = record_path(pair.provider, "alice");
+  const UserRecord read = load_record(path);
+  EXPECT_EQ(read.rows, 50u);
+  EXPECT_TRUE(read.monthly);
+  EXPECT_EQ(read.last_day, "2027-02-28");
+  EXPECT_EQ(day_after("2027-02-28", 1), "2027-03-01");
+  EXPECT_EQ(day_after("2028-02-28", 366), "2029-02-28");
+  const std::string good = read_text(path);
+  const auto expect = [&](const std::string& what, const std::string& by, const std::string& error) {
+    std::string text = good;
+    write_text(path, text.replace(text.find(what), what.size(), by));
+    expect_error([&] { load_record(path); }, error);
+  };
+  expect("rows = 50", "rows = -1", "alice.toml: rows: is no whole number");
+  expect("monthly", "weekly", "alice.toml: renewal: expected none or monthly");
+  expect("2027-02-28", "28.2.2027", "alice.toml: last_day: expected a day like 2027-01-31");
+}
+
 TEST(Invite, holds_what_it_was_made_of) {
   const Pair pair;
   const Invite made = pair.invite("alice");
@@ -320,9 +366,6 @@ TEST(Invite, a_wrong_field_is_named_and_nothing_of_the_key_quoted) {
   expect(replaced(good, made.identity.certificate.pem(), "x"), "i: user.certificate: is no certificate");
   expect(replaced(good, made.identity.certificate.pem(), load_identity(pair.helper, Role::helper).certificate.pem()),
          "i: user.certificate: is a helper's");
-  expect(replaced(good, made.identity.certificate.pem(),
-                  make_user(load_identity(pair.provider, Role::provider), "alice", -1).certificate.pem()),
-         "i: user.certificate: expired on");
   expect(replaced(good, key, "x"), "i: user.key: is no private key");
   expect(replaced(good, key, key_pem(load_identity(pair.helper, Role::helper))),
          "i: user.key: is not the key of the certificate");

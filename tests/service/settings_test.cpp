@@ -92,7 +92,8 @@ TEST(Settings, what_is_not_known_is_named) {
       EXPECT_NE(std::string(e.what()).find("c.toml: " + error), std::string::npos) << e.what();
     }
   };
-  expect("[serve]\nlistne = \"x\"\n", "serve.listne: is not known; permllm serve --help");
+  expect("[serve]\nlistne = \"x\"\n",
+         "serve.listne: is not known; permllm serve --help shows the flags; the nearest is listen");
   expect("[serve]\nconfig = \"x\"\n", "serve.config: is not known");
   expect("[serve]\nhelp = true\n", "serve.help: is not known");
   expect("[help-out]\nlistne = \"x\"\n", "help-out.listne: is not known");

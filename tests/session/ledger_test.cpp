@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -149,7 +150,7 @@ TEST_F(Shared, a_mark_is_moved_from_where_this_process_left_it) {
   EXPECT_EQ(other.does("begin"), "done");
   EXPECT_EQ(other.does("reach", 20), "done");
   EXPECT_EQ(slots(ledger), 20 + k_ahead);
-  const std::uint64_t tokens = ledger.tokens("");
+  const Usage used = ledger.used("");
   const std::string error = one.does("reach", 19);
   EXPECT_NE(error.find(k_taken), std::string::npos) << error;
   EXPECT_NE(error.find("ask again"), std::string::npos) << error;
@@ -157,7 +158,7 @@ TEST_F(Shared, a_mark_is_moved_from_where_this_process_left_it) {
   EXPECT_NE(one.does("reach", 18), "done");  // nor what it had burnt ahead
   EXPECT_EQ(one.does("end"), "done");
   EXPECT_EQ(slots(ledger), 20 + k_ahead);
-  EXPECT_EQ(ledger.tokens(""), tokens);  // what is not moved is not counted
+  EXPECT_EQ(ledger.used(""), used);  // what is not moved is not counted
   EXPECT_EQ(other.does("end"), "done");
   EXPECT_EQ(slots(ledger), 20u);
 }
@@ -285,12 +286,83 @@ TEST(Ledger, tokens_are_counted_with_the_marks) {
   {
     Burning burning(ledger, "alice", 3, {});
     burning.reach(marks(5));
-    EXPECT_EQ(ledger.tokens("alice"), 5u + k_ahead);
+    EXPECT_EQ(ledger.used("alice").tokens, 5u + k_ahead);
   }
-  EXPECT_EQ(ledger.tokens("alice"), 5u);
+  EXPECT_EQ(ledger.used("alice").tokens, 5u);
   Burning burning(ledger, "alice", 3, {});  // of another time
   EXPECT_NE(error_of([&] { burning.reach(marks(7)); }), "no error");
-  EXPECT_EQ(ledger.tokens("alice"), 5u);
+  EXPECT_EQ(ledger.used("alice").tokens, 5u);
+}
+
+TEST(Ledger, counts_by_the_month_and_takes_off_what_was_counted_ahead_in_the_month_before) {
+  const TemporaryDirectory folder;
+  const fs::path path = folder.path() / "ledger.sqlite";
+  std::chrono::system_clock::time_point now =
+      std::chrono::sys_days(std::chrono::year(2027) / 1 / 31) + std::chrono::hours(23);
+  Ledger ledger(path, [&] { return now; });
+  ChainRecord record;
+  record.chain = 3;
+  record.peer = "alice";
+  ledger.add(record);
+  {
+    Burning burning(ledger, "alice", 3, {});
+    burning.reach({{7, 7, 2, 0}});
+    now += std::chrono::hours(2);
+    burning.reach({{8, 8, 3, 0}});  // within the stretch
+    EXPECT_EQ(ledger.month(), "2027-02");
+    EXPECT_EQ(ledger.used("alice", "2027-02"), Usage{});
+  }
+  EXPECT_EQ(ledger.used("alice", "2027-01"), (Usage{3, 8}));
+  EXPECT_EQ(ledger.used("alice"), (Usage{3, 8}));
+  {
+    Burning burning(ledger, "alice", 3, {{8, 8, 3, 0}});
+    burning.reach({{9, 9, 4, 0}});
+  }
+  EXPECT_EQ(ledger.used("alice", "2027-02"), (Usage{1, 1}));
+  const auto accounts = read_accounts(path);  // while it is open
+  ASSERT_EQ(accounts.size(), 1u);
+  EXPECT_EQ(accounts.at("alice").ever(), (Usage{4, 9}));
+  EXPECT_EQ(accounts.at("alice").in("2027-01"), (Usage{3, 8}));
+  EXPECT_GE(accounts.at("alice").last_seen, static_cast<std::uint64_t>(std::chrono::system_clock::to_time_t(now)));
+}
+
+TEST(Ledger, one_of_the_second_version_keeps_its_tokens_and_what_is_known_of_its_rows) {
+  const TemporaryDirectory folder;
+  const fs::path path = folder.path() / "ledger.sqlite";
+  { const Ledger made(path); }
+  Database(path).run(
+      "DROP TABLE usage; CREATE TABLE peers (peer TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;"
+      "INSERT INTO peers VALUES ('alice', 5), ('bob', 40); PRAGMA user_version = 2;"
+      "INSERT INTO chains (chain, peer, model_id, plan_hash, paired, seed, own, other, burnt1) VALUES"
+      " (1, 'alice', '', '', 0, '', '', '', 20), (2, 'alice', '', '', 0, '', '', '', 3), (3, 'bob', '', '', 0, '', '', "
+      "'', 7)");
+  EXPECT_NE(error_of([&] { read_accounts(path); }).find("is of version 2, this program reads 3"), std::string::npos);
+  Ledger ledger(path);
+  EXPECT_EQ(ledger.used("alice"), (Usage{5, 23}));
+  EXPECT_EQ(ledger.used("bob"), (Usage{40, 40}));
+  EXPECT_EQ(ledger.used("bob", ""), (Usage{40, 40}));
+}
+
+TEST(Ledger, what_root_makes_belongs_to_the_folders_owner) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  const TemporaryDirectory folder;
+  ASSERT_EQ(chown(folder.path().c_str(), 12345, 12345), 0);
+  Ledger ledger(folder.path() / "ledger.sqlite");
+  const Ledger::Hold hold = ledger.hold(1);
+  std::size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(folder.path())) {
+    struct stat status {};
+    ASSERT_EQ(stat(entry.path().c_str(), &status), 0);
+    EXPECT_EQ(status.st_uid, 12345u) << entry.path();
+    ++files;
+  }
+  EXPECT_GE(files, 4u);  // itself, its journal, reserve and locks
+}
+
+TEST(Ledger, a_reader_makes_no_file) {
+  const TemporaryDirectory folder;
+  EXPECT_NE(error_of([&] { read_accounts(folder.path() / "ledger.sqlite"); }).find("is not there"), std::string::npos);
+  EXPECT_TRUE(fs::is_empty(folder.path()));
 }
 
 // A peer may say that pieces of a kind are burnt that the plan does not have.

@@ -468,7 +468,7 @@ def chains_of(folder):
 def check_ledgers(soak, users):
     stock = soak.folder / 'state/stock'
     there = chains_of(stock)
-    tokens = dict(rows_of(stock, 'SELECT peer, tokens FROM peers'))
+    tokens = dict(rows_of(stock, 'SELECT peer, sum(tokens) FROM usage GROUP BY peer'))
     both = equal = 0
     for user in users:
         for chain, own in chains_of(user.state).items():

@@ -262,7 +262,7 @@ TEST(MessageTest, words_of_the_wire_reach_no_person) {
   EXPECT_EQ(said(Error(Code::resource, "/srv/stock", "full")), "/srv/stock: full");
   EXPECT_EQ(said(Error(Code::resource, "allowance", "used")), "allowance: used");
   EXPECT_EQ(for_person(Error(Code::resource, Reason::allowance_used_up, "allowance", "used")),
-            "allowance: used; ask the provider for a new invite");
+            "allowance: used; ask the provider for more");
   for (std::uint16_t tag = 1; tag <= static_cast<std::uint16_t>(Tag::retrieval_reply); ++tag) {
     const std::string name = name_of(static_cast<Tag>(tag));
     if (name == "unknown message") continue;
