@@ -34,7 +34,7 @@ std::vector<MaskedOf<W>> shown_map(Witness& w, const MapShape& of_batch, const M
   w.executor.parallel(tokens, [&](std::size_t i) {
     MapShape s = of_batch;
     s.columns = columns_at(w.slot(i));
-    const auto index = static_cast<std::uint32_t>(i);
+    const std::uint32_t index = w.index(i);
     const Words own = w.user.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
     for (std::size_t row = 0; row < s.rows; ++row) {
       const std::size_t n = s.columns_of(index, row), first = row * s.columns, size = s.groups * n;
@@ -71,22 +71,23 @@ Masked shown_map(Witness& w, const MapShape& s, const Masked& y, F f) {
 template <class W>
 Words cut_in_secret(const Witness& w, const SecretCutShape& s, std::size_t i, std::span<const W> x0,
                     std::span<const W> r, std::span<const W> d, std::span<const W> exact) {
-  const auto index = static_cast<std::uint32_t>(i);
+  const std::uint32_t index = w.index(i);
   const Words delta = w.coined ? cut_coins(w.provider, s, index) : Words(s.size);
   Words out(s.size);
   for (std::size_t j = 0; j < s.size; ++j)
     out[j] = cut(static_cast<W>(x0[j] + d[j] + delta[j]), s.secret) + cut(static_cast<W>(r[j] - delta[j]), s.secret);
   if (!w.rounded) return out;
   const int drop = s.open + s.secret;
-  std::vector<double> own(s.size), off(s.size);
+  std::vector<double> own(s.size), came(s.size), off(s.size);
   for (std::size_t j = 0; j < s.size; ++j) {
     const Word low = static_cast<Word>(r[j] + half_unit(s.secret)) & Ring{s.secret}.mask();
     own[j] = static_cast<double>(low) * power_of_two(-s.secret);
+    came[j] = static_cast<double>(centre(out[j], s.out));
     const W above = (widen<W>(out[j]) << drop) - exact[j];
     off[j] = static_cast<double>(centre(static_cast<Word>(above), Ring{std::min(64, s.out.bits + drop)})) *
              power_of_two(-drop);
   }
-  w.rounded({s, index, own, off});
+  w.rounded({s, index, own, came, off});
   return out;
 }
 
@@ -99,7 +100,7 @@ Masked attention_of(Witness& w, const AttentionShape& s, const Masked& qkv, std:
   // q and k turned, v, all once cut; v as integers.
   Words q(tokens * q_rows), k(tokens * kv), v(tokens * kv);
   w.executor.parallel(tokens, [&](std::size_t i) {
-    const auto index = static_cast<std::uint32_t>(i);
+    const std::uint32_t index = w.index(i);
     const SecretCutShape turned = head.rotated_cut();
     const Words own = w.user.words({Use::linear_mask, Site::qkv, head.layer, index}, qkv.size, qkv.format.ring);
     Words x0(qkv.token(i).begin(), qkv.token(i).end());
@@ -136,8 +137,8 @@ Masked attention_of(Witness& w, const AttentionShape& s, const Masked& qkv, std:
     const std::size_t n = w.slot(i) + 1;
     const std::span<Word> row = std::span(scores.words).subspan(at[i], head.heads * n);
     add_pairs(head, std::span(q).subspan(i * q_rows, q_rows), 0, keys_of(k, i), row);
-    const Words noise = w.provider.words(scores_at(Use::score_unseen, head, static_cast<std::uint32_t>(i)), head.heads,
-                                         Ring{head.dead_bits - 1});
+    const Words noise =
+        w.provider.words(scores_at(Use::score_unseen, head, w.index(i)), head.heads, Ring{head.dead_bits - 1});
     for (std::size_t j = 0; j < n; ++j) {
       for (std::size_t h = 0; h < head.heads && !head.sees(timeline, n - 1, j); ++h)
         row[h * n + j] = noise[h] - (Word{1} << head.dead_bits);
@@ -147,7 +148,7 @@ Masked attention_of(Witness& w, const AttentionShape& s, const Masked& qkv, std:
   std::vector<W> p(at[tokens]);
   if (s.fast) {
     w.executor.parallel(tokens, [&](std::size_t i) {
-      const auto index = static_cast<std::uint32_t>(i);
+      const std::uint32_t index = w.index(i);
       const std::size_t n = w.slot(i) + 1;
       const Words own = w.user.words(scores_at(Use::score_share, head, index), head.heads * n, head.qk.ring),
                   level = head.level ? w.provider.words({Use::map_level, Site::scores, head.layer, index}, head.heads,
@@ -179,7 +180,7 @@ Masked attention_of(Witness& w, const AttentionShape& s, const Masked& qkv, std:
 
   Masked out{s.values.out, q_rows, Words(tokens * q_rows)};
   w.executor.parallel(tokens, [&](std::size_t i) {
-    const auto index = static_cast<std::uint32_t>(i);
+    const std::uint32_t index = w.index(i);
     const SecretCutShape mixed = s.values.mix_cut();
     std::vector<W> whole(q_rows), x0(q_rows);
     mix(head, &p[at[i]], w.slot(i) + 1, 0, keys_of(v, i), whole.data());

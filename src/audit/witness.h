@@ -6,7 +6,7 @@
 // 2^-16 of a unit afresh, and of shown scores in profile fast all of it.)
 //
 // Its batch is `repeats` prompts of `tokens` tokens each, one behind the other, every one in a session of its own: the i-th token stands at position
-// i % tokens and has the coins of slot i.
+// i % tokens and has the coins of slot first + i.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,8 @@ struct Rounding {
   const SecretCutShape& cut;
   std::uint32_t index;
   std::span<const double> own;  // what D would be if the user's own bits decided: known to the user
-  std::span<const double> off;  // by how many units what came out is above the exact number
+  std::span<const double> out;  // what came out, in units
+  std::span<const double> off;  // by how many it is above the exact number
 };
 
 struct Witness {
@@ -40,6 +41,7 @@ struct Witness {
   const Coins& provider;  // those of provider and helper
   Executor& executor;
   std::size_t tokens = 1, repeats = 1;
+  std::uint32_t first = 0;
   bool coined = true;  // false: cuts without the coin that the user never has, as up to wire version 6
   // Called from several threads, for different indices at a time.
   std::function<void(const Showing&)> shown = nullptr;
@@ -47,6 +49,7 @@ struct Witness {
 
   std::size_t rows() const { return tokens * repeats; }
   std::size_t slot(std::size_t i) const { return i % tokens; }
+  std::uint32_t index(std::size_t i) const { return first + static_cast<std::uint32_t>(i); }
 };
 
 // Nothing is dealt.

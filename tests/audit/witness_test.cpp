@@ -150,7 +150,8 @@ TEST(Witness, roundings_are_decided_by_the_coin) {
     for (const Profile profile : {Profile::paper, Profile::fast}) {
       const Plan plan = tiny_plan(profile);
       const AesCoins user(seed_of(1)), provider(seed_of(2));
-      Witness w{user, provider, executor, 2, 200, coined};
+      Witness w{user, provider, executor, 2, 200};
+      w.coined = coined;
       std::mutex mutex;
       struct Sums {
         double n = 0, x = 0, y = 0, xx = 0, yy = 0, xy = 0;
