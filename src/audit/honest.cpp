@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <numeric>
 
 #include "audit/witness.h"
 #include "base/mutex.h"
@@ -121,6 +122,7 @@ struct Record {
   Matrix normed;                     // what it answered, or of fused norms divided by its rms
   Matrix pairs;                      // some of the neurons' gates and ups
   std::vector<std::size_t> picked;   // their rows of the matrix
+  double mean_scale = 1;             // of fused norms
   std::vector<double> sum, squares;  // of all, without the sign of up
 };
 
@@ -218,6 +220,7 @@ Record record_of(const AuditSubject& s, std::size_t repeats, const AuditProgress
         };
       },
       progress);
+  if (p.raw_up()) r.mean_scale = std::accumulate(scales.begin(), scales.end(), 0.0) / static_cast<double>(repeats);
   return r;
 }
 
@@ -232,10 +235,13 @@ Matrix rows_of(const IntMatrix& w, const std::vector<std::size_t>& rows) {
   return m;
 }
 
-// Relative error of w' = least squares of y by x, in the metric of what moved; 1 where rows are too few, or nothing moves.
-double error_of(const Matrix& x, const Matrix& y, const Matrix& w) {
-  if (x.rows() < x.cols() + 2) return 1;
-  const Matrix cx = centred(x), found = least_squares(cx, centred(y)).transpose();
+// Relative error of the best linear estimate of w from y = x w' + noise, in the metric of what moved: of an attacker who knows how large noise (a
+// variance) and weights are. 1 where nothing is told.
+double error_of(const Matrix& x, const Matrix& y, const Matrix& w, double noise) {
+  const Matrix cx = centred(x);
+  Matrix gram = cx.transpose() * cx;
+  gram.diagonal().array() += noise / std::max(w.squaredNorm() / static_cast<double>(w.size()), 1e-300);
+  const Matrix found = gram.ldlt().solve(cx.transpose() * centred(y)).transpose();
   const Eigen::RowVectorXd moved = cx.colwise().norm();
   const double of = (w.array().rowwise() * moved.array()).matrix().norm();
   return of == 0 ? 1 : std::min(1.0, ((found - w).array().rowwise() * moved.array()).matrix().norm() / of);
@@ -298,62 +304,31 @@ Limit limit_of(const AuditSubject& s, const Record& r, std::size_t rows) {
                gate_up = rows_of(s.weights.layer(0).up, r.picked);
   Limit limit;
   const auto simulated = static_cast<std::size_t>(r.row.rows());
+  constexpr double k_rounding = 1.0 / 12;  // the variance, in units, of what is rounded at a place that is known
+  const double unit = power_of_two(p.gate_up_reveal(0).drop - p.up_frac(0)) * r.mean_scale;
   for (const std::size_t part : {8u, 4u, 2u, 1u}) {
     const Index n = as_index(simulated / part);
-    limit.points.push_back({simulated / part, error_of(r.mixed.topRows(n), r.row.topRows(n), output),
-                            error_of(r.normed.topRows(n), r.pairs.topRows(n), gate_up), true});
+    limit.points.push_back({simulated / part, error_of(r.mixed.topRows(n), r.row.topRows(n), output, k_rounding),
+                            error_of(r.normed.topRows(n), r.pairs.topRows(n), gate_up, k_rounding * unit * unit),
+                            true});
   }
   const Limit::Point last = limit.points.back();
-  const auto beyond = [&](double error, std::size_t unknowns) {
-    if (error >= 1 || simulated <= unknowns + 2) return error;
-    return error * std::sqrt(static_cast<double>(simulated - unknowns - 1) / static_cast<double>(rows - unknowns - 1));
-  };
-  if (rows > simulated)
-    limit.points.push_back({rows, beyond(last.output, p.config.q_rows()), beyond(last.gate_up, p.config.width), false});
+  const double fewer = std::sqrt(static_cast<double>(simulated) / static_cast<double>(rows));
+  if (rows > simulated) limit.points.push_back({rows, last.output * fewer, last.gate_up * fewer, false});
   limit.rows_isolated = isolated(r.row);
   limit.pairs_isolated = isolated_pairs(r, p.config.ff, p.config.gated, static_cast<double>(simulated));
   return limit;
 }
 
-}  // namespace
-
-bool OwnBits::violated() const {
-  return of_row.found() || std::any_of(cuts.begin(), cuts.end(), [](const Cut& cut) { return cut.by.found(); });
-}
-
-Repeated repeat_one_token(const AuditSubject& subject, std::size_t rows, const AuditProgress& progress) {
-  const auto part = [&](double from, double to) -> AuditProgress {
-    if (!progress) return nullptr;
-    return [&progress, from, to](double share) { progress(from + share * (to - from)); };
-  };
-  Repeated result;
-  result.own.cuts = cuts_of(subject, part(0, 0.2));
-  const Record record = record_of(subject, std::min(rows, k_most_repeats), part(0.2, 0.7));
-  const Matrix moved = centred(record.exact);
-  result.own.rows = static_cast<std::size_t>(moved.rows());
-  result.own.of_row = explained_by(centred(record.own), moved);
-  std::vector<double> sizes;
-  for (Index j = 0; j < moved.cols(); ++j)
-    sizes.push_back(moved.col(j).norm() / std::sqrt(static_cast<double>(moved.rows())));
-  const Plan& p = subject.plan;
-  result.own.moves =
-      std::ldexp(median(sizes), -(p.config.post_norm ? p.o_frac(0) - p.o_reveal(0).drop : frac::norm_row));
-  if (progress) progress(0.75);
-  result.limit = limit_of(subject, record, rows);
-  if (progress) progress(1);
-  return result;
-}
-
-Scores repeat_two_tokens(const AuditSubject& s, std::size_t rows, const AuditProgress& progress) {
+// Of the pair of tokens that the prompt begins with; adds its part to `result`.
+void add_pair(const AuditSubject& s, std::uint8_t seed, double weight, Scores& result, const AuditProgress& progress) {
   const Config& c = s.plan.config;
-  Scores result;
-  result.rows = std::min(rows, k_most_repeats);
   const Index n = as_index(result.rows), hd = as_index(c.head_dim), heads = as_index(c.heads);
   Matrix difference(n, heads), own_q(n, as_index(c.q_rows())), own_k[2], q(n, as_index(c.q_rows())), k[2];
   for (Matrix* m : {&own_k[0], &own_k[1], &k[0], &k[1]}) m->resize(n, as_index(c.kv_rows()));
   const Ring shown = s.plan.score_reveal(0).sent();
   walk(
-      s, 2, result.rows, 1, 31,
+      s, 2, result.rows, 1, seed,
       [&](Witness& w) {
         w.shown = [&](const Showing& showing) {
           if (showing.seen.site != Site::scores || showing.seen.index % 2 == 0) return;
@@ -385,7 +360,6 @@ Scores repeat_two_tokens(const AuditSubject& s, std::size_t rows, const AuditPro
     const double size = std::sqrt(x.square().sum() * y.square().sum());
     return size > 0 ? (x * y).sum() / size : 0;
   };
-  if (n < 3 * hd + 2) return result;
   for (Index h = 0; h < heads; ++h) {
     const Index kv = as_index(c.kv_of(static_cast<std::size_t>(h))) * hd;
     Matrix x(n, 3 * hd);
@@ -398,10 +372,61 @@ Scores repeat_two_tokens(const AuditSubject& s, std::size_t rows, const AuditPro
     found_q.bottomRows(hd) *= -1;
     true_q << q.middleCols(h * hd, hd).colwise().mean().transpose(),
         q.middleCols(h * hd, hd).colwise().mean().transpose();
-    result.key += correlation(found.topRows(hd), true_k) / static_cast<double>(heads);
-    result.query += correlation(found_q, true_q) / static_cast<double>(heads);
+    result.key += correlation(found.topRows(hd), true_k) * weight / static_cast<double>(heads);
+    result.query += correlation(found_q, true_q) * weight / static_cast<double>(heads);
   }
-  result.chance = 5 / std::sqrt(static_cast<double>(heads * hd));
+  // Of what moves, the share that all of the user's own bits explain.
+  Matrix own(n, own_q.cols() + 2 * own_k[0].cols());
+  own << own_q, own_k[0], own_k[1];
+  const Explained by = explained_by(centred(own), centred(difference));
+  result.moves.share += by.share * weight;
+  result.moves.chance += by.chance * weight / std::sqrt(1 / weight);
+}
+
+}  // namespace
+
+bool OwnBits::violated() const {
+  return of_row.found() || std::any_of(cuts.begin(), cuts.end(), [](const Cut& cut) { return cut.by.found(); });
+}
+
+Repeated repeat_one_token(const AuditSubject& subject, std::size_t rows, const AuditProgress& progress) {
+  const auto part = [&](double from, double to) -> AuditProgress {
+    if (!progress) return nullptr;
+    return [&progress, from, to](double share) { progress(from + share * (to - from)); };
+  };
+  Repeated result;
+  result.own.cuts = cuts_of(subject, part(0, 0.2));
+  const Record record = record_of(subject, std::min(rows, k_most_repeats), part(0.2, 0.7));
+  const Matrix moved = centred(record.exact);
+  result.own.rows = static_cast<std::size_t>(moved.rows());
+  result.own.of_row = explained_by(centred(record.own), moved);
+  std::vector<double> sizes;
+  for (Index j = 0; j < moved.cols(); ++j)
+    sizes.push_back(moved.col(j).norm() / std::sqrt(static_cast<double>(moved.rows())));
+  const Plan& p = subject.plan;
+  result.own.moves =
+      std::ldexp(median(sizes), -(p.config.post_norm ? p.o_frac(0) - p.o_reveal(0).drop : frac::norm_row));
+  if (progress) progress(0.75);
+  result.limit = limit_of(subject, record, rows);
+  if (progress) progress(1);
+  return result;
+}
+
+Scores repeat_two_tokens(const AuditSubject& subject, std::size_t rows, const AuditProgress& progress) {
+  const Config& c = subject.plan.config;
+  Scores result;
+  result.rows = std::min(rows, k_most_repeats);
+  if (result.rows < 3 * c.head_dim + 2) return result;  // fewer rows than unknowns
+  const std::size_t pairs = std::min<std::size_t>(4, subject.prompt.size() / 2);
+  const double weight = 1 / static_cast<double>(pairs);
+  for (std::size_t i = 0; i < pairs; ++i) {
+    AuditSubject of = subject;
+    of.prompt = {subject.prompt[2 * i], subject.prompt[2 * i + 1]};
+    const double done = static_cast<double>(i) * weight;
+    add_pair(of, static_cast<std::uint8_t>(31 + 2 * i), weight, result,
+             progress ? [&](double share) { progress(done + share * weight); } : AuditProgress(nullptr));
+  }
+  result.chance = 5 / std::sqrt(static_cast<double>(pairs * c.q_rows()));
   return result;
 }
 

@@ -46,13 +46,13 @@ struct OwnBits {
   bool violated() const;
 };
 
-// A1's limit. Relative errors of least squares, or 1 where rows are fewer than unknowns.
+// A1's limit. Relative errors of the best linear estimate, 1 where nothing is told.
 struct Limit {
   struct Point {
     std::size_t rows = 0;
     double output = 1;     // the first layer's matrix behind attention, its inputs' roundings given, too
     double gate_up = 1;    // the rows of gate and up (without a gate: of up)
-    bool measured = true;  // else from the greatest that was, as errors fall with the root of the rows
+    bool measured = true;  // else carried on from the greatest that was, with the root of the rows: no error is less
   };
   std::vector<Point> points;                     // rising
   double rows_isolated = 0, pairs_isolated = 0;  // shares of places that can be followed by their value alone
@@ -66,10 +66,12 @@ struct Repeated {
 inline constexpr std::size_t k_most_repeats = 4000;
 Repeated repeat_one_token(const AuditSubject& subject, std::size_t rows, const AuditProgress& progress = nullptr);
 
-// A3: queries and keys in true order, regressed on the user's own bits from the scores of a prompt of two tokens. Mean over heads of the correlation of
-// what is found with what is true, in the first layer; chance: of that mean, five standard deviations.
+// A3: queries and keys of the first layer in true order, regressed on the user's own bits from the scores of prompts of two tokens, each `rows` times (0
+// where rows are fewer than unknowns): the first pairs of the subject's prompt, 4 at most.
 struct Scores {
-  std::size_t rows = 0;
+  std::size_t rows = 0;  // of a prompt
+  Explained moves;       // how the difference of the two scores moves
+  // Means over heads and prompts of the correlation of what is found with what is true; of either by chance, five standard deviations.
   double query = 0, key = 0, chance = 0;
 };
 Scores repeat_two_tokens(const AuditSubject& subject, std::size_t rows, const AuditProgress& progress = nullptr);
