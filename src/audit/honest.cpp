@@ -1,49 +1,19 @@
 #include "audit/honest.h"
 
-#include <Eigen/Dense>
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
 #include <numeric>
 
-#include "audit/witness.h"
+#include "audit/algebra.h"
 #include "base/mutex.h"
 #include "permllm/error.h"
 
 namespace permllm {
 namespace {
 
-using Matrix = Eigen::MatrixXd;
-using Index = Eigen::Index;
-
-Index as_index(std::size_t n) { return static_cast<Index>(n); }
-
-// Coins of the simulation: the same at each audit of a model, so that its figures are.
-Seed coin_seed(std::uint8_t number) {
-  std::array<std::uint8_t, Seed::k_bytes> bytes{};
-  bytes[0] = number;
-  return Seed{bytes};
-}
-
-// Repeats that are simulated at a time.
-constexpr std::size_t k_block = 250;
-
-// Walks `layers` layers of the first `tokens` tokens of the prompt, `repeats` times; set(witness) says what is to be recorded, by index.
-void walk(const AuditSubject& s, std::size_t tokens, std::size_t repeats, std::size_t layers, std::uint8_t seed,
-          const std::function<void(Witness&)>& set, const AuditProgress& progress) {
-  const AesCoins user(coin_seed(seed)), provider(coin_seed(static_cast<std::uint8_t>(seed + 1)));
-  for (std::size_t begin = 0; begin < repeats; begin += k_block) {
-    Witness w{user, provider, s.executor, tokens, std::min(k_block, repeats - begin)};
-    w.first = static_cast<std::uint32_t>(begin * tokens);
-    w.coined = s.coined;
-    set(w);
-    run_witness(w, s.plan, s.weights, std::span(s.prompt).first(tokens), layers);
-    if (progress) progress(static_cast<double>(begin) / static_cast<double>(repeats));
-  }
-}
-
-Matrix centred(const Matrix& m) { return m.rowwise() - m.colwise().mean(); }
+using namespace algebra;
 
 // Coefficients of y by x, both centred, [x's columns][y's]; as good as none where rows are too few.
 Matrix least_squares(const Matrix& x, const Matrix& y) {
@@ -90,7 +60,7 @@ std::vector<OwnBits::Cut> cuts_of(const AuditSubject& s, const AuditProgress& pr
   std::map<std::pair<Site, std::uint16_t>, Sums> sums;
   Mutex mutex;
   walk(
-      s, 2, k_repeats, s.plan.config.layers, 11,
+      s, std::span(s.prompt).first(2), k_repeats, s.plan.config.layers, 11,
       [&](Witness& w) {
         w.rounded = [&](const Rounding& r) {
           Sums own;
@@ -193,7 +163,7 @@ Record record_of(const AuditSubject& s, std::size_t repeats, const AuditProgress
   };
   // The first use is that which the others are compared with.
   walk(
-      s, 1, 1, 1, 21,
+      s, std::span(s.prompt).first(1), 1, 1, 21,
       [&](Witness& w) {
         w.shown = [&](const Showing& showing) {
           if (showing.seen.site == row_site(p)) first.assign(showing.exact.begin(), showing.exact.end());
@@ -201,7 +171,7 @@ Record record_of(const AuditSubject& s, std::size_t repeats, const AuditProgress
       },
       nullptr);
   walk(
-      s, 1, repeats, 1, 21,
+      s, std::span(s.prompt).first(1), repeats, 1, 21,
       [&](Witness& w) {
         w.shown = [&](const Showing& showing) {
           const Index i = as_index(showing.seen.index);
@@ -222,17 +192,6 @@ Record record_of(const AuditSubject& s, std::size_t repeats, const AuditProgress
       progress);
   if (p.raw_up()) r.mean_scale = std::accumulate(scales.begin(), scales.end(), 0.0) / static_cast<double>(repeats);
   return r;
-}
-
-Matrix rows_of(const IntMatrix& w, const std::vector<std::size_t>& rows) {
-  Matrix m(as_index(rows.size()), as_index(w.cols()));
-  std::vector<std::int32_t> row(w.cols());
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    w.row(rows[i], row);
-    for (std::size_t j = 0; j < row.size(); ++j)
-      m(as_index(i), as_index(j)) = std::ldexp(static_cast<double>(row[j]), -w.frac());
-  }
-  return m;
 }
 
 // Relative error of the best linear estimate of w from y = x w' + noise, in the metric of what moved: of an attacker who knows how large noise (a
@@ -328,7 +287,7 @@ void add_pair(const AuditSubject& s, std::uint8_t seed, double weight, Scores& r
   for (Matrix* m : {&own_k[0], &own_k[1], &k[0], &k[1]}) m->resize(n, as_index(c.kv_rows()));
   const Ring shown = s.plan.score_reveal(0).sent();
   walk(
-      s, 2, result.rows, 1, seed,
+      s, std::span(s.prompt).first(2), result.rows, 1, seed,
       [&](Witness& w) {
         w.shown = [&](const Showing& showing) {
           if (showing.seen.site != Site::scores || showing.seen.index % 2 == 0) return;
@@ -390,13 +349,9 @@ bool OwnBits::violated() const {
 }
 
 Repeated repeat_one_token(const AuditSubject& subject, std::size_t rows, const AuditProgress& progress) {
-  const auto part = [&](double from, double to) -> AuditProgress {
-    if (!progress) return nullptr;
-    return [&progress, from, to](double share) { progress(from + share * (to - from)); };
-  };
   Repeated result;
-  result.own.cuts = cuts_of(subject, part(0, 0.2));
-  const Record record = record_of(subject, std::min(rows, k_most_repeats), part(0.2, 0.7));
+  result.own.cuts = cuts_of(subject, stretch(progress, 0, 0.2));
+  const Record record = record_of(subject, std::min(rows, k_most_repeats), stretch(progress, 0.2, 0.7));
   const Matrix moved = centred(record.exact);
   result.own.rows = static_cast<std::size_t>(moved.rows());
   result.own.of_row = explained_by(centred(record.own), moved);
@@ -423,8 +378,7 @@ Scores repeat_two_tokens(const AuditSubject& subject, std::size_t rows, const Au
     AuditSubject of = subject;
     of.prompt = {subject.prompt[2 * i], subject.prompt[2 * i + 1]};
     const double done = static_cast<double>(i) * weight;
-    add_pair(of, static_cast<std::uint8_t>(31 + 2 * i), weight, result,
-             progress ? [&](double share) { progress(done + share * weight); } : AuditProgress(nullptr));
+    add_pair(of, static_cast<std::uint8_t>(31 + 2 * i), weight, result, stretch(progress, done, done + weight));
   }
   result.chance = 5 / std::sqrt(static_cast<double>(pairs * c.q_rows()));
   return result;

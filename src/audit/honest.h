@@ -4,24 +4,12 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <string>
 #include <vector>
 
-#include "model/tokenizer.h"
-#include "model/weights.h"
-#include "plan/plan.h"
+#include "audit/subject.h"
 
 namespace permllm {
-
-struct AuditSubject {
-  const IntWeights& weights;
-  const Plan& plan;
-  Executor& executor;
-  std::vector<TokenId> prompt;  // two tokens or more, of which the first alone is the prompt of one token
-  bool coined = true;           // false: as if cuts had no coin that the user never has (Witness)
-};
-using AuditProgress = std::function<void(double)>;  // the share that is done
 
 // A share of variance, and what chance may make of it (five standard deviations).
 struct Explained {

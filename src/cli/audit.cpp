@@ -2,14 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "audit/deviating.h"
+#include "audit/fine_tune.h"
 #include "audit/honest.h"
+#include "audit/shown.h"
 #include "base/text.h"
 #include "cli/offer_options.h"
 #include "cli/plot.h"
 #include "cli/progress.h"
+#include "model/load.h"
 #include "permllm/error.h"
 #include "service/print_event.h"
 
@@ -17,7 +22,7 @@ namespace permllm {
 namespace {
 
 struct Options {
-  std::string path, plot;
+  std::string path, base, plot;
   OfferOptions serve;
   std::size_t rows = 3000;
   bool json = false, coinless = false;
@@ -26,9 +31,22 @@ struct Options {
 struct Findings {
   Repeated repeated;
   Scores scores;
+  std::vector<FineTune> fine_tunes;
+  Deviating deviating;
+  Logits logits;
+  Embeddings embeddings;
 };
 
+constexpr std::array k_fine_tunes{0.003, 0.01, 0.02, 0.05};
+
 nlohmann::json json_of(const Explained& by) { return {{"share", by.share}, {"chance", by.chance}}; }
+nlohmann::json json_of(const Followed& f) { return {{"all", f.all}, {"top", f.top}, {"moves", f.moves}}; }
+
+bool violated(const Findings& f) { return f.repeated.own.violated() || f.scores.moves.found(); }
+std::string verdict(const Findings& f) {
+  return violated(f) ? "VIOLATION: what a user knows of its own decides how values are rounded whose place it knows."
+                     : "What a user knows of its own explains nothing of how a repeated prompt moves.";
+}
 
 void print_json(const Plan& plan, const Findings& f) {
   const OwnBits& own = f.repeated.own;
@@ -40,6 +58,13 @@ void print_json(const Plan& plan, const Findings& f) {
                       {"output_error", point.output},
                       {"gate_up_error", point.gate_up},
                       {"measured", point.measured}});
+  nlohmann::json fine_tunes = nlohmann::json::array();
+  for (const FineTune& tune : f.fine_tunes)
+    fine_tunes.push_back({{"size", tune.size},
+                          {"rows", tune.rows},
+                          {"layer", tune.layer},
+                          {"matched", tune.matched},
+                          {"error", tune.error}});
   print_event({{"event", "audit"},
                {"model", plan.config.name},
                {"profile", name_of(plan.profile)},
@@ -49,7 +74,7 @@ void print_json(const Plan& plan, const Findings& f) {
                  {"moves", own.moves},
                  {"explained", json_of(own.of_row)},
                  {"cuts", cuts},
-                 {"verdict", own.violated() ? "VIOLATION" : "holds"}}},
+                 {"verdict", violated(f) ? "VIOLATION" : "holds"}}},
                {"a1_limit",
                 {{"points", points},
                  {"rows_isolated", f.repeated.limit.rows_isolated},
@@ -59,43 +84,66 @@ void print_json(const Plan& plan, const Findings& f) {
                  {"explained", json_of(f.scores.moves)},
                  {"query", f.scores.query},
                  {"key", f.scores.key},
-                 {"chance", f.scores.chance}}}});
+                 {"chance", f.scores.chance}}},
+               {"b", fine_tunes},
+               {"c",
+                {{"rows", f.deviating.rows()},
+                 {"gate_up_rows", f.deviating.gate_up_rows},
+                 {"gate_up_right", f.deviating.gate_up_right},
+                 {"down_rows", f.deviating.down_rows},
+                 {"down_right", f.deviating.down_right},
+                 {"output_rows", f.deviating.output_rows}}},
+               {"d", {{"again", json_of(f.logits.again)}, {"near", json_of(f.logits.near)}}},
+               {"e", {{"tokens", f.embeddings.tokens}, {"named", f.embeddings.named}}}});
 }
 
 void print_text(const Plan& plan, const Findings& f) {
   const OwnBits& own = f.repeated.own;
-  fmt::print("{}, profile {}{}: what users of it can take, by a simulation of what they see\n\n",
+  fmt::print("{}, profile {}{}: what users of it can take, by a simulation of what they see\n",
              for_terminal(plan.config.name), name_of(plan.profile), plan.fused ? " with fused norms" : "");
-  const auto line = [](const std::string& attack, const std::string& who, const std::string& rows,
-                       const std::string& result) {
-    fmt::print("  {:<44}{:<10}{:>8}  {}\n", attack, who, rows, result);
+  const auto heading = [](const std::string& words) { fmt::print("\n{}\n", words); };
+  const auto line = [](const std::string& what, std::size_t rows, const std::string& result) {
+    fmt::print("  {:<40}{:>8}  {}\n", what, rows == 0 ? "" : fmt::format("{}", rows), result);
   };
   const auto percent = [](double share) { return fmt::format("{:.2f} %", 100 * share); };
   const auto found = [&](const Explained& by) {
-    return fmt::format("{} explained (by chance up to {}){}", percent(std::max(0.0, by.share)), percent(by.chance),
+    return fmt::format("{} explained (chance up to {}){}", percent(std::max(0.0, by.share)), percent(by.chance),
                        by.found() ? ": VIOLATION" : "");
   };
-  line("", "user", "rows", "");
-  line("own bits, row behind attention", "honest", fmt::format("{}", own.rows),
-       fmt::format("moves by {:.1e}; {}", own.moves, found(own.of_row)));
+  fmt::print("  {:<40}{:>8}\n", "", "rows");
+  heading("An honest user, one prompt again and again: what its own bits explain");
+  line("the row behind the first attention", own.rows,
+       fmt::format("{}; a value moves by {:.1e}", found(own.of_row), own.moves));
+  line("the scores of two tokens", f.scores.rows, found(f.scores.moves));
   for (const OwnBits::Cut& cut : own.cuts)
-    line(fmt::format("own bits, rounding of {}", cut.name), "honest", "",
-         fmt::format("layer {}: {}", cut.layer, found(cut.by)));
+    line(fmt::format("the rounding of {}", cut.name), 0, fmt::format("{}, in layer {}", found(cut.by), cut.layer));
+  line("A3: queries and keys, from scores", f.scores.rows,
+       fmt::format("correlation {:.3f} and {:.3f} (chance up to {:.3f})", f.scores.query, f.scores.key,
+                   f.scores.chance));
+  heading("A1's limit: if it knew the place of every value, and how each was rounded; errors in the first layer");
   for (const Limit::Point& point : f.repeated.limit.points)
-    line("A1's limit, all places and roundings given", "honest", fmt::format("{}", point.rows),
-         fmt::format("first layer: error {} of what attention puts out, {} of gate and up{}", percent(point.output),
-                     percent(point.gate_up), point.measured ? "" : " (from the line above)"));
-  line("  places that their value alone names", "honest", "",
+    line("matrix behind attention; gate and up", point.rows,
+         fmt::format("{}; {}{}", percent(point.output), percent(point.gate_up), point.measured ? "" : ", carried on"));
+  line("places that their value alone names", 0,
        fmt::format("{} of a row, {} of the neurons", percent(f.repeated.limit.rows_isolated),
                    percent(f.repeated.limit.pairs_isolated)));
-  line("own bits, scores of two tokens", "honest", fmt::format("{}", f.scores.rows), found(f.scores.moves));
-  line("A3, queries and keys by scores", "honest", fmt::format("{}", f.scores.rows),
-       fmt::format("correlation {:.3f} and {:.3f} (by chance up to {:.3f})", f.scores.query, f.scores.key,
-                   f.scores.chance));
-  fmt::print("\n{}\n",
-             own.violated()
-                 ? "VIOLATION: what a user knows of its own decides how values are rounded that it sees in their place."
-                 : "What a user knows of its own explains nothing of how a repeated prompt moves.");
+  heading("B: an honest user with the public base of a fine-tuned model: error of the difference it finds");
+  for (const FineTune& tune : f.fine_tunes)
+    line(fmt::format("a fine-tune of {}, layer {}", percent(tune.size), tune.layer), tune.rows,
+         fmt::format("{}{}", percent(tune.error), tune.error < 0.5 ? "" : ": not found"));
+  heading("C: a user who answers rows of its choice");
+  line("gate and up", f.deviating.gate_up_rows, percent(f.deviating.gate_up_right) + " of the entries exact");
+  line("down", f.deviating.down_rows,
+       f.deviating.down_right > 0 ? percent(f.deviating.down_right) + " of the entries exact" : "not measured");
+  line("the whole model", f.deviating.rows(), "each row asks every layer");
+  heading("Seen without any of this");
+  line("D: logits named by value, same prompt", 0,
+       fmt::format("{} of all, {} of the top ten", percent(f.logits.again.all), percent(f.logits.again.top)));
+  line("   one early token changed", 0,
+       fmt::format("{} of all, {} of the top ten", percent(f.logits.near.all), percent(f.logits.near.top)));
+  line("E: embedding rows that name their token", 0,
+       fmt::format("{} of {} tokens", percent(f.embeddings.named), f.embeddings.tokens));
+  fmt::print("\n{}\n", verdict(f));
 }
 
 void plot(const std::string& path, const Plan& plan, const Limit& limit) {
@@ -116,15 +164,24 @@ void run(const Options& options) {
   const OfferedModel model =
       offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
   const auto bar = late_bar("Auditing", options.json);
-  const AuditProgress first = [&](double share) { bar(0.7 * share); },
-                      second = [&](double share) { bar(0.7 + 0.29 * share); };
+  const AuditProgress progress = [&](double share) { bar(0.99 * share); };
   AuditSubject subject{model.weights, model.plan, executor,
                        calibration_texts(model.vocabulary, model.plan.config).at(0), !options.coinless};
   if (subject.prompt.size() < 2)
     throw Error(Code::unsupported, "model", "its vocabulary makes less than two tokens of the calibration text");
+  constexpr std::size_t k_rows_of_text = 1000, k_prompt = 16;
   Findings f;
-  f.repeated = repeat_one_token(subject, options.rows, first);
-  f.scores = repeat_two_tokens(subject, options.rows, second);
+  f.repeated = repeat_one_token(subject, options.rows, stretch(progress, 0, 0.3));
+  f.scores = repeat_two_tokens(subject, options.rows, stretch(progress, 0.3, 0.45));
+  if (options.base.empty()) {
+    f.fine_tunes = recover_fine_tunes(subject, k_rows_of_text, k_fine_tunes, stretch(progress, 0.45, 0.85));
+  } else {
+    const IntWeights base = load_int_weights(ModelFile::open(options.base), executor);
+    f.fine_tunes = {recover_fine_tune(subject, k_rows_of_text, base, stretch(progress, 0.45, 0.85))};
+  }
+  f.deviating = probe_rows(subject, stretch(progress, 0.85, 0.95));
+  f.logits = follow_logits(subject, k_prompt, stretch(progress, 0.95, 1));
+  f.embeddings = name_embeddings(subject);
   bar(1);
   if (!options.plot.empty()) plot(options.plot, model.plan, f.repeated.limit);
   options.json ? print_json(model.plan, f) : print_text(model.plan, f);
@@ -144,6 +201,9 @@ void add_audit(CLI::App& parent) {
           fmt::format("tokens that a user has the model run through; beyond {} figures are carried on", k_most_repeats))
       ->capture_default_str()
       ->check(CLI::Range(100, 1000000000));
+  command->add_option(
+      "--base", options->base,
+      "GGUF file of the public model that this one is a fine-tune of; without it, made-up ones of this one are tried");
   command->add_option("--plot", options->plot, "also write the error against rows to this file, as SVG");
   command->add_flag("--json", options->json, "one JSON object, for programs");
   // The negative control of the tests: cuts as they were up to wire version 6.
