@@ -34,6 +34,7 @@ std::vector<MaskedOf<W>> shown_map(Witness& w, const MapShape& of_batch, const M
   w.executor.parallel(tokens, [&](std::size_t i) {
     MapShape s = of_batch;
     s.columns = columns_at(w.slot(i));
+    s.reveal = w.shown_by(of_batch);
     const std::uint32_t index = w.index(i);
     const Words own = w.user.words(map_at(Use::map_shown, s, s.site, index), s.shown_at(index), s.in);
     for (std::size_t row = 0; row < s.rows; ++row) {
@@ -228,7 +229,7 @@ Embedded<Masked> embed(Witness& w, const EmbedShape& s, const Masked& rows) {
 }
 
 Masked norm(Witness& w, const NormShape& s, const Masked& x) {
-  const int frac = x.format.frac - s.map.reveal.drop;
+  const int frac = x.format.frac - w.shown_by(s.map).drop;
   return shown_map(w, s.map, x, [&](std::size_t, std::size_t, auto row, auto& answers) {
     const RowNorm of = s.plain != 0 ? RowNorm{0, s.plain} : row_norm(row, frac, s.eps, s.centred);
     clear::scale(row, of.mean, power_of_two(-frac) * of.scale, s.map.answers[0].out, answers[0]);
@@ -238,7 +239,7 @@ Masked norm(Witness& w, const NormShape& s, const Masked& x) {
 RowScales row_scales(Witness& w, const NormShape& s, const Masked& x) {
   RowScales scales(x.tokens());
   shown_map<Word>(w, s.map, x, x.tokens(), [&](std::size_t i, std::size_t, auto row, auto&) {
-    scales[i] = row_norm(row, x.format.frac - s.map.reveal.drop, s.eps, s.centred).scale;
+    scales[i] = row_norm(row, x.format.frac - w.shown_by(s.map).drop, s.eps, s.centred).scale;
   });
   return scales;
 }
@@ -248,7 +249,7 @@ Masked attention(Witness& w, const AttentionShape& s, const Masked& qkv, std::sp
 }
 
 Masked mlp(Witness& w, const MlpShape& s, const Masked& gate_up, const RowScales& scales) {
-  const double unit = power_of_two(s.map.reveal.drop - gate_up.format.frac);
+  const double unit = power_of_two(w.shown_by(s.map).drop - gate_up.format.frac);
   const Format out = s.map.answers[0].out;
   return shown_map(w, s.map, gate_up, [&](std::size_t i, std::size_t, auto row, auto& answers) {
     const double scale = unit * (scales.empty() ? 1.0 : scales[i]);

@@ -9,6 +9,7 @@
 // i % tokens and has the coins of slot first + i.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -42,6 +43,8 @@ struct Witness {
   Executor& executor;
   std::size_t tokens = 1, repeats = 1;
   std::uint32_t first = 0;
+  int finer =
+      0;  // bits by which rows of the residual and neurons are shown finer than the plan says, as far as there are some
   bool coined = true;  // false: cuts without the coin that the user never has, as up to wire version 6
   // Called from several threads, for different indices at a time.
   std::function<void(const Showing&)> shown = nullptr;
@@ -49,6 +52,11 @@ struct Witness {
 
   std::size_t rows() const { return tokens * repeats; }
   std::size_t slot(std::size_t i) const { return i % tokens; }
+  // What is shown of a map.
+  Reveal shown_by(const MapShape& map) const {
+    const int more = map.site == Site::mlp_norm || map.site == Site::mlp ? std::min(finer, map.reveal.drop) : 0;
+    return {map.reveal.drop - more, map.reveal.keep + more};
+  }
   std::uint32_t index(std::size_t i) const { return first + static_cast<std::uint32_t>(i); }
 };
 

@@ -10,6 +10,7 @@
 #include "audit/fine_tune.h"
 #include "audit/honest.h"
 #include "audit/shown.h"
+#include "audit/sorting.h"
 #include "base/text.h"
 #include "cli/offer_options.h"
 #include "cli/plot.h"
@@ -30,6 +31,7 @@ struct Options {
 
 struct Findings {
   Repeated repeated;
+  Sorting sorting, finer;  // as the plan says, and the control
   Scores scores;
   std::vector<FineTune> fine_tunes;
   Deviating deviating;
@@ -40,6 +42,13 @@ struct Findings {
 constexpr std::array k_fine_tunes{0.003, 0.01, 0.02, 0.05};
 
 nlohmann::json json_of(const Explained& by) { return {{"share", by.share}, {"chance", by.chance}}; }
+nlohmann::json json_of(const Sorting& a) {
+  return {{"rows", a.rows},
+          {"finer_bits", a.finer},
+          {"rows_aligned", a.rows_aligned},
+          {"pairs_aligned", a.pairs_aligned},
+          {"error", a.error}};
+}
 nlohmann::json json_of(const Followed& f) { return {{"all", f.all}, {"top", f.top}, {"moves", f.moves}}; }
 
 bool violated(const Findings& f) { return f.repeated.own.violated() || f.scores.moves.found(); }
@@ -79,6 +88,7 @@ void print_json(const Plan& plan, const Findings& f) {
                 {{"points", points},
                  {"rows_isolated", f.repeated.limit.rows_isolated},
                  {"pairs_isolated", f.repeated.limit.pairs_isolated}}},
+               {"a2", {{"plan", json_of(f.sorting)}, {"finer", json_of(f.finer)}}},
                {"a3",
                 {{"rows", f.scores.rows},
                  {"explained", json_of(f.scores.moves)},
@@ -127,6 +137,11 @@ void print_text(const Plan& plan, const Findings& f) {
   line("places that their value alone names", 0,
        fmt::format("{} of a row, {} of the neurons", percent(f.repeated.limit.rows_isolated),
                    percent(f.repeated.limit.pairs_isolated)));
+  heading("A2: the published attack, by sorting (arXiv 2605.04901): error of the rows of gate that stand most apart");
+  for (const Sorting& a : {f.sorting, f.finer})
+    line(a.finer == 0 ? "as this plan shows" : fmt::format("a control: shown {} bits finer", a.finer), a.rows,
+         fmt::format("{}; {} of the places aligned, {} of these neurons", percent(a.error), percent(a.rows_aligned),
+                     percent(a.pairs_aligned)));
   heading("B: an honest user with the public base of a fine-tuned model: error of the difference it finds");
   for (const FineTune& tune : f.fine_tunes)
     line(fmt::format("a fine-tune of {}, layer {}", percent(tune.size), tune.layer), tune.rows,
@@ -169,15 +184,18 @@ void run(const Options& options) {
                        calibration_texts(model.vocabulary, model.plan.config).at(0), !options.coinless};
   if (subject.prompt.size() < 2)
     throw Error(Code::unsupported, "model", "its vocabulary makes less than two tokens of the calibration text");
-  constexpr std::size_t k_rows_of_text = 1000, k_prompt = 16;
+  constexpr std::size_t k_rows_of_text = 1000, k_prompt = 16, k_fewest_sorted = 100, k_most_sorted = 2500;
   Findings f;
   f.repeated = repeat_one_token(subject, options.rows, stretch(progress, 0, 0.3));
   f.scores = repeat_two_tokens(subject, options.rows, stretch(progress, 0.3, 0.45));
+  const std::size_t sorted = std::clamp(options.rows, k_fewest_sorted, k_most_sorted);
+  f.sorting = align_by_sorting(subject, sorted, 0, stretch(progress, 0.45, 0.5));
+  f.finer = align_by_sorting(subject, sorted, 8, stretch(progress, 0.5, 0.55));
   if (options.base.empty()) {
-    f.fine_tunes = recover_fine_tunes(subject, k_rows_of_text, k_fine_tunes, stretch(progress, 0.45, 0.85));
+    f.fine_tunes = recover_fine_tunes(subject, k_rows_of_text, k_fine_tunes, stretch(progress, 0.55, 0.85));
   } else {
     const IntWeights base = load_int_weights(ModelFile::open(options.base), executor);
-    f.fine_tunes = {recover_fine_tune(subject, k_rows_of_text, base, stretch(progress, 0.45, 0.85))};
+    f.fine_tunes = {recover_fine_tune(subject, k_rows_of_text, base, stretch(progress, 0.55, 0.85))};
   }
   f.deviating = probe_rows(subject, stretch(progress, 0.85, 0.95));
   f.logits = follow_logits(subject, k_prompt, stretch(progress, 0.95, 1));

@@ -4,6 +4,7 @@
 #include "audit/deviating.h"
 #include "audit/fine_tune.h"
 #include "audit/shown.h"
+#include "audit/sorting.h"
 #include "model/load.h"
 #include "plan/calibrate.h"
 #include "support/tiny_models.h"
@@ -33,6 +34,14 @@ TEST(Attacks, who_deviates_reads_the_matrices) {
     EXPECT_GT(found.gate_up_right, 0.5) << name;
     EXPECT_EQ(found.down_right, 1) << name;  // the user's own bits tell which numbers are a unit above
   }
+}
+
+TEST(Attacks, sorting_fails_at_the_bits_of_the_plan_and_does_not_where_more_are_shown) {
+  Audited a("llama");
+  const Sorting now = align_by_sorting(a.subject(), 1000, 0), finer = align_by_sorting(a.subject(), 1000, 8);
+  EXPECT_GT(now.error, 0.5);
+  EXPECT_LT(finer.error, 0.5);
+  EXPECT_GE(finer.rows_aligned, now.rows_aligned);
 }
 
 TEST(Attacks, small_fine_tunes_are_found_and_large_ones_are_not) {

@@ -1,0 +1,156 @@
+#include "audit/sorting.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "audit/algebra.h"
+
+namespace permllm {
+namespace {
+
+using namespace algebra;
+
+constexpr std::size_t k_neurons = 200;  // those that are looked at
+
+// One use as the user sees it; `place` and `neuron` it does not know.
+struct Showings {
+  std::vector<double>
+      normed;  // what it answered (of fused norms the row by its rms), by the rank of the place in the row
+  std::vector<std::uint32_t> place;
+  std::vector<float> gate, up;  // by gate, up without its sign
+  std::vector<std::uint32_t> neuron;
+};
+
+std::size_t nearest(const Showings& use, double gate, double up) {
+  std::size_t found = 0;
+  double least = 1e300;
+  const auto offer = [&](std::size_t k) {
+    const double d = std::hypot(double{use.gate[k]} - gate, double{use.up[k]} - up);
+    if (d < least) least = d, found = k;
+  };
+  auto above = static_cast<std::size_t>(std::lower_bound(use.gate.begin(), use.gate.end(), static_cast<float>(gate)) -
+                                        use.gate.begin());
+  auto below = above;
+  for (bool more = true; more;) {
+    more = false;
+    if (above < use.gate.size() && double{use.gate[above]} - gate < least) offer(above++), more = true;
+    if (below > 0 && gate - double{use.gate[below - 1]} < least) offer(--below), more = true;
+  }
+  return found;
+}
+
+// How far a point's nearest neighbour is.
+std::vector<double> apart(const Showings& use) {
+  std::vector<double> distance(use.gate.size(), 1e300);
+  for (std::size_t a = 0; a < distance.size(); ++a) {
+    for (std::size_t b = a + 1;
+         b < distance.size() && double{use.gate[b]} - double{use.gate[a]} < std::max(distance[a], 1.0); ++b) {
+      const double d = std::hypot(double{use.gate[b]} - double{use.gate[a]}, double{use.up[b]} - double{use.up[a]});
+      distance[a] = std::min(distance[a], d);
+      distance[b] = std::min(distance[b], d);
+    }
+  }
+  return distance;
+}
+
+std::vector<Showings> uses_of(const AuditSubject& s, std::size_t rows, int finer, const AuditProgress& progress) {
+  const Plan& p = s.plan;
+  std::vector<Showings> uses(rows);
+  std::vector<double> scales(rows, 1.0);
+  const NormShape norm = mlp_norm_shape(p, 0);
+  const auto sorted = [](const std::vector<double>& values) {
+    std::vector<std::uint32_t> order(values.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return values[a] < values[b]; });
+    return order;
+  };
+  walk(
+      s, std::span(s.prompt).first(1), rows, 1, 71,
+      [&](Witness& w) {
+        w.finer = finer;
+        w.shown = [&](const Showing& showing) {
+          const std::size_t i = showing.seen.index, n = showing.order.pi.size();
+          Showings& use = uses[i];
+          if (showing.seen.site == Site::mlp_norm) {
+            const int frac = p.residual_frac - w.shown_by(norm.map).drop;
+            const std::span<const std::int64_t> row = showing.seen.values;
+            const RowNorm of = norm.plain != 0 ? RowNorm{0, norm.plain} : row_norm(row, frac, norm.eps, norm.centred);
+            scales[i] = of.scale;
+            Words words(n);
+            const Format out{Ring{64}, p.layers[0].mlp_norm};
+            clear::scale(row, of.mean, power_of_two(-frac) * of.scale, out, words);
+            std::vector<double> values(n);
+            for (std::size_t j = 0; j < n; ++j)
+              values[j] =
+                  (static_cast<double>(row[j]) + showing.part[j] - 0.5 - of.mean) * power_of_two(-frac) * of.scale;
+            for (const std::uint32_t j : sorted(values)) {
+              use.normed.push_back(p.raw_up() ? values[j] : decode(words[j], out));
+              use.place.push_back(showing.order.pi[j]);
+            }
+          }
+          if (showing.seen.site == Site::mlp) {
+            const double unit =
+                power_of_two(w.shown_by(mlp_shape(p, 0).map).drop - p.up_frac(0)) * (p.raw_up() ? scales[i] : 1);
+            std::vector<double> gates(n);
+            const auto value = [&](std::size_t at) {
+              return (static_cast<double>(showing.seen.values[at]) + showing.part[at] - 0.5) * unit;
+            };
+            for (std::size_t j = 0; j < n; ++j) gates[j] = value(j);
+            for (const std::uint32_t j : sorted(gates)) {
+              use.gate.push_back(static_cast<float>(gates[j]));
+              use.up.push_back(p.config.gated ? static_cast<float>(std::abs(value(n + j))) : 0);
+              use.neuron.push_back(showing.order.pi[j]);
+            }
+          }
+        };
+      },
+      progress);
+  return uses;
+}
+
+}  // namespace
+
+Sorting align_by_sorting(const AuditSubject& s, std::size_t rows, int finer, const AuditProgress& progress) {
+  const std::vector<Showings> uses = uses_of(s, rows, finer, stretch(progress, 0, 0.7));
+  const Showings& first = uses[0];
+  const std::size_t width = s.plan.config.width, ff = first.gate.size(), neurons = std::min(k_neurons, ff);
+  const std::vector<double> distance = apart(first);
+  std::vector<std::size_t> picked(ff);
+  std::iota(picked.begin(), picked.end(), 0);
+  std::sort(picked.begin(), picked.end(), [&](std::size_t a, std::size_t b) { return distance[a] > distance[b]; });
+  picked.resize(neurons);
+  Matrix x(as_index(rows), as_index(width)), y(as_index(rows), as_index(neurons));
+  double places = 0, pairs = 0;
+  for (std::size_t i = 0; i < rows; ++i) {
+    const Showings& use = uses[i];
+    for (std::size_t j = 0; j < width; ++j) {
+      x(as_index(i), as_index(j)) = use.normed[j];
+      places += use.place[j] == first.place[j] ? 1 : 0;
+    }
+    for (std::size_t k = 0; k < neurons; ++k) {
+      const std::size_t at = nearest(use, double{first.gate[picked[k]]}, double{first.up[picked[k]]});
+      y(as_index(i), as_index(k)) = double{use.gate[at]};
+      pairs += use.neuron[at] == first.neuron[picked[k]] ? 1 : 0;
+    }
+  }
+  std::vector<std::size_t> of_matrix;
+  for (const std::size_t k : picked) of_matrix.push_back(first.neuron[k]);
+  const Matrix w = rows_of(s.weights.layer(0).up, of_matrix);
+  Matrix truth(w.rows(), w.cols());
+  for (std::size_t j = 0; j < width; ++j) truth.col(as_index(j)) = w.col(as_index(first.place[j]));
+  // Least squares with a cut-off, since a use moves in few directions.
+  const Matrix cx = centred(x);
+  const Eigen::SelfAdjointEigenSolver<Matrix> eigen(cx.transpose() * cx);
+  const double most = eigen.eigenvalues().maxCoeff();
+  const Eigen::VectorXd inverse =
+      eigen.eigenvalues().unaryExpr([&](double v) { return v > 1e-10 * most ? 1 / v : 0.0; });
+  const Matrix found =
+      (eigen.eigenvectors() * inverse.asDiagonal() * eigen.eigenvectors().transpose() * (cx.transpose() * centred(y)))
+          .transpose();
+  if (progress) progress(1);
+  const double n = static_cast<double>(rows);
+  return {rows, finer, places / (n * static_cast<double>(width)), pairs / (n * static_cast<double>(neurons)),
+          (found - truth).norm() / truth.norm()};
+}
+
+}  // namespace permllm
