@@ -149,8 +149,11 @@ Sorting align_by_sorting(const AuditSubject& s, std::size_t rows, int finer, con
           .transpose();
   if (progress) progress(1);
   const double n = static_cast<double>(rows);
+  // What never moves tells nothing, and is not asked for.
+  const Eigen::RowVectorXd moved = cx.colwise().norm();
+  const auto size = [&](const Matrix& m) { return (m.array().rowwise() * moved.array()).matrix().norm(); };
   return {rows, finer, places / (n * static_cast<double>(width)), pairs / (n * static_cast<double>(neurons)),
-          (found - truth).norm() / truth.norm()};
+          size(found - truth) / std::max(1e-300, size(truth))};
 }
 
 }  // namespace permllm

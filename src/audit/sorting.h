@@ -12,7 +12,7 @@ struct Sorting {
   double rows_aligned = 0;   // share of the places of a row that their rank names
   double pairs_aligned = 0;  // share of the neurons named rightly
   double error =
-      1;  // relative, of the rows of gate that stand most apart; above 1 where what is found is worse than nothing
+      1;  // relative, in the metric of what moved, of the rows of gate that stand most apart; above 1: worse than nothing
 };
 // finer: as far as the plan's rings have the bits.
 Sorting align_by_sorting(const AuditSubject& subject, std::size_t rows, int finer,

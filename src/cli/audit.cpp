@@ -139,7 +139,7 @@ void print_text(const Plan& plan, const Findings& f) {
                    percent(f.repeated.limit.pairs_isolated)));
   heading("A2: the published attack, by sorting (arXiv 2605.04901): error of the rows of gate that stand most apart");
   for (const Sorting& a : {f.sorting, f.finer})
-    line(a.finer == 0 ? "as this plan shows" : fmt::format("a control: shown {} bits finer", a.finer), a.rows,
+    line(a.finer == 0 ? "as this plan shows" : fmt::format("control: not fused, {} bits finer", a.finer), a.rows,
          fmt::format("{}; {} of the places aligned, {} of these neurons", percent(a.error), percent(a.rows_aligned),
                      percent(a.pairs_aligned)));
   heading("B: an honest user with the public base of a fine-tuned model: error of the difference it finds");
@@ -190,7 +190,10 @@ void run(const Options& options) {
   f.scores = repeat_two_tokens(subject, options.rows, stretch(progress, 0.3, 0.45));
   const std::size_t sorted = std::clamp(options.rows, k_fewest_sorted, k_most_sorted);
   f.sorting = align_by_sorting(subject, sorted, 0, stretch(progress, 0.45, 0.5));
-  f.finer = align_by_sorting(subject, sorted, 8, stretch(progress, 0.5, 0.55));
+  // Of a plan in which rows keep their places, too: where norms are fused, o takes fewer bits, and they do not.
+  const Plan other = Plan::make(model.weights, model.plan.ranges, model.plan.slots, model.plan.profile, false);
+  const AuditSubject control{model.weights, other, executor, subject.prompt, subject.coined};
+  f.finer = align_by_sorting(control, sorted, 8, stretch(progress, 0.5, 0.55));
   if (options.base.empty()) {
     f.fine_tunes = recover_fine_tunes(subject, k_rows_of_text, k_fine_tunes, stretch(progress, 0.55, 0.85));
   } else {
