@@ -46,7 +46,8 @@ Inputs inputs_of(const AuditSubject& s, std::size_t rows, const AuditProgress& p
   // What is far larger than all else, as first tokens are in many models, is of no use to the attacker.
   constexpr double k_largest = 20;
   std::size_t have = 0;
-  for (std::size_t number = 0; have < wanted && number < 4 * wanted; ++number) {
+  const std::size_t enough = 2 * (wanted / tokens + 1);  // prompts, after which any row will do
+  for (std::size_t number = 0; have < wanted; ++number) {
     std::vector<TokenId> prompt(tokens);
     for (TokenId& id : prompt) id = static_cast<TokenId>(random() % p.config.vocab);
     Matrix block(as_index(tokens), in.rows.cols());
@@ -67,7 +68,7 @@ Inputs inputs_of(const AuditSubject& s, std::size_t rows, const AuditProgress& p
       };
     });
     for (std::size_t i = 0; i < tokens && have < wanted; ++i) {
-      if (block.row(as_index(i)).cwiseAbs().maxCoeff() > k_largest) continue;
+      if (number < enough && block.row(as_index(i)).cwiseAbs().maxCoeff() > k_largest) continue;
       in.rows.row(as_index(have)) = block.row(as_index(i));
       in.unit[have++] = unit * (p.raw_up() ? scale[i] : 1);
     }
