@@ -50,6 +50,11 @@ void require(bool holds, const std::string& what) {
   if (!holds) throw Error(Code::unsupported, "plan", what);
 }
 
+// Whether a matrix's ring holds the rows that go into it, normed or, where they are not, scaled.
+bool takes_rows(const Plan& p, Ring ring, int frac) {
+  return p.config.pre_norm ? p.fits_normed(ring, frac) : bits_for(k_plain_scale * p.ranges.residual, frac) <= ring.bits;
+}
+
 // What a reveal shows lies within the ring.
 bool shows(const Reveal& r, Ring ring) { return r.drop >= 0 && r.keep > 0 && r.drop + r.keep <= ring.bits; }
 
@@ -206,17 +211,23 @@ void Plan::use_room() {
              bits_for(ranges.layers[l].activation, f.activation) <= down(l).bits;
     });
     if (config.normed_residual) continue;  // whose rows are the residual, too
-    if (!raw_up()) raise(f.mlp_norm, k_most_norm, [&, bytes = up(l).bytes()] { return up(l).bytes() == bytes; });
+    if (!raw_up()) {
+      raise(f.mlp_norm, k_most_norm,
+            [&, bytes = up(l).bytes()] { return up(l).bytes() == bytes && takes_rows(*this, up(l), f.mlp_norm); });
+    }
     if (!raw_qkv()) {
       raise(f.attention_norm, open() ? k_most_norm : k_most_norm_of_heads,
             [&, qkv_bytes = qkv(l).bytes(), qk_bytes = qk(l).bytes()] {
-              return qkv(l).bytes() == qkv_bytes &&
+              return qkv(l).bytes() == qkv_bytes && takes_rows(*this, qkv(l), f.attention_norm) &&
                      (open() || (qk(l).bytes() == qk_bytes && attention_misfit(l).empty()));
             });
     }
   }
-  if (!raw_head())
-    raise(final_norm_frac, k_most_norm, [&, bytes = head_ring().bytes()] { return head_ring().bytes() == bytes; });
+  if (!raw_head()) {
+    raise(final_norm_frac, k_most_norm, [&, bytes = head_ring().bytes()] {
+      return head_ring().bytes() == bytes && fits_normed(head_ring(), final_norm_frac);
+    });
+  }
 }
 
 Ring Plan::qkv(std::size_t l) const {
@@ -375,11 +386,8 @@ void Plan::check_layer(std::size_t l) const {
   }
   fits(bits_for(r.v, f.attention) <= o(l).bits, o_matrix, f.o, "values before it");
   fits(bits_for(r.activation, f.activation) <= down(l).bits, down_matrix, f.down, "activations before it");
-  const auto takes_rows = [&](Ring ring, int frac) {
-    return config.pre_norm ? fits_normed(ring, frac) : bits_for(k_plain_scale * ranges.residual, frac) <= ring.bits;
-  };
-  fits(raw_up() || takes_rows(up(l), f.mlp_norm), up_matrix, f.up, "rows before it");
-  fits(raw_qkv() || takes_rows(qkv(l), f.attention_norm), qkv_matrix, f.qkv, "rows before it");
+  fits(raw_up() || takes_rows(*this, up(l), f.mlp_norm), up_matrix, f.up, "rows before it");
+  fits(raw_qkv() || takes_rows(*this, qkv(l), f.attention_norm), qkv_matrix, f.qkv, "rows before it");
   const double shown = raw_up() ? r.gate_up_raw : r.gate_up;
   fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)) &&
            bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep,

@@ -74,7 +74,7 @@ void secret_cut(Helper& helper, const SecretCutShape& s, std::size_t i, std::spa
   helper.packs[i].words(fix, s.out);
 }
 
-// Its share of the i-th slot. x: [size], cut(x0, open) + d.
+// Its share of the i-th slot. x: [size], (x0 >> open) + d.
 template <class W>
 Words secret_cut(Provider& provider, const SecretCutShape& s, std::size_t i, std::span<const W> x) {
   const Words delta = cut_coins(provider.with_helper, s, provider.batch.index(i));
@@ -83,7 +83,7 @@ Words secret_cut(Provider& provider, const SecretCutShape& s, std::size_t i, std
   return share;
 }
 
-// Step 1: d of the i-th slot, in place of cut(x1, open). The caller burns r ahead.
+// Step 1: d of the i-th slot, in place of x1 >> open. The caller burns r ahead.
 template <class W>
 void secret_cut(const User& user, const SecretCutShape& s, std::size_t i, std::span<W> x) {
   const auto r = cut_masks<W>(user.with_helper, s, user.batch.index(i));

@@ -435,7 +435,7 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
 
   const std::size_t blocks = blocks_of(w), spans = cols / form.span;
   const auto limit = static_cast<float>(limit_of(w.bits()));
-  std::vector<float> largest(rows);  // of the integers, unrounded
+  std::vector<float> largest(rows);     // of the integers, unrounded
   std::vector<float> most_word(spans);  // of a span's scales, their rows' steps taken away
   Mutex joining;
   executor.parallel(blocks, [&](std::size_t block) {

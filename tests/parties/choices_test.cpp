@@ -117,9 +117,10 @@ TEST_P(Choices, are_those_of_float32) {
   divergence /= static_cast<double>(steps);
   fmt::print("{} {}: {} of {} choices as float32's, the others within {:.3f}; divergence {:.5f} nats\n", model.name,
              variant.name(), same, steps, worst_gap, divergence);
-  EXPECT_LE(static_cast<double>(steps - same), std::max(1.0, 0.01 * static_cast<double>(steps)));
+  // One in a hundred, and one or two by chance: each answer has a few ties within 0.05, which any rounding decides.
+  EXPECT_LE(static_cast<double>(steps - same), 1 + 0.015 * static_cast<double>(steps));
   EXPECT_LE(worst_gap, 0.15);
-  EXPECT_LE(divergence, 0.002);
+  EXPECT_LE(divergence, 0.0005);
 }
 
 }  // namespace

@@ -159,10 +159,10 @@ class ValueCheck {
             ASSERT_EQ(x[i][d], table[i][d] << (plan_.residual_frac - plan_.embed_frac));
         }
         h = next("embed.h");
-        check_norm(x, h, l);
+        check_norm(x, h, l, plan_.layers[l].attention_norm);
       } else {
         h = next("norm");
-        check_norm(x, h, l);
+        check_norm(x, h, l, plan_.layers[l].attention_norm);
         check_shown(Site::attention_norm, l, x, plan_.norm_reveal().drop);
       }
       const Rows qkv = check_linear(weights_.layers[l].qkv, plan_.qkv(l), h);
@@ -171,7 +171,7 @@ class ValueCheck {
       add(x, check_linear(weights_.layers[l].o, plan_.o(l), mixed), plan_.residual_frac - plan_.o_frac(l));
       if (!plan_.fused) {
         h = next("norm");
-        check_norm(x, h, l);
+        check_norm(x, h, l, plan_.layers[l].mlp_norm);
         check_shown(Site::mlp_norm, l, x, plan_.norm_reveal().drop);
       }
       if (plan_.fused) check_shown(Site::mlp_norm, l, x, plan_.norm_reveal().drop);
@@ -182,7 +182,7 @@ class ValueCheck {
     }
     x.erase(x.begin(), x.end() - 1);
     const Rows h = next("norm");
-    check_norm(x, h, c.layers);
+    check_norm(x, h, c.layers, plan_.final_norm_frac);
     check_shown(Site::final_norm, 0, x, plan_.norm_reveal().drop);
     const Rows logits = check_linear(weights_.head, plan_.head, h);
     check_shown(Site::logits, 0, logits, plan_.logit_reveal().drop, true);
@@ -261,11 +261,11 @@ class ValueCheck {
     }
   }
   // Within one unit of the output, and what two units of the shown row make of a quiet row.
-  void check_norm(const Rows& x, const Rows& h, std::size_t layer) {
+  void check_norm(const Rows& x, const Rows& h, std::size_t layer, int frac) {
     for (std::size_t i = 0; i < x.size(); ++i) {
-      const double size = rms(x[i]), tolerance = 1 + std::ldexp(2.0, frac::norm - frac::norm_row) / size;
+      const double size = rms(x[i]), tolerance = 1 + std::ldexp(2.0, frac - frac::norm_row) / size;
       for (std::size_t d = 0; d < x[i].size(); ++d) {
-        const double want = std::ldexp(static_cast<double>(x[i][d]), frac::norm - plan_.residual_frac) / size;
+        const double want = std::ldexp(static_cast<double>(x[i][d]), frac - plan_.residual_frac) / size;
         // The rms of the cut row is a little off too.
         EXPECT_NEAR(static_cast<double>(h[i][d]), want, tolerance * (1 + std::fabs(want) * 1e-3))
             << "layer " << layer << " token " << i;

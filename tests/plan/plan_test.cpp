@@ -38,6 +38,31 @@ TEST(PlanTest, rings_grow_with_the_calibrated_ranges) {
   EXPECT_EQ(residual_bits(Profile::open), residual_bits(Profile::fast, true));
 }
 
+// Normed rows have as many fraction bits as need no byte more of what their matrix puts out.
+TEST(PlanTest, normed_rows_use_the_room_of_their_matrix) {
+  const auto of_up = [](double gate_up) {
+    Ranges ranges = tiny_ranges();
+    ranges.layers[1].gate_up = gate_up;
+    const Plan plan = Plan::make(tiny_weights(), ranges, 16);
+    Plan coarse = plan, finer = plan;
+    coarse.layers[1].mlp_norm = frac::norm;
+    EXPECT_EQ(plan.up(1), coarse.up(1));
+    ++finer.layers[1].mlp_norm;
+    EXPECT_TRUE(plan.layers[1].mlp_norm == k_most_norm || finer.up(1).bits > plan.up(1).bits);
+    EXPECT_EQ(plan.layers[0].mlp_norm, tiny_plan().layers[0].mlp_norm);
+    return plan.layers[1].mlp_norm;
+  };
+  std::set<int> different;
+  for (int bits = 0; bits < 8; ++bits) different.insert(of_up(std::ldexp(1.0, bits)));
+  EXPECT_GE(different.size(), 7u);
+  // Each bit of what goes into qkv costs the lift of v one.
+  Ranges ranges = tiny_ranges();
+  EXPECT_EQ(Plan::make(tiny_weights(), ranges, 16).layers[0].attention_norm, k_most_norm_of_heads);
+  while (Plan::make(tiny_weights(), ranges, 16).layers[0].attention_norm > frac::norm) ranges.layers[0].v *= 2;
+  EXPECT_LT(Plan::make(tiny_weights(), ranges, 16).lift_slack_bits(0), k_least_lift_slack + 1);
+  EXPECT_EQ(tiny_plan(Profile::open).layers[0].attention_norm, frac::norm);  // rows go in raw
+}
+
 TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
   Executor executor(1);
   IntWeights weights = load_int_weights(Gguf::parse(tiny_llama().finish()), executor);
@@ -163,6 +188,9 @@ TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
       [](Plan& p) { --p.layers[1].rotated; },
       [](Plan& p) { ++p.layers[0].attention; },
       [](Plan& p) { ++p.layers[0].activation; },
+      [](Plan& p) { ++p.layers[0].attention_norm; },
+      [](Plan& p) { ++p.layers[1].mlp_norm; },
+      [](Plan& p) { ++p.final_norm_frac; },
       [](Plan& p) { p.ranges.layers[1].score *= 2; },
       [](Plan& p) { p.ranges.layers[0].v *= 2; },
       [](Plan& p) { ++p.layers[0].o; },

@@ -344,20 +344,7 @@ TEST(Leak, a_row_that_is_only_shown_shows_the_user_no_order) {
 // --- Scores and values ------------------------------------------------------------------------------------------------
 
 // One head of one entry, which does not turn, and one key; q and k in the ring 2^bits once `cut` bits are cut, v in 2^2 as it is.
-HeadShape tiny_head(int bits, int cut = 0) {
-  return {.layer = 0,
-          .heads = 1,
-          .kv_heads = 1,
-          .head_dim = 1,
-          .rope = {},
-          .rope_frac = 0,
-          .qk_cut = cut,
-          .qk = {Ring{bits}, 0},
-          .v_cut = 0,
-          .v = {k_two, 0},
-          .dead_bits = 0,
-          .shown = {0, bits}};
-}
+HeadShape tiny_head(int bits, int cut = 0) { return one_entry_head(cut, Ring{bits}, 0, k_two); }
 
 // input: q and k, once `cut` bits are cut of one bit.
 auto scores_box(int cut) {

@@ -272,27 +272,12 @@ TEST(SecretCut, in_the_rings_of_a_model_the_users_low_bits_explain_nothing) {
 }
 
 // --- Where it is used -----------------------------------------------------------------------------------------------------
-// One head of one entry, which does not turn; one key.
 
-HeadShape tiny_head(int qk_cut, Ring qk, int v_cut, Ring v) {
-  return {.layer = 0,
-          .heads = 1,
-          .kv_heads = 1,
-          .head_dim = 1,
-          .rope = {},
-          .rope_frac = 0,
-          .qk_cut = qk_cut,
-          .qk = {qk, 0},
-          .v_cut = v_cut,
-          .v = {v, 0},
-          .dead_bits = 0,
-          .shown = {0, qk.bits}};
-}
 std::uint8_t byte_of(Word x, Ring ring) { return static_cast<std::uint8_t>(x & ring.mask()); }
 
 // q and k of three bits, of which two are cut. Input: q, k.
 void rotated_box(Enumeration& e, const Words& qk) {
-  const HeadShape s = tiny_head(2, Ring{1}, 0, Ring{3});
+  const HeadShape s = one_entry_head(2, Ring{1}, 0, Ring{3});
   const Words x1 = e.mask(2, Ring{3}), x0 = e.provider_share(qk, x1, Ring{3});
   Masked q0;
   e.run.offline([&](Helper& h) { scores_send(h, s); });
@@ -310,7 +295,7 @@ void rotated_box(Enumeration& e, const Words& qk) {
 }
 // v of four bits, of which two are cut; alpha is -1 or 0. Input: v.
 void lifted_box(Enumeration& e, const Words& v) {
-  const ValuesShape s{.head = tiny_head(0, Ring{1}, 2, k_two), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
+  const ValuesShape s{.head = one_entry_head(0, Ring{1}, 2, k_two), .mixed = Ring{1}, .cut = 0, .out = {Ring{1}, 0}};
   const Words x1 = e.mask(1, Ring{4}), x0 = e.provider_share(v, x1, Ring{4});
   e.run.offline([&](Helper& h) { values_lift(h, s, Mask{{Ring{4}, 0}, 3, {0, 0, x1[0]}}); });
   e.run.online(
@@ -323,7 +308,7 @@ void lifted_box(Enumeration& e, const Words& v) {
 // p.v of three bits, of which two are cut, with v lifted before: v - alpha is 1, alpha 0 or -1 (a ring of two bits). Input: p.
 template <class W>
 void mixed_box(Enumeration& e, const Words& p) {
-  const ValuesShape s{.head = tiny_head(0, Ring{1}, 0, k_two), .mixed = Ring{3}, .cut = 2, .out = {Ring{1}, 0}};
+  const ValuesShape s{.head = one_entry_head(0, Ring{1}, 0, k_two), .mixed = Ring{3}, .cut = 2, .out = {Ring{1}, 0}};
   const Words rp = e.mask(1, Ring{3}), p0 = e.provider_share(p, rp, Ring{3});
   const auto as_w = [](const Words& words) { return std::vector<W>(words.begin(), words.end()); };
   Masked out;
@@ -345,7 +330,7 @@ void mixed_box(Enumeration& e, const Words& p) {
 // In profile fast; p is 1, of two bits before the point, which are cut. Input: v of four bits.
 void fast_box(Enumeration& e, const Words& v) {
   AttentionShape s;
-  s.values = {.head = tiny_head(0, Ring{1}, 0, Ring{4}), .mixed = Ring{3}, .cut = 2, .out = {Ring{1}, 0}};
+  s.values = {.head = one_entry_head(0, Ring{1}, 0, Ring{4}), .mixed = Ring{3}, .cut = 2, .out = {Ring{1}, 0}};
   s.fast = true;
   const Words x1{0, 0, 0}, x0{0, 0, v[0]};
   Masked out;

@@ -272,6 +272,29 @@ TEST(IntMatrix, steps_are_as_fine_as_the_noise_asks_for_by_row_or_by_column) {
         [](std::size_t r, std::size_t c) { return (c == 7 ? 32.0f : 1.0f) * (r == 3 ? 32.0f : 1.0f); });
 }
 
+// A table's rows that are small in every column have finer steps, as far as all of its integers have 12 bits and `finer` more.
+TEST(IntMatrix, rows_of_columns_are_as_fine_as_they_are_small) {
+  Executor executor(2);
+  const Sized s = sized(21, 300, [](std::size_t r, std::size_t) { return std::ldexp(1.0f, static_cast<int>(r % 7)); });
+  const auto column_at = [&](std::size_t c, std::span<float> out) {
+    for (std::size_t r = 0; r < out.size(); ++r) out[r] = s.real.values[r * 300 + c];
+  };
+  for (const int finer : {0, 1, 4}) {
+    const IntMatrix w = IntMatrix::from_columns(21, 300, column_at, s.statistics.row, finer, executor);
+    const float largest = *std::max_element(s.statistics.row.begin(), s.statistics.row.end());
+    EXPECT_EQ(w.frac(), IntMatrix::fraction_bits(largest) + finer);
+    EXPECT_EQ(w.most(), limit_of(12) << finer);
+    for (std::size_t r = 0; r < 21; ++r) {
+      const int frac = std::min(w.frac(), IntMatrix::fraction_bits(s.statistics.row[r]));
+      for (std::size_t c = 0; c < 300; ++c) {
+        EXPECT_LE(std::abs(w.at(r, c)), w.most());
+        EXPECT_NEAR(std::ldexp(static_cast<double>(w.at(r, c)), -w.frac()), double{s.real.values[r * 300 + c]},
+                    std::ldexp(0.5001, -frac));
+      }
+    }
+  }
+}
+
 // A weight so near to the largest integer that logarithms take it for that.
 TEST(IntMatrix, the_largest_weight_may_be_a_hair_above_the_largest_integer) {
   Executor executor(1);

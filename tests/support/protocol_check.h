@@ -6,6 +6,7 @@
 #include "page/deal.h"
 #include "protocol/linear.h"
 #include "protocol/roles.h"
+#include "protocol/scores.h"
 #include "support/enumerated_coins.h"
 #include "support/fibers.h"
 
@@ -200,4 +201,19 @@ bool provider_learns_nothing(const Box& box, const std::vector<Words>& inputs, s
   return good;
 }
 
+// One head of one entry, which does not turn; q and k in `qk` once `qk_cut` bits are cut, v in `v` once `v_cut` are.
+inline HeadShape one_entry_head(int qk_cut, Ring qk, int v_cut, Ring v) {
+  return {.layer = 0,
+          .heads = 1,
+          .kv_heads = 1,
+          .head_dim = 1,
+          .rope = {},
+          .rope_frac = 0,
+          .qk_cut = qk_cut,
+          .qk = {qk, 0},
+          .v_cut = v_cut,
+          .v = {v, 0},
+          .dead_bits = 0,
+          .shown = {0, qk.bits}};
+}
 }  // namespace permllm::test
