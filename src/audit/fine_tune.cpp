@@ -7,6 +7,7 @@
 #include <random>
 
 #include "audit/algebra.h"
+#include "audit/pairs.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -90,35 +91,6 @@ Matrix product_of(const IntMatrix& w, const Matrix& rows, Executor& executor) {
       .cast<double>();
 }
 
-// The neurons of a row as the user sees them: pairs in an order that says nothing, here by their gate.
-struct Pairs {
-  std::vector<float> gate, up;
-  std::vector<std::uint32_t> neuron;
-};
-struct Nearest {
-  std::size_t at = 0;
-  double distance = 1e300, second = 1e300;
-};
-Nearest nearest(const Pairs& pairs, double gate, double up) {
-  Nearest n;
-  const auto offer = [&](std::size_t k) {
-    const double d = std::hypot(double{pairs.gate[k]} - gate, double{pairs.up[k]} - up);
-    if (d < n.distance)
-      n.second = n.distance, n.distance = d, n.at = k;
-    else
-      n.second = std::min(n.second, d);
-  };
-  auto above = static_cast<std::size_t>(
-      std::lower_bound(pairs.gate.begin(), pairs.gate.end(), static_cast<float>(gate)) - pairs.gate.begin());
-  auto below = above;
-  for (bool more = true; more;) {
-    more = false;
-    if (above < pairs.gate.size() && double{pairs.gate[above]} - gate < n.second) offer(above++), more = true;
-    if (below > 0 && gate - double{pairs.gate[below - 1]} < n.second) offer(--below), more = true;
-  }
-  return n;
-}
-
 // y: all products, base and difference together, [row][gates, then ups]. base, difference: of the first `neurons` gates, then ups. rank: of the
 // difference, as the attacker takes it to be.
 FineTune attack(const AuditSubject& s, const Inputs& in, const Matrix& y, const Matrix& base, const Matrix& difference,
@@ -130,19 +102,16 @@ FineTune attack(const AuditSubject& s, const Inputs& in, const Matrix& y, const 
   std::mt19937_64 random(9);
   std::uniform_real_distribution<double> half(-0.5, 0.5);
   std::vector<Pairs> seen(static_cast<std::size_t>(n));
+  std::vector<std::uint32_t> in_order(c.ff);
+  std::iota(in_order.begin(), in_order.end(), 0);
   for (Index r = 0; r < n; ++r) {
     const double unit = in.unit[static_cast<std::size_t>(r)];
-    std::vector<std::uint32_t> order(c.ff);
-    std::iota(order.begin(), order.end(), 0);
-    std::vector<float> gate(c.ff), up(c.ff);
+    std::vector<double> gate(c.ff), up(c.gated ? c.ff : 0);
     for (std::size_t j = 0; j < c.ff; ++j) {
-      gate[j] = static_cast<float>(y(r, as_index(j)) + unit * half(random));
-      if (c.gated) up[j] = static_cast<float>(std::abs(y(r, as_index(c.ff + j)) + unit * half(random)));
+      gate[j] = y(r, as_index(j)) + unit * half(random);
+      if (c.gated) up[j] = y(r, as_index(c.ff + j)) + unit * half(random);
     }
-    std::sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return gate[a] < gate[b]; });
-    Pairs& pairs = seen[static_cast<std::size_t>(r)];
-    pairs.neuron = order;
-    for (const std::uint32_t j : order) pairs.gate.push_back(gate[j]), pairs.up.push_back(up[j]);
+    seen[static_cast<std::size_t>(r)] = by_gate(gate, up, in_order);
   }
   const Eigen::RowVectorXd scale = (x.array().square().colwise().mean()).sqrt().max(1e-9);
   const Matrix xs = x.array().rowwise() / scale.array(), of_base = x * base.transpose();

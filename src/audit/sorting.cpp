@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "audit/algebra.h"
+#include "audit/pairs.h"
 
 namespace permllm {
 namespace {
@@ -17,41 +18,8 @@ struct Showings {
   std::vector<double>
       normed;  // what it answered (of fused norms the row by its rms), by the rank of the place in the row
   std::vector<std::uint32_t> place;
-  std::vector<float> gate, up;  // by gate, up without its sign
-  std::vector<std::uint32_t> neuron;
+  Pairs pairs;
 };
-
-std::size_t nearest(const Showings& use, double gate, double up) {
-  std::size_t found = 0;
-  double least = 1e300;
-  const auto offer = [&](std::size_t k) {
-    const double d = std::hypot(double{use.gate[k]} - gate, double{use.up[k]} - up);
-    if (d < least) least = d, found = k;
-  };
-  auto above = static_cast<std::size_t>(std::lower_bound(use.gate.begin(), use.gate.end(), static_cast<float>(gate)) -
-                                        use.gate.begin());
-  auto below = above;
-  for (bool more = true; more;) {
-    more = false;
-    if (above < use.gate.size() && double{use.gate[above]} - gate < least) offer(above++), more = true;
-    if (below > 0 && gate - double{use.gate[below - 1]} < least) offer(--below), more = true;
-  }
-  return found;
-}
-
-// How far a point's nearest neighbour is.
-std::vector<double> apart(const Showings& use) {
-  std::vector<double> distance(use.gate.size(), 1e300);
-  for (std::size_t a = 0; a < distance.size(); ++a) {
-    for (std::size_t b = a + 1;
-         b < distance.size() && double{use.gate[b]} - double{use.gate[a]} < std::max(distance[a], 1.0); ++b) {
-      const double d = std::hypot(double{use.gate[b]} - double{use.gate[a]}, double{use.up[b]} - double{use.up[a]});
-      distance[a] = std::min(distance[a], d);
-      distance[b] = std::min(distance[b], d);
-    }
-  }
-  return distance;
-}
 
 std::vector<Showings> uses_of(const AuditSubject& s, std::size_t rows, int finer, const AuditProgress& progress) {
   const Plan& p = s.plan;
@@ -91,16 +59,10 @@ std::vector<Showings> uses_of(const AuditSubject& s, std::size_t rows, int finer
           if (showing.seen.site == Site::mlp) {
             const double unit =
                 power_of_two(w.shown_by(mlp_shape(p, 0).map).drop - p.up_frac(0)) * (p.raw_up() ? scales[i] : 1);
-            std::vector<double> gates(n);
-            const auto value = [&](std::size_t at) {
-              return (static_cast<double>(showing.seen.values[at]) + showing.part[at] - 0.5) * unit;
-            };
-            for (std::size_t j = 0; j < n; ++j) gates[j] = value(j);
-            for (const std::uint32_t j : sorted(gates)) {
-              use.gate.push_back(static_cast<float>(gates[j]));
-              use.up.push_back(p.config.gated ? static_cast<float>(std::abs(value(n + j))) : 0);
-              use.neuron.push_back(showing.order.pi[j]);
-            }
+            std::vector<double> values(showing.seen.values.size());
+            for (std::size_t j = 0; j < values.size(); ++j)
+              values[j] = (static_cast<double>(showing.seen.values[j]) + showing.part[j] - 0.5) * unit;
+            use.pairs = by_gate(std::span(values).first(n), std::span(values).subspan(n), showing.order.pi);
           }
         };
       },
@@ -113,8 +75,10 @@ std::vector<Showings> uses_of(const AuditSubject& s, std::size_t rows, int finer
 Sorting align_by_sorting(const AuditSubject& s, std::size_t rows, int finer, const AuditProgress& progress) {
   const std::vector<Showings> uses = uses_of(s, rows, finer, stretch(progress, 0, 0.7));
   const Showings& first = uses[0];
-  const std::size_t width = s.plan.config.width, ff = first.gate.size(), neurons = std::min(k_neurons, ff);
-  const std::vector<double> distance = apart(first);
+  const Pairs& known = first.pairs;
+  const std::size_t width = s.plan.config.width, ff = known.gate.size(), neurons = std::min(k_neurons, ff);
+  std::vector<double> distance(ff);  // of the nearest other
+  for (std::size_t k = 0; k < ff; ++k) distance[k] = nearest(known, double{known.gate[k]}, double{known.up[k]}).second;
   std::vector<std::size_t> picked(ff);
   std::iota(picked.begin(), picked.end(), 0);
   std::sort(picked.begin(), picked.end(), [&](std::size_t a, std::size_t b) { return distance[a] > distance[b]; });
@@ -128,13 +92,13 @@ Sorting align_by_sorting(const AuditSubject& s, std::size_t rows, int finer, con
       places += use.place[j] == first.place[j] ? 1 : 0;
     }
     for (std::size_t k = 0; k < neurons; ++k) {
-      const std::size_t at = nearest(use, double{first.gate[picked[k]]}, double{first.up[picked[k]]});
-      y(as_index(i), as_index(k)) = double{use.gate[at]};
-      pairs += use.neuron[at] == first.neuron[picked[k]] ? 1 : 0;
+      const std::size_t at = nearest(use.pairs, double{known.gate[picked[k]]}, double{known.up[picked[k]]}).at;
+      y(as_index(i), as_index(k)) = double{use.pairs.gate[at]};
+      pairs += use.pairs.neuron[at] == known.neuron[picked[k]] ? 1 : 0;
     }
   }
   std::vector<std::size_t> of_matrix;
-  for (const std::size_t k : picked) of_matrix.push_back(first.neuron[k]);
+  for (const std::size_t k : picked) of_matrix.push_back(known.neuron[k]);
   const Matrix w = rows_of(s.weights.layer(0).up, of_matrix);
   Matrix truth(w.rows(), w.cols());
   for (std::size_t j = 0; j < width; ++j) truth.col(as_index(j)) = w.col(as_index(first.place[j]));

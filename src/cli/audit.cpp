@@ -5,10 +5,12 @@
 #include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "audit/deviating.h"
 #include "audit/fine_tune.h"
 #include "audit/honest.h"
+#include "audit/regression.h"
 #include "audit/shown.h"
 #include "audit/sorting.h"
 #include "base/text.h"
@@ -25,13 +27,14 @@ namespace {
 struct Options {
   std::string path, base, plot;
   OfferOptions serve;
-  std::size_t rows = 3000;
-  bool json = false, coinless = false;
+  std::size_t rows = 0;  // 0: 3,000, with `thorough` 12,000
+  bool json = false, thorough = false, coinless = false;
 };
 
 struct Findings {
   Repeated repeated;
-  Sorting sorting, finer;  // as the plan says, and the control
+  std::optional<Regression> regression, coarser;  // as the plan says, and the control
+  Sorting sorting, finer;                         // as the plan says, and the control
   Scores scores;
   std::vector<FineTune> fine_tunes;
   Deviating deviating;
@@ -39,6 +42,7 @@ struct Findings {
   Embeddings embeddings;
 };
 
+constexpr std::size_t k_rows = 3000, k_thorough_rows = 12000;
 constexpr std::array k_fine_tunes{0.003, 0.01, 0.02, 0.05};
 
 nlohmann::json json_of(const Explained& by) { return {{"share", by.share}, {"chance", by.chance}}; }
@@ -51,7 +55,14 @@ nlohmann::json json_of(const Sorting& a) {
 }
 nlohmann::json json_of(const Followed& f) { return {{"all", f.all}, {"top", f.top}, {"moves", f.moves}}; }
 
-bool violated(const Findings& f) { return f.repeated.own.violated() || f.scores.moves.found(); }
+nlohmann::json json_of(const Regression& r) {
+  return {{"tokens", r.tokens}, {"rows", r.rows},   {"of", r.all},
+          {"held", r.held},     {"error", r.error}, {"inputs_known", r.inputs}};
+}
+
+bool violated(const Findings& f) {
+  return f.repeated.own.violated() || f.scores.moves.found() || (f.regression && f.regression->held > 0);
+}
 std::string verdict(const Findings& f) {
   return violated(f) ? "VIOLATION: what a user knows of its own decides how values are rounded whose place it knows."
                      : "What a user knows of its own explains nothing of how a repeated prompt moves.";
@@ -88,6 +99,8 @@ void print_json(const Plan& plan, const Findings& f) {
                 {{"points", points},
                  {"rows_isolated", f.repeated.limit.rows_isolated},
                  {"pairs_isolated", f.repeated.limit.pairs_isolated}}},
+               {"a1", f.regression ? nlohmann::json{{"plan", json_of(*f.regression)}, {"control", json_of(*f.coarser)}}
+                                   : nlohmann::json()},
                {"a2", {{"plan", json_of(f.sorting)}, {"finer", json_of(f.finer)}}},
                {"a3",
                 {{"rows", f.scores.rows},
@@ -137,6 +150,16 @@ void print_text(const Plan& plan, const Findings& f) {
   line("places that their value alone names", 0,
        fmt::format("{} of a row, {} of the neurons", percent(f.repeated.limit.rows_isolated),
                    percent(f.repeated.limit.pairs_isolated)));
+  if (f.regression) {
+    heading("A1, whole: knowing nothing, by what its own bits would decide; rows of the first matrix behind attention");
+    const auto rows = [&](const char* what, const Regression& r) {
+      std::string result = fmt::format("{} of {} rows held", r.held, r.all);
+      if (r.held > 0) result += fmt::format(", to {}", percent(r.error));
+      line(what, r.rows, r.rows == 0 ? "too few rows" : result);
+    };
+    rows("as this plan shows", *f.regression);
+    rows("control: cuts and formats up to wire 6", *f.coarser);
+  }
   heading("A2: the published attack, by sorting (arXiv 2605.04901): error of the rows of gate that stand most apart");
   for (const Sorting& a : {f.sorting, f.finer})
     line(a.finer == 0 ? "as this plan shows" : fmt::format("control: not fused, {} bits finer", a.finer), a.rows,
@@ -179,16 +202,27 @@ void run(const Options& options) {
   const OfferedModel model =
       offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
   const auto bar = late_bar("Auditing", options.json);
-  const AuditProgress progress = [&](double share) { bar(0.99 * share); };
+  const AuditProgress whole = [&](double share) { bar(0.99 * share); };
   AuditSubject subject{model.weights, model.plan, executor,
                        calibration_texts(model.vocabulary, model.plan.config).at(0), !options.coinless};
   if (subject.prompt.size() < 2)
     throw Error(Code::unsupported, "model", "its vocabulary makes less than two tokens of the calibration text");
   constexpr std::size_t k_rows_of_text = 1000, k_prompt = 16, k_fewest_sorted = 100, k_most_sorted = 2500;
+  const std::size_t rows = options.rows != 0 ? options.rows : options.thorough ? k_thorough_rows : k_rows;
   Findings f;
-  f.repeated = repeat_one_token(subject, options.rows, stretch(progress, 0, 0.3));
-  f.scores = repeat_two_tokens(subject, options.rows, stretch(progress, 0.3, 0.45));
-  const std::size_t sorted = std::clamp(options.rows, k_fewest_sorted, k_most_sorted);
+  if (options.thorough) {
+    f.regression = regress_on_own_bits(subject, rows, stretch(whole, 0, 0.4));
+    // Of cuts that the user's own bits decide, and with as few bits of what goes into the matrix as there were then: more of them leave nothing to be seen.
+    Plan coarse = model.plan;
+    for (LayerFractions& layer : coarse.layers) layer.attention = frac::attention;
+    coarse.check();
+    f.coarser =
+        regress_on_own_bits({model.weights, coarse, executor, subject.prompt, false}, rows, stretch(whole, 0.4, 0.8));
+  }
+  const AuditProgress progress = stretch(whole, options.thorough ? 0.8 : 0, 1);
+  f.repeated = repeat_one_token(subject, rows, stretch(progress, 0, 0.3));
+  f.scores = repeat_two_tokens(subject, rows, stretch(progress, 0.3, 0.45));
+  const std::size_t sorted = std::clamp(rows, k_fewest_sorted, k_most_sorted);
   f.sorting = align_by_sorting(subject, sorted, 0, stretch(progress, 0.45, 0.5));
   // Of a plan in which rows keep their places, too: where norms are fused, o takes fewer bits, and they do not.
   const Plan other = Plan::make(model.weights, model.plan.ranges, model.plan.slots, model.plan.profile, false);
@@ -220,12 +254,13 @@ void add_audit(CLI::App& parent) {
       ->add_option(
           "--rows", options->rows,
           fmt::format("tokens that a user has the model run through; beyond {} figures are carried on", k_most_repeats))
-      ->capture_default_str()
+      ->default_str(fmt::format("{}, with --thorough {}", k_rows, k_thorough_rows))
       ->check(CLI::Range(100, 1000000000));
   command->add_option(
       "--base", options->base,
       "GGUF file of the public model that this one is a fine-tune of; without it, made-up ones of this one are tried");
   command->add_option("--plot", options->plot, "also write the error against rows to this file, as SVG");
+  command->add_flag("--thorough", options->thorough, "also the whole attack of a user who knows nothing (A1): minutes");
   command->add_flag("--json", options->json, "one JSON object, for programs");
   // The negative control of the tests: cuts as they were up to wire version 6.
   command->add_flag("--without-secret-cuts", options->coinless)->group("");

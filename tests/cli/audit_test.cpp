@@ -45,6 +45,15 @@ TEST(Audit, the_table_has_the_word_where_a_person_reads_it) {
   EXPECT_NE(permllm(old).out.find("VIOLATION"), std::string::npos);
 }
 
+TEST(Audit, thoroughly_it_tries_the_whole_attack_and_its_control) {
+  const auto a1 = events(permllm({"audit", k_tiny, "--context", "40", "--rows", "3000", "--thorough", "--json"}).out)
+                      .at(0)
+                      .at("a1");
+  EXPECT_EQ(a1.at("plan").at("held"), 0);
+  EXPECT_EQ(a1.at("control").at("held"), a1.at("control").at("of"));
+  EXPECT_LT(a1.at("control").at("error"), 0.05);
+}
+
 TEST(Audit, what_cannot_be_audited_is_refused) {
   EXPECT_NE(run({"audit", k_tiny, "--context", "40", "--profile", "open"}).error.find("profile"), std::string::npos);
   EXPECT_EQ(run({"audit", k_tiny, "--context", "40", "--rows", "1"}).status, 2);
