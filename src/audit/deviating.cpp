@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -87,12 +86,10 @@ std::vector<Near> nearest(const std::vector<Point>& points, const std::vector<Po
   return near;
 }
 
-// step_of_base: of a unit vector, beside how far products of the base row lie apart.
-Deviating probe_gate_up(const AuditSubject& s, double step_of_base) {
-  Deviating result;
+// Share of the entries that are right. step_of_base: of a unit vector, beside how far products of the base row lie apart.
+double probe_gate_up(const AuditSubject& s, double step_of_base) {
   const Plan& p = s.plan;
   const Config& c = p.config;
-  result.gate_up_rows = 3 * c.width + 1;  // one of each column to find how large its entries are
   const std::vector<std::size_t> columns = some(c.width, k_columns);
   std::vector<std::size_t> all(c.up_rows());
   std::iota(all.begin(), all.end(), 0);
@@ -159,28 +156,20 @@ Deviating probe_gate_up(const AuditSubject& s, double step_of_base) {
   });
   double right = 0, all_of = 0;
   for (const auto& part : sums) right += part[0], all_of += part[1];
-  result.gate_up_right = right / all_of;
-  return result;
+  return right / all_of;
 }
 
 // Labels, far apart, and below them digits: what columns of down add.
 void probe_down(const AuditSubject& s, Deviating& result) {
   const Plan& p = s.plan;
   const Config& c = p.config;
-  result.output_rows = c.width;
   const IntMatrix& down = s.weights.layer(0).down;
-  const Reveal reveal = p.config.post_norm ? p.down_reveal(0) : p.norm_reveal();
-  const int digit = std::bit_width(2 * static_cast<std::uint32_t>(down.most()) + 2);
-  // Where rows behind the matrix are shown by themselves no labels are there: a row is known by its digits alone.
-  const int label = p.config.post_norm ? 0 : static_cast<int>(std::bit_width(c.width));
-  const int digits = std::max(0, (reveal.keep - 1 - label) / digit);
-  result.down_rows =
-      digits == 0 ? 2 * c.ff : (c.ff + static_cast<std::size_t>(digits) - 1) / static_cast<std::size_t>(digits);
+  const int digits = result.rows.digits, digit = result.rows.digit;
   if (digits == 0 || p.config.post_norm) return;
   const std::vector<std::size_t> columns = some(c.ff, k_columns);
   const AesCoins user(coin_seed(53)), provider(coin_seed(54));
   Witness w{user, provider, s.executor, 1, columns.size()};
-  const int unit = reveal.drop,
+  const int unit = p.norm_reveal().drop,
             lift = unit - (p.residual_frac - p.down_frac(0));  // of the integers of down, to units of what is shown
   if (lift < 0) return;
   std::vector<std::size_t> places(c.width);
@@ -222,9 +211,9 @@ void probe_down(const AuditSubject& s, Deviating& result) {
 
 Deviating probe_rows(const AuditSubject& subject, const AuditProgress& progress) {
   Deviating result;
+  result.rows = probing_rows(subject.plan, subject.weights);
   for (const double step : {0.003, 0.006, 0.012, 0.025, 0.05}) {  // which is best it finds out on a model of its own
-    const Deviating tried = probe_gate_up(subject, step);
-    if (tried.gate_up_right >= result.gate_up_right) result = tried;
+    result.gate_up_right = std::max(result.gate_up_right, probe_gate_up(subject, step));
   }
   if (progress) progress(0.8);
   probe_down(subject, result);

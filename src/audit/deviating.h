@@ -2,20 +2,16 @@
 // label them. Each token probes every layer at once.
 #pragma once
 
-#include <algorithm>
-
 #include "audit/subject.h"
+#include "audit/worth.h"
 
 namespace permllm {
 
 struct Deviating {
-  // Gate and up, of the first layer: unit vectors, added to and taken from a base row; some columns are measured.
-  std::size_t gate_up_rows = 0;
-  double gate_up_right = 0;  // share of the entries that are right to half a step of the weights
-  // Down: some columns at once, as digits of a number; and what attention puts out.
-  std::size_t down_rows = 0, output_rows = 0;
-  double down_right = 0;  // share of exact integers, of the columns measured
-  std::size_t rows() const { return std::max({gate_up_rows, down_rows, output_rows}); }  // of the whole model
+  ProbingRows rows;
+  double gate_up_right =
+      0;  // of the first layer: share of the entries that are right to half a step of the weights, of some columns
+  double down_right = 0;  // likewise: share of exact integers; 0 where it is not measured
 };
 Deviating probe_rows(const AuditSubject& subject, const AuditProgress& progress = nullptr);
 

@@ -110,12 +110,12 @@ void print_json(const Plan& plan, const Findings& f) {
                  {"chance", f.scores.chance}}},
                {"b", fine_tunes},
                {"c",
-                {{"rows", f.deviating.rows()},
-                 {"gate_up_rows", f.deviating.gate_up_rows},
+                {{"rows", f.deviating.rows.all()},
+                 {"gate_up_rows", f.deviating.rows.gate_up},
                  {"gate_up_right", f.deviating.gate_up_right},
-                 {"down_rows", f.deviating.down_rows},
+                 {"down_rows", f.deviating.rows.down},
                  {"down_right", f.deviating.down_right},
-                 {"output_rows", f.deviating.output_rows}}},
+                 {"output_rows", f.deviating.rows.output}}},
                {"d", {{"again", json_of(f.logits.again)}, {"near", json_of(f.logits.near)}}},
                {"e", {{"tokens", f.embeddings.tokens}, {"named", f.embeddings.named}}}});
 }
@@ -170,10 +170,10 @@ void print_text(const Plan& plan, const Findings& f) {
     line(fmt::format("a fine-tune of {}, layer {}", percent(tune.size), tune.layer), tune.rows,
          fmt::format("{}{}", percent(tune.error), tune.error < 0.5 ? "" : ": not found"));
   heading("C: a user who answers rows of its choice");
-  line("gate and up", f.deviating.gate_up_rows, percent(f.deviating.gate_up_right) + " of the entries exact");
-  line("down", f.deviating.down_rows,
+  line("gate and up", f.deviating.rows.gate_up, percent(f.deviating.gate_up_right) + " of the entries exact");
+  line("down", f.deviating.rows.down,
        f.deviating.down_right > 0 ? percent(f.deviating.down_right) + " of the entries exact" : "not measured");
-  line("the whole model", f.deviating.rows(), "each row asks every layer");
+  line("the whole model", f.deviating.rows.all(), "each row asks every layer");
   heading("Seen without any of this");
   line("D: logits named by value, same prompt", 0,
        fmt::format("{} of all, {} of the top ten", percent(f.logits.again.all), percent(f.logits.again.top)));

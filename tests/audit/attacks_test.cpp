@@ -29,8 +29,7 @@ TEST(Attacks, who_deviates_reads_the_matrices) {
   for (const char* name : {"llama", "qwen2", "gpt2"}) {
     Audited a(name);
     const Deviating found = probe_rows(a.subject());
-    EXPECT_EQ(found.gate_up_rows, 3 * a.plan.config.width + 1) << name;
-    EXPECT_GE(found.rows(), found.gate_up_rows) << name;
+    EXPECT_EQ(found.rows.gate_up, 3 * a.plan.config.width + 1) << name;
     EXPECT_GT(found.gate_up_right, 0.5) << name;
     EXPECT_EQ(found.down_right, 1) << name;  // the user's own bits tell which numbers are a unit above
   }

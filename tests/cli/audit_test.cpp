@@ -54,6 +54,15 @@ TEST(Audit, thoroughly_it_tries_the_whole_attack_and_its_control) {
   EXPECT_LT(a1.at("control").at("error"), 0.05);
 }
 
+TEST(Audit, plan_has_its_verdict_in_a_line) {
+  const std::string line = "audit: an honest user who were told the place of every value would need ";
+  EXPECT_NE(permllm({"plan", k_tiny, "--context", "40", "--prompt", "8", "--answer", "8"}).out.find(line),
+            std::string::npos);
+  const auto plan =
+      events(permllm({"plan", k_tiny, "--context", "40", "--prompt", "8", "--answer", "8", "--json"}).out).at(0);
+  EXPECT_EQ("audit: " + plan.at("audit").get<std::string>().substr(0, line.size() - 7), line);
+}
+
 TEST(Audit, what_cannot_be_audited_is_refused) {
   EXPECT_NE(run({"audit", k_tiny, "--context", "40", "--profile", "open"}).error.find("profile"), std::string::npos);
   EXPECT_EQ(run({"audit", k_tiny, "--context", "40", "--rows", "1"}).status, 2);
