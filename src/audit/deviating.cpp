@@ -55,20 +55,20 @@ Probed probe(const AuditSubject& s, const Masked& rows) {
 
 // The few points nearest to each of `of`.
 constexpr std::size_t k_near = 6;
-using Near = std::array<std::size_t, k_near>;
-std::vector<Near> nearest(const std::vector<Point>& points, const std::vector<Point>& of) {
+template <std::size_t count>
+std::vector<std::array<std::size_t, count>> nearest(const std::vector<Point>& points, const std::vector<Point>& of) {
   std::vector<std::size_t> order(points.size());
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return points[a] < points[b]; });
-  std::vector<Near> near(of.size());
+  std::vector<std::array<std::size_t, count>> near(of.size());
   for (std::size_t i = 0; i < of.size(); ++i) {
-    std::array<double, k_near> distance;
+    std::array<double, count> distance;
     distance.fill(1e300);
     near[i].fill(order[0]);
     const auto offer = [&](std::size_t k) {
       const double d = std::hypot(points[k][0] - of[i][0], points[k][1] - of[i][1]);
       if (d >= distance.back()) return;
-      std::size_t at = k_near - 1;
+      std::size_t at = count - 1;
       for (; at > 0 && distance[at - 1] > d; --at) distance[at] = distance[at - 1], near[i][at] = near[i][at - 1];
       distance[at] = d, near[i][at] = k;
     };
@@ -86,7 +86,10 @@ std::vector<Near> nearest(const std::vector<Point>& points, const std::vector<Po
   return near;
 }
 
-// Share of the entries that are right. step_of_base: of a unit vector, beside how far products of the base row lie apart.
+// Steps along a column: small ones, which find where its entries lead, and some that are so many times as long.
+constexpr double k_longer = 16;
+
+// Share of the entries that are right. step_of_base: of the long steps, beside how far products of the base row lie apart.
 double probe_gate_up(const AuditSubject& s, double step_of_base) {
   const Plan& p = s.plan;
   const Config& c = p.config;
@@ -104,16 +107,19 @@ double probe_gate_up(const AuditSubject& s, double step_of_base) {
   for (Index j = 0; j < base.rows(); ++j) base(j) = normal(random);
   base *= lim / 4.5 / std::sqrt((w * base).array().square().mean());
   // As shown: what lies beyond wraps, with its sign.
-  const Matrix y = (w * base).unaryExpr([&](double v) { return v - 2 * lim * std::round(v / (2 * lim)); });
+  const auto wraps = [&](double v) { return 2 * lim * std::round(v / (2 * lim)); };
+  const Matrix y = (w * base).unaryExpr([&](double v) { return v - wraps(v); });
   std::vector<double> amp;  // by column: of a size that suits its entries
   for (const std::size_t j : columns)
     amp.push_back(step_of_base * lim / 4.5 /
                   std::max(1e-3 * size, std::sqrt(w.col(as_index(j)).array().square().mean())));
   const Format format = p.raw_up() ? Format{p.residual, p.residual_frac} : mlp_norm_shape(p, 0).map.answers[0].out;
-  Masked rows{format, c.width, Words((2 * columns.size() + 1) * c.width)};
+  constexpr std::array k_steps{1 / k_longer, 1.0, -1.0};
+  Masked rows{format, c.width, Words((k_steps.size() * columns.size() + 1) * c.width)};
   for (std::size_t i = 0; i < rows.tokens(); ++i) {
     for (std::size_t j = 0; j < c.width; ++j) {
-      const double step = i == 0 || columns[(i - 1) / 2] != j ? 0 : i % 2 == 1 ? amp[(i - 1) / 2] : -amp[(i - 1) / 2];
+      const std::size_t k = i == 0 ? 0 : (i - 1) / k_steps.size();
+      const double step = i == 0 || columns[k] != j ? 0 : k_steps[(i - 1) % k_steps.size()] * amp[k];
       rows.token(i)[j] = encode(base(as_index(j)) + step, format);
     }
   }
@@ -122,25 +128,37 @@ double probe_gate_up(const AuditSubject& s, double step_of_base) {
   const IntMatrix& up = s.weights.layer(0).up;
   std::vector<std::array<double, 2>> sums(columns.size());  // right, all
   s.executor.parallel(columns.size(), [&](std::size_t k) {
-    const std::array<const std::vector<Point>*, 2> points{&probed.points[2 * k + 1], &probed.points[2 * k + 2]};
-    const std::array<std::vector<Near>, 2> near{nearest(*points[0], reference), nearest(*points[1], reference)};
+    const std::vector<Point>* const points = &probed.points[1 + k_steps.size() * k];
+    const auto near = nearest<k_near>(points[0], reference);
+    // Where each candidate of a small step says that the long ones lead to, and what is nearest there.
+    std::vector<Point> there[2], folded[2];
     for (std::size_t n = 0; n < reference.size(); ++n) {
-      // Of the candidates, those that a step forth and a step back agree about.
+      for (const std::size_t a : near[n]) {
+        for (std::size_t way = 0; way < 2; ++way) {
+          Point to{};
+          for (std::size_t axis = 0; axis < 2; ++axis)
+            to[axis] = reference[n][axis] + k_steps[1 + way] * k_longer * (points[0][a][axis] - reference[n][axis]);
+          there[way].push_back(to);
+          folded[way].push_back({to[0] - wraps(to[0]), std::abs(to[1] - wraps(to[1]))});
+        }
+      }
+    }
+    const std::array ends{nearest<1>(points[1], folded[0]), nearest<1>(points[2], folded[1])};
+    for (std::size_t n = 0; n < reference.size(); ++n) {
       double least = 1e300;
       Point found{};
-      for (const std::size_t a : near[0][n]) {
-        for (const std::size_t b : near[1][n]) {
-          Point half{};
-          double apart = 0, moved = 0;
-          for (std::size_t axis = 0; axis < 2; ++axis) {
-            const double forth = (*points[0])[a][axis] - reference[n][axis],
-                         back = reference[n][axis] - (*points[1])[b][axis];
-            apart += std::abs(forth - back);
-            moved += std::abs(forth);
-            half[axis] = (forth + back) / 2;
-          }
-          if (apart + 1e-3 * moved < least) least = apart + 1e-3 * moved, found = half;
+      for (std::size_t i = n * k_near; i < (n + 1) * k_near; ++i) {
+        double off = 0;
+        Point end[2];
+        for (std::size_t way = 0; way < 2; ++way) {
+          end[way] = points[1 + way][ends[way][i][0]];
+          const Point& to = there[way][i];
+          off += std::hypot(end[way][0] - folded[way][i][0], end[way][1] - folded[way][i][1]);
+          end[way][0] += wraps(to[0]);
+          end[way][1] = std::copysign(end[way][1], to[1] - wraps(to[1])) + wraps(to[1]);
         }
+        off += 1e-3 * std::hypot(there[0][i][0] - reference[n][0], there[0][i][1] - reference[n][1]);
+        if (off < least) least = off, found = {(end[0][0] - end[1][0]) / 2, (end[0][1] - end[1][1]) / 2};
       }
       const std::size_t neuron = probed.order[0][n];
       for (std::size_t group = 0; group < (c.gated ? 2u : 1u); ++group) {
@@ -212,7 +230,7 @@ void probe_down(const AuditSubject& s, Deviating& result) {
 Deviating probe_rows(const AuditSubject& subject, const AuditProgress& progress) {
   Deviating result;
   result.rows = probing_rows(subject.plan, subject.weights);
-  for (const double step : {0.003, 0.006, 0.012, 0.025, 0.05}) {  // which is best it finds out on a model of its own
+  for (const double step : {0.025, 0.05, 0.1, 0.2}) {  // which is best it finds out on a model of its own
     result.gate_up_right = std::max(result.gate_up_right, probe_gate_up(subject, step));
   }
   if (progress) progress(0.8);

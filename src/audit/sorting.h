@@ -13,6 +13,7 @@ struct Sorting {
   double pairs_aligned = 0;  // share of the neurons named rightly
   double error =
       1;  // relative, in the metric of what moved, of the rows of gate that stand most apart; above 1: worse than nothing
+  bool found() const { return error < 0.5; }
 };
 // finer: as far as the plan's rings have the bits.
 Sorting align_by_sorting(const AuditSubject& subject, std::size_t rows, int finer,

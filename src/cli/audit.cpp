@@ -48,6 +48,7 @@ constexpr std::array k_fine_tunes{0.003, 0.01, 0.02, 0.05};
 nlohmann::json json_of(const Explained& by) { return {{"share", by.share}, {"chance", by.chance}}; }
 nlohmann::json json_of(const Sorting& a) {
   return {{"rows", a.rows},
+          {"found", a.found()},
           {"finer_bits", a.finer},
           {"rows_aligned", a.rows_aligned},
           {"pairs_aligned", a.pairs_aligned},
@@ -64,8 +65,11 @@ bool violated(const Findings& f) {
   return f.repeated.own.violated() || f.scores.moves.found() || (f.regression && f.regression->held > 0);
 }
 std::string verdict(const Findings& f) {
-  return violated(f) ? "VIOLATION: what a user knows of its own decides how values are rounded whose place it knows."
-                     : "What a user knows of its own explains nothing of how a repeated prompt moves.";
+  if (violated(f))
+    return "VIOLATION: what a user knows of its own decides how values are rounded whose place it knows.";
+  return std::string("What a user knows of its own explains nothing of how a repeated prompt moves.") +
+         (f.sorting.found() ? " But values of this model stand so far apart that sorting them finds rows of gate (A2)."
+                            : "");
 }
 
 void print_json(const Plan& plan, const Findings& f) {
@@ -163,8 +167,8 @@ void print_text(const Plan& plan, const Findings& f) {
   heading("A2: the published attack, by sorting (arXiv 2605.04901): error of the rows of gate that stand most apart");
   for (const Sorting& a : {f.sorting, f.finer})
     line(a.finer == 0 ? "as this plan shows" : fmt::format("control: not fused, {} bits finer", a.finer), a.rows,
-         fmt::format("{}; {} of the places aligned, {} of these neurons", percent(a.error), percent(a.rows_aligned),
-                     percent(a.pairs_aligned)));
+         fmt::format("{}: {}; {} of the places aligned, {} of these neurons", percent(a.error),
+                     a.found() ? "found" : "not found", percent(a.rows_aligned), percent(a.pairs_aligned)));
   heading("B: an honest user with the public base of a fine-tuned model: error of the difference it finds");
   for (const FineTune& tune : f.fine_tunes)
     line(fmt::format("a fine-tune of {}, layer {}", percent(tune.size), tune.layer), tune.rows,
@@ -224,8 +228,10 @@ void run(const Options& options) {
   f.scores = repeat_two_tokens(subject, rows, stretch(progress, 0.3, 0.45));
   const std::size_t sorted = std::clamp(rows, k_fewest_sorted, k_most_sorted);
   f.sorting = align_by_sorting(subject, sorted, 0, stretch(progress, 0.45, 0.5));
-  // Of a plan in which rows keep their places, too: where norms are fused, o takes fewer bits, and they do not.
-  const Plan other = Plan::make(model.weights, model.plan.ranges, model.plan.slots, model.plan.profile, false);
+  // Of a plan in which rows keep their places, too: o takes as many bits as the residual has room for, so that a row moves little.
+  Plan other = Plan::make(model.weights, model.plan.ranges, model.plan.slots, model.plan.profile, false);
+  if (!other.config.post_norm)
+    other.layers[0].attention = std::max(other.layers[0].attention, other.residual_frac - other.layers[0].o);
   const AuditSubject control{model.weights, other, executor, subject.prompt, subject.coined};
   f.finer = align_by_sorting(control, sorted, 8, stretch(progress, 0.5, 0.55));
   if (options.base.empty()) {
