@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build pkg-config ca-certificates
   libboost1.81-dev libssl-dev libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libtomlplusplus-dev
-  libsqlite3-dev libxxhash-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libedit-dev libseccomp-dev
+  libeigen3-dev libsqlite3-dev libxxhash-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libedit-dev libseccomp-dev
   libgtest-dev libbenchmark-dev python3 python3-numpy python3-jinja2 python3-pip python3-yaml unzip dpkg-dev file iproute2 systemd
 )
 case "${1:-}" in

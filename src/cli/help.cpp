@@ -37,6 +37,7 @@ constexpr Arranged k_arranged[] = {
      "permllm invite --list --identity provider --state state"},
     {k_serve, "store", "permllm store DIR"},
     {k_know, "inspect", "permllm inspect MODEL.gguf --loss"},
+    {k_know, "audit", "permllm audit MODEL.gguf --rows 3000"},
     {k_know, "plan", "permllm plan MODEL.gguf --users 16"},
     {k_know, "bench",
      "permllm bench MODEL.gguf --profile fast --rtt 10ms --bandwidth 1gbit\n"

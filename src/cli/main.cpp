@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "cli/audit.h"
 #include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/demo.h"
@@ -63,6 +64,7 @@ int main(int argc, char** argv) {
   permllm::add_generate(app);
   permllm::add_inspect(app);
   permllm::add_plan(app);
+  permllm::add_audit(app);
   permllm::add_provider(app);
   permllm::add_helper(app);
   permllm::add_keygen(app);

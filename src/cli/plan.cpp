@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "audit/worth.h"
 #include "base/text.h"
 #include "cli/memory.h"
 #include "cli/offer_options.h"
@@ -100,13 +101,14 @@ Estimate estimate(const OfferedModel& model, const Options& options, Executor& e
   return e;
 }
 
-void print_json(const Plan& plan, const Options& options, const Estimate& e) {
+void print_json(const Plan& plan, const Options& options, const Estimate& e, const std::string& audit) {
   print_event({{"event", "plan"},
                {"model", plan.config.name},
                {"profile", name_of(plan.profile)},
                {"fused", plan.fused},
                {"hidden_positions", plan.hides_positions},
                {"retrieval", name_of(plan.retrieval)},
+               {"audit", audit},
                {"users", options.users},
                {"prompt_tokens", options.prompt},
                {"answer_tokens", options.answer},
@@ -134,7 +136,7 @@ void print_json(const Plan& plan, const Options& options, const Estimate& e) {
                  {"products", e.prefill.products + e.decode.products}}}});
 }
 
-void print_text(const Plan& plan, const Options& options, const Estimate& e) {
+void print_text(const Plan& plan, const Options& options, const Estimate& e, const std::string& audit) {
   const auto mb = [](std::size_t bytes) {
     return bytes < 10'000'000'000 ? fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6)
                                   : fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
@@ -169,6 +171,7 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e) {
       fmt::format("{:.1f} s: {:.1f}, {:.1f}, {:.1f}", e.prefill.sum() + e.decode.sum(),
                   e.prefill.latency + e.decode.latency, e.prefill.transfer + e.decode.transfer,
                   e.prefill.products + e.decode.products));
+  fmt::print("\naudit: {}\n", audit);
   fmt::print(
       "\nProducts are the provider's matrices, timed on this machine with nothing else to do. What user and messages "
       "take comes on top, and users who\n"
@@ -192,7 +195,8 @@ void run(Options options) {
                             options.answer));
   }
   const Estimate e = estimate(model, options, executor);
-  options.json ? print_json(plan, options, e) : print_text(plan, options, e);
+  const std::string audit = verdict_of(plan, model.weights);
+  options.json ? print_json(plan, options, e, audit) : print_text(plan, options, e, audit);
 }
 
 }  // namespace

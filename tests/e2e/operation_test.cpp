@@ -215,6 +215,7 @@ TEST(Operation, services_under_a_manager) {
     EXPECT_EQ(all.find(done.at("text").get<std::string>()), std::string::npos);
   }
   EXPECT_NE(read_text(provider_log).find("\"peer\":\"alice\""), std::string::npos);
+  EXPECT_NE(read_text(provider_log).find("audit: an honest user"), std::string::npos);
 }
 
 // A helper and a provider's keys.
