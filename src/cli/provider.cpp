@@ -103,8 +103,8 @@ void run_provider(ProviderOptions& options) {
                [&](std::unique_ptr<Link> link, const Peer& peer) {
                  UserLimits limits = options.limits;
                  limits.tokens = allowance_of(directory, peer);
-                 service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer,
-                               limits);
+                 service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape.at_service()),
+                               peer, limits);
                },
                service.room()},
               {{"load_seconds", load_seconds},

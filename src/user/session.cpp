@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "page/open_page.h"
+#include "user/draft.h"
 
 namespace permllm {
 namespace {
@@ -132,15 +133,10 @@ void UserSession::advance(std::span<const TokenId> draft, const std::function<bo
   // Of all rows, those that will be rejected included: what is computed does not depend on how many are kept.
   std::vector<std::vector<std::int64_t>> logits;
   for (std::size_t i = 0; i < fed.size(); ++i) logits.push_back(clear_->logits(seen, i));
-  std::size_t kept = 0;
-  bool go_on = true;
-  do {
-    sampled_id_ = static_cast<TokenId>(choose(logits[kept]));
-    ++kept;
-    if (kept == fed.size() || sampled_id_ != fed[kept]) break;
-    go_on = more(sampled_id_);
-  } while (go_on);
-  clear_->keep(before + kept);
+  const auto sample = [&](std::size_t row) { return static_cast<TokenId>(choose(logits[row])); };
+  const KeptRows kept = kept_rows(fed, sample, more);
+  sampled_id_ = kept.sampled;
+  clear_->keep(before + kept.rows);
 }
 
 TokenId UserSession::retrieve_last() {
