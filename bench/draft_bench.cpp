@@ -28,7 +28,8 @@ void BM_draft_token(benchmark::State& state) {
     history.resize(static_cast<std::size_t>(state.range(0)));
     history.push_back(static_cast<TokenId>(state.iterations() % 1000));
   }
-  state.counters["token"] = benchmark::Counter(k_tokens, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+  state.counters["token"] =
+      benchmark::Counter(k_tokens, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 BENCHMARK(BM_draft_token)->Arg(40)->Arg(256)->MeasureProcessCPUTime()->UseRealTime()->Unit(benchmark::kMillisecond);
 

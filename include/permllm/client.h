@@ -104,7 +104,7 @@ struct Answer {
     Bytes online;            // with the provider, while it answered
     Bytes offline_provider;  // material, since the answer before
     Bytes offline_helper;
-    std::uint64_t round_trips = 0;   // online
+    std::uint64_t round_trips = 0;  // online
     // Of passes behind the question's: how many; the tokens that were drafted for them, and not kept; the offline material that these took.
     std::size_t passes = 0, drafted_tokens = 0, rejected_tokens = 0;
     std::uint64_t rejected_bytes = 0;

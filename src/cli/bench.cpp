@@ -226,7 +226,8 @@ void print(const nlohmann::json& r) {
                     all.at("tokens_a_pass").get<double>()));
     row("  offline MB of the rejected, in all", fmt::format("{:.3f}", mb(all.at("rejected_offline_bytes"))));
   }
-  row(r.contains("answers") ? "the last: decode, a token" : "decode, a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
+  row(r.contains("answers") ? "the last: decode, a token" : "decode, a token",
+      fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
   row("  latency, transfer, compute",
       fmt::format("{:.3f}, {:.3f}, {:.3f} s", seconds.at("latency_per_token").get<double>(),
                   seconds.at("transfer_per_token").get<double>(), seconds.at("compute_per_token").get<double>()));
@@ -445,12 +446,15 @@ void run(BenchOptions options) {
     synthetic_config(options.local.model, options.local.serve.layers,
                      options.local.serve.width);  // refused before anything starts
   const bool drafts = options.draft.fixed() != 0;
-  if (drafts && options.sweep.empty()) check_drafts(options.local.serve.profile, options.draft.model.empty() ? "--draft" : "--draft-model");
+  if (drafts && options.sweep.empty())
+    check_drafts(options.local.serve.profile, options.draft.model.empty() ? "--draft" : "--draft-model");
   if (options.acceptance && (!drafts || !options.draft.model.empty()))
-    throw Error(Code::usage, "--acceptance", "goes with --draft, and not with --draft-model, whose guesses are right or not");
+    throw Error(Code::usage, "--acceptance",
+                "goes with --draft, and not with --draft-model, whose guesses are right or not");
   options.texts |= !options.draft.model.empty();
   if (options.texts && options.local.serve.synthetic)
-    throw Error(Code::usage, options.draft.model.empty() ? "--texts" : "--draft-model", "needs a file: a shape has no vocabulary");
+    throw Error(Code::usage, options.draft.model.empty() ? "--texts" : "--draft-model",
+                "needs a file: a shape has no vocabulary");
   options.local.serve.ids_only = !options.texts;
   if (!options.sweep.empty()) return run_sweep(options);
   check_prompt(options);
@@ -485,8 +489,9 @@ void add_bench(CLI::App& parent) {
       ->capture_default_str()
       ->check(CLI::Range(1, 100000));
   add_draft(*command, options->draft);
-  command->add_option("--acceptance", options->acceptance,
-                      "with --draft: keep this share of the drafted tokens, by chance, whatever the model says")
+  command
+      ->add_option("--acceptance", options->acceptance,
+                   "with --draft: keep this share of the drafted tokens, by chance, whatever the model says")
       ->check(CLI::Range(0.0, 1.0));
   command->add_flag("--texts", options->texts,
                     "answer eight questions of code and chat, one after the other, in place of random tokens; with "

@@ -322,6 +322,11 @@ class Chat {
               {"offline_provider", bytes(cost.offline_provider)},
               {"offline_helper", bytes(cost.offline_helper)}}},
             {"round_trips", cost.round_trips},
+            {"drafts",
+             {{"passes", cost.passes},
+              {"tokens", cost.drafted_tokens},
+              {"rejected", cost.rejected_tokens},
+              {"rejected_offline_bytes", cost.rejected_bytes}}},
             {"tokens_left", cost.tokens_left},
             {"tokens_ready", client_.ready_tokens()}};
   }
@@ -338,6 +343,11 @@ class Chat {
                "offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s; profile {}, {} round trips\n",
                cost.offline_seconds, cost.first_token_seconds, cost.token_seconds, client_.model().profile,
                cost.round_trips) +
+           (cost.drafted_tokens == 0
+                ? ""
+                : fmt::format("drafts: {} tokens in {} passes, {} rejected, which took {:.3f} MB of the material\n",
+                              cost.drafted_tokens, cost.passes, cost.rejected_tokens,
+                              1e-6 * static_cast<double>(cost.rejected_bytes))) +
            row("set-up", cost.set_up) + row("online, with the provider", cost.online) +
            row("offline, with the provider", cost.offline_provider) +
            row("offline, with the helper", cost.offline_helper);

@@ -34,9 +34,9 @@ struct Options {
 
 // What a request of so many tokens takes in all.
 struct Request {
-  Cost prefill, decode;                    // the prompt's pass; all passes of the answer
-  std::size_t passes = 0, rejected = 0;    // of the answer; rows of drafts that are not kept
-  std::size_t rejected_bytes = 0;          // offline, of these
+  Cost prefill, decode;                  // the prompt's pass; all passes of the answer
+  std::size_t passes = 0, rejected = 0;  // of the answer; rows of drafts that are not kept
+  std::size_t rejected_bytes = 0;        // offline, of these
 };
 Request request_of(const Plan& plan, const Options& options) {
   Request r;
@@ -91,9 +91,9 @@ struct Estimate {
   std::size_t provider = 0, user = 0;  // bytes in memory: of all users' sessions; of one with its whole context
   std::size_t stock = 0;               // bytes of one request's material
   Request request;
-  Cost all;                            // of one request
-  Seconds prefill, decode;             // of it
-  double each = 0;                     // seconds of a token after the first
+  Cost all;                 // of one request
+  Seconds prefill, decode;  // of it
+  double each = 0;          // seconds of a token after the first
 };
 
 Estimate estimate(const OfferedModel& model, const Options& options, Executor& executor) {
@@ -101,7 +101,8 @@ Estimate estimate(const OfferedModel& model, const Options& options, Executor& e
   const Plan& plan = model.plan;
   const Request request = request_of(plan, options);
   const auto seconds = [&](const Cost& cost, std::size_t passes, double products) {
-    const NetworkSeconds network = network_seconds(cost, rtt, options.shape.to_user("--bandwidth"), options.shape.from_user("--bandwidth"));
+    const NetworkSeconds network =
+        network_seconds(cost, rtt, options.shape.to_user("--bandwidth"), options.shape.from_user("--bandwidth"));
     return Seconds{network.latency, network.transfer, static_cast<double>(passes) * products};
   };
   Estimate e;

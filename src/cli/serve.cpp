@@ -89,9 +89,9 @@ void run(ServeCommandOptions& options) {
   Log log("serve", options.log);
   // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
   if (!options.invite.empty()) {
-    const SandboxSupport sandbox = enter_sandbox(
-        {{options.invite, options.gateway.key_file, options.settings->path(), options.draft.model},
-         {user_folder(options.state)}});
+    const SandboxSupport sandbox =
+        enter_sandbox({{options.invite, options.gateway.key_file, options.settings->path(), options.draft.model},
+                       {user_folder(options.state)}});
     log.write(Log::Level::info, "sandbox", fmt::format("sandbox: {}", sandbox.text()));
   } else {
     log.write(Log::Level::info, "sandbox", "sandbox: none with --demo");

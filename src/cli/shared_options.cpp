@@ -13,7 +13,8 @@ void add_network(CLI::App& command, LinkShape& shape) {
   command
       .add_option_function<std::string>(
           "--network", [&shape](const std::string& name) { shape = networks.at(name); },
-          "lan (500us, 1gbit), wan (10ms, 1gbit) or home (52ms, 100mbit to the user, 40mbit from it), in place of --rtt "
+          "lan (500us, 1gbit), wan (10ms, 1gbit) or home (52ms, 100mbit to the user, 40mbit from it), in place of "
+          "--rtt "
           "and --bandwidth")
       ->check(CLI::IsMember({"lan", "wan", "home"}));
 }
@@ -82,9 +83,10 @@ void add_draft(CLI::App& command, DraftOptions& draft) {
                   "tokens to guess and verify in one pass (profile open); 0: none; auto: 0, 2 or 4, chosen once a "
                   "conversation by what its first passes took")
       ->default_str("0; auto with --draft-model");
-  command.add_option("--draft-model", draft.model,
-                     "GGUF file of a small model with the same vocabulary, which guesses on this machine, in the clear; "
-                     "without it guesses come from the text so far");
+  command.add_option(
+      "--draft-model", draft.model,
+      "GGUF file of a small model with the same vocabulary, which guesses on this machine, in the clear; "
+      "without it guesses come from the text so far");
 }
 
 void add_limits(CLI::App& command, Limits& limits) {

@@ -52,9 +52,7 @@ Frame Shaped::receive(Clock::time_point deadline, const char* awaited, std::size
   return frame;
 }
 
-bool LinkShape::none() const {
-  return parse_duration(rtt, "rtt") == Clock::duration::zero() && to_user() == 0;
-}
+bool LinkShape::none() const { return parse_duration(rtt, "rtt") == Clock::duration::zero() && to_user() == 0; }
 
 double LinkShape::to_user(const std::string& flag) const {
   const double there = parse_bandwidth(bandwidth.substr(0, bandwidth.find('/')), flag);
@@ -71,8 +69,7 @@ LinkShape LinkShape::at_service() const { return {rtt, bandwidth.substr(bandwidt
 
 std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up) {
   if (shape.none()) return link;
-  return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "rtt"),
-                                  set_up ? 0.0 : shape.to_user());
+  return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "rtt"), set_up ? 0.0 : shape.to_user());
 }
 
 }  // namespace permllm

@@ -54,10 +54,11 @@ void ModelDrafter::follow(std::span<const TokenId> history) {
   wait();
   const std::size_t common = keep_common(history);
   if (common == history.size() || history.size() > model_.config().context) return;
-  ahead_ = std::async(std::launch::async, [this, rest = std::vector(history.begin() + static_cast<std::ptrdiff_t>(common), history.end())] {
-    const NoDenormals no_denormals;
-    feed(rest);
-  });
+  ahead_ = std::async(std::launch::async,
+                      [this, rest = std::vector(history.begin() + static_cast<std::ptrdiff_t>(common), history.end())] {
+                        const NoDenormals no_denormals;
+                        feed(rest);
+                      });
 }
 
 // One token a step, whatever was kept of the last draft: its tokens are in the cache, and the history's last is not.

@@ -55,7 +55,8 @@ void DraftModel::check(const Vocabulary& served, std::size_t served_ids, const s
     refuse(fmt::format("token {} is \"{:.40}\" in the former, \"{:.40}\" in the latter", id,
                        for_terminal(vocabulary_.tokens[id]), for_terminal(served.tokens[id])));
   }
-  if (config().vocab != served_ids) refuse(fmt::format("the former has {} tokens, the latter {}", config().vocab, served_ids));
+  if (config().vocab != served_ids)
+    refuse(fmt::format("the former has {} tokens, the latter {}", config().vocab, served_ids));
 }
 
 std::vector<float> DraftModel::forward(std::span<const TokenId> ids, ReferenceCache& cache, Executor& executor) const {

@@ -57,8 +57,7 @@ std::size_t MeasuredConversation::in_common(std::span<const TokenId> ids) const 
 }
 
 std::size_t MeasuredConversation::slots_of(const Request& request) const {
-  return plan().prompt_rows(request.ids.size() - in_common(request.ids)) +
-         (request.max_tokens - 1) * block_of(request);
+  return plan().prompt_rows(request.ids.size() - in_common(request.ids)) + (request.max_tokens - 1) * block_of(request);
 }
 
 std::size_t MeasuredConversation::slots_afresh(const Request& request) const {

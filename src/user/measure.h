@@ -31,7 +31,7 @@ class MeasuredConversation {
     std::size_t max_tokens = 1;
     std::size_t ahead = 256;       // slots of material to make ahead of need
     std::size_t start = SIZE_MAX;  // tokens of the answer whose material is waited for before it begins
-    Drafts* drafts = nullptr;      // null: none; profile open only. It outlives the run, and is of this conversation alone
+    Drafts* drafts = nullptr;  // null: none; profile open only. It outlives the run, and is of this conversation alone
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;          // false: no more
     std::function<void()> on_ready = nullptr;       // material for the request is there

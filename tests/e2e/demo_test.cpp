@@ -147,7 +147,8 @@ TEST(Demo, drafts_say_the_same_in_fewer_passes) {
   const double row = plain.at("declared_per_pass").at("offline_helper_to_provider_bytes");
   const auto& useless = drafted.at("drafts");
   EXPECT_GT(useless.at("rejected").get<int>(), 0);
-  EXPECT_NEAR(useless.at("rejected_offline_bytes").get<double>(), row * useless.at("rejected").get<double>(), 0.01 * row);
+  EXPECT_NEAR(useless.at("rejected_offline_bytes").get<double>(), row * useless.at("rejected").get<double>(),
+              0.01 * row);
 }
 
 TEST(Bench, measures_a_shape_and_sweeps) {
@@ -167,9 +168,9 @@ TEST(Bench, measures_a_shape_and_sweeps) {
   }
   // Drafts of which all are kept, or none, over a line that has two bandwidths.
   for (const int acceptance : {0, 1}) {
-    const Result r = run({"bench", "smollm2-135m", "--layers", "2", "--context", "40", "--tokens", "6", "--json", "--profile",
-                          "open", "--network", "home", "--rtt", "1ms", "--draft", "2", "--acceptance",
-                          std::to_string(acceptance)});
+    const Result r =
+        run({"bench", "smollm2-135m", "--layers", "2", "--context", "40", "--tokens", "6", "--json", "--profile",
+             "open", "--network", "home", "--rtt", "1ms", "--draft", "2", "--acceptance", std::to_string(acceptance)});
     ASSERT_EQ(r.status, 0) << r.error;
     const auto done = nlohmann::json::parse(r.out);
     EXPECT_EQ(done.at("bandwidth"), "100mbit/40mbit");

@@ -75,10 +75,10 @@ TEST(Drafts, answers_have_the_distribution_that_they_have_without) {
       while (text.size() < 3 && more(sampled)) {
         std::vector<TokenId> fed{sampled};
         while (fed.size() < n + 1) fed.push_back(guess(fed.back()));
-        sampled = kept_rows(
-                      fed, [&](std::size_t row) { return static_cast<TokenId>(sampler.choose(made_up(fed[row]))); },
-                      more)
-                      .sampled;
+        sampled =
+            kept_rows(
+                fed, [&](std::size_t row) { return static_cast<TokenId>(sampler.choose(made_up(fed[row]))); }, more)
+                .sampled;
       }
       ++counts[text[0] * 9 + text[1] * 3 + text[2]];
     }
@@ -97,9 +97,9 @@ TEST(Drafts, answers_have_the_distribution_that_they_have_without) {
     }
     return sum;
   };
-  EXPECT_LT(statistic([](TokenId) { return TokenId{0}; }, 0), 54);                                   // no drafts
-  EXPECT_LT(statistic([](TokenId id) { return (id + 1) % 3; }, 2), 54);                              // whatever
-  EXPECT_LT(statistic([](TokenId id) { return std::array<TokenId, 3>{1, 0, 1}[id]; }, 3), 54);       // the likeliest
+  EXPECT_LT(statistic([](TokenId) { return TokenId{0}; }, 0), 54);                              // no drafts
+  EXPECT_LT(statistic([](TokenId id) { return (id + 1) % 3; }, 2), 54);                         // whatever
+  EXPECT_LT(statistic([](TokenId id) { return std::array<TokenId, 3>{1, 0, 1}[id]; }, 3), 54);  // the likeliest
 }
 
 DraftModel& smollm2_drafts() {
@@ -156,7 +156,9 @@ TEST(DraftModel, is_refused_where_its_vocabulary_is_another) {
     }
     return "";
   };
-  const auto has = [](const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; };
+  const auto has = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
   EXPECT_TRUE(has(refusal(served, ids + 1), "the former has 49152 tokens, the latter 49153"));
   served.tokens[40] = "other";
   served.tokens[41] = "another";
@@ -204,7 +206,8 @@ Spoken speak(const std::vector<TokenId>& prompt, std::size_t tokens,
 std::size_t begins_alike(const Spoken& a, const Spoken& b) {
   const std::size_t both = std::min(a.received.size(), b.received.size());
   const auto end = a.received.begin() + static_cast<std::ptrdiff_t>(both);
-  return static_cast<std::size_t>(std::mismatch(a.received.begin(), end, b.received.begin()).first - a.received.begin());
+  return static_cast<std::size_t>(std::mismatch(a.received.begin(), end, b.received.begin()).first -
+                                  a.received.begin());
 }
 
 TEST(Drafts, say_what_a_conversation_without_them_says) {
