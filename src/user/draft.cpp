@@ -77,9 +77,9 @@ std::vector<TokenId> ModelDrafter::draft(std::span<const TokenId> history, std::
 
 void DraftLength::note(double seconds) {
   if (length_) return;
-  double& least = passes_ < 2 ? without_ : with_;
-  least = passes_ % 2 == 0 ? seconds : std::min(least, seconds);
-  if (++passes_ < 4) return;
+  double& least = passes_ < k_each ? without_ : with_;
+  least = passes_ % k_each == 0 ? seconds : std::min(least, seconds);
+  if (++passes_ < 2 * k_each) return;
   // A further drafted token costs the same each time, and is worth less and less. Acceptance may be less than is assumed: a draft has to win by some.
   const double each = std::max(0.0, with_ - without_) / k_most_chosen;
   double best = 0.9 * without_, tokens = 1, reach = 1;

@@ -35,6 +35,8 @@ class Drafter {
   virtual ~Drafter() = default;
   // `history` is fed soon, or stands already: work that can be done ahead of draft() begins, beside the caller.
   virtual void follow(std::span<const TokenId> /*history*/) {}
+  // Until that work is done.
+  virtual void wait() {}
   // n tokens that may follow.
   virtual std::vector<TokenId> draft(std::span<const TokenId> history, std::size_t n) = 0;
   // The share of drafted tokens that are kept, as it is assumed of any text.
@@ -47,21 +49,20 @@ class LookupDrafter : public Drafter {
   std::vector<TokenId> draft(std::span<const TokenId> history, std::size_t n) override {
     return draft_by_lookup(history, n);
   }
-  double acceptance() const override { return 0.3; }
+  double acceptance() const override { return 0.2; }
 };
 
-// By a model, and by the text where that says what the model was not sure of.
+// By a model. Where the text so far says something else, however long what it repeats is, the model is right more often.
 class ModelDrafter : public Drafter {
  public:
   // Both outlive the drafter.
   ModelDrafter(const DraftModel& model, Executor& executor) : model_(model), executor_(executor) {}
   void follow(std::span<const TokenId> history) override;
+  void wait() override;
   std::vector<TokenId> draft(std::span<const TokenId> history, std::size_t n) override;
   double acceptance() const override { return 0.7; }
 
  private:
-  // Until what follow() began is done.
-  void wait();
   // Forgets what is not the beginning of `history`; returns how much stays.
   std::size_t keep_common(std::span<const TokenId> history);
   // Logits of the last.
@@ -75,7 +76,7 @@ class ModelDrafter : public Drafter {
 };
 
 // How many tokens the drafts of a conversation have. The provider sees it, so it depends on nothing that the text decides: it is fixed, or chosen
-// once, by how long the first passes took, two without a draft and two with the longest, and by an acceptance that is assumed of any text.
+// once, by how long the first passes took, three without a draft and three with the longest, and by an acceptance that is assumed of any text.
 class DraftLength {
  public:
   static constexpr std::size_t k_most_chosen = 4;
@@ -84,18 +85,20 @@ class DraftLength {
   static DraftLength chosen(double acceptance) { return DraftLength(std::nullopt, acceptance); }
 
   // Of the next pass; of it and of all to come, the most.
-  std::size_t next() const { return length_.value_or(passes_ < 2 ? 0 : k_most_chosen); }
+  std::size_t next() const { return length_.value_or(passes_ < k_each ? 0 : k_most_chosen); }
   std::size_t most() const { return length_.value_or(k_most_chosen); }
   // What a pass with a draft of next() tokens took, with the making of the draft.
   void note(double seconds);
 
  private:
+  static constexpr std::size_t k_each = 3;  // passes that are timed
+
   DraftLength(std::optional<std::size_t> length, double acceptance) : length_(length), acceptance_(acceptance) {}
 
   std::optional<std::size_t> length_;
   double acceptance_;
   std::size_t passes_ = 0;
-  double without_ = 0, with_ = 0;  // seconds, the least of two passes each
+  double without_ = 0, with_ = 0;  // seconds, the least of k_each passes
 };
 
 // Errors: usage, naming `field`, where a profile has no drafts.

@@ -132,6 +132,7 @@ void MeasuredConversation::run(const Request& request) {
   session.prompt(fresh, request.choose, [&](std::size_t layer) {
     if (request.on_read) request.on_read(static_cast<double>(layer + 1) / static_cast<double>(plan().config.layers));
   });
+  if (block_of(request) > 1) request.drafts->by->wait();  // so that no pass is timed with the reading beside it
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
     pass(request, history, on_token);

@@ -63,11 +63,11 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
 TEST(Chat, says_with_a_model_that_drafts_what_it_says_without) {
   const Scratch scratch;
   make_keys(scratch.path());
-  const std::string model = PERMLLM_TINY_MODELS "/llama.gguf";
+  const std::string model = PERMLLM_TEST_MODEL;
   Process helping({"helper", "--identity", (scratch / "helper").string(), "--events"}, PERMLLM_BINARY);
   const std::string helper_address = address_of(helping);
   Process providing({"provider", "--identity", (scratch / "provider").string(), "--helper", helper_address, "--model",
-                     model, "--profile", "open", "--events"},
+                     model, "--profile", "open", "--context", "256", "--events"},
                     PERMLLM_BINARY);
   const std::string invite = make_invite(scratch.path(), "alice", address_of(providing), helper_address, 1000);
   const auto answers = [&](const std::vector<std::string>& more) {

@@ -33,8 +33,9 @@ TEST(Draft, guesses_something_where_nothing_stood_before) {
 TEST(Draft, has_the_length_that_the_first_passes_say) {
   const auto chosen = [](double acceptance, double without, double with) {
     DraftLength length = DraftLength::chosen(acceptance);
-    for (const double seconds : {2 * without, without, 2 * with, with}) {
-      EXPECT_EQ(length.next(), seconds == without || seconds == 2 * without ? 0u : DraftLength::k_most_chosen);
+    std::size_t pass = 0;
+    for (const double seconds : {2 * without, without, 3 * without, 2 * with, with, 3 * with}) {
+      EXPECT_EQ(length.next(), pass++ < 3 ? 0u : DraftLength::k_most_chosen);
       EXPECT_EQ(length.most(), DraftLength::k_most_chosen);
       length.note(seconds);
     }

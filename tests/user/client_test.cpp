@@ -301,7 +301,7 @@ TEST_F(PublicApi, options_choose_and_end_an_answer) {
   EXPECT_EQ(error_of([&] { client.conversation({.draft = permllm::k_draft_chosen}); }).field(), "draft");
   permllm::ClientOptions drafting;
   drafting.draft_model = "any.gguf";
-  const permllm::Error refused = error_of([&] { permllm::Client(invite("bob", 1000), drafting); });
+  const permllm::Error refused = error_of([&] { permllm::Client(invite("drafter", 1000), drafting); });
   EXPECT_EQ(refused.field(), "draft_model");
   EXPECT_NE(std::string(refused.what()).find("drafts are not offered yet"), std::string::npos) << refused.what();
   EXPECT_EQ(error_of([&] { client.conversation().ask(std::string(4000, '!')); }).code(), permllm::Code::usage);
