@@ -32,6 +32,9 @@ struct ClientOptions {
   std::chrono::milliseconds grace{
       60'000};           // how long to try again when the connection was lost in an answer; 0: the answer ends
   unsigned threads = 0;  // for this user's share of the arithmetic; 0: one for each core
+  // Profile open: a GGUF file of a small model with the provider's vocabulary, which makes the drafts of all conversations on this machine, in the
+  // clear. Empty: drafts are made from the text so far.
+  std::filesystem::path draft_model = {};
 };
 
 struct Message {
@@ -56,13 +59,16 @@ struct AnswerProgress {
 // beginning where a session had to be begun again.
 using OnProgress = std::function<void(const AnswerProgress&)>;
 
+// Of ConversationOptions::draft: chosen once a conversation, by what its first passes took: none, 2 or 4.
+inline constexpr std::size_t k_draft_chosen = SIZE_MAX;
+
 struct ConversationOptions {
   std::string system = {};  // the system message; empty: as the model's template has it
   std::string chat_format =
       {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
   bool think = false;  // let a model that can think before it answers
   std::size_t draft =
-      0;  // where the model takes drafts: tokens to guess from the text so far and verify in one pass, at most 63
+      0;  // where the model takes drafts: tokens to guess and verify in one pass, at most 63, or k_draft_chosen
   std::size_t ahead =
       64;  // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
   std::size_t next_prompt =
@@ -99,7 +105,10 @@ struct Answer {
     Bytes online;            // with the provider, while it answered
     Bytes offline_provider;  // material, since the answer before
     Bytes offline_helper;
-    std::uint64_t round_trips = 0;   // online
+    std::uint64_t round_trips = 0;  // online
+    // Of passes behind the question's: how many; the tokens that were drafted for them, and not kept; the offline material that these took.
+    std::size_t passes = 0, drafted_tokens = 0, rejected_tokens = 0;
+    std::uint64_t rejected_bytes = 0;
     double offline_seconds = 0;      // from the question to the first message online
     double first_token_seconds = 0;  // from then to the first token
     double token_seconds = 0;        // a token after the first

@@ -11,11 +11,13 @@
 #include <random>
 #include <sstream>
 
+#include "cli/bench_texts.h"
 #include "cli/local_parties.h"
 #include "cli/offer_options.h"
 #include "cli/plot.h"
 #include "cli/progress.h"
 #include "cli/shared_options.h"
+#include "model/chat_format.h"
 #include "model/synthetic.h"
 #include "net/units.h"
 #include "ring/int_kernels.h"
@@ -27,7 +29,10 @@ namespace {
 
 struct BenchOptions {
   LocalOptions local;
-  std::size_t prompt = 0, tokens = 4, draft = 0;  // prompt 0: what the context leaves
+  std::size_t prompt = 0, tokens = 4;  // prompt 0: what the context leaves
+  DraftOptions draft;
+  std::optional<double> acceptance;  // of drafts that nobody makes
+  bool texts = false;                // the texts of bench_texts.h in place of random tokens
   std::vector<std::string> sweep;
   std::string out = "bench";
   bool json = false;
@@ -44,6 +49,75 @@ double last_level_cache() {
   return std::max(0.0, static_cast<double>(sysconf(_SC_LEVEL3_CACHE_SIZE)));
 }
 
+// Rows of a pass, at most.
+std::size_t block_of(const BenchOptions& options) {
+  return options.draft.fixed().value_or(DraftLength::k_most_chosen) + 1;
+}
+
+// Guesses of which a given share is right, by chance: the tokens are told what they were guessed to be.
+class AcceptedByChance : public Drafter {
+ public:
+  AcceptedByChance(double acceptance, std::size_t vocab) : kept_(acceptance), vocab_(vocab) {}
+  std::vector<TokenId> draft(std::span<const TokenId>, std::size_t n) override {
+    guesses_.resize(n);
+    for (TokenId& guess : guesses_) guess = static_cast<TokenId>(random_() % vocab_);
+    row_ = 0;
+    return guesses_;
+  }
+  double acceptance() const override { return kept_.p(); }
+  // What the next row of the pass samples.
+  std::size_t choose() {
+    if (row_ >= guesses_.size()) return 0;
+    const TokenId guess = guesses_[row_++];
+    return kept_(random_) ? guess : (guess + 1) % vocab_;
+  }
+
+ private:
+  std::minstd_rand random_{1};
+  std::bernoulli_distribution kept_;
+  std::size_t vocab_, row_ = 0;
+  std::vector<TokenId> guesses_;
+};
+
+// What is asked: one question of random tokens, or the texts.
+std::vector<std::vector<TokenId>> questions(const BenchOptions& options, const Vocabulary& vocabulary,
+                                            std::size_t vocab) {
+  std::vector<std::vector<TokenId>> all;
+  if (options.texts) {
+    const Tokenizer tokenizer(vocabulary);
+    const ChatFormat format = ChatFormat::chosen("", vocabulary);
+    for (const std::string_view text : k_bench_texts)
+      all.push_back(format.encode(tokenizer, {{"user", std::string(text)}}, false));
+    return all;
+  }
+  std::minstd_rand random(1);
+  std::vector<TokenId>& ids = all.emplace_back();
+  for (std::size_t i = 0; i < options.prompt; ++i) ids.push_back(static_cast<TokenId>(random() % vocab));
+  return all;
+}
+
+// Of all answers, over their tokens and passes. reports: those of MeasuredConversation.
+nlohmann::json together(const nlohmann::json& reports) {
+  double seconds = 0, tokens = 0, passes = 0, drafted = 0, kept = 0, bytes = 0, ratios = 0;
+  for (const nlohmann::json& r : reports) {
+    const double behind_first = static_cast<double>(r.at("output_ids").size()) - 1, own = r.at("passes");
+    seconds += r.at("seconds").at("decode_per_token").get<double>() * behind_first;
+    tokens += behind_first;
+    passes += own;
+    ratios += behind_first / own;
+    drafted += r.at("drafts").at("tokens").get<double>();
+    kept += r.at("drafts").at("kept").get<double>();
+    bytes += r.at("drafts").at("rejected_offline_bytes").get<double>();
+  }
+  return {{"tokens", tokens},
+          {"passes", passes},
+          {"tokens_a_pass", ratios / static_cast<double>(reports.size())},
+          {"drafted", drafted},
+          {"kept", kept},
+          {"rejected_offline_bytes", bytes},
+          {"seconds_per_token", seconds / tokens}};
+}
+
 // One run with parties of its own.
 nlohmann::json measure(const BenchOptions& options) {
   const LocalParties parties(options.local);
@@ -55,28 +129,43 @@ nlohmann::json measure(const BenchOptions& options) {
                             parties.layer_bytes() / 1e6, last_level_cache() / 1e6));
   }
   Executor executor;
+  std::optional<DraftModel> model;
+  if (!options.draft.model.empty())
+    model.emplace(options.draft.model, executor, late_bar("Loading the draft model", options.local.quiet));
+  Drafts drafts = drafts_of(model ? &*model : nullptr, options.draft.fixed(), executor);
   const Clock::time_point begin = Clock::now();
   Ledger ledger;  // in memory: the chain goes with the session
   MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape,
                                     options.local.patience(), executor, ledger);
   const double session_seconds = seconds_since(begin);
   const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
+  const Config& config = conversation.plan().config;
+  if (model) model->check(conversation.vocabulary(), config.vocab, config.name);
   MeasuredConversation::Request request;
-  std::minstd_rand random(1);
-  const std::size_t vocab = conversation.plan().config.vocab;
-  for (std::size_t i = 0; i < options.prompt; ++i) request.ids.push_back(static_cast<TokenId>(random() % vocab));
   request.max_tokens = options.tokens + 1;  // the first comes of the prompt's pass
-  request.draft = options.draft;
-  // All material is there before the clock starts, so that nobody deals while tokens are timed.
-  request.ahead = options.prompt + (options.tokens + 1) * (options.draft + 1);
+  request.drafts = &drafts;
   request.choose = [](std::span<const std::int64_t> logits) {
     return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   };
+  if (options.acceptance) {
+    auto by_chance = std::make_unique<AcceptedByChance>(*options.acceptance, config.vocab);
+    request.choose = [of = by_chance.get()](std::span<const std::int64_t>) { return of->choose(); };
+    drafts.by = std::move(by_chance);
+  }
   request.on_token = [](TokenId) { return true; };
   show_progress(request, options.local.quiet);
-  conversation.run(request);
+  nlohmann::json answers = nlohmann::json::array();
+  for (const std::vector<TokenId>& ids : questions(options, conversation.vocabulary(), config.vocab)) {
+    request.ids = ids;
+    // All material is there before the clock starts, so that nobody deals while tokens are timed.
+    request.ahead = ids.size() + (options.tokens + 1) * block_of(options);
+    conversation.run(request);
+    answers.push_back(conversation.report());
+  }
   nlohmann::json report = conversation.end();
   parties.complete(report);
+  report["all"] = together(answers);
+  if (options.texts) report["answers"] = std::move(answers);
   report.erase("output_ids");
   report["model"] = options.local.model;
   report["synthetic"] = options.local.serve.synthetic;
@@ -121,7 +210,25 @@ void print(const nlohmann::json& r) {
   row("offline, both makers, a token", fmt::format("{:.3f} s", seconds.at("offline_per_token").get<double>()));
   row(fmt::format("prefill of {} tokens, a token", r.at("prompt_tokens").get<int>()),
       fmt::format("{:.3f} s", seconds.at("prefill_per_token").get<double>()));
-  row("decode, a token", fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
+  const auto& all = r.at("all");
+  if (r.contains("answers")) {
+    for (const auto& answer : r.at("answers")) {
+      const double passes = answer.at("passes"), tokens = static_cast<double>(answer.at("output_ids").size()) - 1;
+      row(fmt::format("prompt of {} tokens: tokens, passes", answer.at("prompt_tokens").get<int>()),
+          fmt::format("{:.0f}, {:.0f}: {:.2f} a pass, {:.3f} s a token", tokens, passes, tokens / passes,
+                      answer.at("seconds").at("decode_per_token").get<double>()));
+    }
+    row("all of them: tokens a pass; a token", fmt::format("{:.2f}; {:.3f} s", all.at("tokens_a_pass").get<double>(),
+                                                           all.at("seconds_per_token").get<double>()));
+  }
+  if (all.at("drafted") > 0) {
+    row("drafted tokens, kept; tokens a pass",
+        fmt::format("{:.0f}, {:.0f}; {:.2f}", all.at("drafted").get<double>(), all.at("kept").get<double>(),
+                    all.at("tokens_a_pass").get<double>()));
+    row("  offline MB of the rejected, in all", fmt::format("{:.3f}", mb(all.at("rejected_offline_bytes"))));
+  }
+  row(r.contains("answers") ? "the last: decode, a token" : "decode, a token",
+      fmt::format("{:.3f} s", seconds.at("decode_per_token").get<double>()));
   row("  latency, transfer, compute",
       fmt::format("{:.3f}, {:.3f}, {:.3f} s", seconds.at("latency_per_token").get<double>(),
                   seconds.at("transfer_per_token").get<double>(), seconds.at("compute_per_token").get<double>()));
@@ -174,8 +281,8 @@ void set_dimension(BenchOptions& options, const std::string& name, std::string v
     parse_duration(value, "--sweep rtt");
     options.local.shape.rtt = value;
   } else if (name == "bandwidth") {
-    parse_bandwidth(value, "--sweep bandwidth");
     options.local.shape.bandwidth = value;
+    options.local.shape.to_user("--sweep bandwidth");
   } else if (name == "profile") {
     options.local.serve.profile = profile_of(value);
   } else if (name == "context") {
@@ -219,7 +326,7 @@ std::vector<Dimension> parse_sweep(const BenchOptions& options) {
 double position_of(const BenchOptions& o, const std::string& name) {
   if (name == "rtt")
     return std::chrono::duration<double, std::milli>(parse_duration(o.local.shape.rtt, "--rtt")).count();
-  if (name == "bandwidth") return parse_bandwidth(o.local.shape.bandwidth, "--bandwidth") / 1e6;
+  if (name == "bandwidth") return o.local.shape.to_user("--bandwidth") / 1e6;
   if (name == "context") return static_cast<double>(o.local.serve.context);
   if (name == "prompt") return static_cast<double>(o.prompt);
   if (name == "layers") return static_cast<double>(o.local.serve.layers);
@@ -228,7 +335,14 @@ double position_of(const BenchOptions& o, const std::string& name) {
 }
 
 void check_prompt(BenchOptions& options) {
-  const std::size_t slots = options.local.serve.context, needed = options.tokens * (options.draft + 1);
+  std::size_t& slots = options.local.serve.context;
+  const std::size_t needed = options.tokens * block_of(options);
+  if (options.texts) {
+    constexpr std::size_t k_prompt = 128;  // tokens of each, with what the chat format puts around
+    options.prompt = k_prompt;
+    slots = std::max(slots, k_bench_texts.size() * (k_prompt + needed));
+    return;
+  }
   if (options.prompt == 0 && needed < slots) options.prompt = slots - needed;
   if (options.prompt == 0 || options.prompt + needed > slots) {
     throw Error(
@@ -332,6 +446,18 @@ void run(BenchOptions options) {
   if (options.local.serve.synthetic)
     synthetic_config(options.local.model, options.local.serve.layers,
                      options.local.serve.width);  // refused before anything starts
+  const bool drafts = options.draft.fixed() != 0;
+  if (drafts && options.sweep.empty())
+    check_drafts(takes_drafts(options.local.serve), options.local.serve.profile,
+                 options.draft.model.empty() ? "--draft" : "--draft-model");
+  if (options.acceptance && (!drafts || !options.draft.model.empty()))
+    throw Error(Code::usage, "--acceptance",
+                "goes with --draft, and not with --draft-model, whose guesses are right or not");
+  options.texts |= !options.draft.model.empty();
+  if (options.texts && options.local.serve.synthetic)
+    throw Error(Code::usage, options.draft.model.empty() ? "--texts" : "--draft-model",
+                "needs a file: a shape has no vocabulary");
+  options.local.serve.ids_only = !options.texts;
   if (!options.sweep.empty()) return run_sweep(options);
   check_prompt(options);
   options.local.quiet = options.json;
@@ -357,6 +483,7 @@ void add_bench(CLI::App& parent) {
                    "smollm2-135m")
       ->required();
   add_synthetic_options(*command, options->local.serve);
+  add_network(*command, options->local.shape);
   add_local_options(*command, options->local);
   command->add_option("--prompt", options->prompt, "tokens of the prompt; 0: what the context leaves")
       ->capture_default_str();
@@ -364,6 +491,13 @@ void add_bench(CLI::App& parent) {
       ->capture_default_str()
       ->check(CLI::Range(1, 100000));
   add_draft(*command, options->draft);
+  command
+      ->add_option("--acceptance", options->acceptance,
+                   "with --draft: keep this share of the drafted tokens, by chance, whatever the model says")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_flag("--texts", options->texts,
+                    "answer eight questions of code and chat, one after the other, in place of random tokens; with "
+                    "--draft-model in any case");
   command->add_option("--sweep", options->sweep,
                       "several runs: rtt=0,1,10 (ms) bandwidth=100mbit,1gbit profile=all, and context, prompt, layers, "
                       "width; writes a CSV file and plots");

@@ -34,6 +34,7 @@ struct ChatOptions {
   PromptOptions prompt;
   ConversationOptions conversation;
   PatienceOptions patience;
+  DraftOptions draft;
 };
 
 Conversation* answering = nullptr;  // a signal handler has no other place to look
@@ -156,7 +157,7 @@ class Chat {
         lines_(options_.history),
         saves_(folder_of_saves()),
         sandbox_(enter_sandbox(needed())),
-        client_(options_.invite, options_.patience.client(options_.state)),
+        client_(options_.invite, options_.patience.client(options_.state, options_.draft.model)),
         waiting_(json(), options_.patience.grace),
         conversation_(begin()) {}
 
@@ -201,6 +202,7 @@ class Chat {
   // What is opened from now on. The history is written at the end, into a file that is there.
   Sandbox needed() const {
     Sandbox sandbox{{options_.invite}, {user_folder(options_.state), saves_}};
+    if (!options_.draft.model.empty()) sandbox.read.push_back(options_.draft.model);
     if (options_.history.empty() || !Lines::person()) return sandbox;
     const std::ofstream history(options_.history, std::ios::app);
     sandbox.write.push_back(options_.history);
@@ -320,6 +322,11 @@ class Chat {
               {"offline_provider", bytes(cost.offline_provider)},
               {"offline_helper", bytes(cost.offline_helper)}}},
             {"round_trips", cost.round_trips},
+            {"drafts",
+             {{"passes", cost.passes},
+              {"tokens", cost.drafted_tokens},
+              {"rejected", cost.rejected_tokens},
+              {"rejected_offline_bytes", cost.rejected_bytes}}},
             {"tokens_left", cost.tokens_left},
             {"tokens_ready", client_.ready_tokens()}};
   }
@@ -336,6 +343,11 @@ class Chat {
                "offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s; profile {}, {} round trips\n",
                cost.offline_seconds, cost.first_token_seconds, cost.token_seconds, client_.model().profile,
                cost.round_trips) +
+           (cost.drafted_tokens == 0
+                ? ""
+                : fmt::format("drafts: {} tokens in {} passes, {} rejected, which took {:.3f} MB of the material\n",
+                              cost.drafted_tokens, cost.passes, cost.rejected_tokens,
+                              1e-6 * static_cast<double>(cost.rejected_bytes))) +
            row("set-up", cost.set_up) + row("online, with the provider", cost.online) +
            row("offline, with the provider", cost.offline_provider) +
            row("offline, with the helper", cost.offline_helper);
@@ -366,7 +378,7 @@ void add_chat(CLI::App& parent) {
       ->default_str("as the model's template has it");
   command->add_option("--ahead", options->conversation.ahead, "tokens to make offline material for ahead of need")
       ->capture_default_str();
-  add_draft(*command, options->conversation.draft);
+  add_draft(*command, options->draft);
   command->add_option("--history", options->history,
                       "file that keeps what you typed, for the arrow keys; without it nothing is kept");
   command->add_option("--saves", options->saves, "folder that /save writes into, one that is there")
@@ -375,6 +387,7 @@ void add_chat(CLI::App& parent) {
   command->callback([options] {
     keep_to_itself();
     check_answer_options(options->prompt);
+    options->conversation.draft = options->draft.tokens();
     if (!options->history.empty() && is_there(options->history) &&
         type_of(options->history) != std::filesystem::file_type::regular) {
       throw Error(Code::usage, "--history", fmt::format("{} is no file", options->history));

@@ -18,7 +18,8 @@ namespace {
 struct DemoOptions {
   LocalOptions local;
   PromptOptions prompt;
-  std::size_t ahead = 256, draft = 0;
+  DraftOptions draft;
+  std::size_t ahead = 256;
 };
 
 void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profile profile) {
@@ -51,8 +52,13 @@ void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profi
     row("round trips a pass, of them a layer",
         fmt::format("{:.0f}, {:.0f} x {:.0f} + {:.0f}", rounds, std::floor(rounds / layers), layers,
                     std::fmod(rounds, layers)));
-    const int passes = report.at("passes");
-    if (passes + 2 < static_cast<int>(answer)) row("passes for these tokens, with drafts", fmt::format("{}", passes));
+    const auto& drafts = report.at("drafts");
+    if (drafts.at("tokens") > 0) {
+      row("drafts: passes; tokens drafted, kept",
+          fmt::format("{}; {}, {}", report.at("passes").get<int>(), drafts.at("tokens").get<int>(),
+                      drafts.at("kept").get<int>()));
+      row("  offline MB of the rejected, in all", fmt::format("{:.3f}", mb(drafts.at("rejected_offline_bytes"))));
+    }
   }
   fmt::print("\nWhat each party saw\n");
   row("provider",
@@ -71,6 +77,7 @@ void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profi
 
 void run(DemoOptions options) {
   check_prompt_options(options.prompt);
+  const std::optional<std::size_t> length = options.draft.fixed();
   const bool json = options.prompt.json;
   options.local.quiet = json;
   const OfferOptions& offer = options.local.serve;
@@ -79,12 +86,19 @@ void run(DemoOptions options) {
         read_vocabulary(ModelFile::open(options.local.model), offer.ids_only, offer.pre_tokenizer);
     prompt_tokens(options.prompt, Tokenizer(vocabulary), offer.context);
   }
-  const LocalParties parties(options.local);
+  if (length != 0) check_drafts(takes_drafts(offer), offer.profile, length ? "--draft" : "--draft-model");
   Executor executor;
+  std::optional<DraftModel> model;
+  if (!options.draft.model.empty())
+    model.emplace(options.draft.model, executor, late_bar("Loading the draft model", json));
+  Drafts drafts = drafts_of(model ? &*model : nullptr, length, executor);
+  const LocalParties parties(options.local);
   Ledger ledger;  // in memory: the chain goes with the session
   MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape,
                                     options.local.patience(), executor, ledger);
   const Tokenizer tokenizer(conversation.vocabulary());
+  const Config& config = conversation.plan().config;
+  if (model) model->check(conversation.vocabulary(), config.vocab, config.name);
 
   Sampler sampler(options.prompt.sampling);
   TokenPrinter printer(tokenizer, options.prompt);
@@ -92,7 +106,7 @@ void run(DemoOptions options) {
   request.ids = prompt_tokens(options.prompt, tokenizer, conversation.plan().slots);
   request.max_tokens = options.prompt.max_tokens;
   request.ahead = options.ahead;
-  request.draft = options.draft;
+  request.drafts = &drafts;
   request.choose = [&, unit = conversation.plan().choice_frac()](std::span<const std::int64_t> logits) {
     return sampler.choose(logits, unit);
   };
@@ -124,6 +138,7 @@ void add_demo(CLI::App& parent) {
       parent.add_subcommand("demo", "all three parties on this machine: three processes, real TLS links");
   command->add_option("model", options->local.model, "GGUF file, or ChatGLM-6B's folder")->required();
   add_prompt_options(*command, options->prompt);
+  add_network(*command, options->local.shape);
   add_local_options(*command, options->local);
   command->add_option("--ahead", options->ahead, "slots of offline material to make ahead of need")
       ->capture_default_str();

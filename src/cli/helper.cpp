@@ -30,7 +30,10 @@ void run_helper(HelperOptions& helper) {
   party.serve(listener,
               {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
                [&](std::unique_ptr<Link> link, const Peer& peer) {
-                 service.serve(shaped(std::move(link), options.shape, peer.role == Role::provider), peer);
+                 service.serve(
+                     shaped(std::move(link), peer.role == Role::user ? options.shape.at_service() : options.shape,
+                            peer.role == Role::provider),
+                     peer);
                },
                HelperService::room()},
               {}, [&](Metrics::Now& now) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "audit/worth.h"
@@ -18,6 +19,7 @@
 #include "permllm/error.h"
 #include "service/print_event.h"
 #include "session/model_order.h"
+#include "user/draft.h"
 
 namespace permllm {
 namespace {
@@ -26,18 +28,34 @@ struct Options {
   std::string path;
   OfferOptions serve;
   LinkShape shape{"10ms", "1gbit"};
-  std::size_t users = 1, prompt = 64, answer = 256;
+  std::size_t users = 1, prompt = 64, answer = 256, draft = 0;
+  double acceptance = 0.7;
   bool json = false;
 };
 
 // What a request of so many tokens takes in all.
 struct Request {
-  Cost prefill, decode;  // the prompt's pass; all passes of the answer
+  Cost prefill, decode;                  // the prompt's pass; all passes of the answer
+  std::size_t passes = 0, rejected = 0;  // of the answer; rows of drafts that are not kept
+  std::size_t rejected_bytes = 0;        // offline, of these
 };
-Request request_of(const Plan& plan, std::size_t prompt, std::size_t answer) {
+Request request_of(const Plan& plan, const Options& options) {
   Request r;
-  r.prefill = pass_cost(plan, 0, prompt, true);
-  for (std::size_t i = 0; i + 1 < answer; ++i) r.decode += pass_cost(plan, plan.prompt_rows(prompt) + i, 1, false);
+  r.prefill = pass_cost(plan, 0, options.prompt, true);
+  // 1 + a + ... + a^draft tokens a pass.
+  double a_pass = 1, reach = 1;
+  for (std::size_t i = 0; i < options.draft; ++i) a_pass += reach *= options.acceptance;
+  const std::size_t tokens = options.answer - 1, block = options.draft + 1;
+  const bool in_blocks = options.draft > 0 && !plan.open();
+  r.passes = static_cast<std::size_t>(std::ceil(static_cast<double>(tokens) / a_pass));
+  r.rejected = r.passes * block - std::min(r.passes * block, tokens);
+  for (std::size_t i = 0; i < r.passes; ++i)
+    r.decode += pass_cost(plan, plan.prompt_rows(options.prompt) + i * block, block, false, in_blocks);
+  const auto material = [&](std::size_t rows) {
+    const Cost cost = pass_cost(plan, plan.prompt_rows(options.prompt), rows, false, in_blocks);
+    return cost.offline.user_to_provider + cost.offline.helper_to_provider;
+  };
+  if (options.draft > 0) r.rejected_bytes = r.rejected * (material(block) - material(1)) / options.draft;
   return r;
 }
 
@@ -74,30 +92,31 @@ struct Estimate {
   Memory memory;                       // of one session
   std::size_t provider = 0, user = 0;  // bytes in memory: of all users' sessions; of one with its whole context
   std::size_t stock = 0;               // bytes of one request's material
-  Cost all;                            // of one request
-  Seconds prefill, decode;             // of it
-  double each = 0;                     // seconds of a token after the first
+  Request request;
+  Cost all;                 // of one request
+  Seconds prefill, decode;  // of it
+  double each = 0;          // seconds of a token after the first
 };
 
 Estimate estimate(const OfferedModel& model, const Options& options, Executor& executor) {
   const double rtt = seconds_of(parse_duration(options.shape.rtt, "--rtt"));
-  const double bandwidth = parse_bandwidth(options.shape.bandwidth, "--bandwidth");
   const Plan& plan = model.plan;
-  const Request request = request_of(plan, options.prompt, options.answer);
+  const Request request = request_of(plan, options);
   const auto seconds = [&](const Cost& cost, std::size_t passes, double products) {
-    const NetworkSeconds network = network_seconds(cost, rtt, bandwidth, bandwidth);
+    const NetworkSeconds network =
+        network_seconds(cost, rtt, options.shape.to_user("--bandwidth"), options.shape.from_user("--bandwidth"));
     return Seconds{network.latency, network.transfer, static_cast<double>(passes) * products};
   };
-  const std::size_t passes = options.answer - 1;
   Estimate e;
+  e.request = request;
   e.memory = memory_of(model.weights, plan);
   e.provider = e.memory.provider + options.users * plan.slots * e.memory.provider_slot;
   e.user = e.memory.user + plan.slots * e.memory.user_slot;
   e.all = request.prefill + request.decode;
   e.stock = e.all.offline.user_to_provider + e.all.offline.helper_to_provider;
   e.prefill = seconds(request.prefill, 1, product_seconds(model, plan.prompt_rows(options.prompt), executor));
-  e.decode = seconds(request.decode, passes, product_seconds(model, 1, executor));
-  e.each = passes == 0 ? 0 : e.decode.sum() / static_cast<double>(passes);
+  e.decode = seconds(request.decode, request.passes, product_seconds(model, options.draft + 1, executor));
+  e.each = options.answer < 2 ? 0 : e.decode.sum() / static_cast<double>(options.answer - 1);
   return e;
 }
 
@@ -126,7 +145,10 @@ void print_json(const Plan& plan, const Options& options, const Estimate& e, con
                  {"offline_helper_to_provider_bytes", e.all.offline.helper_to_provider},
                  {"provider_to_user_bytes", e.all.online.provider_to_user},
                  {"user_to_provider_bytes", e.all.online.user_to_provider},
-                 {"round_trips", e.all.rounds}}},
+                 {"round_trips", e.all.rounds},
+                 {"passes", e.request.passes},
+                 {"rejected_tokens", e.request.rejected},
+                 {"rejected_offline_bytes", e.request.rejected_bytes}}},
                {"seconds",
                 {{"first_token", e.prefill.sum()},
                  {"token", e.each},
@@ -144,9 +166,8 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e, con
   const auto row = [](const std::string& name, const std::string& value) { fmt::print("  {:<44}{}\n", name, value); };
   fmt::print(
       "{}, profile {}{}, retrieval {}, context {}; {} at once, each a prompt of {} tokens and an answer of {}\n\n",
-      for_terminal(plan.config.name), name_of(plan.profile), plan.choices(),
-      name_of(plan.retrieval), plan.slots, options.users == 1 ? "one user" : fmt::format("{} users", options.users),
-      options.prompt, options.answer);
+      for_terminal(plan.config.name), name_of(plan.profile), plan.choices(), name_of(plan.retrieval), plan.slots,
+      options.users == 1 ? "one user" : fmt::format("{} users", options.users), options.prompt, options.answer);
   fmt::print("Once\n");
   row(plan.open() ? "weights to the helper, kept there" : "masked weights to the helper, kept there",
       mb(e.memory.helper));
@@ -163,6 +184,11 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e, con
   row("online: to user, to provider",
       fmt::format("{}, {}", mb(e.all.online.provider_to_user), mb(e.all.online.user_to_provider)));
   row("round trips", fmt::format("{}", e.all.rounds));
+  if (options.draft > 0) {
+    row(fmt::format("drafts of {}, {:g} of them kept", options.draft, options.acceptance),
+        fmt::format("{} passes, {} rows rejected; {} of the material", e.request.passes, e.request.rejected,
+                    mb(e.request.rejected_bytes)));
+  }
   row(fmt::format("first token, at {} and {}", options.shape.rtt,
                   options.shape.bandwidth == "0" ? "any bandwidth" : options.shape.bandwidth),
       fmt::format("{:.2f} s", e.prefill.sum()));
@@ -182,13 +208,14 @@ void run(Options options) {
   options.serve.synthetic = is_synthetic(options.path);
   options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // the sizes of all follow from it
   parse_duration(options.shape.rtt, "--rtt");                       // refused before the long work
-  parse_bandwidth(options.shape.bandwidth, "--bandwidth");
+  options.shape.to_user("--bandwidth");
   Executor executor;
   const OfferedModel model =
       offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
   const Plan& plan = model.plan;
   plan.check_prompt(options.prompt);
-  const std::size_t slots = plan.prompt_rows(options.prompt) + options.answer - 1;
+  if (options.draft > 0) check_drafts(plan.takes_drafts(), plan.profile, "--draft");
+  const std::size_t slots = plan.prompt_rows(options.prompt) + (options.answer - 1) * (options.draft + 1);
   if (slots > plan.slots) {
     throw Error(Code::usage, "--context",
                 fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt,
@@ -218,6 +245,7 @@ void add_plan(CLI::App& parent) {
                    "GGUF file or ChatGLM-6B's folder, or a shape: chatglm-6b, llama-7b, llama-70b, smollm2-135m")
       ->required();
   add_offer_options(*command, options->serve);
+  add_network(*command, options->shape);
   add_link_shape(*command, options->shape);
   command->add_option("--users", options->users, "users at once")->capture_default_str()->check(CLI::Range(1, 100000));
   command->add_option("--prompt", options->prompt, "tokens of a prompt")
@@ -226,6 +254,12 @@ void add_plan(CLI::App& parent) {
   command->add_option("--answer", options->answer, "tokens of an answer")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command->add_option("--draft", options->draft, "drafted tokens a pass (profile open); 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 63));
+  command->add_option("--acceptance", options->acceptance, "the share of drafted tokens that are kept")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
   command->add_flag("--json", options->json, "one JSON object, for programs");
   command->callback([options] { run(*options); });
 }

@@ -138,8 +138,8 @@ void run_provider(ProviderOptions& options) {
                    }
                    return last;
                  };
-                 service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape), peer,
-                               limits);
+                 service.serve(shaped(bandwidth.throttled(std::move(link), peer.key), options.party.shape.at_service()),
+                               peer, limits);
                },
                service.room()},
               {{"load_seconds", load_seconds},

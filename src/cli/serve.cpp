@@ -32,6 +32,7 @@ struct ServeCommandOptions {
   GatewayOptions gateway;
   LogOptions log;
   PatienceOptions patience;
+  DraftOptions draft;
   bool events = false;
   std::shared_ptr<Settings> settings;
   std::vector<CLI::Option*> of_demo;  // how the model is served: with an invite the provider's affair
@@ -81,14 +82,16 @@ void reload(ServeCommandOptions& options, Log& log) {
 void run(ServeCommandOptions& options) {
   if (options.invite.empty() == options.demo.model.empty())
     throw Error(Code::usage, "--invite", "expected either --invite FILE or --demo MODEL");
+  options.gateway.desk.conversation.draft = options.draft.tokens();
   Gateway::check(options.gateway);
   if (!options.invite.empty()) options.refuse_of_demo();
   prepare_heap();  // before the first thread
   Log log("serve", options.log);
   // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
   if (!options.invite.empty()) {
-    const SandboxSupport sandbox = enter_sandbox(
-        {{options.invite, options.gateway.key_file, options.settings->path()}, {user_folder(options.state)}});
+    const SandboxSupport sandbox =
+        enter_sandbox({{options.invite, options.gateway.key_file, options.settings->path(), options.draft.model},
+                       {user_folder(options.state)}});
     log.write(Log::Level::info, "sandbox", fmt::format("sandbox: {}", sandbox.text()));
   } else {
     log.write(Log::Level::info, "sandbox", "sandbox: none with --demo");
@@ -100,7 +103,7 @@ void run(ServeCommandOptions& options) {
   std::optional<TemporaryDirectory> folder;
   std::optional<LocalParties> parties;
   std::filesystem::path invite = options.invite;
-  ClientOptions with = options.patience.client(options.state);
+  ClientOptions with = options.patience.client(options.state, options.draft.model);
   if (!options.demo.model.empty()) {
     folder.emplace();
     LocalOptions local = options.demo;
@@ -172,7 +175,7 @@ void add_serve(CLI::App& parent) {
       ->add_option("--ahead", conversation.ahead,
                    "tokens to make offline material for ahead of need, while an answer comes")
       ->capture_default_str();
-  add_draft(*command, conversation.draft);
+  add_draft(*command, options->draft);
   command->add_flag("--think", conversation.think, "let a model that can think before it answers");
   add_patience(*command, options->patience);
   const std::vector<CLI::Option*> own = command->get_options();

@@ -1,13 +1,31 @@
 #include "cli/shared_options.h"
 
+#include <fmt/format.h>
+
+#include <charconv>
+#include <map>
+
 namespace permllm {
+
+void add_network(CLI::App& command, LinkShape& shape) {
+  static const std::map<std::string, LinkShape> networks{
+      {"lan", {"500us", "1gbit"}}, {"wan", {"10ms", "1gbit"}}, {"home", {"52ms", "100mbit/40mbit"}}};
+  command
+      .add_option_function<std::string>(
+          "--network", [&shape](const std::string& name) { shape = networks.at(name); },
+          "lan (500us, 1gbit), wan (10ms, 1gbit) or home (52ms, 100mbit to the user, 40mbit from it), in place of "
+          "--rtt "
+          "and --bandwidth")
+      ->check(CLI::IsMember({"lan", "wan", "home"}));
+}
 
 void add_link_shape(CLI::App& command, LinkShape& shape) {
   command.add_option("--rtt", shape.rtt, "simulated round-trip time of every link of a session (10ms, 250us)")
       ->capture_default_str();
   command
       .add_option("--bandwidth", shape.bandwidth,
-                  "simulated bandwidth of every link of a session (1gbit, 100mbit; 0: no limit)")
+                  "simulated bandwidth of every link of a session (1gbit, 100mbit; to the user and from it: "
+                  "100mbit/40mbit; 0: no limit)")
       ->capture_default_str();
 }
 
@@ -18,12 +36,13 @@ void add_user_state(CLI::App& command, std::string& state) {
       "by default permllm in the user's folder for state)");
 }
 
-ClientOptions PatienceOptions::client(const std::string& state) const {
+ClientOptions PatienceOptions::client(const std::string& state, const std::string& draft_model) const {
   const auto milliseconds = [](double seconds) {
     return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds));
   };
   ClientOptions options;
   options.state = state;
+  options.draft_model = draft_model;
   options.patience = milliseconds(patience);
   options.grace = milliseconds(grace);
   return options;
@@ -44,13 +63,31 @@ void add_patience(CLI::App& command, PatienceOptions& options) {
       ->check(CLI::Range(0.0, 3600.0));
 }
 
-void add_draft(CLI::App& command, std::size_t& draft) {
+std::size_t DraftOptions::tokens() const {
+  if (length.empty()) return model.empty() ? 0 : k_draft_chosen;
+  if (length == "auto") return k_draft_chosen;
+  std::size_t n = 0;
+  const auto [end, error] = std::from_chars(length.data(), length.data() + length.size(), n);
+  if (error != std::errc() || end != length.data() + length.size() || n > 63)
+    throw Error(Code::usage, "--draft", fmt::format("\"{:.20}\", expected 0 to 63, or auto", length));
+  return n;
+}
+
+std::optional<std::size_t> DraftOptions::fixed() const {
+  return tokens() == k_draft_chosen ? std::nullopt : std::optional(tokens());
+}
+
+void add_draft(CLI::App& command, DraftOptions& draft) {
   command
-      .add_option("--draft", draft,
-                  "tokens to guess from the text so far and verify in one pass (profile open, or a provider with "
-                  "--hidden-positions); 0: none")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 63));
+      .add_option("--draft", draft.length,
+                  "tokens to guess and verify in one pass (profile open, or a provider with --hidden-positions); 0: "
+                  "none; auto: 0, 2 or 4, chosen once a "
+                  "conversation by what its first passes took")
+      ->default_str("0; auto with --draft-model");
+  command.add_option(
+      "--draft-model", draft.model,
+      "GGUF file of a small model with the same vocabulary, which guesses on this machine, in the clear; "
+      "without it guesses come from the text so far");
 }
 
 void add_limits(CLI::App& command, Limits& limits) {

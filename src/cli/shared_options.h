@@ -11,6 +11,8 @@
 
 namespace permllm {
 
+// --network; ahead of --rtt and --bandwidth, which go before it where both are given
+void add_network(CLI::App& command, LinkShape& shape);
 // --rtt, --bandwidth
 void add_link_shape(CLI::App& command, LinkShape& shape);
 // --state of a user
@@ -18,15 +20,23 @@ void add_user_state(CLI::App& command, std::string& state);
 // How a user's program waits for its peers, in seconds.
 struct PatienceOptions {
   double patience = 120, grace = 60;
-  // With the folder of --state.
-  ClientOptions client(const std::string& state) const;
+  // With the folder of --state, and the file of --draft-model.
+  ClientOptions client(const std::string& state, const std::string& draft_model = "") const;
 };
 // --patience alone, which all programs have that wait for a peer
 void add_patience(CLI::App& command, double& seconds);
 // --patience, --grace
 void add_patience(CLI::App& command, PatienceOptions& options);
-// --draft
-void add_draft(CLI::App& command, std::size_t& draft);
+// Drafts, as they are asked for.
+struct DraftOptions {
+  std::string model, length;  // length empty: chosen where there is a model, else none
+  // k_draft_chosen: it is chosen. Errors: usage.
+  std::size_t tokens() const;
+  // The length of a MeasuredConversation's.
+  std::optional<std::size_t> fixed() const;
+};
+// --draft, --draft-model
+void add_draft(CLI::App& command, DraftOptions& draft);
 // --max-connections, --max-handshakes, --max-per-user, --max-memory, --drain
 void add_limits(CLI::App& command, Limits& limits);
 // --log, --log-level

@@ -12,6 +12,7 @@ float entry(const FloatMatrix& m, std::size_t row, std::size_t col) { return m.v
 float entry(const IntMatrix& m, std::size_t row, std::size_t col) {
   return std::ldexp(static_cast<float>(m.at(row, col)), -m.frac());
 }
+float entry(const RoundedMatrix& m, std::size_t row, std::size_t col) { return entry(m.integers(), row, col); }
 
 // n rows of `size` numbers.
 struct Rows {
@@ -268,6 +269,14 @@ class Forward {
 
 }  // namespace
 
+void ReferenceCache::keep(std::size_t n, const Config& config) {
+  PERMLLM_ASSERT(n <= length && !config.prefix);
+  length = n;
+  for (auto* rows : {&keys, &values}) {
+    for (std::vector<float>& of_layer : *rows) of_layer.resize(n * config.kv_rows());
+  }
+}
+
 template <class Matrix>
 std::vector<float> reference_forward(const Weights<Matrix>& w, std::span<const TokenId> ids, ReferenceCache& cache,
                                      Executor& executor, const Observer& observe) {
@@ -278,5 +287,7 @@ template std::vector<float> reference_forward(const FloatWeights&, std::span<con
                                               const Observer&);
 template std::vector<float> reference_forward(const IntWeights&, std::span<const TokenId>, ReferenceCache&, Executor&,
                                               const Observer&);
+template std::vector<float> reference_forward(const RoundedWeights&, std::span<const TokenId>, ReferenceCache&,
+                                              Executor&, const Observer&);
 
 }  // namespace permllm

@@ -1,5 +1,5 @@
-// The transformer in clear arithmetic: the oracle of every test, the `generate` command, and the calibration.
-// The same page as page/transformer.h.
+// The transformer in clear arithmetic: the oracle of every test, the `generate` command, the calibration, and with rounded products the user's model
+// for drafts. The same page as page/transformer.h.
 #pragma once
 
 #include <functional>
@@ -17,6 +17,9 @@ struct ReferenceCache {
   std::size_t length = 0;
   std::size_t prefix = 0;  // tokens of the first pass that attend both ways (Config::prefix): all but its last
   std::vector<std::vector<float>> keys, values;
+
+  // Forgets all but the first n tokens. Not of a model whose prompts attend both ways.
+  void keep(std::size_t n, const Config& config);
 };
 
 // Sees the values of one token: kind is "norm.attn" (the row before the norm), "qkv" (before rotation), "qk" (normed, before

@@ -52,5 +52,6 @@ inline Weights<NoMatrix> no_weights(const Config& config) {
 
 using IntWeights = Weights<IntMatrix>;
 using FloatWeights = Weights<FloatMatrix>;
+using RoundedWeights = Weights<RoundedMatrix>;
 
 }  // namespace permllm

@@ -52,14 +52,24 @@ Frame Shaped::receive(Clock::time_point deadline, const char* awaited, std::size
   return frame;
 }
 
-bool LinkShape::none() const {
-  return parse_duration(rtt, "rtt") == Clock::duration::zero() && parse_bandwidth(bandwidth, "bandwidth") == 0;
+bool LinkShape::none() const { return parse_duration(rtt, "rtt") == Clock::duration::zero() && to_user() == 0; }
+
+double LinkShape::to_user(const std::string& flag) const {
+  const double there = parse_bandwidth(bandwidth.substr(0, bandwidth.find('/')), flag);
+  if ((there == 0) != (from_user(flag) == 0))
+    throw Error(Code::usage, flag, "of two bandwidths neither may be without a limit");
+  return there;
 }
+
+double LinkShape::from_user(const std::string& flag) const {
+  return parse_bandwidth(bandwidth.substr(bandwidth.find('/') + 1), flag);
+}
+
+LinkShape LinkShape::at_service() const { return {rtt, bandwidth.substr(bandwidth.find('/') + 1)}; }
 
 std::unique_ptr<Link> shaped(std::unique_ptr<Link> link, const LinkShape& shape, bool set_up) {
   if (shape.none()) return link;
-  return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "rtt"),
-                                  set_up ? 0.0 : parse_bandwidth(shape.bandwidth, "bandwidth"));
+  return std::make_unique<Shaped>(std::move(link), parse_duration(shape.rtt, "rtt"), set_up ? 0.0 : shape.to_user());
 }
 
 }  // namespace permllm

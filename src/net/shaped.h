@@ -26,8 +26,13 @@ class Shaped : public PassingLink {
 
 // A simulated network between the parties. Both ends must have the same.
 struct LinkShape {
-  std::string rtt = "0", bandwidth = "0";
+  std::string rtt = "0", bandwidth = "0";  // bandwidth: one, or two, to the user and from it: "100mbit/40mbit"
   bool none() const;
+  // Bits per second; 0: no limit. Errors: usage, naming `flag`.
+  double to_user(const std::string& flag = "bandwidth") const;
+  double from_user(const std::string& flag = "bandwidth") const;
+  // As provider and helper have it of their links with users: a link's shape is of what its owner receives.
+  LinkShape at_service() const;
 };
 // The link itself when the shape is none. set_up: what arrives is not held up by the bandwidth, because it is a model on its
 // way to the helper, which no session waits for. Errors: usage for unreadable values.

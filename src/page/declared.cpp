@@ -47,7 +47,7 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
   return material.parts.at(0);
 }
 
-Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt) {
+Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt, bool block) {
   if (prompt) tokens = plan.prompt_rows(tokens);
   const auto none = no_weights(plan.config);
   Counter counter;
@@ -69,7 +69,6 @@ Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool pr
     total += walk({0, prompt ? 1 : tokens}, [&](auto& m) { run_open_pass(counter, plan, none, Counted{}, m, clear); });
     return total;
   }
-  const bool block = !prompt && tokens > 1;
   if (prompt || block) {
     total += walk(entries, [&](auto&) { prompt_one_hots(counter, one_hot_shape(plan)); });
     total += walk(entries, [&](auto& m) { run_entries(counter, plan, none, Counted{}, m); });

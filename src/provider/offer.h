@@ -44,6 +44,11 @@ struct OfferOptions {
   std::size_t distinct_layers = 0;    // of a synthetic model: layers of weights to hold, used in turn; 0: all
 };
 
+// Plan::takes_drafts, of the plan that is to be.
+inline bool takes_drafts(const OfferOptions& options) {
+  return options.profile == Profile::open || options.hidden_positions;
+}
+
 // Of a GGUF file, or of ChatGLM-6B's folder: its ice_text.model. With ids_only, a folder without one has a text like <7> for
 // each token. pre_tokenizer: of Vocabulary::read. Errors: file, naming what is missing; unsupported; those of either kind of tokenizer.
 Vocabulary read_vocabulary(const ModelFile& file, bool ids_only = false, const std::string& pre_tokenizer = "");

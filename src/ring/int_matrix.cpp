@@ -763,35 +763,44 @@ struct Vectors {
   std::span<Word> y;
 };
 
-void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::span<Word* const> y, unsigned threads,
-              const Executor::Parallel& parallel) {
-  const std::vector<Batch> batches = batches_of(ring, x.size());
-  const std::size_t limbs = kernels::limbs_of(ring), stride = groups_of(w) * k_group_pairs * limbs;  // of one vector
-  std::vector<std::uint32_t> cut(x.size() * stride);
-  parallel(batches.size(), [&](std::size_t i) {
-    to_limbs(w, ring, x.subspan(batches[i].first, batches[i].count), cut.data() + batches[i].first * stride);
-  });
+// Vectors that are cut into limbs, in batches, times all rows. finish(vector, first row, sums of some rows): called from several threads.
+template <class Finish>
+void multiply_cut(const IntMatrix& w, Ring ring, std::span<const Batch> batches, std::span<const std::uint32_t> cut,
+                  unsigned threads, const Executor::Parallel& parallel, const Finish& finish) {
+  const std::size_t n = batches.back().first + batches.back().count, stride = cut.size() / n;
   // A task is a few blocks: enough of them that threads end together, few enough that handing them out costs nothing.
   const std::size_t blocks = blocks_of(w), step = std::max<std::size_t>(1, blocks / (8 * threads));
   parallel((blocks + step - 1) / step, [&](std::size_t task) {
-    std::vector<Word> out(k_block_rows * x.size());
+    std::vector<Word> out(k_block_rows * n);
     for (std::size_t block = task * step; block < std::min(blocks, (task + 1) * step); ++block) {
       std::fill(out.begin(), out.end(), Word{0});
-      if (w.packing().codes && x.size() == 1) {
+      if (w.packing().codes && n == 1) {
         kernels::code_block(code_block_of(w, block), groups_of(w), cut.data(), ring, out.data());
       } else {
         for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
           for (const Batch& b : batches) {
             const std::uint32_t* limbs_of_part =
-                cut.data() + b.first * stride + group * k_group_pairs * b.count * limbs;
+                cut.data() + b.first * stride + group * k_group_pairs * b.count * kernels::limbs_of(ring);
             kernels::int_block(weights, limbs_of_part, b.count, ring, out.data() + b.first * k_block_rows);
           }
         });
       }
       const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
-      for (std::size_t i = 0; i < x.size(); ++i)
-        kernels::finish_rows({&out[i * k_block_rows], rows}, w.row_shifts().data() + first, ring, y[i] + first);
+      for (std::size_t i = 0; i < n; ++i) finish(i, first, std::span<const Word>(&out[i * k_block_rows], rows));
     }
+  });
+}
+
+void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::span<Word* const> y, unsigned threads,
+              const Executor::Parallel& parallel) {
+  const std::vector<Batch> batches = batches_of(ring, x.size());
+  const std::size_t stride = groups_of(w) * k_group_pairs * kernels::limbs_of(ring);  // of one vector
+  std::vector<std::uint32_t> cut(x.size() * stride);
+  parallel(batches.size(), [&](std::size_t i) {
+    to_limbs(w, ring, x.subspan(batches[i].first, batches[i].count), cut.data() + batches[i].first * stride);
+  });
+  multiply_cut(w, ring, batches, cut, threads, parallel, [&](std::size_t i, std::size_t first, auto sums) {
+    kernels::finish_rows(sums, w.row_shifts().data() + first, ring, y[i] + first);
   });
 }
 
@@ -848,6 +857,61 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
       for (std::size_t r = 0; r < rows; ++r) to[r] = from[r] * units[r];
     }
   });
+}
+
+RoundedMatrix::RoundedMatrix(IntMatrix weights) : w_(std::move(weights)), units_(w_.rows()) {
+  const auto cols = static_cast<double>(w_.cols());
+  const std::vector<double>& squares = w_.of_integers_.squares_of_rows;
+  // Each integer may be one more than its square says, by rounding; of columns the squares are not known.
+  for (std::size_t r = 0; r < w_.rows(); ++r) {
+    units_[r] = std::ldexp(1.0f, w_.row_shift(r) - w_.frac());
+    const double norm = squares.empty() ? limit_of(w_.bits()) * std::ldexp(std::sqrt(cols), k_most_shift)
+                                        : std::sqrt(squares[r]) * std::ldexp(1.0, -w_.row_shift(r)) + std::sqrt(cols);
+    norm_ = std::max(norm_, norm);
+  }
+  for (const std::uint8_t shift : w_.shifts()) steps_.push_back(static_cast<float>(1 << shift));
+}
+
+// A sum is w.x of whole numbers, at most |w| |x| by Cauchy and Schwarz: x is made so short that this stays below 2^31.
+float RoundedMatrix::round(std::span<const float> x, std::size_t vectors, std::uint32_t* limbs) const {
+  double squares = 0;
+  float largest = 0;
+  for (std::size_t c = 0; c < x.size(); ++c) {
+    squares += double{x[c]} * double{x[c]};
+    largest = std::max(largest, std::fabs(x[c]) * steps_[c]);
+  }
+  if (!(largest > 0) || !std::isfinite(squares)) return std::isfinite(squares) ? 1.0f : NAN;
+  constexpr double k_most_sum = 0x1p31 * 0.999;
+  const double rounding = std::sqrt(static_cast<double>(x.size())) / 2;
+  const double by_sum = std::max(k_most_sum / norm_ - rounding, 1.0) / std::sqrt(squares);
+  const auto scale = static_cast<float>(std::min(by_sum, 32766.0 / double{largest}));
+  const auto word = [&](std::size_t c) {
+    return static_cast<std::uint32_t>(static_cast<std::uint16_t>(std::lrint(x[c] * steps_[c] * scale)));
+  };
+  for (std::size_t c = 0; c < x.size(); c += 2, limbs += vectors)
+    *limbs = word(c) | (c + 1 < x.size() ? word(c + 1) << 16 : 0);
+  return 1.0f / scale;
+}
+
+void product(const RoundedMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor) {
+  constexpr Ring k_one_limb{16};
+  const std::size_t cols = w.cols(), rows = w.rows(), n = vectors_in(x.size(), cols, y.size(), rows);
+  const std::vector<Batch> batches = batches_of(k_one_limb, n);
+  const std::size_t stride = groups_of(w.w_) * k_group_pairs;
+  std::vector<std::uint32_t> cut(n * stride);
+  std::vector<float> units(n);
+  for (const Batch& b : batches) {
+    for (std::size_t i = 0; i < b.count; ++i)
+      units[b.first + i] = w.round(x.subspan((b.first + i) * cols, cols), b.count, &cut[b.first * stride + i]);
+  }
+  const auto parallel = [&](std::size_t tasks, const Executor::Body& body) { executor.parallel(tasks, body); };
+  multiply_cut(w.w_, k_one_limb, batches, cut, executor.threads(), parallel,
+               [&](std::size_t i, std::size_t first, auto sums) {
+                 for (std::size_t r = 0; r < sums.size(); ++r) {
+                   y[i * rows + first + r] =
+                       static_cast<float>(static_cast<std::int32_t>(sums[r])) * units[i] * w.units_[first + r];
+                 }
+               });
 }
 
 }  // namespace permllm

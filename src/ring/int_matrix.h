@@ -114,6 +114,7 @@ class IntMatrix {
   }
 
  private:
+  friend class RoundedMatrix;
   IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, const Packing& packing);
   // row_at(r, scratch, out): the integers of row r; scratch is cols() real numbers.
   template <class RowAt>
@@ -139,5 +140,26 @@ class IntMatrix {
 void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor);
 // y = W x in real numbers, W the integers times 2^-frac: the reference engine on the provider's weights.
 void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor);
+
+// Weights for products that need not be exact: of a model that only guesses (user/draft_model.h). x is rounded to words of one limb, of 9 bits and
+// more above the noise in matrices of models, so that a product takes the least that the kernels can do: one read of the weights.
+class RoundedMatrix {
+ public:
+  RoundedMatrix() = default;
+  explicit RoundedMatrix(IntMatrix weights);  // no view
+  std::size_t rows() const { return w_.rows(); }
+  std::size_t cols() const { return w_.cols(); }
+  const IntMatrix& integers() const { return w_; }
+
+ private:
+  // Words of x where int_block wants them of one of `vectors` vectors; what one unit of them is in x.
+  float round(std::span<const float> x, std::size_t vectors, std::uint32_t* limbs) const;
+  friend void product(const RoundedMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor);
+
+  IntMatrix w_;
+  double norm_ = 0;                   // none of its rows of integers is longer, their steps taken away
+  std::vector<float> units_, steps_;  // of a row's integers, in the real weights; of columns
+};
+void product(const RoundedMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor);
 
 }  // namespace permllm

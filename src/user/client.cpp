@@ -11,6 +11,7 @@
 #include "model/chat_format.h"
 #include "plan/leak.h"
 #include "user/client_state.h"
+#include "user/draft.h"
 
 namespace permllm {
 namespace {
@@ -98,6 +99,11 @@ Client::State::State(const std::filesystem::path& path, const ClientOptions& wit
   views = {seen_by(Role::provider, plan), seen_by(Role::helper, plan), seen_by(Role::user, plan)};
   views.user.insert(views.user.begin(), "your own questions and answers");
   vocabulary = std::move(card.vocabulary);
+  if (!options.draft_model.empty()) {
+    check_drafts(plan.takes_drafts(), plan.profile, "draft_model");
+    draft_model.emplace(options.draft_model, executor);
+    draft_model->check(vocabulary, plan.config.vocab, plan.config.name);
+  }
   tokenizer.emplace(vocabulary);
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/mutex.h"
 #include "permllm/client.h"
+#include "user/draft_model.h"
 #include "user/links.h"
 #include "user/measure.h"
 #include "user/user_state.h"
@@ -56,6 +57,7 @@ struct Client::State {
   Views views;
   Vocabulary vocabulary;
   std::optional<Tokenizer> tokenizer;
+  std::optional<DraftModel> draft_model;
   Mutex long_text;                             // held while a long text is cut into tokens: one at a time
   std::atomic<std::uint64_t> tokens_left = 0;  // of answers
   Mutex mutex;

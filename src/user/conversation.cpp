@@ -38,7 +38,10 @@ SamplingOptions sampling_of(const AnswerOptions& o) {
 
 struct Conversation::State {
   State(std::shared_ptr<Client::State> client_state, const ConversationOptions& with)
-      : client(std::move(client_state)), options(with) {
+      : client(std::move(client_state)),
+        options(with),
+        drafts(drafts_of(client->draft_model ? &*client->draft_model : nullptr,
+                         with.draft == k_draft_chosen ? std::nullopt : std::optional(with.draft), client->executor)) {
     reset();
   }
 
@@ -76,8 +79,10 @@ struct Conversation::State {
       throw Error(Code::usage, Reason::context_exceeded, "conversation",
                   fmt::format("{} tokens do not fit the context of {}", prompt, plan.slots));
     }
-    return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / (options.draft + 1), client->tokens_left});
+    return std::min<std::uint64_t>({asked, 1 + (plan.slots - rows) / block(), client->tokens_left});
   }
+  // Rows of a pass, at most.
+  std::size_t block() const { return drafts.length.most() + 1; }
   void open_session(std::size_t room = 1);
   class Answering;
   Answer ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text,
@@ -86,6 +91,7 @@ struct Conversation::State {
 
   std::shared_ptr<Client::State> client;
   ConversationOptions options;
+  Drafts drafts;  // beyond a session's end: their length is chosen once
   void tell(const AnswerProgress& progress) const {
     if (told_of && *told_of) (*told_of)(progress);
   }
@@ -195,7 +201,7 @@ class Conversation::State::Answering {
     answer_.cost.prompt_tokens = request.ids.size();
     request.max_tokens = state_.most_tokens(state_.session->plan(), request.ids.size(), how_.max_tokens);
     if (request.max_tokens == 0) throw allowance_used_up(Code::usage, "tokens");  // by another conversation, meanwhile
-    request.draft = state_.options.draft;
+    request.drafts = &state_.drafts;
     request.ahead = state_.options.ahead;
     request.start = k_start;
     request.on_material = [this](const OfflineProgress& made) { state_.tell(progress_of(made)); };
@@ -253,6 +259,13 @@ class Conversation::State::Answering {
     cost.offline_helper = bytes_of(now.helper - state_.told.helper);
     state_.told = now;
     cost.round_trips = during.round_trips;
+    if (state_.session) {
+      const MeasuredConversation::Drafted& drafted = state_.session->drafted();
+      cost.passes = drafted.passes;
+      cost.drafted_tokens = drafted.drafted;
+      cost.rejected_tokens = drafted.rejected();
+      cost.rejected_bytes = drafted.rejected_bytes;
+    }
     cost.offline_seconds = seconds_between(begin_, ready_);
     cost.first_token_seconds = seconds_between(ready_, std::max(ready_, first_));
     cost.token_seconds =
@@ -294,8 +307,9 @@ Conversation Client::conversation(const ConversationOptions& options) const {
   state_->format(options);
   if (options.chat_format == "none" && !options.system.empty())
     throw Error(Code::usage, "system", "needs a chat format other than none");
-  if (options.draft > 63) throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63", options.draft));
-  if (options.draft > 0 && !state_->model.drafts) throw no_drafts(profile_of(state_->model.profile));
+  if (options.draft > 63 && options.draft != k_draft_chosen)
+    throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63, or k_draft_chosen", options.draft));
+  if (options.draft > 0) check_drafts(state_->model.drafts, profile_of(state_->model.profile), "draft");
   return Conversation(std::make_unique<Conversation::State>(state_, options));
 }
 
@@ -340,7 +354,7 @@ std::size_t Conversation::room(const std::vector<Message>& messages) const {
   return state_->session ? room(state_->encode(messages)) : 0;
 }
 std::size_t Conversation::room(std::span<const std::uint32_t> ids) const {
-  return state_->session && !ids.empty() ? state_->session->answer_room(ids, state_->options.draft) : 0;
+  return state_->session && !ids.empty() ? state_->session->answer_room(ids, state_->block()) : 0;
 }
 
 void Conversation::cancel() noexcept { state_->cancelled = true; }

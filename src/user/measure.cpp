@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "net/units.h"
-#include "page/declared.h"
 #include "wire/frame.h"
 
 namespace permllm {
@@ -22,6 +21,11 @@ std::size_t room_behind(const Marks& marks, std::size_t slots) {
   return slots - std::min<std::size_t>(slots, *std::max_element(marks.first.begin(), marks.first.end()));
 }
 
+// Rows of a pass, at most.
+std::size_t block_of(const MeasuredConversation::Request& request) {
+  return request.drafts == nullptr ? 1 : request.drafts->length.most() + 1;
+}
+
 // The least burnt chain that has so much room.
 UserClient::Choose chain_with(std::size_t room, const std::function<std::size_t()>& slots) {
   return [room, slots, fitting = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable {
@@ -33,14 +37,6 @@ UserClient::Choose chain_with(std::size_t room, const std::function<std::size_t(
 }
 
 }  // namespace
-
-Error no_drafts(Profile profile) {
-  return {Code::usage, "draft",
-          fmt::format("needs profile open, or a provider with --hidden-positions: in profile {} without, it rotates "
-                      "queries and keys by their "
-                      "position and would learn how many drafted tokens were kept",
-                      name_of(profile))};
-}
 
 MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience,
                                            Executor& executor, Ledger& ledger, std::size_t room)
@@ -60,13 +56,14 @@ std::size_t MeasuredConversation::in_common(std::span<const TokenId> ids) const 
       std::mismatch(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(most), fed_.begin()).first - ids.begin());
 }
 
+bool MeasuredConversation::in_blocks(const Request& request) const { return block_of(request) > 1 && !plan().open(); }
+
 std::size_t MeasuredConversation::slots_of(const Request& request) const {
-  return plan().prompt_rows(request.ids.size() - in_common(request.ids)) +
-         (request.max_tokens - 1) * (request.draft + 1);
+  return plan().prompt_rows(request.ids.size() - in_common(request.ids)) + (request.max_tokens - 1) * block_of(request);
 }
 
 std::size_t MeasuredConversation::slots_afresh(const Request& request) const {
-  return plan().prompt_rows(request.ids.size()) + (request.max_tokens - 1) * (request.draft + 1);
+  return plan().prompt_rows(request.ids.size()) + (request.max_tokens - 1) * block_of(request);
 }
 
 std::size_t MeasuredConversation::room() { return room_behind(client_.session().marks(), plan().slots); }
@@ -75,26 +72,27 @@ bool MeasuredConversation::fits(const Request& request) {
   return slots_of(request) <= room() && (fed_.empty() || !plan().config.prefix);
 }
 
-std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std::size_t draft) {
+std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std::size_t block) {
   const std::size_t rows = plan().prompt_rows(ids.size() - in_common(ids)), left = room();
   if (rows > left || (!fed_.empty() && plan().config.prefix)) return 0;
-  return 1 + (left - rows) / (draft + 1);
+  return 1 + (left - rows) / block;
 }
 
 void MeasuredConversation::check(const Request& request, std::size_t rows, std::size_t slots) {
-  if (request.draft > 0 && !plan().takes_drafts()) throw no_drafts(plan().profile);
+  if (block_of(request) > 1) check_drafts(plan().takes_drafts(), plan().profile, "draft");
   if (slots > room()) {
     throw Error(
         Code::usage, Reason::context_exceeded, "context",
         fmt::format("{} is too short: {} prompt tokens and {} of the answer{} take up to {} slots{}", plan().slots,
                     rows, request.max_tokens,
-                    request.draft > 0 ? fmt::format(", each with a draft of {},", request.draft) : "", slots,
+                    block_of(request) > 1 ? fmt::format(", each with a draft of {},", block_of(request) - 1) : "",
+                    slots,
                     client_.session().slots() > 0 ? fmt::format(", {} are used", client_.session().slots()) : ""));
   }
 }
 
 void MeasuredConversation::make_material(const Request& request, std::size_t prompt) {
-  const std::size_t answer = 1 + (request.max_tokens - 1) * (request.draft + 1);
+  const std::size_t answer = 1 + (request.max_tokens - 1) * block_of(request);
   const std::size_t begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
   client_.make_material(prompt, answer, request.ahead, in_blocks(request));
   client_.wait_for_material(prompt, begin, request.on_material, in_blocks(request));
@@ -103,7 +101,7 @@ void MeasuredConversation::make_material(const Request& request, std::size_t pro
 void MeasuredConversation::run(const Request& request) {
   request_ = request;
   plan().check_prompt(request.ids.size());
-  const std::size_t block = request.draft + 1, common = in_common(request.ids), slots = slots_of(request);
+  const std::size_t common = in_common(request.ids), slots = slots_of(request);
   const std::vector<TokenId> fresh(request.ids.begin() + static_cast<std::ptrdiff_t>(common), request.ids.end());
   const std::size_t rows = plan().prompt_rows(fresh.size());
   check(request, rows, slots);
@@ -113,6 +111,8 @@ void MeasuredConversation::run(const Request& request) {
   offline_before_ = client_.filler().seconds();
   output_.clear();
   trusted_ = passes_ = kept_ = 0;
+  declared_ = {};
+  drafted_ = {};
   make_material(request, fresh.size());
   if (request.on_ready) request.on_ready();
 
@@ -129,20 +129,15 @@ void MeasuredConversation::run(const Request& request) {
     return more && output_.size() < request.max_tokens;
   };
   begin_ = first_ = last_ = now();
+  if (block_of(request) > 1) request.drafts->by->follow(request.ids);  // beside the prompt's pass
   if (common < session.length()) session.rewind(common);
   session.prompt(fresh, request.choose, [&](std::size_t layer) {
     if (request.on_read) request.on_read(static_cast<double>(layer + 1) / static_cast<double>(plan().config.layers));
   });
+  if (block_of(request) > 1) request.drafts->by->wait();  // so that no pass is timed with the reading beside it
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
-    client_.wait_for_pass(block, request.draft > 0 ? block : 1, in_blocks(request));
-    if (request.draft > 0) {
-      std::vector<TokenId> known = history;
-      known.push_back(session.retrieve_last());
-      session.advance(draft_by_lookup(known, request.draft), on_token, request.choose);
-    } else {
-      session.advance(on_token, request.choose);
-    }
+    pass(request, history, on_token);
     if (more) {
       ++passes_;
       kept_ = output_.size();
@@ -153,6 +148,40 @@ void MeasuredConversation::run(const Request& request) {
   out_of_range_ = session.beyond();
   fed_ = std::move(history);
   fed_.resize(std::min(fed_.size(), session.length()));
+}
+
+void MeasuredConversation::pass(const Request& request, const std::vector<TokenId>& history,
+                                const std::function<bool(TokenId)>& on_token) {
+  UserSession& session = client_.session();
+  const std::size_t n = request.drafts == nullptr ? 0 : request.drafts->length.next(), block = n + 1,
+                    slots = session.slots(), length = session.length();
+  const bool blocks = in_blocks(request);
+  client_.wait_for_pass(block, block, blocks);
+  const Clock::time_point begin = Clock::now();
+  if (n == 0 && blocks) {
+    session.advance({}, on_token, request.choose);
+  } else if (n == 0) {
+    session.advance(on_token, request.choose);
+  } else {
+    std::vector<TokenId> known = history;
+    known.push_back(session.retrieve_last());
+    const std::vector<TokenId> draft = request.drafts->by->draft(known, n);
+    known.insert(known.end(), draft.begin(), draft.end());
+    request.drafts->by->follow(known);  // its last is read while the provider computes
+    session.advance(draft, on_token, request.choose);
+  }
+  if (session.length() == length) return;  // the token that was sampled before was the last that is wanted
+  if (request.drafts != nullptr) request.drafts->length.note(seconds_since(begin));
+  const std::size_t kept = session.length() - length;
+  const Cost all = pass_cost(plan(), slots, block, false, blocks);
+  declared_ += all;
+  ++drafted_.passes;
+  drafted_.drafted += n;
+  drafted_.kept += kept - 1;
+  const auto material = [](const Cost& cost) {
+    return cost.offline.user_to_provider + cost.offline.helper_to_provider;
+  };
+  if (kept < block) drafted_.rejected_bytes += material(all) - material(pass_cost(plan(), slots, kept, false, blocks));
 }
 
 void MeasuredConversation::prepare(std::size_t prompt_tokens, std::size_t answer_tokens) {
@@ -173,7 +202,7 @@ double MeasuredConversation::tokens_behind_first() const {
 
 double MeasuredConversation::slots_wanted() const {
   return static_cast<double>(plan().prompt_rows(prompted_)) +
-         static_cast<double>(request_.max_tokens - 1) * static_cast<double>(request_.draft + 1);
+         static_cast<double>(request_.max_tokens - 1) * static_cast<double>(block_of(request_));
 }
 
 // A token's share is of its wall time: what the simulated network alone makes of what was sent, and the rest.
@@ -183,12 +212,13 @@ nlohmann::json MeasuredConversation::seconds_json() const {
   const double prefill = seconds_between(begin_.time, first_.time);
   const double token = seconds_between(first_.time, last_.time) / tokens_behind_first();
   const double rtt = seconds_of(parse_duration(shape_.rtt, "rtt"));
-  const double bandwidth = parse_bandwidth(shape_.bandwidth, "bandwidth");
   const Traffic decode = passes_end_ - passes_begin_;
   const double latency = rtt * static_cast<double>(decode.round_trips) / kept;
-  const double bits =
-      8 * static_cast<double>(decode.sent.payload_bytes + decode.received.payload_bytes + decode.header_bytes()) / kept;
-  const double transfer = bandwidth > 0 ? bits / bandwidth : 0;
+  const auto seconds = [&](const auto& way, double bandwidth) {
+    const auto bytes = way.payload_bytes + k_frame_header_bytes * way.frames;
+    return bandwidth > 0 ? 8 * static_cast<double>(bytes) / bandwidth / kept : 0;
+  };
+  const double transfer = seconds(decode.received, shape_.to_user()) + seconds(decode.sent, shape_.from_user());
   return {{"offline", offline},
           {"offline_per_token", offline / slots_wanted()},
           {"prefill", prefill},
@@ -201,12 +231,9 @@ nlohmann::json MeasuredConversation::seconds_json() const {
 
 // What the boxes declare for the same passes.
 nlohmann::json MeasuredConversation::declared_json() const {
-  Cost declared;
-  const std::size_t block = request_.draft + 1, rows = plan().prompt_rows(prompted_);
-  for (std::size_t i = 0; i < std::max<std::size_t>(passes_, 1); ++i) {
-    declared += pass_cost(plan(), std::min(before_ + rows + i * block, plan().slots - block), block, false);
-  }
-  const auto a_pass = [passes = std::max(1.0, static_cast<double>(passes_))](std::size_t total) {
+  const std::size_t at = std::min(before_ + plan().prompt_rows(prompted_), plan().slots - 1);
+  const Cost declared = drafted_.passes == 0 ? pass_cost(plan(), at, 1, false) : declared_;
+  const auto a_pass = [passes = std::max(1.0, static_cast<double>(drafted_.passes))](std::size_t total) {
     return static_cast<double>(total) / passes;
   };
   return {{"provider_to_user_bytes", a_pass(declared.online.provider_to_user)},
@@ -255,6 +282,11 @@ nlohmann::json MeasuredConversation::report() const {
           {"hidden_positions", plan().hides_positions},
           {"retrieval", name_of(plan().retrieval)},
           {"passes", passes_},
+          {"drafts",
+           {{"tokens", drafted_.drafted},
+            {"kept", drafted_.kept},
+            {"rejected", drafted_.rejected()},
+            {"rejected_offline_bytes", drafted_.rejected_bytes}}},
           {"seconds", seconds_json()},
           {"online_per_token", online_json(passes_end_ - passes_begin_, std::max(1.0, static_cast<double>(kept_)))},
           {"prefill", online_json(first_.online - begin_.online, 1)},

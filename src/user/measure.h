@@ -7,13 +7,11 @@
 #include <span>
 #include <vector>
 
+#include "page/declared.h"
 #include "user/draft.h"
 #include "user/links.h"
 
 namespace permllm {
-
-// Why a provider of this profile takes no drafts.
-Error no_drafts(Profile profile);
 
 class MeasuredConversation {
  public:
@@ -33,7 +31,8 @@ class MeasuredConversation {
     std::size_t max_tokens = 1;
     std::size_t ahead = 256;       // slots of material to make ahead of need
     std::size_t start = SIZE_MAX;  // tokens of the answer whose material is waited for before it begins
-    std::size_t draft = 0;         // drafted tokens a pass, where the plan takes drafts
+    Drafts* drafts =
+        nullptr;  // null: none. Only where the plan takes drafts. It outlives the run, and is of this conversation alone
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;          // false: no more
     std::function<void()> on_ready = nullptr;       // material for the request is there
@@ -47,8 +46,8 @@ class MeasuredConversation {
   void prepare(std::size_t prompt_tokens, std::size_t answer_tokens);
   // Whether a request has room behind what the conversation has used; else it needs a new one.
   bool fits(const Request& request);
-  // The longest answer, of max_tokens, with which a request for these ids fits; 0: none does.
-  std::size_t answer_room(std::span<const TokenId> ids, std::size_t draft);
+  // The longest answer, of max_tokens, with which a request for these ids fits, in passes of at most so many rows; 0: none does.
+  std::size_t answer_room(std::span<const TokenId> ids, std::size_t block);
   // Slots that a request takes in a new conversation, which is fed all of its ids.
   std::size_t slots_afresh(const Request& request) const;
   // The chain, and how much of it is made and not used.
@@ -59,6 +58,13 @@ class MeasuredConversation {
   // Whether a pass of the last answer was begun.
   bool began() { return client_.session().slots() > before_; }
   std::size_t prompted() const { return prompted_; }
+  // Of the last answer's passes behind the prompt's: how many there were, the tokens that were drafted for them, those that were kept, and the
+  // offline material of the rows that were not.
+  struct Drafted {
+    std::size_t passes = 0, drafted = 0, kept = 0, rejected_bytes = 0;
+    std::size_t rejected() const { return drafted - kept; }
+  };
+  const Drafted& drafted() const { return drafted_; }
   // Tokens of a prompt that were fed before.
   std::size_t in_common(std::span<const TokenId> ids) const;
 
@@ -86,11 +92,13 @@ class MeasuredConversation {
   double tokens_behind_first() const;  // at least 1
   double slots_wanted() const;         // by the last request: of its prompt and of the longest answer
   std::size_t slots_of(const Request& request) const;
+  void pass(const Request& request, const std::vector<TokenId>& history, const std::function<bool(TokenId)>& on_token);
   // Errors: usage, where it does not fit, with rows of its prompt and slots in all, or its drafts do not.
   void check(const Request& request, std::size_t rows, std::size_t slots);
   // Has a request's material made, and waits for the part with which the answer begins; the rest is made beside the answer. prompt: tokens to feed.
   void make_material(const Request& request, std::size_t prompt);
-  bool in_blocks(const Request& request) const { return request.draft > 0 && !plan().open(); }
+  // Whether the answer's tokens are fed as a prompt's are (PassBegin::block).
+  bool in_blocks(const Request& request) const;
   std::size_t room();
 
   LinkShape shape_;
@@ -106,6 +114,8 @@ class MeasuredConversation {
   Moment begin_, first_, last_;
   // Passes after the prompt's that were completed, the tokens that they kept, and what their links carried.
   std::size_t passes_ = 0, kept_ = 0;
+  Cost declared_;  // of these passes
+  Drafted drafted_;
   Traffic passes_begin_, passes_end_;
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "page/open_page.h"
+#include "user/draft.h"
 
 namespace permllm {
 namespace {
@@ -142,15 +143,12 @@ void UserSession::advance(std::span<const TokenId> draft, const std::function<bo
   } else {
     ids = run_block(fed, choose);
   }
-  std::size_t kept = 0;
-  bool go_on = true;
-  do {
-    sampled_id_ = plan_.open() ? static_cast<TokenId>(choose(logits[kept])) : ids[kept];
-    ++kept;
-    if (kept == fed.size() || sampled_id_ != fed[kept]) break;
-    go_on = more(sampled_id_);
-  } while (go_on);
-  keep(before + kept);
+  const auto sample = [&](std::size_t row) {
+    return plan_.open() ? static_cast<TokenId>(choose(logits[row])) : ids[row];
+  };
+  const KeptRows kept = kept_rows(fed, sample, more);
+  sampled_id_ = kept.sampled;
+  keep(before + kept.rows);
 }
 
 // Hidden positions: one pass; the token that each row samples.

@@ -59,6 +59,42 @@ TEST(Chat, an_invite_is_enough_for_the_answer_that_demo_gives) {
   EXPECT_NE(refused.error.find("its invite is revoked"), std::string::npos) << refused.error;
 }
 
+// In its sandbox, and over several turns: the model that drafts is the one that answers, so nearly all of its guesses hold.
+TEST(Chat, says_with_a_model_that_drafts_what_it_says_without) {
+  const Scratch scratch;
+  make_keys(scratch.path());
+  const std::string model = PERMLLM_TEST_MODEL;
+  Process helping({"helper", "--identity", (scratch / "helper").string(), "--events"}, PERMLLM_BINARY);
+  const std::string helper_address = address_of(helping);
+  Process providing({"provider", "--identity", (scratch / "provider").string(), "--helper", helper_address, "--model",
+                     model, "--profile", "open", "--context", "256", "--events"},
+                    PERMLLM_BINARY);
+  const std::string invite = make_invite(scratch.path(), "alice", address_of(providing), helper_address, 1000);
+  const auto answers = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> chat{"chat", "--invite", invite,    "--max-tokens",
+                                  "24",   "--json",   "--state", (scratch / "kept").string()};
+    chat.insert(chat.end(), more.begin(), more.end());
+    std::vector<nlohmann::json> done;
+    for (const auto& event : events(permllm(chat, "printf \"Is it so?\\nYes\\n/reset\\nWhy?\\n\" | ").out)) {
+      if (event.at("event") == "done") done.push_back(event);
+    }
+    EXPECT_EQ(done.size(), 3u);
+    return done;
+  };
+  const auto plain = answers({});
+  for (const char* length : {"3", "auto"}) {
+    const auto drafted = answers({"--draft", length, "--draft-model", model});
+    for (std::size_t i = 0; i < std::min(plain.size(), drafted.size()); ++i) {
+      EXPECT_EQ(drafted[i].at("output_ids"), plain[i].at("output_ids"));
+      EXPECT_EQ(plain[i].at("drafts").at("tokens"), 0);
+    }
+    const auto& first = drafted.front().at("drafts");
+    EXPECT_GT(first.at("tokens").get<int>(), 0);
+    EXPECT_LT(first.at("passes").get<int>(), plain.front().at("drafts").at("passes").get<int>());
+    EXPECT_LT(2 * first.at("rejected").get<int>(), first.at("tokens").get<int>());
+  }
+}
+
 // A vocabulary of sentencepiece, whose texts begin with a blank; here all pieces do.
 TEST(Chat, takes_lines_as_windows_writes_them_and_keeps_the_blank_that_a_raw_answer_begins_with) {
   const Scratch scratch;

@@ -136,6 +136,19 @@ TEST(Demo, drafts_say_the_same_in_fewer_passes) {
   const auto plain = answer({}), drafted = answer({"--draft", "4"});
   EXPECT_EQ(plain.at("output_ids"), drafted.at("output_ids"));
   EXPECT_LT(drafted.at("passes").get<int>(), plain.at("passes").get<int>() * 3 / 4);
+  // By a model: itself, so that nearly every guess holds.
+  const auto by_model = answer({"--draft", "4", "--draft-model", PERMLLM_TEST_MODEL});
+  EXPECT_EQ(by_model.at("output_ids"), plain.at("output_ids"));
+  EXPECT_LE(by_model.at("passes").get<int>(), plain.at("passes").get<int>() / 3);
+  const auto& drafts = by_model.at("drafts");
+  EXPECT_GE(drafts.at("tokens").get<int>(), 4 * by_model.at("passes").get<int>());
+  EXPECT_EQ(drafts.at("tokens").get<int>() - drafts.at("kept").get<int>(), drafts.at("rejected").get<int>());
+  // Each rejected row took the material of a row: that of a pass without drafts.
+  const double row = plain.at("declared_per_pass").at("offline_helper_to_provider_bytes");
+  const auto& useless = drafted.at("drafts");
+  EXPECT_GT(useless.at("rejected").get<int>(), 0);
+  EXPECT_NEAR(useless.at("rejected_offline_bytes").get<double>(), row * useless.at("rejected").get<double>(),
+              0.01 * row);
 }
 
 TEST(Bench, measures_a_shape_and_sweeps) {
@@ -152,6 +165,18 @@ TEST(Bench, measures_a_shape_and_sweeps) {
     EXPECT_EQ(done.at("online_per_token").at("round_trips"), done.at("declared_per_pass").at("round_trips"));
     for (const char* party : {"provider", "user"})
       EXPECT_GT(done.at("by_party").at(party).at("cpu_seconds_per_token").get<double>(), 0);
+  }
+  // Drafts of which all are kept, or none, over a line that has two bandwidths.
+  for (const int acceptance : {0, 1}) {
+    const Result r =
+        run({"bench", "smollm2-135m", "--layers", "2", "--context", "40", "--tokens", "6", "--json", "--profile",
+             "open", "--network", "home", "--rtt", "1ms", "--draft", "2", "--acceptance", std::to_string(acceptance)});
+    ASSERT_EQ(r.status, 0) << r.error;
+    const auto done = nlohmann::json::parse(r.out);
+    EXPECT_EQ(done.at("bandwidth"), "100mbit/40mbit");
+    EXPECT_EQ(done.at("rtt"), "1ms");
+    EXPECT_EQ(done.at("all").at("tokens_a_pass"), acceptance == 1 ? 3 : 1);
+    EXPECT_EQ(done.at("drafts").at("kept"), acceptance == 1 ? 4 : 0);
   }
   const Scratch folder;
   const auto place = folder / "sweep";
@@ -273,6 +298,19 @@ TEST(Plan, adds_up_what_users_will_take) {
            p.at("memory_bytes").at("provider_weights").get<std::uint64_t>();
   };
   EXPECT_EQ(beside_weights(users), 5 * beside_weights(two));
+  // 1.9375 tokens a pass; each row takes the material of a row, whether it is kept or not.
+  const std::vector<std::string> open{"--profile", "open", "--answer"};
+  const auto in_open = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), open.begin(), open.end());
+    return plan(more).at("request");
+  };
+  const auto drafted = in_open({"32", "--draft", "4", "--acceptance", "0.5"}), plain = in_open({"81"});
+  EXPECT_EQ(drafted.at("passes"), 16);
+  EXPECT_EQ(drafted.at("rejected_tokens"), 16 * 5 - 31);
+  EXPECT_EQ(drafted.at("stock_bytes"), plain.at("stock_bytes"));
+  EXPECT_EQ(plain.at("rejected_offline_bytes"), 0);
+  EXPECT_NEAR(drafted.at("rejected_offline_bytes").get<double>(), plain.at("stock_bytes").get<double>() * 49 / 120,
+              0.05 * plain.at("stock_bytes").get<double>());
 }
 
 // A person's mistakes: one sentence on standard error, status 2, nothing of the prompt in it.
@@ -308,7 +346,15 @@ TEST(Mistakes, are_told_in_one_sentence) {
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "secret"},
                  "--profile: \"secret\", expected paper, fast or open");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"},
-                 "--draft: needs profile open");
+                 "--draft: needs profile open: in profile fast drafts are not offered yet");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--draft-model", model},
+                 "--draft-model: needs profile open: in profile paper drafts are not offered yet");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--draft", "64"},
+                 "--draft: \"64\", expected 0 to 63, or auto");
+  expect_mistake({"bench", "smollm2-135m", "--profile", "open", "--acceptance", "0.5"},
+                 "--acceptance: goes with --draft");
+  expect_mistake({"bench", "smollm2-135m", "--profile", "open", "--draft", "2", "--draft-model", model},
+                 "--draft-model: needs a file");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--fused", "on"},
                  "--fused: on, but profile open applies every norm after its matrix");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--retrieval", "bfv"},

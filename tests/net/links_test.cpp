@@ -295,6 +295,20 @@ TEST(Shaped, delivers_after_half_a_round_trip_and_the_time_on_the_wire) {
   EXPECT_EQ(error_of([&] { receiver.receive(in(2ms), "x", k_max_payload); }).code(), Code::timeout);
 }
 
+TEST(Shaped, may_have_another_bandwidth_each_way) {
+  const LinkShape home{"52ms", "100mbit/40mbit"};
+  EXPECT_EQ(home.to_user(), 100e6);
+  EXPECT_EQ(home.from_user(), 40e6);
+  EXPECT_EQ(home.at_service().to_user(), 40e6);
+  EXPECT_EQ(home.at_service().rtt, "52ms");
+  const LinkShape one{"0", "1gbit"};
+  EXPECT_EQ(one.from_user(), 1e9);
+  EXPECT_EQ(one.at_service().to_user(), 1e9);
+  EXPECT_FALSE(one.none());
+  for (const char* bandwidth : {"100mbit/", "/40mbit", "1mbit/2mbit/3mbit", "0/40mbit", "100mbit/0"})
+    EXPECT_THROW((void)(LinkShape{"0", bandwidth}.none()), Error) << bandwidth;
+}
+
 TEST(Shaped, holds_up_no_sender) {
   auto [a, b] = memory_links();
   Shaped sender(std::move(a), std::chrono::seconds(100), 8);  // a byte a second

@@ -309,6 +309,49 @@ TEST(IntMatrix, the_largest_weight_may_be_a_hair_above_the_largest_integer) {
   }
 }
 
+// Inputs in which a few entries are far larger than the others, as a model's are.
+std::vector<float> spiky(std::size_t n, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> bell;
+  std::vector<float> x(n);
+  for (float& v : x) v = bell(random) * (random() % 64 == 0 ? 30.0f : 1.0f);
+  return x;
+}
+
+TEST(RoundedMatrix, products_are_nearly_the_real_ones_for_one_vector_and_for_many) {
+  Executor executor(2);
+  FloatMatrix real = random_integers(100, 1024, 12, 5);
+  const WeightScale scale = shift_columns_and_rows(real, 6);
+  const IntMatrix exact(real, scale, executor);
+  const RoundedMatrix w(IntMatrix(real, scale, executor));
+  for (const std::size_t n : {1u, 2u, 13u}) {
+    std::vector<float> x = spiky(n * 1024, n), expected(n * 100), y(n * 100);
+    std::fill_n(x.begin(), n == 2 ? 1024 : 0, 0.0f);
+    product(exact, x, expected, executor);
+    product(w, x, y, executor);
+    for (std::size_t i = 0; i < n; ++i) {
+      double error = 0, size = 0;
+      for (std::size_t r = i * 100; r < (i + 1) * 100; ++r) {
+        error += std::pow(double{y[r]} - double{expected[r]}, 2);
+        size += std::pow(double{expected[r]}, 2);
+      }
+      EXPECT_LE(error, 1e-5 * size) << n << " vectors, " << i;
+    }
+  }
+}
+
+// The largest sum that there is: x points where a row does. It would wrap around if x had all its sixteen bits.
+TEST(RoundedMatrix, the_largest_sum_does_not_wrap_around) {
+  Executor executor(1);
+  constexpr std::size_t k_cols = 4864;
+  FloatMatrix real{1, k_cols, std::vector<float>(k_cols)};
+  for (std::size_t c = 0; c < k_cols; ++c) real.values[c] = c % 2 == 0 ? 2047.0f : -2047.0f;
+  const RoundedMatrix w(IntMatrix(real, {}, executor));
+  std::vector<float> y(1);
+  product(w, real.values, y, executor);
+  EXPECT_NEAR(y[0], 2047.0f * 2047.0f * k_cols, 1e-3f * 2047.0f * 2047.0f * k_cols);
+}
+
 TEST(IntMatrix, zeros_have_a_scale_too) {
   const WeightScale zeros = IntMatrix::scale_of(
       {std::vector<float>(4), std::vector<float>(3), std::vector<double>(4), std::vector<double>(3)});

@@ -298,6 +298,12 @@ TEST_F(PublicApi, options_choose_and_end_an_answer) {
   EXPECT_EQ(error_of([&] { client.conversation().ask("Is it so?", options); }).code(), permllm::Code::usage);
   EXPECT_EQ(error_of([&] { client.conversation({.chat_format = "no such"}); }).code(), permllm::Code::usage);
   EXPECT_EQ(error_of([&] { client.conversation({.draft = 4}); }).field(), "draft");
+  EXPECT_EQ(error_of([&] { client.conversation({.draft = permllm::k_draft_chosen}); }).field(), "draft");
+  permllm::ClientOptions drafting;
+  drafting.draft_model = "any.gguf";
+  const permllm::Error refused = error_of([&] { permllm::Client(invite("drafter", 1000), drafting); });
+  EXPECT_EQ(refused.field(), "draft_model");
+  EXPECT_NE(std::string(refused.what()).find("drafts are not offered yet"), std::string::npos) << refused.what();
   EXPECT_EQ(error_of([&] { client.conversation().ask(std::string(4000, '!')); }).code(), permllm::Code::usage);
 }
 
