@@ -11,6 +11,8 @@ file(GLOB units ${PROJECT_SOURCE_DIR}/packaging/systemd/*.service)
 if(units)
   install(FILES ${units} DESTINATION lib/systemd/system COMPONENT permllm)
 endif()
+install(FILES ${PROJECT_SOURCE_DIR}/packaging/prometheus/permllm.rules.yaml ${PROJECT_SOURCE_DIR}/packaging/grafana/permllm.json
+  DESTINATION ${CMAKE_INSTALL_DOCDIR}/watching COMPONENT permllm)
 install(FILES ${PROJECT_SOURCE_DIR}/packaging/systemd/user/permllm-serve.service DESTINATION lib/systemd/user COMPONENT permllm)
 
 set_target_properties(permllm_user PROPERTIES OUTPUT_NAME permllm EXPORT_NAME permllm)

@@ -2,6 +2,7 @@
 
 packaging_check.py SOURCE PROGRAM [hardened]: the last where the program is built as it is shipped, without sanitizers.
 """
+import json
 import os
 import pathlib
 import re
@@ -84,7 +85,7 @@ def check_image_builds():
         expect(ran.returncode == 0, f"the image cannot configure: {ran.stdout[-1000:]}{ran.stderr[-3000:]}")
         if ran.returncode == 0:
             # Ninja names what is missing before it runs anything.
-            for arguments in (["-n", "permllm"], ["CMakeFiles/permllm_core.dir/src/base/nearest.cpp.o", "web_assets_packed.cpp"]):
+            for arguments in (["-n", "permllm"], ["CMakeFiles/permllm_core.dir/src/base/nearest.cpp.o"]):
                 ran = subprocess.run(["ninja", "-C", "build/release", *arguments], cwd=folder, capture_output=True, text=True)
                 expect(ran.returncode == 0, f"the image cannot build {arguments}: {ran.stdout[-3000:]}")
 
@@ -102,6 +103,28 @@ def check_page():
             ran = subprocess.run(["/bin/bash", source / "scripts/fetch_web.sh", "release", *more], cwd=folder, capture_output=True,
                                  text=True, env={"PATH": folder})  # without npm
             expect(ran.returncode == status, f"fetch_web.sh {more} without npm: {ran.returncode} {ran.stdout}{ran.stderr}")
+
+
+def check_watching():
+    """Alerts and dashboard ask for series that there are; Prometheus' own checker is asked where it is there."""
+    metrics = (source / "src/service/metrics.cpp").read_text() + (source / "src/gateway/reports.cpp").read_text()
+    known = set(re.findall(r'"((?:permllm|process)_[a-z_]+)"', metrics))
+    known |= {f"{name}{end}" for name in known for end in ("_bucket", "_count", "_sum")}
+    rules = packaging / "prometheus/permllm.rules.yaml"
+    alerts = yaml.safe_load(rules.read_text())["groups"][0]["rules"]
+    panels = json.loads((packaging / "grafana/permllm.json").read_text())["panels"]
+    expressions = [alert["expr"] for alert in alerts] + [target["expr"] for panel in panels for target in panel["targets"]]
+    expect(len(alerts) >= 5 and len(panels) >= 10, f"{len(alerts)} alerts, {len(panels)} panels")
+    for expression in expressions:
+        asked = set(re.findall(r"\b(?:permllm|process)_[a-z_]+", expression.replace("permllm-", "")))
+        expect(asked <= known, f"no such series: {asked - known}")
+    for panel in panels:
+        expect("permllm" in str(panel["targets"]) or "process_" in str(panel["targets"]), f"panel {panel['title']} asks for nothing")
+    if shutil.which("promtool") is None:
+        print("promtool is not there: the alerts are checked for their names alone")
+        return
+    checked = subprocess.run(["promtool", "check", "rules", rules], capture_output=True, text=True)
+    expect(checked.returncode == 0, f"promtool: {checked.stdout}{checked.stderr}")
 
 
 def check_container():
@@ -151,6 +174,7 @@ check_units()
 check_user_unit()
 check_container()
 check_page()
+check_watching()
 check_image_builds()
 if "hardened" in sys.argv[3:]:
     check_hardening()

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/owner.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -46,7 +47,7 @@ Database::Database(const std::filesystem::path& path, Mode mode)
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0 && (errno != EEXIST || access(path.c_str(), R_OK | W_OK) != 0))
       throw Error(Code::file, path.string(), "cannot be opened for writing");
-    if (file >= 0) close(file);
+    if (file >= 0) give_to_owner_of_folder(path, file), close(file);  // SQLite's other files take its owner
     refuse_if_open_to_others(path);
     place_ = file_at(path);
     reserve_.emplace(path.string() + "-reserve", File::Mode::create);

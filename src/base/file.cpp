@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/owner.h"
 #include "permllm/error.h"
 
 namespace permllm {
@@ -42,6 +43,7 @@ File::File(const std::filesystem::path& path, Mode mode) : name_(path.filename()
     if (file_ >= 0) close(file_);
     throw Error(Code::file, path.string(), fmt::format("cannot be opened: {}", why));
   }
+  if (mode == Mode::create) give_to_owner_of_folder(path, file_);
 }
 
 File File::in_memory(const std::string& name) {
@@ -157,7 +159,11 @@ void make_private_folder(const std::filesystem::path& folder) {
   if (!place.has_filename()) place = place.parent_path();  // "state/"
   std::error_code error;
   if (place.has_parent_path()) std::filesystem::create_directories(place.parent_path(), error);
-  if (!error && mkdir(place.c_str(), 0700) == 0) return;
+  if (!error && mkdir(place.c_str(), 0700) == 0) {
+    const int made = ::open(place.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (made >= 0) give_to_owner_of_folder(place, made), close(made);
+    return;
+  }
   if (!error && errno != EEXIST) error = {errno, std::generic_category()};
   if (error) throw Error(Code::file, folder.string(), fmt::format("cannot be made: {}", error.message()));
   check_writers(place);

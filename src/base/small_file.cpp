@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/owner.h"
 #include "base/text.h"
 #include "permllm/error.h"
 
@@ -75,6 +76,7 @@ void write_new_file(const std::filesystem::path& path, const std::string& text, 
     if (errno == EEXIST) throw Error(Code::file, path.string(), "exists and is not overwritten");
     fail(path, "cannot be written");
   }
+  give_to_owner_of_folder(path, file.number);
   write_all(file.number, path, text);
 }
 
@@ -86,6 +88,7 @@ void replace_file(const std::filesystem::path& path, const std::string& text, un
     try {
       write_all(file.number, path, text);
       if (fchmod(file.number, mode) != 0) fail(path, "cannot be written");
+      give_to_owner_of_folder(path, file.number);
     } catch (const Error&) {
       unlink(name.c_str());
       throw;

@@ -1,8 +1,12 @@
 #include "cli/doctor.h"
 
 #include <fmt/format.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 
 #include "base/file.h"
@@ -46,9 +50,10 @@ nlohmann::json facts_of(const ProbedModel& model) {
 // What the helper was asked for, against what it has.
 void check_models(const std::vector<ProbedModel>& held, const ProbedModel& wanted, const Teller& teller) {
   if (held.empty()) {
-    return teller.wrong(
-        "model", fmt::format("the helper does not hold {}, id {:.8}", wanted.plan.config.name, wanted.id),
-        "the provider restarts its service, which registers the model (and checks that both name the same helper)");
+    return teller.wrong("model",
+                        fmt::format("the helper does not hold {}, id {:.8}", wanted.plan.config.name, wanted.id),
+                        "wait a minute, in which the provider sends it; else the provider restarts its service "
+                        "(and checks that both name the same helper)");
   }
   if (held[0].plan.hash() != wanted.plan.hash()) {
     return teller.wrong("model",
@@ -94,6 +99,37 @@ void estimate(const Plan& plan, const CheckedLink& link, const Teller& teller) {
 }
 
 // The directory of a provider or helper.
+// Files that whoever has the folder cannot read: root or another made them.
+void check_owners(const std::string& folder, const Teller& teller) {
+  struct stat of_folder {};
+  if (folder.empty() || stat(folder.c_str(), &of_folder) != 0) return;
+  const auto name_of_user = [](uid_t user) {
+    const passwd* entry = getpwuid(user);
+    return entry == nullptr ? std::to_string(user) : std::string(entry->pw_name);
+  };
+  std::error_code none;
+  for (auto at = std::filesystem::recursive_directory_iterator(folder, none);
+       at != std::filesystem::recursive_directory_iterator(); at.increment(none)) {
+    struct stat status {};
+    if (stat(at->path().c_str(), &status) != 0 || status.st_uid == of_folder.st_uid || (status.st_mode & S_IROTH) != 0)
+      continue;
+    teller.wrong("owner",
+                 fmt::format("{} belongs to {}, its folder to {}, whose service cannot read it", at->path().string(),
+                             name_of_user(status.st_uid), name_of_user(of_folder.st_uid)),
+                 fmt::format("run chown --reference={} {}", folder, at->path().string()));
+  }
+}
+
+// What to do about a file that was not read: whoever runs this may not, or else.
+std::string remedy_for(const std::filesystem::path& path, const std::string& otherwise) {
+  struct stat of_folder {};
+  if (access(path.c_str(), R_OK) == 0 || errno != EACCES || stat(path.parent_path().c_str(), &of_folder) != 0)
+    return otherwise;
+  return of_folder.st_uid == geteuid() ? fmt::format("give this user the file: chown --reference={} {}",
+                                                     path.parent_path().string(), path.string())
+                                       : "run this as the user of the service, like sudo -u permllm";
+}
+
 std::optional<Credentials> check_identity(const std::string& directory, Role role, const Teller& teller) {
   try {
     Credentials credentials = load_credentials(directory, role);
@@ -110,8 +146,11 @@ std::optional<Credentials> check_identity(const std::string& directory, Role rol
     }
     return credentials;
   } catch (const Error& error) {
-    teller.wrong("identity", error.what(),
-                 fmt::format("restore the file, or make a new identity with permllm keygen --role {}", name_of(role)));
+    const std::filesystem::path own(directory);
+    std::string remedy =
+        fmt::format("restore the file, or make a new identity with permllm keygen --role {}", name_of(role));
+    for (const auto& file : {own, own / "certificate.pem", own / "key.pem"}) remedy = remedy_for(file, remedy);
+    teller.wrong("identity", error.what(), remedy);
     return std::nullopt;
   }
 }
@@ -141,7 +180,8 @@ void check_users(const std::string& identity, const Teller& teller) {
                        fmt::format("{} is of version 0.2, which knew users by their certificates", path.string()),
                        "make this user a new invite");
     } catch (const Error& error) {
-      teller.wrong("users", error.what(), "make this user a new invite; the damaged record lets nobody in");
+      teller.wrong("users", error.what(),
+                   remedy_for(path, "make this user a new invite; the damaged record lets nobody in"));
     }
   }
   teller.ok("users", fmt::format("invites in force: {}, revoked: {}", active, revoked));
@@ -295,6 +335,7 @@ void examine_user(const std::filesystem::path& path, const OnFinding& tell) {
 void examine_provider(const ProviderSettings& settings, const OnFinding& tell) {
   const Teller here("here", tell);
   const auto credentials = check_identity(settings.identity, Role::provider, here);
+  for (const std::string& folder : {settings.identity, settings.state}) check_owners(folder, here);
   if (credentials) check_users(settings.identity, here);
   if (!settings.model.empty() && !settings.synthetic) {
     try {
@@ -316,12 +357,13 @@ void examine_provider(const ProviderSettings& settings, const OnFinding& tell) {
     teller.ok("model", "the helper holds " + about(model), facts_of(model));
   if (helper->probed.models.empty())
     teller.wrong("model", fmt::format("the helper does not hold {:.8}, nor another on record here", ids[0]),
-                 "restart permllm provider: it registers its model");
+                 "a provider that runs sends it within a minute; else restart permllm provider");
 }
 
 void examine_helper(const HelperSettings& settings, const OnFinding& tell) {
   const Teller here("here", tell);
   const auto credentials = check_identity(settings.identity, Role::helper, here);
+  for (const std::string& folder : {settings.identity, settings.store}) check_owners(folder, here);
   check_store(settings.store, here);
   if (credentials) check_listening(settings.listen, *credentials, "helper", here);
 }

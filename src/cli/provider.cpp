@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <set>
+#include <thread>
 
 #include "cli/doctor.h"
 #include "cli/offer_options.h"
@@ -14,6 +16,7 @@
 #include "provider/service.h"
 #include "service/identity.h"
 #include "service/settings.h"
+#include "wire/plain.h"
 
 namespace permllm {
 namespace {
@@ -48,6 +51,23 @@ double layer_bytes_of(const OfferedModel& model) {
 }
 
 constexpr std::size_t k_most_sessions = 64;
+constexpr Clock::duration k_first_pause = std::chrono::seconds(1), k_longest_pause = std::chrono::seconds(10);
+
+// The helper may be away: then it is waited for, unless it had the model before and users may have material in stock.
+void register_first(ProviderService& service, ServiceProcess& party) {
+  party.progress("registration", 0);
+  for (Clock::duration pause = k_first_pause;; pause = std::min(2 * pause, k_longest_pause)) {
+    try {
+      service.register_model([&](double fraction) { party.progress("registration", fraction); });
+      return;
+    } catch (const Error& error) {
+      if (error.by_peer() || error.reason() != Reason::helper_unreachable) throw;
+      party.wait_for(fmt::format("waiting for the helper: {}", plain_words(error)));
+      if (service.was_registered()) return;
+    }
+    std::this_thread::sleep_for(pause);
+  }
+}
 
 struct ProviderOptions {
   ServiceOptions party;
@@ -63,7 +83,9 @@ void run_provider(ProviderOptions& options) {
   ProviderService* serving = nullptr;  // asked once it serves
   ServiceProcess party(Role::provider, options.party, options.model, [&] {
     const std::string disk = serving->disk_trouble();
-    return disk.empty() ? serving->helper_trouble() : disk;
+    if (!disk.empty()) return disk;
+    const std::string helper = serving->helper_trouble();
+    return helper.empty() ? "" : "waiting for the helper: " + helper;
   });
   Executor executor;
   credentials();  // refused before the long work
@@ -96,8 +118,9 @@ void run_provider(ProviderOptions& options) {
   service.set_admission([&] { party.admit(); }, [&] { return party.most_sessions(); });
   service.watch_helper([&] { return dial_within(std::chrono::seconds(3)); });
   const Clock::time_point registration = Clock::now();
-  party.progress("registration", 0);
-  service.register_model([&](double fraction) { party.progress("registration", fraction); });
+  register_first(service, party);
+  service.keep_registered();
+  party.set_drain([&] { service.drain(); });
   TlsListener listener(credentials, options.party.listen);
   BandwidthByUser bandwidth(parse_bandwidth(options.user_bandwidth, "--user-bandwidth"));
   party.serve(listener,

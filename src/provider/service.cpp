@@ -15,6 +15,7 @@
 namespace permllm {
 namespace {
 
+constexpr auto k_least_rest = std::chrono::seconds(1);  // between two looks at the helper
 constexpr auto k_filling = std::chrono::hours(24);  // the longest that material is made before a session's first pass
 
 // The bytes of a vocabulary on the wire, about; they are nearly all of a card.
@@ -54,6 +55,57 @@ void ProviderService::watch_helper(DialHelper dial) {
   watch_ = std::make_unique<HelperWatch>(std::move(dial), ProbedModel{model_.model_id, model_.plan});
 }
 
+bool ProviderService::was_registered() const {
+  if (!model_.record) return false;
+  const std::vector<Digest>& sent = model_.record->sent();
+  return std::find(sent.begin(), sent.end(), Digest{}) == sent.end();
+}
+
+void ProviderService::keep_registered(Clock::duration rest) {
+  PERMLLM_ASSERT(watch_ != nullptr);
+  keeper_ = std::jthread([this, rest](const std::stop_token& stop) { keep(stop, rest); });
+}
+
+void ProviderService::keep(const std::stop_token& stop, Clock::duration rest) {
+  // Who ends the service does not wait for the helper.
+  const std::stop_callback cut(stop, [this] {
+    const Lock lock(keeper_mutex_);
+    if (keeper_link_) keeper_link_->close();
+  });
+  const DialHelper dial = [&]() -> std::unique_ptr<Link> {
+    std::shared_ptr<Link> link = dial_helper_();
+    const Lock lock(keeper_mutex_);
+    if (stop.stop_requested()) throw Error(Code::closed, "helper", "the provider ends");
+    keeper_link_ = link;
+    return std::make_unique<PassingLink>(std::move(link));
+  };
+  Executor executor(executor_, std::hash<std::string>()("registration"));
+  std::string told;
+  Clock::time_point looked_again{};  // at a user's word, which any of them may give often
+  for (;;) {
+    {
+      Lock lock(keeper_mutex_);
+      keeper_wakes_.wait_for(lock, stop, rest, [&]() REQUIRES(keeper_mutex_) { return model_missing_; });
+      if (stop.stop_requested()) return;
+      if (std::exchange(model_missing_, false) && Clock::now() - looked_again >= k_least_rest) {
+        watch_->forget();
+        looked_again = Clock::now();
+      }
+    }
+    if (!watch_->lacks_model()) continue;
+    try {
+      register_at_helper(model_, executor, patience_, dial, on_event_, nullptr);
+      told.clear();
+      watch_->forget();
+      on_event_("the helper was sent the model, and has it");
+    } catch (const Error& error) {
+      if (told != error.what())
+        on_event_(fmt::format("the model cannot be registered at the helper: {}", error.what()));
+      told = error.what();
+    }
+  }
+}
+
 void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, const UserLimits& limits) {
   ResumeLimits resume_limits = resume_limits_;
   resume_limits.room = kept_.of(peer.key);
@@ -86,6 +138,11 @@ void ProviderService::serve(std::unique_ptr<Link> connection, const Peer& peer, 
       events.end();  // the user has left in order, without a word about it
     } else {
       events.fail(error, user.session());
+      if (error.reason() == Reason::model_missing) {
+        const Lock lock(keeper_mutex_);
+        model_missing_ = true;
+        keeper_wakes_.notify_all();
+      }
       user.refuse(error);
     }
   } catch (const std::exception& error) {
@@ -158,8 +215,8 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     burning->reach(to);
     link->outlast();
   };
-  const auto behind_pass = [&](double seconds) {
-    events.pass(seconds);
+  const auto behind_pass = [&](const PassBegin& pass, double seconds) {
+    events.pass(seconds, pass.tokens, pass.heads);
     if (!chain.should_free(burning->used())) return;
     user.flush();  // the user need not wait for the disk
     chain.free(burning->used());

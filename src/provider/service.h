@@ -1,11 +1,13 @@
 // The provider: owns the weights, registers V = W - U at the helper, and serves conversations.
 #pragma once
 
+#include <condition_variable>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "base/mutex.h"
 #include "net/resumable.h"
@@ -40,6 +42,13 @@ class ProviderService {
   // dial_helper, with little patience.
   void watch_helper(DialHelper dial);
   std::string helper_trouble() { return watch_ ? watch_->look().trouble : std::string(); }
+  // Whether the helper was sent the whole model once, as the record has it: then there may be material in stock, and it is worth serving without it.
+  bool was_registered() const;
+  // From now on the model is registered again where the helper has lost it, which is looked at every `rest` and when a user finds it so. After
+  // watch_helper.
+  void keep_registered(Clock::duration rest = HelperWatch::k_rest);
+  // From now on conversations end that are idle, or become so.
+  void drain() { sessions_.drain(); }
   // Why no offline material can be taken; empty: it can. Sessions go on with what is there.
   std::string disk_trouble() { return chains_.disk_trouble(); }
   // Bytes of offline material, and of what is left on its disk (none: it is in memory).
@@ -84,6 +93,13 @@ class ProviderService {
   ResumableSessions resumable_;
   ProviderChains chains_;
   ProviderSessions sessions_;
+  // Of keeper_, which is the last, since it uses the others.
+  void keep(const std::stop_token& stop, Clock::duration rest);
+  Mutex keeper_mutex_;
+  bool model_missing_ GUARDED_BY(keeper_mutex_) = false;  // a user found it so
+  std::shared_ptr<Link> keeper_link_ GUARDED_BY(keeper_mutex_);
+  std::condition_variable_any keeper_wakes_;
+  std::jthread keeper_;
 };
 
 }  // namespace permllm

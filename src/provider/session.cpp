@@ -42,7 +42,7 @@ struct ProviderSession::StockMaterial {
 
 ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                                  Executor& executor, Clock::duration patience, BfvProvider* bfv, const Marks& burnt,
-                                 Burn burn, std::function<void(double)> on_pass, Clock::duration idle)
+                                 Burn burn, OnPass on_pass, Clock::duration idle)
     : plan_(plan),
       weights_(weights),
       user_(user),
@@ -79,7 +79,7 @@ void ProviderSession::serve(std::atomic<bool>& in_pass) {
       run(begin);
       in_pass = false;
       if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind)
-        on_pass_(seconds_since(began));
+        on_pass_(begin, seconds_since(began));
       begin.tokens > 1 ? trim_heap()
                        : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {

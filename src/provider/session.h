@@ -13,11 +13,12 @@ namespace permllm {
 
 class ProviderSession {
  public:
+  using OnPass = std::function<void(const PassBegin&, double seconds)>;
   // `coins` are common to provider and helper; bfv: where tokens are retrieved so (Plan::bfv), else null. The chain is burnt up to `burnt`; each
-  // pass burns more of it by `burn`. on_pass: told the seconds that each pass took. idle: how long the user may take for the next pass, at least the patience. All references outlive the session.
+  // pass burns more of it by `burn`. on_pass: told of each pass that was made, and the seconds that it took. idle: how long the user may take for the next pass, at least the patience. All references outlive the session.
   ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                   Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr, const Marks& burnt = {},
-                  Burn burn = nullptr, std::function<void(double)> on_pass = nullptr, Clock::duration idle = {});
+                  Burn burn = nullptr, OnPass on_pass = nullptr, Clock::duration idle = {});
   // Serves passes until the user ends the session. in_pass: set while one is under way, for other threads. Errors: whatever the peer or the
   // stock does wrong.
   void serve(std::atomic<bool>& in_pass);
@@ -49,7 +50,7 @@ class ProviderSession {
   Provider provider_;
   BfvProvider* bfv_;
   Burn burn_;
-  std::function<void(double)> on_pass_;
+  OnPass on_pass_;
   Progress progress_;
   PartyReport used_;
   Sampled<Masked> sampled_;  // by the last pass; empty before the first

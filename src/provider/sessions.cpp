@@ -12,6 +12,9 @@ namespace {
 
 constexpr auto k_stalled =
     std::chrono::seconds(30);  // that a pass waits for its user, before others may have its place
+constexpr auto k_between_passes =
+    std::chrono::seconds(3);  // of an answer: who takes longer for the next has none under way
+constexpr auto k_drain_step = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -21,6 +24,14 @@ ProviderSessions::ProviderSessions(ProviderChains& chains, ResumableSessions& re
 void ProviderSessions::set_admission(std::function<void()> admit, std::function<std::size_t()> most) {
   admit_ = std::move(admit);
   most_ = std::move(most);
+}
+
+void ProviderSessions::drain() {
+  {
+    const Lock lock(mutex_);
+    draining_ = true;
+  }
+  changed_.notify_all();
 }
 
 void ProviderSessions::check_admission(const std::string& peer) {
@@ -173,12 +184,20 @@ void ProviderSessions::end_unused(const std::stop_token& stop) {
   Lock lock(mutex_);
   while (changed_.wait(lock, stop, [&]() REQUIRES(mutex_) { return !sessions_.empty(); })) {
     for (auto& [id, session] : sessions_) {
-      if (session.used || !session.link->waits_since()) continue;
+      if (!session.link->waits_since()) continue;
       const auto since = session.idle_since();
-      if (since && Clock::now() - *since >= patience_)
+      if (!since) continue;
+      const Clock::duration idle = Clock::now() - *since;
+      if (!session.used && idle >= patience_) {
         end(id, Error(Code::timeout, Reason::session_ended, "the first pass", "did not come in time"));
+      } else if (draining_ && idle >= k_between_passes) {
+        end(id,
+            Error(Code::resource, Reason::session_ended, "session", "it was idle, and the provider is shutting down"));
+      }
     }
-    changed_.wait_for(lock, stop, patience_ / 8, [] { return false; });
+    const bool draining = draining_;
+    changed_.wait_for(lock, stop, draining ? Clock::duration(k_drain_step) : patience_ / 8,
+                      [&]() REQUIRES(mutex_) { return draining_ != draining; });
     lock.unlock();
     trim_heap_if_due();  // sessions that ended lately may have freed memory when it was not due
     lock.lock();

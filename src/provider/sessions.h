@@ -30,6 +30,9 @@ class ProviderSessions {
   // newcomer takes the place of an idle one of whoever has most, and more than the newcomer has. To be set before the first.
   void set_admission(std::function<void()> admit, std::function<std::size_t()> most);
 
+  // From now on sessions end that are idle, or become so.
+  void drain();
+
   // Whether a user may begin one now. Errors: resource.
   void check_admission(const std::string& peer);
   // Tokens of answers that a user may still have, and so no more than rows.
@@ -90,7 +93,7 @@ class ProviderSessions {
   // Whether there is room for one more, and which session has to go for it; 0: none. Errors: those of admission.
   std::uint64_t admit(const std::string& peer) const REQUIRES(mutex_);
   void end(std::uint64_t session, const Error& why) REQUIRES(mutex_);
-  // In a thread of its own.
+  // In a thread of its own: those that came to nothing, and while it drains those that are idle.
   void end_unused(const std::stop_token& stop);
 
   ProviderChains& chains_;
@@ -99,6 +102,7 @@ class ProviderSessions {
   std::function<void()> admit_ = [] {};
   std::function<std::size_t()> most_ = [] { return std::size_t{0}; };
   Mutex mutex_;
+  bool draining_ GUARDED_BY(mutex_) = false;
   std::map<std::uint64_t, Session> sessions_ GUARDED_BY(mutex_);
   std::map<std::string, Spent> accounts_ GUARDED_BY(mutex_);  // of users with sessions
   std::condition_variable_any changed_;

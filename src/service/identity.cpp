@@ -169,8 +169,8 @@ std::vector<std::filesystem::path> record_paths(const std::filesystem::path& dir
 }
 
 void save_record(const std::filesystem::path& directory, const UserRecord& record) {
-  PERMLLM_ASSERT(record.tokens <= UserRecord::k_most &&
-                 (record.rows == UserRecord::k_no_limit || record.rows <= UserRecord::k_most));
+  // As TOML has numbers.
+  PERMLLM_ASSERT(record.tokens <= INT64_MAX && (record.rows == UserRecord::k_no_limit || record.rows <= INT64_MAX));
   make_private_folder(directory / "users");
   replace_file(record_path(directory, record.name),
                fmt::format("version = {}\nname = \"{}\"\nstate = \"{}\"\nkey = \"{}\"\ntokens = {}\nrows = {}\n"

@@ -50,6 +50,18 @@ struct Metrics::State {
           .Help("Time of a pass through the model (a prompt, or a token), with the user's part and the network.")
           .Register(registry)
           .Add({}, k_pass_seconds);
+  prometheus::Histogram& prompts =
+      prometheus::BuildHistogram()
+          .Name("permllm_prompt_seconds")
+          .Help("Time of those passes that had a prompt, or a draft: of more rows than one.")
+          .Register(registry)
+          .Add({}, k_pass_seconds);
+  prometheus::Counter& rows =
+      counters("permllm_rows_total", "Rows: tokens that went through the model, of prompts, answers and drafts.")
+          .Add({});
+  prometheus::Counter& tokens = counters("permllm_tokens_total", "Tokens of answers, with drafted ones.").Add({});
+  prometheus::Family<prometheus::Gauge>& certificate =
+      gauges("permllm_certificate_days_left", "Whole days that this party's certificate holds.");
   prometheus::Family<prometheus::Counter>& offline =
       counters("permllm_offline_bytes_total", "Offline material that came in, by who sent it.");
   prometheus::Counter& offline_of_helper = offline.Add({{"from", "helper"}});
@@ -108,6 +120,9 @@ void Metrics::count(const Event& event) {
       break;
     case Event::Kind::pass:
       s.passes.Observe(event.seconds);
+      if (event.rows > 1) s.prompts.Observe(event.seconds);
+      s.rows.Increment(static_cast<double>(event.rows));
+      s.tokens.Increment(static_cast<double>(event.tokens));
       break;
     case Event::Kind::material:
       (event.from == Role::user ? s.offline_of_user : s.offline_of_helper).Increment(static_cast<double>(event.bytes));
@@ -136,6 +151,7 @@ std::string Metrics::text() {
   s.draining.Set(now.draining);
   s.handshaking.Set(static_cast<double>(now.handshakes));
   s.served.Set(static_cast<double>(now.connections));
+  if (now.certificate_days) s.certificate.Add({}).Set(*now.certificate_days);
   if (now.stock) s.stock.Add({}).Set(static_cast<double>(*now.stock));
   if (now.disk_free) s.disk_free.Add({}).Set(static_cast<double>(*now.disk_free));
   s.memory.Set(static_cast<double>(memory_in_use().resident));

@@ -28,6 +28,7 @@ class Metrics {
   struct Now {
     std::size_t handshakes = 0, connections = 0;
     bool ready = false, draining = false;
+    std::optional<int> certificate_days;  // that the party's certificate holds; none: it cannot be read
     std::optional<std::uint64_t> stock,
         disk_free;  // bytes of offline material, and what is left of the disk; none: nothing is told of them
   };

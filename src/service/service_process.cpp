@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "base/small_file.h"
 #include "service/identity.h"
 #include "service/print_event.h"
 #include "service/process_limits.h"
@@ -62,6 +63,16 @@ void ServiceProcess::progress(const char* what, double fraction) {
   const double seconds = seconds_between(begun_, now);
   note("progress", fmt::format("{} of the model: {:.0f} %, about {:.0f} s left", what, fraction * 100,
                                seconds * (1 / fraction - 1)));
+}
+
+void ServiceProcess::wait_for(const std::string& what) {
+  {
+    const Lock lock(mutex_);
+    if (state_ == what) return;
+  }
+  set_state(what);
+  log_.write(Log::Level::warn, "waiting", what);
+  if (options_.events) print_event({{"event", "progress"}, {"what", what}, {"fraction", 0}});
 }
 
 void ServiceProcess::admit() const {
@@ -137,6 +148,12 @@ Metrics::Now ServiceProcess::now() {
   Metrics::Now now;
   now.ready = own_state().empty();
   now.draining = draining_;
+  try {
+    const std::filesystem::path path = std::filesystem::path(options_.identity) / "certificate.pem";
+    now.certificate_days = Certificate::parse(read_small_file(path), path.string()).days_left();
+  } catch (const Error&) {
+    // Nothing is told of it.
+  }
   const Lock lock(mutex_);
   if (server_ != nullptr) {
     const Server::Count count = server_->count();
@@ -158,6 +175,9 @@ void ServiceProcess::write(const Event& event) {
       if (event.peer.empty()) return note("note", event.text);
       return log_.write(Log::Level::info, "note", event.text, fields, refusals_, event.peer);
     case Event::Kind::connection_failed:
+      // Nobody else tells the owner that the material of a session found no room.
+      if (event.reason == Reason::disk_full)
+        return log_.write(Log::Level::error, "disk_full", event.text, fields, refusals_, event.peer);
       // A peer that leaves before a session is no refusal; of a session's further connections the session tells itself.
       if (event.session != 0 || event.error == Code::closed)
         return log_.write(Log::Level::debug, "connection_fails", event.text, fields);
@@ -199,6 +219,7 @@ void ServiceProcess::handle(int number) {
   notify_manager("STOPPING=1\nSTATUS=waiting for sessions to end");
   log_.write(Log::Level::info, "drain",
              fmt::format("no new sessions; those under way have {} s to end", options_.limits.drain_seconds));
+  drain_();
   server_->drain();
 }
 

@@ -45,6 +45,10 @@ class ServiceProcess {
   OnEvent on_event();
   // What the party is at before it serves.
   void progress(const char* what, double fraction);
+  // What it waits for before it serves, in words for /readyz, the manager and the log.
+  void wait_for(const std::string& what);
+  // Called when a signal begins the end, beside admit's refusals. To be set before serve.
+  void set_drain(std::function<void()> drain) { drain_ = std::move(drain); }
   // A new session. Errors: resource.
   void admit() const;
   std::size_t most_sessions() const { return session_limit_; }
@@ -71,6 +75,7 @@ class ServiceProcess {
   Metrics metrics_;
   const std::string mapped_;
   const std::function<std::string()> ready_;
+  std::function<void()> drain_ = [] {};
   const std::size_t files_;
   std::atomic<bool> draining_ = false;
   std::atomic<std::size_t> memory_limit_ = 0, session_limit_ = 0;

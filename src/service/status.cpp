@@ -47,10 +47,7 @@ StatusServer::StatusServer(const std::string& address, std::function<std::string
             host));
   }
   std::uint16_t port = 0;
-  const char* last = address.data() + address.size();
-  const auto [end, parsed] = std::from_chars(address.data() + colon + 1, last, port);
-  if (parsed != std::errc() || end != last)
-    throw Error(Code::usage, "--status", fmt::format("\"{}\" ends in no port", address));
+  std::from_chars(address.data() + colon + 1, address.data() + address.size(), port);  // check_address has read it
 
   HttpServer& server = state_->server;
   server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response&) {

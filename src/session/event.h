@@ -33,6 +33,8 @@ struct Event {
   std::uint64_t session = 0;  // the wire's number, by which a user joins it: logs show a part
   double seconds = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t rows = 0,
+                tokens = 0;  // of a pass: tokens that went through the model, and logits that the user was given
   Role from = Role::user;
   std::optional<Code> error = {};
   Reason reason = Reason::none;  // of the error
@@ -42,9 +44,11 @@ struct Event {
 // Called from many threads.
 using OnEvent = std::function<void(const Event&)>;
 
-inline Event pass_event(std::uint64_t session, double seconds) {
+inline Event pass_event(std::uint64_t session, double seconds, std::uint64_t rows, std::uint64_t tokens) {
   Event event(Event::Kind::pass, "pass", session);
   event.seconds = seconds;
+  event.rows = rows;
+  event.tokens = tokens;
   return event;
 }
 inline Event material_event(std::uint64_t session, Role from, std::uint64_t bytes) {
@@ -66,9 +70,9 @@ class SessionEvents {
     tell(Event(Event::Kind::session_begins, "session begins", session));
   }
   // The session made a pass.
-  void pass(double seconds) {
+  void pass(double seconds, std::uint64_t rows, std::uint64_t tokens) {
     worked_ = true;
-    on_event_(pass_event(session_, seconds));
+    on_event_(pass_event(session_, seconds, rows, tokens));
   }
   // Material was dealt for it.
   void dealt() { worked_ = true; }

@@ -118,20 +118,35 @@ Bandwidth measure_bandwidth(Channel& peer, double round_trip) {
   return {to_peer, last(false)};
 }
 
+void HelperWatch::look_if_due() {
+  if (looked_ && Clock::now() - *looked_ <= k_rest) return;
+  look_now();
+  looked_ = Clock::now();
+}
+
+bool HelperWatch::lacks_model() {
+  const Lock lock(mutex_);
+  look_if_due();
+  return lacks_model_;
+}
+
+void HelperWatch::forget() {
+  const Lock lock(mutex_);
+  looked_.reset();
+}
+
 HelperState HelperWatch::look() {
   const Lock lock(mutex_);
-  const Clock::time_point now = Clock::now();
-  if (!looked_ || now - *looked_ > k_rest) {
-    state_ = look_now();
-    looked_ = Clock::now();
-  }
+  look_if_due();
   HelperState state = state_;
   state.age = static_cast<std::uint32_t>(seconds_of(Clock::now() - *looked_));
   return state;
 }
 
-HelperState HelperWatch::look_now() const {
-  HelperState state;
+void HelperWatch::look_now() {
+  state_ = {};
+  lacks_model_ = false;
+  HelperState& state = state_;
   try {
     const std::unique_ptr<Link> link = dial_();
     Channel helper(*link, 0, k_patience);
@@ -139,10 +154,9 @@ HelperState HelperWatch::look_now() const {
     const Delay delay = measure_delay(helper);
     state.round_trip = delay.round_trip;
     state.clock_ahead = delay.clock_ahead;
-    if (probed.models.empty()) {
-      state.trouble = fmt::format(
-          "the helper does not hold model {:.8}; restart the provider, which registers its model when it starts",
-          model_.id);
+    lacks_model_ = probed.models.empty();
+    if (lacks_model_) {
+      state.trouble = fmt::format("the helper does not hold model {:.8}; the provider sends it again", model_.id);
     } else if (const std::string there = probed.models[0].plan.hash(), here = model_.plan.hash(); there != here) {
       state.trouble = fmt::format("plan {:.8} at the helper, {:.8} at the provider; restart the provider", there, here);
     }
@@ -150,7 +164,6 @@ HelperState HelperWatch::look_now() const {
   } catch (const Error& error) {
     state.trouble = plain_words(error).substr(0, 1000);
   }
-  return state;
 }
 
 }  // namespace permllm

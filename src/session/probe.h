@@ -128,14 +128,20 @@ class HelperWatch {
   HelperWatch(std::function<std::unique_ptr<Link>()> dial, ProbedModel model)
       : dial_(std::move(dial)), model_(std::move(model)) {}
   HelperState look();
+  // Whether the helper answered, and does not hold the model.
+  bool lacks_model();
+  // The next look is a new one.
+  void forget();
 
  private:
-  HelperState look_now() const;
+  void look_if_due() REQUIRES(mutex_);
+  void look_now() REQUIRES(mutex_);
   std::function<std::unique_ptr<Link>()> dial_;
   ProbedModel model_;
   Mutex mutex_;
   std::optional<Clock::time_point> looked_ GUARDED_BY(mutex_);
   HelperState state_ GUARDED_BY(mutex_);
+  bool lacks_model_ GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace permllm

@@ -516,7 +516,7 @@ TEST(Probe, a_provider_looks_at_its_helper_once_for_many_who_ask) {
   EXPECT_EQ(dials, 1u);
   threads.clear();
   facts.models.clear();
-  EXPECT_NE(HelperWatch(dial, model).look().trouble.find("does not hold model aaaaaaaa; restart the provider"),
+  EXPECT_NE(HelperWatch(dial, model).look().trouble.find("does not hold model aaaaaaaa; the provider sends it again"),
             std::string::npos);
   threads.clear();
   EXPECT_EQ(

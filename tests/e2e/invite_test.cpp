@@ -1,5 +1,7 @@
 // What an owner sees and changes of its users' invites, while the services run.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "service/identity.h"
 #include "support/gguf_writer.h"
@@ -129,6 +131,52 @@ TEST(Invites, nothing_is_written_before_all_is_checked) {
   EXPECT_NE(listed.error.find("bob.toml"), std::string::npos) << listed.error;
   permllm({"invite", "--revoke", "bob", "--identity", provider});
   EXPECT_EQ(run({"invite", "--list", "--identity", provider}).status, 0);
+}
+
+// A service that runs as its own user reads what root's commands wrote.
+TEST(Invites, what_root_writes_belongs_to_the_folders_owner) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  constexpr uid_t k_owner = 12345;
+  const Scratch scratch;
+  make_keys(scratch.path());
+  const std::filesystem::path provider = scratch / "provider", fresh = scratch / "fresh";
+  const auto owner_of = [](const std::filesystem::path& path) {
+    struct stat status {};
+    EXPECT_EQ(stat(path.c_str(), &status), 0) << path;
+    return status.st_uid;
+  };
+  for (const auto& path : {provider, provider / "users", provider / "peers", provider / "key.pem"})
+    ASSERT_EQ(chown(path.c_str(), k_owner, k_owner), 0) << path;
+  permllm({"invite", "alice", "--identity", provider.string(), "--provider-address", "localhost:7002",
+           "--helper-address", "localhost:7001", "--tokens", "5", "--out", (scratch / "i").string()});
+  EXPECT_EQ(owner_of(record_path(provider, "alice")), k_owner);
+  permllm({"invite", "alice", "--identity", provider.string(), "--add-tokens", "5"});
+  EXPECT_EQ(owner_of(record_path(provider, "alice")), k_owner);
+  permllm({"keygen", "--renew", "--out", provider.string()});
+  EXPECT_EQ(owner_of(provider / "certificate.pem"), k_owner);
+  EXPECT_EQ(owner_of(scratch / "i"), 0u);  // its folder is root's
+  std::filesystem::create_directory(fresh);
+  ASSERT_EQ(chmod(fresh.c_str(), 0700), 0);
+  ASSERT_EQ(chown(fresh.c_str(), k_owner, k_owner), 0);
+  permllm({"keygen", "--role", "provider", "--out", fresh.string()});
+  for (const char* made : {"key.pem", "certificate.pem", "peers", "users"})
+    EXPECT_EQ(owner_of(fresh / made), k_owner) << made;
+
+  // What was copied by hand is told, with the cause.
+  const auto doctor = [&] {
+    std::vector<Json> found;
+    for (const Json& one : events(run({"doctor", "provider", "--identity", provider.string(), "--json"}).out)) {
+      if (one.value("check", "") == "owner") found.push_back(one);
+    }
+    return found;
+  };
+  EXPECT_TRUE(doctor().empty()) << doctor()[0];
+  ASSERT_EQ(chown(record_path(provider, "alice").c_str(), 0, 0), 0);
+  ASSERT_EQ(doctor().size(), 1u);
+  EXPECT_NE(doctor()[0].at("text").get<std::string>().find("alice.toml belongs to root, its folder to 12345"),
+            std::string::npos)
+      << doctor()[0];
+  EXPECT_NE(doctor()[0].at("remedy").get<std::string>().find("chown --reference="), std::string::npos);
 }
 
 }  // namespace

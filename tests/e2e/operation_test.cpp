@@ -3,16 +3,20 @@
 #include <httplib.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <list>
 #include <mutex>
+#include <optional>
 #include <regex>
 #include <thread>
 
 #include "net/tls.h"
 #include "service/identity.h"
+#include "support/gguf_writer.h"
 #include "support/processes.h"
+#include "support/small_disk.h"
 #include "support/tcp.h"
 
 namespace permllm::test {
@@ -147,6 +151,10 @@ TEST(Operation, services_under_a_manager) {
   EXPECT_EQ(value_of(text, "permllm_sessions_open"), 0) << text;
   EXPECT_EQ(value_of(text, "permllm_connections_total"), 3) << text;
   EXPECT_EQ(value_of(text, "permllm_pass_seconds_count"), 4) << text;  // the prompt, and each token but the last
+  EXPECT_EQ(value_of(text, "permllm_prompt_seconds_count"), 1) << text;
+  EXPECT_EQ(value_of(text, "permllm_tokens_total"), 4) << text;
+  EXPECT_EQ(value_of(text, "permllm_rows_total"), done.at("prompt_tokens").get<int>() + 3) << text;
+  EXPECT_EQ(value_of(text, "permllm_certificate_days_left"), 364) << text;
   EXPECT_GE(value_of(text, R"(permllm_refused_handshakes_total{reason="crowded"})"), 284) << text;
   const double sent = done.at("bytes").at("offline_provider").at("sent");
   EXPECT_GT(value_of(text, R"(permllm_offline_bytes_total{from="helper"})"), 1e6) << text;
@@ -301,6 +309,121 @@ TEST(Operation, a_second_signal_ends_at_once_and_few_resources_refuse) {
   kill(helping.pid(), SIGINT);
   EXPECT_EQ(helping.wait(), 0);
   EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
+}
+
+// Keys, a model, and the services on them.
+struct Small {
+  Small() {
+    make_keys(scratch.path());
+    std::vector<std::string> pieces{"<unk>", "<s>", "</s>"};
+    for (char letter = 'a'; letter <= 'z'; ++letter) pieces.push_back(std::string("\xe2\x96\x81") + letter);
+    const auto bytes = tiny_llama({.chat_template = "", .pieces = pieces}).finish();
+    write_text(model, {bytes.begin(), bytes.end()});
+  }
+  Process provider(int helper_port, const std::string& state) {
+    return start({"provider", "--events", "--identity", (scratch / "provider").string(), "--model", model, "--context",
+                  "64", "--helper", at(helper_port), "--state", state, "--status", "127.0.0.1:0", "--log", "json"},
+                 log);
+  }
+  std::vector<std::string> helper(const std::string& listen) const {
+    return {"helper", "--events", "--identity", (scratch / "helper").string(), "--listen", listen};
+  }
+  // A question of a user who has nothing in stock.
+  Result ask(const std::string& invite) {
+    const std::string state = (scratch / ("user" + std::to_string(++users))).string();
+    return run({"chat", "--invite", invite, "--max-tokens", "4", "--ahead", "4", "--state", state, "--json"},
+               "echo 'a b c' | ");
+  }
+  Scratch scratch;
+  std::string model = (scratch / "tiny.gguf").string();
+  std::filesystem::path log = scratch / "provider.log";
+  int users = 0;
+};
+
+TEST(Operation, a_provider_waits_for_its_helper_and_sends_it_the_model_again) {
+  Small small;
+  std::optional<Process> helping;
+  helping.emplace(small.helper("127.0.0.1:0"), PERMLLM_BINARY);
+  const int port = port_of(*helping);
+  const auto end_helper = [&] {
+    kill(helping->pid(), SIGKILL);
+    helping.reset();
+  };
+  const auto begin_helper = [&] {
+    helping.emplace(small.helper(at(port)), PERMLLM_BINARY);
+    EXPECT_EQ(port_of(*helping), port);
+  };
+  end_helper();
+  const std::string state = (small.scratch / "state").string();
+  std::optional<Process> providing(small.provider(port, state));
+  int status = port_of(*providing, "status");
+  EXPECT_TRUE(comes(small.log, R"("event":"waiting")"));
+  const auto waiting = get(status, "/readyz");
+  EXPECT_EQ(waiting->status, 503);
+  EXPECT_TRUE(waiting->body.starts_with("waiting for the helper: ")) << waiting->body;
+  begin_helper();
+  const std::string invite = make_invite(small.scratch.path(), "alice", address_of(*providing), at(port));
+  EXPECT_EQ(small.ask(invite).status, 0);
+  EXPECT_EQ(get(status, "/readyz")->body, "ready\n");
+
+  // It comes back without the model; who finds it so is told.
+  end_helper();
+  begin_helper();
+  const Result missing = small.ask(invite);
+  EXPECT_TRUE(missing.status == 0 || missing.error.find("does not hold") != std::string::npos) << missing.error;
+  EXPECT_TRUE(comes(small.log, "the helper was sent the model, and has it"));
+  const Result again = small.ask(invite);
+  EXPECT_EQ(again.status, 0) << again.error;
+
+  // The model was there once: stock can be used while the helper is away.
+  end_helper();
+  kill(providing->pid(), SIGTERM);
+  EXPECT_EQ(providing->wait(), 0);
+  providing.emplace(small.provider(port, state));
+  status = port_of(*providing, "status");
+  port_of(*providing);
+  const auto alone = get(status, "/readyz");
+  EXPECT_EQ(alone->status, 503);
+  EXPECT_TRUE(alone->body.starts_with("waiting for the helper: ")) << alone->body;
+  kill(providing->pid(), SIGTERM);
+  EXPECT_EQ(providing->wait(), 0);
+}
+
+TEST(Operation, a_conversation_that_is_idle_keeps_no_service_from_ending) {
+  Small small;
+  Process helping(small.helper("127.0.0.1:0"), PERMLLM_BINARY);
+  const int port = port_of(helping);
+  Process providing = small.provider(port, (small.scratch / "state").string());
+  const std::string invite = make_invite(small.scratch.path(), "alice", address_of(providing), at(port));
+  const auto lines = small.scratch / "lines";
+  ASSERT_EQ(mkfifo(lines.c_str(), 0600), 0);
+  const std::string state = (small.scratch / "user").string();
+  Process asking({"-c", std::string("exec ") + PERMLLM_BINARY + " chat --json --max-tokens 4 --grace 0 --invite " +
+                            invite + " --state " + state + " < " + lines.string()},
+                 "/bin/sh");
+  std::ofstream typing(lines);
+  typing << "a b c" << std::endl;
+  asking.wait_for("done");
+  kill(providing.pid(), SIGTERM);
+  EXPECT_EQ(providing.wait(), 0);
+  const std::string log = read_text(small.log);
+  EXPECT_NE(log.find("it was idle, and the provider is shutting down"), std::string::npos) << log;
+  EXPECT_EQ(log.find("drain_ends"), std::string::npos) << log;
+}
+
+TEST(Operation, a_full_disk_stands_in_the_providers_log) {
+  SmallDisk disk(40 << 20);
+  if (!disk.mounted()) GTEST_SKIP() << "may not mount";
+  Small small;
+  Process helping(small.helper("127.0.0.1:0"), PERMLLM_BINARY);
+  const int port = port_of(helping);
+  Process providing = small.provider(port, (disk.path() / "state").string());
+  const std::string invite = make_invite(small.scratch.path(), "alice", address_of(providing), at(port));
+  EXPECT_EQ(small.ask(invite).status, 0);
+  disk.fill(1 << 20);
+  EXPECT_NE(small.ask(invite).status, 0);
+  EXPECT_TRUE(comes(small.log, R"("level":"error")"));
+  EXPECT_TRUE(comes(small.log, R"("event":"disk_full")"));
 }
 
 }  // namespace

@@ -27,20 +27,21 @@ TEST(Metrics, count_sessions_by_how_they_ended) {
   joined.fail(Error(Code::closed, "session", "the second connection of session 2"), 2);
   left.fail(Error(Code::closed, "session", "left before it began"), 0);
   open.begin(3);
-  on_event(pass_event(1, 0.3));
-  on_event(pass_event(1, 3));
+  on_event(pass_event(1, 0.3, 1, 1));
+  on_event(pass_event(1, 3, 40, 1));
   on_event(material_event(1, Role::user, 100));
   on_event(material_event(1, Role::helper, 1000));
   on_event(material_event(1, Role::helper, 10));
   EXPECT_EQ(metrics.text().find("permllm_disk_free_bytes "), std::string::npos);  // of no disk nothing is told
-  metrics.set_source([] { return Metrics::Now{2, 5, true, false, 1000, 2000}; });
+  metrics.set_source([] { return Metrics::Now{2, 5, true, false, 12, 1000, 2000}; });
   const std::string text = metrics.text();
   for (const char* line :
        {"permllm_sessions_open 1\n", "permllm_sessions_begun_total 3\n",
         "permllm_sessions_ended_total{code=\"none\",outcome=\"ended\"} 1\n",
         "permllm_sessions_ended_total{code=\"timeout\",outcome=\"failed\"} 1\n",
         "permllm_sessions_ended_total{code=\"mismatch\",outcome=\"refused\"} 1\n", "permllm_pass_seconds_count 2\n",
-        "permllm_pass_seconds_sum 3.3\n", "permllm_pass_seconds_bucket{le=\"0.5\"} 1\n",
+        "permllm_pass_seconds_sum 3.3\n", "permllm_prompt_seconds_sum 3\n", "permllm_rows_total 41\n",
+        "permllm_tokens_total 2\n", "permllm_certificate_days_left 12\n", "permllm_pass_seconds_bucket{le=\"0.5\"} 1\n",
         "permllm_offline_bytes_total{from=\"user\"} 100\n", "permllm_offline_bytes_total{from=\"helper\"} 1010\n",
         "permllm_ready 1\n", "permllm_stock_bytes 1000\n", "permllm_disk_free_bytes 2000\n",
         "permllm_connections{stage=\"handshake\"} 2\n", "permllm_connections{stage=\"served\"} 5\n"}) {
@@ -57,7 +58,7 @@ TEST(SessionEvents, tell_whose_they_are_and_whether_anything_was_done) {
   empty.begin(1);
   empty.end();
   worked.begin(2);
-  worked.pass(0.1);
+  worked.pass(0.1, 1, 1);
   worked.fail(Error(Code::timeout, "session", "too late"), 2);
   refused.fail(Error(Code::malformed, "session", "garbage"), 0);
   ASSERT_EQ(told.size(), 6u);
@@ -167,7 +168,7 @@ TEST(Status, listens_on_loopback_alone) {
   };
   EXPECT_NE(error_of("0.0.0.0:0").find("no loopback address"), std::string::npos);
   EXPECT_NE(error_of("localhost:0").find("no loopback address"), std::string::npos);
-  EXPECT_NE(error_of("127.0.0.1:http").find("no port"), std::string::npos);
+  EXPECT_NE(error_of("127.0.0.1:http").find("a port is a number"), std::string::npos);
   EXPECT_EQ(error_of("127.0.0.1:0"), "no error");
 }
 

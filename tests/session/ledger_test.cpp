@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -340,6 +341,22 @@ TEST(Ledger, one_of_the_second_version_keeps_its_tokens_and_what_is_known_of_its
   EXPECT_EQ(ledger.used("alice"), (Usage{5, 23}));
   EXPECT_EQ(ledger.used("bob"), (Usage{40, 40}));
   EXPECT_EQ(ledger.used("bob", ""), (Usage{40, 40}));
+}
+
+TEST(Ledger, what_root_makes_belongs_to_the_folders_owner) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  const TemporaryDirectory folder;
+  ASSERT_EQ(chown(folder.path().c_str(), 12345, 12345), 0);
+  Ledger ledger(folder.path() / "ledger.sqlite");
+  const Ledger::Hold hold = ledger.hold(1);
+  std::size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(folder.path())) {
+    struct stat status {};
+    ASSERT_EQ(stat(entry.path().c_str(), &status), 0);
+    EXPECT_EQ(status.st_uid, 12345u) << entry.path();
+    ++files;
+  }
+  EXPECT_GE(files, 4u);  // itself, its journal, reserve and locks
 }
 
 TEST(Ledger, a_reader_makes_no_file) {
