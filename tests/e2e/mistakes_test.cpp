@@ -8,7 +8,9 @@
 namespace permllm::test {
 namespace {
 
-void expect_refused(const std::vector<std::string>& arguments, const std::string& why, const std::string& before = "") {
+// In a minute: a service that takes what it should refuse would run on.
+void expect_refused(const std::vector<std::string>& arguments, const std::string& why,
+                    const std::string& before = "timeout 60 ") {
   const Result result = run(arguments, before);
   EXPECT_EQ(result.status, 2) << arguments[0];
   EXPECT_NE(result.error.find(why), std::string::npos) << result.error;
