@@ -15,6 +15,7 @@ void AnswerJob::set(const AnswerProgress& progress) {
       now_.progress = {progress.fraction, progress.seconds_left};
       break;
     case AnswerProgress::Stage::reconnecting:
+    case AnswerProgress::Stage::restarted:
       now_.stage = Stage::reconnecting;
       break;
     case AnswerProgress::Stage::prompt:

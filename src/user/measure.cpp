@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/reason.h"
 #include "net/units.h"
 #include "page/declared.h"
 #include "wire/frame.h"
@@ -17,28 +18,15 @@ nlohmann::json online_json(const Traffic& t, double per) {
           {"round_trips", static_cast<double>(t.round_trips) / per}};
 }
 
-// Slots that are left behind the marks, with an entry and a pass for each: those are burnt ahead, too.
-std::size_t room_behind(const Marks& marks, std::size_t slots) {
-  return slots - std::min<std::size_t>(slots, *std::max_element(marks.first.begin(), marks.first.end()));
-}
-
-// The least burnt chain that has so much room.
-UserClient::Choose chain_with(std::size_t room, const std::function<std::size_t()>& slots) {
-  return [room, slots, fitting = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable {
-    fitting.clear();
-    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fitting),
-                 [&](const ChainChoice& c) { return room_behind(c.burnt, slots()) >= room; });
-    return UserClient::least_burnt(fitting);
-  };
-}
-
 }  // namespace
 
 MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience,
-                                           Executor& executor, Ledger& ledger, std::size_t room)
+                                           Executor& executor, Ledger& ledger,
+                                           const std::function<Wanted(const Plan&)>& wanted)
     : shape_(shape),
-      client_(links(traffic_), ledger, executor, patience,
-              chain_with(room, [this] { return client_.card().plan.slots; })) {}
+      client_(links(traffic_), ledger, executor, patience, [&](const Plan& plan, std::span<const ChainChoice> chains) {
+        return best_chain(plan, chains, wanted ? wanted(plan) : Wanted{});
+      }) {}
 
 MeasuredConversation::Moment MeasuredConversation::now() const {
   return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
@@ -57,15 +45,7 @@ std::size_t MeasuredConversation::slots_of(const Request& request) const {
          (request.max_tokens - 1) * (request.draft + 1);
 }
 
-std::size_t MeasuredConversation::slots_afresh(const Request& request) const {
-  return plan().prompt_rows(request.ids.size()) + (request.max_tokens - 1) * (request.draft + 1);
-}
-
 std::size_t MeasuredConversation::room() { return room_behind(client_.session().marks(), plan().slots); }
-
-bool MeasuredConversation::fits(const Request& request) {
-  return slots_of(request) <= room() && (fed_.empty() || !plan().config.prefix);
-}
 
 std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std::size_t draft) {
   const std::size_t rows = plan().prompt_rows(ids.size() - in_common(ids)), left = room();
@@ -111,6 +91,7 @@ void MeasuredConversation::run(const Request& request) {
   offline_before_ = client_.filler().seconds();
   output_.clear();
   trusted_ = passes_ = kept_ = 0;
+  out_of_stock_ = false;
   make_material(request, fresh.size());
   if (request.on_ready) request.on_ready();
 
@@ -133,7 +114,13 @@ void MeasuredConversation::run(const Request& request) {
   });
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
-    client_.wait_for_pass(block, request.draft > 0 ? block : 1);
+    try {
+      client_.wait_for_pass(block, request.draft > 0 ? block : 1);
+    } catch (const Error& error) {  // nothing is burnt; what was sampled is there, and the answer ends with it
+      if (!is_of_stock(error.reason())) throw;
+      out_of_stock_ = true;
+      break;
+    }
     if (request.draft > 0) {
       std::vector<TokenId> known = history;
       known.push_back(session.retrieve_last());
