@@ -53,10 +53,16 @@ StatusServer::StatusServer(const std::string& address, std::function<std::string
     throw Error(Code::usage, "--status", fmt::format("\"{}\" ends in no port", address));
 
   HttpServer& server = state_->server;
-  server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response&) {
+  server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
     HttpServer::gone(request);  // it is none of those that are being read any more
-    return httplib::Server::HandlerResponse::Unhandled;
+    const auto fault = HttpServer::fault(request);
+    if (!fault) return httplib::Server::HandlerResponse::Unhandled;
+    response.status = fault->status;
+    response.set_content(fault->why + "\n", "text/plain");
+    return httplib::Server::HandlerResponse::Handled;
   });
+  server.set_post_routing_handler(
+      [](const httplib::Request&, httplib::Response& response) { response.set_header("Date", HttpServer::date()); });
   server.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
     response.set_content("alive\n", "text/plain");
   });
