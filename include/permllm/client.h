@@ -38,8 +38,21 @@ struct ClientOptions {
 };
 
 struct Message {
-  std::string role;  // system, user or assistant
+  std::string role;  // system, user, assistant, or tool where the model's template knows of tools
   std::string content;
+  // Where the template knows of tools: of an assistant its calls, JSON as OpenAI's interface has it but the arguments an object; of a tool which call it
+  // answers, and its name.
+  std::string tool_calls = {}, tool_call_id = {}, name = {};
+};
+
+// What an answer has to be. Its members are called in the thread that asks.
+class AnswerForm {
+ public:
+  virtual ~AnswerForm() = default;
+  virtual bool may_follow(std::string_view bytes) const = 0;  // what was added so far
+  virtual void add(std::string_view bytes) = 0;
+  virtual bool may_end() const = 0;  // what was added is whole
+  virtual bool is_over() const = 0;  // nothing may follow: the answer ends, as at a stop text
 };
 
 // What an answer waits for.
@@ -50,6 +63,7 @@ struct AnswerProgress {
     prompt,    // the model reads: `fraction` of its layers have, after `seconds`
     answer,    // a token has come
     reconnecting,  // the connection to the provider was lost in an answer, and is tried again
+    restarted,  // the provider was restarted in an answer: a new session reads question and answer so far, and the answer goes on
   };
   Stage stage = Stage::connecting;
   double fraction = 0, seconds = 0, seconds_left = 0;
@@ -66,9 +80,12 @@ struct ConversationOptions {
   std::string system = {};  // the system message; empty: as the model's template has it
   std::string chat_format =
       {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
-  bool think = false;  // let a model that can think before it answers
-  std::size_t draft =
-      0;  // where the model takes drafts: tokens to guess and verify in one pass, at most 63, or k_draft_chosen
+  bool think = false;     // let a model that can think before it answers
+  std::string tools =
+      {};  // JSON, as OpenAI's interface has it: functions that the template tells the model of; empty: none
+  std::string begins = {};  // how the answer begins, which the model goes on from
+  // Where the model takes drafts: tokens to guess and verify in one pass, at most 63, or k_draft_chosen.
+  std::size_t draft = 0;
   std::size_t ahead =
       64;  // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
   std::size_t next_prompt =
@@ -79,18 +96,24 @@ struct ConversationOptions {
 // How one answer is chosen: greedily, unless a temperature is given.
 struct AnswerOptions {
   std::size_t max_tokens = 256;            // ends sooner where the model's context or the invite's allowance does
+  std::size_t enough_tokens = 0;  // a session that has room for so many is not begun again for more; 0: max_tokens
   double temperature = 0;                  // 0 is greedy
   std::size_t top_k = 0;                   // choose among the k best tokens; 0: all
   double top_p = 1;                        // among the best tokens that hold this share
   double min_p = 0;                        // leave out tokens less likely than this part of the best
   std::optional<std::uint64_t> seed = {};  // of the choice; drawn afresh without it
   std::vector<std::string> stop = {};      // the answer ends before the first of these texts
+  bool log_probabilities = false;          // Answer::log_probabilities is wanted
+  // Null, or what it has to be. In profile open a token that may not follow is not chosen; in the others, whose logits have no names, it only ends the
+  // answer where it is over.
+  std::shared_ptr<AnswerForm> form = {};
 };
 
 struct Answer {
   enum class End {
     model,      // the model ended it
     length,     // max_tokens, the context or the allowance
+    stock,      // no further offline material is there, and none can be made now
     stop,       // one of AnswerOptions::stop
     cancelled,  // Conversation::cancel()
   };
@@ -118,6 +141,12 @@ struct Answer {
 
   std::string text;
   std::vector<std::uint32_t> tokens;  // chosen by the model, the one that ends an answer included
+  // Of each of them, where they are wanted: its bytes, and the natural logarithm of the probability that the model gave it.
+  struct Chance {
+    std::string bytes;
+    double log_probability = 0;
+  };
+  std::vector<Chance> log_probabilities;
   // Inner numbers of the model, for the conversation so far, that left the range which it is served for: as a rule none. The first `trusted_tokens`
   // of the answer came before them; what comes behind is not to be trusted.
   std::uint64_t out_of_range = 0;
@@ -159,6 +188,9 @@ class Client {
   };
   const Model& model() const;
 
+  // Of the model's file, in Jinja; empty: it has none.
+  const std::string& chat_template() const;
+
   // What each party gets to see of a conversation, a sentence each. SECURITY.md has what they rest on.
   struct Views {
     std::vector<std::string> provider, helper, user;
@@ -183,7 +215,8 @@ class Client {
   };
   // Asks the provider. Errors: those of a peer.
   std::vector<Chain> stock() const;
-  // As far as this client knows without asking: tokens of questions and answers for which material is ready, in all chains.
+  // As far as this client knows without asking: tokens of a question and its answer for which material is ready, in the chain that has most. An
+  // answer takes one chain, so what several have does not add up.
   std::size_t ready_tokens() const;
   // Makes material for nobody's question, until the i-th of the chains that no conversation has used serves so many tokens, of which
   // `answer_tokens` are of answers. Returns the seconds that it took. Errors: those of a peer; resource, where the provider keeps no more.

@@ -73,6 +73,11 @@ Reason reason_for_user(const Error& error) {
   return error.reason() == Reason::none && lost ? Reason::provider_unreachable : error.reason();
 }
 
+bool is_of_stock(Reason reason) {
+  return reason == Reason::helper_unreachable || reason == Reason::out_of_stock || reason == Reason::stock_full ||
+         reason == Reason::disk_full;
+}
+
 Error allowance_used_up(Code code, const char* field) {
   return Error(code, Reason::allowance_used_up, field, facts_of(Reason::allowance_used_up).cause);
 }

@@ -28,6 +28,9 @@ const ReasonFacts& facts_of(Reason reason);
 // What a fault is to the user's programs: its own reason, or that of a lost or silent provider for what has none. Party and gateway have reasons for the rest.
 Reason reason_for_user(const Error& error);
 
+// Whether there is no material and none can be made: what is in stock serves all the same.
+bool is_of_stock(Reason reason);
+
 // Whoever finds that no token is left throws this, with the table's words.
 Error allowance_used_up(Code code, const char* field);
 

@@ -1,23 +1,22 @@
 #include "cli/chat.h"
 
-#include <editline/readline.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <signal.h>
-#include <unistd.h>
 
-#include <cstdlib>
 #include <fstream>
-#include <iostream>
+#include <memory>
 #include <optional>
 
 #include "base/file.h"
 #include "base/reason.h"
 #include "base/small_file.h"
 #include "base/text.h"
+#include "cli/lines.h"
 #include "cli/progress.h"
 #include "cli/prompt_options.h"
 #include "cli/shared_options.h"
+#include "cli/text_editor.h"
 #include "permllm/client.h"
 #include "service/print_event.h"
 #include "service/process_limits.h"
@@ -55,45 +54,6 @@ class Interruptible {
   struct sigaction before_ {};
 };
 
-// Lines as they are typed, with editing; or of a pipe, as they are.
-class Lines {
- public:
-  explicit Lines(std::string history) : history_(std::move(history)) {
-    if (!person()) return;
-    signal(SIGINT, [](int) {
-      constexpr std::string_view note = "\n(Ctrl-D ends the program)\n> ";
-      if (write(STDERR_FILENO, note.data(), note.size()) < 0) return;
-    });
-    rl_catch_signals = 0;  // libedit would take one at the prompt for the end of the input
-    rl_initialize();
-    using_history();
-    if (!history_.empty()) read_history(history_.c_str());
-  }
-  ~Lines() {
-    if (person() && !history_.empty()) write_history(history_.c_str());
-  }
-  static bool person() { return isatty(STDIN_FILENO) != 0; }
-  std::optional<std::string> next() {
-    std::string line;
-    if (!person()) {
-      if (!std::getline(std::cin, line)) return std::nullopt;
-      // As Windows writes lines and some of its shells begin a text.
-      if (std::exchange(first_, false) && line.starts_with(k_byte_order_mark)) line.erase(0, k_byte_order_mark.size());
-      if (line.ends_with('\r')) line.pop_back();
-      return line;
-    }
-    const std::unique_ptr<char, decltype(&std::free)> typed(readline("> "), &std::free);
-    if (!typed) return std::nullopt;
-    line = typed.get();
-    if (!line.empty()) add_history(line.c_str());
-    return line;
-  }
-
- private:
-  std::string history_;
-  bool first_ = true;  // of the lines that a program sends
-};
-
 // What is shown while an answer is awaited.
 class Waiting {
  public:
@@ -114,6 +74,7 @@ class Waiting {
     }
     if (progress.stage != stage_) end();
     stage_ = progress.stage;
+    if (progress.stage == Stage::restarted) return tell_of_restart();
     if (progress.stage == Stage::material) return making_.show(progress.fraction, progress.seconds);
     lost_ = false;
     if (progress.stage == Stage::prompt && progress.seconds > 1) reading_.show(progress.fraction, progress.seconds);
@@ -135,6 +96,10 @@ class Waiting {
                    .c_str(),
                stderr);
   }
+  void tell_of_restart() const {
+    if (json_) return print_event({{"event", "restarted"}});
+    std::fputs("\n(the provider was restarted, going on)\n", stderr);
+  }
   const bool json_;
   const double grace_seconds_;
   ProgressBar making_, reading_;
@@ -143,7 +108,9 @@ class Waiting {
 };
 
 constexpr const char* k_help =
-    "A line is a question. Ctrl-C ends an answer, Ctrl-D the program.\n"
+    "A line is a question; so is what you paste. Several lines: Alt-Enter between them, or \"\"\" before and behind.\n"
+    "Ctrl-C ends an answer, Ctrl-D the program.\n"
+    "  /edit       writes a question with your editor ($EDITOR); a text behind it is what it begins with\n"
     "  /cost       what the last answer took: tokens, seconds, bytes, round trips\n"
     "  /privacy    what each party sees\n"
     "  /save NAME  writes the conversation as Markdown, for your eyes alone, into the folder of --saves\n"
@@ -155,6 +122,7 @@ class Chat {
   explicit Chat(ChatOptions options)
       : options_(std::move(options)),
         lines_(options_.history),
+        editor_(Lines::person() ? std::make_unique<TextEditor>() : nullptr),
         saves_(folder_of_saves()),
         sandbox_(enter_sandbox(needed())),
         client_(options_.invite, options_.patience.client(options_.state, options_.draft.model)),
@@ -253,6 +221,7 @@ class Chat {
                        last_->out_of_range, not_to_be_trusted(last_->trusted_tokens)));
     }
     if (cancelled) tell("(stopped)\n");
+    if (last_->end == Answer::End::stock) tell("(ended: no offline material is left, and none can be made now)\n");
     if (last_->end == Answer::End::length) {
       tell(last_->cost.tokens_left == 0 ? fmt::format("(ended: {})\n", facts_of(Reason::allowance_used_up).cause)
            : last_->cost.answer_tokens < how.max_tokens
@@ -280,6 +249,12 @@ class Chat {
       if (client_.model().profile != "open")
         fmt::print("You do not see the model's weights: what you see is a barrier to copying them, not a guarantee.\n");
       fmt::print("It holds as long as provider and helper do not work together.\n");
+    } else if (name == "/edit") {
+      if (!editor_) throw Error(Code::usage, name, "needs a terminal");
+      if (const std::string question = editor_->edit(rest); !question.empty()) {
+        fmt::print("{}\n", TerminalText().push(question));
+        ask(question);
+      }
     } else if (name == "/reset") {
       conversation_.reset();
       said_.clear();
@@ -301,7 +276,7 @@ class Chat {
     const auto bytes = [](const Answer::Bytes& b) {
       return nlohmann::json{{"sent", b.sent}, {"received", b.received}};
     };
-    constexpr const char* ends[] = {"model", "length", "stop", "cancelled"};
+    constexpr const char* ends[] = {"model", "length", "stock", "stop", "cancelled"};
     return {{"event", "done"},
             {"text", last_->text},
             {"output_ids", last_->tokens},
@@ -355,6 +330,7 @@ class Chat {
 
   ChatOptions options_;
   Lines lines_;
+  std::unique_ptr<TextEditor> editor_;  // of a person
   std::filesystem::path saves_;
   SandboxSupport sandbox_;  // ahead of the client, which starts threads
   Client client_;

@@ -11,7 +11,6 @@ class ClientDialogue : public Dialogue {
     return conversation_.answer(ids, options, on_text, on_progress);
   }
   std::size_t in_common(std::span<const std::uint32_t> ids) const override { return conversation_.in_common(ids); }
-  std::size_t room(std::span<const std::uint32_t> ids) const override { return conversation_.room(ids); }
   void cancel() noexcept override { conversation_.cancel(); }
   void reset() override { conversation_.reset(); }
 
@@ -23,6 +22,7 @@ class ClientBackend : public Backend {
  public:
   explicit ClientBackend(const Client& client) : client_(client) {}
   const Client::Model& model() const override { return client_.model(); }
+  std::string chat_template() const override { return client_.chat_template(); }
   std::uint64_t tokens_left() const override { return client_.tokens_left(); }
   std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages,
                                       const ConversationOptions& options) const override {

@@ -15,7 +15,6 @@ class Dialogue {
   virtual Answer answer(std::span<const std::uint32_t> ids, const AnswerOptions& options,
                         const Conversation::OnText& on_text, const OnProgress& on_progress) = 0;
   virtual std::size_t in_common(std::span<const std::uint32_t> ids) const = 0;
-  virtual std::size_t room(std::span<const std::uint32_t> ids) const = 0;
   virtual void cancel() noexcept = 0;
   virtual void reset() = 0;
 };
@@ -25,6 +24,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual const Client::Model& model() const = 0;
+  virtual std::string chat_template() const = 0;
   virtual std::uint64_t tokens_left() const = 0;
   virtual std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages,
                                               const ConversationOptions& options) const = 0;

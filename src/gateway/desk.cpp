@@ -18,6 +18,19 @@ constexpr std::size_t k_most_listeners = 4;  // of an answer under way: each has
 // fed the whole dialogue, which few answers are worth.
 constexpr std::size_t k_enough_room = 256;
 
+// Of the tries before: what each took is the answer's cost.
+void add_cost(Answer::Cost& cost, const Answer::Cost& before) {
+  cost.fed_tokens += before.fed_tokens;
+  cost.answer_tokens += before.answer_tokens;
+  cost.round_trips += before.round_trips;
+  cost.seconds += before.seconds;
+  for (Answer::Bytes Answer::Cost::*part :
+       {&Answer::Cost::set_up, &Answer::Cost::online, &Answer::Cost::offline_provider, &Answer::Cost::offline_helper}) {
+    (cost.*part).sent += (before.*part).sent;
+    (cost.*part).received += (before.*part).received;
+  }
+}
+
 }  // namespace
 
 AnswerDesk::AnswerDesk(const Backend& backend, const DeskOptions& options, Log& log)
@@ -35,8 +48,15 @@ AnswerDesk::AnswerDesk(const Backend& backend, const DeskOptions& options, Log& 
 
 AnswerDesk::~AnswerDesk() { drain({}); }
 
+HeldAnswer AnswerDesk::held_of(const openai::Request& request) const {
+  // A format that was chosen in place of the model's template knows of no tools.
+  const bool own = options_.conversation.chat_format.empty();
+  return {request, own ? backend_.chat_template() : "", backend_.model().profile == "open"};
+}
+
 std::vector<std::uint32_t> AnswerDesk::ids_of(const openai::Request& request) const {
-  std::vector<std::uint32_t> ids = backend_.tokenize(request.messages, pool_.options_for(!request.chat));
+  const HeldAnswer held = held_of(request);
+  std::vector<std::uint32_t> ids = backend_.tokenize(held.messages(), held.options(pool_.options_for(!request.chat)));
   const std::size_t tokens = ids.size(), context = backend_.model().context;
   if (tokens == 0) throw Error(Code::usage, request.chat ? "messages" : "prompt", "has no tokens");
   if (tokens >= context) {
@@ -104,21 +124,27 @@ Answer AnswerDesk::answer(AnswerJob& job) {
   if (!lease) return answer;
   Dialogue& conversation = **lease;
   AnswerOptions how = request.answer;
-  const std::size_t context = backend_.model().context, room = conversation.room(job.ids);
-  how.max_tokens = request.max_tokens                             ? *request.max_tokens
-                   : room >= std::min(k_enough_room, context / 4) ? room
-                                                                  : context;
+  const std::size_t context = backend_.model().context;
+  how.max_tokens = request.max_tokens.value_or(context);
+  if (!request.max_tokens) how.enough_tokens = std::min(k_enough_room, context / 4);
   const std::stop_callback cancel(stop, [&] { conversation.cancel(); });
-  answer = conversation.answer(
-      job.ids, how, [&](std::string_view piece) { job.add(piece); },
-      [&](const AnswerProgress& progress) {
-        job.set(progress);
-        if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
-        if (stop.stop_requested())
-          conversation.cancel();  // what was asked for before the answer began was forgotten there
-      });
-  lease->holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
-  return answer;
+  HeldAnswer held = held_of(request);
+  for (std::size_t number = 0; number < held.tries(); ++number) {
+    held.begin(number, how, job);
+    const Answer::Cost before = answer.cost;
+    answer = conversation.answer(
+        job.ids, how, [&](std::string_view piece) { held.push(piece, job); },
+        [&](const AnswerProgress& progress) {
+          job.set(progress);
+          if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
+          if (stop.stop_requested())
+            conversation.cancel();  // what was asked for before the answer began was forgotten there
+        });
+    lease->holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
+    if (number > 0) add_cost(answer.cost, before);
+    if (answer.end == Answer::End::cancelled || held.finish(answer, job)) return answer;
+  }
+  held.give_up();
 }
 
 void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {

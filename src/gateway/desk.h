@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/mutex.h"
+#include "gateway/held_answer.h"
 #include "gateway/job.h"
 #include "gateway/keeper.h"
 #include "gateway/pool.h"
@@ -65,6 +66,7 @@ class AnswerDesk {
     std::shared_ptr<AnswerJob> job;
     std::chrono::steady_clock::time_point begun;
   };
+  HeldAnswer held_of(const openai::Request& request) const;
   // The ids of what is asked, made here and nowhere else. Errors: as ask.
   std::vector<std::uint32_t> ids_of(const openai::Request& request) const;
   void run(const std::shared_ptr<AnswerJob>& job);

@@ -141,7 +141,8 @@ void Gateway::State::set_up_door() {
                               {"Referrer-Policy", "no-referrer"},
                               {"Cross-Origin-Resource-Policy", "same-origin"}});
   server.set_pre_routing_handler([this](const Request& request, Response& response) {
-    const auto refusal = guard->refuse(request);
+    const auto fault = HttpServer::fault(request);
+    const auto refusal = fault ? openai::invalid(fault->why, "", "", fault->status) : guard->refuse(request);
     if (!refusal) return httplib::Server::HandlerResponse::Unhandled;
     put(response, *refusal);
     return httplib::Server::HandlerResponse::Handled;
@@ -159,6 +160,7 @@ void Gateway::State::set_up_door() {
   // Before the answer leaves, so that whoever has it finds it counted; the library's logger comes behind the last byte.
   server.set_post_routing_handler([this](const Request& request, Response& response) {
     const std::string route = GatewayGuard::route_of(request.path);
+    response.set_header("Date", HttpServer::date());
     metrics.count(route, response.status);
     log.write(response.status >= 500 ? Log::Level::warn : Log::Level::debug, "request", route,
               {{"status", response.status}});
@@ -190,9 +192,11 @@ void Gateway::State::set_up_routes() {
   server.Get("/v1/models/(.+)", handler([this](const Request& q, Response& r) {
                serves(q.matches[1]) ? put(r, model_json()) : put(r, no_model());
              }));
-  server.Get("/health", handler([this](const Request&, Response& r) {
+  server.Get("/health", handler([this](const Request& q, Response& r) {
                constexpr const char* names[] = {"unknown", "reachable", "unreachable"};
-               put(r, Json{{"status", "ok"}, {"provider", names[static_cast<int>(desk.keeper().provider())]}});
+               Json health{{"status", "ok"}};  // which whoever watches over the program may know
+               if (guard->admits(q)) health["provider"] = names[static_cast<int>(desk.keeper().provider())];
+               put(r, health);
              }));
   server.Get("/metrics", handler([this](const Request&, Response& r) {
                r.set_content(metrics.text(client, desk), "text/plain; version=0.0.4; charset=utf-8");
@@ -242,7 +246,7 @@ void Gateway::State::answer_whole(const std::shared_ptr<AnswerDesk::Ticket>& tic
   }
   if (const auto failure = job.failure()) return put(response, *failure);
   const AnswerJob::Result result = job.result();
-  put(response, job.shape.whole(result.text, result.finish, result.usage));
+  put(response, job.shape.whole(result.text, result.finish, result.usage, result.calls, result.logprobs));
 }
 
 void Gateway::State::answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ticket, const Request& request,
@@ -250,13 +254,14 @@ void Gateway::State::answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ti
   AnswerJob& job = **ticket;
   // What fails at once is told by a status.
   for (const Clock::time_point end = Clock::now() + k_ping;
-       Clock::now() < end && !job.done() && job.wait(0, std::min(end, Clock::now() + k_look)).empty();) {
+       Clock::now() < end && !job.done() && job.wait(0, std::min(end, Clock::now() + k_look), 0).empty() &&
+       job.calls(0).empty();) {
     if (HttpServer::gone(request)) return put(response, openai::invalid("the connection was closed", "", "", 499));
   }
   if (const auto failure = job.failure()) return put(response, *failure);
   struct Sent {
     bool begun = false;
-    std::size_t bytes = 0;
+    std::size_t bytes = 0, calls = 0;
     Clock::time_point last = Clock::now();
   };
   const auto write = [](httplib::DataSink& sink, const std::string& text) {
@@ -269,11 +274,18 @@ void Gateway::State::answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ti
         const openai::Shape& shape = made.shape;
         const bool usage = made.request.include_usage;
         if (!std::exchange(sent->begun, true) && shape.chat()) write(sink, openai::event(shape.first_chunk(usage)));
-        const std::string text = made.wait(sent->bytes, std::min(sent->last + k_ping, Clock::now() + k_look));
+        const std::string text =
+            made.wait(sent->bytes, std::min(sent->last + k_ping, Clock::now() + k_look), sent->calls);
         if (!text.empty()) {
           sent->bytes += text.size();
           sent->last = Clock::now();
           return write(sink, openai::event(shape.text_chunk(text, usage)));
+        }
+        if (const auto calls = made.calls(sent->calls); !calls.empty()) {
+          std::string events;
+          for (const openai::Call& call : calls) events += shape.call_events(sent->calls++, call, usage);
+          sent->last = Clock::now();
+          return write(sink, events);
         }
         if (!made.done()) {
           if (Clock::now() < sent->last + k_ping) return true;
@@ -284,7 +296,7 @@ void Gateway::State::answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ti
           write(sink, openai::event(body_of(*failure)));
         } else {
           const AnswerJob::Result result = made.result();
-          std::string end = openai::event(shape.last_chunk(result.finish, usage, result.usage));
+          std::string end = openai::event(shape.last_chunk(result.finish, usage, result.usage, result.logprobs));
           if (usage) end += openai::event(shape.usage_chunk(result.usage));
           write(sink, end + "data: [DONE]\n\n");
         }

@@ -86,7 +86,6 @@ GatewayGuard::GatewayGuard(const ListenAddress& listen, std::uint16_t port, std:
       body_bytes_(body_bytes) {}
 
 bool GatewayGuard::own_host(const httplib::Request& request) const {
-  if (request.get_header_value_count("Host") != 1) return false;
   std::string host = lower(request.get_header_value("Host"));
   if (host.ends_with(port_)) host.resize(host.size() - port_.size());
   const auto bracketed = [](const std::string& ip) { return ip.find(':') == std::string::npos ? ip : "[" + ip + "]"; };
@@ -104,6 +103,43 @@ std::string GatewayGuard::route_of(const std::string& path) {
     if (path == route) return route;
   }
   return "other";
+}
+
+namespace {
+
+// Of OpenAI's and of others' interfaces, what programs ask for that is not here; by their beginnings.
+constexpr const char* k_not_offered[] = {
+    "/v1/embeddings", "/v1/responses",   "/v1/messages", "/v1/images",      "/v1/audio",
+    "/v1/files",      "/v1/batches",     "/v1/edits",    "/v1/moderations", "/v1/assistants",
+    "/v1/threads",    "/v1/fine_tuning", "/v1/rerank",   "/v1/realtime",    "/v1/vector_stores",
+    "/api/",          "/completion",     "/props",       "/slots",          "/v1/conversations"};
+
+// What there is instead of a path that is none.
+openai::Refusal no_path(const std::string& path) {
+  std::string rest = path;
+  while (rest.size() > 1 && rest.ends_with('/')) rest.pop_back();
+  while (rest.starts_with("/v1/")) rest.erase(0, 3);
+  for (const std::string& right : {"/v1" + rest, rest}) {
+    const std::string route = GatewayGuard::route_of(right);
+    if (right == path || route == "other" || route == "/assets" || route == "/") continue;
+    return openai::invalid(fmt::format("there is nothing at this path; {} is what this server has",
+                                       route == "/v1/models/id" ? "/v1/models/ID" : route),
+                           "", "unknown_url", 404);
+  }
+  for (const char* begin : k_not_offered) {
+    if (path.starts_with(begin) || ("/v1" + path).starts_with(begin))
+      return openai::invalid(
+          "this is not offered here; /v1/chat/completions and /v1/completions answer, /v1/models says what there is",
+          "", "unknown_url", 404);
+  }
+  return openai::invalid("there is nothing at this path; docs/serve.md lists what there is", "", "unknown_url", 404);
+}
+
+}  // namespace
+
+bool GatewayGuard::admits(const httplib::Request& request) const {
+  return !keys_.needed() || (request.get_header_value_count("Authorization") == 1 &&
+                             keys_.find(request.get_header_value("Authorization")));
 }
 
 std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& request) const {
@@ -129,16 +165,12 @@ std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& requ
     refusal.allow = posts ? "POST" : "GET, HEAD";
     return refusal;
   }
-  if (keys_.needed() && !is_page(route) &&
-      (request.get_header_value_count("Authorization") != 1 ||
-       !keys_.find(request.get_header_value("Authorization")))) {
+  if (!is_page(route) && route != "/health" && !admits(request)) {
     return openai::Refusal{401, "authentication_error",
                            "expected the header Authorization: Bearer KEY with a key of --key-file", "",
                            "invalid_api_key"};
   }
-  if (request.has_header("Upgrade")) return openai::invalid("this server speaks HTTP alone: no upgrade", "", "", 400);
-  if (request.has_header("Range")) return openai::invalid("parts of an answer are not served: no Range", "", "", 400);
-  if (route == "other") return openai::invalid("there is nothing at this path", "", "", 404);
+  if (route == "other") return no_path(request.path);
   if (!posts) return std::nullopt;
   std::string type = lower(request.get_header_value("Content-Type"));
   type = type.substr(0, type.find(';'));

@@ -43,6 +43,8 @@ class GatewayGuard {
                std::size_t body_bytes);
   // Why a request is refused, by its head.
   std::optional<openai::Refusal> refuse(const httplib::Request& request) const;
+  // Whether it has a key, where one is needed.
+  bool admits(const httplib::Request& request) const;
   // For counts and logs: one of a few names, never what the request says.
   static std::string route_of(const std::string& path);
   const ApiKeys& keys() const { return keys_; }

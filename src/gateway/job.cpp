@@ -1,6 +1,9 @@
 #include "gateway/job.h"
 
+#include <algorithm>
+
 #include "base/clock.h"
+#include "rand/seed.h"
 
 namespace permllm {
 
@@ -15,6 +18,7 @@ void AnswerJob::set(const AnswerProgress& progress) {
       now_.progress = {progress.fraction, progress.seconds_left};
       break;
     case AnswerProgress::Stage::reconnecting:
+    case AnswerProgress::Stage::restarted:
       now_.stage = Stage::reconnecting;
       break;
     case AnswerProgress::Stage::prompt:
@@ -40,11 +44,31 @@ void AnswerJob::add(std::string_view piece) {
   changed_.notify_all();
 }
 
+// Nine letters and digits: some models' templates take no other id.
+void AnswerJob::add(const ToolCall& call) {
+  constexpr std::string_view k_letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+  std::string id;
+  for (std::uint64_t number = random_number(); id.size() < 9; number /= k_letters.size())
+    id += k_letters[number % k_letters.size()];
+  {
+    const Lock lock(mutex_);
+    calls_.push_back({id, call});
+  }
+  changed_.notify_all();
+}
+
+std::vector<openai::Call> AnswerJob::calls(std::size_t from) const {
+  const Lock lock(mutex_);
+  return {calls_.begin() + static_cast<std::ptrdiff_t>(std::min(from, calls_.size())), calls_.end()};
+}
+
 void AnswerJob::finish(const Answer& answer, const openai::Json& usage) {
   {
     const Lock lock(mutex_);
     finish_ = openai::finish_reason(answer.end);
+    if (!calls_.empty() && std::string_view(finish_) == "stop") finish_ = "tool_calls";
     usage_ = usage;
+    logprobs_ = openai::logprobs_of(answer.log_probabilities);
     now_.stage = Stage::done;
   }
   changed_.notify_all();
@@ -59,10 +83,11 @@ void AnswerJob::fail(openai::Refusal refusal) {
   changed_.notify_all();
 }
 
-std::string AnswerJob::wait(std::size_t from, Clock::time_point deadline) {
+std::string AnswerJob::wait(std::size_t from, Clock::time_point deadline, std::size_t calls) {
   Lock lock(mutex_);
-  changed_.wait_until(lock, deadline,
-                      [&]() REQUIRES(mutex_) { return text_.size() > from || now_.stage == Stage::done; });
+  changed_.wait_until(lock, deadline, [&]() REQUIRES(mutex_) {
+    return text_.size() > from || calls_.size() > calls || now_.stage == Stage::done;
+  });
   return text_.substr(std::min(from, text_.size()));
 }
 
@@ -83,7 +108,7 @@ std::optional<openai::Refusal> AnswerJob::failure() const {
 
 AnswerJob::Result AnswerJob::result() const {
   const Lock lock(mutex_);
-  return {text_, finish_, usage_};
+  return {text_, calls_, finish_, usage_, logprobs_};
 }
 
 AnswerJob::Now AnswerJob::now() const {

@@ -26,6 +26,7 @@ class AnswerJob {
   // Called by the thread that makes the answer.
   void set(const AnswerProgress& progress);
   void add(std::string_view piece);
+  void add(const ToolCall& call);
   void finish(const Answer& answer, const openai::Json& usage);
   void fail(openai::Refusal refusal);
   std::stop_token stop_token() const { return stop_.get_token(); }
@@ -34,11 +35,14 @@ class AnswerJob {
   // Called by those that read along.
   struct Result {
     std::string text;
+    std::vector<openai::Call> calls;
     const char* finish = nullptr;
-    openai::Json usage;
+    openai::Json usage, logprobs;
   };
-  // Waits for text behind the first `from` bytes, for the end, or for the deadline. Returns the text.
-  std::string wait(std::size_t from, std::chrono::steady_clock::time_point deadline);
+  // Waits for text behind the first `from` bytes, for more than so many calls, for the end, or for the deadline. Returns the text.
+  std::string wait(std::size_t from, std::chrono::steady_clock::time_point deadline, std::size_t calls = SIZE_MAX);
+  // Those behind the first `from`.
+  std::vector<openai::Call> calls(std::size_t from) const;
   bool done() const;
   // Once it is done: what went wrong, or the result.
   std::optional<openai::Refusal> failure() const;
@@ -66,12 +70,13 @@ class AnswerJob {
   std::condition_variable changed_;
   std::stop_source stop_;
   std::string text_ GUARDED_BY(mutex_);
+  std::vector<openai::Call> calls_ GUARDED_BY(mutex_);
   Now now_ GUARDED_BY(mutex_);
   std::chrono::steady_clock::time_point first_ GUARDED_BY(mutex_){}, alone_since_ GUARDED_BY(mutex_){};
   std::size_t listeners_ GUARDED_BY(mutex_) = 0;
   std::optional<openai::Refusal> failure_ GUARDED_BY(mutex_);
   const char* finish_ GUARDED_BY(mutex_) = nullptr;
-  openai::Json usage_ GUARDED_BY(mutex_);
+  openai::Json usage_ GUARDED_BY(mutex_), logprobs_ GUARDED_BY(mutex_);
 };
 
 }  // namespace permllm

@@ -105,7 +105,23 @@ Json usage_of(const Costs& costs) {
             {"tokens_left", tokens_left(c.tokens_left)}}}};
 }
 
-const char* finish_reason(Answer::End end) { return end == Answer::End::length ? "length" : "stop"; }
+const char* finish_reason(Answer::End end) {
+  return end == Answer::End::length || end == Answer::End::stock ? "length" : "stop";
+}
+
+Json logprobs_of(const std::vector<Answer::Chance>& chances) {
+  if (chances.empty()) return nullptr;
+  Json content = Json::array();
+  for (const Answer::Chance& chance : chances) {
+    Json all = Json::array();
+    for (const char byte : chance.bytes) all.push_back(static_cast<unsigned char>(byte));
+    content.push_back({{"token", chance.bytes},
+                       {"logprob", chance.log_probability},
+                       {"bytes", all},
+                       {"top_logprobs", Json::array()}});
+  }
+  return {{"content", content}, {"refusal", nullptr}};
+}
 
 Shape::Shape(bool chat, std::string model, std::string fingerprint)
     : chat_(chat),
@@ -135,12 +151,23 @@ Json Shape::first_chunk(bool include_usage) const {
 Json Shape::text_chunk(const std::string& text, bool include_usage) const {
   return chunk(chat_ ? Json{{"content", text}} : Json(text), nullptr, include_usage);
 }
-Json Shape::last_chunk(const char* finish, bool include_usage, const Json& usage) const {
+Json Shape::last_chunk(const char* finish, bool include_usage, const Json& usage, const Json& logprobs) const {
   Json all = chunk(chat_ ? Json::object() : Json(""), finish, include_usage);
+  all["choices"][0]["logprobs"] = logprobs;
   const Json own = usage.value("permllm", Json::object());
   if (own.value("out_of_range", std::uint64_t{0}) > 0)
     all["permllm"] = {{"out_of_range", own["out_of_range"]}, {"trusted_tokens", own["trusted_tokens"]}};
   return all;
+}
+std::string Shape::call_events(std::size_t index, const Call& call, bool include_usage) const {
+  const auto delta = [&](const Json& of) {
+    return event(chunk({{"tool_calls", Json::array({of})}}, nullptr, include_usage));
+  };
+  return delta({{"index", index},
+                {"id", call.id},
+                {"type", "function"},
+                {"function", {{"name", call.call.name}, {"arguments", ""}}}}) +
+         delta({{"index", index}, {"function", {{"arguments", call.call.arguments}}}});
 }
 Json Shape::usage_chunk(const Json& usage) const {
   Json all = head(chat_ ? "chat.completion.chunk" : "text_completion");
@@ -149,15 +176,23 @@ Json Shape::usage_chunk(const Json& usage) const {
   return all;
 }
 
-Json Shape::whole(const std::string& text, const char* finish, const Json& usage) const {
+Json Shape::whole(const std::string& text, const char* finish, const Json& usage, const std::vector<Call>& calls,
+                  const Json& logprobs) const {
   Json all = head(chat_ ? "chat.completion" : "text_completion");
   Json choice{{"index", 0}};
   if (chat_) {
     choice["message"] = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+    if (!calls.empty() && text.empty()) choice["message"]["content"] = nullptr;
+    for (const Call& call : calls) {
+      choice["message"]["tool_calls"].push_back(
+          {{"id", call.id},
+           {"type", "function"},
+           {"function", {{"name", call.call.name}, {"arguments", call.call.arguments}}}});
+    }
   } else {
     choice["text"] = text;
   }
-  choice["logprobs"] = nullptr;
+  choice["logprobs"] = logprobs;
   choice["finish_reason"] = finish;
   all["choices"] = Json::array({choice});
   all["usage"] = usage;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -10,6 +11,8 @@
 #include <vector>
 
 #include "permllm/client.h"
+#include "structured/json_schema.h"
+#include "structured/tool_calls.h"
 
 namespace permllm::openai {
 
@@ -22,6 +25,16 @@ struct Request {
   AnswerOptions answer;           // all but max_tokens
   std::optional<std::size_t> max_tokens;
   bool stream = false, include_usage = false;
+  // Functions that the model may call, as they were given; whether it must, and which (empty: any); whether several at once.
+  Json tools = Json::array();
+  enum class Calls { none, if_it_likes, required } calls = Calls::if_it_likes;
+  std::string tool = {};
+  bool parallel = true;
+  std::shared_ptr<const JsonSchema> form = {};  // of response_format; null: any text
+  std::size_t tries = 3;                        // answers at most, until one keeps what is required of it
+
+  bool may_call() const { return !tools.empty() && calls != Calls::none; }
+  std::vector<std::string> tool_names() const;
 };
 
 // Errors, each with the parameter's name as its field: usage (a value out of its range, a field that is missing or not known), unsupported (a field of
@@ -65,6 +78,13 @@ struct Costs {
 Json tokens_left(std::uint64_t tokens);
 Json usage_of(const Costs& costs);
 const char* finish_reason(Answer::End end);
+// Of the tokens of an answer; null where they are not wanted.
+Json logprobs_of(const std::vector<Answer::Chance>& chances);
+// A call with its id.
+struct Call {
+  std::string id;
+  ToolCall call;
+};
 
 // One answer in its shapes: whole, or as a stream's chunks.
 class Shape {
@@ -74,10 +94,13 @@ class Shape {
   Json chunk(const Json& delta_or_text, const char* finish, bool include_usage) const;
   Json first_chunk(bool include_usage) const;  // of a chat: the role
   Json text_chunk(const std::string& text, bool include_usage) const;
-  // usage: of the whole answer; of it, in every stream, that numbers were out of range.
-  Json last_chunk(const char* finish, bool include_usage, const Json& usage) const;
+  // usage: of the whole answer; of it, in every stream, that numbers were out of range. logprobs: of its tokens.
+  Json last_chunk(const char* finish, bool include_usage, const Json& usage, const Json& logprobs = nullptr) const;
   Json usage_chunk(const Json& usage) const;
-  Json whole(const std::string& text, const char* finish, const Json& usage) const;
+  Json whole(const std::string& text, const char* finish, const Json& usage, const std::vector<Call>& calls = {},
+             const Json& logprobs = nullptr) const;
+  // The index-th call, in two events: whose it is, and its arguments.
+  std::string call_events(std::size_t index, const Call& call, bool include_usage) const;
   bool chat() const { return chat_; }
 
  private:

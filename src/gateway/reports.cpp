@@ -94,7 +94,7 @@ Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_targe
           {"tokens", now.tokens},
           {"tokens_per_second", now.tokens_per_second > 0 ? Json(now.tokens_per_second) : Json(nullptr)},
           {"stock_tokens", client.ready_tokens()},
-          {"stock_target", stock_target},
+          {"stock_target", std::min(stock_target, client.model().context)},
           {"filling", desk.keeper().filling()},
           {"tokens_left", openai::tokens_left(client.tokens_left())}};
 }

@@ -102,7 +102,7 @@ class PromptWriter {
 // Where marks are plain text, a person must not write them.
 void refuse_mark(const std::vector<ChatMessage>& messages, std::string_view mark) {
   for (const ChatMessage& message : messages) {
-    if (message.content.find(mark) != std::string::npos)
+    if (message.content.find(mark) != std::string::npos || message.tool_calls.find(mark) != std::string::npos)
       throw Error(Code::usage, "prompt", "holds a mark of the model's chat format, which no message may");
   }
 }
@@ -340,9 +340,13 @@ std::vector<TokenId> ChatFormat::render(const Tokenizer& tokenizer, const std::v
   limits.output = k_own_text;
   jinja::Values all;
   for (const ChatMessage& m : messages) {
-    limits.output += 2 * m.content.size();
-    all.push_back(jinja::dict_value(
-        {{"role", jinja::text_value(m.role, false)}, {"content", jinja::text_value(m.content, true)}}));
+    limits.output += 2 * m.content.size() + 4 * m.tool_calls.size();
+    jinja::Variables of{{"role", jinja::text_value(m.role, false)}, {"content", jinja::text_value(m.content, true)}};
+    if (!m.tool_calls.empty())
+      of.emplace_back("tool_calls", jinja::json_value(nlohmann::ordered_json::parse(m.tool_calls), true));
+    if (!m.tool_call_id.empty()) of.emplace_back("tool_call_id", jinja::text_value(m.tool_call_id, true));
+    if (!m.name.empty()) of.emplace_back("name", jinja::text_value(m.name, true));
+    all.push_back(jinja::dict_value(std::move(of)));
   }
   const auto token = [&](std::optional<TokenId> id) {
     return jinja::text_value(id ? vocabulary.tokens[*id] : "", false);
@@ -355,8 +359,12 @@ std::vector<TokenId> ChatFormat::render(const Tokenizer& tokenizer, const std::v
   // Where models do not think unless they are told to, their templates ask whether there is such a variable.
   if (think) variables.emplace_back("thinking", true);
   if (extras.tools != nullptr) {
+    const std::string told = extras.tools->dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    for (const std::string& mark : marks_) {
+      if (!tokenizer.control(mark)) refuse_mark({{"system", told}}, mark);
+    }
     variables.emplace_back("tools", jinja::json_value(*extras.tools, true));
-    limits.output += 4 * extras.tools->dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).size();
+    limits.output += 4 * told.size();
   }
   const auto pieces = template_->render(variables, extras.date ? *extras.date : today(), limits);
   const auto says = [](std::string_view text) { return !without_leading_white(text).empty(); };
@@ -376,7 +384,7 @@ std::vector<TokenId> ChatFormat::render(const Tokenizer& tokenizer, const std::v
 std::vector<TokenId> ChatFormat::encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
                                         bool think, const ChatExtras& extras) const {
   for (const ChatMessage& m : messages) {
-    if (m.role != "system" && m.role != "user" && m.role != "assistant")
+    if (m.role != "system" && m.role != "user" && m.role != "assistant" && (m.role != "tool" || kind_ != own))
       throw Error(Code::usage, "role", "expected system, user or assistant");
   }
   if (think && !can_think())

@@ -18,8 +18,10 @@ class Template;
 }
 
 struct ChatMessage {
-  std::string role;  // system, user, assistant
+  std::string role;  // system, user, assistant; of the file's own template tool, too
   std::string content;
+  // For the file's own template: JSON of what an assistant calls, which call a tool answers, and its name.
+  std::string tool_calls = {}, tool_call_id = {}, name = {};
 };
 
 // What a model's own template is given beside the messages. Known formats know nothing of it.

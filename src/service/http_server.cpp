@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
 
 #include "base/clock.h"
 #include "permllm/error.h"
+#include "service/http_head.h"
 
 namespace permllm {
 namespace {
@@ -45,6 +47,26 @@ class HttpServer::Connection : public httplib::Stream {
   Connection(socket_t socket, const HttpLimits& limits)
       : socket_(socket), limits_(limits), deadline_(Clock::now() + limits.read), left_(limits.head_bytes) {}
 
+  // Takes the head as it came and gives the library its own. Where none comes, what came stays.
+  void read_head() {
+    std::string came;
+    for (std::size_t end = std::string::npos; end == std::string::npos;) {
+      char some[4096];
+      const ssize_t got = take(some, sizeof some);
+      if (got <= 0) {
+        ready_ = came;
+        return;
+      }
+      const std::size_t from = came.size() - std::min<std::size_t>(came.size(), 3);
+      came.append(some, static_cast<std::size_t>(got));
+      end = end_of_head(came, from);
+      if (end == std::string::npos) continue;
+      head_ = http_head(std::string_view(came).substr(0, end));
+      const std::string body = came.substr(end);
+      ready_ = head_.text + (head_.chunked ? trailer_.pass(body) : body);
+    }
+  }
+  const HttpHead& head() const { return head_; }
   void allow_body() { left_ += limits_.body_bytes; }
   bool closed_by_peer() const {
     pollfd now{socket_, POLLRDHUP, 0};
@@ -64,19 +86,19 @@ class HttpServer::Connection : public httplib::Stream {
     close(socket_);
   }
 
-  bool is_readable() const override { return begin_ < end_ || wait_for(socket_, POLLIN, deadline_); }
+  bool is_readable() const override { return begin_ < ready_.size() || wait_for(socket_, POLLIN, deadline_); }
   bool is_writable() const override { return !closed_by_peer(); }
   ssize_t read(char* to, size_t size) override {
-    if (begin_ == end_) {
-      if (left_ == 0 || !wait_for(socket_, POLLIN, deadline_)) return -1;
-      const ssize_t got = recv(socket_, buffer_, std::min(sizeof buffer_, left_), 0);
+    while (begin_ == ready_.size()) {
+      char came[4096];
+      const ssize_t got = take(came, sizeof came);
       if (got <= 0) return got;
+      const std::string_view bytes(came, static_cast<std::size_t>(got));
+      ready_ = head_.chunked ? trailer_.pass(bytes) : std::string(bytes);
       begin_ = 0;
-      end_ = static_cast<std::size_t>(got);
-      left_ -= end_;
     }
-    const std::size_t some = std::min(size, end_ - begin_);
-    std::memcpy(to, buffer_ + begin_, some);
+    const std::size_t some = std::min(size, ready_.size() - begin_);
+    std::memcpy(to, ready_.data() + begin_, some);
     begin_ += some;
     return static_cast<ssize_t>(some);
   }
@@ -105,12 +127,31 @@ class HttpServer::Connection : public httplib::Stream {
   socket_t socket() const override { return 0; }  // asked for to see whether it fits select(), which is not used here
 
  private:
+  ssize_t take(char* to, std::size_t size) {
+    if (left_ == 0 || !wait_for(socket_, POLLIN, deadline_)) return -1;
+    const ssize_t got = recv(socket_, to, std::min(size, left_), 0);
+    if (got > 0) left_ -= static_cast<std::size_t>(got);
+    return got;
+  }
+  // Behind the first empty line that follows another; npos: it has not come.
+  static std::size_t end_of_head(std::string_view came, std::size_t from) {
+    const std::size_t begin = std::min(came.find_first_not_of("\r\n"), came.size());
+    for (std::size_t at = came.find('\n', std::max(begin, from)); at != std::string_view::npos;
+         at = came.find('\n', at + 1)) {
+      if (came.substr(at + 1).starts_with('\n')) return at + 2;
+      if (came.substr(at + 1).starts_with("\r\n")) return at + 3;
+    }
+    return std::string_view::npos;
+  }
+
   const socket_t socket_;
   const HttpLimits& limits_;
   const Clock::time_point deadline_;
   std::size_t left_;  // bytes that may yet be read
-  char buffer_[4096];
-  std::size_t begin_ = 0, end_ = 0;
+  HttpHead head_;
+  ChunkTrailer trailer_;
+  std::string ready_;  // to be read by the library
+  std::size_t begin_ = 0;
 };
 
 HttpServer::HttpServer(const HttpLimits& limits) : limits_(limits) {
@@ -122,6 +163,26 @@ HttpServer::HttpServer(const HttpLimits& limits) : limits_(limits) {
         const int yes = 1;
         setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
       });
+}
+
+namespace {
+constexpr const char* k_fault = ":fault";  // a name that no field of a client's has
+}
+
+std::optional<HttpServer::Fault> HttpServer::fault(const httplib::Request& request) {
+  const std::string text = request.get_header_value(k_fault);
+  if (text.empty()) return std::nullopt;
+  return Fault{std::stoi(text), text.substr(4)};
+}
+
+std::string HttpServer::date() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  constexpr const char *days[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"},
+                       *months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  return fmt::format("{}, {:02} {} {} {:02}:{:02}:{:02} GMT", days[utc.tm_wday], utc.tm_mday, months[utc.tm_mon],
+                     utc.tm_year + 1900, utc.tm_hour, utc.tm_min, utc.tm_sec);
 }
 
 bool HttpServer::gone(const httplib::Request& request) { return request.progress && !request.progress(0, 0); }
@@ -141,7 +202,10 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
     reading_.remove(&connection);
   };
   bool closed = false;
+  connection.read_head();
   process_request(connection, true, closed, [&](httplib::Request& request) {
+    if (const HttpHead& head = connection.head(); head.fault != 0)
+      request.headers.emplace(k_fault, fmt::format("{} {}", head.fault, head.why));
     connection.allow_body();
     request.headers.erase("Accept-Encoding");  // lengths of compressed text tell of the text
     // A field that the library has for clients alone; here whoever answers finds the connection by it.

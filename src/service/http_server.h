@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <list>
+#include <optional>
 #include <string>
 
 #include "base/mutex.h"
@@ -27,6 +28,14 @@ class HttpServer : public httplib::Server {
   // Of a request whose body has been read: whether its peer has closed the connection, or only its sending side. To be asked once at the
   // beginning of each handler, too: from then on the connection is none of those that are being read.
   static bool gone(const httplib::Request& request);
+  // What is wrong with the head of a request (service/http_head.h); whoever routes looks before anything else.
+  struct Fault {
+    int status;
+    std::string why;
+  };
+  static std::optional<Fault> fault(const httplib::Request& request);
+  // "Sun, 06 Nov 1994 08:49:37 GMT", of now: for the Date of each answer.
+  static std::string date();
   // Takes an address for itself alone; port 0: the system chooses. Returns the port. listen_after_bind() comes next. Errors: resource, naming `field` and
   // the address, where nobody can listen there.
   int bind(const std::string& host, int port, const std::string& field);

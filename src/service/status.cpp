@@ -50,10 +50,16 @@ StatusServer::StatusServer(const std::string& address, std::function<std::string
   std::from_chars(address.data() + colon + 1, address.data() + address.size(), port);  // check_address has read it
 
   HttpServer& server = state_->server;
-  server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response&) {
+  server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
     HttpServer::gone(request);  // it is none of those that are being read any more
-    return httplib::Server::HandlerResponse::Unhandled;
+    const auto fault = HttpServer::fault(request);
+    if (!fault) return httplib::Server::HandlerResponse::Unhandled;
+    response.status = fault->status;
+    response.set_content(fault->why + "\n", "text/plain");
+    return httplib::Server::HandlerResponse::Handled;
   });
+  server.set_post_routing_handler(
+      [](const httplib::Request&, httplib::Response& response) { response.set_header("Date", HttpServer::date()); });
   server.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
     response.set_content("alive\n", "text/plain");
   });

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "base/heap.h"
 #include "base/no_denormals.h"
@@ -18,12 +19,14 @@ namespace {
 
 // The i-th of the chains that no session has used, the fullest first; a new one where there are not so many.
 UserClient::Choose fresh_chain(std::size_t i) {
-  return [i, fresh = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable -> const ChainChoice* {
+  return [i, fresh = std::vector<ChainChoice>{}](const Plan&,
+                                                 std::span<const ChainChoice> chains) mutable -> const ChainChoice* {
     fresh.clear();
     std::copy_if(chains.begin(), chains.end(), std::back_inserter(fresh),
                  [](const ChainChoice& chain) { return chain.fresh(); });
-    std::sort(fresh.begin(), fresh.end(),
-              [](const ChainChoice& a, const ChainChoice& b) { return a.ready() > b.ready(); });
+    std::sort(fresh.begin(), fresh.end(), [](const ChainChoice& a, const ChainChoice& b) {
+      return a.ready()[k_slot_kind] > b.ready()[k_slot_kind];
+    });
     return i < fresh.size() ? &fresh[i] : nullptr;
   };
 }
@@ -74,11 +77,17 @@ std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages,
   std::size_t bytes = 0;
   std::vector<ChatMessage> all;
   for (const Message& message : messages) {
-    bytes += message.content.size();
-    all.push_back({message.role, message.content});
+    bytes += message.content.size() + message.tool_calls.size();
+    all.push_back({message.role, message.content, message.tool_calls, message.tool_call_id, message.name});
   }
-  const LongText turn(long_text, bytes);
-  return format(with).encode(*tokenizer, all, with.think);
+  const LongText turn(long_text, bytes + with.tools.size());
+  const auto tools = with.tools.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json::parse(with.tools);
+  std::vector<TokenId> ids =
+      format(with).encode(*tokenizer, all, with.think, {.tools = with.tools.empty() ? nullptr : &tools});
+  const std::vector<TokenId> begins =
+      with.begins.empty() ? std::vector<TokenId>{} : tokenizer->encode(with.begins, false);
+  ids.insert(ids.end(), begins.begin(), begins.end());
+  return ids;
 }
 
 Client::State::State(const std::filesystem::path& path, const ClientOptions& with)
@@ -133,6 +142,7 @@ Client& Client::operator=(Client&&) noexcept = default;
 const Client::Party& Client::provider() const { return state_->provider; }
 const Client::Party& Client::helper() const { return state_->helper; }
 const Client::Model& Client::model() const { return state_->model; }
+const std::string& Client::chat_template() const { return state_->vocabulary.chat_template; }
 const Client::Views& Client::views() const { return state_->views; }
 std::uint64_t Client::tokens_left() const { return state_->tokens_left; }
 
@@ -153,9 +163,9 @@ std::vector<Client::Chain> Client::stock() const {
 
 std::size_t Client::ready_tokens() const {
   const Lock lock(state_->mutex);
-  std::size_t tokens = 0;
-  for (const auto& [chain, of_it] : state_->ready) tokens += of_it;
-  return tokens;
+  std::size_t most = 0;
+  for (const auto& [chain, tokens] : state_->ready) most = std::max(most, tokens);
+  return most;
 }
 
 double Client::fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens, const OnProgress& on_progress) const {

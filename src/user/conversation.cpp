@@ -3,6 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
+#include <limits>
+#include <numeric>
+#include <thread>
+#include <utility>
 
 #include "base/no_denormals.h"
 #include "base/reason.h"
@@ -17,6 +22,7 @@
 namespace permllm {
 namespace {
 
+constexpr auto k_pause = std::chrono::milliseconds(200);  // between two looks for a provider that is restarted
 constexpr std::size_t k_start =
     16;  // tokens of an answer for which material is there before it begins; the rest is made beside it
 
@@ -83,7 +89,7 @@ struct Conversation::State {
   }
   // Rows of a pass, at most.
   std::size_t block() const { return drafts.length.most() + 1; }
-  void open_session(std::size_t room = 1);
+  void open_session(const std::function<Wanted(const Plan&)>& wanted);
   class Answering;
   Answer ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text,
              const OnProgress& on_progress);
@@ -102,7 +108,7 @@ struct Conversation::State {
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
 
-void Conversation::State::open_session(std::size_t room) {
+void Conversation::State::open_session(const std::function<Wanted(const Plan&)>& wanted) {
   leave();
   tell({AnswerProgress::Stage::connecting, 0, 0, 0, 0});
   const auto links = [&](UserTraffic&) {
@@ -124,7 +130,7 @@ void Conversation::State::open_session(std::size_t room) {
     return UserLinks{online, cancellable(all.offline), cancellable(all.helper), all.grace};
   };
   session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, client->executor,
-                                                   client->ledger, room);
+                                                   client->ledger, wanted);
   client->know(session->card());
   if (session->plan().hash() != client->plan_hash) {
     session = nullptr;
@@ -168,57 +174,163 @@ class Conversation::State::Answering {
 
  private:
   void ask(std::span<const TokenId> prompt) {
-    if (!state_.session) state_.open_session();
-    const MeasuredConversation::Request request = request_of(prompt);
-    // A session that has no room left, or that the provider ended while nobody asked (perhaps to make room for others), is begun again; so is a
-    // new one whose connection is lost before its first pass, which the provider does not keep.
-    if (!state_.session->fits(request)) begin_again(request);
-    const bool went_on = state_.session->used();
-    try {
-      state_.session->run(request);
-    } catch (const Error& error) {
-      const bool gone = error.code() == Code::closed
-                            ? went_on || !state_.session->began()
-                            : went_on && (error.code() == Code::timeout || error.code() == Code::resource);
-      if (state_.answering || state_.cancelled || !gone || error.reason() == Reason::allowance_used_up) throw;
-      begin_again(request);
-      state_.session->run(request);
+    std::vector<TokenId> ids(prompt.begin(), prompt.end());
+    answer_.cost.prompt_tokens = ids.size();
+    for (bool again = false;;) {
+      const std::size_t there = answer_.tokens.size();
+      try {
+        run_session(ids);
+        break;
+      } catch (const Error& error) {
+        if (state_.cancelled) throw;
+        if (is_of_stock(error.reason())) {
+          // The session's own chain cannot be filled: another one's material may do.
+          if (out_of_stock_ && answer_.tokens.empty()) std::rethrow_exception(out_of_stock_);
+          if (out_of_stock_) return end_with(Answer::End::stock);
+          out_of_stock_ = std::current_exception();
+        } else {
+          // A provider that was restarted knows nothing of the session. Each session but the second brings a token, so there is an end.
+          if (!is_over(error) || (again && answer_.tokens.size() == there)) throw;
+          again = true;
+          if (complete()) return end_with(answer_.end);
+          ids.insert(ids.end(), answer_.tokens.begin() + static_cast<std::ptrdiff_t>(there), answer_.tokens.end());
+          if (!answer_.tokens.empty()) restart();
+        }
+        state_.leave();
+      }
     }
     note_range();
-    emit(stops_.push(characters_.finish()));
-    emit(stops_.finish());
+    if (answer_.end == Answer::End::length && state_.session->out_of_stock()) answer_.end = Answer::End::stock;
+    finish_text();
     answer_.cost.fed_tokens = state_.session->prompted();
     if (state_.options.next_prompt > 0 && !state_.cancelled)
       state_.session->prepare(state_.options.next_prompt, k_start);
   }
-  void begin_again(const MeasuredConversation::Request& request) {
-    state_.open_session(state_.session->slots_afresh(request));
+  // What there is of the answer is all of it, and its session is of no more use.
+  void end_with(Answer::End end) {
+    answer_.end = end;
+    finish_text();
+    state_.leave();
+  }
+  // What is there of a character that a limit cut through is left out.
+  void finish_text() {
+    const std::string rest = characters_.finish();
+    if (answer_.end == Answer::End::model) emit(stops_.push(rest));
+    emit(stops_.finish());
+  }
+  // Whether the session came to an end that is none of the answer's: the provider ended it while nobody asked (perhaps to make room for others), or
+  // was restarted; or it is new, and its connection was lost before its first pass, so that the provider does not keep it. An answer that has begun
+  // goes on where the provider has forgotten its session, or is away so that no material can be made.
+  bool is_over(const Error& error) const {
+    if (error.reason() == Reason::allowance_used_up || !state_.session) return false;
+    const bool closed = error.code() == Code::closed;
+    if (closed && error.reason() == Reason::session_ended) return true;
+    if (!answer_.tokens.empty()) return closed && error.field() == "stock" && client_.options.grace.count() > 0;
+    return closed ? went_on_ || !state_.session->began()
+                  : went_on_ && (error.code() == Code::timeout || error.code() == Code::resource);
+  }
+  bool complete() const { return ended_ || answer_.tokens.size() - said_before_ == most_; }
+  void restart() {
+    state_.tell({AnswerProgress::Stage::restarted, 0, 0, 0, 0});
+    state_.answering = false;  // so that it can be given up while the new session reads
+    trusted_ = trusted_ && answer_.trusted_tokens == answer_.tokens.size();
+    said_before_ = answer_.tokens.size();
+  }
+  void run_session(const std::vector<TokenId>& ids) {
+    // A session that has no room left is begun again.
+    if (state_.session && room_for(ids) == 0) state_.leave();
+    if (!state_.session) open(ids.size());
+    went_on_ = state_.session->used();
+    state_.session->run(request_of(ids));
+  }
+  // A provider that is restarted is away for a while, so it is tried for the time of grace.
+  void open(std::size_t prompt) {
+    const auto wanted = [&](const Plan& plan) {
+      const std::size_t most = most_of(plan, prompt), enough = enough_of(most);
+      return Wanted{prompt, out_of_stock_ ? most : enough, enough, state_.block() - 1, out_of_stock_ != nullptr};
+    };
+    for (const Clock::time_point end = Clock::now() + client_.options.grace;;) {
+      try {
+        return state_.open_session(wanted);
+      } catch (const Error& error) {
+        const Reason reason = reason_for_user(error);
+        const bool away = reason == Reason::provider_unreachable || reason == Reason::busy;
+        if (!away || said_before_ == 0 || state_.cancelled || Clock::now() >= end) throw;
+      }
+      std::this_thread::sleep_for(k_pause);
+    }
+  }
+  // The longest answer that may still come.
+  std::size_t most_of(const Plan& plan, std::size_t prompt) const {
+    const std::size_t most = state_.most_tokens(plan, prompt, how_.max_tokens - answer_.tokens.size());
+    if (most == 0) throw allowance_used_up(Code::usage, "tokens");  // by another conversation, meanwhile
+    return most;
+  }
+  // Of it, tokens for which a session must have room.
+  std::size_t enough_of(std::size_t most) const {
+    return out_of_stock_ ? 1 : how_.enough_tokens == 0 ? most : std::min(how_.enough_tokens, most);
+  }
+  // How long an answer the session has room for; 0: not for a long enough one.
+  std::size_t room_for(std::span<const TokenId> ids) const {
+    const std::size_t most = most_of(state_.session->plan(), ids.size());
+    const std::size_t room = std::min(most, state_.session->answer_room(ids, state_.block()));
+    return room >= enough_of(most) ? room : 0;
   }
 
-  MeasuredConversation::Request request_of(std::span<const TokenId> prompt) {
+  MeasuredConversation::Request request_of(const std::vector<TokenId>& ids) {
     MeasuredConversation::Request request;
-    request.ids.assign(prompt.begin(), prompt.end());
-    answer_.cost.prompt_tokens = request.ids.size();
-    request.max_tokens = state_.most_tokens(state_.session->plan(), request.ids.size(), how_.max_tokens);
-    if (request.max_tokens == 0) throw allowance_used_up(Code::usage, "tokens");  // by another conversation, meanwhile
+    request.ids = ids;
+    request.max_tokens = most_ = std::max<std::size_t>(room_for(ids), 1);
     request.drafts = &state_.drafts;
     request.ahead = state_.options.ahead;
-    request.start = k_start;
+    request.start = out_of_stock_ ? 1 : k_start;
     request.on_material = [this](const OfflineProgress& made) { state_.tell(progress_of(made)); };
-    request.choose = [this, unit = state_.session->plan().choice_frac()](std::span<const std::int64_t> logits) {
-      return sampler_.choose(logits, unit);
+    request.choose = [this, unit = state_.session->plan().choice_frac(),
+                      named = state_.session->plan().open()](std::span<const std::int64_t> logits) {
+      const std::size_t position = how_.form && named ? choose_of_form(logits, unit) : sampler_.choose(logits, unit);
+      if (how_.log_probabilities) {
+        if (std::exchange(taken_, false)) chances_.clear();  // of rows of a draft that are not kept
+        chances_.push_back(Sampler::log_probability(logits, unit, position));
+      }
+      return position;
     };
     request.on_ready = [this] {
-      ready_ = Clock::now();
       state_.tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
+      if (!answer_.tokens.empty()) return;
+      ready_ = Clock::now();
       behind_set_up_ = state_.traffic.online;
     };
     request.on_read = [this](double share) {
       const double seconds = seconds_between(ready_, Clock::now());
       state_.tell({AnswerProgress::Stage::prompt, share, seconds, seconds * (1 / share - 1), 0});
     };
-    request.on_token = [this](TokenId id) { return take(id); };
+    request.on_token = [this](TokenId id) { return !(ended_ = !take(id)); };
     return request;
+  }
+  bool may_follow(std::size_t id) const {
+    const Tokenizer& tokenizer = *client_.tokenizer;
+    const auto token = static_cast<TokenId>(id);
+    if (tokenizer.is_end(token)) return how_.form->may_end();
+    const std::string bytes(tokenizer.bytes(token));
+    return !bytes.empty() && how_.form->may_follow(bytes);
+  }
+  // Of the likeliest tokens that may follow, or of all that may where none of these does.
+  std::size_t choose_of_form(std::span<const std::int64_t> logits, int unit) {
+    constexpr std::size_t k_likeliest = 512;
+    constexpr std::int64_t k_never = std::numeric_limits<std::int64_t>::min() / 4;
+    std::vector<std::uint32_t> order(logits.size());
+    std::iota(order.begin(), order.end(), 0u);
+    const auto likeliest = order.begin() + static_cast<std::ptrdiff_t>(std::min(k_likeliest, order.size()));
+    std::partial_sort(order.begin(), likeliest, order.end(),
+                      [&](std::uint32_t a, std::uint32_t b) { return logits[a] > logits[b]; });
+    std::vector<std::int64_t> allowed(logits.size(), k_never);
+    bool some = false;
+    for (auto id = order.begin(); id != order.end() && (id < likeliest || !some); ++id) {
+      if (!may_follow(*id)) continue;
+      allowed[*id] = logits[*id];
+      some = true;
+    }
+    return sampler_.choose(some ? std::span<const std::int64_t>(allowed) : logits, unit);
   }
   // Takes a token of the answer; returns whether another is wanted.
   bool take(TokenId id) {
@@ -228,6 +340,11 @@ class Conversation::State::Answering {
     last_ = Clock::now();
     if (++answer_.cost.answer_tokens == 1) first_ = last_;
     answer_.tokens.push_back(id);
+    if (how_.log_probabilities) {
+      answer_.log_probabilities.push_back({std::string(tokenizer.bytes(id)), chances_.front()});
+      chances_.pop_front();
+      taken_ = true;
+    }
     note_range();
     client_.use_token();
     client_.set_ready(state_.session->chain(), tokens_of(state_.session->plan(), state_.session->ready()));
@@ -238,12 +355,14 @@ class Conversation::State::Answering {
     }
     const bool begins = answer_.cost.answer_tokens == 1 && !raw_;
     emit(stops_.push(characters_.push(begins ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
-    if (stops_.stopped()) answer_.end = Answer::End::stop;
-    return !stops_.stopped() && client_.tokens_left > 0;
+    if (how_.form) how_.form->add(tokenizer.bytes(id));
+    const bool stopped = stops_.stopped() || (how_.form && how_.form->is_over());
+    if (stopped) answer_.end = Answer::End::stop;
+    return !stopped && client_.tokens_left > 0;
   }
   void note_range() {
     answer_.out_of_range = state_.session->out_of_range();
-    answer_.trusted_tokens = state_.session->trusted_tokens();
+    if (trusted_) answer_.trusted_tokens = said_before_ + state_.session->trusted_tokens();
   }
   void emit(const std::string& text) {
     answer_.text += text;
@@ -283,6 +402,16 @@ class Conversation::State::Answering {
   const bool raw_;  // the answer goes on with the question's text
   Utf8Stream characters_;
   Answer answer_;
+  std::exception_ptr
+      out_of_stock_;      // why the first session's chain could not be filled: from then on what is in stock has to do
+  std::size_t most_ = 0;  // tokens of the answer in this session
+  std::size_t said_before_ = 0;  // in sessions before it that the provider forgot
+  bool trusted_ = true;          // all of these
+  bool went_on_ = false;         // the session was used by an answer before
+  // Of tokens that were chosen and not taken yet, where AnswerOptions::log_probabilities asks for it; whether one was taken since the last was chosen.
+  std::deque<double> chances_;
+  bool taken_ = false;
+  bool ended_ = false;  // nothing is to come behind the answer's last token
   const Clock::time_point begin_;
   Clock::time_point ready_, first_, last_;
   const permllm::Traffic start_;

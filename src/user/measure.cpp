@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/reason.h"
 #include "net/units.h"
 #include "wire/frame.h"
 
@@ -16,33 +17,20 @@ nlohmann::json online_json(const Traffic& t, double per) {
           {"round_trips", static_cast<double>(t.round_trips) / per}};
 }
 
-// Slots that are left behind the marks, with an entry and a pass for each: those are burnt ahead, too.
-std::size_t room_behind(const Marks& marks, std::size_t slots) {
-  return slots - std::min<std::size_t>(slots, *std::max_element(marks.first.begin(), marks.first.end()));
-}
-
 // Rows of a pass, at most.
 std::size_t block_of(const MeasuredConversation::Request& request) {
   return request.drafts == nullptr ? 1 : request.drafts->length.most() + 1;
 }
 
-// The least burnt chain that has so much room.
-UserClient::Choose chain_with(std::size_t room, const std::function<std::size_t()>& slots) {
-  return [room, slots, fitting = std::vector<ChainChoice>{}](std::span<const ChainChoice> chains) mutable {
-    fitting.clear();
-    std::copy_if(chains.begin(), chains.end(), std::back_inserter(fitting),
-                 [&](const ChainChoice& c) { return room_behind(c.burnt, slots()) >= room; });
-    return UserClient::least_burnt(fitting);
-  };
-}
-
 }  // namespace
 
 MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience,
-                                           Executor& executor, Ledger& ledger, std::size_t room)
+                                           Executor& executor, Ledger& ledger,
+                                           const std::function<Wanted(const Plan&)>& wanted)
     : shape_(shape),
-      client_(links(traffic_), ledger, executor, patience,
-              chain_with(room, [this] { return client_.card().plan.slots; })) {}
+      client_(links(traffic_), ledger, executor, patience, [&](const Plan& plan, std::span<const ChainChoice> chains) {
+        return best_chain(plan, chains, wanted ? wanted(plan) : Wanted{});
+      }) {}
 
 MeasuredConversation::Moment MeasuredConversation::now() const {
   return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
@@ -62,15 +50,7 @@ std::size_t MeasuredConversation::slots_of(const Request& request) const {
   return plan().prompt_rows(request.ids.size() - in_common(request.ids)) + (request.max_tokens - 1) * block_of(request);
 }
 
-std::size_t MeasuredConversation::slots_afresh(const Request& request) const {
-  return plan().prompt_rows(request.ids.size()) + (request.max_tokens - 1) * block_of(request);
-}
-
 std::size_t MeasuredConversation::room() { return room_behind(client_.session().marks(), plan().slots); }
-
-bool MeasuredConversation::fits(const Request& request) {
-  return slots_of(request) <= room() && (fed_.empty() || !plan().config.prefix);
-}
 
 std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std::size_t block) {
   const std::size_t rows = plan().prompt_rows(ids.size() - in_common(ids)), left = room();
@@ -113,6 +93,7 @@ void MeasuredConversation::run(const Request& request) {
   trusted_ = passes_ = kept_ = 0;
   declared_ = {};
   drafted_ = {};
+  out_of_stock_ = false;
   make_material(request, fresh.size());
   if (request.on_ready) request.on_ready();
 
@@ -137,7 +118,12 @@ void MeasuredConversation::run(const Request& request) {
   if (block_of(request) > 1) request.drafts->by->wait();  // so that no pass is timed with the reading beside it
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
-    pass(request, history, on_token);
+    try {
+      pass(request, history, on_token);
+    } catch (const Error& error) {  // nothing is burnt; what was sampled is there, and the answer ends with it
+      if (out_of_stock_ = is_of_stock(error.reason()); !out_of_stock_) throw;
+      break;
+    }
     if (more) {
       ++passes_;
       kept_ = output_.size();

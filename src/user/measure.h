@@ -16,10 +16,10 @@ namespace permllm {
 class MeasuredConversation {
  public:
   // links: makes the user's links, metered by what it is given. The ledger outlives it. Errors: those of
-  // UserClient. room: slots that a chain must have left to be taken up.
+  // UserClient. wanted: what it is begun for, by the plan.
   using Links = std::function<UserLinks(UserTraffic&)>;
   MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, Executor& executor,
-                       Ledger& ledger, std::size_t room = 1);
+                       Ledger& ledger, const std::function<Wanted(const Plan&)>& wanted = nullptr);
 
   const Card& card() const { return client_.card(); }
   const Plan& plan() const { return client_.card().plan; }
@@ -44,12 +44,8 @@ class MeasuredConversation {
   void run(const Request& request);
   // Has the material for a further turn made, where there is room for one, and waits for nothing: of its prompt and the beginning of its answer.
   void prepare(std::size_t prompt_tokens, std::size_t answer_tokens);
-  // Whether a request has room behind what the conversation has used; else it needs a new one.
-  bool fits(const Request& request);
-  // The longest answer, of max_tokens, with which a request for these ids fits, in passes of at most so many rows; 0: none does.
+  // The longest answer to these ids for which there is room behind what the conversation has used, in passes of at most so many rows; 0: for none.
   std::size_t answer_room(std::span<const TokenId> ids, std::size_t block);
-  // Slots that a request takes in a new conversation, which is fed all of its ids.
-  std::size_t slots_afresh(const Request& request) const;
   // The chain, and how much of it is made and not used.
   std::uint64_t chain() const { return client_.chain(); }
   Marks ready() { return between(client_.session().marks(), client_.filler().made()); }
@@ -71,6 +67,8 @@ class MeasuredConversation {
   // Values beyond their range (docs/protocol.md 2.9) in what the session holds, and the tokens of the last answer before the first of them.
   std::uint64_t out_of_range() { return client_.session().beyond(); }
   std::size_t trusted_tokens() const { return trusted_; }
+  // Whether the last answer ended because there was no material for its next pass and none could be made.
+  bool out_of_stock() const { return out_of_stock_; }
 
   // Ends the session. The report of `--json`, one object.
   nlohmann::json end();
@@ -111,6 +109,7 @@ class MeasuredConversation {
   std::vector<TokenId> output_;
   std::size_t trusted_ = 0;         // of its tokens
   std::uint64_t out_of_range_ = 0;  // at its end
+  bool out_of_stock_ = false;
   Moment begin_, first_, last_;
   // Passes after the prompt's that were completed, the tokens that they kept, and what their links carried.
   std::size_t passes_ = 0, kept_ = 0;

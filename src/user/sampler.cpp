@@ -58,4 +58,12 @@ std::size_t Sampler::choose(std::span<const std::int64_t> logits, int frac) {
 }
 std::size_t Sampler::choose(std::span<const float> logits) { return pick(logits, 1.0); }
 
+double Sampler::log_probability(std::span<const std::int64_t> logits, int frac, std::size_t position) {
+  const auto best = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
+  const double unit = std::ldexp(1.0, -frac);
+  double sum = 0;
+  for (const std::int64_t logit : logits) sum += std::exp((static_cast<double>(logit) - best) * unit);
+  return (static_cast<double>(logits[position]) - best) * unit - std::log(sum);
+}
+
 }  // namespace permllm

@@ -28,6 +28,9 @@ class Sampler {
   // logits in units of 2^-frac.
   std::size_t choose(std::span<const std::int64_t> logits, int frac);
   std::size_t choose(std::span<const float> logits);
+  // The natural logarithm of the probability that the model itself gives a position, at a temperature of 1 and without what narrows the choice. A level
+  // common to all logits plays no part.
+  static double log_probability(std::span<const std::int64_t> logits, int frac, std::size_t position);
 
  private:
   template <class Logit>

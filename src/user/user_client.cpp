@@ -24,13 +24,6 @@ Card read_card(const UserLinks& links, Clock::duration patience) {
   return card;
 }
 
-const ChainChoice* UserClient::least_burnt(std::span<const ChainChoice> chains) {
-  const auto best = std::min_element(chains.begin(), chains.end(), [](const ChainChoice& a, const ChainChoice& b) {
-    return std::pair(a.burnt[k_slot_kind], b.ready()) < std::pair(b.burnt[k_slot_kind], a.ready());
-  });
-  return best == chains.end() ? nullptr : &*best;
-}
-
 UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
                        const Choose& choose)
     : ledger_(ledger) {
@@ -105,7 +98,7 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
     if (!there->busy && own.paired && of_this_mask && fits) choices.push_back(choice);
   }
   std::optional<ChainRecord> taken;
-  for (const ChainChoice* chosen; !taken && (chosen = choose(choices)) != nullptr;) {
+  for (const ChainChoice* chosen; !taken && (chosen = choose(card_.plan, choices)) != nullptr;) {
     const std::uint64_t chain = chosen->chain;
     const ChainRecord& own =
         *std::find_if(before.begin(), before.end(), [&](const ChainRecord& r) { return r.chain == chain; });

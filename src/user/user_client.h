@@ -11,6 +11,7 @@
 #include "session/greeting.h"
 #include "session/ledger.h"
 #include "session/report.h"
+#include "user/chain_choice.h"
 #include "user/filler.h"
 #include "user/session.h"
 
@@ -23,26 +24,19 @@ struct UserLinks {
       grace{};  // how long the online link waits for its next connection when one was lost (net/resumable.h)
 };
 
-// A chain that a session could take, as both ledgers see it.
-struct ChainChoice {
-  std::uint64_t chain = 0;
-  Marks made, burnt;
-  // Slots that are made and not burnt.
-  std::uint32_t ready() const { return between(burnt, made)[k_slot_kind]; }
-  bool fresh() const { return burnt == Marks{}; }
-};
-
 class UserClient {
  public:
-  // Which of the chains a session takes; null: a new one.
-  using Choose = std::function<const ChainChoice*(std::span<const ChainChoice>)>;
-  // The one with the least burnt; among those that are fresh, the one with the most ready: burnt slots cost memory and bytes.
-  static const ChainChoice* least_burnt(std::span<const ChainChoice> chains);
+  // Which of the chains a session takes, once its plan is known; null: a new one.
+  using Choose = std::function<const ChainChoice*(const Plan&, std::span<const ChainChoice>)>;
+  // For a prompt in general.
+  static const ChainChoice* any_chain(const Plan& plan, std::span<const ChainChoice> chains) {
+    return best_chain(plan, chains, {});
+  }
 
   // Handshakes with the provider; of a new chain also with the helper. The ledger outlives the client; where it is a file, so does the chain.
   // Errors: mismatch (names both values), closed, timeout.
   UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
-             const Choose& choose = least_burnt);
+             const Choose& choose = any_chain);
   ~UserClient();
   UserClient(const UserClient&) = delete;
   UserClient& operator=(const UserClient&) = delete;

@@ -109,7 +109,8 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
     Process killed = serve(0);
     const std::uint16_t number = port_of(killed);
     // Connection 0 hears what there is, 1 is the conversation's.
-    CuttingProxy proxy(number, {{1, bytes * part / 16}}, {}, [&] { kill(killed.pid(), SIGKILL); });
+    const pid_t pid = killed.pid();
+    CuttingProxy proxy(number, {{1, bytes * part / 16}}, {}, [pid] { kill(pid, SIGKILL); });
     invite(proxy.port());
     const Result ended = ask();
     EXPECT_EQ(killed.wait(), -SIGKILL);
@@ -139,6 +140,76 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
   }
   EXPECT_GT(printed, k_tokens);
   fmt::print("{} tokens before the kills; at most {} slots burnt ahead of their use\n", printed, ahead);
+}
+
+// The words so far are fed to a new session, on material of its own; a person is told.
+TEST(Resume, an_answer_goes_on_when_the_provider_is_killed_and_started_again) {
+  const Scratch scratch;
+  make_keys(scratch.path());
+  Process helping({"helper", "--identity", (scratch / "helper").string(), "--events", "--log-level", "error"},
+                  PERMLLM_BINARY);
+  const std::string helper_address = address_of(helping), state = (scratch / "state").string();
+  const auto serve = [&](std::uint16_t on) {
+    return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error",
+                    "--helper", helper_address, "--state", state, "--model",
+                    std::string(PERMLLM_TINY_MODELS) + "/llama.gguf", "--context", "64", "--listen", at(on)},
+                   PERMLLM_BINARY);
+  };
+  const auto command = [&](const std::string& user, std::uint16_t through, const std::string& more) {
+    const std::string invite = make_invite(scratch.path(), user, at(through), helper_address, 100);
+    return std::string("echo 'Is it so?' | ") + PERMLLM_BINARY + " chat --invite " + invite + " --state " +
+           (scratch / user).string() + " --chat-format none --max-tokens 12 --ahead 16 " + more;
+  };
+  const auto ask = [&](const std::string& text) { return Process({"-c", text}, "/bin/sh"); };
+  Process first = serve(0);
+  const std::uint16_t port = port_of(first);
+  Process asking = ask(command("whole", port, "--json"));
+  const auto want = asking.wait_for("done");
+  stop(first);
+  const auto bytes = want.at("bytes").at("online").at("received").get<std::size_t>();
+  std::size_t told = 0;
+  for (std::size_t part = 2; part < 16; part += 3) {
+    Process killed = serve(port);
+    port_of(killed);
+    const pid_t pid = killed.pid();  // whoever waits for it forgets the number
+    CuttingProxy proxy(port, {{1, bytes * part / 16}}, {}, [pid] { kill(pid, SIGKILL); });
+    const std::string user = "user" + std::to_string(part);
+    Process chatting = ask(command(user, proxy.port(), "--json"));
+    EXPECT_EQ(killed.wait(), -SIGKILL);
+    Process again = serve(port);
+    port_of(again);
+    std::size_t restarts = 0, tokens = 0;
+    const auto done = chatting.wait_for("done", [&](const nlohmann::json& event) {
+      restarts += event.at("event") == "restarted";
+      tokens += event.at("event") == "token";
+    });
+    EXPECT_EQ(done.at("output_ids"), want.at("output_ids")) << part;
+    EXPECT_EQ(done.at("text"), want.at("text")) << part;
+    EXPECT_EQ(done.at("trusted_tokens"), want.at("trusted_tokens")) << part;
+    EXPECT_EQ(done.at("tokens_left"), 100 - 12) << part;
+    EXPECT_EQ(tokens, 12u) << part;
+    EXPECT_LE(restarts, 1u) << part;
+    told += restarts;
+    EXPECT_EQ(chatting.wait(), 0);
+    stop(again);
+    // Nothing was used twice: each session burnt its own.
+    const Marks own = burnt(scratch / user);
+    const std::uint32_t prompt = want.at("prompt_tokens");
+    EXPECT_GE(own[k_slot_kind], (restarts > 0 ? 2 : 1) * prompt + 12 - 1) << part;
+  }
+  EXPECT_GE(told, 3u);
+  Process killed = serve(port);
+  port_of(killed);
+  const pid_t pid = killed.pid();
+  CuttingProxy proxy(port, {{1, bytes * 3 / 4}}, {}, [pid] { kill(pid, SIGKILL); });
+  const auto out = scratch / "out", error = scratch / "error";
+  Process person = ask(command("person", proxy.port(), ">" + out.string() + " 2>" + error.string()));
+  EXPECT_EQ(killed.wait(), -SIGKILL);
+  Process again = serve(port);
+  port_of(again);
+  EXPECT_EQ(person.wait(), 0);
+  EXPECT_NE(read_text(error).find("\n(the provider was restarted, going on)\n"), std::string::npos) << read_text(error);
+  EXPECT_EQ(read_text(out), want.at("text").get<std::string>() + "\n");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <pty.h>
 
 #include <fstream>
+#include <map>
 
 #include "support/gguf_writer.h"
 #include "support/processes.h"
@@ -89,7 +90,7 @@ TEST_F(Terminal, an_answer_draws_nothing) {
 // What a program prints on a terminal, and what a person types there.
 class Pty {
  public:
-  Pty(const std::vector<std::string>& arguments) {
+  Pty(const std::vector<std::string>& arguments, const std::map<std::string, std::string>& variables = {}) {
     pid_ = forkpty(&terminal_, nullptr, nullptr, nullptr);
     if (pid_ != 0) return;
     std::vector<char*> argv;
@@ -98,6 +99,7 @@ class Pty {
     for (std::string& argument : copies) argv.push_back(argument.data());
     argv.push_back(nullptr);
     setenv("TERM", "dumb", 1);
+    for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
     execv(PERMLLM_BINARY, argv.data());
     _exit(127);
   }
@@ -122,6 +124,18 @@ class Pty {
       output.append(chunk.data(), static_cast<std::size_t>(got));
     }
     return true;
+  }
+  // By Ctrl-D, which is one once the editor reads: a little behind the prompt.
+  bool ends() {
+    pollfd wait{terminal_, POLLIN, 0};
+    for (int i = 0; i < 100; ++i) {
+      if (write(terminal_, "\x04", 1) != 1) return true;
+      std::array<char, 4096> chunk;
+      while (poll(&wait, 1, 200) > 0) {
+        if (read(terminal_, chunk.data(), chunk.size()) <= 0) return true;
+      }
+    }
+    return false;
   }
   std::string output;
 
@@ -176,6 +190,102 @@ TEST_F(Terminal, what_a_provider_says_draws_nothing_at_its_user_and_helper) {
     }
     format == "text" ? expect_shown("log", read_text(log)) : expect_ascii("log", read_text(log));
   }
+}
+
+// Provider, helper and a person at a terminal who asks a model that takes any text.
+class Typing : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    scratch = new Scratch;
+    make_keys(scratch->path());
+    helping =
+        new Process({"helper", "--identity", place("helper"), "--events", "--log-level", "error"}, PERMLLM_BINARY);
+    const std::string helper = address_of(*helping);
+    providing = new Process({"provider", "--identity", place("provider"), "--helper", helper, "--model",
+                             PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64", "--events", "--log-level", "error"},
+                            PERMLLM_BINARY);
+    invite = make_invite(scratch->path(), "alice", address_of(*providing), helper, 1000);
+  }
+  static void TearDownTestSuite() {
+    delete providing;
+    delete helping;
+    delete scratch;
+  }
+  static std::string place(const std::string& name) { return (*scratch / name).string(); }
+  // The questions of a conversation in which this is typed, each followed by an answer.
+  static std::vector<std::string> asked(const std::string& name, const std::vector<std::string>& typed,
+                                        std::map<std::string, std::string> variables = {},
+                                        const std::vector<std::string>& more = {}) {
+    variables.try_emplace("TERM", "xterm");
+    variables.try_emplace("LC_ALL", "C.UTF-8");
+    std::vector<std::string> arguments{"chat",         "--invite", invite,          "--state", place("state-" + name),
+                                       "--max-tokens", "1",        "--chat-format", "none"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Pty chat(arguments, variables);
+    EXPECT_TRUE(chat.shows("2004h> ")) << testing::PrintToString(
+        chat.output);  // the terminal is told that pastes are to be marked
+    for (const std::string& text : typed) {
+      chat.output.clear();
+      chat.type(text);
+      EXPECT_TRUE(chat.shows("left of the invite]")) << testing::PrintToString(chat.output);
+    }
+    chat.type("/save all.md\n");
+    EXPECT_TRUE(chat.shows("(saved in")) << testing::PrintToString(chat.output);
+    EXPECT_TRUE(chat.ends());
+    std::vector<std::string> questions;
+    const std::string all = read_text(*scratch / ("state-" + name) / "saved" / "all.md");
+    for (std::size_t from = 0; (from = all.find("## Question\n\n", from)) != std::string::npos;) {
+      from += 13;
+      questions.push_back(all.substr(from, all.find("\n\n## Answer", from) - from));
+    }
+    return questions;
+  }
+  static inline Scratch* scratch = nullptr;
+  static inline Process *helping = nullptr, *providing = nullptr;
+  static inline std::string invite;
+};
+using Texts = std::vector<std::string>;
+
+TEST_F(Typing, every_letter_is_kept_whatever_the_locale) {
+  const std::string text = "\u00d6 \u4f60\u597d \U0001f600 x";
+  for (const char* locale : {"C.UTF-8", "C", "POSIX", "xx_YY.UTF-8", ""})
+    EXPECT_EQ(asked("locale" + std::string(locale), {text + "\n"}, {{"LC_ALL", locale}, {"LANG", ""}}), Texts{text})
+        << locale;
+  // A letter is taken back whole.
+  EXPECT_EQ(asked("erased", {"a\u00d6\u597d\x7f\n"}), Texts{"a\u00d6"});
+}
+
+TEST_F(Typing, what_is_pasted_is_one_question) {
+  EXPECT_EQ(asked("paste", {"\x1b[200~one\r  two\n\u597d\x1b[201~ three\n"}), Texts{"one\n  two\n\u597d three"});
+  // Behind the last line's end waits the person.
+  EXPECT_EQ(asked("end", {"\x1b[200~one\n\x1b[201~\n"}), Texts{"one"});
+}
+
+TEST_F(Typing, several_lines_are_one_question) {
+  EXPECT_EQ(asked("alt", {"one\x1b\rtwo\n", "three\x1b\nfour\n"}), (Texts{"one\ntwo", "three\nfour"}));
+  EXPECT_EQ(asked("quotes", {"\"\"\"\none\n\n  two\n\"\"\"\n", "\"\"\"one\ntwo\"\"\"\n"}),
+            (Texts{"one\n\n  two", "one\ntwo"}));
+}
+
+TEST_F(Typing, an_editor_of_ones_own_writes_a_question) {
+  const std::string editor = place("editor");
+  write_text(editor, "#!/bin/sh\ntest \"$1\" = --flag || exit 3\nls -l \"$2\" >" + place("mode") +
+                         "\nprintf 'line of %s\\n\\n' \"$(cat \"$2\")\" >\"$2.new\"\nprintf 'and \\303\\226\\n' "
+                         ">>\"$2.new\"\nmv \"$2.new\" \"$2\"\n");
+  std::filesystem::permissions(editor, std::filesystem::perms::owner_all);
+  EXPECT_EQ(asked("editor", {"/edit mine\n"},
+                  {{"EDITOR", editor + " --flag"}, {"XDG_RUNTIME_DIR", scratch->path().string()}}),
+            Texts{"line of mine\n\nand \u00d6"});
+  EXPECT_TRUE(read_text(place("mode")).starts_with("-rw-------")) << read_text(place("mode"));
+  // One that fails gives nothing, and the conversation goes on.
+  EXPECT_EQ(asked("broken", {"/edit\nstill here\n"}, {{"EDITOR", "false"}}), Texts{"still here"});
+}
+
+TEST_F(Typing, a_history_keeps_lines_together) {
+  const std::string history = place("history");
+  EXPECT_EQ(asked("first", {"one\x1b\rtw\u00d6\n"}, {}, {"--history", history}), Texts{"one\ntw\u00d6"});
+  // Arrow up, up: behind "/save all.md".
+  EXPECT_EQ(asked("second", {"\x1b[A\x1b[A!\n"}, {}, {"--history", history}), Texts{"one\ntw\u00d6!"});
 }
 
 }  // namespace

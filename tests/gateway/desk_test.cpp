@@ -86,22 +86,22 @@ TEST(AnswerDesk, a_question_is_answered_and_counted) {
   EXPECT_EQ(d.desk.now().tokens_per_second, 4);  // the last one's
 }
 
+// Without a limit a quarter of the context is enough for a session to be taken as it is.
 TEST(AnswerDesk, an_answer_is_as_long_as_is_asked_or_as_there_is_room) {
   Desk d;
   d.client.offered.context = 100;
-  const auto most = [&](std::optional<std::size_t> max_tokens, std::size_t room) {
+  const auto most = [&](std::optional<std::size_t> max_tokens) {
     openai::Request request = request_of("q");
     request.max_tokens = max_tokens;
-    d.client.room = room;
     const std::size_t number = d.client.questions();
     const Ticket ticket = d.ask(request);
     d.client.question(number).end();
     done(ticket);
-    return d.client.question(number).options.max_tokens;
+    const AnswerOptions& how = d.client.question(number).options;
+    return std::pair(how.max_tokens, how.enough_tokens);
   };
-  EXPECT_EQ(most(6, 50), 6u);
-  EXPECT_EQ(most(std::nullopt, 25), 25u);
-  EXPECT_EQ(most(std::nullopt, 24), 100u);  // begun again: a quarter of the context is enough, less is not
+  EXPECT_EQ(most(6), std::pair(std::size_t{6}, std::size_t{0}));
+  EXPECT_EQ(most(std::nullopt), std::pair(std::size_t{100}, std::size_t{25}));
 }
 
 TEST(AnswerDesk, what_cannot_be_answered_is_refused_before_anybody_is_asked) {
@@ -340,6 +340,133 @@ TEST(AnswerDesk, a_drain_cancels_what_does_not_end) {
   EXPECT_EQ(code(two), "cancelled");
   EXPECT_EQ(d.client.questions(), 1u);
   EXPECT_EQ(d.reason("three"), "busy");
+}
+
+using Calls = std::vector<ToolCall>;
+const openai::Json k_tools = openai::Json::parse(
+    R"([{"type":"function","function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}},
+        {"type":"function","function":{"name":"now"}}])");
+
+openai::Request with_tools(openai::Request::Calls calls = openai::Request::Calls::if_it_likes,
+                           const std::string& tool = "") {
+  openai::Request request = request_of("Is it warm?");
+  request.tools = k_tools;
+  request.calls = calls;
+  request.tool = tool;
+  return request;
+}
+Calls calls_of(const Ticket& ticket) {
+  Calls calls;
+  for (const openai::Call& call : done(ticket).result().calls) {
+    EXPECT_EQ(call.id.size(), 9u);
+    calls.push_back(call.call);
+  }
+  return calls;
+}
+
+TEST(AnswerDesk, a_model_is_told_of_tools_and_its_calls_are_read) {
+  Desk d;
+  d.client.offered.context = 4000;
+  const Ticket ticket = d.ask(with_tools());
+  EXPECT_NE(d.client.question(0).text.find("{\"type\":\"function\",\"function\":{\"name\":\"now\"}}"),
+            std::string::npos);
+  EXPECT_TRUE(d.client.question(0).text.ends_with("Is it warm?"));
+  d.client.question(0).say("I look. <tool_");
+  EXPECT_EQ((**ticket).wait(0, Clock::now() + k_patience), "I look.");
+  d.client.question(0).say("call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}</tool_call>");
+  EXPECT_EQ((**ticket).wait(7, Clock::now() + k_patience, 0), "");  // a call is told before the answer ends
+  EXPECT_EQ((**ticket).calls(0).size(), 1u);
+  d.client.question(0).say("\n<tool_call>{\"name\": \"now\"}</tool_call>");
+  d.client.question(0).end();
+  EXPECT_EQ(calls_of(ticket), (Calls{{"weather", R"({"city":"Rome"})"}, {"now", "{}"}}));
+  EXPECT_EQ(done(ticket).result().text, "I look.");
+  EXPECT_STREQ(done(ticket).result().finish, "tool_calls");
+  // None where it calls none, or may not.
+  openai::Request none = with_tools(openai::Request::Calls::none);
+  const Ticket silent = d.ask(none);
+  EXPECT_EQ(d.client.question(1).text, "Is it warm?");
+  d.client.question(1).say("{\"name\": \"now\"}");
+  d.client.question(1).end();
+  EXPECT_EQ(done(silent).result().text, "{\"name\": \"now\"}");
+  EXPECT_STREQ(done(silent).result().finish, "stop");
+}
+
+TEST(AnswerDesk, a_call_that_is_required_is_begun_for_the_model) {
+  Desk d;
+  d.client.offered.context = 4000;
+  const Ticket one = d.ask(with_tools(openai::Request::Calls::required, "weather"));
+  EXPECT_TRUE(d.client.question(0).text.ends_with("<tool_call>\n{\"name\": \"weather\", \"arguments\": "))
+      << d.client.question(0).text;
+  d.client.question(0).say("{\"city\": \"Oslo\"}}");
+  d.client.question(0).end();
+  EXPECT_EQ(calls_of(one), (Calls{{"weather", R"({"city":"Oslo"})"}}));
+  EXPECT_EQ(done(one).result().text, "");
+  // One that is none is tried again, then refused.
+  openai::Request any = with_tools(openai::Request::Calls::required);
+  any.tries = 2;
+  const Ticket other = d.ask(any);
+  for (std::size_t i = 1; i < 3; ++i) {
+    EXPECT_TRUE(d.client.question(i).text.ends_with("{\"name\": \""));
+    d.client.question(i).say("nobody\"}");
+    d.client.question(i).end();
+  }
+  EXPECT_EQ(done(other).failure().value().param, "tool_choice");
+  EXPECT_EQ(done(other).failure().value().status, 400);
+}
+
+TEST(AnswerDesk, an_answer_in_a_form_is_given_out_once_it_keeps_it) {
+  Desk d;
+  d.client.offered.context = 4000;
+  openai::Request request = request_of("Who?");
+  request.form = std::make_shared<const JsonSchema>(
+      openai::Json::parse(R"({"type":"object","required":["a"],"properties":{"a":{"type":"integer"}}})"), "f");
+  request.answer.seed = 5;
+  const Ticket ticket = d.ask(request);
+  EXPECT_NE(d.client.question(0).text.find("\"required\":[\"a\"]"), std::string::npos);
+  EXPECT_TRUE(d.client.question(0).text.ends_with("Who?{"));  // its beginning is no matter of choice
+  EXPECT_EQ(d.client.question(0).options.temperature, 0);
+  d.client.question(0).say("\"a\": \"x\"}");
+  d.client.question(0).end();
+  EXPECT_EQ(d.client.question(1).options.temperature, 0.7);  // or the answer would be the same
+  EXPECT_EQ(d.client.question(1).options.seed, 6u);
+  EXPECT_EQ((**ticket).wait(0, Clock::now()), "");
+  d.client.question(1).say("\"a\": 1}");
+  d.client.question(1).end();
+  EXPECT_EQ(done(ticket).result().text, "{\"a\": 1}");
+  EXPECT_EQ(done(ticket).result().usage.at("completion_tokens"), 2);  // of both
+  // What is cut by a limit is told as it is: no further try would be longer.
+  const Ticket cut = d.ask(request);
+  d.client.question(2).say("\"a\"");
+  d.client.question(2).end(Answer::End::length);
+  EXPECT_EQ(done(cut).result().text, "{\"a\"");
+  EXPECT_STREQ(done(cut).result().finish, "length");
+  request.tries = 1;
+  const Ticket never = d.ask(request);
+  d.client.question(3).say("no}");
+  d.client.question(3).end();
+  EXPECT_EQ(done(never).failure().value().param, "response_format");
+}
+
+// In the profile that names its tokens they are chosen by the form, and given out as they come.
+TEST(AnswerDesk, an_answer_in_profile_open_is_held_to_its_form) {
+  Desk d;
+  d.client.offered.context = 4000;
+  d.client.offered.profile = "open";
+  openai::Request request = request_of("Who?");
+  request.form = std::make_shared<const JsonSchema>(
+      openai::Json::parse(R"({"type":"object","required":["a"],"properties":{"a":{"type":"integer"}}})"), "f");
+  const Ticket ticket = d.ask(request);
+  AnswerForm& form = *d.client.question(0).options.form;
+  EXPECT_FALSE(form.may_follow("x") || form.may_end() || form.may_follow("\"b") || form.is_over());
+  EXPECT_TRUE(form.may_follow("\"a\": 12"));
+  d.client.question(0).say("\"a\"");
+  EXPECT_EQ((**ticket).wait(1, Clock::now() + k_patience), "\"a\"");
+  form.add("\"a\":1}");
+  EXPECT_TRUE(form.is_over() && form.may_end());
+  d.client.question(0).say(":1}");
+  d.client.question(0).end(Answer::End::stop);
+  EXPECT_EQ(done(ticket).result().text, "{\"a\":1}");
+  EXPECT_STREQ(done(ticket).result().finish, "stop");
 }
 
 }  // namespace

@@ -1,4 +1,8 @@
 // The gateway as its clients meet it: `permllm serve` in a process of its own, with a provider and a helper in theirs, over real sockets.
+#include <fmt/format.h>
+
+#include <regex>
+
 #include "base/temporary_directory.h"
 #include "gateway/harness.h"
 
@@ -137,6 +141,29 @@ TEST_F(GatewayTest, completions_go_on_with_the_raw_text) {
   EXPECT_EQ(events[events.size() - 2]["choices"][0]["finish_reason"], "length");
 }
 
+TEST_F(GatewayTest, the_likelihood_of_each_chosen_token_is_told) {
+  const Json asked{{"max_tokens", 3}, {"logprobs", true}};
+  const Json choice = post(*gateway, k_chats, chat(k_question, asked)).json()["choices"][0];
+  ASSERT_EQ(choice["logprobs"]["content"].size(), 3u);
+  for (const Json& token : choice["logprobs"]["content"]) {
+    EXPECT_LE(token["logprob"], 0);
+    EXPECT_GT(token["logprob"], -20);
+    EXPECT_EQ(token["top_logprobs"], Json::array());
+  }
+  Json streamed = asked;
+  streamed["stream"] = true;
+  const std::vector<Json> events = events_of(post(*gateway, k_chats, chat(k_question, streamed)).text);
+  const Json last = events.at(events.size() - 2)["choices"][0];
+  EXPECT_EQ(last["finish_reason"], "length");
+  ASSERT_EQ(last["logprobs"]["content"].size(), 3u);
+  for (std::size_t i = 0; i < 3; ++i) {  // of the same answer, but for what masked arithmetic rounds
+    const Json &one = choice["logprobs"]["content"][i], &other = last["logprobs"]["content"][i];
+    EXPECT_EQ(other["bytes"], one["bytes"]);
+    EXPECT_NEAR(other["logprob"].get<double>(), one["logprob"].get<double>(), 0.1);
+  }
+  EXPECT_TRUE(post(*gateway, k_chats, chat()).json()["choices"][0]["logprobs"].is_null());
+}
+
 TEST_F(GatewayTest, a_dialogue_is_not_fed_again_and_others_do_not_disturb_it) {
   const auto own = parties->gateway("--sessions 2");
   Json dialogue = chat("Y", {{"max_tokens", 1}});
@@ -167,7 +194,7 @@ TEST_F(GatewayTest, errors_have_openais_shape_and_name_the_parameter) {
     EXPECT_EQ(error["code"], code) << error;
     EXPECT_EQ(error["message"].get<std::string>().find("canary"), std::string::npos) << error;
   };
-  expect(k_chats, chat("canary", {{"tools", {1}}}), 400, "tools", "unsupported_parameter");
+  expect(k_chats, chat("canary", {{"functions", {1}}}), 400, "functions", "unsupported_parameter");
   expect(k_chats, chat("canary", {{"unheard_of", 1}}), 400, "unheard_of", nullptr);
   expect(k_chats, chat("canary", {{"temperature", -1}}), 400, "temperature", nullptr);
   expect(k_chats, chat("canary", {{"model", "gpt-canary"}}), 404, "model", "model_not_found");
@@ -282,8 +309,12 @@ TEST_F(GatewayTest, a_host_or_origin_of_others_is_refused_before_anything_else) 
                                   std::string("127.0.0.1:1"), "127.0.0.1" + port + port, std::string()}) {
     EXPECT_EQ(host(name), 403) << name;
   }
-  EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\n\r\n"), 403);
-  EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"), 403);
+  EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\n\r\n"), 400);
+  EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"), 400);
+  EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\nHost: local host\r\n\r\n"), 400);
+  // The target's host is the one that counts.
+  EXPECT_EQ(raw_status(*gateway, "GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\n\r\n"), 403);
+  EXPECT_EQ(raw_status(*gateway, "GET http://localhost/health HTTP/1.1\r\nHost: evil.example\r\n\r\n"), 200);
   const std::string refused =
       raw(*gateway, "GET /no/such HTTP/1.1\r\nHost: evil.example\r\nUpgrade: websocket\r\n\r\n");
   EXPECT_NE(refused.find("\"foreign_host\""), std::string::npos) << refused;
@@ -322,16 +353,107 @@ TEST_F(GatewayTest, requests_that_are_no_programs_are_refused) {
   std::string chunked = head + "Transfer-Encoding: chunked\r\n\r\n";
   for (int i = 0; i < 40; ++i) chunked += "10000\r\n" + std::string(0x10000, ' ') + "\r\n";
   EXPECT_GE(raw_status(*gateway, chunked + "0\r\n\r\n"), 400);
-  EXPECT_EQ(raw_status(*gateway,
-                       "GET /v1/activity HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: "
-                       "websocket\r\nSec-WebSocket-Key: x\r\n\r\n"),
-            400);
-  EXPECT_EQ(raw_status(*gateway, "GET / HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-,0-,0-\r\n\r\n"), 400);
   EXPECT_GE(raw_status(*gateway, "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(100'000, 'x') + "\r\n\r\n"),
             400);
   EXPECT_EQ(raw_status(*gateway, "nonsense\r\n\r\n"), 400);
   EXPECT_EQ(get(*gateway, "/assets/../CMakeLists.txt").status, 404);
   EXPECT_EQ(get(*gateway, "/health").status, 200);  // still there
+}
+
+// As RFC 9110 and 9112 have it.
+TEST_F(GatewayTest, http_is_taken_as_clients_send_it) {
+  const std::string body = chat().dump(), host = "Host: localhost\r\n", json = "Content-Type: application/json\r\n",
+                    length = "Content-Length: " + std::to_string(body.size()) + "\r\n",
+                    to = "POST /v1/chat/completions HTTP/1.1\r\n";
+  const std::string upgraded =
+      raw(*gateway,
+          to + host + json + length +
+              "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAA\r\n\r\n" + body);
+  EXPECT_TRUE(upgraded.starts_with("HTTP/1.1 200 ")) << upgraded;
+  EXPECT_EQ(upgraded.find("Upgrade:"), std::string::npos);
+  EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\n" + host +
+                                     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"),
+            200);
+  for (const char* range : {"bytes=0-3", "bytes=0-,0-,0-", "nonsense"})
+    EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/1.1\r\n" + host + "Range: " + range + "\r\n\r\n"), 200) << range;
+  // A body in chunks with fields behind them, and one with its length twice.
+  EXPECT_EQ(raw_status(*gateway, to + host + json + "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n" +
+                                     fmt::format("{:x}", body.size()) + "\r\n" + body + "\r\n0\r\nX-Sum: 5\r\n\r\n"),
+            200);
+  EXPECT_EQ(raw_status(*gateway, to + host + json + length + length + "\r\n" + body), 200);
+  EXPECT_EQ(raw_status(*gateway, to + host + json + length + "Content-Length: 5\r\n\r\n" + body), 400);
+  EXPECT_EQ(raw_status(*gateway, to + host + json + length + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 400);
+  EXPECT_EQ(raw_status(*gateway, "POST http://" + gateway->address() + "/v1/chat/completions HTTP/1.1\r\n" + host +
+                                     json + length + "\r\n" + body),
+            200);
+  // Without a length there is no body to wait for: the connection stays open, and the answer comes.
+  for (const char* type : {"", "Content-Type: application/json\r\n"}) {
+    const RawConnection open(*gateway);
+    open.send(to + host + type + "\r\n");
+    EXPECT_TRUE(open.receive("\r\n\r\n").starts_with(*type ? "HTTP/1.1 400" : "HTTP/1.1 415"));
+  }
+  EXPECT_EQ(raw_status(*gateway, "BREW /health HTTP/1.1\r\n" + host + "\r\n"), 501);
+  EXPECT_EQ(raw_status(*gateway, "GET /health HTTP/3.0\r\n" + host + "\r\n"), 505);
+  const std::string refused = raw(*gateway, "BREW /health HTTP/1.1\r\n" + host + "\r\n");
+  EXPECT_NE(refused.find("\"this method is not known\""), std::string::npos) << refused;
+  // Each answer, a refusal too, says when it was made.
+  const std::regex date(
+      "\\r\nDate: (Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-3][0-9] [A-Z][a-z][a-z] 20[0-9]{2} "
+      "[0-2][0-9]:[0-5][0-9]:[0-6][0-9] GMT\\r\n");
+  for (const std::string& reply : {upgraded, refused, raw(*gateway, "GET /v1/models HTTP/1.1\r\n" + host + "\r\n")})
+    EXPECT_TRUE(std::regex_search(reply, date)) << reply;
+}
+
+TEST_F(GatewayTest, a_wrong_path_is_told_the_right_one) {
+  const std::map<std::string, std::string> right{{"/chat/completions", "/v1/chat/completions"},
+                                                 {"/completions", "/v1/completions"},
+                                                 {"/v1/v1/chat/completions", "/v1/chat/completions"},
+                                                 {"/v1/chat/completions/", "/v1/chat/completions"},
+                                                 {"/v1/tokenize", "/tokenize"},
+                                                 {"/v1/embeddings", "/v1/chat/completions"},
+                                                 {"/embeddings", "/v1/chat/completions"},
+                                                 {"/v1/images/generations", "/v1/chat/completions"},
+                                                 {"/api/show", "/v1/models"}};
+  for (const auto& [path, there] : right) {
+    const Reply reply = post(*gateway, path, chat());
+    EXPECT_EQ(reply.status, 404) << path;
+    EXPECT_NE(reply.json()["error"]["message"].get<std::string>().find(there +
+                                                                       (path.find("mbed") == path.npos ? "" : " and")),
+              std::string::npos)
+        << path << reply.text;
+    EXPECT_EQ(reply.json()["error"]["code"], "unknown_url");
+  }
+  EXPECT_NE(get(*gateway, "/models").text.find("; /v1/models is what"), std::string::npos);
+  EXPECT_NE(get(*gateway, "/models/tiny").text.find("; /v1/models/ID is what"), std::string::npos);
+  EXPECT_EQ(get(*gateway, "/no/such").status, 404);
+}
+
+// A vocabulary of bytes: the answer's letters take several tokens, and limits cut through them.
+TEST_F(GatewayTest, an_answer_is_never_cut_inside_a_character) {
+  std::size_t longer = 0;
+  for (int seed = 0; seed < 12; ++seed) {
+    const Json how{{"temperature", 2}, {"seed", seed}, {"top_k", 2}};
+    std::string whole;
+    for (int most : {12, 3, 4, 5, 6}) {
+      Json asked = how;
+      asked["max_tokens"] = most;
+      asked["stream"] = most == 5;
+      const Reply reply = post(*gateway, k_chats, chat(k_question, asked));
+      ASSERT_EQ(reply.status, 200) << reply.text;
+      std::string text;
+      if (most == 5) {
+        for (const Json& event : events_of(reply.text)) {
+          if (event.is_object() && !event["choices"].empty()) text += event["choices"][0]["delta"].value("content", "");
+        }
+      } else {
+        text = reply.json()["choices"][0]["message"]["content"];
+      }
+      if (most == 12) whole = text;
+      EXPECT_TRUE(whole.starts_with(text)) << seed << ", " << most << ": " << text << " of " << whole;
+      longer += text.size() < whole.size();
+    }
+  }
+  EXPECT_GT(longer, 0u);
 }
 
 TEST_F(GatewayTest, slow_and_silent_connections_hold_nobody_up_and_are_closed) {
@@ -466,11 +588,14 @@ TEST_F(GatewayTest, keys_are_asked_for_where_there_are_some) {
   chmod(file.c_str(), 0600);
   const auto own = parties->gateway("--key-file " + file.string());
   EXPECT_EQ(get(*own, "/").status, 200);
-  for (const char* path : {"/v1/models", "/health", "/metrics", "/v1/privacy", "/v1/activity", "/other"}) {
+  for (const char* path : {"/v1/models", "/metrics", "/v1/privacy", "/v1/activity", "/other"}) {
     const Reply reply = get(*own, path);
     EXPECT_EQ(reply.status, 401) << path;
     EXPECT_EQ(reply.json()["error"]["code"], "invalid_api_key");
   }
+  // Whoever watches over the program hears that it lives, and no more.
+  EXPECT_EQ(get(*own, "/health").json(), (Json{{"status", "ok"}}));
+  EXPECT_TRUE(get(*own, "/health", {{"Authorization", "Bearer key-number-one-of-two"}}).json().contains("provider"));
   for (const char* key : {"Bearer key-number-three-of-two", "Bearer ", "key-number-one-of-two",
                           "Bearer key-number-one-of-tw", "Bearer # keys"}) {
     EXPECT_EQ(get(*own, "/v1/models", {{"Authorization", key}}).status, 401) << key;
@@ -526,6 +651,81 @@ TEST_F(GatewayTest, peers_that_are_gone_are_told_and_found_again) {
   activity_until(*gate, [](const Json& e) { return e["state"] == "unreachable"; });
 }
 
+// Whether it finds its chains again or has to begin new ones.
+TEST_F(GatewayTest, a_stream_goes_on_over_a_restart_of_the_provider) {
+  for (const bool keeps : {true, false}) {
+    const std::filesystem::path at = folder / (keeps ? "restarts" : "forgets");
+    Parties own(at, keeps ? "--state " + (folder / "restarts-state").string() : "");
+    const int port = own.provider->port();
+    const Json asked =
+        chat(k_question, {{"max_tokens", 16}, {"stream", true}, {"stream_options", {{"include_usage", true}}}});
+    const auto text_of = [](const std::vector<Json>& events) {
+      std::string text;
+      for (const Json& event : events) {
+        if (event.is_object() && !event["choices"].empty()) text += event["choices"][0]["delta"].value("content", "");
+      }
+      return text;
+    };
+    const auto plain = own.gateway();
+    const std::vector<Json> want = events_of(post(*plain, k_chats, asked).text);
+    const auto whole = want.at(want.size() - 2)["usage"]["permllm"]["online_bytes"]["received"].get<std::size_t>();
+    std::promise<void> killed;
+    // Connection 0 hears what there is, 1 is the conversation's.
+    test::CuttingProxy proxy(static_cast<std::uint16_t>(port), {{1, whole * 3 / 4}}, {}, [&] {
+      own.provider->tell(SIGKILL);
+      killed.set_value();
+    });
+    const auto gate = own.gateway("", 100000, test::at(proxy.port()));
+    auto asking = std::async(std::launch::async, [&] { return post(*gate, k_chats, asked); });
+    ASSERT_EQ(killed.get_future().wait_for(60s), std::future_status::ready);
+    own.provider->end(SIGKILL);
+    own.start_provider(port);
+    const std::vector<Json> events = events_of(asking.get().text);
+    EXPECT_EQ(events.back(), "done");
+    EXPECT_EQ(text_of(events), text_of(want));
+    EXPECT_EQ(events.at(events.size() - 2)["usage"]["prompt_tokens"],
+              want.at(want.size() - 2)["usage"]["prompt_tokens"]);
+    EXPECT_EQ(events.at(events.size() - 2)["usage"]["completion_tokens"], 16);
+    EXPECT_EQ(proxy.cuts(), 1u);
+  }
+}
+
+// What a gateway leaves behind: a chain that is fresh and empty, one that was used in part and has material yet, some with little. Whoever comes
+// when the helper is away is answered from what is there, until nothing is; what is shown is what one question finds.
+TEST_F(GatewayTest, stock_that_is_there_serves_while_the_helper_is_away) {
+  Parties own(folder / "left", "--state " + (folder / "left-state").string());
+  const auto invite = own.invite();
+  const auto state = own.folder / "user1";
+  {
+    const auto gate = own.serve(invite, state, "--stock 128");
+    activity_until(*gate, [](const Json& e) { return e["stock_tokens"] == 64 && !e["filling"].get<bool>(); });
+    EXPECT_EQ(activity_until(*gate, [](const Json& e) { return e["state"] == "idle"; })["stock_target"], 64);
+    for (const char* question : {"One", "Two"})
+      EXPECT_EQ(post(*gate, k_chats, chat(question, {{"max_tokens", 2}})).status, 200);
+    gate->end();
+  }
+  // An order that fails leaves its chain empty and fresh: this one asks for more than the context holds.
+  own.helper->end();
+  const auto gate = own.serve(invite, state);
+  std::size_t answers = 0;
+  Reply last;
+  for (const Json& limit : {Json{{"max_tokens", 2}}, Json{{"max_tokens", nullptr}}}) {
+    for (;; ++answers) {
+      last = post(*gate, k_chats, chat("Question " + std::to_string(answers), limit));
+      if (last.status != 200) break;
+      const Json json = last.json();
+      EXPECT_GE(json["usage"]["completion_tokens"], 1);
+      ASSERT_LT(answers, 20u);
+    }
+    EXPECT_EQ(last.json()["error"]["code"], "out_of_stock") << last.text;
+  }
+  EXPECT_GE(answers, 2u);
+  // What is left over serves no question.
+  const std::size_t left = activity_until(*gate, [](const Json&) { return true; })["stock_tokens"];
+  const Json asked = post(*gate, "/tokenize", {{"messages", {{{"role", "user"}, {"content", "Question 1"}}}}}).json();
+  EXPECT_LT(left, asked["count"].get<std::size_t>() + 1);
+}
+
 TEST_F(GatewayTest, a_signal_lets_answers_end) {
   auto own = slow_gateway();
   auto asked = std::async(std::launch::async, [&] {
@@ -576,6 +776,84 @@ TEST(Stock, is_made_for_a_model_that_takes_one_prompt_a_conversation) {
   Service own("serve --demo " PERMLLM_TINY_MODELS
               "/chatglm-6b --prompt-slots 8 --context 60 --stock 60 --events --log-level off --listen 127.0.0.1:0");
   activity_until(own, [](const Json& now) { return now["stock_tokens"] == 60; });
+  EXPECT_EQ(own.end(), 0);
+}
+
+// A model of words, which by itself says what it likes.
+TEST(Forms, a_small_model_in_profile_open_keeps_a_schema_and_calls_a_tool_that_it_must) {
+  Service own("serve --demo " PERMLLM_TEST_MODEL
+              " --profile open --context 512 --ahead 256 --events --log-level off --listen 127.0.0.1:0");
+  const Json schema = Json::parse(
+      R"({"type": "object", "additionalProperties": false, "required": ["sure", "kind", "places"], "properties": {
+    "sure": {"type": "boolean"}, "kind": {"enum": ["town", "river"]}, "places": {"type": "array", "minItems": 1, "maxItems": 2, "items": {"enum": ["Rome", "Oslo"]}}}})");
+  const Json how{{"max_tokens", 80},
+                 {"temperature", 1},
+                 {"seed", 3},
+                 {"response_format",
+                  {{"type", "json_schema"}, {"json_schema", {{"name", "n"}, {"strict", true}, {"schema", schema}}}}}};
+  const auto ask = [&](const std::string& question, Json more) {
+    more["model"] = nullptr;
+    return post(own, k_chats, chat(question, more));
+  };
+  const Reply whole = ask("Sing of the sea.", how);
+  ASSERT_EQ(whole.status, 200) << whole.text;
+  const Json answer = Json::parse(whole.json()["choices"][0]["message"]["content"].get<std::string>());
+  EXPECT_TRUE(answer["sure"].is_boolean() && (answer["kind"] == "town" || answer["kind"] == "river")) << answer;
+  EXPECT_TRUE(answer["places"].size() == 1 || answer["places"].size() == 2) << answer;
+  EXPECT_EQ(answer.size(), 3u);
+  EXPECT_EQ(whole.json()["choices"][0]["finish_reason"], "stop");
+
+  Json streamed = how;
+  streamed["stream"] = true;
+  streamed["response_format"] = {{"type", "json_object"}};
+  streamed["max_tokens"] = 40;
+  std::string text;
+  std::size_t pieces = 0;
+  for (const Json& event : events_of(ask("Sing of the sea.", streamed).text)) {
+    if (!event.is_object() || event["choices"].empty()) continue;
+    const std::string piece = event["choices"][0]["delta"].value("content", "");
+    pieces += !piece.empty();
+    text += piece;
+  }
+  EXPECT_TRUE(text.starts_with('{')) << text;
+  EXPECT_GT(pieces, 1u);
+
+  const Json tool =
+      Json::parse(R"({"type": "function", "function": {"name": "weather", "description": "The weather of a town.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}})");
+  Json calling{{"max_tokens", 60}, {"tools", Json::array({tool})}, {"tool_choice", "required"}, {"format_tries", 8}};
+  const Reply called = ask("How is the weather in Rome?", calling);
+  ASSERT_EQ(called.status, 200) << called.text;
+  const Json choice = called.json()["choices"][0];
+  ASSERT_EQ(choice["finish_reason"], "tool_calls") << called.text;
+  EXPECT_TRUE(choice["message"]["content"].is_null());
+  const Json call = choice["message"]["tool_calls"][0];
+  EXPECT_EQ(call["type"], "function");
+  EXPECT_EQ(call["function"]["name"], "weather");
+  EXPECT_TRUE(Json::parse(call["function"]["arguments"].get<std::string>()).is_object()) << call;
+  // What the tool said comes back, and the same call as a stream.
+  Json told = calling;
+  told["tool_choice"] = "none";
+  told["max_tokens"] = 4;
+  told["messages"] = {{{"role", "user"}, {"content", "How is the weather in Rome?"}},
+                      choice["message"],
+                      {{"role", "tool"}, {"tool_call_id", call["id"]}, {"content", "warm"}}};
+  EXPECT_EQ(post(own, k_chats, told).status, 200);
+  calling["stream"] = true;
+  Json joined;
+  std::string arguments, finish;
+  for (const Json& event : events_of(ask("How is the weather in Rome?", calling).text)) {
+    if (!event.is_object() || event["choices"].empty()) continue;
+    const Json& delta = event["choices"][0]["delta"];
+    if (event["choices"][0]["finish_reason"].is_string()) finish = event["choices"][0]["finish_reason"];
+    if (!delta.contains("tool_calls")) continue;
+    EXPECT_EQ(delta["tool_calls"][0]["index"], 0);
+    if (delta["tool_calls"][0].contains("id")) joined = delta["tool_calls"][0];
+    arguments += delta["tool_calls"][0]["function"]["arguments"];
+  }
+  EXPECT_EQ(joined["function"]["name"], "weather");
+  EXPECT_TRUE(Json::parse(arguments, nullptr, false).is_object()) << arguments;
+  EXPECT_EQ(finish, "tool_calls");
   EXPECT_EQ(own.end(), 0);
 }
 

@@ -35,7 +35,9 @@ class Service {
     tell(number);
     return process_.wait();
   }
-  void tell(int number) const { kill(process_.pid(), number); }
+  void tell(int number) const {
+    if (process_.pid() > 0) kill(process_.pid(), number);  // -1, of one that was waited for, is everybody
+  }
   int port() const { return port_; }
   std::string address() const { return test::at(port_); }
 
@@ -46,15 +48,20 @@ class Service {
 
 // Provider and helper.
 struct Parties {
-  explicit Parties(const std::filesystem::path& at, const std::string& provider_options = "") : folder(at) {
+  explicit Parties(const std::filesystem::path& at, const std::string& options = "")
+      : folder(at), provider_options(options) {
     std::filesystem::create_directory(folder);
     test::make_keys(folder);
     helper = std::make_unique<Service>("helper --events --log-level off --drain 0 --listen 127.0.0.1:0 --identity " +
                                        (folder / "helper").string());
-    provider = std::make_unique<Service>(
-        "provider --events --log-level off --drain 0 --listen 127.0.0.1:0 --context 64 --identity " +
-        (folder / "provider").string() + " --helper " + helper->address() +
-        " --model " PERMLLM_TINY_MODELS "/llama.gguf " + provider_options);
+    start_provider();
+  }
+  // At a port that was its own before, too.
+  void start_provider(int port = 0) {
+    provider = std::make_unique<Service>("provider --events --log-level off --drain 0 --listen " + test::at(port) +
+                                         " --context 64 --identity " + (folder / "provider").string() + " --helper " +
+                                         helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf " +
+                                         provider_options);
   }
   // A gateway with an invite of its own.
   std::unique_ptr<Service> gateway(const std::string& options = "", int tokens = 100000,
@@ -82,6 +89,7 @@ struct Parties {
   std::string logged() const { return test::read_text(log()); }
 
   std::filesystem::path folder;
+  const std::string provider_options;
   std::unique_ptr<Service> helper, provider;
   int users = 0;
 };

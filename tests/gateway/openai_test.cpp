@@ -78,12 +78,37 @@ TEST(Requests, a_chat_is_read_with_all_that_is_honoured) {
 }
 
 TEST(Requests, fields_that_ask_for_nothing_are_accepted) {
-  for (const In& more :
-       {In{{"user", "u"}}, In{{"metadata", {{"a", "b"}}}}, In{{"store", false}}, In{{"service_tier", "auto"}},
-        In{{"n", 1}}, In{{"logit_bias", In::object()}}, In{{"presence_penalty", 0}}, In{{"frequency_penalty", 0.0}},
-        In{{"logprobs", false}}, In{{"top_logprobs", 0}}, In{{"tools", In::array()}}, In{{"tool_choice", "none"}},
-        In{{"response_format", {{"type", "text"}}}}, In{{"modalities", {"text"}}}, In{{"stop", nullptr}},
-        In{{"tools", nullptr}}, In{{"top_p", 0}}}) {
+  for (const In& more : {In{{"user", "u"}},
+                         In{{"metadata", {{"a", "b"}}}},
+                         In{{"store", false}},
+                         In{{"service_tier", "auto"}},
+                         In{{"n", 1}},
+                         In{{"logit_bias", In::object()}},
+                         In{{"presence_penalty", 0}},
+                         In{{"frequency_penalty", 0.0}},
+                         In{{"logprobs", false}},
+                         In{{"top_logprobs", 0}},
+                         In{{"tools", In::array()}},
+                         In{{"tool_choice", "none"}},
+                         In{{"tool_choice", "auto"}},
+                         In{{"response_format", {{"type", "text"}}}},
+                         In{{"modalities", {"text"}}},
+                         In{{"stop", nullptr}},
+                         In{{"tools", nullptr}},
+                         In{{"top_p", 0}},
+                         In{{"parallel_tool_calls", true}},
+                         In{{"prompt_cache_key", "k"}},
+                         In{{"prompt_cache_retention", "24h"}},
+                         In{{"safety_identifier", "s"}},
+                         In{{"reasoning_effort", "low"}},
+                         In{{"verbosity", "low"}},
+                         In{{"stream", true}, {"stream_options", {{"include_obfuscation", false}}}},
+                         In{{"stream", true}, {"stream_options", {{"include_usage", nullptr}, {"other", nullptr}}}},
+                         In{{"max_tokens", nullptr}, {"max_completion_tokens", 5}},
+                         In{{"max_tokens", 5}, {"max_completion_tokens", nullptr}},
+                         In{{"web_search_options", nullptr}},
+                         In{{"prediction", nullptr}},
+                         In{{"logit_bias", nullptr}}}) {
     EXPECT_EQ(chat_with(more), "accepted") << more;
   }
 }
@@ -93,13 +118,9 @@ TEST(Requests, what_is_not_honoured_is_refused_by_name) {
                                                              {"logit_bias", {{"5", 1}}},
                                                              {"presence_penalty", 0.1},
                                                              {"frequency_penalty", -1},
-                                                             {"logprobs", true},
                                                              {"top_logprobs", 3},
-                                                             {"tools", {{{"type", "function"}}}},
-                                                             {"tool_choice", "auto"},
                                                              {"functions", {1}},
                                                              {"function_call", "auto"},
-                                                             {"response_format", {{"type", "json_object"}}},
                                                              {"store", true},
                                                              {"service_tier", "flex"},
                                                              {"modalities", {"text", "audio"}},
@@ -108,9 +129,9 @@ TEST(Requests, what_is_not_honoured_is_refused_by_name) {
   }
   for (const auto& [name, value] : std::map<std::string, In>{{"prompt", "a"},
                                                              {"best_of", 2},
-                                                             {"parallel_tool_calls", true},
-                                                             {"reasoning_effort", "low"},
-                                                             {"unheard_of", nullptr},
+                                                             {"parallel_tool_calls", "yes"},
+                                                             {"reasoning_effort", 1},
+                                                             {"unheard_of", false},
                                                              {"max_tokens", 0},
                                                              {"temperature", 2.1},
                                                              {"top_p", -1},
@@ -129,21 +150,83 @@ TEST(Requests, what_is_not_honoured_is_refused_by_name) {
   EXPECT_EQ(chat_with({{"stream", true}, {"stream_options", {{"other", true}}}}), "stream_options.other");
   EXPECT_EQ(chat_with({{"max_tokens", 1}, {"max_completion_tokens", 2}}), "max_tokens");
   const auto message = [](const In& one) { return chat_with({{"messages", In::array({one})}}); };
-  EXPECT_EQ(message({{"role", "tool"}, {"content", "a"}}), "messages[0].role unsupported");
+  EXPECT_EQ(message({{"role", "function"}, {"content", "a"}}), "messages[0].role unsupported");
+  EXPECT_EQ(message({{"role", "tool"}, {"content", "a"}}), "messages[0].tool_call_id");
+  EXPECT_EQ(message({{"role", "assistant"}, {"content", nullptr}}), "messages[0].content");
   EXPECT_EQ(message({{"role", "king"}, {"content", "a"}}), "messages[0].role");
   EXPECT_EQ(message({{"content", "a"}}), "messages[0].role");
   EXPECT_EQ(message({{"role", "user"}}), "messages[0].content");
-  EXPECT_EQ(message({{"role", "user"}, {"content", "a"}, {"name", "b"}}), "messages[0].name");
+  EXPECT_EQ(message({{"role", "user"}, {"content", "a"}, {"name", "b"}}), "accepted");
+  EXPECT_EQ(message({{"role", "user"}, {"content", "a"}, {"name", nullptr}, {"other", nullptr}}), "accepted");
+  EXPECT_EQ(message({{"role", "user"}, {"content", "a"}, {"name", 1}}), "messages[0].name");
   EXPECT_EQ(message({{"role", "user"}, {"content", {{{"type", "image_url"}, {"image_url", "x"}}}}}),
             "messages[0].content[0].type unsupported");
-  EXPECT_EQ(message({{"role", "assistant"}, {"content", "a"}, {"tool_calls", {1}}}),
-            "messages[0].tool_calls unsupported");
+  EXPECT_EQ(message({{"role", "assistant"}, {"content", "a"}, {"tool_calls", {1}}}), "messages[0].tool_calls[0]");
   for (const char* body : {R"({"prompt":"a","echo":true})", R"({"prompt":"a","suffix":"b"})",
                            R"({"prompt":"a","best_of":2})", R"({"prompt":"a","logprobs":0})"}) {
     EXPECT_TRUE(refused([&] { parse_completion(body); }).ends_with("unsupported")) << body;
   }
   EXPECT_EQ(refused([] { parse_completion(R"({"prompt":["a","b"]})"); }), "prompt");
   EXPECT_EQ(refused([] { parse_completion(R"({"prompt":[1,2]})"); }), "prompt");
+}
+
+const In k_tool = In::parse(
+    R"({"type":"function","function":{"name":"weather","description":"d","parameters":{"type":"object"},"strict":true}})");
+
+TEST(Requests, tools_and_their_calls_are_read) {
+  In body = k_chat;
+  body["messages"] = In::parse(R"([{"role":"user","content":"Warm?"},
+    {"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"weather","arguments":"{\"city\": \"Rome\"}"}},
+                                                     {"id":"c2","type":"function","function":{"name":"weather","arguments":"oops"}}]},
+    {"role":"tool","tool_call_id":"c1","content":"20"}])");
+  body.update({{"tools", In::array({k_tool})}, {"tool_choice", "required"}, {"parallel_tool_calls", false}});
+  const Request request = parse_chat(body.dump());
+  EXPECT_EQ(request.tool_names(), std::vector<std::string>{"weather"});
+  EXPECT_TRUE(request.may_call() && request.calls == Request::Calls::required && !request.parallel);
+  const Json calls = Json::parse(request.messages[1].tool_calls);
+  EXPECT_EQ(calls[0]["function"]["arguments"], (Json{{"city", "Rome"}}));  // templates take them apart
+  EXPECT_EQ(calls[1]["function"]["arguments"], "oops");
+  EXPECT_EQ(request.messages[2].role, "tool");
+  EXPECT_EQ(request.messages[2].tool_call_id, "c1");
+  body["tool_choice"] = {{"type", "function"}, {"function", {{"name", "weather"}}}};
+  EXPECT_EQ(parse_chat(body.dump()).tool, "weather");
+  body["tool_choice"] = "none";
+  EXPECT_FALSE(parse_chat(body.dump()).may_call());
+  body.erase("tool_choice");
+  EXPECT_TRUE(parse_chat(body.dump()).calls == Request::Calls::if_it_likes && parse_chat(body.dump()).may_call());
+
+  const auto with = [](const In& tools, const In& choice = nullptr) {
+    return chat_with({{"tools", tools}, {"tool_choice", choice}});
+  };
+  EXPECT_EQ(with(In::array({k_tool}), "sometimes"), "tool_choice");
+  EXPECT_EQ(with(In::array({k_tool}), {{"type", "function"}, {"function", {{"name", "other"}}}}),
+            "tool_choice.function.name");
+  EXPECT_EQ(with(nullptr, "required"), "tool_choice");
+  EXPECT_EQ(with(In::array({1})), "tools[0]");
+  EXPECT_EQ(with(In::array({k_tool, {{"type", "web_search"}}})), "tools[1].type unsupported");
+  EXPECT_EQ(with(In::array({{{"type", "function"}, {"function", {{"name", "a b"}}}}})), "tools[0].function.name");
+  EXPECT_EQ(with(In::array({{{"type", "function"}, {"function", {{"name", "a"}, {"parameters", 1}}}}})),
+            "tools[0].function.parameters");
+}
+
+TEST(Requests, a_form_of_the_answer_is_read) {
+  const auto form = [](const In& of) {
+    In body = k_chat;
+    body["response_format"] = of;
+    return parse_chat(body.dump()).form;
+  };
+  EXPECT_EQ(form({{"type", "text"}}), nullptr);
+  EXPECT_TRUE(form({{"type", "json_object"}})->keeps(Json::object()));
+  const auto schema = form(
+      {{"type", "json_schema"}, {"json_schema", {{"name", "n"}, {"strict", true}, {"schema", {{"type", "array"}}}}}});
+  EXPECT_TRUE(schema->keeps(Json::array()) && !schema->keeps(Json::object()));
+  EXPECT_EQ(chat_with({{"response_format", {{"type", "yaml"}}}}), "response_format.type");
+  EXPECT_EQ(chat_with({{"response_format", {{"type", "json_schema"}}}}), "response_format.json_schema.schema");
+  EXPECT_EQ(
+      chat_with({{"response_format",
+                  {{"type", "json_schema"}, {"json_schema", {{"schema", {{"type", "string"}, {"pattern", "a"}}}}}}}}),
+      "response_format.json_schema.schema.pattern unsupported");
+  EXPECT_EQ(chat_with({{"format_tries", 0}}), "format_tries");
 }
 
 TEST(Requests, an_error_never_quotes_the_body) {

@@ -105,7 +105,6 @@ class StandIn : public Backend {
 
   Client::Model offered{"Tiny", "llama", "id", "paper", "linear", 100, 1};
   std::atomic<std::uint64_t> left = 1000;
-  std::atomic<std::size_t> room = 0;              // of every dialogue
   std::function<void()> before_answer = nullptr;  // in the thread that asks, between the lease and the question
   // Of the material: what the provider says it has (with the number of the call, from 0), and what is made.
   std::function<std::vector<Client::Chain>(std::size_t)> in_stock = [](std::size_t) {
@@ -122,11 +121,15 @@ class StandIn : public Backend {
   }
   std::size_t stock_calls() const { return stock_calls_; }
 
+  std::string own_template;  // the model's
+  std::string chat_template() const override { return own_template; }
   const Client::Model& model() const override { return offered; }
   std::uint64_t tokens_left() const override { return left; }
-  std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages, const ConversationOptions&) const override {
+  std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages,
+                                      const ConversationOptions& options) const override {
     std::vector<std::uint32_t> ids;
     for (const Message& message : messages) ids.insert(ids.end(), message.content.begin(), message.content.end());
+    ids.insert(ids.end(), options.begins.begin(), options.begins.end());
     return ids;
   }
   std::vector<Client::Chain> stock() const override { return in_stock(stock_calls_++); }
@@ -150,6 +153,7 @@ class StandIn : public Backend {
     Talk(StandIn& of, std::size_t number) : of_(of), number_(number) {}
     Answer answer(std::span<const std::uint32_t> ids, const AnswerOptions& options, const Conversation::OnText& on_text,
                   const OnProgress& on_progress) override {
+      if (of_.before_answer) of_.before_answer();
       std::unique_lock lock(of_.mutex_);
       Question& question = of_.questions_.emplace_back();
       question.of = &of_;
@@ -184,10 +188,6 @@ class StandIn : public Backend {
       const std::string text = text_of(ids);
       return static_cast<std::size_t>(std::mismatch(text.begin(), text.end(), fed_.begin(), fed_.end()).first -
                                       text.begin());
-    }
-    std::size_t room(std::span<const std::uint32_t>) const override {
-      if (of_.before_answer) of_.before_answer();
-      return of_.room;
     }
     // As the client's, it does nothing while no answer is under way.
     void cancel() noexcept override {

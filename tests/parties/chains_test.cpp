@@ -664,7 +664,7 @@ TEST(Chain, questions_go_on_under_a_limit) {
   fill(machines, another, 60);
   limits.stock = disk_of(places.provider) / 2;
   // The one used last, while a question has room in it.
-  const auto with_room = [](std::span<const ChainChoice> chains) -> const ChainChoice* {
+  const auto with_room = [](const Plan&, std::span<const ChainChoice> chains) -> const ChainChoice* {
     const auto found =
         std::find_if(chains.begin(), chains.end(), [](const ChainChoice& c) { return c.burnt[k_slot_kind] <= 64 - 7; });
     return found == chains.end() ? nullptr : &*found;
@@ -683,7 +683,7 @@ TEST(Chain, leftovers_give_way_at_the_limit) {
   Machines machines(places.provider);
   UserLimits limits;
   Ledger ledger(places.ledger());
-  const auto new_chain = [](std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
+  const auto new_chain = [](const Plan&, std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
   const auto begin = [&](std::size_t slots, bool use) {
     UserClient client(machines.links("w", limits), ledger, machines.executor(), 5s, new_chain);
     client.fill(target_of(client.card().plan, {}, k_prompt.size(), slots), nullptr);
@@ -706,7 +706,7 @@ TEST(Chain, leftovers_do_not_heap_up) {
   Places places;
   Machines machines(places.provider);
   Ledger ledger(places.ledger());
-  const auto new_chain = [](std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
+  const auto new_chain = [](const Plan&, std::span<const ChainChoice>) -> const ChainChoice* { return nullptr; };
   for (std::size_t i = 0; i < 12; ++i) {
     UserClient client(machines.links(), ledger, machines.executor(), 5s, new_chain);
     client.fill(target_of(client.card().plan, {}, 3, 8 + i % 6), nullptr);

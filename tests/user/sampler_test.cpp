@@ -101,5 +101,16 @@ TEST(Sampler, options_out_of_range_are_refused) {
   }
 }
 
+TEST(Sampler, the_models_own_likelihood_does_not_depend_on_a_common_level) {
+  const std::vector<std::int64_t> logits{0, 256, 512};  // in 1/256: 0, 1 and 2
+  const double sum = 1 + std::exp(1.0) + std::exp(2.0);
+  for (const std::int64_t level : {0, -100'000, 1'000'000'000}) {
+    std::vector<std::int64_t> moved = logits;
+    for (std::int64_t& logit : moved) logit += level;
+    for (std::size_t i = 0; i < 3; ++i)
+      EXPECT_NEAR(Sampler::log_probability(moved, 8, i), static_cast<double>(i) - std::log(sum), 1e-12) << level;
+  }
+}
+
 }  // namespace
 }  // namespace permllm
