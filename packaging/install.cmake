@@ -12,6 +12,16 @@ if(units)
   install(FILES ${units} DESTINATION lib/systemd/system COMPONENT permllm)
 endif()
 
+# Man pages and completions, by the program itself.
+install(CODE "execute_process(COMMAND $<TARGET_FILE:permllm> man \"${PROJECT_BINARY_DIR}/pages/man1\" COMMAND_ERROR_IS_FATAL ANY)
+  foreach(shell bash zsh fish)
+    execute_process(COMMAND $<TARGET_FILE:permllm> completions \${shell} OUTPUT_FILE \"${PROJECT_BINARY_DIR}/pages/\${shell}\" COMMAND_ERROR_IS_FATAL ANY)
+  endforeach()" COMPONENT permllm)
+install(DIRECTORY ${PROJECT_BINARY_DIR}/pages/man1 DESTINATION ${CMAKE_INSTALL_MANDIR} COMPONENT permllm)
+install(FILES ${PROJECT_BINARY_DIR}/pages/bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME permllm COMPONENT permllm)
+install(FILES ${PROJECT_BINARY_DIR}/pages/zsh DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions RENAME _permllm COMPONENT permllm)
+install(FILES ${PROJECT_BINARY_DIR}/pages/fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d RENAME permllm.fish COMPONENT permllm)
+
 set_target_properties(permllm_user PROPERTIES OUTPUT_NAME permllm EXPORT_NAME permllm)
 set_target_properties(permllm_core PROPERTIES OUTPUT_NAME permllm-core EXPORT_NAME core)
 install(TARGETS permllm_user permllm_core EXPORT permllm ARCHIVE COMPONENT dev INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

@@ -8,7 +8,9 @@ place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 prefix=$place/prefix
 cmake --install "$build" --prefix "$prefix" >"$place/log" || { cat "$place/log" >&2; exit 1; }
-for file in bin/permllm include/permllm/client.h share/doc/permllm/README.md share/doc/permllm/docs/install.md; do
+for file in bin/permllm include/permllm/client.h share/doc/permllm/README.md share/doc/permllm/docs/install.md \
+  share/man/man1/permllm.1 share/man/man1/permllm-chat.1 share/bash-completion/completions/permllm share/zsh/site-functions/_permllm \
+  share/fish/vendor_completions.d/permllm.fish; do
   [ -f "$prefix/$file" ] || { echo "$file was not installed" >&2; exit 1; }
 done
 case $("$prefix/bin/permllm" --version) in

@@ -60,8 +60,9 @@ struct ConversationOptions {
   std::string system = {};  // the system message; empty: as the model's template has it
   std::string chat_format =
       {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
-  bool think = false;     // let a model that can think before it answers
-  std::size_t draft = 0;  // profile open: tokens to guess from the text so far and verify in one pass, at most 63
+  bool think = false;  // let a model that can think before it answers
+  std::size_t draft =
+      0;  // where the model takes drafts: tokens to guess from the text so far and verify in one pass, at most 63
   std::size_t ahead =
       64;  // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
   std::size_t next_prompt =
@@ -140,10 +141,12 @@ class Client {
   struct Model {
     std::string name, architecture;  // as the provider says, on one line that a terminal may show
     std::string id;                  // 64 hex digits: the provider's commitment to its weights
-    std::string profile;             // paper, fast or open (README.md)
+    std::string profile;             // paper, fast or open (docs/guide.md)
     std::string retrieval;           // linear or bfv
     std::size_t context = 0;         // most tokens of a conversation
     std::size_t layers = 0;
+    bool drafts =
+        false;  // whether ConversationOptions::draft may be used: profile open, or a provider with hidden positions
   };
   const Model& model() const;
 
@@ -185,7 +188,7 @@ class Client {
   };
   Traffic traffic() const;
 
-  // Begins a conversation, which may outlive the client. Errors: usage, for a chat format that is none, or a draft in a profile other than open.
+  // Begins a conversation, which may outlive the client. Errors: usage, for a chat format that is none, or a draft where the model takes none.
   Conversation conversation(const ConversationOptions& options = {}) const;
 
  private:

@@ -108,7 +108,8 @@ Masked attention_of(Witness& w, const AttentionShape& s, const Masked& qkv, std:
     subtract(x0, own);
     const auto rotate = [&](std::span<const Word> from, int drop) {
       Words z(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(all));
-      rotate_and_cut(z, head, timeline, w.slot(i), drop);
+      turn(places(head, timeline, w.slot(i)), z);
+      for (Word& word : z) word = cut(word, drop);
       return z;
     };
     const Words r = cut_masks<Word>(w.user, turned, index), whole = rotate(qkv.token(i), 0),
@@ -264,6 +265,9 @@ Masked run_witness(Witness& w, const Plan& plan, const IntWeights& weights, std:
                    std::size_t layers) {
   PERMLLM_ASSERT(prompt.size() == w.tokens && layers <= plan.config.layers);
   if (plan.open()) throw Error(Code::unsupported, "profile", "open hides nothing from a user");
+  if (plan.hides_positions)
+    throw Error(Code::unsupported, "positions",
+                "hidden from the provider are not simulated yet: audit without, what is shown is the same");
   if (plan.config.prefix)
     throw Error(Code::unsupported, "model", "a prompt that attends both ways is not simulated yet");
   Masked x = prompt_rows(w, plan, weights, prompt);

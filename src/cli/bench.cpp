@@ -103,9 +103,10 @@ void print(const nlohmann::json& r) {
   const auto& online = r.at("online_per_token");
   const auto& declared = r.at("declared_per_pass");
   const auto& offline = r.at("offline_per_token");
-  fmt::print("{}{}, profile {}{}, retrieval {}, {} round trip, {}\n", r.at("model").get<std::string>(),
+  fmt::print("{}{}, profile {}{}{}, retrieval {}, {} round trip, {}\n", r.at("model").get<std::string>(),
              r.at("synthetic").get<bool>() ? " (random weights)" : "", r.at("profile").get<std::string>(),
-             r.at("fused").get<bool>() ? " with fused norms" : "", r.at("retrieval").get<std::string>(),
+             r.at("fused").get<bool>() ? ", norms fused" : "",
+             r.at("hidden_positions").get<bool>() ? ", positions hidden" : "", r.at("retrieval").get<std::string>(),
              r.at("rtt").get<std::string>(), r.at("bandwidth").get<std::string>());
   row("weights in memory",
       fmt::format("{} of {} layers, {} bits, {:.0f} MB; last-level cache {:.0f} MB", r.at("distinct_layers").get<int>(),

@@ -32,7 +32,8 @@ void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profi
   fmt::print("\n");
   row("tokens: prompt, answer", fmt::format("{}, {}", report.at("prompt_tokens").get<int>(), answer));
   const bool bfv = report.at("retrieval") == name_of(Retrieval::bfv);
-  row("profile", fmt::format("{}{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : "",
+  row("profile", fmt::format("{}{}{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : "",
+                             report.at("hidden_positions").get<bool>() ? ", positions hidden" : "",
                              bfv ? ", tokens retrieved by BFV" : ""));
   row("offline material made ahead", fmt::format("{:.2f} s", seconds.at("offline").get<double>()));
   row("time to first token", fmt::format("{:.2f} s", seconds.at("prefill").get<double>()));

@@ -17,10 +17,12 @@
 #include "cli/doctor.h"
 #include "cli/flag.h"
 #include "cli/generate.h"
+#include "cli/help.h"
 #include "cli/helper.h"
 #include "cli/inspect.h"
 #include "cli/invite.h"
 #include "cli/keygen.h"
+#include "cli/pages.h"
 #include "cli/plan.h"
 #include "cli/provider.h"
 #include "cli/serve.h"
@@ -71,6 +73,8 @@ int main(int argc, char** argv) {
   permllm::add_stock(app);
   permllm::add_doctor(app);
   permllm::add_store(app);
+  permllm::add_pages(app);
+  permllm::arrange_help(app);
   try {
     app.parse(argc, argv);
     return 0;

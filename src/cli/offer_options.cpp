@@ -28,6 +28,10 @@ void add_offer_options(CLI::App& command, OfferOptions& options) {
           },
           "on or off: apply the MLP's norm after its matrix, which saves a round trip a layer")
       ->default_str("on where the model's ranges allow it");
+  command.add_flag(
+      "--hidden-positions", options.hidden_positions,
+      "paper and fast: let users draft (--draft), several tokens a pass, without the provider learning how many "
+      "were kept; a round trip a layer more, for every user");
   command
       .add_option_function<std::string>(
           "--retrieval", [&options](const std::string& name) { options.retrieval = retrieval_of(name); },
@@ -79,6 +83,7 @@ std::vector<std::string> arguments_of(const OfferOptions& options) {
     arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width",
                                        fmt::format("{}", options.width), "--distinct-layers",
                                        fmt::format("{}", options.distinct_layers)});
+  if (options.hidden_positions) arguments.push_back("--hidden-positions");
   if (options.ids_only) arguments.push_back("--ids-only");
   if (!options.pre_tokenizer.empty()) arguments.insert(arguments.end(), {"--pre-tokenizer", options.pre_tokenizer});
   if (options.fused) arguments.insert(arguments.end(), {"--fused", *options.fused ? "on" : "off"});

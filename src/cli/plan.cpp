@@ -106,6 +106,7 @@ void print_json(const Plan& plan, const Options& options, const Estimate& e, con
                {"model", plan.config.name},
                {"profile", name_of(plan.profile)},
                {"fused", plan.fused},
+               {"hidden_positions", plan.hides_positions},
                {"retrieval", name_of(plan.retrieval)},
                {"audit", audit},
                {"users", options.users},
@@ -143,7 +144,7 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e, con
   const auto row = [](const std::string& name, const std::string& value) { fmt::print("  {:<44}{}\n", name, value); };
   fmt::print(
       "{}, profile {}{}, retrieval {}, context {}; {} at once, each a prompt of {} tokens and an answer of {}\n\n",
-      for_terminal(plan.config.name), name_of(plan.profile), plan.fused ? " with fused norms" : "",
+      for_terminal(plan.config.name), name_of(plan.profile), plan.choices(),
       name_of(plan.retrieval), plan.slots, options.users == 1 ? "one user" : fmt::format("{} users", options.users),
       options.prompt, options.answer);
   fmt::print("Once\n");

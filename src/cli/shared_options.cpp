@@ -47,7 +47,8 @@ void add_patience(CLI::App& command, PatienceOptions& options) {
 void add_draft(CLI::App& command, std::size_t& draft) {
   command
       .add_option("--draft", draft,
-                  "tokens to guess from the text so far and verify in one pass (profile open); 0: none")
+                  "tokens to guess from the text so far and verify in one pass (profile open, or a provider with "
+                  "--hidden-positions); 0: none")
       ->capture_default_str()
       ->check(CLI::Range(0, 63));
 }

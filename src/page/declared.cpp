@@ -69,7 +69,8 @@ Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool pr
     total += walk({0, prompt ? 1 : tokens}, [&](auto& m) { run_open_pass(counter, plan, none, Counted{}, m, clear); });
     return total;
   }
-  if (prompt) {
+  const bool block = !prompt && tokens > 1;
+  if (prompt || block) {
     total += walk(entries, [&](auto&) { prompt_one_hots(counter, one_hot_shape(plan)); });
     total += walk(entries, [&](auto& m) { run_entries(counter, plan, none, Counted{}, m); });
   } else if (plan.bfv()) {
@@ -80,7 +81,12 @@ Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool pr
   if (plan.bfv()) total += index_cost() + query_cost(bfv_shape(plan));
   total += walk(slots, [&](auto&) { remask(counter, embed_remask_shape(plan), Counted{}); });
   total += walk(slots, [&](auto& m) { run_layers(counter, plan, none, Counted{}, m); });
-  total += walk({0, 1}, [&](auto& m) { run_pass(counter, plan, none, Counted{}, k_no_choice, m); });
+  const Batch passes{0, block ? tokens : 1};
+  total += walk(passes, [&](auto& m) { run_pass(counter, plan, none, Counted{}, k_no_choice, m); });
+  if (block) {
+    total += walk(passes, [&](auto&) { retrieve(counter, Counted{{plan.embed, 0}, plan.config.vocab}); });
+    ++total.rounds;
+  }
   return total;
 }
 

@@ -16,13 +16,17 @@ struct PassBegin {  // user -> provider
     sampled = 2,   // the token that was sampled last
     retrieve = 3,  // no pass: only the id of the token that was sampled last
     rows = 4,      // profile open: rows that the user hands over follow
-    rewind = 5,    // no pass: the first `tokens` live slots stay, the others become dead
+    rewind = 5,  // no pass: the first `tokens` live slots stay, the others become dead; not where positions are hidden
+    block =
+        6,  // hidden positions: as prompt, and the ids of the tokens that the last `heads` rows sample are retrieved at once
   };
   static constexpr std::size_t k_bytes = 13;
   std::uint8_t kind = prompt;
   std::uint32_t tokens = 1;  // rows of the pass
   std::uint32_t dead = 0;    // of these: dead slots of a prompt that attends both ways, the last of its slots
-  std::uint32_t heads = 1;   // the last rows of the pass whose logits are wanted; more than one in profile open only
+  std::uint32_t heads =
+      1;  // the last rows of the pass whose logits are wanted; more than one of kinds rows and block alone
+  bool feeds() const { return kind == prompt || kind == block; }  // whether one-hots follow
   template <class Io>
   void visit(Io& io) {
     io.number("kind", kind);
@@ -44,7 +48,7 @@ struct Progress {
   Batch entry, slot, pass;
 
   void begin(const PassBegin& begin) {
-    entry = {entry.index(entry.count), begin.kind == PassBegin::prompt ? begin.tokens : 0};
+    entry = {entry.index(entry.count), begin.feeds() ? begin.tokens : 0};
     slot = {slot.index(slot.count), begin.tokens};
     pass = {pass.index(pass.count), begin.heads};
   }

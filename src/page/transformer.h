@@ -118,8 +118,11 @@ struct Sampled {
 // Of parties that choose nothing.
 inline constexpr auto k_no_choice = [](std::span<const std::int64_t>) { return std::size_t{0}; };
 
-// The residual's last row -> the next token. choose(logits) -> position, at the user.
-template <class Party, class Matrix, class Value, class Choose, class Material>
+// Of a sampled token: its row, which feeds it; in a block (PassBegin) tokens are fed otherwise, and there is none.
+enum class NextRow : bool { none, made };
+
+// The residual's last rows -> a token behind each. choose(logits) -> position, at the user, row by row.
+template <NextRow next_row = NextRow::made, class Party, class Matrix, class Value, class Choose, class Material>
 Sampled<Value> run_pass(Party& party, const Plan& plan, const Weights<Matrix>& w, const Value& last,
                         const Choose& choose, Material& material) {
   material.open(party, {Part::Kind::pass});
@@ -129,7 +132,12 @@ Sampled<Value> run_pass(Party& party, const Plan& plan, const Weights<Matrix>& w
   add_constant(logits, w.head_bias);
   Sampled<Value> next;
   next.one_hot = sample(party, sample_shape(plan), logits, choose);
-  next.row = linear(party, embed_linear_shape(plan, Site::next_embed), w.embed, next.one_hot);
+  const LinearShape row = embed_linear_shape(plan, Site::next_embed);
+  if constexpr (next_row == NextRow::made) {
+    next.row = linear(party, row, w.embed, next.one_hot);
+  } else {
+    leave_out(party, row);
+  }
   material.close(party, {Part::Kind::pass});
   return next;
 }

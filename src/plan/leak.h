@@ -1,5 +1,5 @@
 // What each party is shown under a plan: the one table that says so. The tests hold the boxes against it (tests/protocol/leak_test.cpp) and
-// whole passes (tests/parties/views_test.cpp, architectures_test.cpp); inspect, the gateway, README.md and SECURITY.md are printed from it.
+// whole passes (tests/parties/views_test.cpp, architectures_test.cpp); inspect, the gateway, docs/guide.md and SECURITY.md are printed from it.
 #pragma once
 
 #include <optional>

@@ -342,6 +342,11 @@ void Plan::check_kind() const {
   require(!config.prefix || (config.window == 0 && config.positions != Positions::learned),
           "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
+  require(!hides_positions || !open(), "profile open tells the provider of no positions: there are none to hide");
+  require(!hides_positions || (config.positions == Positions::rotary && !config.prefix),
+          "hidden positions are supported where all positions are rotary and a prompt does not attend both ways");
+  require(!hides_positions || !bfv(),
+          "hidden positions with retrieval bfv are not supported: tokens are retrieved by blocks");
   require(!bfv() || !open(), "retrieval bfv has nothing to retrieve in profile open: a token's position is its id");
   require(!bfv() || config.vocab <= he::k_most_vocabulary,
           fmt::format("retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));

@@ -112,6 +112,9 @@ struct Plan {
   Profile profile = Profile::paper;
   Retrieval retrieval = Retrieval::linear;
   bool fused = false;  // the MLP's norm is applied after its matrix (paper and fast); always so in `open`
+  // Paper and fast: the provider knows neither positions nor which tokens of a conversation are kept, so that drafts tell it nothing. A round trip a
+  // layer more.
+  bool hides_positions = false;
   std::vector<LayerFractions> layers;
   int embed_frac = 0, head_frac = 0;
   int final_norm_frac = frac::norm;  // of the normed rows that go into the head
@@ -140,6 +143,12 @@ struct Plan {
 
   bool open() const { return profile == Profile::open; }
   bool bfv() const { return retrieval == Retrieval::bfv; }
+  // What was chosen beside the profile, for a person: ", norms fused, positions hidden".
+  std::string choices() const {
+    return std::string(fused ? ", norms fused" : "") + (hides_positions ? ", positions hidden" : "");
+  }
+  // Whether tokens may be drafted and taken back without telling the provider.
+  bool takes_drafts() const { return open() || hides_positions; }
   // Rows of the pass of a prompt.
   std::size_t prompt_rows(std::size_t tokens) const { return prompt_slots != 0 ? prompt_slots + 1 : tokens; }
   // Errors: usage, where a prompt of so many tokens has no room (both numbers).

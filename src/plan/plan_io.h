@@ -119,6 +119,7 @@ void visit(Io& io, Plan& p) {
   visit_choice(io, "plan.profile", p.profile, 3);
   visit_choice(io, "plan.retrieval", p.retrieval, 2);
   visit_flag(io, "plan.fused", p.fused);
+  visit_flag(io, "plan.hides_positions", p.hides_positions);
   p.layers.resize(p.config.layers);
   for (LayerFractions& layer : p.layers) {
     for (int* frac :

@@ -138,6 +138,7 @@ inline AttentionShape attention_shape(const Plan& p, std::size_t l) {
                    .two_places = c.positions == Positions::rotary_2d,
                    .prompt = p.prompt_slots,
                    .window = c.windowed(l) ? c.window : 0,
+                   .hidden = p.hides_positions,
                    .rope_frac = p.layers[l].rope,
                    .qk_cut = p.qk_cut(l),
                    .qk = {p.qk(l), p.layers[l].rotated},

@@ -103,6 +103,16 @@ Counted linear(Counter& counter, const LinearShape& s, const Matrix&, const Coun
   return {s.out, s.rows};
 }
 
+// A product that was dealt and that nobody wants: its words are left unused.
+inline void leave_out(Provider& provider, const LinearShape& s) {
+  for (std::size_t i = 0; i < provider.batch.count; ++i) {
+    if (!s.public_weights) provider.pack(i).user.words("U r + rho - m", s.rows, s.out.ring);
+    provider.pack(i).helper.words(s.public_weights ? "W r - m" : "V r - rho", s.rows, s.out.ring);
+  }
+}
+inline void leave_out(User&, const LinearShape&) {}
+inline void leave_out(Counter& counter, const LinearShape& s) { counter.total += cost(s, counter.batch); }
+
 // --- Constants --------------------------------------------------------------------------------------------------------
 // A constant that the provider alone knows is added to its share: no message, nothing new to anyone. Empty: none.
 

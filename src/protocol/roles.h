@@ -122,6 +122,10 @@ class Timeline {
   bool live(std::size_t slot) const { return slot >= first_ && live_[slot - first_]; }
   bool skipped(std::size_t slot) const { return slot < first_ || skipped_[slot - first_]; }
   bool all_live(std::size_t n) const { return n == 0 || (position(n - 1) == n - 1 && live(n - 1)); }
+  bool none_skipped(std::size_t n) const {
+    return first_ == 0 &&
+           std::none_of(skipped_.begin(), skipped_.begin() + static_cast<std::ptrdiff_t>(n), [](bool s) { return s; });
+  }
   // Number of live slots before `slot`.
   std::size_t position(std::size_t slot) const { return slot < first_ ? 0 : before_[slot - first_]; }
 
@@ -209,7 +213,8 @@ struct User {
   Executor& executor;
   Batch batch = {};
   std::function<void(const Seen&)> observe = nullptr;
-  std::size_t offset = 0;  // as the provider's
+  std::size_t offset = 0;   // as the provider's
+  bool one_by_one = false;  // for_each_token
   std::atomic<std::uint64_t>* beyond =
       nullptr;  // counts values beyond their range (protocol/range.h); null: nobody asks
   void count(std::size_t values) {
@@ -217,10 +222,11 @@ struct User {
   }
 };
 
-// body(i) of the first `count` tokens: by several threads, but one after the other where an observer is told what it saw.
+// body(i) of the first `count` tokens: by several threads, but one after the other where an observer is told what it saw, or random numbers are
+// drawn.
 template <class F>
 void for_each_token(User& user, std::size_t count, F body) {
-  if (!user.observe) return user.executor.parallel(count, body);
+  if (!user.observe && !user.one_by_one) return user.executor.parallel(count, body);
   for (std::size_t i = 0; i < count; ++i) body(i);
 }
 

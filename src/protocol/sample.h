@@ -49,7 +49,8 @@ inline void cap_logits(std::vector<std::int64_t>& logits, double cap) {
 // makes what is shown wrap in its ring; differences to one element do not.
 template <class Choose>
 Mask sample(User& user, const SampleShape& s, const Mask&, const Choose& choose) {
-  return std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
+  user.one_by_one = true;
+  Mask one_hot = std::move(permuted_map(user, s.map, [&](std::size_t, std::size_t, auto row, auto& answers) {
     const Ring shown = s.map.reveal.sent();
     std::vector<std::int64_t> logits(row.size());
     for (std::size_t j = 0; j < row.size(); ++j) {
@@ -60,6 +61,8 @@ Mask sample(User& user, const SampleShape& s, const Mask&, const Choose& choose)
     PERMLLM_ASSERT(chosen < row.size());
     for (std::size_t j = 0; j < row.size(); ++j) answers[0][j] = Word{j == chosen};
   })[0]);
+  user.one_by_one = false;
+  return one_hot;
 }
 template <class Choose>
 Counted sample(Counter& counter, const SampleShape& s, const Counted& logits, const Choose&) {
@@ -72,11 +75,11 @@ Counted sample(Counter& counter, const SampleShape& s, const Counted& logits, co
 inline constexpr int k_digit_bits = 12;
 inline constexpr std::size_t k_digits = 2;  // ids below 2^24
 
-constexpr Cost retrieve_cost(Ring ring) {
-  return {.rounds = 0, .online = {.provider_to_user = k_digits * ring.bytes()}, .offline = {}};
+constexpr Cost retrieve_cost(Ring ring, std::size_t tokens = 1) {
+  return {.rounds = 0, .online = {.provider_to_user = tokens * k_digits * ring.bytes()}, .offline = {}};
 }
 
-struct TokenDigits {  // provider -> user
+struct TokenDigits {  // provider -> user: two words a token
   static constexpr Tag tag = Tag::token_digits;
   Block d;
   template <class Io>
@@ -94,22 +97,34 @@ inline Words digit_sums(std::span<const Word> share) {
   return sums;
 }
 
-inline void retrieve(Provider& provider, const Masked& one_hot) {
-  provider.user.send(TokenDigits{block(one_hot.format.ring, digit_sums(one_hot.words))});
-}
-
-inline std::uint32_t retrieve(User& user, const Mask& one_hot) {
-  const Ring ring = one_hot.format.ring;
-  const auto d = user.provider.receive(TokenDigits{expect(ring, k_digits)}).d.words;
-  const Words own = digit_sums(one_hot.words);
-  const Word low = (d[0] + own[0]) & ring.mask(), high = (d[1] + own[1]) & ring.mask();
-  const Word id = low + (high << k_digit_bits);
-  if (id >= one_hot.words.size()) {
-    throw Error(Code::malformed, "TokenDigits.d", "the id is beyond the vocabulary");
+// Of each token of the one-hots.
+inline void retrieve(Provider& provider, const Masked& one_hots) {
+  Words d;
+  for (std::size_t i = 0; i < one_hots.tokens(); ++i) {
+    const Words sums = digit_sums(one_hots.token(i));
+    d.insert(d.end(), sums.begin(), sums.end());
   }
-  return static_cast<std::uint32_t>(id);
+  provider.user.send(TokenDigits{block(one_hots.format.ring, std::move(d))});
 }
 
-inline void retrieve(Counter& counter, const Counted& one_hot) { counter.total += retrieve_cost(one_hot.format.ring); }
+inline std::vector<std::uint32_t> retrieve(User& user, const Mask& one_hots) {
+  const Ring ring = one_hots.format.ring;
+  const auto d = user.provider.receive(TokenDigits{expect(ring, one_hots.tokens() * k_digits)}).d.words;
+  std::vector<std::uint32_t> ids;
+  for (std::size_t i = 0; i < one_hots.tokens(); ++i) {
+    const Words own = digit_sums(one_hots.token(i));
+    const Word low = (d[k_digits * i] + own[0]) & ring.mask(), high = (d[k_digits * i + 1] + own[1]) & ring.mask();
+    const Word id = low + (high << k_digit_bits);
+    if (id >= one_hots.size) {
+      throw Error(Code::malformed, "TokenDigits.d", "the id is beyond the vocabulary");
+    }
+    ids.push_back(static_cast<std::uint32_t>(id));
+  }
+  return ids;
+}
+
+inline void retrieve(Counter& counter, const Counted& one_hots) {
+  counter.total += retrieve_cost(one_hots.format.ring, counter.batch.count);
+}
 
 }  // namespace permllm

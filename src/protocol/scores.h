@@ -7,13 +7,15 @@
 //   offline:  helper -> provider   x = aq.bk + bq.ak - rho     for each pair; rho: known to user and helper
 //   shares:   provider  q0.k0 + x         user  bq.bk + eq.bk + bq.ek + rho
 //   sum:      (q0 + bq).(k0 + bk), because q0 = eq + aq and k0 = ek + ak
+//   Where the provider is not to know positions (HeadShape::hidden) a Turn takes the place of both rotations, a round trip more, before step 1.
 //   paper, step 3       U -> P   the user's share less m, a mask that the helper knows: provider keeps q.k - m
 //   fast, with step 2   P -> U   cut(its share + u), one level u a row: the user opens its scores, keys in order
 //   The provider takes a constant, of its own choice, from its share of every rotated key: a row of scores moves as a whole, which no softmax
 //   sees, and is small where a model's bias of k made it large.
 //   Step 2 is sent once a token; keys accumulate. A key that a query does not see (of a skipped slot, or beyond the window of
 //   a layer that has one) takes no part: the user's share is a large negative constant, the provider's is positive noise of
-//   half its size at most, one word a row, which leaves the level that uncertain.
+//   half its size at most, one word a row, which leaves the level that uncertain. One that the provider does not know of (hidden) has its score
+//   as any other, and the user adds the constant to its share.
 //   Long batches meet the pairs in blocks of queries, so that memory grows with the keys, not with their square.
 //   coins of what the provider receives: those of SecretCut for step 1 (b for fix), rho for x, m for step 3.
 //   bound:    |q.k| < 2^(bits-1) / 2 in the ring of the cut shares.
@@ -23,6 +25,7 @@
 #include <cmath>
 
 #include "protocol/secret_cut.h"
+#include "protocol/turn.h"
 #include "ring/elementwise.h"
 
 namespace permllm {
@@ -35,6 +38,7 @@ struct HeadShape {
   bool two_places = false;   // the second half of the pairs turns with the place in the answer (Config: rotary_2d)
   std::size_t prompt = 0;    // slots of a prompt that attends both ways; 0: queries see earlier keys alone
   std::size_t window = 0;    // positions whose keys a query sees, its own included; 0: all before
+  bool hidden = false;       // the provider knows neither positions nor which keys of its slots are dead
   int rope_frac = 0;
   int qk_cut = 0;  // low bits cut from the rotated q and k
   Format qk;       // once cut
@@ -53,6 +57,7 @@ struct HeadShape {
   constexpr SecretCutShape rotated_cut() const {
     return sent_cut(Site::scores, layer, q_rows() + kv_rows(), qk_cut, qk.ring);
   }
+  constexpr TurnShape turned() const { return {Site::scores, layer, q_rows() + kv_rows(), head_dim, Ring{64}}; }
   constexpr SecretCutShape value_cut() const { return known_cut(Site::values, layer, kv_rows(), v_cut, v.ring); }
   constexpr std::size_t keys_at(std::uint32_t slot) const { return permllm::keys_at(slot, prompt); }
   // Pairs (head, key) of the first i queries of a batch.
@@ -65,6 +70,13 @@ struct HeadShape {
   }
   bool sees_all(const Timeline& timeline, std::uint32_t query) const {
     return timeline.all_live(keys_at(query)) && (window == 0 || timeline.position(query) < window);
+  }
+  // Whether the provider knows that the query of one slot does not see the key of another.
+  bool known_unseen(const Timeline& timeline, std::size_t query, std::size_t key) const {
+    return hidden ? timeline.skipped(key) : !sees(timeline, query, key);
+  }
+  bool none_known_unseen(const Timeline& timeline, std::uint32_t query) const {
+    return hidden ? timeline.none_skipped(keys_at(query)) : sees_all(timeline, query);
   }
   // Angle of the i-th pair of a head in a slot. With two places, the answer's tokens (the prompt's last is the first of
   // them) keep the place of the last token before them.
@@ -96,9 +108,10 @@ void for_each_query_block(Party& party, const Body& body) {
 // Steps 1 and 2, and the offline words; one round trip.
 constexpr Cost scores_cost(const HeadShape& s, Batch batch) {
   const std::size_t word = s.qk.ring.bytes(), rows = batch.count * (s.q_rows() + s.kv_rows());
-  return cost(s.rotated_cut(), batch) + Cost{.rounds = 1,
-                                             .online = {.provider_to_user = rows * word},
-                                             .offline = {.helper_to_provider = s.pairs(batch) * word}};
+  return (s.hidden ? cost(s.turned(), batch) : Cost{}) + cost(s.rotated_cut(), batch) +
+         Cost{.rounds = 1,
+              .online = {.provider_to_user = rows * word},
+              .offline = {.helper_to_provider = s.pairs(batch) * word}};
 }
 
 struct RotatedRemask {  // step 1, user -> provider: q then k, token by token
@@ -140,30 +153,43 @@ struct QueryKeyCoins {
   Words q, k;
 };
 
-// Rotates each head (RoPE, arXiv 2104.09864), with cos and sin as integers that both parties compute alike, and cuts `drop` bits.
-inline void rotate_and_cut(std::span<Word> heads, const HeadShape& s, const Timeline& timeline, std::size_t slot,
-                           int drop) {
+// Cos, then sin, of each pair of a head in a slot (RoPE, arXiv 2104.09864), as integers that both parties compute alike.
+inline Words places(const HeadShape& s, const Timeline& timeline, std::size_t slot) {
+  const Format rope{Ring{64}, s.rope_frac};
+  Words c(2 * s.rope.size());
   for (std::size_t i = 0; i < s.rope.size(); ++i) {
     const double angle = s.angle(timeline, slot, i);
-    const Format rope{Ring{64}, s.rope_frac};
-    const Word c = encode(std::cos(angle), rope), sn = encode(std::sin(angle), rope);
-    for (std::size_t at = 2 * i; at < heads.size(); at += s.head_dim) {
-      const Word a = heads[at], b = heads[at + 1];
-      heads[at] = cut(a * c - b * sn, drop);
-      heads[at + 1] = cut(a * sn + b * c, drop);
-    }
+    c[i] = encode(std::cos(angle), rope);
+    c[s.rope.size() + i] = encode(std::sin(angle), rope);
   }
+  return c;
 }
 
-// q, then k, of a party's share of qkv: rotated, and cut as far as each does it alone.
+// q, then k, of a party's share of qkv, each turned by itself.
 template <Role R>
-Share<R> rotated(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline, Executor& executor) {
-  const SecretCutShape cut = s.rotated_cut();
-  Share<R> z = leading(qkv, cut.size);
-  z.format = {cut.in(), s.qk.frac + cut.secret};
-  executor.parallel(batch.count,
-                    [&](std::size_t i) { rotate_and_cut(z.token(i), s, timeline, batch.index(i), cut.open); });
+Share<R> turned_openly(const Share<R>& qkv, const HeadShape& s, Batch batch, const Timeline& timeline,
+                       Executor& executor) {
+  Share<R> z = leading(qkv, s.q_rows() + s.kv_rows());
+  executor.parallel(batch.count, [&](std::size_t i) { turn(places(s, timeline, batch.index(i)), z.token(i)); });
   return z;
+}
+inline Masked rotated(Provider& provider, const HeadShape& s, const Masked& qkv) {
+  return s.hidden ? turn(provider, s.turned(), leading(qkv, s.turned().size))
+                  : turned_openly(qkv, s, provider.batch, provider.timeline, provider.executor);
+}
+inline Mask rotated(User& user, const HeadShape& s, const Mask& qkv) {
+  if (!s.hidden) return turned_openly(qkv, s, user.batch, user.timeline, user.executor);
+  return turn(user, s.turned(), leading(qkv, s.turned().size),
+              [&](std::size_t i) { return places(s, user.timeline, user.batch.index(i)); });
+}
+// Cut as far as each party does it alone.
+template <Role R>
+void cut_rotated(Share<R>& z, const HeadShape& s, Executor& executor) {
+  const SecretCutShape of = s.rotated_cut();
+  executor.parallel(z.tokens(), [&](std::size_t i) {
+    for (Word& word : z.token(i)) word = cut(word, of.open);
+  });
+  z.format = {of.in(), s.qk.frac + of.secret};
 }
 
 inline Address scores_at(Use use, const HeadShape& s, std::uint32_t slot, std::uint16_t part = 0) {
@@ -221,8 +247,9 @@ void for_derived_keys(Executor& executor, const HeadShape& s, std::size_t end, D
   }
 }
 
-// offline, helper -> provider: fix of q and k.
+// offline, helper -> provider: what turns q and k, and their fix.
 inline void scores_send(Helper& helper, const HeadShape& s) {
+  if (s.hidden) turn(helper, s.turned());
   burn(helper.with_user, helper.batch, [&](std::uint32_t slot) { return scores_at(Use::score_rotated, s, slot); });
   helper.executor.parallel(helper.batch.count, [&](std::size_t i) {
     const std::uint32_t slot = helper.batch.index(i);
@@ -270,7 +297,8 @@ inline Masked scores_send(Provider& provider, const HeadShape& s, const Masked& 
   const SecretCutShape cut = s.rotated_cut();
   Words level;
   for (const float value : key_level) level.push_back(encode(double{value}, s.qk));
-  Masked z = rotated(qkv, s, provider.batch, provider.timeline, provider.executor);
+  Masked z = rotated(provider, s, qkv);
+  cut_rotated(z, s, provider.executor);
   Masked q0{s.qk, s.q_rows(), {}};
   add(z.words, provider.user.receive(RotatedRemask{expect(cut.in(), provider.batch.count * cut.size)}).d.words);
   Words e;
@@ -308,13 +336,14 @@ inline Masked score_shares(Provider& provider, const HeadShape& s, const Masked&
     std::copy(x.begin(), x.end(), share.begin());
     add_pairs(s, q0.token(begin + i), provider.timeline.first(), keys.key, share);
     const std::uint32_t slot = provider.batch.index(i);
-    if (s.sees_all(provider.timeline, slot)) return;
+    if (s.none_known_unseen(provider.timeline, slot)) return;
     // The score of a key that is not seen would tell the hidden level: noise stands in for it, one word for all such keys of a
     // row, because the extremes of many would close in on the level.
     const auto noise =
         provider.with_helper.words(scores_at(Use::score_unseen, s, slot), s.heads, Ring{s.dead_bits - 1});
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !s.sees(provider.timeline, slot, j); ++h) share[h * n + j] = noise[h];
+      for (std::size_t h = 0; h < s.heads && s.known_unseen(provider.timeline, slot, j); ++h)
+        share[h * n + j] = noise[h];
     }
   });
   return shares;
@@ -323,7 +352,8 @@ inline Masked score_shares(Provider& provider, const HeadShape& s, const Masked&
 // Step 1: with the answer to the norm.
 inline void scores_send(User& user, const HeadShape& s, const Mask& qkv) {
   const SecretCutShape cut = s.rotated_cut();
-  Mask z = rotated(qkv, s, user.batch, user.timeline, user.executor);
+  Mask z = rotated(user, s, qkv);
+  cut_rotated(z, s, user.executor);
   burn(user.with_helper, user.batch, [&](std::uint32_t slot) { return cut_at(Use::cut_sent, cut, slot); });
   for (std::size_t i = 0; i < user.batch.count; ++i) {
     secret_cut<Word>(user, cut, i, z.token(i));
@@ -366,8 +396,10 @@ inline Mask score_shares(User& user, const HeadShape& s, const ShownQueries& eq,
     add_pairs(s, opened, user.timeline.first(), keys.mask, share);
     add_pairs(s, bq, user.timeline.first(), keys.shown, share);
     for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t h = 0; h < s.heads && !s.sees(user.timeline, slot, j); ++h)
-        share[h * n + j] = Word{0} - (Word{1} << s.dead_bits);
+      if (s.sees(user.timeline, slot, j)) continue;
+      const bool known = s.known_unseen(user.timeline, slot, j);
+      for (std::size_t h = 0; h < s.heads; ++h)
+        share[h * n + j] = (known ? Word{0} : share[h * n + j]) - (Word{1} << s.dead_bits);
     }
   });
   return shares;

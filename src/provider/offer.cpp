@@ -51,6 +51,7 @@ void set_plan(OfferedModel& model, const Ranges& ranges, const OfferOptions& opt
   model.plan = std::move(fitted.plan);
   model.given_up = std::move(fitted.given_up);
   model.plan.retrieval = options.retrieval;
+  model.plan.hides_positions = options.hidden_positions;
   model.plan.check();
   check_as_peers_do(model.plan);
   for (const Part::Kind kind : {Part::Kind::slot, Part::Kind::entry, Part::Kind::pass}) {

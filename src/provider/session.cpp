@@ -93,13 +93,15 @@ void ProviderSession::check(const PassBegin& begin) const {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PassBegin.") + field, why);
   };
+  const bool block = begin.kind == PassBegin::block && plan_.hides_positions;
   const int least = plan_.open() ? PassBegin::rows : PassBegin::prompt,
             most = plan_.open() ? PassBegin::rows : PassBegin::retrieve;
-  if (begin.kind < least || begin.kind > most) {
-    refuse("kind", fmt::format("{}, expected {} to {} in profile {}", begin.kind, least, most, name_of(plan_.profile)));
+  if (!block && (begin.kind < least || begin.kind > most)) {
+    refuse("kind", fmt::format("{}, expected {} to {}{} in profile {}", begin.kind, least, most,
+                               plan_.hides_positions ? fmt::format(" or {}", int{PassBegin::block}) : "",
+                               name_of(plan_.profile)));
   }
-  if (!plan_.open() && begin.kind != PassBegin::prompt && sampled_.one_hot.words.empty())
-    refuse("kind", "no token was sampled yet");
+  if (!plan_.open() && !begin.feeds() && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
   if (begin.kind == PassBegin::retrieve) return;
   if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
     refuse("tokens",
@@ -113,8 +115,9 @@ void ProviderSession::check(const PassBegin& begin) const {
   if (begin.dead >= (both_ways ? plan_.prompt_slots : 1)) {
     refuse("dead", fmt::format("{}, expected less than {}", begin.dead, both_ways ? plan_.prompt_slots : 1));
   }
-  if (begin.heads < 1 || begin.heads > (plan_.open() ? begin.tokens : 1)) {
-    refuse("heads", fmt::format("{}, expected 1{}", begin.heads, plan_.open() ? " to the number of tokens" : ""));
+  const bool several = plan_.open() || block;
+  if (begin.heads < 1 || begin.heads > (several ? begin.tokens : 1)) {
+    refuse("heads", fmt::format("{}, expected 1{}", begin.heads, several ? " to the number of tokens" : ""));
   }
   if (begin.heads > plan_.slots - progress_.pass.index(progress_.pass.count))
     refuse("heads", "the chain has no passes left");
@@ -140,8 +143,9 @@ void ProviderSession::run(const PassBegin& begin) {
   const Clock::time_point began = Clock::now();
   const double waited = user_.waited_seconds(), cpu = report_of_this_process().cpu_seconds;
   plan_.open() ? walk_open(begin, material) : walk(begin, material);
-  const bool follows_a_sampled =
-      plan_.open() ? progress_.slot.first > 0 && begin.tokens == begin.heads : begin.kind == PassBegin::sampled;
+  const bool follows_a_sampled = plan_.open() || begin.kind == PassBegin::block
+                                     ? progress_.slot.first > 0 && begin.tokens == begin.heads
+                                     : begin.kind == PassBegin::sampled;
   if (!follows_a_sampled) return;
   ++used_.passes;
   used_.bytes_of_user += material.used.bytes_of_user;
@@ -162,7 +166,7 @@ void ProviderSession::walk(const PassBegin& begin, StockMaterial& material) {
   const std::uint32_t pass = progress_.pass.index(0);
   if (bfv_ != nullptr) bfv_->prepare(material.query(bfv_shape(plan_), pass));
   Masked rows;
-  if (begin.kind == PassBegin::prompt) {
+  if (begin.feeds()) {
     for (const Batch& some : together(plan_, progress_.entry)) {
       Progress part = progress_;
       part.entry = some;
@@ -181,6 +185,12 @@ void ProviderSession::walk(const PassBegin& begin, StockMaterial& material) {
   const Masked x = run_layers(provider_, plan_, weights_, rows, material, [&](std::size_t layer) {
     if (layer == 0 && owed && bfv_ != nullptr) retrieve_sampled();
   });
+  if (begin.kind == PassBegin::block) {
+    sampled_ = {};
+    retrieve(provider_,
+             run_pass<NextRow::none>(provider_, plan_, weights_, x.last(begin.heads), k_no_choice, material).one_hot);
+    return user_.flush();
+  }
   sampled_ = run_pass(provider_, plan_, weights_, x.last(), k_no_choice, material);
   if (bfv_ != nullptr) bfv_->answer(user_.receive(RetrievalIndex{}), provider_.with_helper, pass);
 }
@@ -202,6 +212,8 @@ PartyReport ProviderSession::report() const {
 }
 
 void ProviderSession::rewind(std::size_t tokens) {
+  if (plan_.hides_positions)
+    throw Error(Code::malformed, "PassBegin.kind", "rewind, where the user alone knows which tokens are kept");
   if (plan_.prompt_slots != 0 || tokens > timeline_.length()) {
     throw Error(Code::malformed, "PassBegin.tokens",
                 fmt::format("{} to be kept, {}", tokens,

@@ -67,8 +67,12 @@ enum class Use : std::uint8_t {
   cut_sent = 24,  // r: the user's part, not cut yet, on its way to the provider   U, H
   cut_coin = 25,  // delta: decides the rounding   P, H
   cut_mask = 26,  // m of v: the user's share once cut   U, H
+  // turn (4.13)
+  turn_place = 27,  // gamma: hides cos and sin of a slot's position   U, H
+  turn_sent = 28,   // a of q, then k, before they turn                P, H
+  turn_share = 29,  // rho                                             U, H
 };
-inline constexpr int k_uses = 27;
+inline constexpr int k_uses = 30;
 
 // Which box of a layer an address belongs to: the second byte.
 enum class Site : std::uint8_t {

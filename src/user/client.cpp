@@ -93,7 +93,8 @@ Client::State::State(const std::filesystem::path& path, const ClientOptions& wit
            name_of(plan.profile),
            name_of(plan.retrieval),
            plan.slots,
-           plan.config.layers};
+           plan.config.layers,
+           plan.takes_drafts()};
   views = {seen_by(Role::provider, plan), seen_by(Role::helper, plan), seen_by(Role::user, plan)};
   views.user.insert(views.user.begin(), "your own questions and answers");
   vocabulary = std::move(card.vocabulary);
@@ -157,7 +158,9 @@ double Client::fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens
   UserClient client(state_->links(counted), state_->ledger, state_->executor, state_->options.patience, fresh_chain(i));
   const Plan& plan = client.card().plan;
   const auto slots = static_cast<std::uint32_t>(std::min(tokens, plan.slots));
-  auto answers = static_cast<std::uint32_t>(std::min<std::size_t>(answer_tokens, slots)), entries = slots;
+  // Where drafts are verified in blocks each token has a pass of its own.
+  auto answers = plan.hides_positions ? slots : static_cast<std::uint32_t>(std::min<std::size_t>(answer_tokens, slots)),
+       entries = slots;
   if (plan.prompt_slots != 0) {  // one prompt of that length: the rest is its answer's
     entries = static_cast<std::uint32_t>(std::min<std::size_t>(slots, plan.prompt_slots + 1));
     answers = std::max(answers, slots - entries);

@@ -295,10 +295,7 @@ Conversation Client::conversation(const ConversationOptions& options) const {
   if (options.chat_format == "none" && !options.system.empty())
     throw Error(Code::usage, "system", "needs a chat format other than none");
   if (options.draft > 63) throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63", options.draft));
-  if (options.draft > 0 && state_->model.profile != name_of(Profile::open)) {
-    throw Error(Code::usage, "draft",
-                fmt::format("needs profile open, this provider serves {}", state_->model.profile));
-  }
+  if (options.draft > 0 && !state_->model.drafts) throw no_drafts(profile_of(state_->model.profile));
   return Conversation(std::make_unique<Conversation::State>(state_, options));
 }
 

@@ -50,14 +50,15 @@ Clock::duration linger(Clock::duration patience) {
 
 }  // namespace
 
-Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens) {
+Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens,
+                bool in_blocks) {
   PERMLLM_ASSERT(prompt_tokens > 0 && max_tokens > 0);
   prompt_tokens = plan.prompt_rows(prompt_tokens);
   Marks target = begin;
   const auto add = [&](std::uint8_t kind, std::size_t count) {
     target[kind] = static_cast<std::uint32_t>(std::min<std::size_t>(plan.slots, target[kind] + count));
   };
-  if (!plan.open()) add(k_entry_kind, prompt_tokens);
+  if (!plan.open()) add(k_entry_kind, prompt_tokens + (in_blocks ? max_tokens - 1 : 0));
   add(k_slot_kind, prompt_tokens + max_tokens - 1);
   add(k_pass_kind, max_tokens);
   if (plan.bfv()) add(k_users_kind, max_tokens);

@@ -23,7 +23,9 @@ struct OfflineProgress {
 using OnOffline = std::function<void(const OfflineProgress&)>;
 
 // What a prompt of n tokens and an answer of at most m need, from `begin` on. The answer's first token costs no slot; its last is never fed.
-Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens);
+// in_blocks: the answer's tokens are fed as a prompt's are (PassBegin::block).
+Marks target_of(const Plan& plan, const Marks& begin, std::size_t prompt_tokens, std::size_t max_tokens,
+                bool in_blocks = false);
 
 class Filler {
  public:

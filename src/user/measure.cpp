@@ -34,6 +34,14 @@ UserClient::Choose chain_with(std::size_t room, const std::function<std::size_t(
 
 }  // namespace
 
+Error no_drafts(Profile profile) {
+  return {Code::usage, "draft",
+          fmt::format("needs profile open, or a provider with --hidden-positions: in profile {} without, it rotates "
+                      "queries and keys by their "
+                      "position and would learn how many drafted tokens were kept",
+                      name_of(profile))};
+}
+
 MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience,
                                            Executor& executor, Ledger& ledger, std::size_t room)
     : shape_(shape),
@@ -74,13 +82,7 @@ std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std:
 }
 
 void MeasuredConversation::check(const Request& request, std::size_t rows, std::size_t slots) {
-  if (request.draft > 0 && !plan().open()) {
-    throw Error(
-        Code::usage, "draft",
-        fmt::format("needs profile open: in profile {} the provider rotates queries and keys by their position, so it "
-                    "would learn how many drafted tokens were kept",
-                    name_of(plan().profile)));
-  }
+  if (request.draft > 0 && !plan().takes_drafts()) throw no_drafts(plan().profile);
   if (slots > room()) {
     throw Error(
         Code::usage, Reason::context_exceeded, "context",
@@ -94,8 +96,8 @@ void MeasuredConversation::check(const Request& request, std::size_t rows, std::
 void MeasuredConversation::make_material(const Request& request, std::size_t prompt) {
   const std::size_t answer = 1 + (request.max_tokens - 1) * (request.draft + 1);
   const std::size_t begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
-  client_.make_material(prompt, answer, request.ahead);
-  client_.wait_for_material(prompt, begin, request.on_material);
+  client_.make_material(prompt, answer, request.ahead, in_blocks(request));
+  client_.wait_for_material(prompt, begin, request.on_material, in_blocks(request));
 }
 
 void MeasuredConversation::run(const Request& request) {
@@ -133,7 +135,7 @@ void MeasuredConversation::run(const Request& request) {
   });
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
-    client_.wait_for_pass(block, request.draft > 0 ? block : 1);
+    client_.wait_for_pass(block, request.draft > 0 ? block : 1, in_blocks(request));
     if (request.draft > 0) {
       std::vector<TokenId> known = history;
       known.push_back(session.retrieve_last());
@@ -250,6 +252,7 @@ nlohmann::json MeasuredConversation::report() const {
           {"layers", plan().config.layers},
           {"profile", name_of(plan().profile)},
           {"fused", plan().fused},
+          {"hidden_positions", plan().hides_positions},
           {"retrieval", name_of(plan().retrieval)},
           {"passes", passes_},
           {"seconds", seconds_json()},

@@ -12,6 +12,9 @@
 
 namespace permllm {
 
+// Why a provider of this profile takes no drafts.
+Error no_drafts(Profile profile);
+
 class MeasuredConversation {
  public:
   // links: makes the user's links, metered by what it is given. The ledger outlives it. Errors: those of
@@ -30,7 +33,7 @@ class MeasuredConversation {
     std::size_t max_tokens = 1;
     std::size_t ahead = 256;       // slots of material to make ahead of need
     std::size_t start = SIZE_MAX;  // tokens of the answer whose material is waited for before it begins
-    std::size_t draft = 0;         // drafted tokens a pass; profile open only
+    std::size_t draft = 0;         // drafted tokens a pass, where the plan takes drafts
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;          // false: no more
     std::function<void()> on_ready = nullptr;       // material for the request is there
@@ -87,6 +90,7 @@ class MeasuredConversation {
   void check(const Request& request, std::size_t rows, std::size_t slots);
   // Has a request's material made, and waits for the part with which the answer begins; the rest is made beside the answer. prompt: tokens to feed.
   void make_material(const Request& request, std::size_t prompt);
+  bool in_blocks(const Request& request) const { return request.draft > 0 && !plan().open(); }
   std::size_t room();
 
   LinkShape shape_;

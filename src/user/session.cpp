@@ -62,18 +62,22 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose, 
   }
   begin({PassBegin::prompt, static_cast<std::uint32_t>(rows_of.size()),
          static_cast<std::uint32_t>(rows_of.size() - tokens.size())});
+  run(feed(rows_of), choose, behind);
+}
+
+// The one-hots of a pass that has begun -> their rows, under the masks of its slots.
+Mask UserSession::feed(std::span<const TokenId> tokens) {
   Mask rows;
   for (const Batch& some : together(plan_, progress_.entry)) {
     Progress part = progress_;
     part.entry = some;
     Indices entries{part};
     user_.batch = some;
-    const std::span<const TokenId> these = std::span(rows_of).subspan(some.first - progress_.entry.first, some.count);
+    const std::span<const TokenId> these = tokens.subspan(some.first - progress_.entry.first, some.count);
     append(rows, run_entries(user_, plan_, none_, prompt_one_hots(user_, one_hot_shape(plan_), these), entries));
   }
   user_.batch = progress_.slot;
-  rows = remask(user_, embed_remask_shape(plan_), rows);
-  run(rows, choose, behind);
+  return remask(user_, embed_remask_shape(plan_), rows);
 }
 
 // A prompt that attends both ways fills its slots with tokens that nobody sees; its last token comes behind them.
@@ -88,7 +92,7 @@ std::vector<TokenId> UserSession::padded(std::span<const TokenId> tokens) const 
 }
 
 TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Choose& choose) {
-  if (plan_.open()) {
+  if (plan_.open() || (plan_.hides_positions && sampled_.row.words.empty())) {
     const TokenId id = sampled_id_;
     advance({}, more, choose);
     return id;
@@ -110,7 +114,7 @@ TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Cho
         go_on();
       });
     } else {
-      id = retrieve(user_, sampled_.one_hot);
+      id = retrieve(user_, sampled_.one_hot)[0];
       go_on();
       run(rows, choose);
     }
@@ -123,30 +127,55 @@ TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Cho
 
 void UserSession::advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more,
                           const Choose& choose) {
-  PERMLLM_ASSERT(plan_.open());
+  PERMLLM_ASSERT(plan_.takes_drafts());
+  if (!plan_.open()) sampled_id_ = retrieve_last();
   if (!more(sampled_id_)) return;
   std::vector<TokenId> fed{sampled_id_};
   fed.insert(fed.end(), draft.begin(), draft.end());
-  const std::size_t before = clear_->length();
-  const ShownPair seen = run_open(fed, fed.size());
+  const std::size_t before = length();
   // Of all rows, those that will be rejected included: what is computed does not depend on how many are kept.
   std::vector<std::vector<std::int64_t>> logits;
-  for (std::size_t i = 0; i < fed.size(); ++i) logits.push_back(clear_->logits(seen, i));
+  std::vector<TokenId> ids;
+  if (plan_.open()) {
+    const ShownPair seen = run_open(fed, fed.size());
+    for (std::size_t i = 0; i < fed.size(); ++i) logits.push_back(clear_->logits(seen, i));
+  } else {
+    ids = run_block(fed, choose);
+  }
   std::size_t kept = 0;
   bool go_on = true;
   do {
-    sampled_id_ = static_cast<TokenId>(choose(logits[kept]));
+    sampled_id_ = plan_.open() ? static_cast<TokenId>(choose(logits[kept])) : ids[kept];
     ++kept;
     if (kept == fed.size() || sampled_id_ != fed[kept]) break;
     go_on = more(sampled_id_);
   } while (go_on);
-  clear_->keep(before + kept);
+  keep(before + kept);
+}
+
+// Hidden positions: one pass; the token that each row samples.
+std::vector<TokenId> UserSession::run_block(std::span<const TokenId> fed, const Choose& choose) {
+  const auto rows = static_cast<std::uint32_t>(fed.size());
+  sampled_ = {};
+  begin({PassBegin::block, rows, 0, rows});
+  Indices material{progress_};
+  const Mask x = run_layers(user_, plan_, none_, feed(fed), material);
+  return retrieve(user_, run_pass<NextRow::none>(user_, plan_, none_, x.last(rows), choose, material).one_hot);
+}
+
+// The slots of all but the first n tokens become dead; the provider is told nothing.
+void UserSession::keep(std::size_t n) {
+  if (clear_) {
+    clear_->keep(n);
+  } else {
+    timeline_.rewind(n);
+  }
 }
 
 TokenId UserSession::retrieve_last() {
-  if (plan_.open()) return sampled_id_;
+  if (plan_.open() || (plan_.hides_positions && sampled_.row.words.empty())) return sampled_id_;
   user_.provider.send(PassBegin{PassBegin::retrieve, 0});
-  return bfv_ != nullptr ? bfv_->open(user_.provider.receive(RetrievalReply{})) : retrieve(user_, sampled_.one_hot);
+  return bfv_ != nullptr ? bfv_->open(user_.provider.receive(RetrievalReply{})) : retrieve(user_, sampled_.one_hot)[0];
 }
 
 void UserSession::run(const Mask& rows, const Choose& choose, const Behind& behind) {
@@ -195,10 +224,7 @@ void UserSession::skip(std::uint32_t slot) {
 void UserSession::rewind(std::size_t n) {
   PERMLLM_ASSERT(n <= length() && !plan_.config.prefix);
   forget_beyond(n);
-  if (clear_) {
-    clear_->keep(n);
-    return;
-  }
+  if (plan_.takes_drafts()) return keep(n);
   if (n == length()) return;
   user_.provider.send(PassBegin{PassBegin::rewind, static_cast<std::uint32_t>(n)});
   timeline_.rewind(n);

@@ -34,13 +34,13 @@ class UserSession {
   TokenId advance(const std::function<bool(TokenId)>& more, const Choose& choose);
   // As advance, with a draft of what may follow: feeds the sampled token and the draft in one pass, keeps what the model
   // would have said itself, and samples the token after that. `more` is told every token that was fed and kept; the first
-  // for which it returns false is the last. Profile open only: a pass tells the provider nothing of how many were kept.
+  // for which it returns false is the last. Only where Plan::takes_drafts: a pass tells the provider nothing of how many were kept.
   void advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose);
   // The id of the token that was sampled last, without feeding it.
   TokenId retrieve_last();
 
   // Forgets all but the first n tokens that were fed; a prompt comes next. The slots of the others stay dead. Not in models that take one prompt
-  // a conversation (Config::prefix). The provider learns n, but not in profile open.
+  // a conversation (Config::prefix). The provider learns n, but not where Plan::takes_drafts.
   void rewind(std::size_t n);
 
   // Values beyond their range (docs/protocol.md 2.9) in the passes of the tokens that are kept.
@@ -56,10 +56,13 @@ class UserSession {
  private:
   void begin(PassBegin begin);
   std::vector<TokenId> padded(std::span<const TokenId> tokens) const;
+  Mask feed(std::span<const TokenId> rows);
+  std::vector<TokenId> run_block(std::span<const TokenId> fed, const Choose& choose);
   void run(
       const Mask& rows, const Choose& choose, const Behind& behind = [](std::size_t) {});
   ShownPair run_open(
       std::span<const TokenId> tokens, std::size_t heads, const Behind& behind = [](std::size_t) {});
+  void keep(std::size_t n);
   void give_up();
   void skip(std::uint32_t slot);
   void forget_beyond(std::size_t n);
@@ -81,7 +84,7 @@ class UserSession {
   };
   std::vector<Before> passes_;
   std::optional<ClearSide> clear_;  // profile open
-  TokenId sampled_id_ = 0;          // profile open
+  TokenId sampled_id_ = 0;          // profile open, and behind a block
 };
 
 }  // namespace permllm

@@ -11,8 +11,8 @@
 
 namespace permllm {
 
-std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens) {
-  return orders_between(plan, {}, target_of(plan, {}, prompt_tokens, max_tokens));
+std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens, bool in_blocks) {
+  return orders_between(plan, {}, target_of(plan, {}, prompt_tokens, max_tokens, in_blocks));
 }
 
 Card read_card(const UserLinks& links, Clock::duration patience) {
@@ -155,10 +155,10 @@ void UserClient::receive_public_part() {
 
 UserClient::~UserClient() = default;
 
-void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead) {
+void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead, bool in_blocks) {
   const std::size_t order = std::max<std::size_t>(ahead, k_least_order);
   filler_->used(session_->marks());
-  filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens),
+  filler_->want(target_of(card_.plan, session_->marks(), prompt_tokens, max_tokens, in_blocks),
                 card_.plan.prompt_rows(prompt_tokens) + ahead + order, order);
 }
 
@@ -169,16 +169,18 @@ void UserClient::fill(const Marks& target, const OnOffline& on_progress) {
   filler_->check();
 }
 
-void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress) {
-  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens), on_progress);
+void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress,
+                                   bool in_blocks) {
+  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens, in_blocks), on_progress);
 }
 
-void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads) {
+void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads, bool in_blocks) {
   Marks next = session_->marks();
   filler_->used(next);
   const auto add = [&](std::uint8_t kind, std::size_t count) { next[kind] += static_cast<std::uint32_t>(count); };
   add(k_slot_kind, tokens);
   add(k_pass_kind, heads);
+  if (in_blocks) add(k_entry_kind, tokens);
   if (card_.plan.bfv()) add(k_users_kind, heads);
   filler_->wait_for(next);
 }

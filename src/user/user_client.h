@@ -54,16 +54,17 @@ class UserClient {
   std::size_t room() const { return card_.plan.slots - session_->slots(); }
 
   // Has the material made for a prompt and an answer of at most max_tokens, from what the session has used on, about `ahead` slots ahead of
-  // need, and in orders of about that size.
-  void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead);
+  // need, and in orders of about that size. in_blocks, here and below: as target_of.
+  void make_material(std::size_t prompt_tokens, std::size_t max_tokens, std::size_t ahead, bool in_blocks = false);
   // Makes material for no prompt in particular, up to the marks; returns once the provider says that it has it all. Errors: those of Filler::wait_for and
   // check.
   void fill(const Marks& target, const OnOffline& on_progress);
   // Waits until the provider has material for a prompt and an answer of `tokens`; on_progress, errors: those of Filler::wait_for.
-  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress = nullptr);
+  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress = nullptr,
+                         bool in_blocks = false);
   // To be called before a pass behind the prompt's: waits for the material of so many tokens, `heads` of which are sampled from. Errors: as above;
   // nothing is burnt then.
-  void wait_for_pass(std::size_t tokens, std::size_t heads = 1);
+  void wait_for_pass(std::size_t tokens, std::size_t heads = 1, bool in_blocks = false);
   const Filler& filler() const { return *filler_; }
 
   // Time spent waiting for the provider online.
@@ -101,6 +102,7 @@ class UserClient {
 Card read_card(const UserLinks& links, Clock::duration patience);
 
 // The orders for a prompt of n tokens and an answer of at most m on a new chain.
-std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens);
+std::vector<PackOrder> orders_for(const Plan& plan, std::size_t prompt_tokens, std::size_t max_tokens,
+                                  bool in_blocks = false);
 
 }  // namespace permllm

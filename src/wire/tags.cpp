@@ -107,6 +107,10 @@ const char* name_of(Tag tag) {
       return "RetrievalIndex";
     case Tag::retrieval_reply:
       return "RetrievalReply";
+    case Tag::masked_pairs:
+      return "MaskedPairs";
+    case Tag::masked_places:
+      return "MaskedPlaces";
   }
   return "unknown message";
 }

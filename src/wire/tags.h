@@ -64,6 +64,8 @@ enum class Tag : std::uint16_t {
   retrieval_key = 63,
   retrieval_index = 64,
   retrieval_reply = 65,
+  masked_pairs = 66,
+  masked_places = 67,
 };
 
 const char* name_of(Tag tag);

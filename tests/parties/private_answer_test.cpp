@@ -24,12 +24,15 @@ INSTANTIATE_TEST_SUITE_P(Retrieval, PrivateAnswer, testing::Values(k_bfv_variant
                          [](const auto& variant) { return variant.param.name(); });
 
 // Every pass costs what its boxes declare, to the byte.
+INSTANTIATE_TEST_SUITE_P(Positions, PrivateAnswer, testing::Values(k_hidden_variant),
+                         [](const auto& variant) { return variant.param.name(); });
+
 TEST_P(PrivateAnswer, costs_exactly_what_the_boxes_declare) {
   const GreedyCase c = greedy_cases()[4];
   const std::size_t rounds_a_layer = (plan.open()                     ? 2u
                                       : plan.profile == Profile::fast ? 4u
                                                                       : 6u) -
-                                     (plan.fused ? 1u : 0u);
+                                     (plan.fused ? 1u : 0u) + (plan.hides_positions ? 1u : 0u);
   Rig rig(model.weights, plan, executor());
   const auto check = [&](const Cost& declared, const Traffic& before, std::size_t offline_before[2]) {
     const Traffic t = rig.traffic() - before;

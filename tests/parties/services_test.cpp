@@ -354,6 +354,7 @@ TEST(Services, a_pass_out_of_range_is_named) {
     Profile profile;
     PassBegin begin;
     std::string error;
+    bool hides_positions = false;
   };
   for (const Case& c :
        {Case{Profile::paper, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile paper"},
@@ -364,9 +365,22 @@ TEST(Services, a_pass_out_of_range_is_named) {
         Case{Profile::open, {PassBegin::rows, 2, 0, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
         Case{Profile::open, {PassBegin::rows, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
         Case{Profile::open, {PassBegin::rows, 17, 0, 17}, "PassBegin.heads: the chain has no passes left"},
-        Case{Profile::open, {PassBegin::rows, 17, 0, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"}}) {
+        Case{Profile::open, {PassBegin::rows, 17, 0, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"},
+        Case{Profile::paper, {PassBegin::block, 2, 0, 2}, "PassBegin.kind: 6, expected 1 to 3 in profile paper"},
+        Case{Profile::open, {PassBegin::block, 2, 0, 2}, "PassBegin.kind: 6, expected 4 to 4 in profile open"},
+        Case{Profile::paper,
+             {PassBegin::block, 2, 0, 0},
+             "PassBegin.heads: 0, expected 1 to the number of tokens",
+             true},
+        Case{
+            Profile::fast, {PassBegin::block, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens", true},
+        Case{Profile::fast, {PassBegin::block, 17, 0, 17}, "PassBegin.heads: the chain has no passes left", true},
+        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: 2, expected 1", true},
+        Case{Profile::paper, {PassBegin::rows, 1, 0, 1}, "PassBegin.kind: 4, expected 1 to 3 or 6", true},
+        Case{Profile::paper, {PassBegin::rewind, 0}, "PassBegin.kind: rewind, where the user alone knows", true}}) {
     Executor executor(1);
-    const Plan plan = tiny_plan(c.profile);
+    Plan plan = tiny_plan(c.profile);
+    plan.hides_positions = c.hides_positions;
     Rig rig(tiny_weights(), plan, executor);
     rig.user_channel().send(c.begin);
     EXPECT_NE(error_of([&] { rig.user_channel().receive(PassCancel{}); }), "no error");

@@ -328,7 +328,9 @@ class ValueCheck {
     Rows rotated;  // q and k as integers, exactly rotated and cut
     for (std::size_t i = 0; i < qkv.size(); ++i) {
       Words row(qkv[i].begin(), qkv[i].end());
-      rotate_and_cut(std::span(row).first(c.q_rows() + c.kv_rows()), head, timeline, i, head.qk_cut);
+      const auto heads = std::span(row).first(c.q_rows() + c.kv_rows());
+      turn(places(head, timeline, i), heads);
+      for (Word& word : heads) word = cut(word, head.qk_cut);
       rotated.emplace_back(row.begin(), row.end());
     }
     for (std::size_t i = 0; i < qkv.size(); ++i) {
@@ -378,6 +380,8 @@ class ValueCheck {
 
 class Values : public testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(Variants, Values, testing::ValuesIn(k_variants),
+                         [](const auto& variant) { return variant.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Positions, Values, testing::Values(k_hidden_variant),
                          [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(Values, every_value_of_a_pass_is_what_clear_arithmetic_gives) {

@@ -64,8 +64,9 @@ std::vector<Kind> messages_of(const Plan& p) {
   }
   std::vector<Kind> kinds{{"pass", {}}, {"one-hots", p.embed}, {"embedding rows", p.embed}, {"residual", p.residual}};
   for (std::size_t l = 0; l < p.config.layers; ++l) {
-    kinds.insert(kinds.end(),
-                 {{"attention norm", p.qkv(l)}, {"rotated q and k", attention_shape(p, l).head().rotated_cut().in()}});
+    kinds.push_back({"attention norm", p.qkv(l)});
+    if (p.hides_positions) kinds.push_back({"places", attention_shape(p, l).head().turned().ring});
+    kinds.push_back({"rotated q and k", attention_shape(p, l).head().rotated_cut().in()});
     if (p.profile == Profile::fast) {
       kinds.insert(kinds.end(), {{"probabilities", p.mixed(l)}, {"p.v", attention_shape(p, l).values.mix_cut().in()}});
     } else {
@@ -174,6 +175,9 @@ class ViewsOf : public testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(Variants, ViewsOf, testing::ValuesIn(k_variants),
                          [](const auto& variant) { return variant.param.name(); });
 
+INSTANTIATE_TEST_SUITE_P(Positions, ViewsOf, testing::Values(k_hidden_variant),
+                         [](const auto& variant) { return variant.param.name(); });
+
 TEST_P(ViewsOf, the_provider_receives_uniform_words_of_the_same_sizes_whatever_the_prompt_is) {
   const Plan plan = smollm2_plan(GetParam());
   const IntWeights& weights = smollm2().weights;
@@ -194,7 +198,8 @@ TEST_P(ViewsOf, the_provider_receives_uniform_words_of_the_same_sizes_whatever_t
 // The own-coin rule in the real rings: each message that the provider receives has a coin of its own. Without that coin
 // alone, with all others as they were, every word of the message differs, by a uniform word.
 TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
-  const Plan plan = tiny_plan(GetParam().profile, GetParam().fused);
+  Plan plan = tiny_plan(GetParam().profile, GetParam().fused);
+  plan.hides_positions = GetParam().hides_positions;
   const std::vector<TokenId> ids{5, 6, 7, 8};
   const auto words = [&](const LeakyCoins::LeftOut& left_out) {
     return online_words(run(tiny_weights(), plan, ids, 41, left_out), plan);
@@ -203,6 +208,7 @@ TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
   const std::vector<std::pair<Use, std::set<std::string>>> coins{
       {Use::one_hot, {"one-hots"}},
       {Use::embed_row, {"embedding rows"}},
+      {Use::turn_place, {"places"}},
       {Use::map_answer,
        {"residual", "attention norm", "softmax", "mlp norm", "mlp", "final norm", "one-hot of the answer"}},
       {Use::value_reshared, {"re-shared v"}},

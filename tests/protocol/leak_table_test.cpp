@@ -85,7 +85,7 @@ std::string whole_table() {
   return text;
 }
 
-// README.md: of a Llama, norms not fused, retrieval linear.
+// docs/guide.md: of a Llama, norms not fused, retrieval linear.
 std::string short_table() {
   std::string text = "| party | owns | sees |\n|---|---|---|\n";
   const auto row = [&](const char* party, const char* owns, const char* first, const std::vector<std::string>& sees) {
@@ -122,7 +122,7 @@ void expect_printed(const std::string& document, const std::string& table) {
   EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), table)
       << document << ": PERMLLM_WRITE_TABLES=1 writes it";
 }
-TEST(LeakTable, is_printed_in_the_readme) { expect_printed("README.md", short_table()); }
+TEST(LeakTable, is_printed_in_the_guide) { expect_printed("docs/guide.md", short_table()); }
 TEST(LeakTable, is_printed_in_security) { expect_printed("SECURITY.md", whole_table()); }
 
 }  // namespace

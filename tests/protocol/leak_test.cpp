@@ -730,7 +730,7 @@ TEST(Leak, retrieve_shows_the_user_the_id_alone) {
                 retrieve(p, Masked{{k_two, 0}, 3, e0});
               },
               [&](User& u) {
-                EXPECT_EQ(retrieve(u, Mask{{k_two, 0}, 3, m}), id);
+                EXPECT_EQ(retrieve(u, Mask{{k_two, 0}, 3, m})[0], id);
               });
         },
         {Word{id == 0}, Word{id == 1}, Word{id == 2}}));

@@ -162,8 +162,8 @@ class Rig {
     if (plan_.bfv()) deal(Part::Kind::query, 1);
   }
   // What a request of a prompt and an answer needs, as a real user orders it.
-  void deal_for_request(std::size_t prompt_tokens, std::size_t max_tokens) {
-    for (const PackOrder& order : orders_for(plan_, prompt_tokens, max_tokens))
+  void deal_for_request(std::size_t prompt_tokens, std::size_t max_tokens, bool in_blocks = false) {
+    for (const PackOrder& order : orders_for(plan_, prompt_tokens, max_tokens, in_blocks))
       deal(static_cast<Part::Kind>(order.kind), order.count);
   }
 
