@@ -265,6 +265,9 @@ Masked run_witness(Witness& w, const Plan& plan, const IntWeights& weights, std:
                    std::size_t layers) {
   PERMLLM_ASSERT(prompt.size() == w.tokens && layers <= plan.config.layers);
   if (plan.open()) throw Error(Code::unsupported, "profile", "open hides nothing from a user");
+  if (plan.hides_positions)
+    throw Error(Code::unsupported, "positions",
+                "hidden from the provider are not simulated yet: audit without, what is shown is the same");
   if (plan.config.prefix)
     throw Error(Code::unsupported, "model", "a prompt that attends both ways is not simulated yet");
   Masked x = prompt_rows(w, plan, weights, prompt);

@@ -39,6 +39,9 @@ constexpr Arranged k_arranged[] = {
     {k_know, "inspect", "permllm inspect MODEL.gguf --loss"},
     {k_know, "audit", "permllm audit MODEL.gguf --rows 3000"},
     {k_know, "plan", "permllm plan MODEL.gguf --users 16"},
+    {k_know, "audit",
+     "permllm audit MODEL.gguf --plot limit.svg\n"
+     "permllm audit MODEL.gguf --base BASE.gguf"},
     {k_know, "bench",
      "permllm bench MODEL.gguf --profile fast --rtt 10ms --bandwidth 1gbit\n"
      "permllm bench MODEL.gguf --sweep rtt=0,1,10 profile=all"},

@@ -7,6 +7,8 @@
 #include "audit/sorting.h"
 #include "model/load.h"
 #include "plan/calibrate.h"
+#include "session/masked_model.h"
+#include "session/model_mask.h"
 #include "support/tiny_models.h"
 #include "support/tiny_plan.h"
 
@@ -32,6 +34,29 @@ TEST(Attacks, who_deviates_reads_the_matrices) {
     EXPECT_EQ(found.rows.gate_up, 3 * a.plan.config.width + 1) << name;
     EXPECT_GT(found.gate_up_right, 0.95) << name;
     EXPECT_EQ(found.down_right, 1) << name;  // the user's own bits tell which numbers are a unit above
+  }
+}
+
+// V, which the helper holds, and U, which any user expands: all weights, exact, without one row.
+TEST(Attacks, the_helper_and_a_user_have_the_weights) {
+  Audited a("llama");
+  const Seed seed = coin_seed(7);
+  const ReadableStream stream(seed);
+  std::vector<std::uint8_t> held(masked_model_bytes(a.plan));
+  MaskedModel(a.weights, a.plan, seed).fill(0, held);
+  const Weights<RingMatrix> v = view_masked_model(a.plan, held);
+  const Weights<StreamedMatrix> u = expansion_of(stream, a.plan);
+  const IntMatrix& w = a.weights.layer(0).o;
+  std::vector<std::int32_t> row(w.cols());
+  for (const std::size_t column : {std::size_t{0}, w.cols() - 1}) {
+    Words x(w.cols()), of_helper(w.rows()), of_user(w.rows());
+    x[column] = 1;
+    product(v.layer(0).o, x, of_helper, a.executor);
+    product(u.layer(0).o, x, of_user, a.executor);
+    for (std::size_t i = 0; i < w.rows(); ++i) {
+      w.row(i, row);
+      EXPECT_EQ(centre(of_helper[i] + of_user[i], a.plan.o(0)), row[column]);
+    }
   }
 }
 
