@@ -6,9 +6,18 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/file.h"
+#include "base/small_file.h"
+
 namespace permllm {
+namespace {
+
+constexpr const char* k_kept = "worth.json";
+
+}  // namespace
 
 std::size_t ProbingRows::all() const { return std::max({gate_up, down, output}); }
 
@@ -61,6 +70,29 @@ std::string worth_of_rows(const Worth& worth, std::size_t rows) {
       "{} of {} rows at which an honest user who were told the place of every value would know a matrix to {:.0f} %, "
       "and of {} at which one who deviates has the MLPs",
       rows, worth.honest, 100 * k_known, worth.deviating);
+}
+
+void keep_worth(const std::filesystem::path& state, const Plan& plan, const IntWeights& weights) {
+  const std::filesystem::path path = state / k_kept;
+  if (plan.open()) {
+    std::filesystem::remove(path);
+    return;
+  }
+  const Worth worth = worth_of(plan, weights);
+  replace_file(path, nlohmann::json{{"honest", worth.honest}, {"deviating", worth.deviating}}.dump() + "\n", 0600);
+}
+
+std::optional<Worth> kept_worth(const std::filesystem::path& state) {
+  const std::filesystem::path path = state / k_kept;
+  if (!is_there(path)) return std::nullopt;
+  const nlohmann::json kept = nlohmann::json::parse(read_small_file(path), nullptr, false);
+  const auto rows = [&](const char* key) {
+    if (!kept.is_object() || !kept.contains(key) || !kept.at(key).is_number_unsigned())
+      throw Error(Code::file, path.string(),
+                  fmt::format("has no number \"{}\"; the provider's next start makes it anew", key));
+    return kept.at(key).get<std::size_t>();
+  };
+  return Worth{rows("honest"), rows("deviating")};
 }
 
 }  // namespace permllm

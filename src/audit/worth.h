@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
+#include <optional>
 #include <string>
 
 #include "model/weights.h"
@@ -32,5 +34,10 @@ Worth worth_of(const Plan& plan, const IntWeights& weights);
 // For a provider's person, in a line: of a plan; and of a user's rows, like "8200 of 12000 rows at which an honest user ...".
 std::string verdict_of(const Plan& plan, const IntWeights& weights);
 std::string worth_of_rows(const Worth& worth, std::size_t rows);
+
+// A provider keeps it in its folder `state` when it starts, for `permllm invite --list`, which has no model at hand. Of profile open there is none.
+void keep_worth(const std::filesystem::path& state, const Plan& plan, const IntWeights& weights);
+// None: nothing was kept. Errors: file, where it is damaged.
+std::optional<Worth> kept_worth(const std::filesystem::path& state);
 
 }  // namespace permllm

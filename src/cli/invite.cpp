@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "audit/worth.h"
 #include "base/file.h"
 #include "base/small_file.h"
 #include "base/text.h"
@@ -50,9 +51,6 @@ Certificate helper_of(const InviteOptions& options) {
   return helpers[0];
 }
 
-// What so many rows are worth to whoever wants the weights, in words, as the model's audit has it: the one place for it. Empty: not known.
-std::string worth_of(const UserRecord&, const Usage&) { return {}; }
-
 using Accounts = std::map<std::string, Account>;
 
 // By key; none where no folder of a provider is named, whose ledger has them.
@@ -89,11 +87,14 @@ std::string time_of(std::uint64_t seconds) {
 struct Line {
   UserRecord record;
   std::optional<Account> account;  // none: not known
+  std::optional<Worth> of_model;   // likewise, or of public weights
   // Of the month that runs, or ever: what the allowance counts.
   Usage used() const {
     if (!account) return {};
     return record.monthly ? account->in(month_of(std::chrono::system_clock::now())) : account->ever();
   }
+  // What all rows that the user ever had are worth to whoever wants the weights; empty: not known.
+  std::string worth() const { return account && of_model ? worth_of_rows(*of_model, account->ever().rows) : ""; }
   static std::uint64_t left(std::uint64_t granted, std::uint64_t used) { return granted - std::min(granted, used); }
 };
 
@@ -108,7 +109,7 @@ void print(const Line& line) {
              of(used.tokens, r.tokens), of(used.rows, r.rows), r.monthly ? "monthly" : "once", r.last_day,
              line.account && line.account->last_seen != 0 ? time_of(line.account->last_seen) : "-",
              line.account ? std::to_string(line.account->ready_slots) : "-", for_terminal(r.key));
-  if (const std::string worth = worth_of(r, used); !worth.empty()) fmt::print("    {}\n", worth);
+  if (const std::string worth = line.worth(); !worth.empty()) fmt::print("    {}\n", worth);
 }
 
 void print_json(const Line& line) {
@@ -128,7 +129,7 @@ void print_json(const Line& line) {
     json["last_seen"] = line.account->last_seen == 0 ? nlohmann::ordered_json(nullptr)
                                                      : nlohmann::ordered_json(line.account->last_seen);
     json["stock_slots"] = line.account->ready_slots;
-    if (const std::string worth = worth_of(r, used); !worth.empty()) json["worth"] = worth;
+    if (const std::string worth = line.worth(); !worth.empty()) json["worth"] = worth;
   }
   fmt::print("{}\n", to_json_line(json));
 }
@@ -136,13 +137,14 @@ void print_json(const Line& line) {
 void list(const InviteOptions& options) {
   load_identity(options.identity, Role::provider);
   const std::optional<Accounts> accounts = accounts_of(options.state);
+  const std::optional<Worth> worth = options.state.empty() ? std::nullopt : kept_worth(options.state);
   if (!options.json) {
     fmt::print("{:<24}{:<9}{:>22}{:>22}  {:<9}{:<12}{:<18}{:>7}  {}\n", "name", "state",
                accounts ? "tokens used" : "tokens", accounts ? "rows used" : "rows", "renewed", "valid to",
                "last seen (UTC)", "stock", "key");
   }
   each_record(options.identity, [&](const UserRecord& record) {
-    Line line{record, std::nullopt};
+    Line line{record, std::nullopt, worth};
     if (accounts) {
       const auto found = accounts->find(record.key);
       line.account = found == accounts->end() ? Account{} : found->second;

@@ -99,6 +99,7 @@ void run_provider(ProviderOptions& options) {
       offer_model(options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); });
   if (!options.state.empty()) keep_record(model, options.state, executor);
   party.note("audit", fmt::format("audit: {}", verdict_of(model.plan, model.weights)));
+  if (!options.state.empty()) keep_worth(options.state, model.plan, model.weights);
   const double layer_bytes = layer_bytes_of(model);
   party.metrics().set_model_bytes(layer_bytes);
   const double load_seconds = seconds_since(begin);

@@ -16,7 +16,8 @@ std::size_t answer_served(const Plan& plan, const Marks& ready, const Wanted& wa
   const std::size_t passes = plan.bfv() ? std::min(ready[k_pass_kind], ready[k_users_kind]) : ready[k_pass_kind];
   if (slots < rows || passes == 0 || (!plan.open() && ready[k_entry_kind] < rows)) return 0;
   std::size_t behind = std::min(slots - rows, passes - 1);
-  if (wanted.draft > 0 && !plan.open()) behind = std::min(behind, ready[k_entry_kind] - rows);  // drafts are fed as a prompt is
+  if (wanted.draft > 0 && !plan.open())
+    behind = std::min(behind, ready[k_entry_kind] - rows);  // drafts are fed as a prompt is
   return std::min(wanted.answer_tokens, 1 + behind / (wanted.draft + 1));
 }
 

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "audit/honest.h"
+#include "base/temporary_directory.h"
 #include "support/tiny_plan.h"
 
 namespace permllm::test {
@@ -42,6 +45,20 @@ TEST(Worth, it_is_said_in_a_line) {
             std::string::npos);
   EXPECT_EQ(line.find('\n'), std::string::npos);
   EXPECT_EQ(verdict_of(tiny_plan(Profile::open), tiny_weights()), "the weights are public");
+}
+
+TEST(Worth, is_kept_beside_the_provider_for_who_has_no_model) {
+  const TemporaryDirectory state;
+  EXPECT_FALSE(kept_worth(state.path()));
+  keep_worth(state.path(), tiny_plan(), tiny_weights());
+  const Worth made = worth_of(tiny_plan(), tiny_weights());
+  EXPECT_EQ(kept_worth(state.path())->honest, made.honest);
+  EXPECT_EQ(kept_worth(state.path())->deviating, made.deviating);
+  std::ofstream(state.path() / "worth.json") << "{\"honest\": -1}";
+  EXPECT_THROW(kept_worth(state.path()), Error);
+  keep_worth(state.path(), tiny_plan(Profile::open),
+             tiny_weights());  // public weights: nothing to tell, and nothing stale
+  EXPECT_FALSE(kept_worth(state.path()));
 }
 
 }  // namespace

@@ -77,6 +77,7 @@ TEST(Invites, tell_what_was_used_and_grow_while_the_provider_runs) {
   const std::string table = permllm({"invite", "--list", "--identity", provider, "--state", state}).out;
   EXPECT_NE(table.find("8 of 106"), std::string::npos) << table;
   EXPECT_NE(table.find("12 of 108"), std::string::npos) << table;
+  EXPECT_NE(table.find("rows at which an honest user"), std::string::npos) << table;
 }
 
 TEST(Invites, nothing_is_written_before_all_is_checked) {
