@@ -62,7 +62,8 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   std::filesystem::remove(path);
   save_invite(invite, path);
   add(0, read_small_file(path));
-  save_record(scratch().path(), {"alice", invite.identity.certificate.pin(), 1000, "2027-01-31", false});
+  save_record(scratch().path(),
+              {.name = "alice", .key = invite.identity.certificate.pin(), .tokens = 1000, .last_day = "2027-01-31"});
   add(1, read_small_file(record_path(scratch().path(), "alice")));
   add(2,
       "[helper]\nidentity = \"h\"\nlisten = \"127.0.0.1:0\"\npatience = 1.5\nevents = true\n[provider]\nidentity = "
