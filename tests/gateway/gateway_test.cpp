@@ -59,6 +59,8 @@ TEST_F(GatewayTest, answers_a_chat_and_says_what_it_cost) {
   for (const char* key : {"to_provider", "from_provider", "to_helper", "from_helper"})
     EXPECT_TRUE(ours["offline_bytes"].contains(key)) << key;
   EXPECT_GT(ours["round_trips"], 6);
+  EXPECT_GT(ours["drafts"]["passes"], 0);
+  for (const char* key : {"tokens", "rejected", "rejected_offline_bytes"}) EXPECT_EQ(ours["drafts"][key], 0) << key;
   for (const char* key : {"offline", "first_token", "per_token", "total"}) EXPECT_GT(ours["seconds"][key], 0) << key;
   EXPECT_LE(ours["tokens_left"], 100000 - 6);
   EXPECT_TRUE(ours.contains("stock_tokens"));
