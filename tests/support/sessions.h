@@ -101,8 +101,11 @@ class SessionWorld : public MemoryWorld {
         case End::provider_helper:
           helper().serve(std::move(far), k_provider);
           break;
-        default:
-          provider().serve(std::move(far), user_named("alice"), UserLimits{.sessions = 1000});
+        default: {
+          UserLimits limits;
+          limits.sessions = 1000;
+          provider().serve(std::move(far), user_named("alice"), limits);
+        }
       }
     });
     return link;
