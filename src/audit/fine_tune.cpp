@@ -200,7 +200,7 @@ FineTune recover_fine_tune(const AuditSubject& s, std::size_t rows, const IntWei
   const IntMatrix& up = s.weights.layer(in.layer).up;
   if (base.layers.size() != s.weights.layers.size() || base.layer(in.layer).up.rows() != up.rows() ||
       base.layer(in.layer).up.cols() != up.cols())
-    throw Error(Code::usage, "--base", "has another shape than the model");
+    throw Error(Code::usage, "base", "has another shape than the model");
   const std::vector<std::size_t> picked = neurons_of(s.plan.config);
   const Matrix known = rows_of(base.layer(in.layer).up, picked), difference = rows_of(up, picked) - known;
   return attack(s, in, product_of(up, in.rows, s.executor), known, difference, 4 * k_rank);

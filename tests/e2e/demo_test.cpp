@@ -345,10 +345,12 @@ TEST(Mistakes, are_told_in_one_sentence) {
                  "--rtt: \"fast\" is not understood; write it like 10ms");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "secret"},
                  "--profile: \"secret\", expected paper, fast or open");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"},
-                 "--draft: needs profile open: in profile fast drafts are not offered yet");
-  expect_mistake({"demo", model, "--prompt", "xyzzy", "--draft-model", model},
-                 "--draft-model: needs profile open: in profile paper drafts are not offered yet");
+  expect_mistake(
+      {"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"},
+      "--draft: needs profile open, or a provider with --hidden-positions: in profile fast without, it rotates");
+  expect_mistake(
+      {"demo", model, "--prompt", "xyzzy", "--draft-model", model},
+      "--draft-model: needs profile open, or a provider with --hidden-positions: in profile paper without, it rotates");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--draft", "64"},
                  "--draft: \"64\", expected 0 to 63, or auto");
   expect_mistake({"bench", "smollm2-135m", "--profile", "open", "--acceptance", "0.5"},
