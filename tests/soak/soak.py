@@ -320,7 +320,9 @@ class User:
         got = [event['id'] for event in events[:events.index(done[0]) if done else None] if event['event'] == 'token']
         asked = questions if hurt == 'interrupt' else questions[:1]  # a question that was interrupted before its answer began is forgotten
         as_reference = any(all(a == b for a, b in zip(got, self.references[question])) for question in asked)
-        if not as_reference or (done and hurt != 'interrupt' and len(got) != tokens):
+        # An answer whose material cannot be made any more ends before, and says so.
+        whole = hurt == 'interrupt' or not done or len(got) == tokens or done[0]['end'] == 'stock'
+        if not as_reference or not whole:
             self.soak.fail(f'{self.name}: {asked} got {got}, expected {[self.references[q] for q in asked]} (hurt: {hurt}, status {status})')
             self.soak.did('wrong first answers')
         elif done:
