@@ -80,7 +80,7 @@ struct ConversationOptions {
   std::string system = {};  // the system message; empty: as the model's template has it
   std::string chat_format =
       {};  // empty: by the model's template; "none": raw text, which the model continues; or a format's name (docs/models.md)
-  bool think = false;     // let a model that can think before it answers
+  bool think = false;  // let a model that can think before it answers
   std::string tools =
       {};  // JSON, as OpenAI's interface has it: functions that the template tells the model of; empty: none
   std::string begins = {};  // how the answer begins, which the model goes on from
@@ -95,12 +95,12 @@ struct ConversationOptions {
 
 // How one answer is chosen: greedily, unless a temperature is given.
 struct AnswerOptions {
-  std::size_t max_tokens = 256;            // ends sooner where the model's context or the invite's allowance does
+  std::size_t max_tokens = 256;   // ends sooner where the model's context or the invite's allowance does
   std::size_t enough_tokens = 0;  // a session that has room for so many is not begun again for more; 0: max_tokens
-  double temperature = 0;                  // 0 is greedy
-  std::size_t top_k = 0;                   // choose among the k best tokens; 0: all
-  double top_p = 1;                        // among the best tokens that hold this share
-  double min_p = 0;                        // leave out tokens less likely than this part of the best
+  double temperature = 0;         // 0 is greedy
+  std::size_t top_k = 0;          // choose among the k best tokens; 0: all
+  double top_p = 1;               // among the best tokens that hold this share
+  double min_p = 0;               // leave out tokens less likely than this part of the best
   std::optional<std::uint64_t> seed = {};  // of the choice; drawn afresh without it
   std::vector<std::string> stop = {};      // the answer ends before the first of these texts
   bool log_probabilities = false;          // Answer::log_probabilities is wanted

@@ -256,8 +256,7 @@ void print_numbers(const Plan& plan, const std::vector<std::string>& given_up) {
 void print_session(const Plan& plan, const Options& options, const Facts& f) {
   const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
   fmt::print("\n\nA session, profile {}{}, retrieval {}, {} round trips a layer (MB of payload)\n",
-             name_of(plan.profile), plan.choices(), name_of(plan.retrieval),
-             rounds_of_a_layer(plan));
+             name_of(plan.profile), plan.choices(), name_of(plan.retrieval), rounds_of_a_layer(plan));
   fmt::print("  {:<26}{:>8}{:>14}{:>14}{:>14}{:>16}\n", "", "rounds", "provider>user", "user>provider", "offline user>",
              "offline helper>");
   const auto line = [&](const std::string& what, const Cost& cost) {

@@ -50,10 +50,18 @@ unsigned char paste(EditLine* editor, int) {
 
 // Keys that terminals send, beside those of libedit's own.
 constexpr std::pair<const char*, const char*> k_keys[] = {
-    {"\\e[1~", "ed-move-to-beg"},      {"\\e[7~", "ed-move-to-beg"},   {"\\e[H", "ed-move-to-beg"},
-    {"\\e[4~", "ed-move-to-end"},      {"\\e[8~", "ed-move-to-end"},   {"\\e[F", "ed-move-to-end"},
-    {"\\e[3~", "ed-delete-next-char"}, {"\\e[1;5C", "em-next-word"},   {"\\e[1;5D", "ed-prev-word"},
-    {"^R", "em-inc-search-prev"},      {"\\e\\r", "permllm-add-line"}, {"\\e\\n", "permllm-add-line"},
+    {"\\e[1~", "ed-move-to-beg"},
+    {"\\e[7~", "ed-move-to-beg"},
+    {"\\e[H", "ed-move-to-beg"},
+    {"\\e[4~", "ed-move-to-end"},
+    {"\\e[8~", "ed-move-to-end"},
+    {"\\e[F", "ed-move-to-end"},
+    {"\\e[3~", "ed-delete-next-char"},
+    {"\\e[1;5C", "em-next-word"},
+    {"\\e[1;5D", "ed-prev-word"},
+    {"^R", "em-inc-search-prev"},
+    {"\\e\\r", "permllm-add-line"},
+    {"\\e\\n", "permllm-add-line"},
     {"\\e[200~", "permllm-paste"},
     // What the terminal makes of a Ctrl-D before the editor reads: else libedit takes the next key as it is, perhaps another Ctrl-D.
     {"^@", "ed-unassigned"}};

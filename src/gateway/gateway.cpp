@@ -268,41 +268,40 @@ void Gateway::State::answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ti
     return sink.write(text.data(), text.size());
   };
   response.status = 200;
-  response.set_chunked_content_provider(
-      "text/event-stream", [ticket, write, sent = std::make_shared<Sent>()](std::size_t, httplib::DataSink& sink) {
-        AnswerJob& made = **ticket;
-        const openai::Shape& shape = made.shape;
-        const bool usage = made.request.include_usage;
-        if (!std::exchange(sent->begun, true) && shape.chat()) write(sink, openai::event(shape.first_chunk(usage)));
-        const std::string text =
-            made.wait(sent->bytes, std::min(sent->last + k_ping, Clock::now() + k_look), sent->calls);
-        if (!text.empty()) {
-          sent->bytes += text.size();
-          sent->last = Clock::now();
-          return write(sink, openai::event(shape.text_chunk(text, usage)));
-        }
-        if (const auto calls = made.calls(sent->calls); !calls.empty()) {
-          std::string events;
-          for (const openai::Call& call : calls) events += shape.call_events(sent->calls++, call, usage);
-          sent->last = Clock::now();
-          return write(sink, events);
-        }
-        if (!made.done()) {
-          if (Clock::now() < sent->last + k_ping) return true;
-          sent->last = Clock::now();
-          return write(sink, ": ping\n\n");
-        }
-        if (const auto failure = made.failure()) {
-          write(sink, openai::event(body_of(*failure)));
-        } else {
-          const AnswerJob::Result result = made.result();
-          std::string end = openai::event(shape.last_chunk(result.finish, usage, result.usage, result.logprobs));
-          if (usage) end += openai::event(shape.usage_chunk(result.usage));
-          write(sink, end + "data: [DONE]\n\n");
-        }
-        sink.done();
-        return true;
-      });
+  response.set_chunked_content_provider("text/event-stream", [ticket, write, sent = std::make_shared<Sent>()](
+                                                                 std::size_t, httplib::DataSink& sink) {
+    AnswerJob& made = **ticket;
+    const openai::Shape& shape = made.shape;
+    const bool usage = made.request.include_usage;
+    if (!std::exchange(sent->begun, true) && shape.chat()) write(sink, openai::event(shape.first_chunk(usage)));
+    const std::string text = made.wait(sent->bytes, std::min(sent->last + k_ping, Clock::now() + k_look), sent->calls);
+    if (!text.empty()) {
+      sent->bytes += text.size();
+      sent->last = Clock::now();
+      return write(sink, openai::event(shape.text_chunk(text, usage)));
+    }
+    if (const auto calls = made.calls(sent->calls); !calls.empty()) {
+      std::string events;
+      for (const openai::Call& call : calls) events += shape.call_events(sent->calls++, call, usage);
+      sent->last = Clock::now();
+      return write(sink, events);
+    }
+    if (!made.done()) {
+      if (Clock::now() < sent->last + k_ping) return true;
+      sent->last = Clock::now();
+      return write(sink, ": ping\n\n");
+    }
+    if (const auto failure = made.failure()) {
+      write(sink, openai::event(body_of(*failure)));
+    } else {
+      const AnswerJob::Result result = made.result();
+      std::string end = openai::event(shape.last_chunk(result.finish, usage, result.usage, result.logprobs));
+      if (usage) end += openai::event(shape.usage_chunk(result.usage));
+      write(sink, end + "data: [DONE]\n\n");
+    }
+    sink.done();
+    return true;
+  });
 }
 
 void Gateway::State::watch(Response& response) {
