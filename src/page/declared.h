@@ -10,8 +10,8 @@ Cost piece_cost(const Plan& plan, Part::Kind kind, std::uint32_t layer, std::uin
 
 // Declared cost of a pass over `tokens` new slots after `before` earlier ones; `prompt` tells whether the tokens are a
 // prompt's (one-hots sent, logits of the last row) or the one sampled before (in profile open, with drafts: logits of all
-// rows). block: of tokens that are fed as
-// a prompt's are (PassBegin::block). Offline: the pieces it uses.
+// rows). block: they are fed as a prompt's are, and each row's token is retrieved (PassBegin::block). Offline: the pieces
+// it uses.
 Cost pass_cost(const Plan& plan, std::size_t before, std::size_t tokens, bool prompt, bool block = false);
 
 }  // namespace permllm

@@ -118,12 +118,14 @@ void MeasuredConversation::run(const Request& request) {
   if (block_of(request) > 1) request.drafts->by->wait();  // so that no pass is timed with the reading beside it
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
+    const std::size_t drafted = request.drafts == nullptr ? 0 : request.drafts->length.next();
     try {
-      pass(request, history, on_token);
+      client_.wait_for_pass(drafted + 1, drafted + 1, in_blocks(request));
     } catch (const Error& error) {  // nothing is burnt; what was sampled is there, and the answer ends with it
       if (out_of_stock_ = is_of_stock(error.reason()); !out_of_stock_) throw;
       break;
     }
+    pass(request, drafted, history, on_token);
     if (more) {
       ++passes_;
       kept_ = output_.size();
@@ -136,13 +138,11 @@ void MeasuredConversation::run(const Request& request) {
   fed_.resize(std::min(fed_.size(), session.length()));
 }
 
-void MeasuredConversation::pass(const Request& request, const std::vector<TokenId>& history,
+void MeasuredConversation::pass(const Request& request, std::size_t n, const std::vector<TokenId>& history,
                                 const std::function<bool(TokenId)>& on_token) {
   UserSession& session = client_.session();
-  const std::size_t n = request.drafts == nullptr ? 0 : request.drafts->length.next(), block = n + 1,
-                    slots = session.slots(), length = session.length();
+  const std::size_t block = n + 1, slots = session.slots(), length = session.length();
   const bool blocks = in_blocks(request);
-  client_.wait_for_pass(block, block, blocks);
   const Clock::time_point begin = Clock::now();
   if (n == 0 && blocks) {
     session.advance({}, on_token, request.choose);

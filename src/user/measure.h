@@ -90,7 +90,8 @@ class MeasuredConversation {
   double tokens_behind_first() const;  // at least 1
   double slots_wanted() const;         // by the last request: of its prompt and of the longest answer
   std::size_t slots_of(const Request& request) const;
-  void pass(const Request& request, const std::vector<TokenId>& history, const std::function<bool(TokenId)>& on_token);
+  void pass(const Request& request, std::size_t n, const std::vector<TokenId>& history,
+            const std::function<bool(TokenId)>& on_token);
   // Errors: usage, where it does not fit, with rows of its prompt and slots in all, or its drafts do not.
   void check(const Request& request, std::size_t rows, std::size_t slots);
   // Has a request's material made, and waits for the part with which the answer begins; the rest is made beside the answer. prompt: tokens to feed.

@@ -100,10 +100,7 @@ TEST(Chat, takes_lines_as_windows_writes_them_and_keeps_the_blank_that_a_raw_ans
   const Scratch scratch;
   make_keys(scratch.path());
   const std::string model = (scratch / "pieces.gguf").string();
-  std::vector<std::string> pieces{"<unk>", "<s>", "</s>"};
-  for (char letter = 'a'; letter <= 'z'; ++letter) pieces.push_back(std::string("\xe2\x96\x81") + letter);
-  const auto bytes = tiny_llama({.chat_template = "", .pieces = pieces}).finish();
-  write_text(model, {bytes.begin(), bytes.end()});
+  write_text(model, llama_of_letters());
   Process helping({"helper", "--identity", (scratch / "helper").string(), "--events"}, PERMLLM_BINARY);
   const std::string helper_address = address_of(helping);
   Process providing({"provider", "--identity", (scratch / "provider").string(), "--helper", helper_address, "--model",

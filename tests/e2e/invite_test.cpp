@@ -17,10 +17,7 @@ TEST(Invites, tell_what_was_used_and_grow_while_the_provider_runs) {
   make_keys(scratch.path());
   const std::string provider = (scratch / "provider").string(), state = (scratch / "state").string();
   const std::string model = (scratch / "tiny.gguf").string();
-  std::vector<std::string> pieces{"<unk>", "<s>", "</s>"};
-  for (char letter = 'a'; letter <= 'z'; ++letter) pieces.push_back(std::string("\xe2\x96\x81") + letter);
-  const auto bytes = tiny_llama({.chat_template = "", .pieces = pieces}).finish();
-  write_text(model, {bytes.begin(), bytes.end()});
+  write_text(model, llama_of_letters());
   Process helping({"helper", "--identity", (scratch / "helper").string(), "--events"}, PERMLLM_BINARY);
   const std::string helper_address = address_of(helping);
   Process providing({"provider", "--identity", provider, "--helper", helper_address, "--model", model, "--context",

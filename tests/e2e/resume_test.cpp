@@ -58,6 +58,14 @@ Marks burnt(const std::filesystem::path& folder) {
   return chains.empty() ? Marks{} : chains.front().burnt;
 }
 
+// A provider that keeps its state, at a port; 0: any.
+Process provider_of(const Scratch& scratch, const std::string& helper, const std::string& state, std::uint16_t on) {
+  return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error",
+                  "--helper", helper, "--state", state, "--model", std::string(PERMLLM_TINY_MODELS) + "/llama.gguf",
+                  "--context", "64", "--listen", at(on)},
+                 PERMLLM_BINARY);
+}
+
 // SIGKILL at several bytes of an answer. The provider comes back with the same --state, and the user asks again on
 // the chain that was in use: it goes on behind what either side had burnt.
 TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
@@ -66,12 +74,7 @@ TEST(Resume, a_provider_that_is_killed_in_an_answer_uses_nothing_twice) {
   Process helping({"helper", "--identity", (scratch / "helper").string(), "--events", "--log-level", "error"},
                   PERMLLM_BINARY);
   const std::string helper_address = address_of(helping), state = (scratch / "state").string();
-  const auto serve = [&](std::uint16_t on) {
-    return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error",
-                    "--helper", helper_address, "--state", state, "--model",
-                    std::string(PERMLLM_TINY_MODELS) + "/llama.gguf", "--context", "64", "--listen", at(on)},
-                   PERMLLM_BINARY);
-  };
+  const auto serve = [&](std::uint16_t on) { return provider_of(scratch, helper_address, state, on); };
   constexpr std::uint32_t k_tokens = 6;
   std::size_t users = 0;
   std::string user;
@@ -149,12 +152,7 @@ TEST(Resume, an_answer_goes_on_when_the_provider_is_killed_and_started_again) {
   Process helping({"helper", "--identity", (scratch / "helper").string(), "--events", "--log-level", "error"},
                   PERMLLM_BINARY);
   const std::string helper_address = address_of(helping), state = (scratch / "state").string();
-  const auto serve = [&](std::uint16_t on) {
-    return Process({"provider", "--identity", (scratch / "provider").string(), "--events", "--log-level", "error",
-                    "--helper", helper_address, "--state", state, "--model",
-                    std::string(PERMLLM_TINY_MODELS) + "/llama.gguf", "--context", "64", "--listen", at(on)},
-                   PERMLLM_BINARY);
-  };
+  const auto serve = [&](std::uint16_t on) { return provider_of(scratch, helper_address, state, on); };
   const auto command = [&](const std::string& user, std::uint16_t through, const std::string& more) {
     const std::string invite = make_invite(scratch.path(), user, at(through), helper_address, 100);
     return std::string("echo 'Is it so?' | ") + PERMLLM_BINARY + " chat --invite " + invite + " --state " +

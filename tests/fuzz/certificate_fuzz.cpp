@@ -55,10 +55,7 @@ void read(int kind, std::span<const std::uint8_t> bytes) {
 
 std::vector<std::vector<std::uint8_t>> seeds() {
   std::vector<std::vector<std::uint8_t>> all;
-  const auto add = [&](std::uint8_t kind, std::string_view text) {
-    all.emplace_back(text.begin(), text.end());
-    all.back().insert(all.back().begin(), kind);
-  };
+  const auto add = [&](std::uint8_t kind, std::string_view text) { add_seed(all, kind, text); };
   for (const Identity* identity : {&parties().provider, &parties().user}) {
     add(0, identity->certificate.pem());
     unsigned char* der = nullptr;

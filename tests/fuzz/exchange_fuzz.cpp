@@ -54,10 +54,7 @@ void read_schema(std::string_view text) {
 
 std::vector<std::vector<std::uint8_t>> seeds() {
   std::vector<std::vector<std::uint8_t>> all;
-  const auto add = [&](std::uint8_t kind, std::string_view text) {
-    all.emplace_back(text.begin(), text.end());
-    all.back().insert(all.back().begin(), kind);
-  };
+  const auto add = [&](std::uint8_t kind, std::string_view text) { add_seed(all, kind, text); };
   add(0,
       "POST http://a:1/b?c HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nUpgrade: h2c\r\nExpect: 100-continue\r\n\r\n");
   add(1, "5;x\r\nabcde\r\n0\r\nX: y\r\n\r\n");

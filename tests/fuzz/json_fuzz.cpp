@@ -40,10 +40,7 @@ void read(int kind, std::string_view body) {
 
 std::vector<std::vector<std::uint8_t>> seeds() {
   std::vector<std::vector<std::uint8_t>> all;
-  const auto add = [&](std::uint8_t kind, std::string_view body) {
-    all.emplace_back(body.begin(), body.end());
-    all.back().insert(all.back().begin(), kind);
-  };
+  const auto add = [&](std::uint8_t kind, std::string_view text) { add_seed(all, kind, text); };
   add(0,
       R"({"model":"m","messages":[{"role":"system","content":"be brief"},{"role":"user","content":[{"type":"text","text":"a\u00e9"},{"type":"text","text":"b"}]},
             {"role":"assistant","content":"c","tool_calls":[],"refusal":null},{"role":"developer","content":"\ud83e\udd99"}],"stream":true,

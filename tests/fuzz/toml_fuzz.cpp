@@ -51,10 +51,7 @@ void read_settings(std::span<const std::uint8_t> text) {
 
 std::vector<std::vector<std::uint8_t>> seeds() {
   std::vector<std::vector<std::uint8_t>> all;
-  const auto add = [&](std::uint8_t kind, const std::string& text) {
-    all.emplace_back(text.begin(), text.end());
-    all.back().insert(all.back().begin(), kind);
-  };
+  const auto add = [&](std::uint8_t kind, std::string_view text) { add_seed(all, kind, text); };
   const Identity provider = make_identity(Role::provider, "acme", 36500);
   const Invite invite{"localhost:1", provider.certificate.pin(),         "[::1]:2", provider.certificate.pin(),
                       1000,          make_user(provider, "alice", 36500)};

@@ -365,7 +365,8 @@ std::map<std::uint16_t, Bytes> by_tag(const std::vector<Frame>& frames) {
 // tests/data/wire.baseline in the same commit.
 std::string wire_of(const Variant& variant) {
   Executor own(1);
-  const Plan plan = tiny_plan(variant.profile, variant.fused);
+  Plan plan = tiny_plan(variant.profile, variant.fused);
+  plan.hides_positions = variant.hides_positions;
   std::vector<Frame> to_provider, to_user;
   Rig rig(
       tiny_weights(), plan, own, 1,
@@ -375,10 +376,14 @@ std::string wire_of(const Variant& variant) {
       [&](std::unique_ptr<Link> link) -> std::unique_ptr<Link> {
         return std::make_unique<Recording>(std::move(link), to_user);
       });
-  rig.deal_for_request(3, 3);
+  rig.deal_for_request(3, plan.hides_positions ? 5 : 3, plan.hides_positions);
   rig.user().prompt(std::vector<TokenId>{5, 6, 7}, [](auto) { return std::size_t{11}; });
   rig.user().advance([](TokenId) { return true; }, [](auto) { return std::size_t{12}; });
   rig.user().retrieve_last();
+  if (plan.hides_positions) {
+    rig.user().advance(
+        std::vector<TokenId>{8}, [](TokenId) { return true; }, [](auto) { return std::size_t{13}; });
+  }
   std::string text;
   const auto add = [&](const std::string& name, const Bytes& bytes) {
     text += fmt::format("{}: {} {} {:.16}\n", variant.name(), name, bytes.size(), hash_hex("wire baseline", bytes));
@@ -395,6 +400,7 @@ std::string wire_of(const Variant& variant) {
 TEST(Views, the_wire_is_what_the_baseline_says) {
   std::string text;
   for (const Variant& variant : k_variants) text += wire_of(variant);
+  text += wire_of(k_hidden_variant);
   const std::string path = std::string(PERMLLM_TEST_DATA) + "/wire.baseline";
   if (std::getenv("PERMLLM_WRITE_BASELINE") != nullptr) std::ofstream(path) << text;
   std::ifstream in(path);

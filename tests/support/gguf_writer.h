@@ -249,4 +249,12 @@ inline GgufWriter tiny_llama(const TinyOptions& o = {}) {
   return w;
 }
 
+// The bytes of one without a chat template, whose pieces are letters, each behind a blank as sentencepiece marks it.
+inline std::string llama_of_letters() {
+  std::vector<std::string> pieces{"<unk>", "<s>", "</s>"};
+  for (char letter = 'a'; letter <= 'z'; ++letter) pieces.push_back(std::string("\xe2\x96\x81") + letter);
+  const auto bytes = tiny_llama({.chat_template = "", .pieces = pieces}).finish();
+  return {bytes.begin(), bytes.end()};
+}
+
 }  // namespace permllm::test
