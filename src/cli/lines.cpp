@@ -48,23 +48,19 @@ unsigned char paste(EditLine* editor, int) {
   return CC_REFRESH;
 }
 
+// A Ctrl-D that was typed before the editor reads comes as a NUL from the terminal: on an empty line it is an end, too.
+unsigned char end(EditLine* editor, int) {
+  const LineInfoW* line = el_wline(editor);
+  return line->lastchar == line->buffer ? CC_EOF : CC_NORM;
+}
+
 // Keys that terminals send, beside those of libedit's own.
 constexpr std::pair<const char*, const char*> k_keys[] = {
-    {"\\e[1~", "ed-move-to-beg"},
-    {"\\e[7~", "ed-move-to-beg"},
-    {"\\e[H", "ed-move-to-beg"},
-    {"\\e[4~", "ed-move-to-end"},
-    {"\\e[8~", "ed-move-to-end"},
-    {"\\e[F", "ed-move-to-end"},
-    {"\\e[3~", "ed-delete-next-char"},
-    {"\\e[1;5C", "em-next-word"},
-    {"\\e[1;5D", "ed-prev-word"},
-    {"^R", "em-inc-search-prev"},
-    {"\\e\\r", "permllm-add-line"},
-    {"\\e\\n", "permllm-add-line"},
-    {"\\e[200~", "permllm-paste"},
-    // What the terminal makes of a Ctrl-D before the editor reads: else libedit takes the next key as it is, perhaps another Ctrl-D.
-    {"^@", "ed-unassigned"}};
+    {"\\e[1~", "ed-move-to-beg"},      {"\\e[7~", "ed-move-to-beg"},   {"\\e[H", "ed-move-to-beg"},
+    {"\\e[4~", "ed-move-to-end"},      {"\\e[8~", "ed-move-to-end"},   {"\\e[F", "ed-move-to-end"},
+    {"\\e[3~", "ed-delete-next-char"}, {"\\e[1;5C", "em-next-word"},   {"\\e[1;5D", "ed-prev-word"},
+    {"^R", "em-inc-search-prev"},      {"\\e\\r", "permllm-add-line"}, {"\\e\\n", "permllm-add-line"},
+    {"\\e[200~", "permllm-paste"},     {"^@", "permllm-end"}};
 
 }  // namespace
 
@@ -95,6 +91,7 @@ Lines::Lines(std::string history) : file_(std::move(history)) {
   el_set(editor_, EL_EDITOR, "emacs");
   el_set(editor_, EL_HIST, ::history, history_);
   el_set(editor_, EL_ADDFN, "permllm-add-line", "Begin another line", add_line);
+  el_set(editor_, EL_ADDFN, "permllm-end", "End the program, on an empty line", end);
   el_set(editor_, EL_ADDFN, "permllm-paste", "Take what is pasted", paste);
   for (const auto& [keys, function] : k_keys) el_set(editor_, EL_BIND, keys, function, nullptr);
   el_source(editor_, nullptr);
