@@ -248,7 +248,7 @@ void print_numbers(const Plan& plan, const std::vector<std::string>& given_up) {
         score_bits, rotated, plan.mixed(0).bits, plan.lift_slack_bits());
   }
   if (!given_up.empty()) {
-    fmt::print("\n  where rings have no room for all bits of the weights, these were given up: {}",
+    fmt::print("\n  bits of the weights that were given up, where rings have no room for all or are a byte smaller: {}",
                fmt::join(given_up, "; "));
   }
 }

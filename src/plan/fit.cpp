@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
+#include <tuple>
 
 namespace permllm {
 namespace {
@@ -35,6 +37,15 @@ const char* name_of(At at) {
   return "";
 }
 
+// What a byte less of the residual, and so of all that joins it or is made of it, may add to the noise of all matrices together: no more than a few of
+// them have by themselves.
+constexpr double k_noise_for_a_byte = 10 * k_most_noise;
+
+struct Bounds {
+  double noise = INFINITY;  // that is added, all together; 0: nothing is given up
+  int residual = 64;        // bits of its ring
+};
+
 class Fitting {
  public:
   Fitting(IntWeights& weights, const Ranges& ranges, const FitOptions& options)
@@ -44,16 +55,30 @@ class Fitting {
         layers_(fractions_of(weights)),
         head_(weights.head.frac()) {}
 
-  Plan plan(bool fused) {
+  // Errors: those of Plan::make, where no bits within the bounds make room.
+  Plan plan(bool fused, Bounds bounds = {}) {
     for (;;) {
       Plan plan = Plan::draft(weights_, layers_, head_, ranges_, options_.slots, options_.profile, fused,
                               options_.prompt_slots);
       try {
+        if (plan.residual.bits > bounds.residual)
+          throw Misfit(Misfit::At::residual_ring, 0, fmt::format("more than {} bits", bounds.residual));
         plan.check();
         return plan;
       } catch (const Misfit& misfit) {
-        if (!make_room(plan, misfit)) throw;
+        if (!make_room(plan, misfit, bounds)) throw;
       }
+    }
+  }
+  // Likewise; none, and nothing is given up, where there is no such plan.
+  std::optional<Plan> plan_within(bool fused, Bounds bounds) {
+    auto kept = std::tuple(layers_, head_, taken_);
+    try {
+      return plan(fused, bounds);
+    } catch (const Error& error) {
+      if (error.code() != Code::unsupported) throw;
+      std::tie(layers_, head_, taken_) = std::move(kept);
+      return std::nullopt;
     }
   }
 
@@ -97,8 +122,8 @@ class Fitting {
     return price;
   }
 
-  // Takes a bit where it helps and adds the least noise.
-  bool make_room(const Plan& plan, const Misfit& misfit) {
+  // Takes a bit where it helps and adds the least noise, which the bounds then have less of.
+  bool make_room(const Plan& plan, const Misfit& misfit, Bounds& bounds) {
     std::vector<std::vector<Place>> ways;
     if (misfit.at != At::residual_ring)
       ways.push_back({{misfit.at, misfit.at == At::head_matrix ? 0 : misfit.layer % layers_.size()}});
@@ -111,17 +136,20 @@ class Fitting {
       for (std::size_t l = 0; l < layers_.size(); ++l) {
         if (plan.o_frac(l) == plan.residual_frac) joining.push_back({At::o_matrix, l});
         if (plan.down_frac(l) == plan.residual_frac) joining.push_back({At::down_matrix, l});
-        if (plan.raw_qkv() && plan.qkv(l).bits > 64) wide.push_back({At::qkv_matrix, l});
-        if (plan.raw_up() && plan.up(l).bits > 64) wide.push_back({At::up_matrix, l});
+        if (plan.raw_qkv() && plan.qkv(l).bits > bounds.residual) wide.push_back({At::qkv_matrix, l});
+        if (plan.raw_up() && plan.up(l).bits > bounds.residual) wide.push_back({At::up_matrix, l});
       }
-      if (plan.raw_head() && plan.head.bits > 64) wide.push_back({At::head_matrix, 0});
+      if (plan.raw_head() && plan.head.bits > bounds.residual) wide.push_back({At::head_matrix, 0});
       if (!plan.config.post_norm && plan.residual_frac > std::max(frac::norm_row, plan.embed_frac))
         ways.push_back(joining);
       ways.push_back(wide);
     }
     const auto best = std::min_element(ways.begin(), ways.end(),
                                        [&](const auto& a, const auto& b) { return price_of(a) < price_of(b); });
-    if (best == ways.end() || price_of(*best) == INFINITY) return false;
+    if (best == ways.end() || bounds.noise == 0) return false;
+    const double price = price_of(*best);
+    if (price == INFINITY || price > bounds.noise) return false;
+    bounds.noise -= price;
     for (const Place& p : *best) ++taken_[p], --frac(p);
     return true;
   }
@@ -138,16 +166,13 @@ class Fitting {
 }  // namespace
 
 Fitted fit(IntWeights& weights, const Ranges& ranges, const FitOptions& options, Executor& executor) {
-  if (!options.fused && options.profile != Profile::open) {
-    try {
-      return {Plan::make(weights, ranges, options.slots, options.profile, true, options.prompt_slots), {}};
-    } catch (const Error& error) {
-      if (error.code() != Code::unsupported) throw;
-    }
-  }
   Fitting fitting(weights, ranges, options);
-  Plan plan = fitting.plan(options.fused.value_or(false));
-  return {std::move(plan), fitting.apply(executor)};
+  std::optional<Plan> plan;
+  if (!options.fused && options.profile != Profile::open) plan = fitting.plan_within(true, {.noise = 0});
+  if (!plan) plan = fitting.plan(options.fused.value_or(false));
+  while (std::optional<Plan> narrower = fitting.plan_within(plan->fused, {k_noise_for_a_byte, plan->residual.bits - 8}))
+    plan = std::move(narrower);
+  return {*std::move(plan), fitting.apply(executor)};
 }
 
 }  // namespace permllm

@@ -84,6 +84,35 @@ TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
             std::string::npos);
 }
 
+// A bit of the weights that nobody hears is worth a byte of the residual's ring, and of what joins it; more of them are not.
+TEST(PlanTest, a_ring_that_is_a_bit_too_small_is_made_to_do) {
+  Executor executor(1);
+  Ranges ranges = tiny_ranges();
+  const auto loaded = [&] {  // one neuron is far larger than the others, so these have finer steps
+    return load_int_weights(Gguf::parse(tiny_llama({.growth = 1}).finish()), executor);
+  };
+  const auto fitted = [&](double raw) {
+    IntWeights weights = loaded();
+    ranges.layers[0].gate_up_raw = raw;
+    Fitted made = fit(weights, ranges, {.slots = 16, .profile = Profile::paper, .fused = true}, executor);
+    EXPECT_EQ(weights.layers[0].up.frac(), made.plan.layers[0].up);
+    return made;
+  };
+  const Plan wide = Plan::make(loaded(), ranges, 16, Profile::paper, true);
+  // The largest value that its ring holds.
+  const int bits = wide.residual.bits;
+  const double most = std::ldexp(1.0, bits - 1 - wide.up_frac(0)) / k_range_margin;
+  const Fitted just = fitted(most), over = fitted(1.5 * most), far = fitted(100 * most);
+  EXPECT_EQ(just.plan.residual.bits, bits);
+  EXPECT_TRUE(just.given_up.empty());
+  EXPECT_EQ(over.plan.residual.bits, bits);
+  ASSERT_EQ(over.given_up.size(), 1u);
+  EXPECT_EQ(over.given_up[0].find("layer 0: 1 bit of up"), 0u) << over.given_up[0];
+  EXPECT_EQ(over.plan.layers[0].up, just.plan.layers[0].up - 1);
+  EXPECT_EQ(far.plan.residual.bits, bits + 8);
+  EXPECT_TRUE(far.given_up.empty());
+}
+
 TEST(PlanTest, a_skipped_keys_probability_rounds_to_zero) {
   for (const double score : {0.1, 4.0, 50.0, 379.0}) {
     Ranges ranges = tiny_ranges();
