@@ -47,8 +47,9 @@ enum class Reason : std::uint16_t {
   certificate_expired = 15,
   not_trusted = 16,     // a certificate is of a key, an issuer or a role that is not let in
   address_in_use = 17,  // another program listens there
+  wrong_product = 18,   // the provider computed with another model than the helper holds
 };
-inline constexpr Reason k_last_reason = Reason::address_in_use;
+inline constexpr Reason k_last_reason = Reason::wrong_product;
 
 const char* name_of(Reason reason);
 // What a person can do about it, as a clause without a full stop: "ask the provider for a new invite". Empty for none.

@@ -48,6 +48,9 @@ constexpr std::array k_reasons{
                 "a user asks for a new invite, a service puts its peer's certificate into its peers folder"},
     ReasonFacts{Reason::address_in_use, "address_in_use", 1, 500, k_server, "", 0,
                 "another program listens at this address", "end it, or choose another port"},
+    ReasonFacts{Reason::wrong_product, "wrong_product", 1, 502, k_server, "wrong_product", 0,
+                "the provider computed with another model than the one that was registered",
+                "ask the provider what it changed; a further try tells it a little of the prompt"},
 };
 
 constexpr ReasonFacts k_none{Reason::none, "none", 1, 500, k_server, "", 0, "", ""};

@@ -195,8 +195,11 @@ void print(const nlohmann::json& r) {
   fmt::print("{}{}, profile {}{}{}, retrieval {}, {} round trip, {}\n", r.at("model").get<std::string>(),
              r.at("synthetic").get<bool>() ? " (random weights)" : "", r.at("profile").get<std::string>(),
              r.at("fused").get<bool>() ? ", norms fused" : "",
-             r.at("hidden_positions").get<bool>() ? ", positions hidden" : "", r.at("retrieval").get<std::string>(),
-             r.at("rtt").get<std::string>(), r.at("bandwidth").get<std::string>());
+             r.at("hidden_positions").get<bool>() ? ", positions hidden"
+             : r.at("checked").get<bool>()        ? ", products checked"
+                                                  : "",
+             r.at("retrieval").get<std::string>(), r.at("rtt").get<std::string>(),
+             r.at("bandwidth").get<std::string>());
   row("weights in memory",
       fmt::format("{} of {} layers, {} bits, {:.0f} MB; last-level cache {:.0f} MB", r.at("distinct_layers").get<int>(),
                   r.at("layers").get<int>(), r.at("weight_bits").get<int>(), mb(r.at("layer_bytes")),
@@ -250,6 +253,11 @@ void print(const nlohmann::json& r) {
        declared.at("offline_helper_to_provider_bytes"));
   fmt::print("  {:<40}{:>10.0f}{:>10.0f}\n", "round trips", online.at("round_trips").get<double>(),
              declared.at("round_trips").get<double>());
+  if (r.at("checked")) {
+    pair("once MB, helper to user: keys", r.at("product_key_bytes").at("measured"),
+         r.at("product_key_bytes").at("declared"));
+    row("the user's checks, a token", fmt::format("{:.4f} s", seconds.at("checks_per_token").get<double>()));
+  }
   const auto& memory = r.at("memory_bytes");
   row("memory MB: provider, user, helper",
       fmt::format("{:.0f}, {:.0f}, {:.0f}", mb(memory.at("provider")), mb(memory.at("user")), mb(memory.at("helper"))));

@@ -34,7 +34,9 @@ void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profi
   row("tokens: prompt, answer", fmt::format("{}, {}", report.at("prompt_tokens").get<int>(), answer));
   const bool bfv = report.at("retrieval") == name_of(Retrieval::bfv);
   row("profile", fmt::format("{}{}{}{}", name_of(profile), report.at("fused").get<bool>() ? ", norms fused" : "",
-                             report.at("hidden_positions").get<bool>() ? ", positions hidden" : "",
+                             report.at("hidden_positions").get<bool>() ? ", positions hidden"
+                             : report.at("checked").get<bool>()        ? ", products checked"
+                                                                       : "",
                              bfv ? ", tokens retrieved by BFV" : ""));
   row("offline material made ahead", fmt::format("{:.2f} s", seconds.at("offline").get<double>()));
   row("time to first token", fmt::format("{:.2f} s", seconds.at("prefill").get<double>()));
@@ -48,6 +50,11 @@ void print_table(const nlohmann::json& report, const UserTraffic& traffic, Profi
     row("offline MB a token: from user, from helper",
         fmt::format("{:.3f}, {:.3f}", mb(offline.at("user_to_provider_bytes")),
                     mb(offline.at("helper_to_provider_bytes"))));
+    if (report.at("checked")) {
+      row("checks of products, a token; keys, once",
+          fmt::format("{:.4f} s; {:.3f} MB", seconds.at("checks_per_token").get<double>(),
+                      mb(report.at("product_key_bytes").at("measured"))));
+    }
     const double rounds = report.at("declared_per_pass").at("round_trips");
     row("round trips a pass, of them a layer",
         fmt::format("{:.0f}, {:.0f} x {:.0f} + {:.0f}", rounds, std::floor(rounds / layers), layers,

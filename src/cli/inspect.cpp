@@ -181,6 +181,7 @@ void print_json(const OfferedModel& model, const Options& options, const Facts& 
       {"profile", name_of(plan.profile)},
       {"fused", plan.fused},
       {"hidden_positions", plan.hides_positions},
+      {"checked", plan.checked},
       {"retrieval", name_of(plan.retrieval)},
       {"round_trips_a_layer", rounds_of_a_layer(plan)},
       {"plan_hash", plan.hash()},

@@ -2,6 +2,7 @@
 
 #include "plan/shapes.h"
 #include "ring/pack.h"
+#include "session/product_keys.h"
 
 namespace permllm {
 
@@ -23,6 +24,7 @@ Memory memory_of(const IntWeights& weights, const Plan& plan) {
   if (plan.open()) {
     m.provider += weights.embed.packed().size();
     m.user = c.width * c.vocab * sizeof(std::int16_t);
+    if (plan.checked) m.user += product_key_memory(plan);
     m.user_slot = 2 * c.layers * c.kv_rows() * sizeof(float);
     return m;
   }

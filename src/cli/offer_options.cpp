@@ -32,6 +32,10 @@ void add_offer_options(CLI::App& command, OfferOptions& options) {
       "--hidden-positions", options.hidden_positions,
       "paper and fast: let users draft (--draft), several tokens a pass, without the provider learning how many "
       "were kept; a round trip a layer more, for every user");
+  command.add_flag(
+      "--checked", options.checked,
+      "open: let the user check every product against the model that the helper holds, by a secret that the "
+      "provider does not know; the provider sends more");
   command
       .add_option_function<std::string>(
           "--retrieval", [&options](const std::string& name) { options.retrieval = retrieval_of(name); },
@@ -84,6 +88,7 @@ std::vector<std::string> arguments_of(const OfferOptions& options) {
                                        fmt::format("{}", options.width), "--distinct-layers",
                                        fmt::format("{}", options.distinct_layers)});
   if (options.hidden_positions) arguments.push_back("--hidden-positions");
+  if (options.checked) arguments.push_back("--checked");
   if (options.ids_only) arguments.push_back("--ids-only");
   if (!options.pre_tokenizer.empty()) arguments.insert(arguments.end(), {"--pre-tokenizer", options.pre_tokenizer});
   if (options.fused) arguments.insert(arguments.end(), {"--fused", *options.fused ? "on" : "off"});

@@ -9,7 +9,7 @@
 
 namespace permllm {
 
-// --context, --prompt-slots, --profile, --fused, --hidden-positions, --retrieval, --weight-bits, --pre-tokenizer
+// --context, --prompt-slots, --profile, --fused, --hidden-positions, --checked, --retrieval, --weight-bits, --pre-tokenizer
 void add_offer_options(CLI::App& command, OfferOptions& options);
 // --pre-tokenizer
 void add_pre_tokenizer(CLI::App& command, std::string& name);

@@ -19,6 +19,7 @@
 #include "permllm/error.h"
 #include "service/print_event.h"
 #include "session/model_order.h"
+#include "session/product_keys.h"
 #include "user/draft.h"
 
 namespace permllm {
@@ -126,6 +127,7 @@ void print_json(const Plan& plan, const Options& options, const Estimate& e, con
                {"profile", name_of(plan.profile)},
                {"fused", plan.fused},
                {"hidden_positions", plan.hides_positions},
+               {"checked", plan.checked},
                {"retrieval", name_of(plan.retrieval)},
                {"audit", audit},
                {"users", options.users},
@@ -139,6 +141,7 @@ void print_json(const Plan& plan, const Options& options, const Estimate& e, con
                  {"provider_weights", e.memory.provider}}},
                {"store_bytes", {{"helper", e.memory.helper}, {"provider", options.users * e.stock}}},
                {"registration_bytes", e.memory.helper},
+               {"product_key_bytes", plan.checked ? product_key_bytes(plan) : 0},
                {"request",
                 {{"stock_bytes", e.stock},
                  {"offline_user_to_provider_bytes", e.all.offline.user_to_provider},
@@ -171,6 +174,7 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e, con
   fmt::print("Once\n");
   row(plan.open() ? "weights to the helper, kept there" : "masked weights to the helper, kept there",
       mb(e.memory.helper));
+  if (plan.checked) row("keys for the check of products, to each user", mb(product_key_bytes(plan)));
   fmt::print("\nMemory\n");
   row("provider: weights; caches", fmt::format("{}; {}", mb(e.memory.provider), mb(e.provider - e.memory.provider)));
   row(plan.open() ? "helper: the weights" : "helper: masked weights", mb(e.memory.helper));

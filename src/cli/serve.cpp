@@ -90,7 +90,8 @@ void run(ServeCommandOptions& options) {
   // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
   if (!options.invite.empty()) {
     const SandboxSupport sandbox =
-        enter_sandbox({{options.invite, options.gateway.key_file, options.settings->path(), options.draft.model},
+        enter_sandbox({{options.invite, options.gateway.key_file, options.gateway.canaries.file,
+                        options.settings->path(), options.draft.model},
                        {user_folder(options.state)}});
     log.write(Log::Level::info, "sandbox", fmt::format("sandbox: {}", sandbox.text()));
   } else {
@@ -115,6 +116,7 @@ void run(ServeCommandOptions& options) {
     save_invite(parties->invite(), invite);
     with.state = folder->path() / "state";
   }
+  options.gateway.canaries.kept = user_folder(with.state) / "canaries.json";
   const Client client(invite, with);
   std::optional<Gateway> gateway(std::in_place, client, options.gateway, log);
   const std::string host = options.gateway.listen.substr(0, options.gateway.listen.rfind(':'));
@@ -175,6 +177,16 @@ void add_serve(CLI::App& parent) {
       ->add_option("--ahead", conversation.ahead,
                    "tokens to make offline material for ahead of need, while an answer comes")
       ->capture_default_str();
+  command
+      ->add_option_function<std::string>(
+          "--canaries", [&gateway](const std::string& text) { gateway.canaries.rate = canary_rate(text); },
+          "of so many requests, like 1%, one more is asked behind it whose answer is known, to notice a provider that "
+          "answers otherwise")
+      ->default_str("0%");
+  command->add_option(
+      "--canary-file", gateway.canaries.file,
+      "file of canaries, one {\"prompt\": \"...\", \"answer\": \"...\"} a line, as permllm generate answers; "
+      "else the first answers count");
   add_draft(*command, options->draft);
   command->add_flag("--think", conversation.think, "let a model that can think before it answers");
   add_patience(*command, options->patience);

@@ -73,6 +73,7 @@ struct Gateway::State {
                     .count()),
         backend(backend_of(with)),
         desk(*backend, how.desk, to),
+        canaries(desk, *backend, how.canaries, to),
         server(limits_for(how)) {}
 
   void listen();
@@ -107,6 +108,7 @@ struct Gateway::State {
   GatewayMetrics metrics;
   const std::unique_ptr<Backend> backend;
   AnswerDesk desk;
+  Canaries canaries;
   std::atomic<std::size_t> watchers = 0;
   std::optional<GatewayGuard> guard;
   HttpServer server;
@@ -117,6 +119,11 @@ struct Gateway::State {
 void Gateway::check(const GatewayOptions& options) {
   const ListenAddress listen(options.listen);
   if (!options.key_file.empty()) ApiKeys::of_file(options.key_file);
+  if (!options.canaries.file.empty()) {
+    if (options.canaries.rate == 0)
+      throw Error(Code::usage, "--canary-file", "is for --canaries, which says how often one is asked");
+    read_canaries(options.canaries.file);
+  }
   if (!listen.loopback && options.key_file.empty()) {
     throw Error(
         Code::usage, "--listen",
@@ -199,7 +206,7 @@ void Gateway::State::set_up_routes() {
                put(r, health);
              }));
   server.Get("/metrics", handler([this](const Request&, Response& r) {
-               r.set_content(metrics.text(client, desk), "text/plain; version=0.0.4; charset=utf-8");
+               r.set_content(metrics.text(client, desk, canaries), "text/plain; version=0.0.4; charset=utf-8");
              }));
   server.Get("/v1/privacy", handler([this](const Request&, Response& r) { put(r, privacy_of(client, model)); }));
   server.Get("/v1/activity", handler([this](const Request&, Response& r) { watch(r); }));
@@ -234,6 +241,7 @@ void Gateway::State::answer(const Request& request, Response& response, bool cha
   const bool stream = asked.stream;
   const auto ticket = desk.ask(owner, std::move(asked), openai::Shape(chat, model, fingerprint), key,
                                sha256(request.path + '\n' + request.body));
+  canaries.asked();
   stream ? answer_stream(ticket, request, response) : answer_whole(ticket, request, response);
 }
 
@@ -320,7 +328,7 @@ void Gateway::State::watch(Response& response) {
       "text/event-stream", [watch = std::make_shared<Watch>(*this)](std::size_t, httplib::DataSink& sink) {
         State& s = watch->state;
         if (watch->last != Clock::time_point{}) std::this_thread::sleep_for(k_look);
-        Json now = activity_of(s.client, s.desk, s.options.desk.stock);
+        Json now = activity_of(s.client, s.desk, s.canaries, s.options.desk.stock);
         if (now == watch->said && Clock::now() < watch->last + std::chrono::seconds(5)) return true;
         watch->said = now;
         watch->last = Clock::now();

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "gateway/canaries.h"
 #include "gateway/desk.h"
 #include "service/log.h"
 
@@ -14,6 +15,7 @@ struct GatewayOptions {
   std::string listen = "127.0.0.1:8080", key_file;
   std::vector<std::string> hosts;  // further names by which it is reached
   DeskOptions desk;
+  CanaryOptions canaries;
 };
 
 class Gateway {

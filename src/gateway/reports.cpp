@@ -62,7 +62,7 @@ Json privacy_of(const Client& client, const std::string& model_id) {
       {"rests_on", std::move(rests_on)}};
 }
 
-Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_target) {
+Json activity_of(const Client& client, AnswerDesk& desk, const Canaries& canaries, std::size_t stock_target) {
   const AnswerDesk::Now now = desk.now();
   const Client::Traffic traffic = client.traffic();
   const bool unreachable = desk.keeper().provider() == StockKeeper::Provider::unreachable;
@@ -84,7 +84,15 @@ Json activity_of(const Client& client, AnswerDesk& desk, std::size_t stock_targe
   const auto bytes = [](const Answer::Bytes& b) { return Json{{"sent", b.sent}, {"received", b.received}}; };
   Json online = bytes(traffic.online);
   online["round_trips"] = traffic.round_trips;
+  const Canaries::Counts of = canaries.counts();
   return {{"state", state},
+          {"canaries",
+           {{"asked", of.asked},
+            {"wrong", of.wrong},
+            {"first", of.first},
+            {"tokens", of.tokens},
+            {"online_bytes", of.online_bytes},
+            {"offline_bytes", of.offline_bytes}}},
           {"active", now.active},
           {"queued", now.queued},
           {"prepare", std::move(prepare)},
@@ -116,6 +124,13 @@ struct GatewayMetrics::State {
       counters("permllm_gateway_bytes_total", "Payload bytes by link and direction.");
   prometheus::Counter& round_trips =
       counters("permllm_gateway_round_trips_total", "Round trips with the provider, online.").Add({});
+  prometheus::Family<prometheus::Counter>& canaries =
+      counters("permllm_gateway_canaries_total",
+               "Canaries that were answered: as they should be, otherwise, or for the first time.");
+  prometheus::Counter& canary_tokens =
+      counters("permllm_gateway_canary_tokens_total", "Tokens of canaries' prompts and answers.").Add({});
+  prometheus::Family<prometheus::Counter>& canary_bytes =
+      counters("permllm_gateway_canary_bytes_total", "Payload bytes for canaries, online and of their material.");
   prometheus::Family<prometheus::Gauge>& answers =
       gauges("permllm_gateway_answers", "Answers under way, and those that wait for a conversation.");
   prometheus::Gauge& reachable =
@@ -141,7 +156,7 @@ void GatewayMetrics::count(const std::string& route, int status) {
   state_->requests.Add({{"route", route}, {"status", fmt::format("{}", status)}}).Increment();
 }
 
-std::string GatewayMetrics::text(const Client& client, AnswerDesk& desk) {
+std::string GatewayMetrics::text(const Client& client, AnswerDesk& desk, const Canaries& canaries) {
   State& s = *state_;
   const Lock lock(s.mutex);
   const auto bring_to = [](prometheus::Counter& counter, std::uint64_t value) {
@@ -159,6 +174,13 @@ std::string GatewayMetrics::text(const Client& client, AnswerDesk& desk) {
   bring_to(s.round_trips, traffic.round_trips);
   bring_to(s.tokens.Add({{"of", "prompts"}}), now.prompt_tokens);
   bring_to(s.tokens.Add({{"of", "answers"}}), now.tokens);
+  const Canaries::Counts of = canaries.counts();
+  bring_to(s.canaries.Add({{"result", "right"}}), of.asked - of.wrong - of.first);
+  bring_to(s.canaries.Add({{"result", "wrong"}}), of.wrong);
+  bring_to(s.canaries.Add({{"result", "first"}}), of.first);
+  bring_to(s.canary_tokens, of.tokens);
+  bring_to(s.canary_bytes.Add({{"of", "online"}}), of.online_bytes);
+  bring_to(s.canary_bytes.Add({{"of", "offline"}}), of.offline_bytes);
   s.answers.Add({{"state", "under_way"}}).Set(static_cast<double>(now.active));
   s.answers.Add({{"state", "waiting"}}).Set(static_cast<double>(now.queued));
   s.reachable.Set(desk.keeper().provider() != StockKeeper::Provider::unreachable);

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "page/deal.h"
 #include "page/pack.h"
@@ -159,6 +160,20 @@ std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& he
   return provider;
 }
 
+// A pass over the weights, as dealing a piece is.
+void HelperService::send_product_keys(Channel& user, const StoredModel& model, const ProductKeyOrder& order,
+                                      const Peer& peer, Executor& executor) {
+  const Plan& plan = model.plan();
+  if (!plan.checked)
+    throw Error(Code::malformed, "ProductKeyOrder", "the plan's products are not checked, expected none");
+  make_product_keys(std::get<IntWeights>(model.weights), plan, order.seed, executor, [&](ProductKeyWords words) {
+    const Room::Held room = answers_.of(peer.key)->take(words.words.count * sizeof(Word), Clock::now() + patience_,
+                                                        "room for product keys");
+    user.send(std::move(words));
+    user.flush();
+  });
+}
+
 void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor,
                                  SessionEvents& events) {
   if (!hello.user.empty())
@@ -178,6 +193,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
   std::array<std::optional<std::uint32_t>, 4>
       next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
   if (!hello.whole) next.fill(0);
+  bool keyed = false;
   Helper helper{with_user, with_provider, executor};
   try {
     user.send(Paired{seed_digest(provider->common, hello.chain)});
@@ -187,6 +203,12 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
     for (;;) {
       const Frame frame = user.receive_any("an order for material", k_least_payload);
       if (is(frame, Tag::pack_end)) break;
+      if (is(frame, Tag::product_key_order)) {
+        if (std::exchange(keyed, true))
+          throw Error(Code::malformed, "frame.tag", "a second ProductKeyOrder, expected one of a filling at most");
+        send_product_keys(user, *model, message_of<ProductKeyOrder>(frame), peer, executor);
+        continue;
+      }
       if (!is(frame, Tag::pack_order)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackOrder or PackEnd", frame.tag));
       }

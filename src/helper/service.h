@@ -15,6 +15,7 @@
 #include "session/event.h"
 #include "session/pairing.h"
 #include "session/probe.h"
+#include "session/product_keys.h"
 #include "wire/link.h"
 
 namespace permllm {
@@ -55,6 +56,8 @@ class HelperService {
   ProbeFacts facts(const std::vector<std::string>& ids, const Peer& peer);
   void store_model(Channel& provider, const Frame& offer, const Peer& peer);
   void park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer);
+  void send_product_keys(Channel& user, const StoredModel& model, const ProductKeyOrder& order, const Peer& peer,
+                         Executor& executor);
   void deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor, SessionEvents& events);
   std::shared_ptr<const StoredModel> find_model(const PairHello& hello, const Peer& peer);
   std::unique_ptr<Parked> unpark(const PairHello& hello, const Peer& peer);

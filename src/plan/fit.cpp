@@ -60,6 +60,7 @@ class Fitting {
     for (;;) {
       Plan plan = Plan::draft(weights_, layers_, head_, ranges_, options_.slots, options_.profile, fused,
                               options_.prompt_slots);
+      plan.checked = options_.checked;
       try {
         if (plan.residual.bits > bounds.residual)
           throw Misfit(Misfit::At::residual_ring, 0, fmt::format("more than {} bits", bounds.residual));

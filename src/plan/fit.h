@@ -15,6 +15,7 @@ struct FitOptions {
   Profile profile = Profile::paper;
   std::optional<bool> fused;     // none: where nothing has to be given up for it
   std::size_t prompt_slots = 0;  // Plan::make
+  bool checked = false;          // Plan::checked
 };
 
 struct Fitted {

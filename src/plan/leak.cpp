@@ -26,6 +26,7 @@ bool logit_cap(const Plan& p) { return p.config.logit_cap != 0; }
 bool gate(const Plan& p) { return p.config.gated; }
 bool fused(const Plan& p) { return p.fused; }
 bool bfv(const Plan& p) { return p.bfv(); }
+bool checked(const Plan& p) { return p.checked; }
 template <bool (*holds)(const Plan&)>
 bool no(const Plan& p) {
   return !holds(p);
@@ -82,6 +83,10 @@ const Leak k_leaks[] = {
     {Shown::logit, Role::user, "open", k_as_it_is, k_open, "", nullptr, "all logits, in order"},
     {Shown::small_vectors, Role::user, "", k_no_row, k_open, "", nullptr,
      "once, the embedding table and all small vectors of the model (biases, gains, rows of positions)"},
+    {Shown::product_key, Role::user, "", k_no_row, k_open, "products checked", checked,
+     "once, of each matrix one combination of its rows by a secret of its own, with which it checks every product; "
+     "rows "
+     "and products to their last bit"},
 
     // The provider
     {Shown::words, Role::provider, "roles", k_no_row, k_all, "", nullptr,

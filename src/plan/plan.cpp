@@ -28,6 +28,9 @@ Reveal reveal_of(Ring ring, int frac, double range, int shown_frac) {
   return {drop, std::min(ring.bits - drop, std::max(1, bits_for(range, shown_frac)))};
 }
 
+// All of it.
+Reveal whole(Ring ring) { return {0, ring.bits}; }
+
 // Products of rows that are not normalised: as many fraction bits, up to frac::raw, as the fewest bytes hold that hold
 // frac::raw_least.
 Reveal raw_reveal(Ring ring, int frac, double range) {
@@ -275,14 +278,20 @@ int Plan::score_frac(std::size_t l) const {
   return std::min({frac::score, 2 * layers[l].rotated, 32 - whole});
 }
 
-Reveal Plan::norm_reveal() const { return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row); }
+// Checked: whole words, of as many bytes as the range needs, so that what is added to it is known to the last bit.
+Reveal Plan::norm_reveal() const {
+  if (checked) return {0, std::min(residual.bits, whole_bytes(bits_for(ranges.residual, residual_frac)))};
+  return reveal_of(residual, residual_frac, ranges.residual, frac::norm_row);
+}
 Reveal Plan::head_norm_reveal(std::size_t l) const {
   return reveal_of(qkv(l), qkv_frac(l), ranges.layers[l].qk, std::min(frac::head_row, qkv_frac(l)));
 }
 Reveal Plan::o_reveal(std::size_t l) const {
+  if (checked) return whole(o(l));
   return reveal_of(o(l), o_frac(l), ranges.layers[l].o, std::min(frac::norm_row, o_frac(l)));
 }
 Reveal Plan::down_reveal(std::size_t l) const {
+  if (checked) return whole(down(l));
   return reveal_of(down(l), down_frac(l), ranges.layers[l].down, std::min(frac::norm_row, down_frac(l)));
 }
 
@@ -292,17 +301,20 @@ Reveal Plan::score_reveal(std::size_t l) const {
 }
 
 Reveal Plan::gate_up_reveal(std::size_t l) const {
+  if (checked) return whole(up(l));
   return raw_up() ? raw_reveal(up(l), up_frac(l), ranges.layers[l].gate_up_raw)
                   : reveal_of(up(l), up_frac(l), ranges.layers[l].gate_up, frac::gate_up);
 }
 
 Reveal Plan::qkv_reveal(std::size_t l) const {
+  if (checked) return whole(qkv(l));
   return raw_qkv() ? raw_reveal(qkv(l), qkv_frac(l), ranges.layers[l].qkv_raw)
                    : reveal_of(qkv(l), qkv_frac(l), std::max(ranges.layers[l].qk, ranges.layers[l].v),
                                std::min(frac::norm_row, qkv_frac(l)));
 }
 
 Reveal Plan::logit_reveal() const {
+  if (checked) return whole(head);
   if (raw_head()) return raw_reveal(head, logit_frac(), ranges.logit_raw);
   const int drop = logit_frac() - choice_frac();
   return {drop, head.bits - drop};
@@ -322,7 +334,7 @@ void Plan::check_sizes() const {
   require(slot <= k_most_slot_bytes && slots <= k_most_cache_bytes / slot,
           fmt::format("{} slots of {} bytes of keys and values, at most {} and {} in all are supported", slots, slot,
                       k_most_slot_bytes, k_most_cache_bytes));
-  const std::uint64_t vectors = c.stored_layers() * (c.qkv_rows() + c.up_rows() + c.qk_rows() + 4 * c.width) + c.vocab +
+  const std::uint64_t vectors = c.stored_layers() * (c.qkv_rows() + c.up_rows() + c.qk_rows() + 6 * c.width) + c.vocab +
                                 (c.positions == Positions::learned ? slots * c.width : 0);
   require(vectors <= k_most_vector_words,
           fmt::format("{} words of constants, gains and positions, at most {} are supported", vectors,
@@ -342,6 +354,7 @@ void Plan::check_kind() const {
   require(!config.prefix || (config.window == 0 && config.positions != Positions::learned),
           "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
+  require(!checked || open(), "products are checked in profile open alone: the user of others is not shown them whole");
   require(!hides_positions || !open(), "profile open tells the provider of no positions: there are none to hide");
   require(!hides_positions || (config.positions == Positions::rotary && !config.prefix),
           "hidden positions are supported where all positions are rotary and a prompt does not attend both ways");
@@ -397,6 +410,19 @@ void Plan::check_layer(std::size_t l) const {
   fits(up(l).bits <= (raw_up() ? residual.bits : 64) && shows(gate_up_reveal(l), up(l)) &&
            bits_for(shown, up_frac(l) - gate_up_reveal(l).drop) <= gate_up_reveal(l).keep,
        up_matrix, f.up, "the product");
+  if (checked) {
+    // What is added to the residual is shown with as many bits as that is, less the shift.
+    const auto bits = [&](Ring ring, int frac) {
+      return config.post_norm ? ring.bits : norm_reveal().keep - (residual_frac - frac);
+    };
+    const auto checks = [&](int of_product, Misfit::At at, int of) {
+      fits(of_product > 0 && of_product <= k_most_checked_bits, at, of, "a product that can be checked");
+    };
+    checks(qkv(l).bits, qkv_matrix, f.qkv);
+    checks(bits(o(l), o_frac(l)), o_matrix, f.o);
+    checks(up(l).bits, up_matrix, f.up);
+    checks(bits(down(l), down_frac(l)), down_matrix, f.down);
+  }
   if (open())
     fits(qkv(l).bits <= (raw_qkv() ? residual.bits : 64) && shows(qkv_reveal(l), qkv(l)), qkv_matrix, f.qkv,
          "the product");
@@ -453,6 +479,9 @@ void Plan::check() const {
     require(up(l) == up(k) && qkv(l) == qkv(k) && o(l) == o(k) && down(l) == down(k),
             "layers that share weights differ in rings");
   }
+  fit_or_refuse(
+      !checked || head.bits <= k_most_checked_bits, Misfit::At::head_matrix, 0,
+      fmt::format("no ring holds logits that can be checked with {} fraction bits of the weights", head_frac));
   const double logits = raw_head() ? ranges.logit_raw : ranges.logit;
   fit_or_refuse(
       head.bits <= 64 && (raw_head() || fits_normed(head, final_norm_frac)) && shows(logit_reveal(), head) &&

@@ -76,6 +76,8 @@ inline constexpr double k_told_margin = 4;
 inline constexpr double k_most_range = 1e15;
 // The least statistical slack, in bits, under which v may be lifted (Plan::lift_slack_bits).
 inline constexpr double k_least_lift_slack = 30;
+// Of a product that is checked, at most: differences of such products are not divided by the prime 2^61 - 1 (Plan::checked).
+inline constexpr int k_most_checked_bits = 56;
 // Fraction bits: the most of a matrix's weights, the fewest of q and k once rotated.
 inline constexpr int k_most_frac = 100, k_least_rotated = 4;
 
@@ -115,6 +117,8 @@ struct Plan {
   // Paper and fast: the provider knows neither positions nor which tokens of a conversation are kept, so that drafts tell it nothing. A round trip a
   // layer more.
   bool hides_positions = false;
+  // Open: products and rows are shown whole, so that the user can check each product (docs/protocol.md 4.14).
+  bool checked = false;
   std::vector<LayerFractions> layers;
   int embed_frac = 0, head_frac = 0;
   int final_norm_frac = frac::norm;  // of the normed rows that go into the head
@@ -145,7 +149,8 @@ struct Plan {
   bool bfv() const { return retrieval == Retrieval::bfv; }
   // What was chosen beside the profile, for a person: ", norms fused, positions hidden".
   std::string choices() const {
-    return std::string(fused ? ", norms fused" : "") + (hides_positions ? ", positions hidden" : "");
+    return std::string(fused ? ", norms fused" : "") + (hides_positions ? ", positions hidden" : "") +
+           (checked ? ", products checked" : "");
   }
   // Whether tokens may be drafted and taken back without telling the provider.
   bool takes_drafts() const { return open() || hides_positions; }

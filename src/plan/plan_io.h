@@ -120,6 +120,7 @@ void visit(Io& io, Plan& p) {
   visit_choice(io, "plan.retrieval", p.retrieval, 2);
   visit_flag(io, "plan.fused", p.fused);
   visit_flag(io, "plan.hides_positions", p.hides_positions);
+  visit_flag(io, "plan.checked", p.checked);
   p.layers.resize(p.config.layers);
   for (LayerFractions& layer : p.layers) {
     for (int* frac :

@@ -64,7 +64,7 @@ inline NormShape norm_shape(const Plan& p, Site site, std::size_t l, Format out)
            .in = p.residual,
            .reveal = p.norm_reveal(),
            .shown = Shown::residual_row,
-           .most = most_of(p.ranges.residual, frac::norm_row),
+           .most = most_of(p.ranges.residual, p.residual_frac - p.norm_reveal().drop),
            .answers = {{site, out, normed_most(p, site, out.frac)}}};
   s.eps = p.config.norm_eps;
   s.centred = p.config.norm == NormKind::layer;
@@ -266,7 +266,7 @@ inline ShowShape show_shape(const Plan& p, Site norm, const LinearShape& linear,
           reveal,
           Shown::residual_row,
           product_shown(linear.site),
-          most_of(p.ranges.residual, frac::norm_row),
+          most_of(p.ranges.residual, p.residual_frac - p.norm_reveal().drop),
           most_of(product_range(p, linear), linear.out.frac - reveal.drop)};
 }
 // What the matrix of `linear` puts out alone.

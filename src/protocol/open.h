@@ -107,6 +107,7 @@ struct ShownRows {  // step 1, provider -> user
 struct ClearRows {
   std::size_t size = 0;
   std::vector<double> values;
+  std::vector<std::int64_t> integers;  // what was shown, in units of the reveal
   std::span<const double> row(std::size_t i) const { return std::span(values).subspan(i * size, size); }
 };
 struct ShownPair {
@@ -131,8 +132,8 @@ inline ShownPair show(User& user, const ShowShape& s, const Mask& x, const Mask&
       ShownRows{expect(s.x_reveal.sent(), x.words.size()), expect(s.y_reveal.sent(), y.words.size())});
   const auto opened = [&](Site site, Shown what, const Words& shown, const Mask& mask, const Reveal& reveal,
                           std::int64_t most) {
-    ClearRows rows{mask.size, std::vector<double>(shown.size())};
-    std::vector<std::int64_t> integers(shown.size());
+    ClearRows rows{mask.size, std::vector<double>(shown.size()), std::vector<std::int64_t>(shown.size())};
+    std::vector<std::int64_t>& integers = rows.integers;
     const double unit = power_of_two(reveal.drop - mask.format.frac);
     open(shown, mask.words, reveal.drop, reveal.sent(), integers);
     std::transform(integers.begin(), integers.end(), rows.values.begin(),

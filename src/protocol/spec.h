@@ -54,6 +54,7 @@ enum class Shown : std::uint8_t {
   token,
   qkv,
   small_vectors,  // profile open
+  product_key,    // profile open, checked
   // To the provider:
   words,
   ciphertexts,

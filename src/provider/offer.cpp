@@ -46,7 +46,8 @@ void set_plan(OfferedModel& model, const Ranges& ranges, const OfferOptions& opt
                       {.slots = options.context,
                        .profile = options.profile,
                        .fused = options.fused,
-                       .prompt_slots = options.prompt_slots},
+                       .prompt_slots = options.prompt_slots,
+                       .checked = options.checked},
                       executor);
   model.plan = std::move(fitted.plan);
   model.given_up = std::move(fitted.given_up);
@@ -75,6 +76,10 @@ void check_options(const OfferOptions& options, const Config& config) {
   }
   if (options.profile == Profile::open && options.fused.value_or(false)) {
     throw Error(Code::usage, "fused", "on, but profile open applies every norm after its matrix: leave it out");
+  }
+  if (options.profile != Profile::open && options.checked) {
+    throw Error(Code::usage, "checked",
+                "is for profile open: the user of others is not shown products whole, in their order; leave it out");
   }
   if (options.profile == Profile::open && options.retrieval == Retrieval::bfv) {
     throw Error(Code::usage, "retrieval",

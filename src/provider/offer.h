@@ -36,6 +36,7 @@ struct OfferOptions {
   std::optional<bool> fused;  // unset: where the ranges allow it
   Retrieval retrieval = Retrieval::linear;
   bool hidden_positions = false;      // Plan::hides_positions
+  bool checked = false;               // Plan::checked
   int weight_bits = 12;               // 8: less memory to read a token, at a loss that `inspect --loss` measures
   bool synthetic = false;             // the model is the name of a published shape, with random weights
   bool ids_only = false;              // a folder's tokenizer may be missing

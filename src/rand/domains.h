@@ -18,6 +18,9 @@ inline constexpr const char* stored_model = "permllm/1 stored model";
 inline constexpr const char* stored_head = "permllm/1 head of a stored model";
 inline constexpr const char* weights = "permllm/1 integer weights";
 inline constexpr const char* model_record = "permllm/1 record of a model";
+// The check of products: of what a user keeps (src/user/product_store.h), and the public part that it was first shown
+inline constexpr const char* product_keys = "permllm/1 product keys";
+inline constexpr const char* public_part = "permllm/1 public part";
 // Homomorphic encryption (src/he)
 inline constexpr const char* he_secret_key = "permllm/1 he secret key";
 inline constexpr const char* he_key_error = "permllm/1 he error of a public key";

@@ -12,6 +12,7 @@ namespace {
 struct Flatten {
   std::vector<float>& to;
   void operator()(const std::vector<float>& v, std::size_t size) const {
+    if (v.empty()) return to.resize(to.size() + size);  // a constant that the model does not have
     to.insert(to.end(), v.begin(), v.begin() + static_cast<std::ptrdiff_t>(size));
   }
   void operator()(const Gain& g, std::size_t size, int) const {

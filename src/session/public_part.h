@@ -53,6 +53,9 @@ void for_each_vector(AnyWeights& w, const Plan& plan, Each each) {
     if (c.qk_norm) each(layer.qk_gain, c.qk_rows(), frac.qk_gain);
     if (plan.gained()) each(layer.attention_gain, c.width, frac.attention_gain);
     if (plan.gained()) each(layer.mlp_gain, c.width, frac.mlp_gain);
+    // The provider adds them to what the user is shown: without them it could not tell the products.
+    some(layer.o_bias, plan.checked, c.width);
+    some(layer.down_bias, plan.checked, c.width);
     some(layer.attention_shift, c.normed_residual, c.width);
     some(layer.mlp_shift, c.normed_residual, c.width);
   }

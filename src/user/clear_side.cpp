@@ -18,6 +18,8 @@ PublicPart public_part(const IntWeights& weights) {
     LayerWeights<NoMatrix>& layer = part.vectors.layers.emplace_back();
     layer.qkv_bias = w.qkv_bias;
     layer.up_bias = w.up_bias;
+    layer.o_bias = w.o_bias;
+    layer.down_bias = w.down_bias;
     layer.qk_gain = w.qk_gain;
     layer.attention_gain = w.attention_gain;
     layer.mlp_gain = w.mlp_gain;
@@ -54,9 +56,10 @@ void add_times(float weight, const float* x, std::span<float> to) {
 
 }  // namespace
 
-ClearSide::ClearSide(const Plan& plan, const PublicPart& part, Executor& executor)
+ClearSide::ClearSide(const Plan& plan, const PublicPart& part, Executor& executor, const ProductKeys* keys)
     : plan_(plan), part_(part), executor_(executor), keys_(plan.config.layers), values_(plan.config.layers) {
-  PERMLLM_ASSERT(part.table.size() == plan.config.vocab * plan.config.width);
+  PERMLLM_ASSERT(part.table.size() == plan.config.vocab * plan.config.width && plan.checked == (keys != nullptr));
+  if (keys != nullptr) checks_.emplace(plan, *keys, executor);
 }
 
 Words ClearSide::begin(std::span<const TokenId> tokens, std::size_t heads) {
@@ -76,6 +79,7 @@ Words ClearSide::begin(std::span<const TokenId> tokens, std::size_t heads) {
       words[i * width + d] = encode(x, {plan_.residual, plan_.residual_frac});
     }
   }
+  if (checks_) checks_->begin(words);
   return words;
 }
 
@@ -121,6 +125,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   const LayerWeights<NoMatrix>& vectors = part_.vectors.layer(layer);
   const std::vector<double>& rope = c.rope_of(layer);
   const std::size_t n = length_ - begin_, kv_rows = c.kv_rows();
+  if (checks_) checks_->see(shown, qkv_shape(plan_, layer));
   note_normed(shown);
   std::vector<float>& keys = keys_[layer];
   std::vector<float>& values = values_[layer];
@@ -174,6 +179,7 @@ Words ClearSide::attention(std::size_t layer, const ShownPair& shown) {
   } else {
     executor_.parallel(n * c.heads, attend);
   }
+  if (checks_) checks_->hand(mixed, out.ring, o_shape(plan_, layer), vectors.o_bias);
   return mixed;
 }
 
@@ -181,6 +187,7 @@ Words ClearSide::activation(std::size_t layer, const ShownPair& shown) {
   const Config& c = plan_.config;
   const std::size_t n = length_ - begin_;
   const Format out{plan_.down(layer), plan_.layers[layer].activation};
+  if (checks_) checks_->see(shown, up_shape(plan_, layer));
   note_normed(shown);
   Words active(n * c.ff);
   executor_.parallel(n, [&](std::size_t i) {
@@ -191,11 +198,12 @@ Words ClearSide::activation(std::size_t layer, const ShownPair& shown) {
     c.activation == Activation::gelu ? clear::gelu_product(gate, up, 1, out, out_row)
                                      : clear::silu_product(gate, up, 1, out, out_row);
   });
+  if (checks_) checks_->hand(active, out.ring, down_shape(plan_, layer), part_.vectors.layer(layer).down_bias);
   return active;
 }
 
 // Rows of the residual from `first` on, normed.
-Words ClearSide::normed(std::size_t first, const NormShape& norm) const {
+Words ClearSide::normed(std::size_t first, const NormShape& norm, const LinearShape& matrix) {
   const std::size_t width = plan_.config.width;
   Words words;
   for (std::size_t at = first * width; at < rows_.size(); at += width) {
@@ -203,19 +211,27 @@ Words ClearSide::normed(std::size_t first, const NormShape& norm) const {
     const RowNorm of = norm.plain != 0 ? RowNorm{0, norm.plain} : norm_of(row);
     for (const double x : row) words.push_back(encode((x - of.mean) * of.scale, norm.map.answers[0].out));
   }
+  if (checks_) checks_->hand(words, norm.map.answers[0].out.ring, matrix);
   return words;
 }
-Words ClearSide::normed_for_attention(std::size_t layer) { return normed(0, attention_norm_shape(plan_, layer)); }
-Words ClearSide::normed_for_mlp(std::size_t layer) { return normed(0, mlp_norm_shape(plan_, layer)); }
-Words ClearSide::normed_for_head() { return normed(length_ - begin_ - heads_, final_norm_shape(plan_)); }
+Words ClearSide::normed_for_attention(std::size_t layer) {
+  return normed(0, attention_norm_shape(plan_, layer), qkv_shape(plan_, layer));
+}
+Words ClearSide::normed_for_mlp(std::size_t layer) {
+  return normed(0, mlp_norm_shape(plan_, layer), up_shape(plan_, layer));
+}
+Words ClearSide::normed_for_head() {
+  return normed(length_ - begin_ - heads_, final_norm_shape(plan_), head_shape(plan_));
+}
 
-Words ClearSide::joined(const Gain& gain, const std::vector<float>& shift) const {
+Words ClearSide::joined(const Gain& gain, const std::vector<float>& shift) {
   const std::size_t width = plan_.config.width;
   Words words(rows_.size());
   for (std::size_t j = 0; j < words.size(); ++j) {
     words[j] =
         encode(rows_[j] * gain.value(j % width) + double{shift[j % width]}, {plan_.residual, plan_.residual_frac});
   }
+  if (checks_) checks_->hand_residual(words);
   return words;
 }
 Words ClearSide::joined_attention(std::size_t layer) {
@@ -234,10 +250,18 @@ void ClearSide::add_normed(const ShownPair& shown, const Gain& gain) {
   }
 }
 void ClearSide::add_attention(std::size_t layer, const ShownPair& o) {
+  if (checks_) checks_->see(o, o_shape(plan_, layer));
   add_normed(o, part_.vectors.layer(layer).attention_gain);
 }
 void ClearSide::add_mlp(std::size_t layer, const ShownPair& down) {
+  if (checks_) checks_->see(down, down_shape(plan_, layer));
   add_normed(down, part_.vectors.layer(layer).mlp_gain);
+}
+
+std::uint64_t ClearSide::check(const ShownPair& logits) {
+  if (!checks_) return 0;
+  checks_->see(logits, head_shape(plan_));
+  return checks_->end();
 }
 
 std::vector<std::int64_t> ClearSide::logits(const ShownPair& shown, std::size_t row) const {

@@ -2,12 +2,14 @@
 // key-value cache and the model's embedding table.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "model/embedding.h"
 #include "model/tokenizer.h"
 #include "page/transformer.h"
+#include "user/product_checks.h"
 
 namespace permllm {
 
@@ -20,8 +22,8 @@ PublicPart public_part(const IntWeights& weights);
 
 class ClearSide {
  public:
-  // All references outlive the object. `executor` shares out the rows of a pass.
-  ClearSide(const Plan& plan, const PublicPart& part, Executor& executor);
+  // All references outlive the object. `executor` shares out the rows of a pass. keys: of a checked plan, else null.
+  ClearSide(const Plan& plan, const PublicPart& part, Executor& executor, const ProductKeys* keys = nullptr);
 
   // Begins a pass over `tokens`, which follow the tokens kept so far; logits are wanted of its last `heads` rows. The tokens'
   // embedding rows, encoded.
@@ -36,6 +38,9 @@ class ClearSide {
   Words joined_mlp(std::size_t layer);
   void add_attention(std::size_t layer, const ShownPair& o);
   void add_mlp(std::size_t layer, const ShownPair& down);
+  // What the pass showed at its end. Errors and result: those of ProductChecks::end; 0 where nothing is checked.
+  std::uint64_t check(const ShownPair& logits);
+  double check_seconds() const { return checks_ ? checks_->seconds() : 0; }
   // Logits of one row in vocabulary order, in units of 2^-Plan::choice_frac().
   std::vector<std::int64_t> logits(const ShownPair& shown, std::size_t row) const;
   // Forgets all but the first n tokens (rejected drafts, edited turns).
@@ -50,9 +55,9 @@ class ClearSide {
   std::vector<double> output(const ShownPair& shown, std::size_t i, const std::vector<float>& bias) const;
   // Keeps the normed rows of the residual that is shown (Config::normed_residual).
   void note_normed(const ShownPair& shown);
-  Words normed(std::size_t first, const NormShape& norm) const;
+  Words normed(std::size_t first, const NormShape& norm, const LinearShape& matrix);
   double place_of_pair(std::size_t token, std::size_t pair) const;
-  Words joined(const Gain& gain, const std::vector<float>& shift) const;
+  Words joined(const Gain& gain, const std::vector<float>& shift);
   void add_normed(const ShownPair& shown, const Gain& gain);
 
   const Plan& plan_;
@@ -65,6 +70,7 @@ class ClearSide {
   std::vector<std::vector<float>> keys_, values_;  // by layer: [token][kv_rows]
   // Of the pass under way, [token][width]: the residual (Config::post_norm), or what went into the last matrix, normed.
   std::vector<double> rows_;
+  std::optional<ProductChecks> checks_;
 };
 
 }  // namespace permllm

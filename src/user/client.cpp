@@ -91,7 +91,11 @@ std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages,
 }
 
 Client::State::State(const std::filesystem::path& path, const ClientOptions& with)
-    : invite(load_invite(path)), ledger(user_ledger(with.state)), options(with), executor(with.threads) {
+    : invite(load_invite(path)),
+      ledger(user_ledger(with.state)),
+      products(user_products(with.state)),
+      options(with),
+      executor(with.threads) {
   Card card = read_card(links(spent), options.patience);
   tokens_left = card.tokens_left;
   know(card);
@@ -171,7 +175,8 @@ std::size_t Client::ready_tokens() const {
 double Client::fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens, const OnProgress& on_progress) const {
   const NoDenormals no_denormals;
   UserTraffic counted;
-  UserClient client(state_->links(counted), state_->ledger, state_->executor, state_->options.patience, fresh_chain(i));
+  UserClient client(state_->links(counted), state_->ledger, state_->executor, state_->options.patience, fresh_chain(i),
+                    &state_->products);
   const Plan& plan = client.card().plan;
   const auto slots = static_cast<std::uint32_t>(std::min(tokens, plan.slots));
   // Where drafts are verified in blocks each token has a pass of its own.

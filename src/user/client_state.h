@@ -47,6 +47,7 @@ struct Client::State {
 
   Invite invite;
   Ledger ledger;
+  ProductStore products;
   ClientOptions options;
   Executor executor;
   UserTraffic traffic;  // what the links of all conversations carried

@@ -130,7 +130,7 @@ void Conversation::State::open_session(const std::function<Wanted(const Plan&)>&
     return UserLinks{online, cancellable(all.offline), cancellable(all.helper), all.grace};
   };
   session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, client->executor,
-                                                   client->ledger, wanted);
+                                                   client->ledger, wanted, &client->products);
   client->know(session->card());
   if (session->plan().hash() != client->plan_hash) {
     session = nullptr;

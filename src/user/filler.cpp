@@ -155,7 +155,10 @@ void Filler::finish(Filling& filling) {
   enter(FillingState::Phase::apart);
 }
 
-void Filler::pair() { begin(); }
+void Filler::pair(const std::function<void(Channel&)>& with_helper) {
+  const std::shared_ptr<Filling> filling = begin();
+  if (with_helper) reach(Reason::helper_unreachable, [&] { with_helper(*filling->helper); });
+}
 
 void Filler::want(const Marks& target, std::size_t ahead, std::size_t order) {
   {

@@ -41,8 +41,9 @@ class Filler {
   Filler(const Filler&) = delete;
   Filler& operator=(const Filler&) = delete;
 
-  // Agrees with provider and helper on the seeds of a chain that has none, in the caller's thread.
-  void pair();
+  // Agrees with provider and helper on the seeds of a chain that has none, in the caller's thread. with_helper: called with the helper's channel then,
+  // before any order.
+  void pair(const std::function<void(Channel&)>& with_helper = nullptr);
   // Makes the chain's material up to `target`, never more than `ahead` slots ahead of what is used, in orders of at most `order` pieces: small ones
   // are there sooner, large ones cost less. A failure of an earlier filling is tried anew.
   void want(const Marks& target, std::size_t ahead, std::size_t order);

@@ -26,14 +26,18 @@ std::size_t block_of(const MeasuredConversation::Request& request) {
 
 MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience,
                                            Executor& executor, Ledger& ledger,
-                                           const std::function<Wanted(const Plan&)>& wanted)
+                                           const std::function<Wanted(const Plan&)>& wanted, ProductStore* products)
     : shape_(shape),
-      client_(links(traffic_), ledger, executor, patience, [&](const Plan& plan, std::span<const ChainChoice> chains) {
-        return best_chain(plan, chains, wanted ? wanted(plan) : Wanted{});
-      }) {}
+      client_(
+          links(traffic_), ledger, executor, patience,
+          [&](const Plan& plan, std::span<const ChainChoice> chains) {
+            return best_chain(plan, chains, wanted ? wanted(plan) : Wanted{});
+          },
+          products) {}
 
-MeasuredConversation::Moment MeasuredConversation::now() const {
-  return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds};
+MeasuredConversation::Moment MeasuredConversation::now() {
+  return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds,
+          client_.session().check_seconds()};
 }
 
 std::size_t MeasuredConversation::in_common(std::span<const TokenId> ids) const {
@@ -210,6 +214,7 @@ nlohmann::json MeasuredConversation::seconds_json() const {
           {"prefill", prefill},
           {"prefill_per_token", prefill / static_cast<double>(prompted_)},
           {"decode_per_token", token},
+          {"checks_per_token", (last_.checks - first_.checks) / tokens_behind_first()},
           {"latency_per_token", latency},
           {"transfer_per_token", transfer},
           {"compute_per_token", std::max(0.0, token - latency - transfer)}};
@@ -249,7 +254,10 @@ nlohmann::json MeasuredConversation::parties_json(const UserClient::Reports& rep
       {"offline_per_token",
        {{"user_to_provider_bytes", static_cast<double>(provider.bytes_of_user) / passes},
         {"helper_to_provider_bytes", static_cast<double>(provider.bytes_of_helper) / passes},
-        {"helper_to_user_bytes", static_cast<double>(traffic_.helper.received.payload_bytes) / slots_wanted()}}},
+        {"helper_to_user_bytes",
+         static_cast<double>(traffic_.helper.received.payload_bytes - client_.product_key_bytes()) / slots_wanted()}}},
+      {"product_key_bytes",
+       {{"measured", client_.product_key_bytes()}, {"declared", plan().checked ? product_key_bytes(plan()) : 0}}},
       {"cpu_seconds", {{"provider", provider.cpu_seconds}, {"user", own.cpu_seconds}, {"helper", helper.cpu_seconds}}},
       {"memory_bytes",
        {{"provider", provider.memory_bytes}, {"user", own.memory_bytes}, {"helper", helper.memory_bytes}}}};
@@ -266,6 +274,7 @@ nlohmann::json MeasuredConversation::report() const {
           {"profile", name_of(plan().profile)},
           {"fused", plan().fused},
           {"hidden_positions", plan().hides_positions},
+          {"checked", plan().checked},
           {"retrieval", name_of(plan().retrieval)},
           {"passes", passes_},
           {"drafts",

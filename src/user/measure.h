@@ -19,7 +19,8 @@ class MeasuredConversation {
   // UserClient. wanted: what it is begun for, by the plan.
   using Links = std::function<UserLinks(UserTraffic&)>;
   MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, Executor& executor,
-                       Ledger& ledger, const std::function<Wanted(const Plan&)>& wanted = nullptr);
+                       Ledger& ledger, const std::function<Wanted(const Plan&)>& wanted = nullptr,
+                       ProductStore* products = nullptr);
 
   const Card& card() const { return client_.card(); }
   const Plan& plan() const { return client_.card().plan; }
@@ -80,9 +81,9 @@ class MeasuredConversation {
   struct Moment {
     Clock::time_point time;
     Traffic online;
-    double waited = 0, cpu = 0;
+    double waited = 0, cpu = 0, checks = 0;
   };
-  Moment now() const;
+  Moment now();
   // Parts of the report.
   nlohmann::json seconds_json() const;
   nlohmann::json declared_json() const;

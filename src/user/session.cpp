@@ -18,7 +18,7 @@ struct Indices {
 }  // namespace
 
 UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part,
-                         BfvUser* bfv, const Marks& burnt, Burn burn)
+                         BfvUser* bfv, const Marks& burnt, Burn burn, const ProductKeys* keys)
     : plan_(plan),
       none_(no_weights(plan.config)),
       timeline_(burnt[k_slot_kind]),
@@ -31,7 +31,7 @@ UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Exec
   user_.beyond = &beyond_;
   if (plan.open()) {
     PERMLLM_ASSERT(part != nullptr);
-    clear_.emplace(plan, *part, executor);
+    clear_.emplace(plan, *part, executor, keys);
   } else {
     reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
   }
@@ -192,7 +192,16 @@ ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t hea
   user_.batch = progress_.slot;
   const Mask rows = hand_rows(user_, plan_, clear_->begin(tokens, heads));
   const Mask x = run_open_layers(user_, plan_, none_, rows, material, *clear_, behind);
-  return run_open_pass(user_, plan_, none_, plan_.config.post_norm ? Mask{} : x.last(heads), material, *clear_);
+  ShownPair logits =
+      run_open_pass(user_, plan_, none_, plan_.config.post_norm ? Mask{} : x.last(heads), material, *clear_);
+  // At the end of a pass, not where the first wrong product is seen: the provider would learn from where the user stops which one it was.
+  try {
+    beyond_ += clear_->check(logits);
+  } catch (const Error& error) {
+    if (wrong_product_) wrong_product_(error.message());
+    throw;
+  }
+  return logits;
 }
 
 void UserSession::give_up() {

@@ -22,8 +22,9 @@ class UserSession {
 
   // part: of profile open, bfv: where tokens are retrieved so (Plan::bfv), else null. All references outlive the session. The chain is burnt up
   // to `burnt`; each pass burns more of it by `burn`.
+  // keys: of a checked plan, else null.
   UserSession(const Plan& plan, Channel& provider, Coins& coins, Executor& executor, const PublicPart* part = nullptr,
-              BfvUser* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr);
+              BfvUser* bfv = nullptr, const Marks& burnt = {}, Burn burn = nullptr, const ProductKeys* keys = nullptr);
 
   // Feeds prompt tokens in one pass; a token is sampled. behind: called behind each layer. Errors: usage when the chain has no room (both numbers).
   void prompt(
@@ -43,8 +44,14 @@ class UserSession {
   // a conversation (Config::prefix). The provider learns n, but not where Plan::takes_drafts.
   void rewind(std::size_t n);
 
+  // Called with what was wrong, before the Error of a wrong product (Plan::checked) is thrown. No pass can follow.
+  void on_wrong_product(std::function<void(const std::string&)> told) { wrong_product_ = std::move(told); }
+
   // Values beyond their range (docs/protocol.md 2.9) in the passes of the tokens that are kept.
   std::uint64_t beyond() const { return beyond_; }
+
+  // That the checks of products took.
+  double check_seconds() const { return clear_ ? clear_->check_seconds() : 0; }
 
   // Slots used so far, and how much of the chain.
   std::size_t slots() const { return timeline_.slots(); }
@@ -76,6 +83,7 @@ class UserSession {
   Sampled<Mask> sampled_;
   BfvUser* bfv_;
   Burn burn_;
+  std::function<void(const std::string&)> wrong_product_;
   std::atomic<std::uint64_t> beyond_ = 0;
   // Of the passes so far: the tokens that were kept before it, and the values beyond their range in the passes before it.
   struct Before {

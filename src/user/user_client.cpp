@@ -25,8 +25,8 @@ Card read_card(const UserLinks& links, Clock::duration patience) {
 }
 
 UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
-                       const Choose& choose)
-    : ledger_(ledger) {
+                       const Choose& choose, ProductStore* products)
+    : ledger_(ledger), products_(products != nullptr ? *products : own_products_) {
   constexpr int k_tries = 4;
   for (int i = 1;; ++i) {
     online_ = nullptr;
@@ -49,7 +49,7 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
   }
   online_->set_session(card_.session);
   online_link_->begin(card_.session);
-  if (card_.plan.open()) receive_public_part();
+  const Digest public_part = card_.plan.open() ? receive_public_part() : Digest{};
   if (card_.plan.bfv()) {
     bfv_.emplace(bfv_shape(card_.plan), record_.own);
     online_->send(bfv_->key(record_.chain));
@@ -59,11 +59,16 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
   u_ = expansion_of(*mask_stream_, card_.plan);
   filler_ = std::make_unique<Filler>(Filler::Links{links.offline, links.helper}, card_.session, card_, u_, record_,
                                      ledger_, bfv_ ? &*bfv_ : nullptr, accepted_.made, executor, patience);
+  if (card_.plan.checked) get_product_keys(public_part);
   if (!record_.paired) filler_->pair();
   coins_ = std::make_unique<AesCoins>(record_.seed);
   burning_.emplace(ledger_, record_.peer, record_.chain, record_.burnt);
-  session_ = std::make_unique<UserSession>(card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr,
-                                           record_.burnt, [this](const Marks& marks) { burning_->reach(marks); });
+  session_ = std::make_unique<UserSession>(
+      card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr, record_.burnt,
+      [this](const Marks& marks) { burning_->reach(marks); }, product_keys_ ? &*product_keys_ : nullptr);
+  session_->on_wrong_product([this](const std::string& why) {
+    products_.refuse({card_.model_id, record_.plan_hash}, why);
+  });
   filler_->used(session_->marks());
 }
 
@@ -130,7 +135,29 @@ void UserClient::take_chain(const std::vector<ChainRecord>& before, const Choose
   taken ? ledger_.change(*taken, record_) : ledger_.add(record_);
 }
 
-void UserClient::receive_public_part() {
+// Where there are none yet, of the helper, which makes them for a secret of the user's.
+void UserClient::get_product_keys(const Digest& public_part) {
+  const ProductStore::Of of{card_.model_id, record_.plan_hash};
+  product_keys_ = products_.find(of, card_.plan, public_part);
+  if (product_keys_) return;
+  filler_->pair([&](Channel& helper) {
+    const ProductKeyOrder order{random_seed()};
+    helper.send(order);
+    helper.flush();
+    product_keys_ = read_product_keys(card_.plan, order.seed, [&](ProductKeyWords expected) {
+      product_key_bytes_ += bound_of(expected).bytes();
+      return helper.receive(std::move(expected));
+    });
+  });
+  products_.keep(of, public_part, *product_keys_);
+}
+
+Digest UserClient::receive_public_part() {
+  Bytes digests;  // of the table, and of the vectors
+  const auto add = [&](std::span<const std::uint8_t> bytes) {
+    const Digest digest = hash(domain::public_part, bytes);
+    digests.insert(digests.end(), digest.begin(), digest.end());
+  };
   const std::size_t row_bytes = card_.plan.config.width * sizeof(std::int16_t);
   for (std::size_t left = card_.plan.config.vocab * row_bytes; left > 0;) {
     const Bytes rows = online_->receive(EmbeddingRows{}).rows;
@@ -143,7 +170,11 @@ void UserClient::receive_public_part() {
     std::memcpy(public_.table.data() + begin, rows.data(), rows.size());
     left -= rows.size();
   }
-  public_.vectors = weights_of(online_->receive(PublicVectors{{}, values_of(card_.plan)}), card_.plan);
+  const PublicVectors vectors = online_->receive(PublicVectors{{}, values_of(card_.plan)});
+  public_.vectors = weights_of(vectors, card_.plan);
+  add({reinterpret_cast<const std::uint8_t*>(public_.table.data()), public_.table.size() * sizeof(std::int16_t)});
+  add({reinterpret_cast<const std::uint8_t*>(vectors.values.data()), vectors.values.size() * sizeof(float)});
+  return hash(domain::public_part, digests);
 }
 
 UserClient::~UserClient() = default;

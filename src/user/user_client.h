@@ -13,6 +13,7 @@
 #include "session/report.h"
 #include "user/chain_choice.h"
 #include "user/filler.h"
+#include "user/product_store.h"
 #include "user/session.h"
 
 namespace permllm {
@@ -34,9 +35,10 @@ class UserClient {
   }
 
   // Handshakes with the provider; of a new chain also with the helper. The ledger outlives the client; where it is a file, so does the chain.
-  // Errors: mismatch (names both values), closed, timeout.
+  // products: what there is for the check of products (Plan::checked), and where it is kept; it outlives the client. Null: for this session alone.
+  // Errors: mismatch (names both values), closed, timeout; those of ProductStore.
   UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
-             const Choose& choose = any_chain);
+             const Choose& choose = any_chain, ProductStore* products = nullptr);
   ~UserClient();
   UserClient(const UserClient&) = delete;
   UserClient& operator=(const UserClient&) = delete;
@@ -61,6 +63,9 @@ class UserClient {
   void wait_for_pass(std::size_t tokens, std::size_t heads = 1, bool in_blocks = false);
   const Filler& filler() const { return *filler_; }
 
+  // Payload bytes of product keys that this session had from the helper.
+  std::uint64_t product_key_bytes() const { return product_key_bytes_; }
+
   // Time spent waiting for the provider online.
   double waited_seconds() const { return online_->waited_seconds(); }
 
@@ -72,7 +77,8 @@ class UserClient {
   Reports end();
 
  private:
-  void receive_public_part();
+  Digest receive_public_part();
+  void get_product_keys(const Digest& public_part);
   void take_chain(const std::vector<ChainRecord>& before, const Choose& choose);
 
   Ledger& ledger_;
@@ -83,6 +89,10 @@ class UserClient {
   ChainRecord record_;
   Accepted accepted_;
   PublicPart public_;  // profile open
+  ProductStore own_products_;
+  ProductStore& products_;
+  std::optional<ProductKeys> product_keys_;  // of a checked plan
+  std::uint64_t product_key_bytes_ = 0;
   std::unique_ptr<ReadableStream> mask_stream_;
   Weights<StreamedMatrix> u_;
   std::optional<BfvUser> bfv_;

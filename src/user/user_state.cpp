@@ -31,6 +31,8 @@ std::filesystem::path user_folder(const std::string& state) {
   return folder;
 }
 
+std::filesystem::path user_products(const std::string& state) { return user_folder(state) / "products"; }
+
 Ledger user_ledger(const std::string& state) { return Ledger(user_folder(state) / "ledger.sqlite"); }
 
 }  // namespace permllm

@@ -16,5 +16,7 @@ inline constexpr std::size_t k_next_prompt = 32;
 std::filesystem::path user_folder(const std::string& state);
 // The ledger in it. Errors: likewise, and the ledger's.
 Ledger user_ledger(const std::string& state);
+// The keys for the check of products in it. Errors: those of user_folder.
+std::filesystem::path user_products(const std::string& state);
 
 }  // namespace permllm

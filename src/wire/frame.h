@@ -10,7 +10,7 @@
 namespace permllm {
 
 inline constexpr std::uint32_t k_frame_magic = 0x4d4c4c50;  // "PLLM"
-inline constexpr std::uint16_t k_wire_version = 8;
+inline constexpr std::uint16_t k_wire_version = 9;
 inline constexpr std::size_t k_frame_header_bytes = 24;
 // The greatest legal message: one piece of offline material of the largest model (PackMaterial::k_limit), with its fields.
 inline constexpr std::uint32_t k_max_payload = (std::uint32_t{1} << 28) + 1024;

@@ -53,6 +53,10 @@ const char* name_of(Tag tag) {
       return "PackMaterial";
     case Tag::pack_dealt:
       return "PackDealt";
+    case Tag::product_key_order:
+      return "ProductKeyOrder";
+    case Tag::product_key_words:
+      return "ProductKeyWords";
     case Tag::pack_end:
       return "PackEnd";
     case Tag::pass_begin:

@@ -37,6 +37,9 @@ enum class Tag : std::uint16_t {
   pack_material = 31,
   pack_dealt = 32,
   pack_end = 33,
+  // the check of products (docs/protocol.md 4.14)
+  product_key_order = 34,
+  product_key_words = 35,
   // online
   pass_begin = 40,
   prompt_one_hots = 41,

@@ -36,7 +36,8 @@ TEST(Reasons, numbers_stay) {
                                        "invite_revoked",
                                        "certificate_expired",
                                        "not_trusted",
-                                       "address_in_use"};
+                                       "address_in_use",
+                                       "wrong_product"};
   ASSERT_EQ(names.size(), static_cast<std::size_t>(k_last_reason) + 1);
   for (std::size_t i = 0; i < names.size(); ++i) EXPECT_EQ(name_of(static_cast<Reason>(i)), names[i]);
   EXPECT_STREQ(name_of(static_cast<Reason>(60000)), "none");

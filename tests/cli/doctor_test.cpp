@@ -333,14 +333,14 @@ TEST(Doctor, a_wire_version_that_is_another_is_told_with_both_numbers) {
     std::array<std::uint8_t, k_frame_header_bytes> header;
     EXPECT_GT(SSL_read(tls.get(), header.data(), header.size()), 0);
     encode_header({1, 0, 0, {}}, header);
-    header[4] = 9;
+    header[4] = 99;
     EXPECT_GT(SSL_write(tls.get(), header.data(), header.size()), 0);
     SSL_read(tls.get(), header.data(), header.size());
     close(connection);
   });
   const Findings found = world.examine([&](Invite& invite) { invite.provider_address = port.address(); });
   found.expect(State::wrong, "user-provider", "version",
-               "the peer has wire version 9, this side " + std::to_string(k_wire_version),
+               "the peer has wire version 99, this side " + std::to_string(k_wire_version),
                "bring both to the same release");
 }
 

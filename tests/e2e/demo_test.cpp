@@ -59,6 +59,29 @@ TEST(Demo, answers_for_a_folder_of_chatglm_6b) {
       << longer.error;
 }
 
+// Products that are checked: the same answer, keys that are as many bytes as declared, and another profile has none of it.
+TEST(Demo, checks_products_in_profile_open) {
+  const std::vector<std::string> request{"demo",     PERMLLM_TEST_MODEL, "--prompt", "Is it so?", "--max-tokens",
+                                         "8",        "--context",        "64",       "--json",    "--checked",
+                                         "--profile"};
+  auto with = [&](const char* profile) {
+    std::vector<std::string> arguments = request;
+    arguments.emplace_back(profile);
+    return run(arguments);
+  };
+  const Result checked = with("open"), refused = with("paper");
+  ASSERT_EQ(checked.status, 0) << checked.error;
+  const auto done = events(checked.out).back();
+  EXPECT_EQ(done.at("checked"), true);
+  EXPECT_EQ(done.at("out_of_range"), 0);
+  EXPECT_EQ(done.at("output_ids").size(), 8u);
+  EXPECT_GT(done.at("product_key_bytes").at("measured"), 1'000'000);
+  EXPECT_EQ(done.at("product_key_bytes").at("measured"), done.at("product_key_bytes").at("declared"));
+  EXPECT_GT(done.at("seconds").at("checks_per_token"), 0);
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_NE(refused.error.find("--checked: is for profile open"), std::string::npos) << refused.error;
+}
+
 // The other cases: parties_private_answer_test.
 TEST(Demo, answers_privately_as_float32_does) {
   for (const std::size_t index : {0u, 4u}) {

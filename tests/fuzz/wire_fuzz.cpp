@@ -12,6 +12,7 @@
 #include "session/greeting.h"
 #include "session/masked_model.h"
 #include "session/pairing.h"
+#include "session/product_keys.h"
 #include "session/public_part.h"
 #include "session/registration.h"
 #include "session/report.h"
@@ -125,6 +126,7 @@ constexpr void (*k_readers[])(Input) = {read_header,
                                         read<ModelTaken>,
                                         read<PackDealt>,
                                         read<PackEnd>,
+                                        read<ProductKeyOrder>,
                                         read<PassBegin>,
                                         read<PassCancel>,
                                         read<PassCancelled>,
@@ -153,7 +155,8 @@ constexpr void (*k_readers[])(Input) = {read_header,
                                         read_words<Probabilities<Word>, &Probabilities<Word>::w>,
                                         read_words<Probabilities<Wide>, &Probabilities<Wide>::w, Wide>,
                                         read_words<Handed, &Handed::d>,
-                                        read_words<ShownRows, &ShownRows::y>};
+                                        read_words<ShownRows, &ShownRows::y>,
+                                        read_words<ProductKeyWords, &ProductKeyWords::words>};
 
 Vocabulary vocabulary() {
   Vocabulary v;
@@ -201,6 +204,7 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   add(ModelTaken{7});
   add(PackDealt{});
   add(PackEnd{});
+  add(ProductKeyOrder{});
   add(PassBegin{PassBegin::prompt, 5, 2, 1});
   add(PassCancel{});
   add(PassCancelled{});

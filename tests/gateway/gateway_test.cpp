@@ -284,8 +284,9 @@ TEST_F(GatewayTest, privacy_and_activity_tell_what_the_page_shows) {
   EXPECT_FALSE(privacy["rests_on"].empty());
 
   const Json idle = activity_until(*gateway, [](const Json& e) { return e["state"] == "idle"; });
-  for (const char* key : {"active", "queued", "prepare", "online", "offline_provider", "offline_helper", "tokens",
-                          "tokens_per_second", "stock_tokens", "stock_target", "filling", "tokens_left", "uptime"}) {
+  for (const char* key :
+       {"active", "queued", "prepare", "online", "offline_provider", "offline_helper", "tokens", "tokens_per_second",
+        "stock_tokens", "stock_target", "canaries", "filling", "tokens_left", "uptime"}) {
     EXPECT_TRUE(idle.contains(key)) << key;
   }
   EXPECT_TRUE(idle["online"].contains("round_trips"));

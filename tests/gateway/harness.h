@@ -48,8 +48,9 @@ class Service {
 
 // Provider and helper.
 struct Parties {
-  explicit Parties(const std::filesystem::path& at, const std::string& options = "")
-      : folder(at), provider_options(options) {
+  explicit Parties(const std::filesystem::path& at, const std::string& options = "",
+                   const std::string& tiny_model = "llama")
+      : folder(at), provider_options(options), model(tiny_model) {
     std::filesystem::create_directory(folder);
     test::make_keys(folder);
     helper = std::make_unique<Service>("helper --events --log-level off --drain 0 --listen 127.0.0.1:0 --identity " +
@@ -60,7 +61,7 @@ struct Parties {
   void start_provider(int port = 0) {
     provider = std::make_unique<Service>("provider --events --log-level off --drain 0 --listen " + test::at(port) +
                                          " --context 64 --identity " + (folder / "provider").string() + " --helper " +
-                                         helper->address() + " --model " PERMLLM_TINY_MODELS "/llama.gguf " +
+                                         helper->address() + " --model " PERMLLM_TINY_MODELS "/" + model + ".gguf " +
                                          provider_options);
   }
   // A gateway with an invite of its own.
@@ -89,7 +90,7 @@ struct Parties {
   std::string logged() const { return test::read_text(log()); }
 
   std::filesystem::path folder;
-  const std::string provider_options;
+  const std::string provider_options, model;
   std::unique_ptr<Service> helper, provider;
   int users = 0;
 };

@@ -47,10 +47,11 @@ class StandIn : public Backend {
     void progress(const AnswerProgress& progress) {
       add([this, progress](Answer&, const auto&) { return tell(progress), false; });
     }
-    // A token.
-    void say(const std::string& piece) {
-      add([this, piece](Answer& answer, const Conversation::OnText& on_text) {
+    // A token, and the logarithm of its likelihood.
+    void say(const std::string& piece, double log_probability = 0) {
+      add([this, piece, log_probability](Answer& answer, const Conversation::OnText& on_text) {
         answer.text += piece;
+        if (options.log_probabilities) answer.log_probabilities.push_back({piece, log_probability});
         ++answer.cost.answer_tokens;
         tell({.stage = AnswerProgress::Stage::answer});
         on_text(piece);

@@ -27,6 +27,7 @@ std::vector<Case> cases() {
   for (const std::string& name : tiny_model_names()) {
     for (const Variant& variant : k_variants) all.push_back({name, variant});
     all.push_back({name, {Profile::paper, false, Retrieval::bfv}});
+    all.push_back({name, k_checked_variant});
   }
   return all;
 }
@@ -260,6 +261,7 @@ TEST_P(Architectures, answer_as_the_independent_forward_pass_does_and_cost_what_
   }
   Plan plan = Plan::make(s.weights, s.ranges, 40, variant.profile, variant.fused, c.prefix ? 21 : 0);
   plan.retrieval = variant.retrieval;
+  plan.checked = variant.checked;
   double worst = 0;
   for (const TinyPrompt& oracle : s.oracle.prompts) {
     Rig rig(s.weights, plan, executor());

@@ -76,12 +76,13 @@ TEST(Gemma, float32_agrees_with_llama_cpp_and_integers_with_float32_but_where_th
 class GemmaVariants : public testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(Variants, GemmaVariants,
                          testing::Values(Variant{Profile::paper, true}, Variant{Profile::fast, true},
-                                         Variant{Profile::open, false}),
+                                         Variant{Profile::open, false}, k_checked_variant),
                          [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(GemmaVariants, answer_as_the_integers_do_at_the_declared_cost) {
   constexpr std::size_t k_steps = 8;
-  const Plan plan = Plan::make(gemma().weights, gemma().plan.ranges, 64, GetParam().profile, GetParam().fused);
+  Plan plan = Plan::make(gemma().weights, gemma().plan.ranges, 64, GetParam().profile, GetParam().fused);
+  plan.checked = GetParam().checked;
   const std::size_t rounds_a_layer = plan.open() ? 4 : plan.profile == Profile::fast ? 6 : 8;
   std::size_t differences = 0;
   for (std::size_t which : {0u, 1u}) {
@@ -103,6 +104,7 @@ TEST_P(GemmaVariants, answer_as_the_integers_do_at_the_declared_cost) {
       }
       want = choice(reference_forward(gemma().weights, {&got, 1}, cache, executor()));
     }
+    EXPECT_EQ(rig.user().beyond(), 0u);
     EXPECT_EQ(rig.traffic().sent.payload_bytes, declared.online.user_to_provider);
     EXPECT_EQ(rig.traffic().received.payload_bytes, declared.online.provider_to_user);
     EXPECT_EQ(rig.traffic().round_trips, declared.rounds);

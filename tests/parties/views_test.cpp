@@ -175,7 +175,7 @@ class ViewsOf : public testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(Variants, ViewsOf, testing::ValuesIn(k_variants),
                          [](const auto& variant) { return variant.param.name(); });
 
-INSTANTIATE_TEST_SUITE_P(Positions, ViewsOf, testing::Values(k_hidden_variant),
+INSTANTIATE_TEST_SUITE_P(Choices, ViewsOf, testing::Values(k_hidden_variant, k_checked_variant),
                          [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(ViewsOf, the_provider_receives_uniform_words_of_the_same_sizes_whatever_the_prompt_is) {

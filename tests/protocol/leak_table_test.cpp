@@ -49,13 +49,14 @@ TEST(LeakTable, has_everything_that_may_be_shown) {
 // Under one plan a role has one entry for a thing: it is not both hidden and shown.
 TEST(LeakTable, says_one_thing_of_each) {
   for (const Profile profile : {Profile::paper, Profile::fast, Profile::open}) {
-    for (unsigned with = 0; with < 64; ++with) {
+    for (unsigned with = 0; with < 128; ++with) {
       Plan plan = tiny_plan(profile, false);
       plan.fused = (with & 1) != 0 && !plan.open();
       plan.config.qk_norm = (with & 2) != 0;
       plan.config.post_norm = (with & 4) != 0;
       plan.config.gated = (with & 8) != 0;
       plan.config.score_cap = plan.config.logit_cap = (with & 16) != 0 ? 30 : 0;
+      plan.checked = (with & 64) != 0 && plan.open();
       plan.retrieval = (with & 32) != 0 && !plan.open() ? Retrieval::bfv : Retrieval::linear;
       for (const Role role : {Role::provider, Role::user, Role::helper}) {
         std::set<Shown> once;

@@ -26,10 +26,10 @@ struct Variant {
   Profile profile;
   bool fused;
   Retrieval retrieval = Retrieval::linear;
-  bool hides_positions = false;
+  bool hides_positions = false, checked = false;
   std::string name() const {
     return std::string(name_of(profile)) + (fused ? "_fused" : "") + (retrieval == Retrieval::bfv ? "_bfv" : "") +
-           (hides_positions ? "_hidden" : "");
+           (hides_positions ? "_hidden" : "") + (checked ? "_checked" : "");
   }
 };
 inline std::ostream& operator<<(std::ostream& out, const Variant& v) { return out << v.name(); }
@@ -39,11 +39,13 @@ inline constexpr Variant k_variants[] = {{Profile::paper, false},
                                          {Profile::fast, true},
                                          {Profile::open, false}};
 inline constexpr Variant k_hidden_variant{Profile::paper, true, Retrieval::linear, true};
+inline constexpr Variant k_checked_variant{Profile::open, false, Retrieval::linear, false, true};
 inline constexpr Variant k_bfv_variant{Profile::fast, true, Retrieval::bfv};
 inline Plan smollm2_plan(const Variant& v, std::size_t slots = 256) {
   Plan plan = Plan::make(smollm2().weights, smollm2().plan.ranges, slots, v.profile, v.fused);
   plan.retrieval = v.retrieval;
   plan.hides_positions = v.hides_positions;
+  plan.checked = v.checked;
   return plan;
 }
 

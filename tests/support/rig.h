@@ -14,6 +14,7 @@
 #include "provider/service.h"
 #include "provider/session.h"
 #include "session/model_mask.h"
+#include "session/product_keys.h"
 #include "user/session.h"
 #include "user/user_client.h"
 
@@ -85,14 +86,23 @@ class LeakyCoins : public AesCoins {
   LeftOut left_out_;
 };
 
+// As a helper makes them and a user reads them.
+inline ProductKeys product_keys_of(const IntWeights& weights, const Plan& plan, const Seed& seed, Executor& executor) {
+  std::vector<ProductKeyWords> all;
+  make_product_keys(weights, plan, seed, executor, [&](ProductKeyWords words) { all.push_back(std::move(words)); });
+  return read_product_keys(plan, seed, [&, next = all.begin()](const ProductKeyWords&) mutable { return *next++; });
+}
+
 class Rig {
  public:
-  // wrap_user and wrap_provider may decorate the ends of the online link; left_out names coins to forget.
+  // wrap_user and wrap_provider may decorate the ends of the online link; left_out names coins to forget;
+  // of_provider: the provider's weights, where they are others than the helper's.
   using Wrap = std::function<std::unique_ptr<Link>(std::unique_ptr<Link>)>;
   Rig(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint8_t seed = 1,
       const Wrap& wrap_user = nullptr, const Wrap& wrap_provider = nullptr,
-      const LeakyCoins::LeftOut& left_out = nullptr)
+      const LeakyCoins::LeftOut& left_out = nullptr, const IntWeights* of_provider = nullptr)
       : weights_(weights),
+        of_provider_(of_provider != nullptr ? *of_provider : weights),
         plan_(plan),
         executor_(executor),
         stream_(seed_of(100)),
@@ -113,11 +123,13 @@ class Rig {
       bfv_user_.emplace(bfv_shape(plan), seed_of(static_cast<std::uint8_t>(seed + 2)));
       bfv_provider_.emplace(bfv_shape(plan), bfv_user_->key(7), 7);
     }
-    user_ = std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &public_,
-                                          bfv_user_ ? &*bfv_user_ : nullptr);
+    if (plan.checked) keys_ = product_keys_of(weights, plan, seed_of(static_cast<std::uint8_t>(seed + 3)), executor);
+    user_ =
+        std::make_unique<UserSession>(plan, *user_channel_, user_coins_, executor, &public_,
+                                      bfv_user_ ? &*bfv_user_ : nullptr, Marks{}, nullptr, keys_ ? &*keys_ : nullptr);
     provider_thread_ = std::jthread([this] {
       try {
-        ProviderSession session(plan_, weights_, *provider_channel_, provider_coins_, stock_, executor_, patience(),
+        ProviderSession session(plan_, of_provider_, *provider_channel_, provider_coins_, stock_, executor_, patience(),
                                 bfv_provider_ ? &*bfv_provider_ : nullptr);
         std::atomic<bool> in_pass = false;
         session.serve(in_pass);
@@ -199,7 +211,7 @@ class Rig {
     }
   }
 
-  const IntWeights& weights_;
+  const IntWeights &weights_, &of_provider_;
   const Plan& plan_;
   Executor& executor_;
   ReadableStream stream_;
@@ -210,6 +222,7 @@ class Rig {
   std::uint32_t next_[5] = {};
   Stock stock_{plan_.config.layers, !plan_.open()};
   PublicPart public_;
+  std::optional<ProductKeys> keys_;
   std::optional<BfvUser> bfv_user_;
   std::optional<BfvProvider> bfv_provider_;
   Bytes received_[2];

@@ -13,6 +13,7 @@
 #include "session/greeting.h"
 #include "session/pairing.h"
 #include "session/probe.h"
+#include "session/product_keys.h"
 #include "session/public_part.h"
 #include "session/registration.h"
 #include "session/report.h"
@@ -98,6 +99,8 @@ TEST(Bound, holds_for_every_message_and_is_what_the_longest_has) {
   within_bound(ModelStored{});
   within_bound(PackOrder{});
   within_bound(PackMaterial{1, 2, 3, 4, Bytes(1000)}, false);
+  within_bound(ProductKeyOrder{});
+  within_bound(ProductKeyWords{block(Ring{64}, Words(777))}, ProductKeyWords{expect(Ring{64}, 777)});
   within_bound(PackDealt{});
   within_bound(PackEnd{});
   within_bound(PassBegin{});

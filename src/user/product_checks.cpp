@@ -1,0 +1,142 @@
+#include "user/product_checks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+
+namespace permllm {
+namespace {
+
+std::vector<std::int64_t> integers_of(const Words& words, Ring ring) {
+  std::vector<std::int64_t> integers(words.size());
+  std::transform(words.begin(), words.end(), integers.begin(), [&](Word word) { return centre(word, ring); });
+  return integers;
+}
+
+std::string name_of(const LinearShape& matrix) {
+  switch (matrix.site) {
+    case Site::qkv:
+      return fmt::format("layer {}, qkv", matrix.layer);
+    case Site::o:
+      return fmt::format("layer {}, o", matrix.layer);
+    case Site::up:
+      return fmt::format("layer {}, gate and up", matrix.layer);
+    case Site::down:
+      return fmt::format("layer {}, down", matrix.layer);
+    default:
+      return "the logits";
+  }
+}
+
+}  // namespace
+
+ProductChecks::ProductChecks(const Plan& plan, const ProductKeys& keys, Executor& executor)
+    : plan_(plan), keys_(keys), executor_(executor) {
+  PERMLLM_ASSERT(plan.checked && keys.matrices.size() == 4 * plan.config.stored_layers() + 1);
+}
+
+void ProductChecks::begin(const Words& rows) {
+  pending_ = std::nullopt;
+  unsure_ = 0;
+  wrong_.clear();
+  hand_residual(rows);
+  lost_.assign(rows.size() / plan_.config.width, 0);
+}
+
+void ProductChecks::hand(const Words& values, Ring ring, const LinearShape& matrix,
+                         const std::vector<float>& constants) {
+  input_ = integers_of(values, ring);
+  pending_ = Pending{matrix, {}};
+  for (const float constant : constants)
+    pending_->constants.push_back(static_cast<std::int64_t>(encode(double{constant}, matrix.out)));
+}
+
+void ProductChecks::hand_residual(const Words& rows) { residual_ = integers_of(rows, plan_.residual); }
+
+void ProductChecks::see(const ShownPair& shown, const LinearShape& matrix) {
+  const Clock::time_point begin = Clock::now();
+  look(shown, matrix);
+  seconds_ += seconds_since(begin);
+}
+
+void ProductChecks::look(const ShownPair& shown, const LinearShape& matrix) {
+  if (shown.x.size != 0) {
+    settle(shown.x.integers);
+    return check(matrix, residual_, shown.y.integers, matrix.out.ring.bits);
+  }
+  PERMLLM_ASSERT(pending_ && pending_->matrix.site == matrix.site && pending_->matrix.layer == matrix.layer);
+  std::vector<std::int64_t> y = shown.y.integers;
+  for (std::size_t j = 0; j < y.size() && !pending_->constants.empty(); ++j)
+    y[j] = centre(static_cast<Word>(y[j]) - static_cast<Word>(pending_->constants[j % matrix.rows]), matrix.out.ring);
+  check(matrix, input_, y, matrix.out.ring.bits);
+  pending_ = std::nullopt;
+}
+
+void ProductChecks::settle(std::span<const std::int64_t> rows) {
+  const std::size_t width = plan_.config.width, n = rows.size() / width;
+  PERMLLM_ASSERT(rows.size() <= residual_.size());
+  residual_.erase(residual_.begin(), residual_.end() - static_cast<std::ptrdiff_t>(rows.size()));
+  const int keep = plan_.norm_reveal().keep;
+  const int shift = pending_ ? plan_.residual_frac - pending_->matrix.out.frac : 0, bits = keep - shift;
+  const Word no_product = pending_ ? Ring{shift + 1}.mask() >> 1 : Ring{keep}.mask();
+  std::vector<std::int64_t> products(rows.size());
+  Word beside = 0;  // bits in which the row has changed, and no product is
+  for (std::size_t j = 0; j < rows.size(); ++j) {
+    const Word before = static_cast<Word>(residual_[j]), difference = static_cast<Word>(rows[j]) - before;
+    beside |= difference & no_product;
+    if (!pending_) continue;
+    const Word constant = pending_->constants.empty() ? 0 : static_cast<Word>(pending_->constants[j % width]);
+    products[j] = centre((difference >> shift) - constant, Ring{bits});
+    residual_[j] = centre(before + ((static_cast<Word>(products[j]) + constant) << shift), plan_.residual);
+  }
+  if (beside != 0) fail(pending_ ? pending_->matrix : qkv_shape(plan_, 0));
+  if (!pending_) return;
+  check(pending_->matrix, std::span(input_).last(n * pending_->matrix.cols), products, bits);
+  pending_ = std::nullopt;
+}
+
+void ProductChecks::check(const LinearShape& matrix, std::span<const std::int64_t> x, std::span<const std::int64_t> y,
+                          int bits) {
+  const ProductKey& key = keys_.matrices[matrix_number(plan_, matrix)];
+  const std::size_t n = y.size() / matrix.rows;
+  PERMLLM_ASSERT(x.size() == n * matrix.cols && y.size() == n * matrix.rows && n <= lost_.size());
+  std::vector<std::uint8_t> right(n), sure(n);
+  const auto row = [&](std::size_t i) {
+    const auto in = x.subspan(i * matrix.cols, matrix.cols), out = y.subspan(i * matrix.rows, matrix.rows);
+    right[i] = dot_modulo_prime(key.s, out, bits) == dot_modulo_prime(key.combined, in, 64) ? 1 : 0;
+    sure[i] = cannot_wrap(key.longest_row, in, bits) ? 1 : 0;
+  };
+  if (n == 1) {
+    row(0);  // threads are woken for what takes longer
+  } else {
+    executor_.parallel(n, row);
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    std::uint8_t& lost = lost_[lost_.size() - n + i];
+    if (right[i] != 0) continue;
+    if (sure[i] != 0 && lost == 0) {
+      fail(matrix);
+    } else {
+      ++unsure_;
+      lost = 1;
+    }
+  }
+}
+
+void ProductChecks::fail(const LinearShape& matrix) {
+  if (wrong_.empty()) wrong_ = name_of(matrix);
+}
+
+std::uint64_t ProductChecks::end() {
+  if (!wrong_.empty()) {
+    throw Error(Code::mismatch, Reason::wrong_product, "ShownRows",
+                fmt::format("the provider's product for {} is not that of the model that was registered with the "
+                            "helper: the answer ends before the token that it would have made",
+                            wrong_));
+  }
+  return unsure_;
+}
+
+}  // namespace permllm
