@@ -19,7 +19,7 @@ help:
 	@echo "make check    the tests of single units and protocols: under a minute, for before each commit"
 	@echo "make test     build everything and run all tests"
 	@echo "make test-large    the choices of four real models in every profile, and their ranges, Qwen2.5-Coder 1.5B (1.1 GB) among them"
-	@echo "make test-clients  OpenAI's packages, LangChain, LiteLLM, llm, curl and a browser against the gateway"
+	@echo "make test-clients  packages and frameworks of Python, JavaScript and Java, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
 	@echo "make model    $(MODEL)"
 	@echo "make deb      the packages permllm and libpermllm-dev, in build/release"

@@ -20,6 +20,8 @@ case "${1:-}" in
 esac
 if [ "${1:-}" = clients ]; then
   packages+=(curl python3-venv)
+  command -v java >/dev/null || packages+=(openjdk-17-jdk-headless)
+  command -v mvn >/dev/null || packages+=(maven)
   command -v chromium >/dev/null || packages+=(chromium)
 fi
 

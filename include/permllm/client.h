@@ -17,6 +17,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "permllm/error.h"
@@ -104,8 +105,15 @@ struct AnswerOptions {
   std::optional<std::uint64_t> seed = {};  // of the choice; drawn afresh without it
   std::vector<std::string> stop = {};      // the answer ends before the first of these texts
   bool log_probabilities = false;          // Answer::log_probabilities is wanted
-  // Null, or what it has to be. In profile open a token that may not follow is not chosen; in the others, whose logits have no names, it only ends the
-  // answer where it is over.
+  // Only where logits have names (Client::Model::named_logits).
+  std::size_t top_logprobs = 0;  // of each token of Answer::log_probabilities, so many of the likeliest
+  std::vector<std::pair<std::uint32_t, double>> logit_bias = {};  // added to a token's logit
+  double presence_penalty = 0,
+         frequency_penalty = 0;  // taken from a token's logit: once if the answer has it; each time
+  // Divides a logit above 0, and multiplies one below, of a token that question or answer has. Only in profile open, where logits have a level.
+  double repetition_penalty = 1;
+  bool hidden_state = false;  // Answer::hidden_state is wanted. Only in profile open, where the user sees it
+  // Null, or what it has to be. Where logits have names a token that may not follow is not chosen; elsewhere it only ends the answer where it is over.
   std::shared_ptr<AnswerForm> form = {};
 };
 
@@ -141,17 +149,22 @@ struct Answer {
 
   std::string text;
   std::vector<std::uint32_t> tokens;  // chosen by the model, the one that ends an answer included
-  // Of each of them, where they are wanted: its bytes, and the natural logarithm of the probability that the model gave it.
+  // Of each of them, where they are wanted: its bytes, and the natural logarithm of the probability that the model gave it, whatever moved the choice.
   struct Chance {
     std::string bytes;
     double log_probability = 0;
+    std::vector<Chance> likeliest = {};  // AnswerOptions::top_logprobs of them, the likeliest first
   };
   std::vector<Chance> log_probabilities;
+  // Of the question's last token, where it is wanted: what the model's head is given of it, the residual normed but without the last norm's gain, which is
+  // part of the head.
+  std::vector<float> hidden_state;
   // Inner numbers of the model, for the conversation so far, that left the range which it is served for: as a rule none. The first `trusted_tokens`
   // of the answer came before them; what comes behind is not to be trusted.
   std::uint64_t out_of_range = 0;
   std::size_t trusted_tokens = 0;
   End end = End::model;
+  std::string stop = {};  // End::stop: the text at which it ended; empty where its form did
   Cost cost;
 };
 
@@ -185,8 +198,11 @@ class Client {
     std::size_t layers = 0;
     bool drafts =
         false;  // whether ConversationOptions::draft may be used: profile open, or a provider with hidden positions
+    bool named_logits = false;  // whether this user sees which token each logit is of: profile open
   };
   const Model& model() const;
+  // Whether an answer can be chosen so. Errors: usage (an option out of its range), unsupported (one that the model's profile does not have), naming it.
+  static void check(const Model& model, const AnswerOptions& options);
 
   // Of the model's file, in Jinja; empty: it has none.
   const std::string& chat_template() const;
@@ -204,6 +220,8 @@ class Client {
   std::vector<std::uint32_t> tokenize(std::string_view text) const;
   std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages,
                                       const ConversationOptions& options = {}) const;
+  // The text of tokens, those of marks as their own. Ids beyond the vocabulary are nothing.
+  std::string detokenize(std::span<const std::uint32_t> ids) const;
 
   // Offline material: made with the helper ahead of need, used once. A conversation takes a chain of it.
   struct Chain {

@@ -6,7 +6,9 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <list>
 #include <optional>
+#include <vector>
 
 #include "base/heap.h"
 #include "base/mutex.h"
@@ -27,7 +29,8 @@ namespace {
 constexpr auto k_drain = std::chrono::seconds(5);
 
 struct ServeCommandOptions {
-  std::string invite, state;
+  std::vector<std::string> invites;
+  std::string state;
   LocalOptions demo;  // its model empty: none
   GatewayOptions gateway;
   LogOptions log;
@@ -80,19 +83,19 @@ void reload(ServeCommandOptions& options, Log& log) {
 }
 
 void run(ServeCommandOptions& options) {
-  if (options.invite.empty() == options.demo.model.empty())
+  if (options.invites.empty() == options.demo.model.empty())
     throw Error(Code::usage, "--invite", "expected either --invite FILE or --demo MODEL");
   options.gateway.desk.conversation.draft = options.draft.tokens();
   Gateway::check(options.gateway);
-  if (!options.invite.empty()) options.refuse_of_demo();
+  if (!options.invites.empty()) options.refuse_of_demo();
   prepare_heap();  // before the first thread
   Log log("serve", options.log);
   // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
-  if (!options.invite.empty()) {
-    const SandboxSupport sandbox =
-        enter_sandbox({{options.invite, options.gateway.key_file, options.gateway.canaries.file,
-                        options.settings->path(), options.draft.model},
-                       {user_folder(options.state)}});
+  if (!options.invites.empty()) {
+    std::vector<std::filesystem::path> read{options.gateway.key_file, options.gateway.canaries.file,
+                                            options.settings->path(), options.draft.model};
+    read.insert(read.end(), options.invites.begin(), options.invites.end());
+    const SandboxSupport sandbox = enter_sandbox({read, {user_folder(options.state)}});
     log.write(Log::Level::info, "sandbox", fmt::format("sandbox: {}", sandbox.text()));
   } else {
     log.write(Log::Level::info, "sandbox", "sandbox: none with --demo");
@@ -103,7 +106,7 @@ void run(ServeCommandOptions& options) {
 
   std::optional<TemporaryDirectory> folder;
   std::optional<LocalParties> parties;
-  std::filesystem::path invite = options.invite;
+  std::vector<std::filesystem::path> invites(options.invites.begin(), options.invites.end());
   ClientOptions with = options.patience.client(options.state, options.draft.model);
   if (!options.demo.model.empty()) {
     folder.emplace();
@@ -112,17 +115,22 @@ void run(ServeCommandOptions& options) {
     local.stock = true;
     local.patience_seconds = options.patience.patience;
     parties.emplace(local);
-    invite = folder->path() / "demo.invite";
-    save_invite(parties->invite(), invite);
+    invites = {folder->path() / "demo.invite"};
+    save_invite(parties->invite(), invites[0]);
     with.state = folder->path() / "state";
   }
   options.gateway.canaries.kept = user_folder(with.state) / "canaries.json";
-  const Client client(invite, with);
-  std::optional<Gateway> gateway(std::in_place, client, options.gateway, log);
+  std::list<Client> clients;
+  std::vector<const Client*> all;
+  for (const std::filesystem::path& invite : invites) all.push_back(&clients.emplace_back(invite, with));
+  std::optional<Gateway> gateway(std::in_place, all, options.gateway, log);
   const std::string host = options.gateway.listen.substr(0, options.gateway.listen.rfind(':'));
-  log.write(Log::Level::info, "ready",
-            fmt::format("http://{}:{}/ serves {}, profile {}; the OpenAI interface is at http://{}:{}/v1", host,
-                        gateway->port(), client.model().name, client.model().profile, host, gateway->port()));
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    log.write(Log::Level::info, "ready",
+              fmt::format("http://{}:{}/ serves {}, profile {}, as {}; OpenAI's interface is at http://{}:{}/v1", host,
+                          gateway->port(), all[i]->model().name, all[i]->model().profile, gateway->models()[i], host,
+                          gateway->port()));
+  }
   if (options.events) print_event({{"event", "ready"}, {"port", gateway->port()}});
   notify_manager("READY=1\nSTATUS=serving");
   end.wait();
@@ -143,9 +151,10 @@ void add_serve(CLI::App& parent) {
   const auto options = std::make_shared<ServeCommandOptions>();
   GatewayOptions& gateway = options->gateway;
   ConversationOptions& conversation = gateway.desk.conversation;
-  CLI::App* command =
-      parent.add_subcommand("serve", "the user: OpenAI's HTTP interface and a web page on this machine");
-  command->add_option("--invite", options->invite, "the file that the provider sent");
+  CLI::App* command = parent.add_subcommand(
+      "serve", "the user: OpenAI's, Anthropic's and Ollama's HTTP interfaces and a web page on this machine");
+  command->add_option("--invite", options->invites,
+                      "the file that the provider sent; given several times, each is a model by its name");
   command->add_option("--demo", options->demo.model,
                       "in place of an invite, all three parties on this machine: a GGUF file, or ChatGLM-6B's folder");
   add_user_state(*command, options->state);

@@ -28,6 +28,7 @@ class ClientBackend : public Backend {
                                       const ConversationOptions& options) const override {
     return client_.tokenize(messages, options);
   }
+  std::string detokenize(std::span<const std::uint32_t> ids) const override { return client_.detokenize(ids); }
   std::vector<Client::Chain> stock() const override { return client_.stock(); }
   std::size_t ready_tokens() const override { return client_.ready_tokens(); }
   void fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens) const override {

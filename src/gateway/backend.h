@@ -28,6 +28,7 @@ class Backend {
   virtual std::uint64_t tokens_left() const = 0;
   virtual std::vector<std::uint32_t> tokenize(const std::vector<Message>& messages,
                                               const ConversationOptions& options) const = 0;
+  virtual std::string detokenize(std::span<const std::uint32_t> ids) const = 0;
   virtual std::vector<Client::Chain> stock() const = 0;
   virtual std::size_t ready_tokens() const = 0;
   virtual void fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens) const = 0;

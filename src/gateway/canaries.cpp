@@ -14,7 +14,7 @@
 namespace permllm {
 namespace {
 
-using openai::Json;
+using gateway::Json;
 
 constexpr std::size_t k_owner = SIZE_MAX;  // of their conversations: no key's
 constexpr std::size_t k_answer = 12;       // tokens of an answer that is not given
@@ -49,13 +49,11 @@ std::string trimmed(const std::string& text) {
 }
 
 // The tokens of an answer of which the model was sure, from the first on, as hex: a token may be part of a character.
-std::vector<std::string> sure_tokens(const Json& logprobs, bool all) {
+std::vector<std::string> sure_tokens(const std::vector<Answer::Chance>& of, bool all) {
   std::vector<std::string> tokens;
-  if (!logprobs.is_object()) return tokens;
-  for (const Json& token : logprobs.at("content")) {
-    if (!all && token.at("logprob").get<double>() < std::log(k_sure)) break;
-    const auto bytes = token.at("bytes").get<std::vector<std::uint8_t>>();
-    tokens.push_back(hex(bytes));
+  for (const Answer::Chance& token : of) {
+    if (!all && token.log_probability < std::log(k_sure)) break;
+    tokens.push_back(hex({reinterpret_cast<const std::uint8_t*>(token.bytes.data()), token.bytes.size()}));
   }
   return tokens;
 }
@@ -165,7 +163,7 @@ void Canaries::run(const std::stop_token& stop) {
 
 // As any request: at the desk, by a conversation of the pool.
 void Canaries::ask(const Canary& canary, const std::stop_token& stop) {
-  openai::Request request;
+  gateway::Request request;
   request.messages = {{"user", canary.prompt}};
   request.answer.temperature = 0;
   request.answer.log_probabilities = true;
@@ -175,7 +173,7 @@ void Canaries::ask(const Canary& canary, const std::stop_token& stop) {
     raw.chat_format = "none";
     request.max_tokens = backend_.tokenize({{"user", canary.answer}}, raw).size() + 4;  // text may be cut otherwise
   }
-  const auto ticket = desk_.ask(k_owner, std::move(request), openai::Shape(true, "", ""), "", "");
+  const auto ticket = desk_.ask(k_owner, std::move(request), gateway::Head::of("", ""), "", "");
   AnswerJob& job = **ticket;
   const std::stop_callback cancel(stop, [&] { job.cancel(); });
   while (!job.done()) job.wait(SIZE_MAX, Clock::now() + std::chrono::seconds(1));
@@ -183,23 +181,19 @@ void Canaries::ask(const Canary& canary, const std::stop_token& stop) {
     log_.write(Log::Level::info, "canary_not_asked", failure->code.empty() ? "it was not answered" : failure->code);
     return;
   }
-  const AnswerJob::Result result = job.result();
+  const gateway::Made made = job.made();
   bool first = false;
-  const bool right = is_right(canary, result, first);
-  const Json& usage = result.usage;
-  const auto sum = [&](const char* of) {
-    std::uint64_t bytes = 0;
-    for (const auto& [direction, some] : usage.at("permllm").at(of).items()) bytes += some.get<std::uint64_t>();
-    return bytes;
-  };
+  const bool right = is_right(canary, made.choices.at(0), first);
+  const Answer::Cost& cost = made.costs.cost;
+  const auto sum = [](const Answer::Bytes& bytes) { return bytes.sent + bytes.received; };
   {
     const Lock lock(mutex_);
     ++counts_.asked;
     counts_.wrong += right ? 0 : 1;
     counts_.first += first ? 1 : 0;
-    counts_.tokens += usage.at("total_tokens").get<std::uint64_t>();
-    counts_.online_bytes += sum("online_bytes") + sum("set_up_bytes");
-    counts_.offline_bytes += sum("offline_bytes");
+    counts_.tokens += cost.prompt_tokens + cost.answer_tokens;
+    counts_.online_bytes += sum(cost.online) + sum(cost.set_up);
+    counts_.offline_bytes += sum(cost.offline_provider) + sum(cost.offline_helper);
   }
   if (right) {
     log_.write(Log::Level::info, "canary",
@@ -212,13 +206,13 @@ void Canaries::ask(const Canary& canary, const std::stop_token& stop) {
   }
 }
 
-bool Canaries::is_right(const Canary& canary, const AnswerJob::Result& result, bool& first) {
-  if (!canary.answer.empty()) return trimmed(result.text).starts_with(trimmed(canary.answer));
+bool Canaries::is_right(const Canary& canary, const gateway::Choice& answer, bool& first) {
+  if (!canary.answer.empty()) return trimmed(answer.text).starts_with(trimmed(canary.answer));
   const Lock lock(mutex_);
   std::vector<std::string>& before = kept_[backend_.model().name][canary.prompt];
-  const std::vector<std::string> tokens = sure_tokens(result.logprobs, true);
+  const std::vector<std::string> tokens = sure_tokens(answer.log_probabilities, true);
   if (before.empty()) {
-    before = sure_tokens(result.logprobs, false);
+    before = sure_tokens(answer.log_probabilities, false);
     first = true;
     keep();
     return true;

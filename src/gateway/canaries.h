@@ -49,7 +49,7 @@ class Canaries {
  private:
   void run(const std::stop_token& stop);
   void ask(const Canary& canary, const std::stop_token& stop);
-  bool is_right(const Canary& canary, const AnswerJob::Result& result, bool& first);
+  bool is_right(const Canary& canary, const gateway::Choice& answer, bool& first);
   void keep() const REQUIRES(mutex_);
 
   AnswerDesk& desk_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/reason.h"
@@ -18,7 +19,7 @@ constexpr std::size_t k_most_listeners = 4;  // of an answer under way: each has
 // fed the whole dialogue, which few answers are worth.
 constexpr std::size_t k_enough_room = 256;
 
-// Of the tries before: what each took is the answer's cost.
+// What each choice and each try took is the answer's cost; the rest is as the last one has it.
 void add_cost(Answer::Cost& cost, const Answer::Cost& before) {
   cost.fed_tokens += before.fed_tokens;
   cost.answer_tokens += before.answer_tokens;
@@ -48,13 +49,14 @@ AnswerDesk::AnswerDesk(const Backend& backend, const DeskOptions& options, Log& 
 
 AnswerDesk::~AnswerDesk() { drain({}); }
 
-HeldAnswer AnswerDesk::held_of(const openai::Request& request) const {
+HeldAnswer AnswerDesk::held_of(const gateway::Request& request) const {
   // A format that was chosen in place of the model's template knows of no tools.
   const bool own = options_.conversation.chat_format.empty();
-  return {request, own ? backend_.chat_template() : "", backend_.model().profile == "open"};
+  return {request, own ? backend_.chat_template() : "", backend_.model().named_logits};
 }
 
-std::vector<std::uint32_t> AnswerDesk::ids_of(const openai::Request& request) const {
+std::vector<std::uint32_t> AnswerDesk::ids_of(const gateway::Request& request) const {
+  Client::check(backend_.model(), request.answer);
   const HeldAnswer held = held_of(request);
   std::vector<std::uint32_t> ids = backend_.tokenize(held.messages(), held.options(pool_.options_for(!request.chat)));
   const std::size_t tokens = ids.size(), context = backend_.model().context;
@@ -68,7 +70,7 @@ std::vector<std::uint32_t> AnswerDesk::ids_of(const openai::Request& request) co
   return ids;
 }
 
-std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::Request request, openai::Shape shape,
+std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, gateway::Request request, gateway::Head head,
                                                     const std::string& key, const std::string& digest) {
   const auto known = [&]() REQUIRES(mutex_) -> std::shared_ptr<Ticket> {
     const auto found = key.empty() ? keyed_.end() : keyed_.find({owner, key});
@@ -95,7 +97,7 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
     throw Error(Code::resource, Reason::queue_full, "queue",
                 fmt::format("{} requests are under way or wait, as many as may be", runs_.size()));
   }
-  const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(shape), std::move(ids));
+  const auto job = std::make_shared<AnswerJob>(owner, std::move(request), std::move(head), std::move(ids));
   job->keyed = !key.empty();
   auto ticket = std::make_shared<Ticket>(job);
   if (job->keyed) {
@@ -115,62 +117,79 @@ std::shared_ptr<AnswerDesk::Ticket> AnswerDesk::ask(std::size_t owner, openai::R
 }
 
 // The lease ends with this function, before the listeners hear of the end: so the dialogue's next question finds its conversation free.
-Answer AnswerDesk::answer(AnswerJob& job) {
-  const openai::Request& request = job.request;
+bool AnswerDesk::answer(AnswerJob& job, gateway::Costs& costs) {
   const std::stop_token stop = job.stop_token();
-  auto lease = pool_.take(job.owner, job.ids, !request.chat, stop);
-  Answer answer;
-  answer.end = Answer::End::cancelled;
-  if (!lease) return answer;
+  auto lease = pool_.take(job.owner, job.ids, !job.request.chat, stop);
+  if (!lease) return false;
   Dialogue& conversation = **lease;
+  const std::stop_callback cancel(stop, [&] { conversation.cancel(); });
+  for (std::size_t i = 0; i < job.request.choices; ++i) {
+    if (!choose(job, i, *lease, costs)) return false;
+  }
+  return true;
+}
+
+bool AnswerDesk::choose(AnswerJob& job, std::size_t number, ConversationPool::Lease& lease, gateway::Costs& costs) {
+  constexpr std::size_t k_most_tries = 8;
+  const gateway::Request& request = job.request;
+  Dialogue& conversation = *lease;
   AnswerOptions how = request.answer;
+  if (how.seed) *how.seed += number * k_most_tries;  // those of its tries lie between
   const std::size_t context = backend_.model().context;
   how.max_tokens = request.max_tokens.value_or(context);
   if (!request.max_tokens) how.enough_tokens = std::min(k_enough_room, context / 4);
-  const std::stop_callback cancel(stop, [&] { conversation.cancel(); });
   HeldAnswer held = held_of(request);
-  for (std::size_t number = 0; number < held.tries(); ++number) {
-    held.begin(number, how, job);
-    const Answer::Cost before = answer.cost;
-    answer = conversation.answer(
-        job.ids, how, [&](std::string_view piece) { held.push(piece, job); },
+  const std::span<const std::uint32_t> ids = job.ids;
+  const bool within_thought = begins_thought(backend_.detokenize(ids.last(std::min<std::size_t>(ids.size(), 8))));
+  job.begin_choice();
+  for (std::size_t i = 0; i < held.tries(); ++i) {
+    held.begin(i, within_thought, how, job);
+    const Answer answer = conversation.answer(
+        ids, how, [&](std::string_view piece) { held.push(piece, job); },
         [&](const AnswerProgress& progress) {
           job.set(progress);
           if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
-          if (stop.stop_requested())
+          if (job.stop_token().stop_requested())
             conversation.cancel();  // what was asked for before the answer began was forgotten there
         });
-    lease->holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
-    if (number > 0) add_cost(answer.cost, before);
-    if (answer.end == Answer::End::cancelled || held.finish(answer, job)) return answer;
+    lease.holds(answer.cost.prompt_tokens + answer.cost.answer_tokens);
+    const Answer::Cost before = std::exchange(costs.cost, answer.cost);
+    add_cost(costs.cost, before);
+    costs.out_of_range = std::max(costs.out_of_range, answer.out_of_range);
+    if (answer.end == Answer::End::cancelled) return false;
+    if (!held.finish(answer, job)) continue;
+    costs.trusted_tokens = std::min(costs.trusted_tokens, answer.trusted_tokens);
+    job.end_choice(answer);
+    return true;
   }
   held.give_up();
 }
 
 void AnswerDesk::run(const std::shared_ptr<AnswerJob>& job) {
-  const auto fail = [&](const openai::Refusal& refusal) {
+  const auto fail = [&](const gateway::Refusal& refusal) {
     log_.write(Log::Level::warn, "answer_fails", refusal.code.empty() ? "an answer failed" : refusal.code,
                {{"status", refusal.status}});
     job->fail(refusal);
   };
   try {
-    const Answer made = answer(*job);
-    prompt_tokens_ += made.cost.prompt_tokens;
-    if (made.cost.token_seconds > 0) last_rate_ = 1 / made.cost.token_seconds;
-    if (made.cost.answer_tokens > 0) keeper_.heard();
-    if (made.end == Answer::End::cancelled) {
+    gateway::Costs costs{backend_.model().profile, {}, 0, 0, SIZE_MAX};
+    const bool made = answer(*job, costs);
+    prompt_tokens_ += costs.cost.prompt_tokens;
+    if (costs.cost.token_seconds > 0) last_rate_ = 1 / costs.cost.token_seconds;
+    if (costs.cost.answer_tokens > 0) keeper_.heard();
+    if (!made) {
       job->fail({503, "server_error", "the answer was cancelled", "", "cancelled"});
     } else {
-      if (made.out_of_range > 0) {
+      if (costs.out_of_range > 0) {
         log_.write(Log::Level::warn, "answer_out_of_range",
-                   "inner numbers of the model left the range that it is served for", {{"values", made.out_of_range}});
+                   "inner numbers of the model left the range that it is served for", {{"values", costs.out_of_range}});
       }
-      job->finish(made, openai::usage_of({backend_.model().profile, made.cost, backend_.ready_tokens(),
-                                          made.out_of_range, made.trusted_tokens}));
+      costs.stock_tokens = backend_.ready_tokens();
+      job->finish(costs);
     }
   } catch (const Error& error) {
     if (reason_for_user(error) == Reason::provider_unreachable) keeper_.lost();
-    fail(openai::refusal_of(error));
+    fail(gateway::refusal_of(error));
   } catch (const std::exception&) {  // what it says is not told: it may hold anything
     fail({500, "server_error", "this program made a mistake"});
   }
@@ -191,7 +210,7 @@ bool AnswerDesk::idle() {
   return std::all_of(runs_.begin(), runs_.end(), [](const Run& run) { return run.job->done(); });
 }
 
-AnswerDesk::Now AnswerDesk::now() {
+AnswerDesk::Now AnswerDesk::now() const {
   Now now;
   now.foremost.stage = AnswerJob::Stage::queued;
   now.tokens = tokens_;

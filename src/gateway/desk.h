@@ -41,8 +41,10 @@ class AnswerDesk {
   };
   // Begins an answer, or finds the one that the same owner began under the same key (empty: none) less than ten minutes ago. digest: of the
   // request. Errors: usage for what cannot be answered (fields conversation, tokens, Idempotency-Key), resource (field queue) where there are max_requests already.
-  std::shared_ptr<Ticket> ask(std::size_t owner, openai::Request request, openai::Shape shape, const std::string& key,
+  std::shared_ptr<Ticket> ask(std::size_t owner, gateway::Request request, gateway::Head head, const std::string& key,
                               const std::string& digest);
+  // Of what the model would be given. Errors: as ask.
+  std::size_t count(const gateway::Request& request) const { return ids_of(request).size(); }
 
   // Takes no new request. Those under way have so long to end, then they are cancelled. Returns once all have ended.
   void drain(std::chrono::steady_clock::duration patience);
@@ -53,8 +55,9 @@ class AnswerDesk {
     double tokens_per_second = 0;                 // of it, or of the last; 0: none yet
     std::uint64_t tokens = 0, prompt_tokens = 0;  // since the start
   };
-  Now now();
+  Now now() const;
   StockKeeper& keeper() { return keeper_; }
+  const StockKeeper& keeper() const { return keeper_; }
 
  private:
   struct Run {
@@ -66,11 +69,14 @@ class AnswerDesk {
     std::shared_ptr<AnswerJob> job;
     std::chrono::steady_clock::time_point begun;
   };
-  HeldAnswer held_of(const openai::Request& request) const;
+  HeldAnswer held_of(const gateway::Request& request) const;
   // The ids of what is asked, made here and nowhere else. Errors: as ask.
-  std::vector<std::uint32_t> ids_of(const openai::Request& request) const;
+  std::vector<std::uint32_t> ids_of(const gateway::Request& request) const;
   void run(const std::shared_ptr<AnswerJob>& job);
-  Answer answer(AnswerJob& job);
+  // All choices of a request. False: it was cancelled.
+  bool answer(AnswerJob& job, gateway::Costs& costs);
+  // One of them, whose cost is added to those of the others. False: likewise.
+  bool choose(AnswerJob& job, std::size_t number, ConversationPool::Lease& lease, gateway::Costs& costs);
   void tidy() REQUIRES(mutex_);
   bool idle();
 
@@ -78,7 +84,7 @@ class AnswerDesk {
   const DeskOptions options_;
   Log& log_;
   ConversationPool pool_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::list<Run> runs_ GUARDED_BY(mutex_);
   std::map<std::pair<std::size_t, std::string>, Keyed> keyed_ GUARDED_BY(mutex_);
   bool draining_ GUARDED_BY(mutex_) = false;

@@ -1,4 +1,4 @@
-// The user's gateway: OpenAI's HTTP interface and a web page on this machine, in front of one invite. docs/serve.md.
+// The user's gateway: HTTP interfaces that programs know and a web page on this machine, in front of invites. docs/serve.md.
 #pragma once
 
 #include <memory>
@@ -22,10 +22,12 @@ class Gateway {
  public:
   // Refuses settings that are not safe, before anything else is done. Errors: usage, file.
   static void check(const GatewayOptions& options);
-  // Listens. Client and log outlive it. Errors: those of check; resource, where nobody can listen there.
-  Gateway(const Client& client, const GatewayOptions& options, Log& log);
+  // Listens. Clients, each of another invite, and log outlive it. Errors: those of check; resource, where nobody can listen there.
+  Gateway(std::vector<const Client*> clients, const GatewayOptions& options, Log& log);
   ~Gateway();
   std::uint16_t port() const;
+  // By which requests name the models, in the clients' order.
+  std::vector<std::string> models() const;
   // Takes no new request; those under way have so long to end.
   void drain(std::chrono::steady_clock::duration patience);
 

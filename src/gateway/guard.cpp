@@ -21,9 +21,23 @@ std::array<unsigned char, 32> hash_of(const std::string& text) {
   return hash;
 }
 
-openai::Refusal forbidden(const std::string& message, const std::string& code) {
+gateway::Refusal forbidden(const std::string& message, const std::string& code) {
   return {403, "permission_error", message, "", code};
 }
+
+constexpr const char* k_posts[] = {"/v1/chat/completions",
+                                   "/v1/completions",
+                                   "/v1/responses",
+                                   "/v1/messages",
+                                   "/v1/messages/count_tokens",
+                                   "/api/chat",
+                                   "/api/generate",
+                                   "/api/show",
+                                   "/v1/embeddings",
+                                   "/api/embed",
+                                   "/api/embeddings",
+                                   "/tokenize",
+                                   "/detokenize"};
 
 bool is_page(const std::string& route) { return route == "/" || route == "/assets"; }
 
@@ -67,9 +81,8 @@ ApiKeys ApiKeys::of_file(const std::string& path) {
   return keys;
 }
 
-std::optional<std::size_t> ApiKeys::find(const std::string& authorization) const {
-  if (authorization.size() < 7 || lower(authorization.substr(0, 7)) != "bearer ") return std::nullopt;
-  const auto hash = hash_of(authorization.substr(7));
+std::optional<std::size_t> ApiKeys::find(const std::string& key) const {
+  const auto hash = hash_of(key);
   std::optional<std::size_t> found;
   for (std::size_t i = 0; i < hashes_.size(); ++i) {
     if (CRYPTO_memcmp(hash.data(), hashes_[i].data(), hash.size()) == 0) found = i;
@@ -98,8 +111,11 @@ bool GatewayGuard::own_host(const httplib::Request& request) const {
 std::string GatewayGuard::route_of(const std::string& path) {
   if (path.starts_with("/assets/")) return "/assets";
   if (path.starts_with("/v1/models/")) return "/v1/models/id";
-  for (const char* route : {"/", "/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/health",
-                            "/metrics", "/v1/privacy", "/v1/activity"}) {
+  for (const char* route : {"/", "/v1/models", "/health", "/metrics", "/v1/privacy", "/v1/activity", "/api/tags",
+                            "/api/version", "/api/ps"}) {
+    if (path == route) return route;
+  }
+  for (const char* route : k_posts) {
     if (path == route) return route;
   }
   return "other";
@@ -109,40 +125,47 @@ namespace {
 
 // Of OpenAI's and of others' interfaces, what programs ask for that is not here; by their beginnings.
 constexpr const char* k_not_offered[] = {
-    "/v1/embeddings", "/v1/responses",   "/v1/messages", "/v1/images",      "/v1/audio",
-    "/v1/files",      "/v1/batches",     "/v1/edits",    "/v1/moderations", "/v1/assistants",
-    "/v1/threads",    "/v1/fine_tuning", "/v1/rerank",   "/v1/realtime",    "/v1/vector_stores",
-    "/api/",          "/completion",     "/props",       "/slots",          "/v1/conversations"};
+    "/v1/responses/",  "/v1/messages/", "/v1/images",      "/v1/audio",         "/v1/files",
+    "/v1/batches",     "/v1/edits",     "/v1/moderations", "/v1/assistants",    "/v1/threads",
+    "/v1/fine_tuning", "/v1/rerank",    "/v1/realtime",    "/v1/vector_stores", "/api/",
+    "/completion",     "/props",        "/slots",          "/v1/conversations"};
 
 // What there is instead of a path that is none.
-openai::Refusal no_path(const std::string& path) {
+gateway::Refusal no_path(const std::string& path) {
   std::string rest = path;
   while (rest.size() > 1 && rest.ends_with('/')) rest.pop_back();
   while (rest.starts_with("/v1/")) rest.erase(0, 3);
   for (const std::string& right : {"/v1" + rest, rest}) {
     const std::string route = GatewayGuard::route_of(right);
     if (right == path || route == "other" || route == "/assets" || route == "/") continue;
-    return openai::invalid(fmt::format("there is nothing at this path; {} is what this server has",
-                                       route == "/v1/models/id" ? "/v1/models/ID" : route),
-                           "", "unknown_url", 404);
+    return gateway::invalid(fmt::format("there is nothing at this path; {} is what this server has",
+                                        route == "/v1/models/id" ? "/v1/models/ID" : route),
+                            "", "unknown_url", 404);
   }
   for (const char* begin : k_not_offered) {
     if (path.starts_with(begin) || ("/v1" + path).starts_with(begin))
-      return openai::invalid(
+      return gateway::invalid(
           "this is not offered here; /v1/chat/completions and /v1/completions answer, /v1/models says what there is",
           "", "unknown_url", 404);
   }
-  return openai::invalid("there is nothing at this path; docs/serve.md lists what there is", "", "unknown_url", 404);
+  return gateway::invalid("there is nothing at this path; docs/serve.md lists what there is", "", "unknown_url", 404);
 }
 
 }  // namespace
 
-bool GatewayGuard::admits(const httplib::Request& request) const {
-  return !keys_.needed() || (request.get_header_value_count("Authorization") == 1 &&
-                             keys_.find(request.get_header_value("Authorization")));
+// OpenAI's clients send Authorization, Anthropic's x-api-key.
+std::optional<std::size_t> GatewayGuard::key_of(const httplib::Request& request) const {
+  const std::string bearer = request.get_header_value("Authorization");
+  if (request.get_header_value_count("Authorization") == 1 && lower(bearer.substr(0, 7)) == "bearer ")
+    return keys_.find(bearer.substr(7));
+  if (request.get_header_value_count("Authorization") == 0 && request.get_header_value_count("x-api-key") == 1)
+    return keys_.find(request.get_header_value("x-api-key"));
+  return std::nullopt;
 }
 
-std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& request) const {
+bool GatewayGuard::admits(const httplib::Request& request) const { return !keys_.needed() || key_of(request); }
+
+std::optional<gateway::Refusal> GatewayGuard::refuse(const httplib::Request& request) const {
   const std::string route = route_of(request.path), &method = request.method;
   if (!own_host(request))
     return forbidden(
@@ -156,33 +179,34 @@ std::optional<openai::Refusal> GatewayGuard::refuse(const httplib::Request& requ
   const std::string site = request.get_header_value("Sec-Fetch-Site");
   if (!is_page(route) && (site == "cross-site" || site == "same-site"))
     return forbidden("pages of others have no access", "foreign_origin");
-  const bool posts = route == "/v1/chat/completions" || route == "/v1/completions" || route == "/tokenize";
+  const bool posts = std::find(std::begin(k_posts), std::end(k_posts), route) != std::end(k_posts);
   const bool fits = posts              ? method == "POST"
                     : route == "other" ? method == "GET" || method == "HEAD" || method == "POST"
                                        : method == "GET" || method == "HEAD";
   if (!fits) {
-    openai::Refusal refusal = openai::invalid(posts ? "expected POST" : "expected GET", "", "", 405);
+    gateway::Refusal refusal = gateway::invalid(posts ? "expected POST" : "expected GET", "", "", 405);
     refusal.allow = posts ? "POST" : "GET, HEAD";
     return refusal;
   }
   if (!is_page(route) && route != "/health" && !admits(request)) {
-    return openai::Refusal{401, "authentication_error",
-                           "expected the header Authorization: Bearer KEY with a key of --key-file", "",
-                           "invalid_api_key"};
+    return gateway::Refusal{
+        401, "authentication_error",
+        "expected the header Authorization: Bearer KEY, or x-api-key: KEY, with a key of --key-file", "",
+        "invalid_api_key"};
   }
   if (route == "other") return no_path(request.path);
   if (!posts) return std::nullopt;
   std::string type = lower(request.get_header_value("Content-Type"));
   type = type.substr(0, type.find(';'));
   type.erase(type.find_last_not_of(" \t") + 1);
-  if (type != "application/json") return openai::invalid("expected Content-Type: application/json", "", "", 415);
+  if (type != "application/json") return gateway::invalid("expected Content-Type: application/json", "", "", 415);
   if (request.has_header("Content-Encoding"))
-    return openai::invalid("expected a body without Content-Encoding", "", "", 415);
+    return gateway::invalid("expected a body without Content-Encoding", "", "", 415);
   const std::string length = request.get_header_value("Content-Length");
   std::uint64_t bytes = 0;
   if (!length.empty() &&
       (std::from_chars(length.data(), length.data() + length.size(), bytes).ec != std::errc() || bytes > body_bytes_)) {
-    return openai::invalid(fmt::format("the body is larger than {} bytes", body_bytes_), "", "body_too_large", 413);
+    return gateway::invalid(fmt::format("the body is larger than {} bytes", body_bytes_), "", "body_too_large", 413);
   }
   return std::nullopt;
 }

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "gateway/openai.h"
+#include "gateway/refusal.h"
 
 namespace permllm {
 
@@ -27,8 +27,8 @@ class ApiKeys {
   // One a line; lines that are empty or begin with # do not count. Errors: file, where others may read it or it holds none.
   static ApiKeys of_file(const std::string& path);
   bool needed() const { return !hashes_.empty(); }
-  // Which of them "Bearer KEY" has, in a time that does not depend on how much of it is right. None: nothing.
-  std::optional<std::size_t> find(const std::string& authorization) const;
+  // Which of them this is, in a time that does not depend on how much of it is right. None: nothing.
+  std::optional<std::size_t> find(const std::string& key) const;
 
  private:
   std::vector<std::array<unsigned char, 32>> hashes_;
@@ -42,15 +42,17 @@ class GatewayGuard {
   GatewayGuard(const ListenAddress& listen, std::uint16_t port, std::vector<std::string> names, ApiKeys keys,
                std::size_t body_bytes);
   // Why a request is refused, by its head.
-  std::optional<openai::Refusal> refuse(const httplib::Request& request) const;
+  std::optional<gateway::Refusal> refuse(const httplib::Request& request) const;
   // Whether it has a key, where one is needed.
   bool admits(const httplib::Request& request) const;
+  // Which of the keys it has; 0 where none is needed.
+  std::size_t owner_of(const httplib::Request& request) const { return key_of(request).value_or(0); }
   // For counts and logs: one of a few names, never what the request says.
   static std::string route_of(const std::string& path);
-  const ApiKeys& keys() const { return keys_; }
 
  private:
   bool own_host(const httplib::Request& request) const;
+  std::optional<std::size_t> key_of(const httplib::Request& request) const;
 
   const ListenAddress listen_;
   const std::string port_;

@@ -8,6 +8,8 @@
 namespace permllm {
 namespace {
 
+using Kind = gateway::Piece::Kind;
+
 // By its grammar; what was said that is none of it ends the answer.
 class GrammarForm : public AnswerForm {
  public:
@@ -88,14 +90,34 @@ std::string_view without_fence(std::string_view text) {
 
 }  // namespace
 
-HeldAnswer::HeldAnswer(const openai::Request& request, const std::string& chat_template, bool open)
-    : request_(request), family_(tool_family(chat_template)), open_(open) {
+HeldAnswer::HeldAnswer(const gateway::Request& request, const std::string& chat_template, bool named)
+    : request_(request),
+      family_(tool_family(chat_template)),
+      thinks_(request.chat && has_thoughts(chat_template)),
+      named_(named) {
   if (must_call()) {
     const auto names = request.tool_names();
-    begins_ = call_begins(family_, !request.tool.empty() ? request.tool : names.size() == 1 ? names[0] : "");
+    const std::string name = !request.tool.empty() ? request.tool : names.size() == 1 ? names[0] : "";
+    begins_ = call_begins(family_, name);
+    if (named_ && !name.empty()) hold_arguments(name);
   } else if (held_to_form() && request.form->begins_with() != '\0') {
     begins_ = request.form->begins_with();
   }
+}
+
+// A schema that is beyond the grammar holds nothing: the arguments are as the model writes them.
+void HeldAnswer::hold_arguments(const std::string& name) {
+  const auto ends = call_ends(family_);
+  if (!ends) return;
+  for (const gateway::Json& tool : request_.tools) {
+    if (tool["function"]["name"] != name || !tool["function"].contains("parameters")) continue;
+    try {
+      arguments_ = std::make_shared<const JsonSchema>(tool["function"]["parameters"], "parameters");
+      ends_ = *ends;
+    } catch (const Error&) {
+    }
+  }
+  if (arguments_ && arguments_->begins_with() != '{') arguments_ = nullptr;
 }
 
 std::vector<Message> HeldAnswer::messages() const {
@@ -107,8 +129,8 @@ std::vector<Message> HeldAnswer::messages() const {
       const bool answers = message.role == "tool";
       if (!message.tool_calls.empty()) {
         std::vector<ToolCall> calls;
-        for (const openai::Json& call : openai::Json::parse(message.tool_calls))
-          calls.push_back({call["function"]["name"], openai::dump(call["function"]["arguments"])});
+        for (const gateway::Json& call : gateway::Json::parse(message.tool_calls))
+          calls.push_back({call["function"]["name"], gateway::dump(call["function"]["arguments"])});
         message.content += (message.content.empty() ? "" : "\n") + calls_as_text(calls);
       }
       if (answers) {
@@ -127,7 +149,7 @@ std::vector<Message> HeldAnswer::messages() const {
   if (request_.form) {
     told += std::string(told.empty() ? "" : "\n\n") +
             "Answer with JSON alone, without any words around it, that keeps this JSON schema:\n" +
-            openai::dump(request_.form->schema());
+            gateway::dump(request_.form->schema());
   }
   if (told.empty()) return all;
   if (all.front().role == "system") {
@@ -139,13 +161,17 @@ std::vector<Message> HeldAnswer::messages() const {
 }
 
 ConversationOptions HeldAnswer::options(ConversationOptions options) const {
-  if (request_.may_call() && family_ != ToolFamily::general) options.tools = openai::dump(request_.tools);
+  if (request_.may_call() && family_ != ToolFamily::general) options.tools = gateway::dump(request_.tools);
   options.begins = begins_;
+  if (request_.think) options.think = *request_.think;
   return options;
 }
 
-void HeldAnswer::begin(std::size_t number, AnswerOptions& how, AnswerJob& job) {
+void HeldAnswer::begin(std::size_t number, bool within_thought, AnswerOptions& how, AnswerJob& job) {
   text_.clear();
+  thought_.clear();
+  thoughts_.reset();
+  if (thinks_) thoughts_.emplace(within_thought);
   how.form = nullptr;
   // The same answer again would keep no more than it did.
   if (number > 0) {
@@ -155,6 +181,8 @@ void HeldAnswer::begin(std::size_t number, AnswerOptions& how, AnswerJob& job) {
   reader_ = request_.may_call() ? std::make_shared<ToolReader>(family_, request_.tool_names()) : nullptr;
   if (masked()) {
     how.form = std::make_shared<GrammarForm>(request_.form, begins_);
+  } else if (arguments_) {
+    how.form = std::make_shared<GrammarForm>(arguments_, "");
   } else if ((held_to_form() && !begins_.empty()) || (must_call() && family_ != ToolFamily::glm45)) {
     how.form = std::make_shared<BracketForm>(begins_);
   } else if (reader_ && !request_.parallel) {
@@ -163,43 +191,43 @@ void HeldAnswer::begin(std::size_t number, AnswerOptions& how, AnswerJob& job) {
   push(begins_, job);
 }
 
-void HeldAnswer::give(const std::string& text, AnswerJob& job) {
-  if (!text.empty()) job.add(text);
-}
-
 void HeldAnswer::give_calls(AnswerJob& job) {
   const std::size_t most =
       request_.parallel ? reader_->calls().size() : std::min<std::size_t>(1, reader_->calls().size());
   for (; told_ < most; ++told_) job.add(reader_->calls()[told_]);
 }
 
-void HeldAnswer::push(std::string_view piece, AnswerJob& job) {
-  const std::string text = reader_ ? reader_->push(piece) : std::string(piece);
+void HeldAnswer::read(const ThoughtReader::Parts& parts, bool ended, AnswerJob& job) {
+  std::string text = reader_ ? reader_->push(parts.text) : parts.text;
+  if (ended && reader_) text += reader_->finish();
+  thought_ += parts.thought;
   text_ += text;
   if (!live()) return;
-  give(text, job);
+  if (!parts.thought.empty()) job.add(Kind::thought, parts.thought);
+  if (!text.empty()) job.add(Kind::text, text);
   if (reader_) give_calls(job);
 }
 
+void HeldAnswer::push(std::string_view piece, AnswerJob& job) {
+  read(thoughts_ ? thoughts_->push(piece) : ThoughtReader::Parts{"", std::string(piece)}, false, job);
+}
+
 bool HeldAnswer::finish(const Answer& answer, AnswerJob& job) {
-  const std::string rest = reader_ ? reader_->finish() : "";
-  text_ += rest;
-  if (live()) {
-    give(rest, job);
-    if (reader_) give_calls(job);
-    return true;
-  }
+  if (arguments_ && answer.end == Answer::End::stop && answer.stop.empty()) push(ends_, job);
+  read(thoughts_ ? thoughts_->finish() : ThoughtReader::Parts{}, true, job);
+  if (live()) return true;
   const bool cut = answer.end == Answer::End::length || answer.end == Answer::End::stock;
   const bool calls = reader_ && !reader_->calls().empty();
   if (!cut && must_call() && !calls) return false;
   if (!cut && request_.form && !calls) {
     const std::string_view value = without_fence(text_);
-    const openai::Json json = parse_shallow(value);
+    const gateway::Json json = parse_shallow(value);
     if (json.is_discarded() || !request_.form->keeps(json)) return false;
     text_ = std::string(value);
   }
   if (must_call() && calls) text_.clear();
-  give(text_, job);
+  if (!thought_.empty()) job.add(Kind::thought, thought_);
+  if (!text_.empty()) job.add(Kind::text, text_);
   if (reader_) give_calls(job);
   return true;
 }

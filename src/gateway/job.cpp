@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/clock.h"
-#include "rand/seed.h"
 
 namespace permllm {
 
@@ -36,45 +35,50 @@ void AnswerJob::set(const AnswerProgress& progress) {
   }
 }
 
-void AnswerJob::add(std::string_view piece) {
-  {
-    const Lock lock(mutex_);
-    text_ += piece;
-  }
-  changed_.notify_all();
-}
-
-// Nine letters and digits: some models' templates take no other id.
-void AnswerJob::add(const ToolCall& call) {
-  constexpr std::string_view k_letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-  std::string id;
-  for (std::uint64_t number = random_number(); id.size() < 9; number /= k_letters.size())
-    id += k_letters[number % k_letters.size()];
-  {
-    const Lock lock(mutex_);
-    calls_.push_back({id, call});
-  }
-  changed_.notify_all();
-}
-
-std::vector<openai::Call> AnswerJob::calls(std::size_t from) const {
+void AnswerJob::begin_choice() {
   const Lock lock(mutex_);
-  return {calls_.begin() + static_cast<std::ptrdiff_t>(std::min(from, calls_.size())), calls_.end()};
+  made_.choices.emplace_back();
 }
 
-void AnswerJob::finish(const Answer& answer, const openai::Json& usage) {
+void AnswerJob::add(gateway::Piece::Kind kind, std::string_view piece) {
   {
     const Lock lock(mutex_);
-    finish_ = openai::finish_reason(answer.end);
-    if (!calls_.empty() && std::string_view(finish_) == "stop") finish_ = "tool_calls";
-    usage_ = usage;
-    logprobs_ = openai::logprobs_of(answer.log_probabilities);
+    gateway::Choice& choice = made_.choices.back();
+    (kind == gateway::Piece::Kind::thought ? choice.thought : choice.text) += piece;
+    pieces_.push_back({kind, made_.choices.size() - 1, std::string(piece), {}});
+  }
+  changed_.notify_all();
+}
+
+void AnswerJob::add(const ToolCall& call) {
+  constexpr std::size_t k_id = 9;  // some models' templates take no other
+  {
+    const Lock lock(mutex_);
+    made_.choices.back().calls.push_back({gateway::random_id(k_id), call});
+    pieces_.push_back({gateway::Piece::Kind::call, made_.choices.size() - 1, "", made_.choices.back().calls.back()});
+  }
+  changed_.notify_all();
+}
+
+void AnswerJob::end_choice(const Answer& answer) {
+  const Lock lock(mutex_);
+  gateway::Choice& choice = made_.choices.back();
+  choice.end = answer.end;
+  choice.stop = answer.stop;
+  choice.log_probabilities = answer.log_probabilities;
+  choice.hidden_state = answer.hidden_state;
+}
+
+void AnswerJob::finish(const gateway::Costs& costs) {
+  {
+    const Lock lock(mutex_);
+    made_.costs = costs;
     now_.stage = Stage::done;
   }
   changed_.notify_all();
 }
 
-void AnswerJob::fail(openai::Refusal refusal) {
+void AnswerJob::fail(gateway::Refusal refusal) {
   {
     const Lock lock(mutex_);
     failure_ = std::move(refusal);
@@ -83,12 +87,11 @@ void AnswerJob::fail(openai::Refusal refusal) {
   changed_.notify_all();
 }
 
-std::string AnswerJob::wait(std::size_t from, Clock::time_point deadline, std::size_t calls) {
+std::vector<gateway::Piece> AnswerJob::wait(std::size_t from, Clock::time_point deadline) const {
   Lock lock(mutex_);
-  changed_.wait_until(lock, deadline, [&]() REQUIRES(mutex_) {
-    return text_.size() > from || calls_.size() > calls || now_.stage == Stage::done;
-  });
-  return text_.substr(std::min(from, text_.size()));
+  changed_.wait_until(lock, deadline,
+                      [&]() REQUIRES(mutex_) { return pieces_.size() > from || now_.stage == Stage::done; });
+  return {pieces_.begin() + static_cast<std::ptrdiff_t>(std::min(from, pieces_.size())), pieces_.end()};
 }
 
 std::size_t AnswerJob::listeners() const {
@@ -101,14 +104,14 @@ bool AnswerJob::done() const {
   return now_.stage == Stage::done;
 }
 
-std::optional<openai::Refusal> AnswerJob::failure() const {
+std::optional<gateway::Refusal> AnswerJob::failure() const {
   const Lock lock(mutex_);
   return failure_;
 }
 
-AnswerJob::Result AnswerJob::result() const {
+gateway::Made AnswerJob::made() const {
   const Lock lock(mutex_);
-  return {text_, calls_, finish_, usage_, logprobs_};
+  return made_;
 }
 
 AnswerJob::Now AnswerJob::now() const {

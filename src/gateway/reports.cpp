@@ -12,7 +12,7 @@
 
 namespace permllm {
 
-using openai::Json;
+using gateway::Json;
 
 Json privacy_of(const Client& client, const std::string& model_id) {
   const Client::Model& model = client.model();
@@ -62,7 +62,7 @@ Json privacy_of(const Client& client, const std::string& model_id) {
       {"rests_on", std::move(rests_on)}};
 }
 
-Json activity_of(const Client& client, AnswerDesk& desk, const Canaries& canaries, std::size_t stock_target) {
+Json activity_of(const Client& client, const AnswerDesk& desk, const Canaries& canaries, std::size_t stock_target) {
   const AnswerDesk::Now now = desk.now();
   const Client::Traffic traffic = client.traffic();
   const bool unreachable = desk.keeper().provider() == StockKeeper::Provider::unreachable;
@@ -104,7 +104,7 @@ Json activity_of(const Client& client, AnswerDesk& desk, const Canaries& canarie
           {"stock_tokens", client.ready_tokens()},
           {"stock_target", std::min(stock_target, client.model().context)},
           {"filling", desk.keeper().filling()},
-          {"tokens_left", openai::tokens_left(client.tokens_left())}};
+          {"tokens_left", gateway::tokens_left(client.tokens_left())}};
 }
 
 struct GatewayMetrics::State {
@@ -156,14 +156,44 @@ void GatewayMetrics::count(const std::string& route, int status) {
   state_->requests.Add({{"route", route}, {"status", fmt::format("{}", status)}}).Increment();
 }
 
-std::string GatewayMetrics::text(const Client& client, AnswerDesk& desk, const Canaries& canaries) {
+std::string GatewayMetrics::text(const std::vector<Source>& of) {
   State& s = *state_;
   const Lock lock(s.mutex);
   const auto bring_to = [](prometheus::Counter& counter, std::uint64_t value) {
     counter.Increment(std::max(0.0, static_cast<double>(value) - counter.Value()));
   };
-  const AnswerDesk::Now now = desk.now();
-  const Client::Traffic traffic = client.traffic();
+  Client::Traffic traffic;
+  AnswerDesk::Now now;
+  std::uint64_t stock = 0;
+  double left = 0;
+  bool reachable = true;
+  const auto add = [](Answer::Bytes& to, const Answer::Bytes& more) {
+    to.sent += more.sent;
+    to.received += more.received;
+  };
+  Canaries::Counts canaries;
+  for (const auto& [client, desk, its_canaries] : of) {
+    const Client::Traffic its = client.traffic();
+    add(traffic.online, its.online);
+    add(traffic.offline_provider, its.offline_provider);
+    add(traffic.offline_helper, its.offline_helper);
+    traffic.round_trips += its.round_trips;
+    const AnswerDesk::Now its_now = desk.now();
+    now.active += its_now.active;
+    now.queued += its_now.queued;
+    now.tokens += its_now.tokens;
+    now.prompt_tokens += its_now.prompt_tokens;
+    stock += client.ready_tokens();
+    left += static_cast<double>(client.tokens_left());
+    const Canaries::Counts counts = its_canaries.counts();
+    canaries.asked += counts.asked;
+    canaries.wrong += counts.wrong;
+    canaries.first += counts.first;
+    canaries.tokens += counts.tokens;
+    canaries.online_bytes += counts.online_bytes;
+    canaries.offline_bytes += counts.offline_bytes;
+    reachable = reachable && desk.keeper().provider() != StockKeeper::Provider::unreachable;
+  }
   const auto link = [&](const char* name, const Answer::Bytes& b) {
     bring_to(s.bytes.Add({{"link", name}, {"direction", "sent"}}), b.sent);
     bring_to(s.bytes.Add({{"link", name}, {"direction", "received"}}), b.received);
@@ -174,18 +204,17 @@ std::string GatewayMetrics::text(const Client& client, AnswerDesk& desk, const C
   bring_to(s.round_trips, traffic.round_trips);
   bring_to(s.tokens.Add({{"of", "prompts"}}), now.prompt_tokens);
   bring_to(s.tokens.Add({{"of", "answers"}}), now.tokens);
-  const Canaries::Counts of = canaries.counts();
-  bring_to(s.canaries.Add({{"result", "right"}}), of.asked - of.wrong - of.first);
-  bring_to(s.canaries.Add({{"result", "wrong"}}), of.wrong);
-  bring_to(s.canaries.Add({{"result", "first"}}), of.first);
-  bring_to(s.canary_tokens, of.tokens);
-  bring_to(s.canary_bytes.Add({{"of", "online"}}), of.online_bytes);
-  bring_to(s.canary_bytes.Add({{"of", "offline"}}), of.offline_bytes);
+  bring_to(s.canaries.Add({{"result", "right"}}), canaries.asked - canaries.wrong - canaries.first);
+  bring_to(s.canaries.Add({{"result", "wrong"}}), canaries.wrong);
+  bring_to(s.canaries.Add({{"result", "first"}}), canaries.first);
+  bring_to(s.canary_tokens, canaries.tokens);
+  bring_to(s.canary_bytes.Add({{"of", "online"}}), canaries.online_bytes);
+  bring_to(s.canary_bytes.Add({{"of", "offline"}}), canaries.offline_bytes);
   s.answers.Add({{"state", "under_way"}}).Set(static_cast<double>(now.active));
   s.answers.Add({{"state", "waiting"}}).Set(static_cast<double>(now.queued));
-  s.reachable.Set(desk.keeper().provider() != StockKeeper::Provider::unreachable);
-  s.stock.Set(static_cast<double>(client.ready_tokens()));
-  s.left.Set(static_cast<double>(client.tokens_left()));
+  s.reachable.Set(reachable);
+  s.stock.Set(static_cast<double>(stock));
+  s.left.Set(left);
   s.memory.Set(static_cast<double>(memory_in_use().resident));
   s.files.Set(static_cast<double>(open_files()));
   return prometheus::TextSerializer().Serialize(s.registry.Collect());

@@ -2,15 +2,18 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "gateway/canaries.h"
 
 namespace permllm {
 
 // GET /v1/privacy.
-openai::Json privacy_of(const Client& client, const std::string& model_id);
+gateway::Json privacy_of(const Client& client, const std::string& model_id);
 // An event of GET /v1/activity, without the time that has passed.
-openai::Json activity_of(const Client& client, AnswerDesk& desk, const Canaries& canaries, std::size_t stock_target);
+gateway::Json activity_of(const Client& client, const AnswerDesk& desk, const Canaries& canaries,
+                          std::size_t stock_target);
 
 // GET /metrics: Prometheus' text. No label names a key, a model's user or a peer.
 class GatewayMetrics {
@@ -18,7 +21,12 @@ class GatewayMetrics {
   GatewayMetrics();
   ~GatewayMetrics();
   void count(const std::string& route, int status);
-  std::string text(const Client& client, AnswerDesk& desk, const Canaries& canaries);
+  struct Source {
+    const Client& client;
+    const AnswerDesk& desk;
+    const Canaries& canaries;
+  };
+  std::string text(const std::vector<Source>& of);  // sums over all
 
  private:
   struct State;

@@ -110,6 +110,23 @@ std::string call_begins(ToolFamily family, const std::string& name) {
   return "";
 }
 
+std::optional<std::string> call_ends(ToolFamily family) {
+  switch (family) {
+    case ToolFamily::general:
+    case ToolFamily::hermes:
+      return "}\n</tool_call>";
+    case ToolFamily::llama3:
+      return "}";
+    case ToolFamily::mistral:
+      return "}]";
+    case ToolFamily::glm4:
+      return "";
+    case ToolFamily::glm45:
+      break;
+  }
+  return std::nullopt;
+}
+
 bool ToolReader::is_tool(std::string_view name) const {
   return std::find(names_.begin(), names_.end(), name) != names_.end();
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,8 @@ std::string tools_as_text(const nlohmann::ordered_json& tools);
 std::string calls_as_text(const std::vector<ToolCall>& calls);
 // How an answer begins that calls a tool; name empty: any.
 std::string call_begins(ToolFamily family, const std::string& name);
+// What closes a call that began so, by its name, behind its arguments; nothing where they are no JSON object.
+std::optional<std::string> call_ends(ToolFamily family);
 
 // Reads an answer as it comes.
 class ToolReader {

@@ -273,6 +273,17 @@ std::vector<std::int64_t> ClearSide::logits(const ShownPair& shown, std::size_t 
   return all;
 }
 
+std::vector<float> ClearSide::hidden_state(const ShownPair& shown, std::size_t row) const {
+  const std::size_t width = plan_.config.width, first = length_ - begin_ - heads_;
+  const std::span<const double> residual =
+      plan_.config.post_norm ? std::span(rows_).subspan((first + row) * width, width) : shown.x.row(row);
+  const RowNorm of = norm_of(residual);
+  std::vector<float> normed(width);
+  std::transform(residual.begin(), residual.end(), normed.begin(),
+                 [&](double x) { return static_cast<float>((x - of.mean) * of.scale); });
+  return normed;
+}
+
 void ClearSide::keep(std::size_t n) {
   PERMLLM_ASSERT(n <= length_);
   length_ = n;

@@ -43,6 +43,8 @@ class ClearSide {
   double check_seconds() const { return checks_ ? checks_->seconds() : 0; }
   // Logits of one row in vocabulary order, in units of 2^-Plan::choice_frac().
   std::vector<std::int64_t> logits(const ShownPair& shown, std::size_t row) const;
+  // What the head is given of that row: the residual, normed. The norm's gain is the head's.
+  std::vector<float> hidden_state(const ShownPair& shown, std::size_t row) const;
   // Forgets all but the first n tokens (rejected drafts, edited turns).
   void keep(std::size_t n);
   // Tokens in the cache.

@@ -108,7 +108,8 @@ Client::State::State(const std::filesystem::path& path, const ClientOptions& wit
            name_of(plan.retrieval),
            plan.slots,
            plan.config.layers,
-           plan.takes_drafts()};
+           plan.takes_drafts(),
+           plan.open()};
   views = {seen_by(Role::provider, plan), seen_by(Role::helper, plan), seen_by(Role::user, plan)};
   views.user.insert(views.user.begin(), "your own questions and answers");
   vocabulary = std::move(card.vocabulary);
@@ -157,6 +158,12 @@ std::vector<std::uint32_t> Client::tokenize(std::string_view text) const {
 std::vector<std::uint32_t> Client::tokenize(const std::vector<Message>& messages,
                                             const ConversationOptions& options) const {
   return state_->encode(messages, options);
+}
+
+std::string Client::detokenize(std::span<const std::uint32_t> ids) const {
+  std::string text;
+  for (const std::uint32_t id : ids) text += state_->tokenizer->bytes(id);
+  return text;
 }
 
 std::vector<Client::Chain> Client::stock() const {

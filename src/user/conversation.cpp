@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
-#include <limits>
-#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -16,7 +14,7 @@
 #include "rand/seed.h"
 #include "user/cancellable.h"
 #include "user/client_state.h"
-#include "user/sampler.h"
+#include "user/named_choice.h"
 #include "user/stops.h"
 
 namespace permllm {
@@ -148,6 +146,8 @@ class Conversation::State::Answering {
         how_(how),
         on_text_(on_text),
         sampler_(sampling_of(how)),
+        choice_(how, *client_.tokenizer, sampler_),
+        named_(client_.model.named_logits),
         stops_(how.stop),
         raw_(client_.format(state.options).raw()),
         begin_(Clock::now()),
@@ -156,11 +156,13 @@ class Conversation::State::Answering {
         last_(begin_),
         start_(state.traffic.online),
         behind_set_up_(start_) {
+    Client::check(client_.model, how);
     if (client_.tokens_left == 0) throw allowance_used_up(Code::usage, "tokens");
     answer_.end = Answer::End::length;
   }
   // Whatever is thrown ends the session. Where the answer was cancelled, nothing is thrown on, and the answer is what there is of it.
   Answer run(std::span<const TokenId> prompt) {
+    prompt_ = prompt;
     try {
       ask(prompt);
     } catch (...) {
@@ -285,12 +287,13 @@ class Conversation::State::Answering {
     request.ahead = state_.options.ahead;
     request.start = out_of_stock_ ? 1 : k_start;
     request.on_material = [this](const OfflineProgress& made) { state_.tell(progress_of(made)); };
-    request.choose = [this, unit = state_.session->plan().choice_frac(),
-                      named = state_.session->plan().open()](std::span<const std::int64_t> logits) {
-      const std::size_t position = how_.form && named ? choose_of_form(logits, unit) : sampler_.choose(logits, unit);
+    request.choose = [this, unit = state_.session->plan().choice_frac()](std::span<const std::int64_t> logits) {
+      const std::size_t position = named_ && choice_.wanted() ? choice_.choose(logits, unit, prompt_, answer_.tokens)
+                                                              : sampler_.choose(logits, unit);
+      if (how_.hidden_state && answer_.hidden_state.empty()) answer_.hidden_state = state_.session->hidden_state();
       if (how_.log_probabilities) {
         if (std::exchange(taken_, false)) chances_.clear();  // of rows of a draft that are not kept
-        chances_.push_back(Sampler::log_probability(logits, unit, position));
+        chances_.push_back({{}, Sampler::log_probability(logits, unit, position), choice_.likeliest(logits, unit)});
       }
       return position;
     };
@@ -307,31 +310,6 @@ class Conversation::State::Answering {
     request.on_token = [this](TokenId id) { return !(ended_ = !take(id)); };
     return request;
   }
-  bool may_follow(std::size_t id) const {
-    const Tokenizer& tokenizer = *client_.tokenizer;
-    const auto token = static_cast<TokenId>(id);
-    if (tokenizer.is_end(token)) return how_.form->may_end();
-    const std::string bytes(tokenizer.bytes(token));
-    return !bytes.empty() && how_.form->may_follow(bytes);
-  }
-  // Of the likeliest tokens that may follow, or of all that may where none of these does.
-  std::size_t choose_of_form(std::span<const std::int64_t> logits, int unit) {
-    constexpr std::size_t k_likeliest = 512;
-    constexpr std::int64_t k_never = std::numeric_limits<std::int64_t>::min() / 4;
-    std::vector<std::uint32_t> order(logits.size());
-    std::iota(order.begin(), order.end(), 0u);
-    const auto likeliest = order.begin() + static_cast<std::ptrdiff_t>(std::min(k_likeliest, order.size()));
-    std::partial_sort(order.begin(), likeliest, order.end(),
-                      [&](std::uint32_t a, std::uint32_t b) { return logits[a] > logits[b]; });
-    std::vector<std::int64_t> allowed(logits.size(), k_never);
-    bool some = false;
-    for (auto id = order.begin(); id != order.end() && (id < likeliest || !some); ++id) {
-      if (!may_follow(*id)) continue;
-      allowed[*id] = logits[*id];
-      some = true;
-    }
-    return sampler_.choose(some ? std::span<const std::int64_t>(allowed) : logits, unit);
-  }
   // Takes a token of the answer; returns whether another is wanted.
   bool take(TokenId id) {
     state_.answering = true;
@@ -341,7 +319,8 @@ class Conversation::State::Answering {
     if (++answer_.cost.answer_tokens == 1) first_ = last_;
     answer_.tokens.push_back(id);
     if (how_.log_probabilities) {
-      answer_.log_probabilities.push_back({std::string(tokenizer.bytes(id)), chances_.front()});
+      answer_.log_probabilities.push_back(std::move(chances_.front()));
+      answer_.log_probabilities.back().bytes = tokenizer.bytes(id);
       chances_.pop_front();
       taken_ = true;
     }
@@ -358,6 +337,7 @@ class Conversation::State::Answering {
     if (how_.form) how_.form->add(tokenizer.bytes(id));
     const bool stopped = stops_.stopped() || (how_.form && how_.form->is_over());
     if (stopped) answer_.end = Answer::End::stop;
+    if (stops_.stopped()) answer_.stop = stops_.by();
     return !stopped && client_.tokens_left > 0;
   }
   void note_range() {
@@ -398,8 +378,11 @@ class Conversation::State::Answering {
   const AnswerOptions& how_;
   const OnText& on_text_;
   Sampler sampler_;
+  NamedChoice choice_;
+  const bool named_;
   Stops stops_;
   const bool raw_;  // the answer goes on with the question's text
+  std::span<const TokenId> prompt_;
   Utf8Stream characters_;
   Answer answer_;
   std::exception_ptr
@@ -409,7 +392,7 @@ class Conversation::State::Answering {
   bool trusted_ = true;          // all of these
   bool went_on_ = false;         // the session was used by an answer before
   // Of tokens that were chosen and not taken yet, where AnswerOptions::log_probabilities asks for it; whether one was taken since the last was chosen.
-  std::deque<double> chances_;
+  std::deque<Answer::Chance> chances_;
   bool taken_ = false;
   bool ended_ = false;  // nothing is to come behind the answer's last token
   const Clock::time_point begin_;

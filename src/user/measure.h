@@ -68,6 +68,8 @@ class MeasuredConversation {
   // Values beyond their range (docs/protocol.md 2.9) in what the session holds, and the tokens of the last answer before the first of them.
   std::uint64_t out_of_range() { return client_.session().beyond(); }
   std::size_t trusted_tokens() const { return trusted_; }
+  // Of the last answer's prompt, profile open: UserSession::hidden_state.
+  const std::vector<float>& hidden_state() { return client_.session().hidden_state(); }
   // Whether the last answer ended because there was no material for its next pass and none could be made.
   bool out_of_stock() const { return out_of_stock_; }
 

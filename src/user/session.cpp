@@ -58,6 +58,7 @@ void UserSession::prompt(std::span<const TokenId> tokens, const Choose& choose, 
   const std::vector<TokenId> rows_of = padded(tokens);
   if (plan_.open()) {
     const ShownPair seen = run_open(tokens, 1, behind);
+    hidden_state_ = clear_->hidden_state(seen, 0);
     sampled_id_ = static_cast<TokenId>(choose(clear_->logits(seen, 0)));
     return;
   }

@@ -37,6 +37,8 @@ class UserSession {
   // would have said itself, and samples the token after that. `more` is told every token that was fed and kept; the first
   // for which it returns false is the last. Only where Plan::takes_drafts: a pass tells the provider nothing of how many were kept.
   void advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose);
+  // Profile open: what the head was given of the prompt's last token (ClearSide::hidden_state), from before its logits are chosen among.
+  const std::vector<float>& hidden_state() const { return hidden_state_; }
   // The id of the token that was sampled last, without feeding it.
   TokenId retrieve_last();
 
@@ -93,6 +95,7 @@ class UserSession {
   std::vector<Before> passes_;
   std::optional<ClearSide> clear_;  // profile open
   TokenId sampled_id_ = 0;          // profile open, and behind a block
+  std::vector<float> hidden_state_;
 };
 
 }  // namespace permllm

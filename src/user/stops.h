@@ -18,7 +18,11 @@ class Stops {
     if (stopped_) return {};
     held_ += piece;
     std::size_t end = std::string::npos;
-    for (const std::string& text : texts_) end = std::min(end, held_.find(text));
+    for (const std::string& text : texts_) {
+      const std::size_t at = held_.find(text);
+      if (at < end) by_ = &text;
+      end = std::min(end, at);
+    }
     stopped_ = end != std::string::npos;
     if (!stopped_) {
       end = held_.size();
@@ -36,11 +40,13 @@ class Stops {
   }
   std::string finish() { return stopped_ ? std::string() : std::exchange(held_, {}); }
   bool stopped() const { return stopped_; }
+  const std::string& by() const { return *by_; }  // which of them, once it has stopped
 
  private:
   const std::vector<std::string>& texts_;
   std::string held_;
   bool stopped_ = false;
+  const std::string* by_ = nullptr;
 };
 
 }  // namespace permllm

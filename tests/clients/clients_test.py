@@ -187,7 +187,7 @@ class OpenAi(Expected):
         self.assertEqual(ask(7), ask(7))
 
     def test_what_cannot_be_honoured_is_refused_by_name(self):
-        for field, value in {'logit_bias': {'1': 5}, 'presence_penalty': 1, 'top_logprobs': 2, 'n': 2, 'functions': [{'name': 'f', 'parameters': {}}]}.items():
+        for field, value in {'logit_bias': {'1': 5}, 'presence_penalty': 1, 'n': 17, 'functions': [{'name': 'f', 'parameters': {}}]}.items():
             with self.assertRaises(openai.BadRequestError) as caught:
                 self.client.chat.completions.create(model='permllm', messages=MESSAGES, **{field: value})
             self.assertEqual(caught.exception.param, field)

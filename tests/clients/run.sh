@@ -7,15 +7,23 @@ model=$PWD/$1
 place=$PWD/build/clients
 mkdir -p "$place"
 
-if ! cmp -s tests/clients/requirements.txt "$place/requirements.txt"; then
-  python3 -m venv "$place/venv"
-  "$place/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
-  cp tests/clients/requirements.txt "$place/"
-fi
+packages() {  # packages VENV FILE: of the Python package index
+  cmp -s "tests/clients/$2" "$place/$2" && return
+  python3 -m venv "$place/$1"
+  "$place/$1/bin/pip" install --quiet --disable-pip-version-check -r "tests/clients/$2"
+  cp "tests/clients/$2" "$place/"
+}
+packages venv requirements.txt
+packages venv-openai-2 requirements-openai-2.txt
 if ! cmp -s tests/clients/package.json "$place/package.json"; then
   cp tests/clients/package.json "$place/package.json.new"
   mv "$place/package.json.new" "$place/package.json"
   npm install --prefix "$place" --no-audit --no-fund --ignore-scripts --silent || { rm "$place/package.json"; exit 1; }
+fi
+if ! cmp -s tests/clients/pom.xml "$place/pom.xml"; then
+  rm -rf "$place/java"
+  mvn -q -B -f tests/clients/pom.xml dependency:copy-dependencies -DoutputDirectory="$place/java"
+  cp tests/clients/pom.xml "$place/"
 fi
 
 declare -A gateways
@@ -42,14 +50,19 @@ export PERMLLM_KEY=a-key-of-the-clients PERMLLM_BINARY=$binary PERMLLM_MODEL=$mo
 (umask 077 && echo "$PERMLLM_KEY" > "$place/keys")
 start open
 start strict --key-file "$place/keys" --max-requests 1 --sessions 1 --stock 64  # wants a key, answers one request at a time, has material ready
+start named --profile open --context 4096 --ahead 256  # answers can be held to a form
 PERMLLM_URL=$(url open)
 PERMLLM_STRICT_URL=$(url strict)
-export PERMLLM_URL PERMLLM_STRICT_URL
+PERMLLM_NAMED_URL=$(url named)
+export PERMLLM_URL PERMLLM_STRICT_URL PERMLLM_NAMED_URL
 
 failed=0
 python3 -B tests/clients/clients_test.py || failed=1
-cp tests/clients/client_test.mjs tests/web/page_test.mjs "$place/"  # node looks for packages beside the program
-node --test "$place/client_test.mjs" || failed=1
+python3 -B tests/clients/agents_test.py || failed=1
+"$place/venv-openai-2/bin/python3" -B tests/clients/frameworks_test.py || failed=1
+cp tests/clients/*.mjs tests/web/page_test.mjs "$place/"  # node looks for packages beside the program
+node --test "$place/client_test.mjs" "$place/sdk_test.mjs" || failed=1
+java -cp "$place/java/*" tests/clients/JavaClientsTest.java || failed=1
 node "$place/page_test.mjs" "$PERMLLM_URL" "$(command -v chromium)" || failed=1
-[ "$failed" = 0 ] || { echo "the gateways' logs:" >&2; tail -n 30 "$place/open.log" "$place/strict.log" >&2; }
+[ "$failed" = 0 ] || { echo "the gateways' logs:" >&2; tail -n 30 "$place/open.log" "$place/strict.log" "$place/named.log" >&2; }
 exit "$failed"

@@ -33,9 +33,9 @@ struct Watched {
     canaries.emplace(desk, client, options, log);
   }
   std::shared_ptr<AnswerDesk::Ticket> request() {
-    openai::Request request;
+    gateway::Request request;
     request.messages = asked("Is it so?");
-    auto ticket = desk.ask(0, request, {true, "tiny", "fp"}, "", "");
+    auto ticket = desk.ask(0, request, gateway::Head::of("tiny", "fp"), "", "");
     canaries->asked();
     return ticket;
   }

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <future>
+#include <set>
 
 #include "gateway/stand_in.h"
 #include "support/errors.h"
@@ -16,8 +18,8 @@ using Provider = StockKeeper::Provider;
 using Stage = AnswerProgress::Stage;
 using Ticket = std::shared_ptr<AnswerDesk::Ticket>;
 
-openai::Request request_of(const std::string& text, bool chat = true) {
-  openai::Request request;
+gateway::Request request_of(const std::string& text, bool chat = true) {
+  gateway::Request request;
   request.chat = chat;
   request.messages = asked(text);
   return request;
@@ -33,9 +35,9 @@ struct Desk {
              const std::string& digest = "") {
     return ask(request_of(text), key, owner, digest);
   }
-  Ticket ask(const openai::Request& request, const std::string& key = "", std::size_t owner = 0,
+  Ticket ask(const gateway::Request& request, const std::string& key = "", std::size_t owner = 0,
              const std::string& digest = "") {
-    return desk.ask(owner, request, {request.chat, "tiny", "fp"}, key, digest);
+    return desk.ask(owner, request, gateway::Head::of("tiny", "fp"), key, digest);
   }
   std::string reason(const std::string& text, const std::string& key = "") {
     return test::reason_of([&] { ask(text, key); });
@@ -59,7 +61,19 @@ std::string code(const Ticket& ticket) {
   const auto failure = done(ticket).failure();
   return failure ? failure->code : "no failure";
 }
-std::string text(const Ticket& ticket) { return done(ticket).result().text; }
+const gateway::Choice& choice(const Ticket& ticket, std::size_t i = 0) {
+  static gateway::Made made;
+  made = done(ticket).made();
+  return made.choices.at(i);
+}
+std::string text(const Ticket& ticket) { return choice(ticket).text; }
+// What is there to read by now, or soon, behind so many pieces.
+std::string read(const Ticket& ticket, std::size_t from, Clock::duration patience = k_patience) {
+  std::string all;
+  for (const gateway::Piece& piece : (**ticket).wait(from, Clock::now() + patience))
+    all += piece.kind == gateway::Piece::Kind::call ? "[" + piece.call.call.name + "]" : piece.text;
+  return all;
+}
 
 TEST(AnswerDesk, a_question_is_answered_and_counted) {
   Desk d;
@@ -78,9 +92,9 @@ TEST(AnswerDesk, a_question_is_answered_and_counted) {
   EXPECT_EQ(d.desk.now().active, 1u);
   question.end(Answer::End::length, 0.25);
   EXPECT_EQ(text(ticket), "Yes");
-  EXPECT_STREQ(done(ticket).result().finish, "length");
-  EXPECT_EQ(done(ticket).result().usage.at("prompt_tokens"), 9);
-  EXPECT_EQ(done(ticket).result().usage.at("completion_tokens"), 2);
+  EXPECT_EQ(choice(ticket).end, Answer::End::length);
+  EXPECT_EQ(done(ticket).made().costs.cost.prompt_tokens, 9u);
+  EXPECT_EQ(done(ticket).made().costs.cost.answer_tokens, 2u);
   EXPECT_EQ(d.desk.now().active, 0u);
   EXPECT_EQ(d.desk.now().prompt_tokens, 9u);
   EXPECT_EQ(d.desk.now().tokens_per_second, 4);  // the last one's
@@ -91,7 +105,7 @@ TEST(AnswerDesk, an_answer_is_as_long_as_is_asked_or_as_there_is_room) {
   Desk d;
   d.client.offered.context = 100;
   const auto most = [&](std::optional<std::size_t> max_tokens) {
-    openai::Request request = request_of("q");
+    gateway::Request request = request_of("q");
     request.max_tokens = max_tokens;
     const std::size_t number = d.client.questions();
     const Ticket ticket = d.ask(request);
@@ -343,13 +357,13 @@ TEST(AnswerDesk, a_drain_cancels_what_does_not_end) {
 }
 
 using Calls = std::vector<ToolCall>;
-const openai::Json k_tools = openai::Json::parse(
+const gateway::Json k_tools = gateway::Json::parse(
     R"([{"type":"function","function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}},
         {"type":"function","function":{"name":"now"}}])");
 
-openai::Request with_tools(openai::Request::Calls calls = openai::Request::Calls::if_it_likes,
-                           const std::string& tool = "") {
-  openai::Request request = request_of("Is it warm?");
+gateway::Request with_tools(gateway::Request::Calls calls = gateway::Request::Calls::if_it_likes,
+                            const std::string& tool = "") {
+  gateway::Request request = request_of("Is it warm?");
   request.tools = k_tools;
   request.calls = calls;
   request.tool = tool;
@@ -357,7 +371,7 @@ openai::Request with_tools(openai::Request::Calls calls = openai::Request::Calls
 }
 Calls calls_of(const Ticket& ticket) {
   Calls calls;
-  for (const openai::Call& call : done(ticket).result().calls) {
+  for (const gateway::Call& call : choice(ticket).calls) {
     EXPECT_EQ(call.id.size(), 9u);
     calls.push_back(call.call);
   }
@@ -372,37 +386,36 @@ TEST(AnswerDesk, a_model_is_told_of_tools_and_its_calls_are_read) {
             std::string::npos);
   EXPECT_TRUE(d.client.question(0).text.ends_with("Is it warm?"));
   d.client.question(0).say("I look. <tool_");
-  EXPECT_EQ((**ticket).wait(0, Clock::now() + k_patience), "I look.");
+  EXPECT_EQ(read(ticket, 0), "I look.");
   d.client.question(0).say("call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}</tool_call>");
-  EXPECT_EQ((**ticket).wait(7, Clock::now() + k_patience, 0), "");  // a call is told before the answer ends
-  EXPECT_EQ((**ticket).calls(0).size(), 1u);
+  EXPECT_EQ(read(ticket, 1), "[weather]");  // a call is told before the answer ends
   d.client.question(0).say("\n<tool_call>{\"name\": \"now\"}</tool_call>");
   d.client.question(0).end();
   EXPECT_EQ(calls_of(ticket), (Calls{{"weather", R"({"city":"Rome"})"}, {"now", "{}"}}));
-  EXPECT_EQ(done(ticket).result().text, "I look.");
-  EXPECT_STREQ(done(ticket).result().finish, "tool_calls");
+  EXPECT_EQ(choice(ticket).text, "I look.");
+  EXPECT_EQ(choice(ticket).end, Answer::End::model);
   // None where it calls none, or may not.
-  openai::Request none = with_tools(openai::Request::Calls::none);
+  gateway::Request none = with_tools(gateway::Request::Calls::none);
   const Ticket silent = d.ask(none);
   EXPECT_EQ(d.client.question(1).text, "Is it warm?");
   d.client.question(1).say("{\"name\": \"now\"}");
   d.client.question(1).end();
-  EXPECT_EQ(done(silent).result().text, "{\"name\": \"now\"}");
-  EXPECT_STREQ(done(silent).result().finish, "stop");
+  EXPECT_EQ(choice(silent).text, "{\"name\": \"now\"}");
+  EXPECT_TRUE(choice(silent).calls.empty());
 }
 
 TEST(AnswerDesk, a_call_that_is_required_is_begun_for_the_model) {
   Desk d;
   d.client.offered.context = 4000;
-  const Ticket one = d.ask(with_tools(openai::Request::Calls::required, "weather"));
+  const Ticket one = d.ask(with_tools(gateway::Request::Calls::required, "weather"));
   EXPECT_TRUE(d.client.question(0).text.ends_with("<tool_call>\n{\"name\": \"weather\", \"arguments\": "))
       << d.client.question(0).text;
   d.client.question(0).say("{\"city\": \"Oslo\"}}");
   d.client.question(0).end();
   EXPECT_EQ(calls_of(one), (Calls{{"weather", R"({"city":"Oslo"})"}}));
-  EXPECT_EQ(done(one).result().text, "");
+  EXPECT_EQ(choice(one).text, "");
   // One that is none is tried again, then refused.
-  openai::Request any = with_tools(openai::Request::Calls::required);
+  gateway::Request any = with_tools(gateway::Request::Calls::required);
   any.tries = 2;
   const Ticket other = d.ask(any);
   for (std::size_t i = 1; i < 3; ++i) {
@@ -414,12 +427,34 @@ TEST(AnswerDesk, a_call_that_is_required_is_begun_for_the_model) {
   EXPECT_EQ(done(other).failure().value().status, 400);
 }
 
+// Where tokens have names, and it is known which function is called.
+TEST(AnswerDesk, arguments_of_a_call_that_is_required_are_held_to_their_schema) {
+  Desk d;
+  d.client.offered.context = 4000;
+  d.client.offered.named_logits = true;
+  const Ticket ticket = d.ask(with_tools(gateway::Request::Calls::required, "weather"));
+  const AnswerForm& form = *d.client.question(0).options.form;
+  EXPECT_FALSE(form.may_follow("x") || form.may_follow("{\"town") || form.may_end());
+  EXPECT_TRUE(form.may_follow("{\"city\": \"R"));
+  d.client.question(0).say("{\"city\": \"Oslo\"}");  // the rest of the call is the gateway's
+  d.client.question(0).end(Answer::End::stop);
+  EXPECT_EQ(calls_of(ticket), (Calls{{"weather", R"({"city":"Oslo"})"}}));
+  EXPECT_EQ(text(ticket), "");
+  // Which of several is not known, and a schema beyond the grammar holds nothing.
+  const Ticket any = d.ask(with_tools(gateway::Request::Calls::required));
+  EXPECT_TRUE(d.client.question(1).options.form->may_follow("x"));
+  gateway::Request odd = with_tools(gateway::Request::Calls::required, "weather");
+  odd.tools[0]["function"]["parameters"]["properties"]["city"]["pattern"] = "^R";
+  const Ticket unheld = d.ask(odd);
+  EXPECT_TRUE(d.client.question(2).options.form->may_follow("x"));
+}
+
 TEST(AnswerDesk, an_answer_in_a_form_is_given_out_once_it_keeps_it) {
   Desk d;
   d.client.offered.context = 4000;
-  openai::Request request = request_of("Who?");
+  gateway::Request request = request_of("Who?");
   request.form = std::make_shared<const JsonSchema>(
-      openai::Json::parse(R"({"type":"object","required":["a"],"properties":{"a":{"type":"integer"}}})"), "f");
+      gateway::Json::parse(R"({"type":"object","required":["a"],"properties":{"a":{"type":"integer"}}})"), "f");
   request.answer.seed = 5;
   const Ticket ticket = d.ask(request);
   EXPECT_NE(d.client.question(0).text.find("\"required\":[\"a\"]"), std::string::npos);
@@ -429,17 +464,17 @@ TEST(AnswerDesk, an_answer_in_a_form_is_given_out_once_it_keeps_it) {
   d.client.question(0).end();
   EXPECT_EQ(d.client.question(1).options.temperature, 0.7);  // or the answer would be the same
   EXPECT_EQ(d.client.question(1).options.seed, 6u);
-  EXPECT_EQ((**ticket).wait(0, Clock::now()), "");
+  EXPECT_EQ(read(ticket, 0, {}), "");
   d.client.question(1).say("\"a\": 1}");
   d.client.question(1).end();
-  EXPECT_EQ(done(ticket).result().text, "{\"a\": 1}");
-  EXPECT_EQ(done(ticket).result().usage.at("completion_tokens"), 2);  // of both
+  EXPECT_EQ(choice(ticket).text, "{\"a\": 1}");
+  EXPECT_EQ(done(ticket).made().costs.cost.answer_tokens, 2u);  // of both
   // What is cut by a limit is told as it is: no further try would be longer.
   const Ticket cut = d.ask(request);
   d.client.question(2).say("\"a\"");
   d.client.question(2).end(Answer::End::length);
-  EXPECT_EQ(done(cut).result().text, "{\"a\"");
-  EXPECT_STREQ(done(cut).result().finish, "length");
+  EXPECT_EQ(choice(cut).text, "{\"a\"");
+  EXPECT_EQ(choice(cut).end, Answer::End::length);
   request.tries = 1;
   const Ticket never = d.ask(request);
   d.client.question(3).say("no}");
@@ -451,22 +486,99 @@ TEST(AnswerDesk, an_answer_in_a_form_is_given_out_once_it_keeps_it) {
 TEST(AnswerDesk, an_answer_in_profile_open_is_held_to_its_form) {
   Desk d;
   d.client.offered.context = 4000;
-  d.client.offered.profile = "open";
-  openai::Request request = request_of("Who?");
+  d.client.offered.named_logits = true;
+  gateway::Request request = request_of("Who?");
   request.form = std::make_shared<const JsonSchema>(
-      openai::Json::parse(R"({"type":"object","required":["a"],"properties":{"a":{"type":"integer"}}})"), "f");
+      gateway::Json::parse(R"({"type":"object","required":["a"],"properties":{"a":{"type":"integer"}}})"), "f");
   const Ticket ticket = d.ask(request);
   AnswerForm& form = *d.client.question(0).options.form;
   EXPECT_FALSE(form.may_follow("x") || form.may_end() || form.may_follow("\"b") || form.is_over());
   EXPECT_TRUE(form.may_follow("\"a\": 12"));
   d.client.question(0).say("\"a\"");
-  EXPECT_EQ((**ticket).wait(1, Clock::now() + k_patience), "\"a\"");
+  EXPECT_EQ(read(ticket, 1), "\"a\"");
   form.add("\"a\":1}");
   EXPECT_TRUE(form.is_over() && form.may_end());
   d.client.question(0).say(":1}");
   d.client.question(0).end(Answer::End::stop);
-  EXPECT_EQ(done(ticket).result().text, "{\"a\":1}");
-  EXPECT_STREQ(done(ticket).result().finish, "stop");
+  EXPECT_EQ(choice(ticket).text, "{\"a\":1}");
+  EXPECT_EQ(choice(ticket).end, Answer::End::stop);
+}
+
+// One behind the other in the same dialogue, so that the question is fed once.
+TEST(AnswerDesk, several_answers_to_a_question_are_made_in_turn) {
+  Desk d;
+  gateway::Request request = request_of("q");
+  request.choices = 3;
+  request.answer.seed = 5;
+  const Ticket ticket = d.ask(request);
+  std::set<std::uint64_t> seeds;
+  for (std::size_t i = 0; i < 3; ++i) {
+    d.client.question(i).say(std::string(1, static_cast<char>('a' + i)));
+    EXPECT_EQ(d.client.question(i).dialogue, 0u);
+    seeds.insert(d.client.question(i).options.seed.value());
+    d.client.question(i).end(i == 1 ? Answer::End::length : Answer::End::model);
+  }
+  EXPECT_EQ(text(ticket), "a");
+  EXPECT_EQ(choice(ticket, 1).text, "b");
+  EXPECT_EQ(choice(ticket, 1).end, Answer::End::length);
+  EXPECT_EQ(choice(ticket, 2).text, "c");
+  EXPECT_EQ(seeds.size(), 3u);
+  EXPECT_EQ(done(ticket).made().costs.cost.answer_tokens, 3u);
+  EXPECT_EQ(done(ticket).made().costs.cost.prompt_tokens, 1u);
+}
+
+TEST(AnswerDesk, what_a_profile_does_not_have_is_refused_before_anybody_is_asked) {
+  Desk d;
+  const auto field = [&](const auto& set) {
+    gateway::Request request = request_of("q");
+    set(request.answer);
+    try {
+      d.ask(request);
+    } catch (const Error& error) {
+      return error.field() + (error.code() == Code::unsupported ? " unsupported" : "");
+    }
+    return std::string("accepted");
+  };
+  const std::vector<std::pair<std::string, std::function<void(AnswerOptions&)>>> named{
+      {"top_logprobs", [](AnswerOptions& o) { o.top_logprobs = 1; }},
+      {"logit_bias",
+       [](AnswerOptions& o) {
+         o.logit_bias = {{1, 1}};
+       }},
+      {"presence_penalty", [](AnswerOptions& o) { o.presence_penalty = 1; }},
+      {"frequency_penalty", [](AnswerOptions& o) { o.frequency_penalty = 1; }},
+      {"repetition_penalty", [](AnswerOptions& o) { o.repetition_penalty = 1.1; }}};
+  for (const auto& [name, set] : named) EXPECT_EQ(field(set), name + " unsupported");
+  EXPECT_EQ(field([](AnswerOptions& o) { o.repetition_penalty = 0; }), "repetition_penalty");
+  EXPECT_EQ(d.client.questions(), 0u);
+  d.client.offered.named_logits = true;
+  for (const auto& [name, set] : named) EXPECT_EQ(field(set), "accepted") << name;
+}
+
+// What a thinking model says before it answers is kept apart, also where the prompt has begun the thought.
+TEST(AnswerDesk, thoughts_are_none_of_the_text) {
+  for (const bool begun : {false, true}) {
+    Desk d;
+    d.client.own_template = "{{ messages }}<think>\n</think>";
+    if (begun) d.client.prompt_ends = "<think>\n";
+    const Ticket ticket = d.ask("q");
+    if (!begun) d.client.question(0).say("<thi");
+    if (!begun) d.client.question(0).say("nk>\n");
+    d.client.question(0).say("Hm.");
+    EXPECT_EQ(read(ticket, 0), "Hm.");
+    d.client.question(0).say(" So\n</th");
+    d.client.question(0).say("ink>\n\nYes");
+    d.client.question(0).say(".");
+    d.client.question(0).end();
+    EXPECT_EQ(choice(ticket).thought, "Hm. So");
+    EXPECT_EQ(choice(ticket).text, "Yes.");
+    EXPECT_EQ((**ticket).wait(0, Clock::now()).front().kind, gateway::Piece::Kind::thought);
+  }
+  Desk d;  // a model that does not think may speak of the mark
+  const Ticket ticket = d.ask("q");
+  d.client.question(0).say("<think>");
+  d.client.question(0).end();
+  EXPECT_EQ(text(ticket), "<think>");
 }
 
 }  // namespace

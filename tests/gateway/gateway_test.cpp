@@ -1,7 +1,9 @@
 // The gateway as its clients meet it: `permllm serve` in a process of its own, with a provider and a helper in theirs, over real sockets.
 #include <fmt/format.h>
 
+#include <numeric>
 #include <regex>
+#include <sstream>
 
 #include "base/temporary_directory.h"
 #include "gateway/harness.h"
@@ -164,6 +166,146 @@ TEST_F(GatewayTest, the_likelihood_of_each_chosen_token_is_told) {
     EXPECT_NEAR(other["logprob"].get<double>(), one["logprob"].get<double>(), 0.1);
   }
   EXPECT_TRUE(post(*gateway, k_chats, chat()).json()["choices"][0]["logprobs"].is_null());
+}
+
+TEST_F(GatewayTest, several_answers_to_a_question_cost_its_reading_once) {
+  const Json how{{"n", 3}, {"max_tokens", 4}, {"seed", 7}, {"top_k", 2}, {"temperature", 2}};
+  const Json answer = post(*gateway, k_chats, chat("Two of them?", how)).json();
+  ASSERT_EQ(answer["choices"].size(), 3u) << answer;
+  std::set<std::string> texts;
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(answer["choices"][i]["index"], i);
+    texts.insert(answer["choices"][i]["message"]["content"]);
+  }
+  EXPECT_GT(texts.size(), 1u);
+  EXPECT_GT(answer["usage"]["completion_tokens"], 4);
+  EXPECT_LE(answer["usage"]["completion_tokens"], 12);
+  Json streamed = how;
+  streamed["stream"] = true;
+  std::map<int, std::string> told, ends;
+  for (const Json& event : events_of(post(*gateway, k_chats, chat("Two of them?", streamed)).text)) {
+    if (event == "done") continue;
+    const Json& choice = event["choices"][0];
+    const int index = choice["index"];
+    told[index] += choice["delta"].value("content", "");
+    if (choice["finish_reason"].is_string()) ends[index] = choice["finish_reason"];
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(told[i], answer["choices"][i]["message"]["content"]);
+    EXPECT_EQ(ends[i], answer["choices"][i]["finish_reason"]);
+  }
+}
+
+TEST_F(GatewayTest, what_needs_named_logits_is_refused_in_paper_by_its_name) {
+  for (const auto& [field, value] : std::map<std::string, Json>{{"logit_bias", {{"5", 1}}},
+                                                                {"presence_penalty", 1},
+                                                                {"frequency_penalty", 1},
+                                                                {"repetition_penalty", 1.1}}) {
+    const Reply reply = post(*gateway, k_chats, chat(k_question, {{field, value}}));
+    EXPECT_EQ(reply.status, 400) << field;
+    EXPECT_EQ(reply.json()["error"]["param"], field);
+    EXPECT_EQ(reply.json()["error"]["code"], "unsupported_parameter");
+    EXPECT_NE(reply.json()["error"]["message"].get<std::string>().find("profile paper"), std::string::npos);
+  }
+  EXPECT_EQ(
+      post(*gateway, k_chats, chat(k_question, {{"logprobs", true}, {"top_logprobs", 2}})).json()["error"]["param"],
+      "top_logprobs");
+}
+
+// Each with its own allowance, dialogues and stock.
+TEST_F(GatewayTest, several_invites_are_models_by_their_names) {
+  const auto one = parties->invite(1000), other = parties->invite(2000);
+  const auto own = parties->serve(one, parties->folder / "several", "--invite " + other.string());
+  const Json models = get(*own, "/v1/models").json()["data"];
+  ASSERT_EQ(models.size(), 2u) << models;
+  EXPECT_EQ(models[0]["id"], "tiny");
+  EXPECT_EQ(models[1]["id"], "tiny-2");  // the same name, counted
+  EXPECT_EQ(get(*own, "/api/tags").json()["models"][1]["name"], "tiny-2:latest");
+  EXPECT_EQ(get(*own, "/v1/models/tiny-2").json(), models[1]);
+  const auto left = [&](const Json& model) {
+    const Json answer = post(*own, k_chats, chat(k_question, {{"model", model}, {"max_tokens", 2}})).json();
+    EXPECT_EQ(answer["model"], model.is_null() || model == "permllm" ? "tiny" : model) << answer;
+    return answer["usage"]["permllm"]["tokens_left"].get<int>();
+  };
+  EXPECT_EQ(left("tiny-2"), 1998);
+  EXPECT_EQ(left("tiny"), 998);
+  EXPECT_EQ(left(nullptr), 996);  // the first, where none is named
+  EXPECT_EQ(left("permllm"), 994);
+  EXPECT_EQ(left("tiny-2"), 1996);
+  EXPECT_NE(post(*own, k_chats, chat(k_question, {{"model", "tiny-3"}})).text.find("\\\"tiny\\\", \\\"tiny-2\\\""),
+            std::string::npos);
+  EXPECT_EQ(get(*own, "/v1/privacy?model=tiny-2").json()["model"]["id"], "tiny-2");
+  EXPECT_EQ(get(*own, "/v1/privacy?model=tiny-3").status, 404);
+  EXPECT_NE(get(*own, "/metrics").text.find("\npermllm_gateway_tokens_total{of=\"answers\"} 10\n"), std::string::npos);
+}
+
+// The same question by each interface: the same words, in its shapes.
+TEST_F(GatewayTest, each_interface_gives_the_same_answer_in_its_own_shape) {
+  const Json question = Json::array({{{"role", "user"}, {"content", k_question}}});
+  const std::string text = post(*gateway, k_chats, chat()).json()["choices"][0]["message"]["content"];
+  // Each line of a stream that begins so, and is JSON behind it.
+  const auto lines = [](const std::string& stream, const std::string& begins) {
+    std::vector<Json> all;
+    std::istringstream in(stream);
+    for (std::string line; std::getline(in, line);) {
+      if (line.starts_with(begins + "{")) all.push_back(Json::parse(line.substr(begins.size())));
+    }
+    return all;
+  };
+  Json response{{"model", "tiny"}, {"input", k_question}, {"max_output_tokens", 6}};
+  const Json whole = post(*gateway, "/v1/responses", response).json();
+  EXPECT_EQ(whole["output"][0]["content"][0]["text"], text) << whole;
+  EXPECT_EQ(whole["status"], "incomplete");
+  response["stream"] = true;
+  const Reply stream = post(*gateway, "/v1/responses", response);
+  EXPECT_EQ(stream.header("Content-Type"), "text/event-stream");
+  std::string told;
+  for (const Json& event : lines(stream.text, "data: ")) {
+    if (event["type"] == "response.output_text.delta") told += event["delta"];
+  }
+  EXPECT_EQ(told, text);
+  EXPECT_EQ(lines(stream.text, "data: ").back()["type"], "response.incomplete");
+  response["previous_response_id"] = whole["id"];
+  EXPECT_EQ(post(*gateway, "/v1/responses", response).json()["error"]["param"], "previous_response_id");
+
+  Json message{{"model", "tiny"}, {"messages", question}, {"max_tokens", 6}};
+  const Json said = post(*gateway, "/v1/messages", message).json();
+  EXPECT_EQ(said["content"][0]["text"], text) << said;
+  EXPECT_EQ(said["stop_reason"], "max_tokens");
+  EXPECT_EQ(
+      post(*gateway, "/v1/messages/count_tokens", {{"model", "tiny"}, {"messages", question}}).json()["input_tokens"],
+      said["usage"]["input_tokens"].get<int>() + said["usage"]["cache_read_input_tokens"].get<int>());
+  message["stream"] = true;
+  told.clear();
+  for (const Json& event : lines(post(*gateway, "/v1/messages", message).text, "data: ")) {
+    if (event["type"] == "content_block_delta") told += event["delta"]["text"];
+  }
+  EXPECT_EQ(told, text);
+  message["messages"][0]["content"] = std::string(300, '!');
+  EXPECT_EQ(post(*gateway, "/v1/messages", message).json()["error"]["type"], "invalid_request_error");
+
+  Json line{{"model", "tiny:latest"}, {"messages", question}, {"options", {{"num_predict", 6}}}};
+  const Reply streamed = post(*gateway, "/api/chat", line);
+  EXPECT_EQ(streamed.header("Content-Type"), "application/x-ndjson");
+  told.clear();
+  for (const Json& one : lines(streamed.text, "")) told += one["message"]["content"];
+  EXPECT_EQ(told, text);
+  EXPECT_EQ(lines(streamed.text, "").back()["eval_count"], 6);
+  line["stream"] = false;
+  EXPECT_EQ(post(*gateway, "/api/chat", line).json()["message"]["content"], text);
+  EXPECT_EQ(post(*gateway, "/api/generate",
+                 {{"model", "tiny"}, {"prompt", k_question}, {"stream", false}, {"options", {{"num_predict", 6}}}})
+                .json()["response"],
+            text);
+  line["model"] = "llama3";
+  EXPECT_EQ(post(*gateway, "/api/chat", line).status, 404);
+  EXPECT_TRUE(post(*gateway, "/api/chat", line).json()["error"].is_string());
+  EXPECT_EQ(get(*gateway, "/api/tags").json()["models"][0]["name"], "tiny:latest");
+  EXPECT_EQ(get(*gateway, "/api/ps").json()["models"][0]["model"], "tiny:latest");
+  EXPECT_EQ(post(*gateway, "/api/show", {{"model", "tiny"}}).json()["details"]["family"], "llama");
+  EXPECT_TRUE(get(*gateway, "/api/version").json()["version"].is_string());
+  const Json tokens = post(*gateway, "/tokenize", {{"content", "It is"}}).json()["tokens"];
+  EXPECT_EQ(post(*gateway, "/detokenize", {{"tokens", tokens}}).json()["content"], "It is");
 }
 
 TEST_F(GatewayTest, a_dialogue_is_not_fed_again_and_others_do_not_disturb_it) {
@@ -413,19 +555,23 @@ TEST_F(GatewayTest, a_wrong_path_is_told_the_right_one) {
                                                  {"/v1/v1/chat/completions", "/v1/chat/completions"},
                                                  {"/v1/chat/completions/", "/v1/chat/completions"},
                                                  {"/v1/tokenize", "/tokenize"},
-                                                 {"/v1/embeddings", "/v1/chat/completions"},
-                                                 {"/embeddings", "/v1/chat/completions"},
-                                                 {"/v1/images/generations", "/v1/chat/completions"},
-                                                 {"/api/show", "/v1/models"}};
+                                                 {"/embeddings", "/v1/embeddings"},
+                                                 {"/v1/moderations", "/v1/chat/completions and"},
+                                                 {"/v1/v1/responses", "/v1/responses"},
+                                                 {"/messages", "/v1/messages"},
+                                                 {"/v1/responses/resp_1", "/v1/chat/completions"},
+                                                 {"/v1/images/generations", "/v1/chat/completions"}};
   for (const auto& [path, there] : right) {
     const Reply reply = post(*gateway, path, chat());
     EXPECT_EQ(reply.status, 404) << path;
-    EXPECT_NE(reply.json()["error"]["message"].get<std::string>().find(there +
-                                                                       (path.find("mbed") == path.npos ? "" : " and")),
-              std::string::npos)
-        << path << reply.text;
+    EXPECT_NE(reply.json()["error"]["message"].get<std::string>().find(there), std::string::npos) << path << reply.text;
     EXPECT_EQ(reply.json()["error"]["code"], "unknown_url");
   }
+  const Json refused = post(*gateway, "/v1/embeddings", {{"model", "tiny"}, {"input", "a"}}).json()["error"];
+  EXPECT_EQ(refused["code"], "unsupported_parameter") << refused;
+  EXPECT_NE(refused["message"].get<std::string>().find("profile paper"), std::string::npos);
+  EXPECT_NE(post(*gateway, "/api/pull", chat()).json()["error"].get<std::string>().find("/v1/models says"),
+            std::string::npos);
   EXPECT_NE(get(*gateway, "/models").text.find("; /v1/models is what"), std::string::npos);
   EXPECT_NE(get(*gateway, "/models/tiny").text.find("; /v1/models/ID is what"), std::string::npos);
   EXPECT_EQ(get(*gateway, "/no/such").status, 404);
@@ -606,6 +752,15 @@ TEST_F(GatewayTest, keys_are_asked_for_where_there_are_some) {
   for (const char* key : {"Bearer key-number-one-of-two", "bearer key-number-two-of-two"})
     EXPECT_EQ(get(*own, "/v1/models", {{"Authorization", key}}).status, 200);
   EXPECT_EQ(post(*own, k_chats, chat()).status, 401);
+  // As Anthropic's clients send it; with both, the first one counts.
+  const auto by = [&](const httplib::Headers& headers) { return get(*own, "/v1/models", headers).status; };
+  EXPECT_EQ(by({{"x-api-key", "key-number-one-of-two"}}), 200);
+  EXPECT_EQ(by({{"x-api-key", "key-number-three-of-two"}}), 401);
+  EXPECT_EQ(by({{"x-api-key", "key-number-one-of-two"}, {"x-api-key", "key-number-two-of-two"}}), 401);
+  EXPECT_EQ(by({{"x-api-key", "key-number-one-of-two"}, {"Authorization", "Bearer key-number-three-of-two"}}), 401);
+  const Reply refused_message = post(*own, "/v1/messages", {{"model", "tiny"}});
+  EXPECT_EQ(refused_message.status, 401);
+  EXPECT_EQ(refused_message.json()["error"]["type"], "authentication_error");
 }
 
 TEST_F(GatewayTest, an_allowance_that_is_used_up_is_told) {
@@ -857,6 +1012,72 @@ TEST(Forms, a_small_model_in_profile_open_keeps_a_schema_and_calls_a_tool_that_i
   EXPECT_EQ(joined["function"]["name"], "weather");
   EXPECT_TRUE(Json::parse(arguments, nullptr, false).is_object()) << arguments;
   EXPECT_EQ(finish, "tool_calls");
+  EXPECT_EQ(own.end(), 0);
+}
+
+TEST(NamedLogits, are_told_and_moved_in_profile_open) {
+  Service own("serve --demo " PERMLLM_TEST_MODEL
+              " --profile open --context 256 --ahead 128 --events --log-level off --listen 127.0.0.1:0");
+  const auto ask = [&](Json more) {
+    more["model"] = nullptr;
+    const Reply reply = post(own, k_chats, chat("What is 17 plus 25?", more));
+    EXPECT_EQ(reply.status, 200) << reply.text;
+    return reply.json()["choices"][0];
+  };
+  const Json plain = ask({{"max_tokens", 8}, {"logprobs", true}, {"top_logprobs", 3}});
+  ASSERT_EQ(plain["logprobs"]["content"].size(), 8u);
+  for (const Json& token : plain["logprobs"]["content"]) {
+    ASSERT_EQ(token["top_logprobs"].size(), 3u);
+    EXPECT_EQ(token["top_logprobs"][0]["token"], token["token"]);  // greedy
+    EXPECT_EQ(token["top_logprobs"][0]["logprob"], token["logprob"]);
+    EXPECT_GE(token["top_logprobs"][0]["logprob"], token["top_logprobs"][1]["logprob"]);
+    EXPECT_GE(token["top_logprobs"][1]["logprob"], token["top_logprobs"][2]["logprob"]);
+  }
+  // The first token barred, the next best comes; what is told is the model's own likelihood all the same.
+  const std::string first = plain["logprobs"]["content"][0]["token"];
+  const Json ids = post(own, "/tokenize", {{"content", first}}).json()["tokens"];
+  ASSERT_EQ(ids.size(), 1u) << first;
+  const Json barred = ask({{"max_tokens", 1},
+                           {"logprobs", true},
+                           {"top_logprobs", 1},
+                           {"logit_bias", {{std::to_string(ids[0].get<int>()), -100}}}});
+  EXPECT_EQ(barred["logprobs"]["content"][0]["token"], plain["logprobs"]["content"][0]["top_logprobs"][1]["token"]);
+  EXPECT_EQ(barred["logprobs"]["content"][0]["top_logprobs"][0]["token"], first);
+  // Penalties and the longest drafts at once: each row counts what stands before it.
+  const auto repeats = [&](const Json& how) {
+    Json more{{"max_tokens", 40}, {"logprobs", true}};
+    more.update(how);
+    std::map<std::string, int> times;
+    int most = 0;
+    for (const Json& token : ask(more)["logprobs"]["content"]) most = std::max(most, ++times[token["token"]]);
+    return most;
+  };
+  EXPECT_GT(repeats(Json::object()), 1);
+  EXPECT_EQ(repeats({{"frequency_penalty", 2}, {"presence_penalty", 2}, {"repetition_penalty", 10}}), 1);
+  // Vectors of texts: the same for the same, near for what is alike, whichever interface tells of them.
+  const Json texts{"A cat sits on the mat.", "A kitten sits on the rug.", "Interest rates rose by a quarter."};
+  const Json embedded = post(own, "/v1/embeddings", {{"input", texts}}).json();
+  ASSERT_EQ(embedded["data"].size(), 3u) << embedded;
+  std::vector<std::vector<double>> vectors;
+  for (const Json& one : embedded["data"]) vectors.push_back(one["embedding"].get<std::vector<double>>());
+  const auto cosine = [&](std::size_t a, std::size_t b) {
+    return std::inner_product(vectors[a].begin(), vectors[a].end(), vectors[b].begin(), 0.0);
+  };
+  EXPECT_EQ(vectors[0].size(), 576u);
+  EXPECT_NEAR(cosine(0, 0), 1, 1e-5);
+  EXPECT_GT(cosine(0, 1), cosine(0, 2) + 0.05);
+  EXPECT_GT(embedded["usage"]["prompt_tokens"], 15);
+  const Json again = post(own, "/api/embed", {{"model", "permllm"}, {"input", texts[0]}}).json()["embeddings"];
+  ASSERT_EQ(again.size(), 1u);
+  vectors.push_back(again[0].get<std::vector<double>>());
+  EXPECT_NEAR(cosine(0, 3), 1, 1e-3);
+  EXPECT_EQ(post(own, "/v1/embeddings", {{"input", "a"}, {"encoding_format", "base64"}})
+                .json()["data"][0]["embedding"]
+                .get<std::string>()
+                .size(),
+            3072u);
+  const Json raw = post(own, "/v1/completions", {{"prompt", "1, 2, 3,"}, {"max_tokens", 2}, {"logprobs", 2}}).json();
+  EXPECT_EQ(raw["choices"][0]["logprobs"]["top_logprobs"][0].size(), 2u) << raw;
   EXPECT_EQ(own.end(), 0);
 }
 

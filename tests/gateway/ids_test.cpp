@@ -39,22 +39,22 @@ TEST(Ids, of_a_question_are_made_once_and_carried) {
   std::vector<Message> dialogue;
   const auto ask = [&](const std::string& text) {
     dialogue.push_back({"user", text});
-    openai::Request request;
+    gateway::Request request;
     request.messages = dialogue;
     request.max_tokens = 1;
-    const auto ticket = desk.ask(0, request, openai::Shape(true, "tiny", "fp"), "", "");
+    const auto ticket = desk.ask(0, request, gateway::Head(), "", "");
     AnswerJob& job = **ticket;
     job.wait(SIZE_MAX, steady_clock::now() + 60s);
     EXPECT_FALSE(job.failure()) << job.failure()->message;
-    dialogue.push_back({"assistant", job.result().text});
-    return job.result().usage["prompt_tokens_details"]["cached_tokens"].get<int>();
+    dialogue.push_back({"assistant", job.made().choices.at(0).text});
+    return gateway::cached_tokens(job.made().costs.cost);
   };
   ask("Y");
   EXPECT_EQ(encoded, 1u);
   dialogue.clear();
   ask("No other?");  // beside the first, which it might go on with
   EXPECT_EQ(encoded, 2u);
-  EXPECT_GT(ask("Z"), 0);
+  EXPECT_GT(ask("Z"), 0u);
   EXPECT_EQ(encoded, 3u);
 }
 

@@ -15,7 +15,7 @@ using Stage = AnswerProgress::Stage;
 using std::chrono_literals::operator""s;
 
 struct Job : AnswerJob {
-  Job() : AnswerJob(0, {}, {true, "tiny", "fp"}, {}) {}
+  Job() : AnswerJob(0, {}, {}, {}) {}
 };
 Clock::time_point soon() { return Clock::now() + 10s; }
 
@@ -46,29 +46,72 @@ TEST(AnswerJob, tells_its_stage_its_progress_and_its_tokens) {
   EXPECT_GT(job.now().tokens_per_second, 0);
 }
 
-TEST(AnswerJob, its_text_is_waited_for_from_where_a_reader_is) {
+using Kind = gateway::Piece::Kind;
+// All pieces' texts; a call is its name in brackets.
+std::string told(const std::vector<gateway::Piece>& pieces) {
+  std::string all;
+  for (const gateway::Piece& piece : pieces)
+    all += piece.kind == Kind::call ? "[" + piece.call.call.name + "]" : piece.text;
+  return all;
+}
+
+TEST(AnswerJob, its_pieces_are_waited_for_from_where_a_reader_is) {
   Job job;
-  EXPECT_EQ(job.wait(0, Clock::now()), "");  // the deadline
-  std::string first, rest, end;
+  EXPECT_TRUE(job.wait(0, Clock::now()).empty());  // the deadline
+  std::vector<gateway::Piece> first, rest, end;
   std::jthread reader([&] {
     first = job.wait(0, soon());
-    rest = job.wait(2, soon());
-    end = job.wait(4, soon());
+    rest = job.wait(1, soon());
+    end = job.wait(5, soon());
   });
-  job.add("ab");
-  job.add("cd");
+  job.begin_choice();
+  job.add(Kind::thought, "hm");
+  job.add(Kind::text, "ab");
+  job.add({"f", "{}"});
   Answer answer;
   answer.end = Answer::End::length;
-  job.finish(answer, {{"total_tokens", 4}});
+  job.end_choice(answer);
+  job.begin_choice();
+  job.add(Kind::text, "c");
+  job.add(Kind::text, "d");
+  answer.end = Answer::End::stop;
+  answer.stop = "x";
+  job.end_choice(answer);
+  gateway::Costs costs;
+  costs.cost.answer_tokens = 4;
+  job.finish(costs);
   reader.join();
-  EXPECT_EQ(first.substr(0, 2), "ab");
-  EXPECT_EQ(rest, "cd");
-  EXPECT_EQ(end, "");
+  EXPECT_TRUE(told(first).starts_with("hm"));
+  EXPECT_TRUE(std::string("ab[f]cd").starts_with(told(rest)) && !rest.empty());
+  EXPECT_TRUE(end.empty());
+  EXPECT_EQ(told(job.wait(0, soon())), "hmab[f]cd");
   EXPECT_TRUE(job.done());
   EXPECT_FALSE(job.failure());
-  EXPECT_EQ(job.result().text, "abcd");
-  EXPECT_STREQ(job.result().finish, "length");
-  EXPECT_EQ(job.result().usage.at("total_tokens"), 4);
+  const gateway::Made made = job.made();
+  ASSERT_EQ(made.choices.size(), 2u);
+  EXPECT_EQ(made.choices[0].thought, "hm");
+  EXPECT_EQ(made.choices[0].text, "ab");
+  EXPECT_EQ(made.choices[0].calls.at(0).id.size(), 9u);
+  EXPECT_EQ(made.choices[0].end, Answer::End::length);
+  EXPECT_EQ(made.choices[1].text, "cd");
+  EXPECT_EQ(made.choices[1].stop, "x");
+  EXPECT_EQ(made.costs.cost.answer_tokens, 4u);
+}
+
+TEST(AnswerJob, texts_of_a_kind_and_a_choice_are_joined) {
+  Job job;
+  job.begin_choice();
+  job.add(Kind::thought, "a");
+  job.add(Kind::thought, "b");
+  job.add(Kind::text, "c");
+  job.add({"f", "{}"});
+  job.add({"g", "{}"});
+  job.begin_choice();
+  job.add(Kind::text, "d");
+  const auto joined = gateway::joined(job.wait(0, soon()));
+  ASSERT_EQ(joined.size(), 5u);
+  EXPECT_EQ(joined[0].text, "ab");
+  EXPECT_EQ(joined[4].choice, 1u);
 }
 
 TEST(AnswerJob, a_failure_wakes_whoever_waits) {
@@ -78,7 +121,7 @@ TEST(AnswerJob, a_failure_wakes_whoever_waits) {
     std::atomic<bool> reads = false;
     std::jthread reader([&] {
       reads = true;
-      EXPECT_EQ(job.wait(SIZE_MAX, deadline), "");
+      EXPECT_TRUE(job.wait(SIZE_MAX, deadline).empty());
     });
     while (!reads) std::this_thread::yield();
     for (int j = 0; j < i; ++j) std::this_thread::yield();
@@ -105,7 +148,7 @@ TEST(AnswerJob, is_cancelled_when_its_last_listener_leaves) {
 TEST(AnswerJob, one_that_is_done_is_not_cancelled) {
   Job job;
   job.join();
-  job.finish({}, {});
+  job.finish({});
   job.leave();
   job.give_up_if_alone(-1s);
   EXPECT_FALSE(job.stop_token().stop_requested());

@@ -58,9 +58,10 @@ class StandIn : public Backend {
         return false;
       });
     }
-    void end(Answer::End end = Answer::End::model, double token_seconds = 0) {
-      add([end, token_seconds](Answer& answer, const auto&) {
+    void end(Answer::End end = Answer::End::model, double token_seconds = 0, const std::string& stop = "") {
+      add([=](Answer& answer, const auto&) {
         answer.end = end;
+        answer.stop = stop;
         answer.cost.token_seconds = token_seconds;
         return true;
       });
@@ -123,6 +124,7 @@ class StandIn : public Backend {
   std::size_t stock_calls() const { return stock_calls_; }
 
   std::string own_template;  // the model's
+  std::string prompt_ends;   // what it writes before an answer
   std::string chat_template() const override { return own_template; }
   const Client::Model& model() const override { return offered; }
   std::uint64_t tokens_left() const override { return left; }
@@ -130,9 +132,11 @@ class StandIn : public Backend {
                                       const ConversationOptions& options) const override {
     std::vector<std::uint32_t> ids;
     for (const Message& message : messages) ids.insert(ids.end(), message.content.begin(), message.content.end());
+    ids.insert(ids.end(), prompt_ends.begin(), prompt_ends.end());
     ids.insert(ids.end(), options.begins.begin(), options.begins.end());
     return ids;
   }
+  std::string detokenize(std::span<const std::uint32_t> ids) const override { return text_of(ids); }
   std::vector<Client::Chain> stock() const override { return in_stock(stock_calls_++); }
   std::size_t ready_tokens() const override { return 7; }
   void fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens) const override {

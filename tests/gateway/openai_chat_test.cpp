@@ -1,5 +1,5 @@
 // Requests and answers of OpenAI's interface as data.
-#include "gateway/openai.h"
+#include "gateway/openai_chat.h"
 
 #include <gtest/gtest.h>
 
@@ -7,12 +7,15 @@
 
 #include "base/reason.h"
 
-namespace permllm::openai {
+namespace permllm::gateway {
 namespace {
 
 using In = nlohmann::json;
 
 const In k_chat{{"messages", {{{"role", "user"}, {"content", "Hi"}}}}};
+
+Request parse_chat(std::string_view body) { return OpenAiChat().read(body); }
+Request parse_completion(std::string_view body) { return OpenAiCompletions().read(body); }
 
 // The field and the code of the error that a body gives.
 std::string refused(const std::function<void()>& parse) {
@@ -72,6 +75,11 @@ TEST(Requests, a_chat_is_read_with_all_that_is_honoured) {
   for (const auto& [name, value] : std::map<std::string, In>{{"top_p", 1}, {"top_k", 0}, {"min_p", 0}, {"seed", 5}}) {
     EXPECT_EQ(parse_chat(more(name, value).dump()).answer.temperature, 0) << name;
   }
+  EXPECT_EQ(plain.choices, 1u);
+  EXPECT_EQ(parse_chat(more("n", 3).dump()).choices, 3u);
+  EXPECT_EQ(parse_chat(more("n", 3).dump()).answer.temperature, 1);  // or all would be the same
+  const auto biased = parse_chat(more("logit_bias", {{"5", -100}, {"7", 1.5}}).dump()).answer.logit_bias;
+  EXPECT_EQ(biased, (std::vector<std::pair<std::uint32_t, double>>{{5, -100}, {7, 1.5}}));
   EXPECT_FALSE(plain.max_tokens || plain.stream || plain.answer.seed);
   EXPECT_EQ(parse_completion(R"({"prompt":["once"],"echo":false,"best_of":1,"suffix":""})").messages[0].content,
             "once");
@@ -83,6 +91,12 @@ TEST(Requests, fields_that_ask_for_nothing_are_accepted) {
                          In{{"store", false}},
                          In{{"service_tier", "auto"}},
                          In{{"n", 1}},
+                         In{{"n", 16}},
+                         In{{"logit_bias", {{"5", -100}}}},
+                         In{{"presence_penalty", 2}},
+                         In{{"frequency_penalty", -0.5}},
+                         In{{"repetition_penalty", 1.1}},
+                         In{{"logprobs", true}, {"top_logprobs", 20}},
                          In{{"logit_bias", In::object()}},
                          In{{"presence_penalty", 0}},
                          In{{"frequency_penalty", 0.0}},
@@ -114,12 +128,7 @@ TEST(Requests, fields_that_ask_for_nothing_are_accepted) {
 }
 
 TEST(Requests, what_is_not_honoured_is_refused_by_name) {
-  for (const auto& [name, value] : std::map<std::string, In>{{"n", 2},
-                                                             {"logit_bias", {{"5", 1}}},
-                                                             {"presence_penalty", 0.1},
-                                                             {"frequency_penalty", -1},
-                                                             {"top_logprobs", 3},
-                                                             {"functions", {1}},
+  for (const auto& [name, value] : std::map<std::string, In>{{"functions", {1}},
                                                              {"function_call", "auto"},
                                                              {"store", true},
                                                              {"service_tier", "flex"},
@@ -129,6 +138,13 @@ TEST(Requests, what_is_not_honoured_is_refused_by_name) {
   }
   for (const auto& [name, value] : std::map<std::string, In>{{"prompt", "a"},
                                                              {"best_of", 2},
+                                                             {"n", 0},
+                                                             {"n", 17},
+                                                             {"logit_bias", {{"a", 1}}},
+                                                             {"presence_penalty", 2.1},
+                                                             {"frequency_penalty", "1"},
+                                                             {"repetition_penalty", 0},
+                                                             {"top_logprobs", 3},
                                                              {"parallel_tool_calls", "yes"},
                                                              {"reasoning_effort", 1},
                                                              {"unheard_of", false},
@@ -162,10 +178,12 @@ TEST(Requests, what_is_not_honoured_is_refused_by_name) {
   EXPECT_EQ(message({{"role", "user"}, {"content", {{{"type", "image_url"}, {"image_url", "x"}}}}}),
             "messages[0].content[0].type unsupported");
   EXPECT_EQ(message({{"role", "assistant"}, {"content", "a"}, {"tool_calls", {1}}}), "messages[0].tool_calls[0]");
-  for (const char* body : {R"({"prompt":"a","echo":true})", R"({"prompt":"a","suffix":"b"})",
-                           R"({"prompt":"a","best_of":2})", R"({"prompt":"a","logprobs":0})"}) {
+  for (const char* body :
+       {R"({"prompt":"a","echo":true})", R"({"prompt":"a","suffix":"b"})", R"({"prompt":"a","best_of":2})"}) {
     EXPECT_TRUE(refused([&] { parse_completion(body); }).ends_with("unsupported")) << body;
   }
+  EXPECT_EQ(refused([] { parse_completion(R"({"prompt":"a","best_of":2,"n":2,"logprobs":5})"); }), "accepted");
+  EXPECT_EQ(refused([] { parse_completion(R"({"prompt":"a","logprobs":6})"); }), "logprobs");
   EXPECT_EQ(refused([] { parse_completion(R"({"prompt":["a","b"]})"); }), "prompt");
   EXPECT_EQ(refused([] { parse_completion(R"({"prompt":[1,2]})"); }), "prompt");
 }
@@ -252,42 +270,120 @@ TEST(Requests, json_that_would_take_a_reader_down_is_refused) {
   EXPECT_EQ(refused([] { parse_chat(R"({"messages":[{"role":"user","content":"a","role":"system"}]})"); }), "role");
 }
 
-TEST(Answers, chunks_are_what_strict_clients_take) {
-  const Shape shape(true, "m", "fp");
-  const Json first = shape.first_chunk(false), text = shape.text_chunk("a", false),
-             last = shape.last_chunk("stop", true, Json::object());
-  EXPECT_EQ(first["choices"][0]["delta"], (Json{{"role", "assistant"}, {"content", ""}}));
-  EXPECT_EQ(text["choices"][0]["delta"], (Json{{"content", "a"}}));
-  EXPECT_TRUE(text["choices"][0]["finish_reason"].is_null());
-  EXPECT_FALSE(text.contains("usage"));
-  EXPECT_EQ(last["choices"][0]["delta"], Json::object());
-  EXPECT_EQ(last["choices"][0]["finish_reason"], "stop");
-  EXPECT_TRUE(last.at("usage").is_null());
-  for (const Json& chunk : {first, text, last}) {
-    EXPECT_EQ(chunk["object"], "chat.completion.chunk");
-    EXPECT_EQ(chunk["id"], first["id"]);
-    EXPECT_EQ(chunk["created"], first["created"]);
+// The events of a stream, each with its data read; "[DONE]" is a text.
+std::vector<Json> events_of(const std::string& bytes) {
+  std::vector<Json> all;
+  for (std::size_t from = 0, end = 0; (end = bytes.find("\n\n", from)) != std::string::npos; from = end + 2) {
+    const std::string one = bytes.substr(from, end - from);
+    EXPECT_TRUE(one.starts_with("data: ")) << one;
+    all.push_back(one == "data: [DONE]" ? Json("done") : Json::parse(one.substr(6)));
   }
-  EXPECT_NE(Shape(true, "m", "fp").first_chunk(false)["id"], first["id"]);
-  EXPECT_EQ(shape.usage_chunk({{"x", 1}})["choices"], Json::array());
-  EXPECT_EQ(Shape(false, "m", "fp").text_chunk("a", false)["choices"][0]["text"], "a");
+  return all;
+}
+Made made_of(const std::vector<std::string>& texts) {
+  Made made;
+  for (const std::string& text : texts) made.choices.push_back({"", text, {}, Answer::End::model, "", {}});
+  return made;
+}
+
+TEST(Answers, chunks_are_what_strict_clients_take) {
+  const Head head = Head::of("m", "fp");
+  Request request;
+  const auto writer = OpenAiChat().writer(request, head, 0);
+  const auto events =
+      events_of(writer->begin() + writer->piece({Piece::Kind::text, 0, "a", {}}) + writer->end(made_of({"a"})));
+  ASSERT_EQ(events.size(), 4u);
+  EXPECT_EQ(events[0]["choices"][0]["delta"], (Json{{"role", "assistant"}, {"content", ""}}));
+  EXPECT_EQ(events[1]["choices"][0]["delta"], (Json{{"content", "a"}}));
+  EXPECT_TRUE(events[1]["choices"][0]["finish_reason"].is_null());
+  EXPECT_FALSE(events[1].contains("usage"));
+  EXPECT_EQ(events[2]["choices"][0]["delta"], Json::object());
+  EXPECT_EQ(events[2]["choices"][0]["finish_reason"], "stop");
+  EXPECT_EQ(events[3], "done");
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(events[i]["object"], "chat.completion.chunk");
+    EXPECT_EQ(events[i]["id"], "chatcmpl-" + head.id);
+    EXPECT_EQ(events[i]["created"], head.created);
+  }
+  EXPECT_NE(Head::of("m", "fp").id, head.id);
+  request.include_usage = true;
+  const auto counted = events_of(OpenAiChat().writer(request, head, 0)->end(made_of({""})));
+  EXPECT_TRUE(counted[1].at("usage").is_null());
+  EXPECT_EQ(counted[2]["choices"], Json::array());
+  EXPECT_EQ(counted[2]["usage"]["total_tokens"], 0);
+  Request raw;
+  raw.chat = false;
+  EXPECT_EQ(
+      events_of(OpenAiChat().writer(raw, head, 0)->piece({Piece::Kind::text, 0, "a", {}}))[0]["choices"][0]["text"],
+      "a");
   EXPECT_EQ(event({{"a", "\n"}}), "data: {\"a\":\"\\n\"}\n\n");  // a line is a line
+}
+
+TEST(Answers, each_choice_has_its_index_its_thoughts_and_its_end) {
+  const Head head = Head::of("m", "fp");
+  const Request request;
+  Made made = made_of({"a", "b"});
+  made.choices[0].thought = "hm";
+  made.choices[1].calls = {{"id7", {"f", "{}"}}};
+  made.choices[1].end = Answer::End::model;
+  const Json whole = OpenAiChat().writer(request, head, 0)->whole(made);
+  ASSERT_EQ(whole["choices"].size(), 2u);
+  EXPECT_EQ(whole["choices"][0]["message"]["reasoning_content"], "hm");
+  EXPECT_EQ(whole["choices"][0]["finish_reason"], "stop");
+  EXPECT_FALSE(whole["choices"][1]["message"].contains("reasoning_content"));
+  EXPECT_EQ(whole["choices"][1]["index"], 1);
+  EXPECT_EQ(whole["choices"][1]["finish_reason"], "tool_calls");
+  EXPECT_EQ(whole["choices"][1]["message"]["tool_calls"][0]["function"], (Json{{"name", "f"}, {"arguments", "{}"}}));
+  const auto writer = OpenAiChat().writer(request, head, 0);
+  std::string stream = writer->begin();
+  stream += writer->piece({Piece::Kind::thought, 0, "hm", {}}) + writer->piece({Piece::Kind::text, 0, "a", {}});
+  stream += writer->piece({Piece::Kind::text, 1, "b", {}}) +
+            writer->piece({Piece::Kind::call, 1, "", made.choices[1].calls[0]});
+  const auto events = events_of(stream + writer->end(made));
+  ASSERT_EQ(events.size(), 10u);
+  EXPECT_EQ(events[1]["choices"][0]["delta"], (Json{{"reasoning_content", "hm"}}));
+  EXPECT_EQ(events[3]["choices"][0]["delta"]["role"], "assistant");
+  for (std::size_t i = 3; i < 7; ++i) EXPECT_EQ(events[i]["choices"][0]["index"], 1) << i;
+  EXPECT_EQ(events[5]["choices"][0]["delta"]["tool_calls"][0]["id"], "id7");
+  EXPECT_EQ(events[7]["choices"][0],
+            (Json{{"index", 0}, {"delta", Json::object()}, {"logprobs", nullptr}, {"finish_reason", "stop"}}));
+  EXPECT_EQ(events[8]["choices"][0]["finish_reason"], "tool_calls");
+}
+
+TEST(Answers, likelihoods_have_the_shape_of_their_interface) {
+  const Head head = Head::of("m", "fp");
+  Made made = made_of({"ab"});
+  made.choices[0].log_probabilities = {{"a", -0.5, {{"a", -0.5, {}}, {"\xff", -1, {}}}},
+                                       {"b", -0.25, {{"b", -0.25, {}}, {"c", -2, {}}}}};
+  Request chat, raw;
+  raw.chat = false;
+  raw.answer.top_logprobs = 2;
+  const Json token = OpenAiChat().writer(chat, head, 0)->whole(made)["choices"][0]["logprobs"]["content"][0];
+  EXPECT_EQ(token["token"], "a");
+  EXPECT_EQ(token["bytes"], Json::array({97}));
+  EXPECT_EQ(token["top_logprobs"][1]["bytes"], Json::array({255}));
+  EXPECT_EQ(token["top_logprobs"][1]["logprob"], -1);
+  const Json plain = OpenAiCompletions().writer(raw, head, 0)->whole(made)["choices"][0]["logprobs"];
+  EXPECT_EQ(plain["tokens"], Json::array({"a", "b"}));
+  EXPECT_EQ(plain["text_offset"], Json::array({0, 1}));
+  EXPECT_EQ(plain["token_logprobs"], Json::array({-0.5, -0.25}));
+  EXPECT_EQ(plain["top_logprobs"][1], (Json{{"b", -0.25}, {"c", -2}}));
 }
 
 // Who asks for no usage is told all the same.
 TEST(Answers, numbers_out_of_range_are_told_in_every_shape) {
-  Costs costs;
-  costs.cost.answer_tokens = costs.trusted_tokens = 5;
-  const Json right = usage_of(costs);
-  costs.out_of_range = 7;
-  costs.trusted_tokens = 2;
-  const Json wrong = usage_of(costs);
-  const Shape shape(true, "m", "fp");
-  EXPECT_EQ(right["permllm"]["out_of_range"], 0);
-  EXPECT_EQ(right["permllm"]["trusted_tokens"], 5);
-  EXPECT_FALSE(shape.last_chunk("stop", false, right).contains("permllm"));
-  EXPECT_EQ(wrong["permllm"]["out_of_range"], 7);
-  EXPECT_EQ(shape.last_chunk("stop", false, wrong)["permllm"], (Json{{"out_of_range", 7}, {"trusted_tokens", 2}}));
+  Made made = made_of({"a"});
+  made.costs.cost.answer_tokens = made.costs.trusted_tokens = 5;
+  const Head head = Head::of("m", "fp");
+  const Request request;
+  const auto last = [&] { return events_of(OpenAiChat().writer(request, head, 0)->end(made)).at(1); };
+  EXPECT_EQ(costs_of(made.costs)["out_of_range"], 0);
+  EXPECT_EQ(costs_of(made.costs)["trusted_tokens"], 5);
+  EXPECT_FALSE(last().contains("permllm"));
+  made.costs.out_of_range = 7;
+  made.costs.trusted_tokens = 2;
+  EXPECT_EQ(OpenAiChat().writer(request, head, 0)->whole(made)["usage"]["permllm"]["out_of_range"], 7);
+  EXPECT_EQ(last()["permllm"], (Json{{"out_of_range", 7}, {"trusted_tokens", 2}}));
 }
 
 TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
@@ -328,10 +424,10 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
   EXPECT_EQ(refusal_of(Error(Code::usage, "top_p", "m")).param, "top_p");
   EXPECT_EQ(refusal_of(Error(Code::malformed, "ModelHeld.hashes", "m")).message.find("ModelHeld"), std::string::npos);
   EXPECT_EQ(
-      body_of(refusal_of(Error(Code::usage, Reason::allowance_used_up, "tokens", "all 5 are used"))).dump(),
+      openai_error(refusal_of(Error(Code::usage, Reason::allowance_used_up, "tokens", "all 5 are used"))).dump(),
       R"({"error":{"message":"tokens: all 5 are used; ask the provider for more","type":"insufficient_quota","param":null,"code":"allowance_used_up",)"
       R"("plain":"The allowance of the invite is used up. Ask the provider for more."}})");
-  EXPECT_EQ(body_of(invalid("m")).dump(),
+  EXPECT_EQ(openai_error(invalid("m")).dump(),
             R"({"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}})");
   EXPECT_EQ(slug("SmolLM2 135M (Instruct)"), "smollm2-135m-instruct");
   EXPECT_EQ(slug("\xe4\xbd\xa0"), "permllm");
@@ -340,4 +436,4 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
 }
 
 }  // namespace
-}  // namespace permllm::openai
+}  // namespace permllm::gateway
