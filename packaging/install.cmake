@@ -15,6 +15,11 @@ install(FILES ${PROJECT_SOURCE_DIR}/packaging/prometheus/permllm.rules.yaml ${PR
   DESTINATION ${CMAKE_INSTALL_DOCDIR}/watching COMPONENT permllm)
 install(FILES ${PROJECT_SOURCE_DIR}/packaging/systemd/user/permllm-serve.service DESTINATION lib/systemd/user COMPONENT permllm)
 
+# The licences of what is packed into the page.
+foreach(of ${web_licences})
+  string(REGEX MATCH "^([^=]*)=(.*)$" unused ${of})
+  install(FILES ${CMAKE_MATCH_2} DESTINATION ${CMAKE_INSTALL_DOCDIR}/page RENAME LICENSE.${CMAKE_MATCH_1} COMPONENT permllm)
+endforeach()
 # Man pages and completions, by the program itself.
 install(CODE "execute_process(COMMAND $<TARGET_FILE:permllm> man \"${PROJECT_BINARY_DIR}/pages/man1\" COMMAND_ERROR_IS_FATAL ANY)
   foreach(shell bash zsh fish)

@@ -2,6 +2,7 @@
 # build.sh PRESET TARGET: configures once, then builds. Quiet when nothing is to do.
 set -euo pipefail
 preset=$1 target=$2
+[ "$preset" != release ] || scripts/fetch_web.sh release unless-tried
 if [ ! -f "build/$preset/build.ninja" ]; then
   echo "Configuring ($preset)"
   log=$(mktemp)

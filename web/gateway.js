@@ -3,35 +3,50 @@ import {ask} from './dom.js';
 
 const k_key = 'permllm.key';  // in sessionStorage: gone with the tab
 
+// What happened, in a line, by the gateway's reason; where it names none, by its code, else by the status.
+const k_headlines = {
+  allowance_used_up: 'The allowance of your invite is used up', context_exceeded: 'This is longer than the model can read',
+  context_length_exceeded: 'This is longer than the model can read', queue_full: 'Too many requests are waiting', busy: 'The provider or the helper is busy',
+  provider_busy: 'The provider is busy', session_ended: 'The provider ended the session', provider_unreachable: 'The provider is away',
+  helper_unreachable: 'The helper is away, and no offline material is left', out_of_stock: 'No offline material is left',
+  stock_full: 'The provider keeps no more offline material for you', disk_full: 'A disk for offline material is full',
+  model_changed: 'The provider serves another model than before', model_missing: "The helper does not hold the provider's model",
+  version: 'The programs are of different releases', invite_revoked: 'Your invite is no longer accepted', certificate_expired: 'A certificate has expired',
+  not_trusted: "A party's certificate is not trusted", peer_fault: 'The provider or the helper failed', model_not_found: 'The gateway does not serve this model',
+  invalid_api_key: 'The gateway asks for a key', gateway_unreachable: 'The gateway does not answer', stream_cut: 'The connection ended before the answer did',
+  foreign_host: 'The gateway does not serve this address', foreign_origin: 'The gateway does not serve this address', body_too_large: 'That is more text than the gateway takes',
+  unsupported_parameter: 'The gateway does not take one of the settings', cancelled: 'The answer was cancelled at the gateway',
+};
+const k_by_status = {400: 'The gateway does not take this request', 429: 'Too many requests are waiting', 502: 'The provider or the helper failed', 503: 'The gateway cannot answer now'};
+const k_remedies = {
+  gateway_unreachable: 'Is permllm serve still running on this machine?', stream_cut: 'What came of it is kept.',
+  invalid_api_key: 'It has none that it accepts. Ask whoever started permllm serve.', foreign_host: 'Open the one that permllm serve printed.',
+  foreign_origin: 'Open the one that permllm serve printed.', unsupported_parameter: 'Leave it empty.',
+};
+
 export class GatewayError extends Error {
-  constructor(message, {status = 0, type = '', code = '', plain = '', retryAfter = null} = {}) {
+  constructor(message, {status = 0, type = '', code = '', reason = '', plain = '', retryAfter = null} = {}) {
     super(message);
-    Object.assign(this, {status, type, code, told: plain, retryAfter});
+    Object.assign(this, {status, type, code, reason, plain, retryAfter});
   }
 
   // To ask the same again would not help.
-  get lasting() { return this.status >= 400 && this.status < 500 && ![401, 408, 409, 429].includes(this.status); }
+  get lasting() {
+    return this.code === 'allowance_used_up' || (this.status >= 400 && this.status < 500 && ![401, 408, 409, 429].includes(this.status));
+  }
 
-  // What a person can do about it, in the gateway's words where it knows; its message is shown below.
-  get plain() {
-    return this.told || ({
-      gateway_unreachable: 'The gateway does not answer. Is permllm serve still running on this machine?',
-      stream_cut: 'The connection to the gateway ended before the answer did.',
-      invalid_api_key: 'The gateway asks for a key, and has none that it accepts.',
-      foreign_host: 'The gateway does not serve this address. Open the one that permllm serve printed.',
-      foreign_origin: 'The gateway does not serve this address. Open the one that permllm serve printed.',
-      body_too_large: 'That is more text than the gateway takes at once.',
-    }[this.code] ?? {
-      429: 'Too many requests are waiting already.',
-      502: 'The provider or the helper failed during this request.',
-      503: 'The gateway cannot answer now.',
-    }[this.status] ?? (this.status >= 500 || !this.message ? 'The gateway failed.' : this.message));
+  // For a person: what happened, what can be done about it, in the gateway's words where it knows, and its message.
+  told() {
+    const headline = k_headlines[this.reason] ?? k_headlines[this.code] ?? k_by_status[this.status] ?? 'The gateway failed';
+    const plain = this.plain || k_remedies[this.code] || '';
+    return {headline, plain, detail: this.message === plain ? '' : this.message, lasting: this.lasting};
   }
 }
 
 function fault(body, status = 0, retryAfter = null) {
-  const {message = '', type = '', code = '', plain = ''} = body?.error ?? {};
-  return new GatewayError(message, {status, type, code: code ?? '', plain, retryAfter});
+  const {message, type, code, reason, plain} = body?.error ?? {};
+  const text = (value) => (typeof value === 'string' ? value : '');
+  return new GatewayError(text(message), {status, type: text(type), code: text(code), reason: text(reason), plain: text(plain), retryAfter});
 }
 
 // The data of server-sent events; comments (pings) are passed over.
@@ -62,7 +77,7 @@ export class Gateway {
 
   async model(signal) { return (await (await this.#fetch('/v1/models', {signal, foreground: true})).json()).data?.[0]?.id; }
 
-  // Yields {text}, {finish} and {usage} until the answer is whole.
+  // Yields {thought}, {text}, {finish} and {usage} until the answer is whole.
   async *chat(body, signal) {
     const response = await this.#fetch('/v1/chat/completions', {
       method: 'POST', signal, foreground: true,
@@ -75,6 +90,7 @@ export class Gateway {
         const chunk = JSON.parse(data);
         if (chunk.error) throw fault(chunk);
         const choice = chunk.choices?.[0];
+        if (choice?.delta?.reasoning_content) yield {thought: choice.delta.reasoning_content};
         if (choice?.delta?.content) yield {text: choice.delta.content};
         if (choice?.finish_reason) yield {finish: choice.finish_reason};
         if (chunk.usage) yield {usage: chunk.usage};

@@ -79,7 +79,7 @@ export class Panel {
   }
 
   #receive(activity, why = 'Trying again') {
-    this.#activity = activity;
+    this.#activity = this.#chat.activity = activity;
     const state = activity?.state ?? 'lost';
     document.body.dataset.state = state;
     write(find('state'), activity ? k_states[state] ?? state : 'No connection to the gateway');

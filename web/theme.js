@@ -1,11 +1,19 @@
-// Before the first paint, so that a saved choice does not flash: light, dark, or what the system prefers.
+// Before the first paint, so that saved choices do not flash: light, dark, or what the system prefers; which columns are closed, and how wide they are.
 (() => {
   const key = 'permllm.theme';
   const system = matchMedia('(prefers-color-scheme: dark)');
   const root = document.documentElement;
-  let saved = null;
-  try { saved = localStorage.getItem(key); } catch { /* storage is switched off */ }
+  let saved = null, layout = null;
+  try {
+    saved = localStorage.getItem(key);
+    layout = JSON.parse(localStorage.getItem('permllm.layout'));
+  } catch { /* storage is switched off */ }
   if (saved === 'light' || saved === 'dark') root.dataset.theme = saved;
+  for (const side of ['list', 'panel']) {
+    const {closed, width} = layout?.[side] ?? {};
+    if (closed === true) root.setAttribute(`data-${side}-closed`, '');
+    if (Number.isFinite(width)) root.style.setProperty(`--${side}-width`, `${width}rem`);
+  }
 
   globalThis.toggleTheme = () => {
     const preferred = system.matches ? 'dark' : 'light';

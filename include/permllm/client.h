@@ -104,7 +104,11 @@ struct AnswerOptions {
   double min_p = 0;               // leave out tokens less likely than this part of the best
   std::optional<std::uint64_t> seed = {};  // of the choice; drawn afresh without it
   std::vector<std::string> stop = {};      // the answer ends before the first of these texts
-  bool log_probabilities = false;          // Answer::log_probabilities is wanted
+  // In place of ConversationOptions::draft, from this answer on; another than before begins the session again.
+  std::optional<std::size_t> draft = {};
+  // A text that was begun (ConversationOptions::begins) goes on: a blank that the answer begins with is a part of it.
+  bool goes_on = false;
+  bool log_probabilities = false;  // Answer::log_probabilities is wanted
   // Only where logits have names (Client::Model::named_logits).
   std::size_t top_logprobs = 0;  // of each token of Answer::log_probabilities, so many of the likeliest
   std::vector<std::pair<std::uint32_t, double>> logit_bias = {};  // added to a token's logit

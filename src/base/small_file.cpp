@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -14,8 +15,6 @@
 
 namespace permllm {
 namespace {
-
-constexpr std::size_t k_most_bytes = 64 << 10;
 
 struct File {
   int number = -1;
@@ -40,7 +39,7 @@ void write_all(int file, const std::filesystem::path& path, const std::string& t
 
 }  // namespace
 
-std::string read_small_file(const std::filesystem::path& path, bool secret) {
+std::string read_small_file(const std::filesystem::path& path, bool secret, std::size_t most) {
   const File file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};  // never waits for the writer of a pipe
   if (file.number < 0) {
     if (errno == ENOENT) throw Error(Code::file, path.string(), "there is no such file");
@@ -55,7 +54,8 @@ std::string read_small_file(const std::filesystem::path& path, bool secret) {
         fmt::format("holds a key and is open to others than its owner; if it was not read by anybody, run chmod 600 {}",
                     path.string()));
   }
-  std::string text(k_most_bytes + 1, '\0');
+  const auto told = static_cast<std::size_t>(std::max<off_t>(status.st_size, 0));
+  std::string text(std::min(told, most) + 1, '\0');
   std::size_t size = 0;
   while (size < text.size()) {
     const ssize_t got = read(file.number, text.data() + size, text.size() - size);
@@ -63,8 +63,9 @@ std::string read_small_file(const std::filesystem::path& path, bool secret) {
     if (got < 0) fail(path, "cannot be read");
     if (got == 0) break;
     size += static_cast<std::size_t>(got);
+    if (size == text.size() && size <= most) text.resize(std::min(2 * size, most + 1));  // more than was told
   }
-  if (size > k_most_bytes) throw Error(Code::file, path.string(), fmt::format("is longer than {} bytes", k_most_bytes));
+  if (size > most) throw Error(Code::file, path.string(), fmt::format("is longer than {} bytes", most));
   text.resize(size);
   if (text.starts_with(k_byte_order_mark)) text.erase(0, k_byte_order_mark.size());
   return text;

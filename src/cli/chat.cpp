@@ -4,17 +4,21 @@
 #include <fmt/ranges.h>
 #include <signal.h>
 
+#include <charconv>
 #include <fstream>
 #include <memory>
 #include <optional>
 
 #include "base/file.h"
 #include "base/reason.h"
-#include "base/small_file.h"
 #include "base/text.h"
+#include "cli/chat_commands.h"
+#include "cli/chat_report.h"
+#include "cli/colours.h"
 #include "cli/lines.h"
 #include "cli/progress.h"
 #include "cli/prompt_options.h"
+#include "cli/saved_chats.h"
 #include "cli/shared_options.h"
 #include "cli/text_editor.h"
 #include "permllm/client.h"
@@ -29,7 +33,7 @@ namespace permllm {
 namespace {
 
 struct ChatOptions {
-  std::string invite, state, history, saves;
+  std::string invite, state, history, saves, passphrase_file, color = "auto";
   PromptOptions prompt;
   ConversationOptions conversation;
   PatienceOptions patience;
@@ -107,36 +111,29 @@ class Waiting {
   bool lost_ = false;
 };
 
-constexpr const char* k_help =
-    "A line is a question; so is what you paste. Several lines: Alt-Enter between them, or \"\"\" before and behind.\n"
-    "Ctrl-C ends an answer, Ctrl-D the program.\n"
-    "  /edit       writes a question with your editor ($EDITOR); a text behind it is what it begins with\n"
-    "  /cost       what the last answer took: tokens, seconds, bytes, round trips\n"
-    "  /privacy    what each party sees\n"
-    "  /save NAME  writes the conversation as Markdown, for your eyes alone, into the folder of --saves\n"
-    "  /reset      begins another conversation\n"
-    "  /help       this\n";
-
 class Chat {
  public:
   explicit Chat(ChatOptions options)
       : options_(std::move(options)),
         lines_(options_.history),
         editor_(Lines::person() ? std::make_unique<TextEditor>() : nullptr),
-        saves_(folder_of_saves()),
+        on_screen_(json() ? "never" : options_.color, STDOUT_FILENO),
+        beside_(json() ? "never" : options_.color, STDERR_FILENO),
+        saved_(options_.saves, options_.state, options_.passphrase_file),
         sandbox_(enter_sandbox(needed())),
         client_(options_.invite, options_.patience.client(options_.state, options_.draft.model)),
         waiting_(json(), options_.patience.grace),
-        conversation_(begin()) {}
+        conversation_(begin()),
+        system_(options_.conversation.system) {}
 
   void run() {
     if (Lines::person()) {
-      tell(
-          fmt::format("{}, profile {}, context {}; {} tokens of answers left\nprovider at {}, key sha256:{}\nhelper at "
-                      "{}, key sha256:{}\nsandbox: {}\n{}",
-                      client_.model().name, client_.model().profile, client_.model().context, client_.tokens_left(),
-                      client_.provider().address, client_.provider().key, client_.helper().address,
-                      client_.helper().key, sandbox_.text(), k_help));
+      tell(beside_.strong(fmt::format("{}, profile {}, context {}; {} tokens of answers left\n", client_.model().name,
+                                      client_.model().profile, client_.model().context, client_.tokens_left())));
+      tell(fmt::format("provider at {}, key sha256:{}\nhelper at {}, key sha256:{}\nsandbox: {}\n{}",
+                       client_.provider().address, client_.provider().key, client_.helper().address,
+                       client_.helper().key, sandbox_.text(), k_chat_keys));
+      note("/help lists the commands\n");
     }
     while (const std::optional<std::string> line = lines_.next()) {
       try {
@@ -147,7 +144,7 @@ class Chat {
         std::fflush(stdout);
         // A person may go on; a program is told and decides.
         if (!Lines::person()) throw;
-        tell(fmt::format("permllm: {}\n", for_terminal(for_person(error))));
+        tell(beside_.bad("permllm: ") + for_terminal(for_person(error)) + "\n");
       }
       std::fflush(stdout);
     }
@@ -159,33 +156,16 @@ class Chat {
   void tell(const std::string& text) const {
     if (!json()) std::fputs(text.c_str(), stderr);
   }
-  std::filesystem::path folder_of_saves() const {
-    if (!options_.saves.empty()) {
-      if (type_of(options_.saves) != std::filesystem::file_type::directory)
-        throw Error(Code::usage, "--saves", fmt::format("{} is no folder", options_.saves));
-      return std::filesystem::canonical(options_.saves);
-    }
-    return std::filesystem::canonical(user_folder(options_.state)) / "saved";
-  }
+  // Of the program itself, beside the answers.
+  void note(const std::string& text) const { tell(beside_.faint(text)); }
   // What is opened from now on. The history is written at the end, into a file that is there.
   Sandbox needed() const {
-    Sandbox sandbox{{options_.invite}, {user_folder(options_.state), saves_}};
+    Sandbox sandbox{{options_.invite}, {user_folder(options_.state), saved_.folder()}};
     if (!options_.draft.model.empty()) sandbox.read.push_back(options_.draft.model);
     if (options_.history.empty() || !Lines::person()) return sandbox;
     const std::ofstream history(options_.history, std::ios::app);
     sandbox.write.push_back(options_.history);
     return sandbox;
-  }
-  // The name may be a path within the folder.
-  std::filesystem::path place_of(const std::string& name) const {
-    const std::filesystem::path place = (saves_ / name).lexically_normal();
-    const std::filesystem::path within = place.lexically_relative(saves_);
-    if (within.empty() || *within.begin() == ".." || *within.begin() == ".") {
-      throw Error(
-          Code::usage, "/save",
-          fmt::format("writes into {} alone; name another folder with --saves when chat begins", saves_.string()));
-    }
-    return place;
   }
   Conversation begin() {
     ConversationOptions options = options_.conversation;
@@ -195,12 +175,24 @@ class Chat {
     return client_.conversation(options);
   }
 
+  bool raw() const {
+    return options_.prompt.chat_format == "none" ||
+           (options_.prompt.chat_format.empty() && client_.chat_template().empty());
+  }
   void ask(const std::string& question) {
+    std::vector<Message> messages = messages_;
+    messages.push_back({"user", question});
+    answer(std::move(messages));
+  }
+  // The last of the messages is the question. Where nothing comes of it the conversation is as before.
+  void answer(std::vector<Message> messages) {
     const AnswerOptions how = answer_options(options_.prompt);
+    std::vector<Message> told = messages;
+    if (!system_.empty()) told.insert(told.begin(), {"system", system_});
     waiting_.begin();
     const Interruptible interruptible(conversation_);
     TerminalText shown;
-    last_ = conversation_.ask(question, how, [&](std::string_view piece) {
+    last_ = conversation_.answer(told, how, [&](std::string_view piece) {
       if (json()) {
         print_event({{"event", "text"}, {"text", piece}});
       } else {
@@ -211,26 +203,33 @@ class Chat {
     });
     waiting_.end();
     const bool cancelled = last_->end == Answer::End::cancelled;
-    if (!cancelled || !last_->text.empty())
-      said_ += fmt::format("## Question\n\n{}\n\n## Answer\n\n{}\n\n", question, last_->text);
-    if (json()) return print_event(report());
+    if (!cancelled || !last_->text.empty()) {
+      messages.push_back({"assistant", last_->text});
+      messages_ = std::move(messages);
+    }
+    if (json()) return print_event(report_of(*last_, client_));
     fmt::print("{}\n", shown.finish());
     within_line_ = false;
+    std::fflush(stdout);
+    tell_of_end(how);
+  }
+  void tell_of_end(const AnswerOptions& how) const {
+    const bool cancelled = last_->end == Answer::End::cancelled;
     if (last_->out_of_range > 0) {
-      tell(fmt::format("({} inner numbers of the model left the range that it is served for: {})\n",
-                       last_->out_of_range, not_to_be_trusted(last_->trusted_tokens)));
+      tell(beside_.bad(fmt::format("({} inner numbers of the model left the range that it is served for: {})\n",
+                                   last_->out_of_range, not_to_be_trusted(last_->trusted_tokens))));
     }
-    if (cancelled) tell("(stopped)\n");
-    if (last_->end == Answer::End::stock) tell("(ended: no offline material is left, and none can be made now)\n");
+    if (cancelled) note("(stopped)\n");
+    if (last_->end == Answer::End::stock) note("(ended: no offline material is left, and none can be made now)\n");
     if (last_->end == Answer::End::length) {
-      tell(last_->cost.tokens_left == 0 ? fmt::format("(ended: {})\n", facts_of(Reason::allowance_used_up).cause)
+      note(last_->cost.tokens_left == 0 ? fmt::format("(ended: {})\n", facts_of(Reason::allowance_used_up).cause)
            : last_->cost.answer_tokens < how.max_tokens
                ? "(ended: the model's context is full; /reset begins anew)\n"
                : fmt::format("(ended at its limit of {} tokens; --max-tokens sets another)\n", how.max_tokens));
     }
     if (!Lines::person()) return;
     const Answer::Cost& cost = last_->cost;
-    tell(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready{}; {} left of the invite]\n",
+    note(fmt::format("[{} tokens, {:.1f} a second; material for {} more is ready{}; {} left of the invite]\n",
                      cost.answer_tokens, cost.token_seconds > 0 ? 1 / cost.token_seconds : 0, client_.ready_tokens(),
                      cancelled ? "" : " and more is made", cost.tokens_left));
   }
@@ -239,106 +238,116 @@ class Chat {
     const std::string name = line.substr(0, line.find(' ')),
                       rest = line.size() > name.size() ? line.substr(name.size() + 1) : "";
     if (name == "/help") {
-      fmt::print("{}", k_help);
+      fmt::print("{}{}", k_chat_keys, chat_commands(on_screen_));
     } else if (name == "/cost") {
-      fmt::print("{}", last_ ? cost() : "there is no answer yet\n");
+      fmt::print("{}", last_ ? cost_of(*last_, client_) : "there is no answer yet\n");
     } else if (name == "/privacy") {
-      const auto& [provider, helper, user] = client_.views();
-      fmt::print("the provider sees\n  {}\nthe helper sees\n  {}\nyou see\n  {}\n", fmt::join(provider, "\n  "),
-                 fmt::join(helper, "\n  "), fmt::join(user, "\n  "));
-      if (client_.model().profile != "open")
-        fmt::print("You do not see the model's weights: what you see is a barrier to copying them, not a guarantee.\n");
-      fmt::print("It holds as long as provider and helper do not work together.\n");
+      show_privacy();
     } else if (name == "/edit") {
       if (!editor_) throw Error(Code::usage, name, "needs a terminal");
       if (const std::string question = editor_->edit(rest); !question.empty()) {
         fmt::print("{}\n", TerminalText().push(question));
         ask(question);
       }
+    } else if (name == "/regenerate") {
+      if (messages_.empty()) throw Error(Code::usage, name, "there is no answer yet");
+      if (options_.prompt.sampling.temperature == 0)
+        note("(at temperature 0 it will be much the same; /temperature sets another)\n");
+      answer({messages_.begin(), messages_.end() - 1});
+    } else if (name == "/system") {
+      set_system(rest);
+    } else if (name == "/temperature") {
+      set_temperature(rest);
     } else if (name == "/reset") {
       conversation_.reset();
-      said_.clear();
-      tell("(a new conversation)\n");
+      messages_.clear();
+      note("(a new conversation)\n");
     } else if (name == "/save") {
-      if (rest.empty()) throw Error(Code::usage, "/save", "expected a file's name behind it");
-      if (said_.empty()) throw Error(Code::usage, "/save", "there is no answer to save yet");
-      const std::filesystem::path place = place_of(rest);
-      if (options_.saves.empty()) make_private_folder(saves_);
-      write_new_file(place, said_, 0600);
-      tell(fmt::format("(saved in {})\n", place.string()));
+      if (rest.empty()) throw Error(Code::usage, name, "expected a file's name behind it");
+      if (messages_.empty()) throw Error(Code::usage, name, "there is no answer to save yet");
+      note(saved_.save(rest, {system_, messages_}, ask_passphrase));
+    } else if (name == "/load") {
+      load(rest);
     } else {
       throw Error(Code::usage, name, "is no command; /help lists them");
     }
   }
 
-  nlohmann::json report() const {
-    const Answer::Cost& cost = last_->cost;
-    const auto bytes = [](const Answer::Bytes& b) {
-      return nlohmann::json{{"sent", b.sent}, {"received", b.received}};
-    };
-    constexpr const char* ends[] = {"model", "length", "stock", "stop", "cancelled"};
-    return {{"event", "done"},
-            {"text", last_->text},
-            {"output_ids", last_->tokens},
-            {"out_of_range", last_->out_of_range},
-            {"trusted_tokens", last_->trusted_tokens},
-            {"end", ends[static_cast<int>(last_->end)]},
-            {"profile", client_.model().profile},
-            {"prompt_tokens", cost.prompt_tokens},
-            {"prompt_tokens_fed", cost.fed_tokens},
-            {"seconds",
-             {{"offline", cost.offline_seconds},
-              {"prefill", cost.first_token_seconds},
-              {"decode_per_token", cost.token_seconds},
-              {"all", cost.seconds}}},
-            {"bytes",
-             {{"set_up", bytes(cost.set_up)},
-              {"online", bytes(cost.online)},
-              {"offline_provider", bytes(cost.offline_provider)},
-              {"offline_helper", bytes(cost.offline_helper)}}},
-            {"round_trips", cost.round_trips},
-            {"drafts",
-             {{"passes", cost.passes},
-              {"tokens", cost.drafted_tokens},
-              {"rejected", cost.rejected_tokens},
-              {"rejected_offline_bytes", cost.rejected_bytes}}},
-            {"tokens_left", cost.tokens_left},
-            {"tokens_ready", client_.ready_tokens()}};
+  void show_privacy() const {
+    const auto& [provider, helper, user] = client_.views();
+    fmt::print("the provider sees\n  {}\nthe helper sees\n  {}\nyou see\n  {}\n", fmt::join(provider, "\n  "),
+               fmt::join(helper, "\n  "), fmt::join(user, "\n  "));
+    if (client_.model().profile != "open")
+      fmt::print("You do not see the model's weights: what you see is a barrier to copying them, not a guarantee.\n");
+    fmt::print("It holds as long as provider and helper do not work together.\n");
   }
 
-  std::string cost() const {
-    const Answer::Cost& cost = last_->cost;
-    const auto row = [](const char* what, const Answer::Bytes& b) {
-      return fmt::format("{:<28}{:>9.3f} MB sent, {:>9.3f} MB received\n", what, 1e-6 * static_cast<double>(b.sent),
-                         1e-6 * static_cast<double>(b.received));
-    };
-    return fmt::format("tokens: prompt {}, of which {} were fed now; answer {}; left of the invite {}\n",
-                       cost.prompt_tokens, cost.fed_tokens, cost.answer_tokens, cost.tokens_left) +
-           fmt::format(
-               "offline material {:.2f} s, first token {:.2f} s, a token {:.3f} s; profile {}, {} round trips\n",
-               cost.offline_seconds, cost.first_token_seconds, cost.token_seconds, client_.model().profile,
-               cost.round_trips) +
-           (cost.drafted_tokens == 0
-                ? ""
-                : fmt::format("drafts: {} tokens in {} passes, {} rejected, which took {:.3f} MB of the material\n",
-                              cost.drafted_tokens, cost.passes, cost.rejected_tokens,
-                              1e-6 * static_cast<double>(cost.rejected_bytes))) +
-           row("set-up", cost.set_up) + row("online, with the provider", cost.online) +
-           row("offline, with the provider", cost.offline_provider) +
-           row("offline, with the helper", cost.offline_helper);
+  void set_system(const std::string& text) {
+    if (raw()) throw Error(Code::usage, "/system", "needs a chat format other than none");
+    if (!text.empty()) system_ = text == "-" ? "" : text;
+    note(system_.empty() ? "the system message is as the model's template has it\n"
+                         : shown(system_, "the system message: "));
+  }
+  void set_temperature(const std::string& text) {
+    SamplingOptions sampling = options_.prompt.sampling;
+    if (!text.empty()) {
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), sampling.temperature);
+      if (error != std::errc() || end != text.data() + text.size() || !(sampling.temperature >= 0) ||
+          sampling.temperature > 2)
+        throw Error(Code::usage, "/temperature", "expected a number from 0 to 2");
+      options_.prompt.sampling = sampling;
+    }
+    note(fmt::format("temperature {:g}\n", sampling.temperature));
+  }
+
+  void load(const std::string& name) {
+    if (name.empty()) {
+      const std::vector<std::string> names = saved_.names();
+      tell(fmt::format("{}\n", names.empty() ? fmt::format("there are none in {}", saved_.folder().string())
+                                             : for_terminal(fmt::format("{}", fmt::join(names, "  ")))));
+      return;
+    }
+    SavedConversation loaded = saved_.load(name, ask_passphrase);
+    if (!loaded.system.empty() && raw())
+      throw Error(Code::usage, "/load", "has a system message, for which the model has no place");
+    conversation_.reset();
+    system_ = std::move(loaded.system);
+    messages_ = std::move(loaded.messages);
+    const Message &question = messages_[messages_.size() - 2], &last = messages_.back();
+    if (!json()) fmt::print("{}", shown(question.content, "> ") + shown(last.content, ""));
+    note(fmt::format(
+        "({} question{} and answer{} loaded, of which the last is above; the model reads them with your next)\n",
+        messages_.size() / 2, messages_.size() == 2 ? "" : "s", messages_.size() == 2 ? "" : "s"));
+  }
+  // What others may have written, with a line end.
+  static std::string shown(const std::string& text, const char* before) {
+    TerminalText safe;
+    std::string all = before + safe.push(text);
+    all += safe.finish();
+    return all + "\n";
+  }
+  static std::optional<std::string> ask_passphrase(bool again) {
+    if (!Lines::person()) return again ? std::optional<std::string>("") : std::nullopt;
+    const auto first = Lines::secret(again ? "Passphrase (nothing: not encrypted): " : "Passphrase: ");
+    if (!first) throw Error(Code::usage, "passphrase", "was not given");
+    if (again && !first->empty() && Lines::secret("The same again: ") != first)
+      throw Error(Code::usage, "passphrase", "the two are not the same; nothing was saved");
+    return first;
   }
 
   ChatOptions options_;
   Lines lines_;
   std::unique_ptr<TextEditor> editor_;  // of a person
-  std::filesystem::path saves_;
+  const Colours on_screen_, beside_;    // of the answers' stream, and of what is told beside them
+  SavedChats saved_;
   SandboxSupport sandbox_;  // ahead of the client, which starts threads
   Client client_;
   Waiting waiting_;
   Conversation conversation_;
   std::optional<Answer> last_;
-  std::string said_;          // the conversation, for /save: a file, which has the text as it is
-  bool within_line_ = false;  // of an answer
+  std::string system_;             // the system message; empty: as the model's template has it
+  std::vector<Message> messages_;  // questions, each with its answer
+  bool within_line_ = false;       // of an answer
 };
 
 }  // namespace
@@ -359,6 +368,9 @@ void add_chat(CLI::App& parent) {
                       "file that keeps what you typed, for the arrow keys; without it nothing is kept");
   command->add_option("--saves", options->saves, "folder that /save writes into, one that is there")
       ->default_str("saved in that of --state");
+  command->add_option("--passphrase-file", options->passphrase_file,
+                      "file whose text is the passphrase of what /save and /load write and read, in place of asking");
+  add_color(*command, options->color);
   add_patience(*command, options->patience);
   command->callback([options] {
     keep_to_itself();

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/reason.h"
 #include "base/text.h"
+#include "cli/colours.h"
 #include "cli/helper.h"
 #include "cli/plan.h"
 #include "cli/provider.h"
@@ -370,6 +371,13 @@ void examine_helper(const HelperSettings& settings, const OnFinding& tell) {
 
 void diagnose(const std::function<void(const OnFinding&)>& examine, bool json) {
   std::size_t count[3] = {};
+  const Colours colours("auto", STDOUT_FILENO);
+  const auto state_of = [&](const Finding& finding) {
+    const std::string word = fmt::format("{:<8}", name_of(finding.state));
+    return finding.state == Finding::State::ok        ? colours.good(word)
+           : finding.state == Finding::State::warning ? colours.doubtful(word)
+                                                      : colours.bad(word);
+  };
   examine([&](const Finding& finding) {
     ++count[static_cast<int>(finding.state)];
     if (json) {
@@ -379,7 +387,7 @@ void diagnose(const std::function<void(const OnFinding&)>& examine, bool json) {
       line.update(finding.facts);
       print_event(line);
     } else {
-      fmt::print("{:<8} {:<16} {:<12} {}\n", name_of(finding.state), finding.link, finding.check,
+      fmt::print("{} {:<16} {:<12} {}\n", state_of(finding), finding.link, finding.check,
                  for_terminal(finding.remedy.empty() ? finding.text : finding.text + "; " + finding.remedy));
       std::fflush(stdout);
     }

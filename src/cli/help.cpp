@@ -1,7 +1,12 @@
 #include "cli/help.h"
 
+#include <unistd.h>
+
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "cli/chat_commands.h"
 
 namespace permllm {
 namespace {
@@ -19,6 +24,7 @@ constexpr Arranged k_arranged[] = {
     {k_try, "generate", "permllm generate MODEL.gguf --prompt \"Why is the sky blue?\""},
     {k_ask, "chat",
      "permllm chat --invite alice.invite\n"
+     "permllm chat --invite alice.invite --saves talks --temperature 0.7\n"
      "echo \"Why is the sky blue?\" | permllm chat --invite alice.invite --json"},
     {k_ask, "serve",
      "permllm serve --invite alice.invite                 a page and an API at http://127.0.0.1:8080\n"
@@ -55,6 +61,7 @@ void arrange_help(CLI::App& program) {
     command->group(of.group);
     std::string footer = "Examples:\n  ";
     for (const char* c = of.examples; *c != '\0'; ++c) footer += *c == '\n' ? std::string("\n  ") : std::string(1, *c);
+    if (std::string_view(of.command) == "chat") footer += "\n\n" + chat_commands(Colours("never", STDOUT_FILENO));
     command->footer(footer);
   }
   program.footer(

@@ -3,6 +3,7 @@
 #include <histedit.h>
 #include <langinfo.h>
 #include <signal.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <clocale>
@@ -129,6 +130,24 @@ std::optional<std::string> Lines::line(const char* prompt) {
   if (std::exchange(first_, false) && line.starts_with(k_byte_order_mark)) line.erase(0, k_byte_order_mark.size());
   if (line.ends_with('\r')) line.pop_back();
   return line;
+}
+
+std::optional<std::string> Lines::secret(const std::string& prompt) {
+  constexpr char k_give_up = 3;  // Ctrl-C
+  termios before{};
+  if (!person() || tcgetattr(STDIN_FILENO, &before) != 0) return std::nullopt;
+  termios silent = before;
+  silent.c_lflag = (silent.c_lflag | ICANON) & ~static_cast<tcflag_t>(ECHO | ISIG);
+  silent.c_iflag |= ICRNL;
+  silent.c_cc[VEOL] = k_give_up;
+  tcsetattr(STDIN_FILENO, TCSADRAIN, &silent);
+  std::fputs(prompt.c_str(), stderr);
+  std::string line;
+  char c = 0;
+  while (read(STDIN_FILENO, &c, 1) == 1 && c != '\n' && c != k_give_up) line += c;
+  tcsetattr(STDIN_FILENO, TCSADRAIN, &before);
+  std::fputs("\n", stderr);
+  return c == '\n' ? std::optional(line) : std::nullopt;
 }
 
 std::optional<std::string> Lines::next() {

@@ -21,6 +21,8 @@ class Lines {
   static bool person();
   // The next question or command; none at the end.
   std::optional<std::string> next();
+  // What a person types without its being shown; none where it was given up (Ctrl-C, Ctrl-D), or where nobody is there.
+  static std::optional<std::string> secret(const std::string& prompt);
 
  private:
   std::optional<std::string> line(const char* prompt);

@@ -1,5 +1,6 @@
 #include <malloc.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -13,6 +14,7 @@
 #include "cli/audit.h"
 #include "cli/bench.h"
 #include "cli/chat.h"
+#include "cli/colours.h"
 #include "cli/demo.h"
 #include "cli/doctor.h"
 #include "cli/flag.h"
@@ -27,13 +29,12 @@
 #include "cli/plan.h"
 #include "cli/provider.h"
 #include "cli/serve.h"
+#include "cli/speaks.h"
 #include "cli/stock.h"
 #include "cli/store.h"
 #include "permllm/error.h"
-#include "permllm/version.h"
 #include "service/identity.h"
 #include "user/invite.h"
-#include "wire/frame.h"
 #include "wire/plain.h"
 
 // NOLINTNEXTLINE(bugprone-exception-escape)
@@ -52,12 +53,7 @@ int main(int argc, char** argv) {
   CLI::App app{
       "permllm: answers from a language model whose owner never sees the prompt, and whose weights never leave "
       "the owner"};
-  std::string version =
-      std::string("permllm ") + permllm::version() + ", wire version " + std::to_string(permllm::k_wire_version);
-#ifdef PERMLLM_COMMIT
-  version += ", commit " PERMLLM_COMMIT;
-#endif
-  app.set_version_flag("--version", version);
+  app.set_version_flag("--version", permllm::what_it_speaks(), "which release this is, and what it speaks");
   app.require_subcommand(1);
   permllm::add_demo(app);
   permllm::add_bench(app);
@@ -77,6 +73,7 @@ int main(int argc, char** argv) {
   permllm::add_pages(app);
   permllm::arrange_help(app);
   permllm::check_numbers(app);
+  const std::string name = permllm::Colours("auto", STDERR_FILENO).bad("permllm: ");
   try {
     app.parse(argc, argv);
     return 0;
@@ -88,10 +85,10 @@ int main(int argc, char** argv) {
   } catch (const permllm::Error& error) {
     const auto commands = app.get_subcommands();
     const permllm::Error told = commands.empty() ? error : permllm::with_flag(error, *commands[0]);
-    std::fprintf(stderr, "permllm: %s\n", permllm::for_terminal(permllm::for_person(told)).c_str());
+    std::fprintf(stderr, "%s%s\n", name.c_str(), permllm::for_terminal(permllm::for_person(told)).c_str());
     return told.exit_status();
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "permllm: %s\n", permllm::for_terminal(error.what()).c_str());
+    std::fprintf(stderr, "%s%s\n", name.c_str(), permllm::for_terminal(error.what()).c_str());
     return 1;
   }
 }

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cctype>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -154,12 +156,16 @@ std::string page_of(const CLI::App& command) {
       options += fmt::format(" (default: {})", roff(option->get_default_str()));
     options += "\n";
   }
-  std::string examples;  // the footer, without its heading
+  // The footer: lines behind headings that end with a colon.
   std::istringstream lines(command.get_footer());
   for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("  ")) examples += ".P\n" + roff(line.substr(2)) + "\n";
+    if (line.starts_with("  ")) {
+      options += ".P\n" + roff(line.substr(2)) + "\n";
+    } else if (line.ends_with(':')) {
+      std::transform(line.begin(), line.end(), line.begin(), [](unsigned char c) { return std::toupper(c); });
+      options += ".SH " + roff(line.substr(0, line.size() - 1)) + "\n";
+    }
   }
-  if (!examples.empty()) options += ".SH EXAMPLES\n" + examples;
   return heading("permllm-" + command.get_name(), command.get_description()) +
          fmt::format(
              ".SH SYNOPSIS\n\\fBpermllm {}\\fR [\\fIOPTIONS\\fR]{}\n.SH OPTIONS\n{}.SH SEE ALSO\n.BR permllm (1)\n",

@@ -132,8 +132,9 @@ void TokenPrinter::token(TokenId id) {
   }
 }
 
+// What there is of a character that a limit cut through is left out.
 void TokenPrinter::finish() {
-  const std::string rest = stream_.finish();
+  const std::string rest = ids_.empty() || tokenizer_.is_end(ids_.back()) ? stream_.finish() : "";
   text_ += rest;
   if (!json_) std::fputs((shown_.push(rest) + shown_.finish() + "\n").c_str(), stdout);
 }

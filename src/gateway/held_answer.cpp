@@ -102,6 +102,8 @@ HeldAnswer::HeldAnswer(const gateway::Request& request, const std::string& chat_
     if (named_ && !name.empty()) hold_arguments(name);
   } else if (held_to_form() && request.form->begins_with() != '\0') {
     begins_ = request.form->begins_with();
+  } else if (request.answer.goes_on) {
+    begins_ = request.messages.back().content;
   }
 }
 
@@ -122,6 +124,7 @@ void HeldAnswer::hold_arguments(const std::string& name) {
 
 std::vector<Message> HeldAnswer::messages() const {
   std::vector<Message> all = request_.messages;
+  if (request_.answer.goes_on) all.pop_back();  // which is how the answer begins
   std::string told;
   if (family_ == ToolFamily::general) {
     if (request_.may_call()) told = tools_as_text(request_.tools);
@@ -188,7 +191,7 @@ void HeldAnswer::begin(std::size_t number, bool within_thought, AnswerOptions& h
   } else if (reader_ && !request_.parallel) {
     how.form = std::make_shared<OneCallForm>(reader_);
   }
-  push(begins_, job);
+  if (!how.goes_on) push(begins_, job);  // else whoever asked has it
 }
 
 void HeldAnswer::give_calls(AnswerJob& job) {

@@ -53,6 +53,15 @@ void tool_choice_of(Request& request, const In& value) {
   }
 }
 
+void template_arguments_of(Request& request, const In& value) {
+  if (!value.is_object()) wrong("chat_template_kwargs", "an object");
+  for (const auto& [key, argument] : value.items()) {
+    if (key != "enable_thinking")
+      throw Error(Code::usage, fmt::format("chat_template_kwargs.{:.64}", key), "is not known; enable_thinking is");
+    if (!argument.is_null()) request.think = truth(argument, "chat_template_kwargs.enable_thinking");
+  }
+}
+
 void response_format_of(Request& request, const In& value) {
   const In of = value.is_object() ? value.value("json_schema", In()) : In();
   form_of(request, value.is_object() ? value.value("type", In()) : In(),
@@ -93,6 +102,10 @@ const Fields& chat_fields() {
       {"messages", [](Request& r, const In& v) { r.messages = openai_messages(v, "messages"); }},
       {"max_completion_tokens",
        [](Request& r, const In& v) { r.max_tokens = whole_number(v, "max_completion_tokens", 1, UINT32_MAX); }},
+      {"continue_final_message",
+       [](Request& r, const In& v) { r.answer.goes_on = truth(v, "continue_final_message"); }},
+      {"draft", [](Request& r, const In& v) { r.answer.draft = whole_number(v, "draft", 0, 63); }},
+      {"chat_template_kwargs", template_arguments_of},
       {"parallel_tool_calls", [](Request& r, const In& v) { r.parallel = truth(v, "parallel_tool_calls"); }},
       {"tools", tools_of},
       {"tool_choice", tool_choice_of},
@@ -142,6 +155,13 @@ Request read(const In& in, const Fields& fields, bool chat) {
   request.chat = chat;
   read_fields(request, in, {&fields, &shared_fields(), &sampling_fields()});
   complete(request, in, chat ? "messages" : "prompt", "tool_choice", "tool_choice.function.name");
+  if (request.answer.goes_on) {
+    if (request.messages.size() < 2 || request.messages.back().role != "assistant" ||
+        !request.messages.back().tool_calls.empty())
+      wrong("continue_final_message", "a last message of the assistant, with its text alone, behind another");
+    if (request.may_call() || request.form)
+      throw Error(Code::usage, "continue_final_message", "does not go with tools or response_format");
+  }
   if (request.include_usage && !request.stream) throw Error(Code::usage, "stream_options", "only goes with stream");
   if (request.answer.top_logprobs > 0 && !request.answer.log_probabilities)
     throw Error(Code::usage, "top_logprobs", "only goes with logprobs");
@@ -342,6 +362,7 @@ Json openai_error(const Refusal& refusal) {
              {"param", or_null(refusal.param)},
              {"code", or_null(refusal.code)}};
   if (!refusal.plain.empty()) error["plain"] = refusal.plain;
+  if (!refusal.reason.empty()) error["reason"] = refusal.reason;
   return {{"error", error}};
 }
 

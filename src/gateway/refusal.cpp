@@ -27,7 +27,8 @@ Refusal refusal_of(const Error& error) {
   if (reason != Reason::none) {
     const ReasonFacts& facts = facts_of(reason);
     return {facts.http_status, facts.type,        message, "",
-            facts.code,        facts.retry_after, "",      sentence(facts.cause) + " " + sentence(facts.remedy)};
+            facts.code,        facts.retry_after, "",      sentence(facts.cause) + " " + sentence(facts.remedy),
+            facts.name};
   }
   // What a peer makes of this program's messages is nothing that the client did.
   const bool ours = !error.by_peer();

@@ -14,6 +14,7 @@ struct Refusal {
   int retry_after = 0;                         // seconds; 0: not said
   std::string allow = {};                      // of 405: the methods that may be
   std::string plain = {};                      // of a reason: sentences for the person at the page, cause and remedy
+  std::string reason = {};                     // its name (docs/operations.md, "Errors"), where there is one
 };
 // What a fault of the library or of a request's fields is to whoever asked.
 Refusal refusal_of(const Error& error);

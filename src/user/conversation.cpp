@@ -92,6 +92,8 @@ struct Conversation::State {
   Answer ask(std::span<const TokenId> prompt, const AnswerOptions& how, const OnText& on_text,
              const OnProgress& on_progress);
   std::vector<TokenId> encode(const std::vector<Message>& all) const { return client->encode(all, options); }
+  static void check_draft(const Client::Model& model, std::size_t draft);
+  void use_draft(std::size_t draft);
 
   std::shared_ptr<Client::State> client;
   ConversationOptions options;
@@ -105,6 +107,22 @@ struct Conversation::State {
   UserTraffic traffic, told;  // what the links carried so far; what they had when the last answer's cost was counted
   std::unique_ptr<MeasuredConversation> session;  // with what the model was fed; null: none yet, or it was lost
 };
+
+void Conversation::State::check_draft(const Client::Model& model, std::size_t draft) {
+  if (draft > 63 && draft != k_draft_chosen)
+    throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63, or k_draft_chosen", draft));
+  if (draft > 0) check_drafts(model.drafts, profile_of(model.profile), "draft");
+}
+
+// Passes of one session have rows for the same drafts.
+void Conversation::State::use_draft(std::size_t draft) {
+  if (draft == options.draft) return;
+  check_draft(client->model, draft);
+  leave();
+  options.draft = draft;
+  drafts = drafts_of(client->draft_model ? &*client->draft_model : nullptr,
+                     draft == k_draft_chosen ? std::nullopt : std::optional(draft), client->executor);
+}
 
 void Conversation::State::open_session(const std::function<Wanted(const Plan&)>& wanted) {
   leave();
@@ -332,7 +350,7 @@ class Conversation::State::Answering {
       answer_.end = Answer::End::model;
       return false;
     }
-    const bool begins = answer_.cost.answer_tokens == 1 && !raw_;
+    const bool begins = answer_.cost.answer_tokens == 1 && !raw_ && !how_.goes_on;
     emit(stops_.push(characters_.push(begins ? tokenizer.decode({&id, 1}, true) : tokenizer.bytes(id))));
     if (how_.form) how_.form->add(tokenizer.bytes(id));
     const bool stopped = stops_.stopped() || (how_.form && how_.form->is_over());
@@ -408,6 +426,7 @@ Answer Conversation::State::ask(std::span<const TokenId> prompt, const AnswerOpt
   if (std::any_of(prompt.begin(), prompt.end(), [&](TokenId id) { return id >= vocabulary; }))
     throw Error(Code::usage, "ids", fmt::format("one is none of the vocabulary, which has {}", vocabulary));
   const NoDenormals no_denormals;
+  if (how.draft) use_draft(*how.draft);
   answering = false;
   told_of = &on_progress;
   const std::unique_ptr<State, void (*)(State*)> until_it_ends(this, [](State* state) { state->told_of = nullptr; });
@@ -419,9 +438,7 @@ Conversation Client::conversation(const ConversationOptions& options) const {
   state_->format(options);
   if (options.chat_format == "none" && !options.system.empty())
     throw Error(Code::usage, "system", "needs a chat format other than none");
-  if (options.draft > 63 && options.draft != k_draft_chosen)
-    throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63, or k_draft_chosen", options.draft));
-  if (options.draft > 0) check_drafts(state_->model.drafts, profile_of(state_->model.profile), "draft");
+  Conversation::State::check_draft(state_->model, options.draft);
   return Conversation(std::make_unique<Conversation::State>(state_, options));
 }
 

@@ -60,8 +60,9 @@ failed=0
 python3 -B tests/clients/clients_test.py || failed=1
 python3 -B tests/clients/agents_test.py || failed=1
 "$place/venv-openai-2/bin/python3" -B tests/clients/frameworks_test.py || failed=1
-cp tests/clients/*.mjs tests/web/page_test.mjs "$place/"  # node looks for packages beside the program
-node --test "$place/client_test.mjs" "$place/sdk_test.mjs" || failed=1
+cp tests/clients/*.mjs tests/web/*.mjs web/tree.js "$place/"  # node looks for packages beside the program
+mv "$place/tree.js" "$place/tree.mjs"
+node --test "$place/tree_test.mjs" "$place/client_test.mjs" "$place/sdk_test.mjs" || failed=1
 java -cp "$place/java/*" tests/clients/JavaClientsTest.java || failed=1
 node "$place/page_test.mjs" "$PERMLLM_URL" "$(command -v chromium)" || failed=1
 [ "$failed" = 0 ] || { echo "the gateways' logs:" >&2; tail -n 30 "$place/open.log" "$place/strict.log" "$place/named.log" >&2; }

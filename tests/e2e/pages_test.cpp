@@ -38,6 +38,8 @@ TEST(Pages, each_command_has_a_man_page_with_its_options) {
   const std::string all = read_text(folder / "permllm.1"), chat = read_text(folder / "permllm-chat.1");
   EXPECT_NE(all.find(".BR permllm\\-chat (1)"), std::string::npos);
   EXPECT_NE(chat.find("\\-\\-invite"), std::string::npos);
+  EXPECT_NE(chat.find(".SH EXAMPLES\n.P\npermllm chat"), std::string::npos);
+  EXPECT_NE(chat.find(".SH TO KEEP\n.P\n/save NAME"), std::string::npos);
   // No line of a text is taken for a request of the formatter.
   std::istringstream lines(chat);
   for (std::string line; std::getline(lines, line);) {

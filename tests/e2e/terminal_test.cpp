@@ -87,6 +87,41 @@ TEST_F(Terminal, an_answer_draws_nothing) {
       << text;  // the model did say it
 }
 
+// Each piece ends a letter and begins another: what comes in pieces is shown in letters. The first begins with the end of none; of the last, which the
+// limit cut, nothing is shown.
+TEST(Letters, are_never_cut_where_a_token_ends) {
+  const Scratch folder;
+  TinyOptions options{.layers = 1, .context = 64, .chat_template = ""};
+  options.pieces = {"<unk>", "<s>", "</s>"};
+  for (int i = 0; i < 64; ++i) options.pieces.push_back(std::string(1, static_cast<char>(0x80 + i)) + "\xe4\xbd");
+  const auto bytes = tiny_llama(options).finish();
+  const std::string model = (folder / "halves.gguf").string();
+  write_text(model, {bytes.begin(), bytes.end()});
+  const auto replaced = [](const std::string& text) {
+    std::size_t n = 0;
+    for (std::size_t at = 0; (at = text.find("\xef\xbf\xbd", at)) != std::string::npos; ++at) ++n;
+    return n;
+  };
+  for (const std::string command : {"generate", "demo"}) {
+    std::vector<std::string> request{command, model, "--prompt-ids", "3,4,5", "--max-tokens", "6"};
+    if (command == "demo") request.insert(request.end(), {"--context", "64"});
+    const std::string shown = run(request).out;
+    EXPECT_EQ(replaced(shown), 1u) << command << ": " << shown;
+    EXPECT_NE(shown.find("\xe4\xbd"), std::string::npos) << command << ": " << shown;
+    request.push_back("--json");
+    std::string text;
+    for (const nlohmann::json& event : events(run(request).out)) {
+      if (event.at("event") == "token") text += event.at("text").get<std::string>();
+      if (event.at("event") == "done" || event.contains("output_ids")) {
+        EXPECT_EQ(event.at("output_ids").size(), 6u);
+        EXPECT_EQ(event.at("text"), text);
+      }
+    }
+    EXPECT_EQ(replaced(text), 1u) << command << ": " << text;
+    EXPECT_EQ(text.size(), 3u + 5 * 3) << command << ": " << text;
+  }
+}
+
 // What a program prints on a terminal, and what a person types there.
 class Pty {
  public:
@@ -278,6 +313,187 @@ TEST_F(Typing, an_editor_of_ones_own_writes_a_question) {
   EXPECT_TRUE(read_text(place("mode")).starts_with("-rw-------")) << read_text(place("mode"));
   // One that fails gives nothing, and the conversation goes on.
   EXPECT_EQ(asked("broken", {"/edit\nstill here\n"}, {{"EDITOR", "false"}}), Texts{"still here"});
+}
+
+// A person at a terminal of the tiny provider.
+class Person : public Pty {
+ public:
+  explicit Person(const std::string& name, const std::vector<std::string>& more = {},
+                  std::map<std::string, std::string> variables = {})
+      : Pty(arguments(name, more), with_defaults(std::move(variables))) {
+    EXPECT_TRUE(shows("/help lists the commands")) << testing::PrintToString(output);
+  }
+  // Types a line; what is shown from then until this.
+  std::string says(const std::string& line, const std::string& until) {
+    EXPECT_TRUE(shows("> ")) << testing::PrintToString(output);
+    output.clear();
+    type(line + "\n");
+    EXPECT_TRUE(shows(until)) << line << testing::PrintToString(output);
+    const std::string said = output.substr(0, output.find(until) + until.size());
+    output.erase(0, said.size());
+    return said;
+  }
+
+ private:
+  static std::vector<std::string> arguments(const std::string& name, const std::vector<std::string>& more);
+  static std::map<std::string, std::string> with_defaults(std::map<std::string, std::string> variables) {
+    variables.try_emplace("TERM", "dumb");
+    variables.try_emplace("LC_ALL", "C.UTF-8");
+    variables.try_emplace("NO_COLOR", "");
+    return variables;
+  }
+};
+
+// Provider, helper and people who ask a model whose template knows of system messages.
+class Keeping : public testing::Test {
+ public:
+  static std::vector<std::string> chat(const std::string& name, const std::vector<std::string>& more) {
+    std::vector<std::string> all{"chat", "--invite", invite, "--state", place("state-" + name), "--max-tokens", "2"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+
+ protected:
+  static void SetUpTestSuite() {
+    scratch = new Scratch;
+    make_keys(scratch->path());
+    const auto bytes = tiny_llama({.context = 512}).finish();
+    write_text(place("model.gguf"), {bytes.begin(), bytes.end()});
+    helping =
+        new Process({"helper", "--identity", place("helper"), "--events", "--log-level", "error"}, PERMLLM_BINARY);
+    const std::string helper = address_of(*helping);
+    providing = new Process({"provider", "--identity", place("provider"), "--helper", helper, "--model",
+                             place("model.gguf"), "--context", "512", "--events", "--log-level", "error"},
+                            PERMLLM_BINARY);
+    invite = make_invite(scratch->path(), "alice", address_of(*providing), helper, 1000);
+  }
+  static void TearDownTestSuite() {
+    delete providing;
+    delete helping;
+    delete scratch;
+  }
+  static std::string place(const std::string& name) { return (*scratch / name).string(); }
+  static std::filesystem::path saved(const std::string& name, const std::string& file) {
+    return *scratch / ("state-" + name) / "saved" / file;
+  }
+  static inline Scratch* scratch = nullptr;
+  static inline Process *helping = nullptr, *providing = nullptr;
+  static inline std::string invite;
+};
+std::vector<std::string> Person::arguments(const std::string& name, const std::vector<std::string>& more) {
+  return Keeping::chat(name, more);
+}
+constexpr const char* k_answered = "left of the invite]";
+
+TEST_F(Keeping, a_conversation_is_saved_under_a_passphrase_and_gone_on_with) {
+  std::string told;
+  {
+    Person person("keep");
+    person.says("a b", k_answered);
+    person.says("/system be brief", "the system message: be brief");
+    person.says("c", k_answered);
+    person.says("/save talk", "Passphrase (nothing: not encrypted): ");
+    person.type("s\u00e9same\n");
+    ASSERT_TRUE(person.shows("The same again: ")) << person.output;
+    person.type("s\u00e9same\n");
+    ASSERT_TRUE(person.shows("saved/talk, encrypted)")) << person.output;
+    EXPECT_EQ(person.output.find("s\u00e9same"), std::string::npos) << person.output;  // it is not shown
+    person.says("d", k_answered);
+    person.says("/save talk", "saved/talk, encrypted)");  // one's own is replaced, and nothing asked
+    EXPECT_TRUE(person.ends());
+  }
+  const std::string file = read_text(saved("keep", "talk"));
+  EXPECT_TRUE(file.starts_with("PERMLLMC")) << file.substr(0, 8);
+  EXPECT_EQ(file.find("be brief"), std::string::npos);
+  EXPECT_EQ(std::filesystem::status(saved("keep", "talk")).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  {
+    Person person("keep");
+    EXPECT_NE(person.says("/load", "talk").find("talk"), std::string::npos);
+    person.says("/load talk", "Passphrase: ");
+    person.type("wrong\n");
+    ASSERT_TRUE(person.shows("the passphrase is wrong, or the file was changed")) << person.output;
+    person.says("/load talk", "Passphrase: ");
+    person.type("s\u00e9same\n");
+    ASSERT_TRUE(person.shows("(3 questions and answers loaded")) << person.output;
+    person.says("/system", "the system message: be brief");
+    person.says("e", k_answered);
+    // The model was fed all of it.
+    const std::string cost = person.says("/cost", "were fed now");
+    EXPECT_EQ(cost.find("prompt 1,"), std::string::npos) << cost;
+    // Another's is not replaced.
+    std::filesystem::copy_file(saved("keep", "talk"), saved("keep", "other"));
+    person.says("/save other", "exists and is not overwritten");
+    EXPECT_TRUE(person.ends());
+  }
+  // A program has its passphrase in a file.
+  const std::string words = place("words");
+  write_text(words, "s\u00e9same\n");
+  std::filesystem::permissions(words, std::filesystem::perms::owner_read);
+  const auto program = [&](const std::vector<std::string>& more, const std::string& lines) {
+    return run(chat("keep", more), "printf '" + lines + "' | ");
+  };
+  EXPECT_EQ(program({"--passphrase-file", words}, "/load talk\nf\n/save more\n").status, 0);
+  EXPECT_TRUE(read_text(saved("keep", "more")).starts_with("PERMLLMC"));
+  const Result none = program({}, "/load talk\n");
+  EXPECT_EQ(none.status, 2);
+  EXPECT_NE(none.error.find("is encrypted; --passphrase-file"), std::string::npos) << none.error;
+  EXPECT_NE(program({}, "/load ../../words\n").error.find("reads from"), std::string::npos);
+}
+
+TEST_F(Keeping, what_a_saved_file_holds_draws_nothing) {
+  const std::string evil = R"(\u001b]0;x\u0007\u009b2J\u202e)";
+  std::filesystem::create_directories(saved("evil", ""));
+  write_text(saved("evil", "talk"), R"({"format":"permllm-conversation","version":1,"system":")" + evil +
+                                        R"(","messages":[{"role":"user","content":")" + evil +
+                                        R"("},{"role":"assistant","content":")" + evil + R"("}]})");
+  write_text(saved("evil", k_title + "name"), "no conversation");
+  Person person("evil");
+  std::string shown = person.says("/load", "talk");
+  shown += person.says("/load talk", "(1 question and answer loaded");
+  shown += person.says("/system", "the system message:");
+  shown += person.says("/load nothing", "no such file");
+  EXPECT_TRUE(person.ends());
+  expect_shown("saved", shown + person.output);
+}
+
+TEST_F(Keeping, an_answer_is_made_again_in_the_place_of_the_last) {
+  Person person("again");
+  person.says("/regenerate", "there is no answer yet");
+  person.says("a b", k_answered);
+  person.says("/temperature", "temperature 0");
+  person.says("/temperature 3", "expected a number from 0 to 2");
+  person.says("/temperature 1.5", "temperature 1.5");
+  person.says("/regenerate", k_answered);
+  person.says("/save all.md", "(saved in");
+  EXPECT_TRUE(person.ends());
+  const std::string all = read_text(saved("again", "all.md"));
+  EXPECT_EQ(all.find("## Question"), all.rfind("## Question")) << all;
+  EXPECT_EQ(all.find("## Answer"), all.rfind("## Answer")) << all;
+}
+
+TEST_F(Keeping, colours_are_where_a_terminal_shows_them_and_are_wanted) {
+  constexpr const char* k_faint = "\x1b[2m[";
+  const auto shown = [&](std::map<std::string, std::string> variables, const std::vector<std::string>& more = {}) {
+    Person person("colours", more, std::move(variables));
+    const std::string answered = person.says("a", k_answered);
+    return answered + person.says("/nothing", "is no command");
+  };
+  const std::string coloured = shown({{"TERM", "xterm"}});
+  EXPECT_NE(coloured.find(k_faint), std::string::npos) << testing::PrintToString(coloured);
+  EXPECT_NE(coloured.find("\x1b[31mpermllm: \x1b[0m"), std::string::npos) << testing::PrintToString(coloured);
+  for (const auto& [variables, more] :
+       std::vector<std::pair<std::map<std::string, std::string>, std::vector<std::string>>>{
+           {{{"TERM", "xterm"}, {"NO_COLOR", "1"}}, {}},
+           {{{"TERM", "dumb"}}, {}},
+           {{{"TERM", "xterm"}}, {"--color", "never"}}}) {
+    const std::string plain = shown(variables, more);
+    EXPECT_EQ(plain.find(k_faint), std::string::npos) << testing::PrintToString(plain);
+  }
+  EXPECT_NE(shown({{"TERM", "dumb"}, {"NO_COLOR", "1"}}, {"--color", "always"}).find(k_faint), std::string::npos);
+  // A pipe is no terminal.
+  const Result piped = permllm(chat("colours", {}), "echo a | TERM=xterm ");
+  EXPECT_EQ((piped.out + piped.error).find('\x1b'), std::string::npos);
 }
 
 TEST_F(Typing, a_history_keeps_lines_together) {

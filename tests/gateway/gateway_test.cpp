@@ -129,6 +129,23 @@ TEST_F(GatewayTest, a_stop_text_ends_an_answer_before_it) {
   EXPECT_EQ(stopped["choices"][0]["finish_reason"], "stop");
 }
 
+TEST_F(GatewayTest, an_answer_goes_on_where_it_ended) {
+  const std::string begun = "It is";
+  Json body = chat(k_question, {{"max_tokens", 3}});
+  const Json asked = post(*gateway, k_chats, body).json();
+  body["continue_final_message"] = true;
+  body["messages"].push_back({{"role", "assistant"}, {"content", begun}});
+  const Json went_on = post(*gateway, k_chats, body).json();
+  // The model was fed what the question alone feeds, and behind it the answer's beginning: no end of it, and no other answer.
+  const std::size_t more = post(*gateway, "/tokenize", {{"content", begun}}).json()["count"];
+  EXPECT_EQ(went_on["usage"]["prompt_tokens"].get<std::size_t>(),
+            asked["usage"]["prompt_tokens"].get<std::size_t>() + more);
+  const std::string text = went_on["choices"][0]["message"]["content"];
+  EXPECT_FALSE(text.empty() || text.starts_with(begun)) << text;
+  body.erase("continue_final_message");
+  EXPECT_GT(post(*gateway, k_chats, body).json()["usage"]["prompt_tokens"], went_on["usage"]["prompt_tokens"]);
+}
+
 TEST_F(GatewayTest, completions_go_on_with_the_raw_text) {
   const Reply reply = post(*gateway, "/v1/completions", {{"prompt", "It is"}, {"max_tokens", 4}});
   ASSERT_EQ(reply.status, 200) << reply.text;

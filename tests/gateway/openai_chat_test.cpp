@@ -85,6 +85,24 @@ TEST(Requests, a_chat_is_read_with_all_that_is_honoured) {
             "once");
 }
 
+TEST(Requests, an_answer_that_goes_on_is_the_assistants_last_text_alone) {
+  In body = k_chat;
+  body["messages"].push_back({{"role", "assistant"}, {"content", "It is "}});
+  body.update({{"continue_final_message", true}, {"draft", 4}, {"chat_template_kwargs", {{"enable_thinking", false}}}});
+  const Request request = parse_chat(body.dump());
+  EXPECT_TRUE(request.answer.goes_on);
+  EXPECT_EQ(request.answer.draft, 4u);
+  EXPECT_EQ(request.think, std::optional(false));
+  EXPECT_FALSE(parse_chat(k_chat.dump()).answer.goes_on || parse_chat(k_chat.dump()).think);
+  EXPECT_EQ(chat_with({{"continue_final_message", true}}), "continue_final_message");  // a question is the last
+  EXPECT_EQ(chat_with({{"continue_final_message", true}, {"messages", {{{"role", "assistant"}, {"content", "a"}}}}}),
+            "continue_final_message");
+  body["response_format"] = {{"type", "json_object"}};
+  EXPECT_EQ(refused([&] { parse_chat(body.dump()); }), "continue_final_message");
+  EXPECT_EQ(chat_with({{"draft", 64}}), "draft");
+  EXPECT_EQ(chat_with({{"chat_template_kwargs", {{"other", 1}}}}), "chat_template_kwargs.other");
+}
+
 TEST(Requests, fields_that_ask_for_nothing_are_accepted) {
   for (const In& more : {In{{"user", "u"}},
                          In{{"metadata", {{"a", "b"}}}},
@@ -404,6 +422,7 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
         EXPECT_EQ(refusal.code, facts.code) << facts.name;
         EXPECT_EQ(refusal.retry_after, facts.retry_after) << facts.name;
         EXPECT_EQ(refusal.param, "") << facts.name;
+        EXPECT_EQ(body_of(refusal)["error"]["reason"], facts.name);
         EXPECT_NE(refusal.message.find(facts.remedy), std::string::npos) << facts.name;
       }
     }
@@ -426,7 +445,7 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
   EXPECT_EQ(
       openai_error(refusal_of(Error(Code::usage, Reason::allowance_used_up, "tokens", "all 5 are used"))).dump(),
       R"({"error":{"message":"tokens: all 5 are used; ask the provider for more","type":"insufficient_quota","param":null,"code":"allowance_used_up",)"
-      R"("plain":"The allowance of the invite is used up. Ask the provider for more."}})");
+      R"("plain":"The allowance of the invite is used up. Ask the provider for more.","reason":"allowance_used_up"}})");
   EXPECT_EQ(openai_error(invalid("m")).dump(),
             R"({"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}})");
   EXPECT_EQ(slug("SmolLM2 135M (Instruct)"), "smollm2-135m-instruct");
