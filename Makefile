@@ -22,7 +22,7 @@ help:
 	@echo "make test-clients  packages and frameworks of Python, JavaScript and Java, curl and a browser against the gateway"
 	@echo "make build    $(BINARY)"
 	@echo "make model    $(MODEL)"
-	@echo "make deb      the packages permllm and libpermllm-dev, in build/release"
+	@echo "make deb      the packages permllm, permllm-mpi and libpermllm-dev, in build/release"
 	@echo "make bench    build and run the benchmarks"
 	@echo "make test-sanitized  what follows, in turn"
 	@echo "make sanitize a part of the tests under the address and undefined-behaviour sanitizers"
@@ -85,7 +85,9 @@ bench: setup model
 deb: setup
 	@scripts/setup.sh page
 	@scripts/fetch_web.sh release required
+	@scripts/setup.sh mpi
 	@scripts/build.sh release permllm
+	@scripts/build.sh release permllm-mpi
 	@cd build/release && cpack --config CPackConfig.cmake
 
 # The part is chosen in tests/CMakeLists.txt.

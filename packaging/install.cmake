@@ -1,9 +1,14 @@
-# What `cmake --install` lays down, in two components: permllm (program, units, documents) and dev (library, headers, examples).
+# What `cmake --install` lays down, in components: permllm (program, units, documents), dev (library, headers, examples) and, where it is built, mpi (the
+# program for a provider over several machines).
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/permllm)
 
 install(TARGETS permllm RUNTIME COMPONENT permllm)
+if(TARGET permllm-mpi)
+  install(TARGETS permllm-mpi RUNTIME COMPONENT mpi OPTIONAL)
+  set(mpi_part mpi=permllm-mpi)
+endif()
 file(GLOB documents ${PROJECT_SOURCE_DIR}/*.md ${PROJECT_SOURCE_DIR}/LICENSE)
 install(FILES ${documents} DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT permllm)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT permllm)
@@ -54,7 +59,7 @@ if(EXISTS ${PROJECT_SOURCE_DIR}/LICENSE)
 endif()
 string(REPLACE "-" "~" debian_version "${version_text}") # 0.3.0~dev comes before 0.3.0
 string(TIMESTAMP changelog_date "%a, %d %b %Y %H:%M:%S +0000" UTC)
-foreach(part permllm=permllm dev=libpermllm-dev)
+foreach(part permllm=permllm dev=libpermllm-dev ${mpi_part})
   string(REGEX REPLACE "=.*" "" component ${part})
   string(REGEX REPLACE ".*=" "" name ${part})
   set(debian ${PROJECT_BINARY_DIR}/debian/${component})
@@ -69,6 +74,9 @@ foreach(part permllm=permllm dev=libpermllm-dev)
   set(CPACK_DEBIAN_${upper}_PACKAGE_PACKAGE_NAME ${name})
 endforeach()
 set(CPACK_COMPONENTS_ALL permllm debian_permllm dev debian_dev)
+if(mpi_part)
+  list(APPEND CPACK_COMPONENTS_ALL mpi debian_mpi)
+endif()
 set(CPACK_COMPONENTS_GROUPING ONE_PER_GROUP)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
@@ -88,4 +96,10 @@ set(CPACK_DEBIAN_DEV_PACKAGE_PACKAGE_DEPENDS "libssl-dev, libfmt-dev, libhwy-dev
 set(CPACK_DEBIAN_DEV_PACKAGE_DESCRIPTION "library for programs that ask a PermLLM provider
 The user's side of PermLLM as a static library, with headers, examples, and
 files for CMake and pkg-config.")
+set(CPACK_DEBIAN_MPI_PACKAGE_PACKAGE_SECTION net)
+set(CPACK_DEBIAN_MPI_PACKAGE_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_MPI_PACKAGE_PACKAGE_DEPENDS "permllm (= ${debian_version}-1), openmpi-bin")
+set(CPACK_DEBIAN_MPI_PACKAGE_DESCRIPTION "PermLLM provider over several machines
+The program of the package permllm, which speaks MPI: the machines of one
+provider hold the matrices of a model together.")
 include(CPack)

@@ -28,7 +28,7 @@ inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root D
 echo "== a clean system"
 quiet debootstrap --variant=minbase bookworm "$root" "$mirror"
 mount -t proc proc "$root/proc"
-cp build/release/{permllm,libpermllm-dev}_*.deb "$root/tmp/"
+cp build/release/{permllm,permllm-mpi,libpermllm-dev}_*.deb "$root/tmp/"
 cp "$model" "$root/tmp/model.gguf"
 
 echo "== permllm"
@@ -65,6 +65,11 @@ answer=$(inside sh -c 'echo "What is the capital of France?" | permllm chat --in
 echo "$answer"
 [ -n "$answer" ]
 
+echo "== permllm-mpi"
+inside sh -c 'dpkg -i /tmp/permllm-mpi_*.deb' >/dev/null 2>&1 || true
+quiet inside sh -c 'apt-get install -y -f --no-install-recommends'
+inside env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 mpirun -n 2 permllm-mpi --version
+
 echo "== libpermllm-dev"
 inside sh -c 'dpkg -i /tmp/libpermllm-dev_*.deb' >/dev/null 2>&1 || true
 quiet inside sh -c 'apt-get install -y -f --no-install-recommends && apt-get install -y --no-install-recommends g++ pkg-config'
@@ -72,6 +77,6 @@ inside sh -c 'c++ -std=c++20 /usr/share/doc/permllm/examples/03-cost.cpp $(pkg-c
 inside /tmp/03-cost /root/alice.invite "What is the capital of France?"
 
 echo "== removal"
-quiet inside dpkg --purge permllm
+quiet inside dpkg --purge permllm-mpi permllm
 inside test -f /etc/permllm/provider/key.pem
 echo "keys are still there; all is well"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the project needs and that are missing. Says nothing when none is.
-# setup.sh tests: also what the tests check the program and the ledger's model with; page: what packs the web page; clients: the programs that
+# setup.sh tests: also what the tests check the program and the ledger's model with; mpi: what permllm-mpi is built with; page: what packs the web page; clients: the programs that
 # `make test-clients` tries the gateway with; sanitizers: the compiler that has libFuzzer, and what counts lines; format: what formats the source;
 # tidy: what looks for faults in it.
 set -euo pipefail
@@ -12,7 +12,8 @@ packages=(
   libgtest-dev libbenchmark-dev python3 python3-numpy python3-jinja2 python3-pip python3-yaml unzip dpkg-dev file iproute2 systemd
 )
 case "${1:-}" in
-  tests) packages+=(devscripts spin) ;;
+  tests) packages+=(devscripts spin libopenmpi-dev openmpi-bin) ;;
+  mpi) packages+=(libopenmpi-dev openmpi-bin) ;;
   sanitizers) packages+=(clang-14 libclang-rt-14-dev llvm-14) ;;
   format) packages+=(clang-format-14) ;;
   tidy) packages+=(clang-tidy-14) ;;

@@ -14,7 +14,7 @@ namespace {
 // From below.
 const std::vector<std::string> k_order{"base",     "ring",   "rand",    "wire",       "net",     "he",    "protocol",
                                        "template", "model",  "plan",    "page",       "session", "audit", "user",
-                                       "provider", "helper", "service", "structured", "gateway", "cli"};
+                                       "provider", "helper", "service", "structured", "gateway", "mpi",   "cli"};
 
 std::size_t rank_of(const std::string& folder) {
   return static_cast<std::size_t>(std::find(k_order.begin(), k_order.end(), folder) - k_order.begin());

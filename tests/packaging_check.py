@@ -99,10 +99,18 @@ def check_page():
     expect(fetch in steps and steps.index(fetch) < steps.index("build.sh"), f"the package's page has no libraries: {steps}")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(source / "web", pathlib.Path(folder) / "web")
-        for more, status in ((["required"], 1), ([], 0)):
+        tools = pathlib.Path(folder) / "bin"
+        tools.mkdir()
+        for name in ("cmp", "mkdir", "touch"):
+            (tools / name).symlink_to(shutil.which(name))
+        # A build without npm says so once.
+        for more, status, says in ((["required"], 1, True), (["unless-tried"], 0, True), (["unless-tried"], 0, False)):
             ran = subprocess.run(["/bin/bash", source / "scripts/fetch_web.sh", "release", *more], cwd=folder, capture_output=True,
-                                 text=True, env={"PATH": folder})  # without npm
-            expect(ran.returncode == status, f"fetch_web.sh {more} without npm: {ran.returncode} {ran.stdout}{ran.stderr}")
+                                 text=True, env={"PATH": str(tools)})
+            expect(ran.returncode == status and ("npm is not there" in ran.stdout + ran.stderr) == says,
+                   f"fetch_web.sh {more} without npm: {ran.returncode} {ran.stdout}{ran.stderr}")
+    build = (source / "scripts/build.sh").read_text()
+    expect("fetch_web.sh" in build and build.index("fetch_web.sh") < build.index("cmake"), "a build does not look for the page's libraries")
 
 
 def check_watching():

@@ -130,6 +130,14 @@ void File::start_sync(std::uint64_t offset, std::uint64_t bytes) const {
 }
 
 bool File::lock() const { return flock(file_, LOCK_EX | LOCK_NB) == 0; }
+bool File::lock_shared() const { return flock(file_, LOCK_SH | LOCK_NB) == 0; }
+
+bool File::is_at(const std::filesystem::path& path) const {
+  struct stat own {
+  }, there{};
+  return fstat(file_, &own) == 0 && stat(path.c_str(), &there) == 0 && own.st_dev == there.st_dev &&
+         own.st_ino == there.st_ino;
+}
 
 bool File::lock_byte(std::uint64_t offset) const {
   struct flock byte = one_byte(offset);

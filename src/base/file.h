@@ -39,6 +39,10 @@ class File {
   void start_sync(std::uint64_t offset, std::uint64_t bytes) const;
   // Held until the file is closed. False where another process holds it.
   bool lock() const;
+  // Likewise, together with others who hold it so.
+  bool lock_shared() const;
+  // Whether it is the file that stands there now.
+  bool is_at(const std::filesystem::path& path) const;
   // Of one byte, which need not be there; held until the file is closed. False where another open file has it, of this process or of any.
   // Errors: resource, where the file system keeps no such locks.
   bool lock_byte(std::uint64_t offset) const;

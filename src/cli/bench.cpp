@@ -180,6 +180,7 @@ nlohmann::json measure(const BenchOptions& options) {
   report["last_level_cache_bytes"] = last_level_cache();
   report["seconds"]["session"] = session_seconds;
   report["session_bytes"] = session_bytes;
+  report["machines"] = options.local.machines;
   report["simd"] = kernels::int_target();
   report["cores"] = executor.threads();
   return report;
@@ -205,7 +206,10 @@ void print(const nlohmann::json& r) {
                   r.at("layers").get<int>(), r.at("weight_bits").get<int>(), mb(r.at("layer_bytes")),
                   mb(r.at("last_level_cache_bytes"))));
   row("machine",
-      fmt::format("{} cores for all three parties, {}", r.at("cores").get<int>(), r.at("simd").get<std::string>()));
+      fmt::format(
+          "{} cores for all three parties{}, {}", r.at("cores").get<int>(),
+          r.at("machines") == 1 ? "" : fmt::format(", {} processes of the provider", r.at("machines").get<int>()),
+          r.at("simd").get<std::string>()));
   row("load, registration",
       fmt::format("{:.1f} s, {:.1f} s", seconds.at("load").get<double>(), seconds.at("registration").get<double>()));
   row("a session's handshakes, to the user",
@@ -492,6 +496,10 @@ void add_bench(CLI::App& parent) {
       ->required();
   add_synthetic_options(*command, options->local.serve);
   add_network(*command, options->local.shape);
+  command
+      ->add_option("--machines", options->local.machines,
+                   "processes of permllm-mpi, started by mpirun, that hold the provider's matrices together")
+      ->check(CLI::Range(1, 64));
   add_local_options(*command, options->local);
   command->add_option("--prompt", options->prompt, "tokens of the prompt; 0: what the context leaves")
       ->capture_default_str();

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "cli/doctor.h"
 #include "cli/service_command.h"
@@ -13,22 +14,46 @@
 namespace permllm {
 namespace {
 
+// Of a helper for another of its pool: they are near each other.
+constexpr Clock::duration k_dial_patience = std::chrono::seconds(5);
+
 struct HelperOptions {
   ServiceOptions party;
-  std::string store;
+  std::string store, pool;
 };
+
+// In a pool the helpers of one identity trust each other as well.
+Credentials credentials_of(const LiveDirectory& directory, bool pool) {
+  Credentials credentials = directory.credentials();
+  if (pool) credentials.trust.pins.push_back({Role::helper, credentials.identity.certificate.pin()});
+  return credentials;
+}
 
 void run_helper(HelperOptions& helper) {
   ServiceOptions& options = helper.party;
   ServiceProcess party(Role::helper, options, helper.store, [] { return ""; });
   Executor executor;
   const LiveDirectory directory(options.identity, Role::helper);
-  TlsListener listener([&] { return directory.credentials(); }, options.listen);
+  const bool pool = !helper.pool.empty();
+  if (pool) check_address(helper.pool, "--pool", Code::usage);
+  if (pool && helper.store.empty())
+    throw Error(Code::usage, "--pool", "takes --store, the folder that the helpers of the pool share");
+  const auto credentials = [&] { return credentials_of(directory, pool); };
+  TlsListener listener(credentials, options.listen);
   require_peer(options.identity, Role::provider);
-  HelperService service(executor, options.patience(), party.on_event(), helper.store);
+  std::optional<HelperPool> others;
+  if (pool) {
+    others.emplace(helper.store, helper.pool, [&](const std::string& address) -> std::unique_ptr<Link> {
+      return tls_connect(credentials(), address, Role::helper, Clock::now() + k_dial_patience);
+    });
+  }
+  HelperService service(executor, options.patience(), party.on_event(), helper.store, std::move(others));
   service.set_admission([&] { party.admit(); });
   party.serve(listener,
-              {[](const Peer& peer) { refuse_unless(peer.role != Role::helper, peer, "providers and users"); },
+              {[&](const Peer& peer) {
+                 const bool of_the_pool = pool && peer.key == directory.credentials().identity.certificate.pin();
+                 refuse_unless(peer.role != Role::helper || of_the_pool, peer, "providers and users");
+               },
                [&](std::unique_ptr<Link> link, const Peer& peer) {
                  service.serve(
                      shaped(std::move(link), peer.role == Role::user ? options.shape.at_service() : options.shape,
@@ -47,6 +72,8 @@ CLI::App* helper_command(CLI::App& parent, const char* description, const std::s
   CLI::App* command = parent.add_subcommand("helper", description);
   command->add_option("--store", options->store,
                       "folder of the models, which outlast the process; without it they live in memory");
+  command->add_option("--pool", options->pool,
+                      "this helper is one of several on its store, behind a balancer: where the others reach it");
   add_service_options(*command, options->party, "127.0.0.1:9465");
   return command;
 }

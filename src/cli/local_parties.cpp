@@ -9,6 +9,7 @@
 #include "cli/offer_options.h"
 #include "cli/progress.h"
 #include "cli/shared_options.h"
+#include "mpi/join.h"
 #include "service/identity.h"
 
 namespace permllm {
@@ -45,7 +46,15 @@ LocalParties::LocalParties(const LocalOptions& options) : options_(options) {
   std::vector<std::string> serve{"--model", options.model, "--helper", helper_address};
   for (const std::string& argument : arguments_of(options.serve)) serve.push_back(argument);
   if (options.stock) serve.insert(serve.end(), {"--state", (directory_.path() / "state").string()});
-  provider_ = std::make_unique<Process>(arguments(Role::provider, serve));
+  std::vector<std::string> command = arguments(Role::provider, serve);
+  if (options.machines == 1) {
+    provider_ = std::make_unique<Process>(command);
+  } else {
+    const std::filesystem::path own = std::filesystem::read_symlink("/proc/self/exe");
+    command.insert(command.begin(), {"-c", "exec mpirun \"$@\"", "mpirun", "-n", std::to_string(options.machines),
+                                     own.parent_path() / k_mpi_program});
+    provider_ = std::make_unique<Process>(command, "/bin/sh");
+  }
   const auto loading = late_bar("Loading the model", options.quiet);
   Clock::time_point begin = Clock::now();  // of the registration
   ProgressBar bar(options.serve.profile == Profile::open ? "Weights to the helper" : "Masked weights to the helper",

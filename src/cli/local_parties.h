@@ -18,8 +18,9 @@ struct LocalOptions {
   OfferOptions serve;
   LinkShape shape;
   double patience_seconds = 120;
-  bool quiet = false;  // no progress on standard error
-  bool stock = false;  // the provider keeps offline material beyond a session, as long as this lives
+  bool quiet = false;        // no progress on standard error
+  std::size_t machines = 1;  // processes that mpirun starts, which hold the provider's matrices together
+  bool stock = false;        // the provider keeps offline material beyond a session, as long as this lives
 
   Clock::duration patience() const { return duration_of(patience_seconds); }
 };

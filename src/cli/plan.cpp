@@ -29,7 +29,8 @@ struct Options {
   std::string path;
   OfferOptions serve;
   LinkShape shape{"10ms", "1gbit"};
-  std::size_t users = 1, prompt = 64, answer = 256, draft = 0;
+  std::size_t users = 1, prompt = 64, answer = 256, draft = 0, machines = 1;
+  std::string between = "10gbit";  // machines
   double acceptance = 0.7;
   bool json = false;
 };
@@ -60,8 +61,11 @@ Request request_of(const Plan& plan, const Options& options) {
   return r;
 }
 
-// Least seconds of one pass over `tokens` rows through the provider's matrices, on this machine.
-double product_seconds(const OfferedModel& model, std::size_t tokens, Executor& executor) {
+// Whether all machines have rows of a matrix; the embedding table is the first one's.
+bool is_shared(const LinearShape& s) { return s.site != Site::next_embed; }
+
+// Least seconds of one pass over `tokens` rows through the provider's matrices, on this machine, or on so many like it that share them.
+double product_seconds(const OfferedModel& model, std::size_t tokens, std::size_t machines, Executor& executor) {
   double best = 0;
   for (int run = 0; run < 3; ++run) {
     double seconds = 0;
@@ -72,7 +76,7 @@ double product_seconds(const OfferedModel& model, std::size_t tokens, Executor& 
       Words y(n * s.rows);
       const Clock::time_point begin = Clock::now();
       product(w, s.out.ring, x, y, executor);
-      const double taken = seconds_since(begin);
+      const double taken = seconds_since(begin) / static_cast<double>(is_shared(s) ? machines : 1);
       seconds += taken * (by_layer ? static_cast<double>(model.plan.config.layers) /
                                          static_cast<double>(model.plan.config.stored_layers())
                                    : 1);
@@ -82,10 +86,38 @@ double product_seconds(const OfferedModel& model, std::size_t tokens, Executor& 
   return best;
 }
 
-// Latency, transfer and the provider's products.
+// What machines say to each other in one pass (ring/machines.h, mpi/join.cpp): the vectors go to the others, long ones a part to each, who pass it on
+// to each other; sums come back.
+struct Exchange {
+  double bytes = 0, messages = 0;  // on the way of the last, one behind the other
+  double seconds(double bandwidth) const {
+    constexpr double k_message = 30e-6;  // to another machine of the same network, by TCP
+    return (bandwidth == 0 ? 0 : 8 * bytes / bandwidth) + messages * k_message;
+  }
+};
+Exchange exchange_of(const OfferedModel& model, std::size_t tokens, std::size_t machines) {
+  Exchange all;
+  if (machines == 1) return all;
+  const auto others = static_cast<double>(machines - 1);
+  for_each_matrix(model.weights, model.plan, [&](std::uint32_t, const LinearShape& s, const IntMatrix&) {
+    if (!is_shared(s)) return;
+    const bool by_layer = s.site != Site::head;
+    const double word = static_cast<double>((by_layer ? tokens : 1) * s.out.ring.bytes()),
+                 there = word * static_cast<double>(s.cols), back = word * static_cast<double>(s.rows);
+    const bool in_parts = machines > 2 && there > k_broadcast_whole;
+    const double times = by_layer ? static_cast<double>(model.plan.config.layers) /
+                                        static_cast<double>(model.plan.config.stored_layers())
+                                  : 1;
+    all.bytes += times * (there * (in_parts ? 1 + (others - 1) / others : others) + back * others / (others + 1));
+    all.messages += times * (in_parts ? 3 : 2);
+  });
+  return all;
+}
+
+// Latency, transfer, the provider's products, and what its machines say to each other.
 struct Seconds {
-  double latency = 0, transfer = 0, products = 0;
-  double sum() const { return latency + transfer + products; }
+  double latency = 0, transfer = 0, products = 0, exchange = 0;
+  double sum() const { return latency + transfer + products + exchange; }
 };
 
 // What serving takes.
@@ -103,10 +135,13 @@ Estimate estimate(const OfferedModel& model, const Options& options, Executor& e
   const double rtt = seconds_of(parse_duration(options.shape.rtt, "--rtt"));
   const Plan& plan = model.plan;
   const Request request = request_of(plan, options);
-  const auto seconds = [&](const Cost& cost, std::size_t passes, double products) {
+  const double between = parse_bandwidth(options.between, "--between");
+  const auto seconds = [&](const Cost& cost, std::size_t passes, std::size_t rows) {
     const NetworkSeconds network =
         network_seconds(cost, rtt, options.shape.to_user("--bandwidth"), options.shape.from_user("--bandwidth"));
-    return Seconds{network.latency, network.transfer, static_cast<double>(passes) * products};
+    const auto times = static_cast<double>(passes);
+    return Seconds{network.latency, network.transfer, times * product_seconds(model, rows, options.machines, executor),
+                   times * exchange_of(model, rows, options.machines).seconds(between)};
   };
   Estimate e;
   e.request = request;
@@ -115,8 +150,8 @@ Estimate estimate(const OfferedModel& model, const Options& options, Executor& e
   e.user = e.memory.user + plan.slots * e.memory.user_slot;
   e.all = request.prefill + request.decode;
   e.stock = e.all.offline.user_to_provider + e.all.offline.helper_to_provider;
-  e.prefill = seconds(request.prefill, 1, product_seconds(model, plan.prompt_rows(options.prompt), executor));
-  e.decode = seconds(request.decode, request.passes, product_seconds(model, options.draft + 1, executor));
+  e.prefill = seconds(request.prefill, 1, plan.prompt_rows(options.prompt));
+  e.decode = seconds(request.decode, request.passes, options.draft + 1);
   e.each = options.answer < 2 ? 0 : e.decode.sum() / static_cast<double>(options.answer - 1);
   return e;
 }
@@ -158,7 +193,9 @@ void print_json(const Plan& plan, const Options& options, const Estimate& e, con
                  {"request", e.prefill.sum() + e.decode.sum()},
                  {"latency", e.prefill.latency + e.decode.latency},
                  {"transfer", e.prefill.transfer + e.decode.transfer},
-                 {"products", e.prefill.products + e.decode.products}}}});
+                 {"products", e.prefill.products + e.decode.products},
+                 {"between_machines", e.prefill.exchange + e.decode.exchange}}},
+               {"machines", options.machines}});
 }
 
 void print_text(const Plan& plan, const Options& options, const Estimate& e, const std::string& audit) {
@@ -177,6 +214,9 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e, con
   if (plan.checked) row("keys for the check of products, to each user", mb(product_key_bytes(plan)));
   fmt::print("\nMemory\n");
   row("provider: weights; caches", fmt::format("{}; {}", mb(e.memory.provider), mb(e.provider - e.memory.provider)));
+  if (options.machines > 1)
+    row(fmt::format("each of its {} machines: weights, about", options.machines),
+        mb(e.memory.provider / options.machines));
   row(plan.open() ? "helper: the weights" : "helper: masked weights", mb(e.memory.helper));
   row("each user", mb(e.user));
   fmt::print("\nDisk\n");
@@ -197,10 +237,18 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e, con
                   options.shape.bandwidth == "0" ? "any bandwidth" : options.shape.bandwidth),
       fmt::format("{:.2f} s", e.prefill.sum()));
   row("a token after it", fmt::format("{:.3f} s", e.each));
+  if (options.machines > 1) {
+    const auto a_token = [&](double seconds) {
+      return seconds / static_cast<double>(std::max<std::size_t>(1, options.answer - 1));
+    };
+    row(fmt::format("  products on {} machines; between them", options.machines),
+        fmt::format("{:.3f}; {:.3f} s at {}", a_token(e.decode.products), a_token(e.decode.exchange),
+                    options.between == "0" ? "any bandwidth" : options.between));
+  }
   row("all of it: latency, transfer, products",
       fmt::format("{:.1f} s: {:.1f}, {:.1f}, {:.1f}", e.prefill.sum() + e.decode.sum(),
                   e.prefill.latency + e.decode.latency, e.prefill.transfer + e.decode.transfer,
-                  e.prefill.products + e.decode.products));
+                  e.prefill.products + e.decode.products + e.prefill.exchange + e.decode.exchange));
   fmt::print("\naudit: {}\n", audit);
   fmt::print(
       "\nProducts are the provider's matrices, timed on this machine with nothing else to do. What user and messages "
@@ -213,6 +261,7 @@ void run(Options options) {
   options.serve.distinct_layers = options.serve.synthetic ? 1 : 0;  // the sizes of all follow from it
   parse_duration(options.shape.rtt, "--rtt");                       // refused before the long work
   options.shape.to_user("--bandwidth");
+  parse_bandwidth(options.between, "--between");
   Executor executor;
   const OfferedModel model =
       offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
@@ -258,6 +307,11 @@ void add_plan(CLI::App& parent) {
   command->add_option("--answer", options->answer, "tokens of an answer")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command->add_option("--machines", options->machines, "machines like this one that the provider's matrices are on")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  command->add_option("--between", options->between, "what goes between them (10gbit); 0: any bandwidth")
+      ->capture_default_str();
   command->add_option("--draft", options->draft, "drafted tokens a pass (profile open); 0: none")
       ->capture_default_str()
       ->check(CLI::Range(0, 63));

@@ -1,8 +1,11 @@
 #include "cli/provider.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
+#include <cstdlib>
 #include <memory>
 #include <set>
 #include <thread>
@@ -11,6 +14,7 @@
 #include "cli/doctor.h"
 #include "cli/offer_options.h"
 #include "cli/service_command.h"
+#include "mpi/join.h"
 #include "net/share.h"
 #include "net/tls.h"
 #include "net/units.h"
@@ -52,6 +56,8 @@ double layer_bytes_of(const OfferedModel& model) {
 }
 
 constexpr std::size_t k_most_sessions = 64;
+// Of a provider over several machines that has lost one (EX_TEMPFAIL): to be started again, with all of them.
+constexpr int k_machine_lost = 75;
 constexpr Clock::duration k_first_pause = std::chrono::seconds(1), k_longest_pause = std::chrono::seconds(10);
 
 // The helper may be away: then it is waited for, unless it had the model before and users may have material in stock.
@@ -78,7 +84,16 @@ struct ProviderOptions {
   UserLimits limits;
 };
 
+// One of several machines, but not the first: it has its rows of the matrices, and no business with users or helpers.
+void run_other_machine(const ProviderOptions& options) {
+  const Signals ends_with_the_first([](int) {});
+  const std::unique_ptr<Machines> machines = join_machines(options.party.patience());
+  Executor executor;
+  serve_rows(options.model, options.serve, executor, *machines);
+}
+
 void run_provider(ProviderOptions& options) {
+  if (machine_number() != 0) return run_other_machine(options);
   const LiveDirectory directory(options.party.identity, Role::provider);
   const auto credentials = [&] { return directory.credentials(); };
   ProviderService* serving = nullptr;  // asked once it serves
@@ -88,6 +103,7 @@ void run_provider(ProviderOptions& options) {
     const std::string helper = serving->helper_trouble();
     return helper.empty() ? "" : "waiting for the helper: " + helper;
   });
+  const std::unique_ptr<Machines> machines = join_machines(options.party.patience());
   Executor executor;
   credentials();  // refused before the long work
   check_address(options.helper, "--helper", Code::usage);
@@ -95,8 +111,17 @@ void run_provider(ProviderOptions& options) {
   parse_bandwidth(options.user_bandwidth, "--user-bandwidth");
   require_peer(options.party.identity, Role::helper);
   const Clock::time_point begin = Clock::now();
-  OfferedModel model =
-      offer_model(options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); });
+  if (machines) {
+    party.note("machines", fmt::format("holds the model together with {} more", machines->count() - 1));
+    machines->when_lost([&party] {
+      party.note("machine_lost",
+                 "a machine does not answer: sessions end, and so does the provider, with all machines");
+      kill(getpid(), SIGTERM);
+    });
+  }
+  OfferedModel model = offer_model(
+      options.model, options.serve, executor, [&](double fraction) { party.progress("load", fraction); },
+      machines.get());
   if (!options.state.empty()) keep_record(model, options.state, executor);
   party.note("audit", fmt::format("audit: {}", verdict_of(model.plan, model.weights)));
   if (!options.state.empty()) keep_worth(options.state, model.plan, model.weights);
@@ -150,6 +175,7 @@ void run_provider(ProviderOptions& options) {
                 now.stock = service.stock_bytes();
                 now.disk_free = service.disk_free();
               });
+  if (machines && machines->lost()) std::_Exit(k_machine_lost);  // MPI cannot mend what it joined
 }
 
 CLI::App* provider_command(CLI::App& parent, const char* description, const std::shared_ptr<ProviderOptions>& options) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "session/registration.h"
 
@@ -22,6 +23,8 @@ constexpr std::uint32_t k_most_head = 1 << 20;  // of an offer: a plan of 1,000 
 constexpr const char* k_model = ".model";
 constexpr const char* k_part = ".part";
 constexpr const char* k_marker = "permllm store 1\n";
+// A model that another helper of the pool receives is waited for; a connection that was lost there is soon found to be.
+constexpr Clock::duration k_part_patience = std::chrono::seconds(20), k_part_rest = std::chrono::milliseconds(50);
 
 std::uint64_t whole_pages(std::uint64_t bytes) { return (bytes + k_page - 1) / k_page * k_page; }
 
@@ -124,7 +127,10 @@ StoredFile StoredFile::begin(File file, const ModelOffer& offer, const std::stri
 }
 
 StoredFile StoredFile::open(const std::filesystem::path& path, File::Mode mode) {
-  File file(path, mode);
+  return read(File(path, mode), path.stem());
+}
+
+StoredFile StoredFile::read(File file, const std::string& id) {
   const auto refuse = [&](const std::string& why) { throw Error(Code::file, file.name(), why); };
   Bytes head(k_before_offer);
   std::uint64_t magic = 0;
@@ -152,8 +158,7 @@ StoredFile StoredFile::open(const std::filesystem::path& path, File::Mode mode) 
   } catch (const Error& error) {
     refuse(error.what());
   }
-  if (offer.model_id != path.stem())
-    refuse(fmt::format("model_id: {:.8}, expected that of the file's name", offer.model_id));
+  if (offer.model_id != id) refuse(fmt::format("model_id: {:.8}, expected that of the file's name", offer.model_id));
   StoredFile stored = placed(std::move(file), std::move(offer), owner);
   // A table that ends early, or names what is not there, is found when chunks are checked.
   Bytes table(sizeof(Digest) * (stored.hashes.size() + 1));
@@ -169,13 +174,17 @@ void StoredModel::touch() const { futimens(stored.file.descriptor(), nullptr); }
 // ---- The folder --------------------------------------------------------------------------------------------------------
 
 ModelStore::ModelStore(std::filesystem::path folder, Executor& executor,
-                       std::function<void(const std::string&)> on_event)
-    : folder_(std::move(folder)), executor_(executor), on_event_(std::move(on_event)) {
+                       std::function<void(const std::string&)> on_event, bool shared)
+    : folder_(std::move(folder)), executor_(executor), on_event_(std::move(on_event)), shared_(shared) {
   if (folder_.empty()) return;
   std::error_code failed;
   make_private_folder(folder_);
   lock_.emplace(folder_ / "store", File::Mode::create);
-  if (!lock_->lock()) throw Error(Code::file, folder_.string(), "another helper runs on this store");
+  if (shared_ ? !lock_->lock_shared() : !lock_->lock()) {
+    throw Error(
+        Code::file, folder_.string(),
+        shared_ ? "a helper runs on this store that is in no pool (--pool)" : "another helper runs on this store");
+  }
   const std::string_view marker(k_marker);
   if (lock_->size() == 0) {
     lock_->write(0, {reinterpret_cast<const std::uint8_t*>(marker.data()), marker.size()});
@@ -211,6 +220,8 @@ void ModelStore::check(const std::filesystem::path& path) {
       models_[id] = mapped(std::move(stored));
       return;
     }
+    if (!stored.file.lock())
+      throw Error(Code::file, path.string(), "is damaged, and another helper of the pool has it");
     if (stored.file.size() > stored.size()) stored.file.resize(stored.size());
     rename_file(path, path_of(id, k_part));
     on_event_(!damaged.empty()
@@ -234,13 +245,24 @@ std::uint64_t ModelStore::room() const {
 std::shared_ptr<const StoredModel> ModelStore::find(const std::string& id) {
   const Lock lock(mutex_);
   const auto found = models_.find(id);
-  if (found == models_.end()) return nullptr;
-  std::error_code ignored;
-  if (!folder_.empty() && !std::filesystem::exists(path_of(id, k_model), ignored)) {
+  if (folder_.empty()) return found == models_.end() ? nullptr : found->second;
+  const std::filesystem::path path = path_of(id, k_model);
+  if (found != models_.end()) {
+    if (found->second->stored.file.is_at(path)) return found->second;
     models_.erase(found);
+  }
+  // Another helper of the pool has checked each chunk as it came.
+  std::error_code ignored;
+  if (!shared_ || !is_id(id) || !std::filesystem::exists(path, ignored)) return nullptr;
+  try {
+    StoredFile stored = StoredFile::open(path, File::Mode::write);
+    if (!stored.whole()) return nullptr;
+    on_event_(fmt::format("model {:.8}: stored by another helper of the pool", id));
+    return models_[id] = mapped(std::move(stored));
+  } catch (const Error& error) {
+    on_event_(fmt::format("{} is not used: {}", path.string(), error.what()));
     return nullptr;
   }
-  return found->second;
 }
 
 // ---- A model on its way in ---------------------------------------------------------------------------------------------
@@ -294,28 +316,52 @@ std::unique_ptr<ModelStore::Arrival> ModelStore::begin(const ModelOffer& offer, 
     part.stored = StoredFile::begin(File::in_memory(offer.model_id), offer, owner);
     return arrival;
   }
-  const std::filesystem::path path = path_of(offer.model_id, k_part);
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored)) {
-    try {
-      part.stored = StoredFile::open(path, File::Mode::write);
-    } catch (const Error& error) {
-      on_event_(fmt::format("{} begins anew: {}", path.string(), error.what()));
-    }
+  std::optional<File> fresh;
+  if (const auto complete = lock_part(offer.model_id, part.stored, fresh)) {
+    check_same(complete->stored);
+    arrival->complete_ = complete;
+    return arrival;
   }
   if (part.stored) check_same(*part.stored);
   const std::uint64_t needed = part.stored ? part.stored->missing() : offer.bytes, free = room();
   on_event_(fmt::format("model {:.8}: {}, takes {} more of {} that are free", offer.model_id, megabytes(offer.bytes),
                         megabytes(needed), megabytes(free)));
   if (needed > free) {
+    if (fresh) std::filesystem::remove(path_of(offer.model_id, k_part));
     throw Error(Code::resource, Reason::disk_full, "ModelOffer.bytes",
                 fmt::format("the model takes {} bytes of the helper's disk, {} are free", needed, free));
   }
   if (!part.stored) {
-    part.stored = StoredFile::begin(File(path, File::Mode::create), offer, owner);
+    part.stored = StoredFile::begin(std::move(*fresh), offer, owner);
     sync_folder(folder_);
   }
   return arrival;
+}
+
+std::shared_ptr<const StoredModel> ModelStore::lock_part(const std::string& id, std::optional<StoredFile>& part,
+                                                         std::optional<File>& fresh) {
+  const std::filesystem::path path = path_of(id, k_part);
+  for (const Clock::time_point until = Clock::now() + k_part_patience;; std::this_thread::sleep_for(k_part_rest)) {
+    if (auto complete = find(id)) return complete;
+    File file(path, File::Mode::create);
+    if (!file.lock()) {
+      if (Clock::now() < until) continue;
+      throw Error(Code::resource, Reason::busy, "ModelOffer.model_id",
+                  "another helper of the pool receives this model");
+    }
+    if (!file.is_at(path)) continue;  // completed meanwhile
+    if (file.size() == 0) {
+      fresh.emplace(std::move(file));
+      return nullptr;
+    }
+    try {
+      part = StoredFile::read(std::move(file), id);
+      return nullptr;
+    } catch (const Error& error) {
+      on_event_(fmt::format("{} begins anew: {}", path.string(), error.what()));
+    }
+    std::filesystem::remove(path);
+  }
 }
 
 ModelStore::Arrival::~Arrival() {

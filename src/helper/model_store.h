@@ -36,6 +36,8 @@ struct StoredFile {
 
   // Errors: file, naming the file and what was expected: another version, a damaged head, another model's.
   static StoredFile open(const std::filesystem::path& path, File::Mode mode);
+  // Likewise; id: that it is expected to be of.
+  static StoredFile read(File file, const std::string& id);
   // Writes the head of a new one. Errors: resource.
   static StoredFile begin(File file, const ModelOffer& offer, const std::string& owner);
   std::uint64_t size() const { return v_at + offer.bytes; }
@@ -65,8 +67,10 @@ class ModelStore {
  public:
   // Checks every complete model; what is damaged is told to on_event, and its provider will be asked for it again. Without a
   // folder, models live in memory and go with the process.
-  // Errors: file, where the folder cannot be used: another version, or a helper that runs on it.
-  ModelStore(std::filesystem::path folder, Executor& executor, std::function<void(const std::string&)> on_event);
+  // shared: with other helpers, who see each other's models. Errors: file, where the folder cannot be used: another version, or a helper that runs on
+  // it and does not share it.
+  ModelStore(std::filesystem::path folder, Executor& executor, std::function<void(const std::string&)> on_event,
+             bool shared = false);
 
   // Null where there is no such model, or its file was removed.
   std::shared_ptr<const StoredModel> find(const std::string& id);
@@ -105,11 +109,16 @@ class ModelStore {
  private:
   std::filesystem::path path_of(const std::string& id, const char* ending) const { return folder_ / (id + ending); }
   void check(const std::filesystem::path& path);
+  // Opens ID.part and locks it against other helpers of the pool, for whom it waits a while: `part`, or `fresh` where there is nothing in it yet. Where
+  // another has completed the model meanwhile, it is returned. Errors: resource.
+  std::shared_ptr<const StoredModel> lock_part(const std::string& id, std::optional<StoredFile>& part,
+                                               std::optional<File>& fresh);
   std::uint64_t room() const;
 
   std::filesystem::path folder_;  // empty: none
   Executor& executor_;
   std::function<void(const std::string&)> on_event_;
+  const bool shared_;
   std::optional<File> lock_;
   Mutex mutex_;
   std::map<std::string, std::shared_ptr<const StoredModel>> models_ GUARDED_BY(mutex_);  // by id

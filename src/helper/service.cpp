@@ -4,6 +4,7 @@
 
 #include <array>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "page/deal.h"
@@ -12,6 +13,9 @@
 
 namespace permllm {
 namespace {
+
+// Of a pool: how long a provider's side of a session waits for the user's, who is on its way by then.
+constexpr Clock::duration k_pairing = std::chrono::seconds(10);
 
 std::size_t most_of_chunk() {
   ModelChunk any;
@@ -32,11 +36,12 @@ void pass_over_chunks(Channel& provider) {
 }  // namespace
 
 HelperService::HelperService(Executor& executor, Clock::duration patience, OnEvent on_event,
-                             std::filesystem::path store)
+                             std::filesystem::path store, std::optional<HelperPool> pool)
     : executor_(executor),
       patience_(patience),
       on_event_(std::move(on_event)),
-      store_(std::move(store), executor, on_event_) {}
+      pool_(std::move(pool)),
+      store_(std::move(store), executor, on_event_, pool_.has_value()) {}
 
 std::size_t HelperService::room() { return 2 * most_of_chunk(); }
 
@@ -59,7 +64,9 @@ void HelperService::serve(std::unique_ptr<Link> link, const Peer& peer) {
       park(link, channel, message_of<PairHello>(first), peer);
     } else if (is(first, Tag::pair_hello) && peer.role == Role::user) {
       Executor executor(executor_, std::hash<std::string>()(peer.key));
-      deal_session(channel, message_of<PairHello>(first), peer, executor, events);
+      serve_user(channel, message_of<PairHello>(first), peer, executor, events);
+    } else if (is(first, Tag::forwarded) && peer.role == Role::helper && pool_) {
+      serve_forwarded(channel, first);
     } else {
       throw Error(Code::malformed, "frame.tag",
                   fmt::format("a {} may not begin with message {}", name_of(peer.role), first.tag));
@@ -125,44 +132,48 @@ std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& he
 }
 
 void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer) {
-  find_model(hello, peer);
+  const auto model = find_model(hello, peer);
   const Seed half = random_seed();
   channel.send(PairAccepted{half});
   channel.flush();
   channel.set_session(hello.session);
   auto parked = std::make_unique<Parked>(Parked{
       std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello, Clock::now() + patience_});
+  const Place place{peer.provider, hello.user, hello.session};
+  const Parked* own = nullptr;
+  if (pool_) pool_->announce(name_of_place(place));  // first: whoever takes the provider's side withdraws it
   {
     const Lock lock(mutex_);
-    std::erase_if(parked_, [now = Clock::now()](const auto& other) {
-      return other.second->until < now;
-    });  // their users never came
-    parked_[{peer.provider, hello.user, hello.session}] = std::move(parked);
+    std::erase_if(parked_, [&, now = Clock::now()](const auto& other) {
+      const bool late = other.second->until < now;  // its user never came
+      if (late && pool_) pool_->withdraw(name_of_place(other.first));
+      return late;
+    });
+    own = parked.get();
+    parked_[place] = std::move(parked);
   }
   parked_changed_.notify_all();
-}
-
-std::unique_ptr<HelperService::Parked> HelperService::unpark(const PairHello& hello, const Peer& peer) {
-  const Place place{peer.provider, peer.key, hello.session};
+  if (!pool_) return;
+  // The user may have been with a helper that is gone, and nobody would tell the provider, who makes no other attempt before this one has ended.
   Lock lock(mutex_);
-  if (!parked_changed_.wait_for(lock, patience_, [&]() REQUIRES(mutex_) { return parked_.contains(place); })) {
-    throw Error(Code::timeout, "session", "the provider did not open its side of the session for this user");
-  }
-  auto provider = std::move(parked_.extract(place).mapped());
-  // Material of one model for the provider of another would give that provider, with its user's masks, the other's V.
-  if (provider->hello.model_id != hello.model_id) {
-    throw Error(Code::mismatch, "PairHello.model_id",
-                fmt::format("model {:.8} at the provider of this session, {:.8} at the user", provider->hello.model_id,
-                            hello.model_id));
-  }
-  if (provider->hello.chain != hello.chain)
-    throw Error(Code::mismatch, "PairHello.chain", "another chain at the provider of this session than at the user");
-  return provider;
+  const auto is_parked = [&]() REQUIRES(mutex_) {
+    const auto found = parked_.find(place);
+    return found != parked_.end() && found->second.get() == own;
+  };
+  if (parked_changed_.wait_for(lock, std::min<Clock::duration>(patience_, k_pairing),
+                               [&]() REQUIRES(mutex_) { return !is_parked(); }))
+    return;
+  parked_.erase(place);
+  lock.unlock();
+  pool_->withdraw(name_of_place(place));
 }
 
-// A pass over the weights, as dealing a piece is.
-void HelperService::send_product_keys(Channel& user, const StoredModel& model, const ProductKeyOrder& order,
+bool HelperService::sent_product_keys(Channel& user, const Frame& frame, bool& keyed, const StoredModel& model,
                                       const Peer& peer, Executor& executor) {
+  if (!is(frame, Tag::product_key_order)) return false;
+  if (std::exchange(keyed, true))
+    throw Error(Code::malformed, "frame.tag", "a second ProductKeyOrder, expected one of a filling at most");
+  const auto order = message_of<ProductKeyOrder>(frame);
   const Plan& plan = model.plan();
   if (!plan.checked)
     throw Error(Code::malformed, "ProductKeyOrder", "the plan's products are not checked, expected none");
@@ -172,10 +183,52 @@ void HelperService::send_product_keys(Channel& user, const StoredModel& model, c
     user.send(std::move(words));
     user.flush();
   });
+  return true;
 }
 
-void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor,
-                                 SessionEvents& events) {
+std::string HelperService::name_of_place(const Place& place) {
+  Writer words;
+  words.text("provider", place.provider, 64);
+  words.text("user", place.user, 64);
+  words.number("session", place.session);
+  return hash_hex(domain::parked, words.take());
+}
+
+HelperService::Found HelperService::find_provider(const PairHello& hello, const Peer& peer, Clock::time_point until) {
+  const Place place{peer.provider, peer.key, hello.session};
+  // Files of a common store do not wake who waits for them.
+  constexpr auto k_look = std::chrono::milliseconds(20);
+  for (;;) {
+    const Clock::time_point now = Clock::now();
+    Lock lock(mutex_);
+    if (parked_changed_.wait_until(lock, pool_ ? std::min(until, now + k_look) : until,
+                                   [&]() REQUIRES(mutex_) { return parked_.contains(place); })) {
+      auto provider = std::move(parked_.extract(place).mapped());
+      lock.unlock();
+      parked_changed_.notify_all();
+      if (pool_) pool_->withdraw(name_of_place(place));
+      // Material of one model for the provider of another would give that provider, with its user's masks, the other's V.
+      if (provider->hello.model_id != hello.model_id) {
+        throw Error(Code::mismatch, "PairHello.model_id",
+                    fmt::format("model {:.8} at the provider of this session, {:.8} at the user",
+                                provider->hello.model_id, hello.model_id));
+      }
+      if (provider->hello.chain != hello.chain)
+        throw Error(Code::mismatch, "PairHello.chain",
+                    "another chain at the provider of this session than at the user");
+      return {std::move(provider), {}};
+    }
+    lock.unlock();
+    if (now >= until)
+      throw Error(Code::timeout, "session", "the provider did not open its side of the session for this user");
+    if (!pool_) continue;
+    if (std::string address = pool_->where(name_of_place(place)); !address.empty())
+      return {nullptr, std::move(address)};
+  }
+}
+
+void HelperService::serve_user(Channel& user, const PairHello& hello, const Peer& peer, Executor& executor,
+                               SessionEvents& events) {
   if (!hello.user.empty())
     throw Error(Code::malformed, "PairHello.user", "a user names none, its certificate says who it is");
   const auto model = find_model(hello, peer);
@@ -183,32 +236,104 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
   user.send(PairAccepted{half});
   user.flush();
   user.set_session(hello.session);
-  const std::unique_ptr<Parked> provider = unpark(hello, peer);
+  const Clock::time_point until = Clock::now() + patience_;
+  for (;;) {
+    const Found found = find_provider(hello, peer, until);
+    if (found.here) return deal_session(user, hello, peer, half, *found.here, executor, events);
+    if (forward(user, hello, peer, half, found.address, *model, executor)) return;
+    // What the store says of that helper is old: somebody else was there first.
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+bool HelperService::forward(Channel& user, const PairHello& hello, const Peer& peer, const Seed& half,
+                            const std::string& address, const StoredModel& model, Executor& executor) {
+  std::unique_ptr<Link> link;
+  std::optional<Channel> dealer;
+  Paired paired;
+  try {
+    link = pool_->dial(address);
+  } catch (const Error& error) {
+    // It was killed, and the provider's connection with it: the user begins again, as if it had been with that helper.
+    pool_->withdraw(name_of_place({peer.provider, peer.key, hello.session}), address);
+    user.link().close();
+    throw;
+  }
+  try {
+    dealer.emplace(*link, 0, patience_);
+    dealer->send(Forwarded{peer.key, peer.provider, hello, half});
+    dealer->set_session(hello.session);
+    paired = dealer->receive(Paired{});
+  } catch (const Error& error) {
+    if (error.code() == Code::timeout || error.code() == Code::closed) return false;
+    throw;
+  }
+  user.send(paired);
+  user.flush();
+  // Where the dealer is gone the user's connection ends as the dealer's own would.
+  const auto answer = [&](auto message) {
+    try {
+      message = dealer->receive(message);
+    } catch (const Error& error) {
+      if (!error.by_peer()) user.link().close();
+      throw;
+    }
+    user.send(message);
+    user.flush();
+  };
+  bool keyed = false;
+  for (;;) {
+    const Frame frame = user.receive_any("an order for material", k_least_payload);
+    if (sent_product_keys(user, frame, keyed, model, peer, executor)) continue;  // this helper has the weights, too
+    dealer->send_payload(static_cast<Tag>(frame.tag), frame.payload);
+    dealer->flush();
+    if (is(frame, Tag::pack_end)) break;
+    answer(PackDealt{});  // or the refusal of what is no order
+  }
+  answer(PartyReport{});
+  link->close();
+  return true;
+}
+
+void HelperService::serve_forwarded(Channel& user, const Frame& first) {
+  const auto forwarded = message_of<Forwarded>(first);
+  const Peer peer{Role::user, "", forwarded.user, forwarded.provider};
+  SessionEvents events(on_event_, peer.key);
+  user.set_session(forwarded.hello.session);
+  try {
+    const Found found = find_provider(forwarded.hello, peer, Clock::now());
+    if (!found.here) throw Error(Code::timeout, "session", "another helper of the pool has the provider's side");
+    Executor executor(executor_, std::hash<std::string>()(peer.key));
+    deal_session(user, forwarded.hello, peer, forwarded.half, *found.here, executor, events);
+  } catch (const Error& error) {
+    events.fail(error, user.session());
+    user.refuse(error);
+  }
+}
+
+void HelperService::deal_session(Channel& user, const PairHello& hello, const Peer& peer, const Seed& half,
+                                 Parked& provider, Executor& executor, SessionEvents& events) {
+  const auto model = find_model(hello, peer);
   const Seed common = common_seed(half, domain::user_helper, hello);
   events.begin(hello.session);
   model->touch();
   const Plan& plan = model->plan();
   AesCoins with_user(common);
-  AesCoins with_provider(provider->common);
+  AesCoins with_provider(provider.common);
   std::array<std::optional<std::uint32_t>, 4>
       next;  // by kind: orders come in order, each place once; an old chain goes on anywhere
   if (!hello.whole) next.fill(0);
   bool keyed = false;
   Helper helper{with_user, with_provider, executor};
   try {
-    user.send(Paired{seed_digest(provider->common, hello.chain)});
+    user.send(Paired{seed_digest(provider.common, hello.chain)});
     user.flush();
-    provider->channel.send(Paired{seed_digest(common, hello.chain)});
-    provider->channel.flush();
+    provider.channel.send(Paired{seed_digest(common, hello.chain)});
+    provider.channel.flush();
     for (;;) {
       const Frame frame = user.receive_any("an order for material", k_least_payload);
       if (is(frame, Tag::pack_end)) break;
-      if (is(frame, Tag::product_key_order)) {
-        if (std::exchange(keyed, true))
-          throw Error(Code::malformed, "frame.tag", "a second ProductKeyOrder, expected one of a filling at most");
-        send_product_keys(user, *model, message_of<ProductKeyOrder>(frame), peer, executor);
-        continue;
-      }
+      if (sent_product_keys(user, frame, keyed, *model, peer, executor)) continue;
       if (!is(frame, Tag::pack_order)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PackOrder or PackEnd", frame.tag));
       }
@@ -221,21 +346,21 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
       expected = order.first + order.count;
       for (const PartOrder& part : parts_of(plan, order)) {
         const Room::Held room = answers_.of(peer.key)->take(part.bytes, Clock::now() + patience_, "room for material");
-        std::visit([&](const auto& weights) { deal(helper, plan, weights, part.order, provider->channel); },
+        std::visit([&](const auto& weights) { deal(helper, plan, weights, part.order, provider.channel); },
                    model->weights);
       }
       events.dealt();
       user.send(PackDealt{});
       user.flush();
     }
-    provider->channel.send(PackEnd{});
-    provider->channel.flush();
+    provider.channel.send(PackEnd{});
+    provider.channel.flush();
     events.end();  // before the user hears of it
     user.send(report_of_this_process());
     user.flush();
   } catch (const Error& error) {
-    provider->channel.refuse(error);
-    provider->link->close();
+    provider.channel.refuse(error);
+    provider.link->close();
     throw;
   }
 }

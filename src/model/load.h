@@ -20,8 +20,10 @@ using LoadProgress = std::function<void(double fraction)>;
 // steps where the noise of rounding asks for it (ring/int_matrix.h). Beside the integers no copy is made.
 // Errors: those of read_config; file or unsupported, naming the tensor that is missing, has another shape or type, holds a
 // number that is not finite, or is not used.
+// machines: of those that hold the weights together, each calls this, and gets its rows of each matrix, of which alone it reads the file; the embedding
+// table is machine 0's alone.
 IntWeights load_int_weights(const ModelFile& file, Executor& executor, int bits = k_weight_bits,
-                            const LoadProgress& progress = nullptr);
+                            const LoadProgress& progress = nullptr, Machines* machines = nullptr);
 FloatWeights load_float_weights(const ModelFile& file, Executor& executor, const LoadProgress& progress = nullptr);
 
 }  // namespace permllm

@@ -75,14 +75,13 @@ Config synthetic_config(const std::string& name, std::size_t layers, std::size_t
               fmt::format("\"{:.60}\" is no shape that is known: {}", name, fmt::join(names, ", ")));
 }
 
-IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
+IntWeights synthetic_weights(const Config& c, int bits, Executor& executor, Machines* machines) {
   IntWeights w;
   w.config = c;
   std::uint64_t seed = 0;
-  const auto of_bits = [&](std::size_t rows, std::size_t cols, int own) {
-    return IntMatrix::random(rows, cols, own - 1, ++seed, executor, own);
+  const auto matrix = [&](std::size_t rows, std::size_t cols) {
+    return IntMatrix::random(rows, cols, bits - 1, ++seed, executor, bits, machines);
   };
-  const auto matrix = [&](std::size_t rows, std::size_t cols) { return of_bits(rows, cols, bits); };
   const auto bias = [](bool has, std::size_t n) { return std::vector<float>(has ? n : 0, 0.02f); };
   // The norms' gains of about 1, times sqrt(2 layers).
   const double scale = std::sqrt(2.0 * static_cast<double>(c.layers));
@@ -101,7 +100,9 @@ IntWeights synthetic_weights(const Config& c, int bits, Executor& executor) {
                         .mlp_shift = bias(c.normed_residual, c.width)});
   }
   w.head_bias = bias(c.head_bias, c.vocab);
-  w.embed = of_bits(c.width, c.vocab, k_weight_bits);
+  ++seed;
+  if (machines == nullptr || machines->own() == 0)
+    w.embed = IntMatrix::random(c.width, c.vocab, k_weight_bits - 1, seed, executor, k_weight_bits);
   w.head = matrix(c.vocab, c.width);
   return w;
 }

@@ -17,6 +17,7 @@ Config synthetic_config(const std::string& name, std::size_t layers = 0, std::si
 
 // Bell-shaped weights of 12 bits, 11 of them fraction bits (or of 8 bits, 7; the embedding table has 12), the same for the
 // same config.
-IntWeights synthetic_weights(const Config& config, int bits, Executor& executor);
+// machines: as load_int_weights.
+IntWeights synthetic_weights(const Config& config, int bits, Executor& executor, Machines* machines = nullptr);
 
 }  // namespace permllm

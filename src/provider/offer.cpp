@@ -10,6 +10,7 @@
 #include "model/key_level.h"
 #include "model/synthetic.h"
 #include "page/pack.h"
+#include "permllm/version.h"
 #include "plan/calibrate.h"
 #include "plan/calibration_text.h"
 #include "plan/fit.h"
@@ -87,16 +88,55 @@ void check_options(const OfferOptions& options, const Config& config) {
   }
 }
 
-OfferedModel offer_synthetic(const std::string& name, const OfferOptions& options, Executor& executor) {
+// ---- Several machines --------------------------------------------------------------------------------------------------
+
+// What all of them must have in common: the same tensors at the same places of the file, read in the same way.
+std::string common_text(const ModelFile* file, const std::string& path, const OfferOptions& options) {
+  std::string text = fmt::format("{} {} {} {} {} {}\n", version(), options.synthetic ? path : "", options.weight_bits,
+                                 options.layers, options.width, options.distinct_layers);
+  if (file == nullptr) return text;
+  for (const GgufTensor& tensor : file->tensors()) {
+    text += fmt::format("{} {}", tensor.name, static_cast<int>(tensor.type));
+    for (const std::uint64_t size : tensor.shape) text += fmt::format(" {}", size);
+    text += '\n';
+  }
+  return text;
+}
+
+// All but the embedding table, by the numbers that machines give them.
+std::vector<IntMatrix*> number_matrices(IntWeights& weights) {
+  std::vector<IntMatrix*> matrices;
+  for (LayerWeights<IntMatrix>& layer : weights.layers)
+    matrices.insert(matrices.end(), {&layer.qkv, &layer.o, &layer.up, &layer.down});
+  matrices.push_back(&weights.head);
+  for (std::size_t i = 0; i < matrices.size(); ++i) matrices[i]->set_number(static_cast<std::uint32_t>(i));
+  return matrices;
+}
+
+Config synthetic_config_of(const std::string& name, const OfferOptions& options) {
   Config config = synthetic_config(name, options.layers, options.width);
-  check_options(options, config);
   if (options.distinct_layers > config.layers) {
     throw Error(Code::usage, "distinct_layers",
                 fmt::format("{}, {} has {} layers", options.distinct_layers, name, config.layers));
   }
   config.distinct_layers = options.distinct_layers;
+  return config;
+}
+
+void lead(Machines* machines, IntWeights& weights) {
+  if (machines == nullptr) return;
+  number_matrices(weights);
+  machines->lead();
+}
+
+OfferedModel offer_synthetic(const std::string& name, const OfferOptions& options, Executor& executor,
+                             Machines* machines) {
+  const Config config = synthetic_config_of(name, options);
+  check_options(options, config);
+  if (machines != nullptr) machines->agree(common_text(nullptr, name, options));
   OfferedModel model;
-  model.weights = synthetic_weights(config, options.weight_bits, executor);
+  model.weights = synthetic_weights(config, options.weight_bits, executor, machines);
+  lead(machines, model.weights);
   set_plan(model, synthetic_ranges(config), options, executor);
   set_id(model, name);
   return model;
@@ -200,8 +240,8 @@ std::vector<std::vector<TokenId>> calibration_texts(const Vocabulary& vocabulary
 }
 
 OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor,
-                         const LoadProgress& progress) {
-  if (options.synthetic) return offer_synthetic(path, options, executor);
+                         const LoadProgress& progress, Machines* machines) {
+  if (options.synthetic) return offer_synthetic(path, options, executor, machines);
   const ModelFile file = ModelFile::open(path);
   const Config config = read_config(file);
   check_options(options, config);
@@ -210,7 +250,9 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   std::vector<std::vector<TokenId>> calibration =
       calibration_texts(model.vocabulary, config);  // refused before the long work
   std::future<std::string> hash = std::async(std::launch::async, [&] { return file.sha256(); });  // beside the loading
-  model.weights = load_int_weights(file, executor, options.weight_bits, progress);
+  if (machines != nullptr) machines->agree(common_text(&file, path, options));
+  model.weights = load_int_weights(file, executor, options.weight_bits, progress, machines);
+  lead(machines, model.weights);
   model.weights.config.set_length(options.context);
   level_keys(model.weights, options.context);
   // The greatest tokens, in the first text but not at its end: what is said behind them is of no interest.
@@ -223,6 +265,21 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
   set_plan(model, calibrate(model.weights, calibration, executor), options, executor);
   set_id(model, hash.get());
   return model;
+}
+
+void serve_rows(const std::string& path, const OfferOptions& options, Executor& executor, Machines& machines) {
+  std::optional<ModelFile> file;
+  IntWeights weights;
+  if (options.synthetic) {
+    const Config config = synthetic_config_of(path, options);
+    machines.agree(common_text(nullptr, path, options));
+    weights = synthetic_weights(config, options.weight_bits, executor, &machines);
+  } else {
+    file = ModelFile::open(path);
+    machines.agree(common_text(&*file, path, options));
+    weights = load_int_weights(*file, executor, options.weight_bits, nullptr, &machines);
+  }
+  machines.serve(number_matrices(weights), executor);
 }
 
 ModelOffer model_offer(const OfferedModel& model) {

@@ -60,8 +60,12 @@ std::vector<std::vector<TokenId>> calibration_texts(const Vocabulary& vocabulary
 
 // Reads the file (or makes synthetic weights, with the ranges of SmolLM2-135M), makes the integer weights, calibrates the ranges on the texts that ship with the project and on
 // the greatest rows of the embedding table, and draws a fresh seed for U and a fresh salt.
+// machines: that hold it together; this is machine 0, which leads the others from then on (ring/machines.h).
 OfferedModel offer_model(const std::string& path, const OfferOptions& options, Executor& executor,
-                         const LoadProgress& progress = nullptr);
+                         const LoadProgress& progress = nullptr, Machines* machines = nullptr);
+// At each other machine: loads its rows, and multiplies by them until machine 0 ends. Errors: those of loading; mismatch, where it is another file, or
+// other options, than at machine 0; those of Machines.
+void serve_rows(const std::string& path, const OfferOptions& options, Executor& executor, Machines& machines);
 
 // As it is offered to the helper.
 ModelOffer model_offer(const OfferedModel& model);

@@ -17,6 +17,7 @@ inline constexpr const char* chunk = "permllm/1 chunk of a stored model";
 inline constexpr const char* stored_model = "permllm/1 stored model";
 inline constexpr const char* stored_head = "permllm/1 head of a stored model";
 inline constexpr const char* weights = "permllm/1 integer weights";
+inline constexpr const char* parked = "permllm/1 place of a session in a pool of helpers";
 inline constexpr const char* model_record = "permllm/1 record of a model";
 // The check of products: of what a user keeps (src/user/product_store.h), and the public part that it was first shown
 inline constexpr const char* product_keys = "permllm/1 product keys";

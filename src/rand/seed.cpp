@@ -55,16 +55,27 @@ Seed derive(const Seed& seed, std::string_view domain, std::string_view binding)
   return derived;
 }
 
-Digest hash(std::string_view domain, std::span<const std::uint8_t> data) {
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+void Hashing::Free::operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+
+Hashing::Hashing(std::string_view domain) : context_(EVP_MD_CTX_new()) {
   const std::uint64_t length = domain.size();
+  PERMLLM_ASSERT(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  EVP_DigestUpdate(context_.get(), &length, sizeof length);
+  EVP_DigestUpdate(context_.get(), domain.data(), domain.size());
+}
+
+void Hashing::add(std::span<const std::uint8_t> data) { EVP_DigestUpdate(context_.get(), data.data(), data.size()); }
+
+Digest Hashing::end() {
   Digest digest;
-  PERMLLM_ASSERT(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
-  EVP_DigestUpdate(context.get(), &length, sizeof length);
-  EVP_DigestUpdate(context.get(), domain.data(), domain.size());
-  EVP_DigestUpdate(context.get(), data.data(), data.size());
-  EVP_DigestFinal_ex(context.get(), digest.data(), nullptr);
+  EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr);
   return digest;
+}
+
+Digest hash(std::string_view domain, std::span<const std::uint8_t> data) {
+  Hashing hashing(domain);
+  hashing.add(data);
+  return hashing.end();
 }
 
 std::string hex(std::span<const std::uint8_t> bytes) {

@@ -1,8 +1,11 @@
 // Secret seeds, the one entropy source, and their derivation (HKDF-SHA256, RFC 5869).
 #pragma once
 
+#include <openssl/types.h>
+
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -35,6 +38,19 @@ Seed derive(const Seed& seed, std::string_view domain, std::string_view binding)
 // SHA-256 of domain, length-prefixed, and the data.
 using Digest = std::array<std::uint8_t, 32>;
 Digest hash(std::string_view domain, std::span<const std::uint8_t> data);
+// The same of data that comes piece by piece.
+class Hashing {
+ public:
+  explicit Hashing(std::string_view domain);
+  void add(std::span<const std::uint8_t> data);
+  Digest end();
+
+ private:
+  struct Free {
+    void operator()(EVP_MD_CTX* context) const;
+  };
+  std::unique_ptr<EVP_MD_CTX, Free> context_;
+};
 std::string hex(std::span<const std::uint8_t> bytes);
 // The hash in 64 hex digits.
 std::string hash_hex(std::string_view domain, std::span<const std::uint8_t> data);

@@ -25,7 +25,8 @@ using kernels::k_plane_words;
 
 std::int32_t limit_of(int bits) { return (1 << (bits - 1)) - 1; }
 
-std::size_t blocks_of(const IntMatrix& w) { return (w.rows() + k_block_rows - 1) / k_block_rows; }
+// Of the rows that this machine has, which are counted from the first of them.
+std::size_t blocks_of(const IntMatrix& w) { return (w.own_rows().count() + k_block_rows - 1) / k_block_rows; }
 std::size_t groups_of(const IntMatrix& w) { return (w.cols() + k_group_cols - 1) / k_group_cols; }
 
 IntBlock block_of(const IntMatrix& w, std::size_t block) {
@@ -177,14 +178,17 @@ WeightScale IntMatrix::scale_of(const WeightStatistics& s, int bits) {
   return {frac + k_most_shift, shifts_of(s.column, frac, bits), k_most_shift};
 }
 
-IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, const Packing& packing)
+IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, const Packing& packing,
+                     Machines* machines)
     : rows_(rows),
       cols_(cols),
+      machines_(machines),
+      own_(machines == nullptr ? Machines::Rows{0, rows} : machines->rows(machines->own(), rows)),
       frac_(scale.frac),
       packing_(packing),
       shifts_(scale.shifts),
       row_shifts_(rows),
-      packed_(packed_bytes(rows, cols, packing)) {
+      packed_(packed_bytes(own_.count(), cols, packing)) {
   PERMLLM_ASSERT(takes(packing, cols));
   shifts_.resize(cols);
 }
@@ -199,6 +203,7 @@ IntMatrix::IntMatrix(std::size_t rows, std::size_t cols, const Packing& packing,
                      std::span<const std::uint8_t> row_shifts, std::span<const std::uint8_t> packed)
     : rows_(rows),
       cols_(cols),
+      own_{0, rows},
       packing_(packing),
       shifts_(shifts.begin(), shifts.end()),
       row_shifts_(row_shifts.begin(), row_shifts.end()),
@@ -217,7 +222,7 @@ void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
   Mutex joining;
   executor.parallel(blocks_of(*this), [&](std::size_t block) {
     std::uint8_t* to = packed_.data() + block * groups * bytes;
-    const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, rows_ - first);
+    const std::size_t first = own_.first + block * k_block_rows, rows = std::min(k_block_rows, own_.end - first);
     if (rows < k_block_rows) std::memset(to, 0, groups * bytes);
     std::vector<float> real(cols_);
     std::vector<std::int16_t> row(groups * k_group_cols);
@@ -237,12 +242,17 @@ void IntMatrix::fill(Executor& executor, const RowAt& row_at) {
     const Lock lock(joining);
     for (std::size_t c = 0; c < cols_; ++c) of_columns[c] += columns[c] * steps[c];
   });
+  if (machines_ != nullptr) {
+    machines_->add(of_columns);
+    machines_->complete(std::span(of_rows));
+    machines_->complete(std::span(row_shifts_));
+  }
   of_integers_ = {{}, {}, {of_rows.begin(), of_rows.end()}, {of_columns.begin(), of_columns.end()}};
 }
 
 IntMatrix IntMatrix::from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale,
-                               Executor& executor, int bits) {
-  IntMatrix w(rows, cols, scale, bits);
+                               Executor& executor, int bits, Machines* machines) {
+  IntMatrix w(rows, cols, scale, bits, machines);
   std::vector<float> factors(cols);
   for (std::size_t c = 0; c < cols; ++c) factors[c] = std::ldexp(1.0f, w.frac_ - w.shifts_[c]);
   w.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
@@ -419,9 +429,10 @@ SpanScale take_codes(const CodeForm& form, const std::uint8_t* span, std::size_t
 
 std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t cols, const CodeForm& form,
                                                const CodesAt& codes_at, std::span<const float> gain,
-                                               const WeightStatistics& statistics, Executor& executor) {
+                                               const WeightStatistics& statistics, Executor& executor,
+                                               Machines* machines) {
   const WeightScale scale = scale_of(statistics, k_coded_bits);
-  IntMatrix w(rows, cols, scale, form);
+  IntMatrix w(rows, cols, scale, form, machines);
   w.of_integers_ = {{}, {}, statistics.squares_of_rows, statistics.squares_of_columns};
   for (auto* sums : {&w.of_integers_.squares_of_rows, &w.of_integers_.squares_of_columns}) {
     for (double& sum : *sums) sum = std::ldexp(sum, 2 * w.frac_);
@@ -441,7 +452,8 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
   executor.parallel(blocks, [&](std::size_t block) {
     CodedRow row = coded_row(cols);
     std::vector<float> words(spans), own(spans);
-    for (std::size_t r = block * k_block_rows; r < std::min(rows, (block + 1) * k_block_rows); ++r) {
+    const std::size_t begin = w.own_.first + block * k_block_rows;
+    for (std::size_t r = begin; r < std::min(w.own_.end, begin + k_block_rows); ++r) {
       codes_at(r, row);
       if (scale.shifts.empty()) largest[r] = std::ldexp(statistics.row[r], w.frac_);
       for (std::size_t span = 0; span < spans; ++span) {
@@ -462,6 +474,11 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
     const Lock lock(joining);
     for (std::size_t span = 0; span < spans; ++span) most_word[span] = std::max(most_word[span], own[span]);
   });
+
+  if (machines != nullptr) {
+    machines->raise(most_word);
+    machines->complete(std::span(w.row_shifts_));
+  }
 
   // The largest gain of a span is the largest word, and the scales of the span take what that leaves.
   constexpr float k_above_one = 32768.0f / 32767;
@@ -493,7 +510,7 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
   std::atomic<bool> fits = true;
   executor.parallel(blocks, [&](std::size_t block) {
     CodedRow row = coded_row(cols);
-    const std::size_t first = block * k_block_rows, own = std::min(k_block_rows, rows - first);
+    const std::size_t first = w.own_.first + block * k_block_rows, own = std::min(k_block_rows, w.own_.end - first);
     std::uint8_t* to = w.packed_.data() + gain_bytes(cols) + block * code_block_bytes(form, cols);
     if (own < k_block_rows) std::memset(to, 0, code_block_bytes(form, cols));
     for (std::size_t r = 0; r < own && fits; ++r) {
@@ -521,7 +538,7 @@ std::optional<IntMatrix> IntMatrix::from_codes(std::size_t rows, std::size_t col
       }
     }
   });
-  if (!fits) return std::nullopt;
+  if (machines != nullptr ? !machines->all(fits) : !fits) return std::nullopt;
   return w;
 }
 
@@ -567,8 +584,8 @@ IntMatrix::IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Execu
           scale, executor, bits)) {}
 
 IntMatrix IntMatrix::random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
-                            int bits) {
-  IntMatrix w(rows, cols, {frac}, bits);
+                            int bits, Machines* machines) {
+  IntMatrix w(rows, cols, {frac}, bits, machines);
   // The sum of eight random bytes has mean 1020 and deviation 209.
   const auto scale = static_cast<std::int64_t>(std::ldexp(0.02 / 209, frac + 24));
   const std::int64_t limit = limit_of(bits);
@@ -594,7 +611,8 @@ std::int32_t IntMatrix::most() const {
 }
 
 std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
-  const std::size_t block = row / k_block_rows, in_block = row % k_block_rows;
+  PERMLLM_ASSERT(has(row));
+  const std::size_t block = (row - own_.first) / k_block_rows, in_block = row % k_block_rows;
   const int integer = packing_.codes ? kernels::scalar::weight(code_block_of(*this, block), in_block, col)
                                      : kernels::scalar::weight(block_of(*this, block), in_block, col);
   return integer * (1 << (shifts_[col] + row_shifts_[row]));
@@ -602,8 +620,14 @@ std::int32_t IntMatrix::at(std::size_t row, std::size_t col) const {
 
 void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
   PERMLLM_ASSERT(r < rows_ && first <= cols_ && out.size() <= cols_ - first && first % k_group_cols == 0);
+  if (!has(r)) {
+    std::vector<std::int32_t> whole(cols_);
+    machines_->row(*this, r, whole);
+    std::copy_n(whole.begin() + static_cast<std::ptrdiff_t>(first), out.size(), out.begin());
+    return;
+  }
   if (packing_.codes) return row_of_codes(r, out, first);
-  const std::uint8_t* at = block_of(*this, r / k_block_rows).packed +
+  const std::uint8_t* at = block_of(*this, (r - own_.first) / k_block_rows).packed +
                            first / k_group_cols * kernels::group_bytes(bits()) + r % k_block_rows * 4;
   for (std::size_t c = 0; c < out.size(); c += k_group_cols, at += kernels::group_bytes(bits())) {
     std::int16_t group[k_group_cols];
@@ -615,7 +639,7 @@ void IntMatrix::row(std::size_t r, std::span<std::int32_t> out, std::size_t firs
 
 void IntMatrix::row_of_codes(std::size_t r, std::span<std::int32_t> out, std::size_t first) const {
   const CodeForm& form = *packing_.codes;
-  const CodeBlock block = code_block_of(*this, r / k_block_rows);
+  const CodeBlock block = code_block_of(*this, (r - own_.first) / k_block_rows);
   std::vector<std::uint8_t> codes(form.span);
   const std::size_t end = first + out.size();
   for (std::size_t at = first / form.span * form.span; at < end; at += form.span) {
@@ -654,8 +678,36 @@ int IntMatrix::needless_bits() const {
   return bits;
 }
 
+void IntMatrix::packed(std::uint64_t offset, std::span<std::uint8_t> out) const {
+  const auto copy = [&](std::uint64_t at, std::uint64_t size, const auto& write) {  // what `out` has of [at, at + size)
+    const std::uint64_t begin = std::max(offset, at), end = std::min(offset + out.size(), at + size);
+    if (begin < end) write(begin - at, out.subspan(begin - offset, end - begin));
+  };
+  const std::uint64_t head = packing_.codes ? gain_bytes(cols_) : 0;
+  std::uint64_t at = 0;
+  for (std::size_t m = 0; m < (machines_ == nullptr ? 1 : machines_->count()); ++m) {
+    const std::size_t rows = machines_ == nullptr ? rows_ : machines_->rows(m, rows_).count();
+    const std::uint64_t skipped = m == 0 ? 0 : head,  // every machine has the gains of all columns
+        size = packed_bytes(rows, cols_, packing_) - skipped;
+    copy(at, size, [&](std::uint64_t from, std::span<std::uint8_t> part) {
+      if (m == 0) {
+        std::memcpy(part.data(), packed().data() + from, part.size());
+      } else {
+        machines_->packed(*this, m, skipped + from, part);
+      }
+    });
+    at += size;
+  }
+}
+
 void IntMatrix::coarsen(int bits, Executor& executor) {
   if (bits == 0) return;
+  if (machines_ != nullptr && machines_->leads())
+    return machines_->coarsen(*this, bits, [&] { coarsen_own(bits, executor); });
+  coarsen_own(bits, executor);
+}
+
+void IntMatrix::coarsen_own(int bits, Executor& executor) {
   const int of_rows = coarsening(bits).first;
   const auto less = [](std::vector<std::uint8_t> shifts, int taken) {
     for (std::uint8_t& shift : shifts) shift = static_cast<std::uint8_t>(std::max(0, shift - taken));
@@ -671,12 +723,12 @@ void IntMatrix::coarsen(int bits, Executor& executor) {
     for (double& sum : of_integers_.squares_of_rows) sum = std::ldexp(sum, -2 * bits);
     for (double& sum : of_integers_.squares_of_columns) sum = std::ldexp(sum, -2 * bits);
   } else {
-    IntMatrix coarse(rows_, cols_, {}, packing_);
+    IntMatrix coarse(rows_, cols_, {}, packing_, machines_);
     coarse.row_shifts_ = row_shifts;
     coarse.shifts_ = shifts;
     const std::size_t groups = groups_of(*this), bytes = kernels::group_bytes(this->bits());
     coarse.fill(executor, [&](std::size_t r, std::span<float> real, std::int16_t* out) {
-      const std::uint8_t* at = block_of(*this, r / k_block_rows).packed + r % k_block_rows * 4;
+      const std::uint8_t* at = block_of(*this, (r - own_.first) / k_block_rows).packed + r % k_block_rows * 4;
       for (std::size_t g = 0; g < groups; ++g, at += bytes) take_group(at, this->bits(), out + g * k_group_cols);
       for (std::size_t c = 0; c < cols_; ++c)
         real[c] = static_cast<float>(out[c]) * (1.0f / static_cast<float>(1 << (down[c] + row_down[r])));
@@ -702,9 +754,9 @@ void IntMatrix::coarsen_scales(std::span<const int> down, std::span<const int> r
   const std::size_t bytes = code_block_bytes(form, cols_);
   executor.parallel(blocks_of(*this), [&](std::size_t block) {
     std::uint8_t* const begin = packed_.data() + gain_bytes(cols_) + block * bytes;
-    const std::size_t rows = std::min(k_block_rows, rows_ - block * k_block_rows);
+    const std::size_t first = own_.first + block * k_block_rows, rows = std::min(k_block_rows, own_.end - first);
     for (std::uint8_t* span = begin; span != begin + bytes; span += kernels::span_bytes(form)) {
-      for (std::size_t r = 0; r < rows; ++r) shift(span + 2 * r, row_down[block * k_block_rows + r]);
+      for (std::size_t r = 0; r < rows; ++r) shift(span + 2 * r, row_down[first + r]);
     }
   });
 }
@@ -763,7 +815,7 @@ struct Vectors {
   std::span<Word> y;
 };
 
-// Vectors that are cut into limbs, in batches, times all rows. finish(vector, first row, sums of some rows): called from several threads.
+// Vectors that are cut into limbs, in batches, times this machine's rows. finish(vector, first row, sums of some rows): called from several threads.
 template <class Finish>
 void multiply_cut(const IntMatrix& w, Ring ring, std::span<const Batch> batches, std::span<const std::uint32_t> cut,
                   unsigned threads, const Executor::Parallel& parallel, const Finish& finish) {
@@ -785,12 +837,13 @@ void multiply_cut(const IntMatrix& w, Ring ring, std::span<const Batch> batches,
           }
         });
       }
-      const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+      const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.own_rows().count() - first);
       for (std::size_t i = 0; i < n; ++i) finish(i, first, std::span<const Word>(&out[i * k_block_rows], rows));
     }
   });
 }
 
+// y: of this machine's rows.
 void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::span<Word* const> y, unsigned threads,
               const Executor::Parallel& parallel) {
   const std::vector<Batch> batches = batches_of(ring, x.size());
@@ -800,11 +853,26 @@ void multiply(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std
     to_limbs(w, ring, x.subspan(batches[i].first, batches[i].count), cut.data() + batches[i].first * stride);
   });
   multiply_cut(w, ring, batches, cut, threads, parallel, [&](std::size_t i, std::size_t first, auto sums) {
-    kernels::finish_rows(sums, w.row_shifts().data() + first, ring, y[i] + first);
+    kernels::finish_rows(sums, w.row_shifts().data() + w.own_rows().first + first, ring, y[i] + first);
   });
 }
 
+// Pointers to vectors that stand one after the other.
+template <class T>
+std::vector<T*> pointers(std::span<T> vectors, std::size_t n) {
+  std::vector<T*> first;
+  for (std::size_t i = 0; i < n; ++i) first.push_back(vectors.data() + i * (vectors.size() / n));
+  return first;
+}
+
 }  // namespace
+
+void product_of_own_rows(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y,
+                         Executor& executor) {
+  const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.own_rows().count());
+  multiply(w, ring, pointers(x, n), pointers(y, n), executor.threads(),
+           [&](std::size_t tasks, const Executor::Body& body) { executor.parallel(tasks, body); });
+}
 
 void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor) {
   const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows());
@@ -822,13 +890,23 @@ void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<W
                             to.push_back(&vectors.y[i * w.rows()]);
                           }
                         }
-                        multiply(w, ring, from, to, executor.threads(), parallel);
+                        const auto own_rows = [&] { multiply(w, ring, from, to, executor.threads(), parallel); };
+                        w.machines() == nullptr ? own_rows() : w.machines()->product(w, ring, from, to, own_rows);
                       });
   }
 }
 
 void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor) {
-  const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows()), fours = (n + 3) / 4;
+  if (w.machines() == nullptr) return product_of_own_rows(w, x, y, executor);
+  const std::size_t n = vectors_in(x.size(), w.cols(), y.size(), w.rows()), own = w.own_rows().count();
+  std::vector<float> of_own(n * own);
+  product_of_own_rows(w, x, of_own, executor);
+  for (std::size_t i = 0; i < n; ++i) std::copy_n(of_own.data() + i * own, own, y.data() + i * w.rows());
+  w.machines()->product(w, x, y);
+}
+
+void product_of_own_rows(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor) {
+  const std::size_t own = w.own_rows().count(), n = vectors_in(x.size(), w.cols(), y.size(), own), fours = (n + 3) / 4;
   const std::size_t stride = groups_of(w) * k_group_cols * 4;
   std::vector<float> grouped(fours * stride);  // [four][pair][4][2]
   std::vector<float> factors(w.cols());
@@ -841,9 +919,10 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
     }
   });
   executor.parallel(blocks_of(w), [&](std::size_t block) {
-    const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, w.rows() - first);
+    const std::size_t first = block * k_block_rows, rows = std::min(k_block_rows, own - first);
     float units[k_block_rows];
-    for (std::size_t r = 0; r < rows; ++r) units[r] = std::ldexp(1.0f, w.row_shift(first + r) - w.frac());
+    for (std::size_t r = 0; r < rows; ++r)
+      units[r] = std::ldexp(1.0f, w.row_shift(w.own_rows().first + first + r) - w.frac());
     std::vector<float> out(fours * 4 * k_block_rows);
     for_each_part(w, block, [&](const IntBlock& weights, std::size_t group) {
       for (std::size_t i = 0; i < fours; ++i) {
@@ -853,7 +932,7 @@ void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, E
     });
     for (std::size_t i = 0; i < n; ++i) {
       const float* const from = out.data() + i * k_block_rows;
-      float* const to = y.data() + i * w.rows() + first;
+      float* const to = y.data() + i * own + first;
       for (std::size_t r = 0; r < rows; ++r) to[r] = from[r] * units[r];
     }
   });

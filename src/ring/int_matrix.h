@@ -11,6 +11,7 @@
 
 #include "ring/executor.h"
 #include "ring/large_bytes.h"
+#include "ring/machines.h"
 #include "ring/packing.h"
 #include "ring/ring.h"
 
@@ -48,7 +49,8 @@ struct CodedRow {
 
 // W ~ integer 2^-frac; the integers in row r and column c are those of `bits` bits (13, 12 or 8), |m| < 2^(bits - 1), times
 // 2^(row_shift(r) + shift(c)): norm gains, folded in, make columns of very different size, and some neurons are far larger than all others.
-// Made once, at load time, in the kernels' packed order (ring/int_kernels.h), or a view of what was.
+// Made once, at load time, in the kernels' packed order (ring/int_kernels.h), or a view of what was. Where several machines hold it together each
+// has some of its rows, and scales, shifts and statistics of all (ring/machines.h); machine 0 multiplies by, and reads, all of it.
 class IntMatrix {
  public:
   IntMatrix() = default;
@@ -62,13 +64,14 @@ class IntMatrix {
   // Rounds each weight times 2^(frac - shifts), which must be at most 2^(bits - 1) - 1 in magnitude. The real weights are never
   // together in memory.
   static IntMatrix from_rows(std::size_t rows, std::size_t cols, const RealAt& row_at, const WeightScale& scale,
-                             Executor& executor, int bits = k_weight_bits);
+                             Executor& executor, int bits = k_weight_bits, Machines* machines = nullptr);
   // Likewise, of codes times gains of the columns (empty: 1), in integers of k_coded_bits; without zeros, those in the middle of the codes are 0.
   // statistics: of the weights, gains included. None, where scales are too different for words of 16 bits, or a span's values too far from 0.
   using CodesAt = std::function<void(std::size_t row, CodedRow& out)>;
   static std::optional<IntMatrix> from_codes(std::size_t rows, std::size_t cols, const CodeForm& form,
                                              const CodesAt& codes_at, std::span<const float> gain,
-                                             const WeightStatistics& statistics, Executor& executor);
+                                             const WeightStatistics& statistics, Executor& executor,
+                                             Machines* machines = nullptr);
   // largest: the magnitudes of the rows. finer: fraction bits beside those of the greatest, for rows that are smaller; k_most_shift at most.
   static IntMatrix from_columns(std::size_t rows, std::size_t cols, const RealAt& column_at,
                                 std::span<const float> largest, int finer, Executor& executor,
@@ -76,7 +79,7 @@ class IntMatrix {
   IntMatrix(const FloatMatrix& weights, const WeightScale& scale, Executor& executor, int bits = k_weight_bits);
   // Bell-shaped weights with a deviation near 0.02, clamped to the range: for measurements without a model.
   static IntMatrix random(std::size_t rows, std::size_t cols, int frac, std::uint64_t seed, Executor& executor,
-                          int bits = k_weight_bits);
+                          int bits = k_weight_bits, Machines* machines = nullptr);
 
   // Whether there are matrices of so many columns: sums of more columns would pass the kernels' 48 bits, and spans are whole.
   static constexpr bool takes(const Packing& packing, std::size_t cols) {
@@ -90,6 +93,12 @@ class IntMatrix {
 
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
+  // Null: this machine has all rows.
+  Machines* machines() const { return machines_; }
+  const Machines::Rows& own_rows() const { return own_; }
+  // By which machines name it to each other.
+  std::uint32_t number() const { return number_; }
+  void set_number(std::uint32_t number) { number_ = number; }
   int frac() const { return frac_; }
   int bits() const { return packing_.bits; }
   const Packing& packing() const { return packing_; }
@@ -108,24 +117,32 @@ class IntMatrix {
   std::int32_t most() const;
   // Row r as plain integers, in order, from column `first` on, a multiple of 8.
   void row(std::size_t r, std::span<std::int32_t> out, std::size_t first = 0) const;
-  // All blocks of rows, one after the other, for the kernels.
+  // All blocks of this machine's rows, one after the other, for the kernels.
   std::span<const std::uint8_t> packed() const {
     return viewed_.empty() ? std::span<const std::uint8_t>(packed_) : viewed_;
   }
+  // Of what one machine would have packed, packed_bytes(rows(), cols(), packing()), the bytes from `offset` on.
+  void packed(std::uint64_t offset, std::span<std::uint8_t> out) const;
 
  private:
   friend class RoundedMatrix;
-  IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, const Packing& packing);
+  IntMatrix(std::size_t rows, std::size_t cols, const WeightScale& scale, const Packing& packing,
+            Machines* machines = nullptr);
+  bool has(std::size_t row) const { return row >= own_.first && row < own_.end; }
   // row_at(r, scratch, out): the integers of row r; scratch is cols() real numbers.
   template <class RowAt>
   void fill(Executor& executor, const RowAt& row_at);
 
   // How many of `bits` bits are best taken from rows, and the noise then.
   std::pair<int, double> coarsening(int bits) const;
+  void coarsen_own(int bits, Executor& executor);
   void coarsen_scales(std::span<const int> down, std::span<const int> row_down, Executor& executor);
   void row_of_codes(std::size_t r, std::span<std::int32_t> out, std::size_t first) const;
 
   std::size_t rows_ = 0, cols_ = 0;
+  Machines* machines_ = nullptr;
+  Machines::Rows own_;
+  std::uint32_t number_ = 0;
   int frac_ = 0;
   Packing packing_;
   std::vector<std::uint8_t> shifts_, row_shifts_;
@@ -140,6 +157,9 @@ class IntMatrix {
 void product(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor);
 // y = W x in real numbers, W the integers times 2^-frac: the reference engine on the provider's weights.
 void product(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor);
+// Likewise, of this machine's rows alone: vectors y of so many entries.
+void product_of_own_rows(const IntMatrix& w, Ring ring, std::span<const Word> x, std::span<Word> y, Executor& executor);
+void product_of_own_rows(const IntMatrix& w, std::span<const float> x, std::span<float> y, Executor& executor);
 
 // Weights for products that need not be exact: of a model that only guesses (user/draft_model.h). x is rounded to words of one limb, of 9 bits and
 // more above the noise in matrices of models, so that a product takes the least that the kernels can do: one read of the weights.

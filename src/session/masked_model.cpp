@@ -133,7 +133,9 @@ void MaskedModel::fill_packed(std::size_t s, std::uint64_t offset, std::span<std
   };
   copy(0, w.shifts());
   copy(w.cols(), w.row_shifts());
-  copy(segments_[s].packed_at(), w.packed());
+  const std::uint64_t packed_at = segments_[s].packed_at(), begin = std::max(offset, packed_at),
+                      end = std::min(offset + out.size(), segments_[s].bytes());
+  if (begin < end) w.packed(begin - packed_at, out.subspan(begin - offset, end - begin));
 }
 
 // A chunk may cut a word: whole words are made of those that it touches.
@@ -163,6 +165,23 @@ void MaskedModel::fill_words(std::size_t s, std::uint64_t offset, std::span<std:
   }
 }
 
+namespace {
+
+Digest hash_of_packed(const IntMatrix& w) {
+  if (w.machines() == nullptr) return hash(domain::weights, w.packed());
+  Hashing hashing(domain::weights);
+  Bytes piece(std::size_t{1} << 22);
+  const std::uint64_t bytes = IntMatrix::packed_bytes(w.rows(), w.cols(), w.packing());
+  for (std::uint64_t at = 0; at < bytes; at += piece.size()) {
+    const std::span<std::uint8_t> next = std::span(piece).first(std::min<std::uint64_t>(piece.size(), bytes - at));
+    w.packed(at, next);
+    hashing.add(next);
+  }
+  return hashing.end();
+}
+
+}  // namespace
+
 Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& executor, std::uint32_t layout) {
   std::vector<const IntMatrix*> matrices;
   for_each_matrix(weights, plan,
@@ -177,7 +196,7 @@ Digest weights_digest(const IntWeights& weights, const Plan& plan, Executor& exe
       for (const std::uint8_t shift : shifts) head.number("shift", shift);
     }
     Bytes bound = head.take();
-    const Digest packed = hash(domain::weights, w.packed());
+    const Digest packed = hash_of_packed(w);
     bound.insert(bound.end(), packed.begin(), packed.end());
     digests[i] = hash(domain::weights, bound);
   });

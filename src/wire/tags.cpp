@@ -35,6 +35,8 @@ const char* name_of(Tag tag) {
       return "PairAccepted";
     case Tag::paired:
       return "Paired";
+    case Tag::forwarded:
+      return "Forwarded";
     case Tag::model_offer:
       return "ModelOffer";
     case Tag::model_stored:

@@ -25,6 +25,7 @@ enum class Tag : std::uint16_t {
   pair_hello = 14,
   pair_accepted = 15,
   paired = 16,
+  forwarded = 17,  // among the helpers of a pool
   // model at the helper
   model_offer = 20,
   model_stored = 22,

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "fuzz/target.h"
+#include "helper/pool.h"
 #include "page/pack.h"
 #include "page/pass.h"
 #include "provider/stock.h"
@@ -118,6 +119,7 @@ constexpr void (*k_readers[])(Input) = {read_header,
                                         read<PairHello>,
                                         read<PairAccepted>,
                                         read<Paired>,
+                                        read<Forwarded>,
                                         read<ModelOffer>,
                                         read<ModelStored>,
                                         read<ModelHeld>,
@@ -195,6 +197,8 @@ std::vector<std::vector<std::uint8_t>> seeds() {
   add(PairHello{42, std::string(64, 'c'), std::string(64, 'a'), std::string(64, 'b'), 7, true, Seed{}});
   add(Paired{Digest{5}});
   add(PairAccepted{Seed{}});
+  add(Forwarded{std::string(64, 'c'), std::string(64, 'd'),
+                PairHello{42, "", std::string(64, 'a'), std::string(64, 'b'), 7, false, Seed{}}, Seed{}});
   add(ModelOffer{std::string(64, 'a'), tiny_plan(), masked_model_bytes(tiny_plan()), 1024});
   add(ModelOffer{std::string(64, 'a'), tiny_plan(Profile::open), 1 << 16, 1024, {12, 8, 12}});
   add(ModelStored{});

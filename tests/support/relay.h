@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <deque>
 #include <functional>
 #include <list>
@@ -29,8 +30,12 @@ class Relay {
     bool from_target;
   };
   // pass: until an end is closed, in a thread for each direction. Errors: resource.
-  Relay(std::uint16_t target, std::function<void(const Way&)> pass)
-      : target_(target), pass_(std::move(pass)), listening_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  Relay(std::uint16_t target, std::function<void(const Way&)> pass) : Relay(std::vector{target}, std::move(pass)) {}
+  // To one of several targets, in an order (Thue and Morse's) in which none has every second connection; to the next where one does not listen.
+  Relay(std::vector<std::uint16_t> targets, std::function<void(const Way&)> pass)
+      : targets_(std::move(targets)),
+        pass_(std::move(pass)),
+        listening_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in own = loopback(0);
     socklen_t size = sizeof own;
     if (bind(listening_, reinterpret_cast<sockaddr*>(&own), size) != 0 || listen(listening_, SOMAXCONN) != 0 ||
@@ -68,9 +73,16 @@ class Relay {
   // Until the destructor, which reads the lists below only when this has ended.
   void accept_all() {
     for (int from = 0; (from = accept4(listening_, nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) {
-      const int on = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-      const sockaddr_in party = loopback(target_);
-      if (connect(on, reinterpret_cast<const sockaddr*>(&party), sizeof party) != 0) shutdown(from, SHUT_RDWR);
+      int on = -1;
+      bool connected = false;
+      const auto turn = static_cast<std::size_t>(std::popcount(connections_.load()));
+      for (std::size_t i = 0; i < targets_.size() && !connected; ++i) {
+        if (on >= 0) close(on);
+        on = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        const sockaddr_in party = loopback(targets_[(turn + i) % targets_.size()]);
+        connected = connect(on, reinterpret_cast<const sockaddr*>(&party), sizeof party) == 0;
+      }
+      if (!connected) shutdown(from, SHUT_RDWR);
       for (const int socket : {from, on}) {
         send_at_once(socket);
         sockets_.push_back(socket);
@@ -81,7 +93,7 @@ class Relay {
     }
   }
 
-  const std::uint16_t target_;
+  const std::vector<std::uint16_t> targets_;
   const std::function<void(const Way&)> pass_;
   const int listening_;
   std::uint16_t port_ = 0;
@@ -129,6 +141,22 @@ class DelayRelay : public Relay {
       }
     }
     shutdown(way.to, SHUT_WR);
+  }
+};
+
+// Hands connections to several services, as a balancer of TCP does.
+class Balancer : public Relay {
+ public:
+  explicit Balancer(std::vector<std::uint16_t> targets) : Relay(std::move(targets), pass) {}
+
+ private:
+  static void pass(const Way& way) {
+    std::array<char, 1 << 16> bytes;
+    for (ssize_t got; (got = recv(way.from, bytes.data(), bytes.size(), 0)) > 0;) {
+      if (!send_all(way.to, bytes.data(), static_cast<std::size_t>(got))) break;
+    }
+    shutdown(way.from, SHUT_RDWR);
+    shutdown(way.to, SHUT_RDWR);
   }
 };
 
