@@ -171,7 +171,8 @@ Plan plan_of(const std::string& model, Profile profile, bool fused) {
                           .activation = 2843,
                           .gate_up = 75.5,
                           .gate_up_raw = 20000,
-                          .qkv_raw = 4096}}};
+                          .qkv_raw = 4096,
+                          .least_rms = 4}}};
   p.slots = k_long_chain / 2;
   p.residual = Ring{fused || p.open() ? 56 : 48};
   if (p.open()) p.head = p.residual;

@@ -234,12 +234,14 @@ void print_numbers(const Plan& plan, const std::vector<std::string>& given_up) {
       "{:.0f}\n",
       plan.ranges.residual, largest(&LayerRanges::qk), largest(&LayerRanges::v), largest(&LayerRanges::score),
       largest(&LayerRanges::gate_up), largest(&LayerRanges::activation), plan.ranges.logit);
-  int qkv_bits = 0, up_bits = 0, score_bits = 0, rotated = frac::qk;
+  int qkv_bits = 0, up_bits = 0, score_bits = 0, rotated = frac::qk, least_shown = frac::raw, most_shown = -k_most_frac;
   for (std::size_t l = 0; l < c.layers; ++l) {
     qkv_bits = std::max(qkv_bits, plan.qkv(l).bits);
     up_bits = std::max(up_bits, plan.up(l).bits);
     score_bits = std::max(score_bits, plan.qk(l).bits);
     rotated = std::min(rotated, plan.layers[l].rotated);
+    const int shown = plan.up_frac(l) - plan.gate_up_reveal(l).drop;
+    least_shown = std::min(least_shown, shown), most_shown = std::max(most_shown, shown);
   }
   fmt::print("  rings: residual {} ({} fraction bits), qkv {}, gate and up {}, head {} bits", plan.residual.bits,
              plan.residual_frac, qkv_bits, up_bits, plan.head.bits);
@@ -248,6 +250,9 @@ void print_numbers(const Plan& plan, const std::vector<std::string>& given_up) {
         "; scores {} (q and k with {} fraction bits or more), p.v {} bits; v is lifted with {:.0f} bits of slack",
         score_bits, rotated, plan.mixed(0).bits, plan.lift_slack_bits());
   }
+  fmt::print(
+      "; gate and up are shown{} with {} fraction bits", plan.raw_up() ? ", times the rms of their row," : "",
+      least_shown == most_shown ? fmt::format("{}", least_shown) : fmt::format("{} to {}", least_shown, most_shown));
   if (!given_up.empty()) {
     fmt::print("\n  bits of the weights that were given up, where rings have no room for all or are a byte smaller: {}",
                fmt::join(given_up, "; "));

@@ -58,6 +58,10 @@ Ranges calibrate(const IntWeights& weights, std::span<const std::vector<TokenId>
       raise(ranges.residual, largest(seen.values));
       note_deviation(seen.values, seen.token);
     }
+    if (seen.kind == "norm.mlp") {
+      double& least = ranges.layers[seen.layer].least_rms;
+      least = least == 0 ? deviation[seen.token] : std::min(least, deviation[seen.token]);
+    }
     if (seen.kind == "final") {
       const double mean = note_deviation(seen.values, seen.token);
       most_deviation = std::max(most_deviation, deviation[seen.token]);

@@ -152,7 +152,8 @@ Plan Plan::draft(const IntWeights& weights, std::vector<LayerFractions> stored, 
   };
   finite({ranges.residual, ranges.logit, ranges.logit_raw});
   for (const LayerRanges& r : ranges.layers)
-    finite({r.qk, r.v, r.qk_normed, r.score, r.o, r.down, r.activation, r.gate_up, r.gate_up_raw, r.qkv_raw});
+    finite(
+        {r.qk, r.v, r.qk_normed, r.score, r.o, r.down, r.activation, r.gate_up, r.gate_up_raw, r.qkv_raw, r.least_rms});
   Plan p;
   p.config = weights.config;
   p.profile = profile;
@@ -300,10 +301,18 @@ Reveal Plan::score_reveal(std::size_t l) const {
   return {drop, std::min(keep, 32)};
 }
 
+// The user divides by the row's rms. Of the row with the least, a unit of what is shown is then one of frac::gate_up bits or up to two, of others less.
+int Plan::fused_gate_up_frac(std::size_t l) const {
+  const double bits = -std::log2(std::clamp(ranges.layers[l].least_rms, 1e-9, k_most_range));
+  return std::min({frac::gate_up + static_cast<int>(std::floor(bits)), frac::raw, up_frac(l)});
+}
+
 Reveal Plan::gate_up_reveal(std::size_t l) const {
   if (checked) return whole(up(l));
-  return raw_up() ? raw_reveal(up(l), up_frac(l), ranges.layers[l].gate_up_raw)
-                  : reveal_of(up(l), up_frac(l), ranges.layers[l].gate_up, frac::gate_up);
+  const LayerRanges& r = ranges.layers[l];
+  if (open() && raw_up()) return raw_reveal(up(l), up_frac(l), r.gate_up_raw);
+  if (fused) return reveal_of(up(l), up_frac(l), r.gate_up_raw, fused_gate_up_frac(l));
+  return reveal_of(up(l), up_frac(l), r.gate_up, open() ? frac::open_gate_up : frac::gate_up);
 }
 
 Reveal Plan::qkv_reveal(std::size_t l) const {

@@ -27,11 +27,12 @@ inline constexpr int head = 12;         // q and k once normed, before their gai
 inline constexpr int post = 12;         // what attention and MLP put out once normed, before its gain
 // As revealed to the user:
 inline constexpr int norm_row = 16;
-inline constexpr int head_row = 14;  // q and k before their norm
-inline constexpr int gate_up = 10;
-inline constexpr int score = 10;  // q.k, before the division by sqrt(head_dim); at most: Plan::score_frac
-inline constexpr int logit = 10;  // more where logits are small: Plan::shown_logit_frac
-inline constexpr int raw = 16;    // products of rows that are not normalised yet; at least raw_least
+inline constexpr int head_row = 14;      // q and k before their norm
+inline constexpr int gate_up = 8;        // once divided by the rms of its row; paper and fast
+inline constexpr int open_gate_up = 10;  // of public weights
+inline constexpr int score = 10;         // q.k, before the division by sqrt(head_dim); at most: Plan::score_frac
+inline constexpr int logit = 10;         // more where logits are small: Plan::shown_logit_frac
+inline constexpr int raw = 16;           // products of rows that are not normalised yet; at least raw_least
 inline constexpr int raw_least = 12;
 }  // namespace frac
 
@@ -65,6 +66,7 @@ struct LayerRanges {
   double score = 0;        // q.k, undivided
   double o = 0, down = 0;  // what the matrices put out, where it is normed (Config::post_norm)
   double activation = 0, gate_up = 0, gate_up_raw = 0, qkv_raw = 0;
+  double least_rms = 0;  // the least that a row before gate and up was divided by; 0: not known
 };
 struct Ranges {
   double residual = 0, logit = 0, logit_raw = 0;
@@ -212,6 +214,7 @@ struct Plan {
   Reveal down_reveal(std::size_t l) const;  // likewise
   Reveal score_reveal(std::size_t l) const;
   Reveal gate_up_reveal(std::size_t l) const;
+  int fused_gate_up_frac(std::size_t l) const;  // as shown, where norms are fused
   Reveal logit_reveal() const;
   Reveal qkv_reveal(std::size_t l) const;  // open
   int shown_logit_frac() const { return logit_frac() - logit_reveal().drop; }

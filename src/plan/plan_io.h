@@ -149,8 +149,8 @@ void visit(Io& io, Plan& p) {
   for (double* value : {&p.ranges.residual, &p.ranges.logit, &p.ranges.logit_raw}) range(*value);
   p.ranges.layers.resize(p.config.layers);
   for (LayerRanges& r : p.ranges.layers) {
-    for (double* value :
-         {&r.qk, &r.v, &r.qk_normed, &r.score, &r.o, &r.down, &r.activation, &r.gate_up, &r.gate_up_raw, &r.qkv_raw})
+    for (double* value : {&r.qk, &r.v, &r.qk_normed, &r.score, &r.o, &r.down, &r.activation, &r.gate_up, &r.gate_up_raw,
+                          &r.qkv_raw, &r.least_rms})
       range(*value);
   }
   if constexpr (std::is_same_v<Io, Reader>) {

@@ -26,6 +26,7 @@ Ranges synthetic_ranges(const Config& c) {
   LayerRanges layer{.qk = 21, .v = 13.3, .score = 379 * std::sqrt(static_cast<double>(c.head_dim) / 64)};
   Ranges ranges{.residual = 22778, .logit = 25, .logit_raw = 4096, .layers = {}};
   layer.gate_up = 75.5;
+  layer.least_rms = 4;  // of most of its layers; the first has 0.1
   // A residual that is a norm's output, scaled, knows no sinks: no entry of a normed row is larger than the root of their number.
   if (c.normed_residual) {
     ranges.residual = std::sqrt(2.0 * static_cast<double>(c.layers) * static_cast<double>(c.width)) * 2;

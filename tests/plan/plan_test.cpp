@@ -63,6 +63,35 @@ TEST(PlanTest, normed_rows_use_the_room_of_their_matrix) {
   EXPECT_EQ(tiny_plan(Profile::open).layers[0].attention_norm, frac::norm);  // rows go in raw
 }
 
+// Where weights are not public. Fused, a unit of the row with the least rms is one of frac::gate_up bits once it is divided, or up to two.
+TEST(PlanTest, gate_and_up_are_shown_with_few_bits) {
+  const auto shown = [](const Plan& p) { return p.up_frac(1) - p.gate_up_reveal(1).drop; };
+  for (const Profile profile : {Profile::paper, Profile::fast}) EXPECT_EQ(shown(tiny_plan(profile)), frac::gate_up);
+  EXPECT_GE(shown(tiny_plan(Profile::open)), frac::raw_least);
+  const auto fused = [&](double least_rms) {
+    Ranges ranges = tiny_ranges();
+    ranges.layers[1].least_rms = least_rms;
+    return Plan::make(tiny_weights(), ranges, 16, Profile::paper, true);
+  };
+  EXPECT_EQ(shown(fused(1)), frac::gate_up);
+  EXPECT_EQ(shown(fused(0.5)), frac::gate_up + 1);
+  EXPECT_EQ(shown(fused(0.3)), frac::gate_up + 1);
+  EXPECT_EQ(shown(fused(0.25)), frac::gate_up + 2);
+  EXPECT_EQ(shown(fused(1000)), frac::gate_up - 10);  // less than whole numbers
+  EXPECT_EQ(shown(fused(0)), frac::raw);              // nothing is known of it
+  EXPECT_GE(fused(1e-8).gate_up_reveal(1).drop, 0);
+  // All that the range has is shown, with its margin, whatever is dropped.
+  for (const double rms : {1e-3, 1.0, 1000.0}) {
+    const Plan p = fused(rms);
+    EXPECT_GE(std::ldexp(1.0, p.gate_up_reveal(1).keep - 1 - shown(p)),
+              k_range_margin * p.ranges.layers[1].gate_up_raw);
+  }
+  // A peer may state any.
+  Plan wild = fused(1);
+  wild.ranges.layers[1].least_rms = 1e14;
+  EXPECT_NE(refusal([&] { wild.check(); }).find("no ring holds the product"), std::string::npos);
+}
+
 TEST(PlanTest, the_norm_is_fused_where_the_ranges_allow_it) {
   Executor executor(1);
   IntWeights weights = load_int_weights(Gguf::parse(tiny_llama().finish()), executor);
@@ -233,6 +262,7 @@ TEST(PlanTest, the_hash_covers_every_number_but_the_names) {
       [](Plan& p) { p.fused = true; },
       [](Plan& p) { p.ranges.layers[0].qkv_raw *= 2; },
       [](Plan& p) { p.ranges.layers[0].gate_up_raw *= 2; },
+      [](Plan& p) { p.ranges.layers[1].least_rms *= 2; },
       [](Plan& p) { p.ranges.logit_raw *= 2; },
       [](Plan& p) { p.config.gated = false; },
       [](Plan& p) { p.config.distinct_layers = 1; },

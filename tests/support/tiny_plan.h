@@ -8,8 +8,14 @@
 namespace permllm::test {
 
 inline Ranges tiny_ranges(std::size_t layers = 2) {
-  const LayerRanges layer{
-      .qk = 10, .v = 5, .score = 50, .activation = 100, .gate_up = 20, .gate_up_raw = 300, .qkv_raw = 150};
+  const LayerRanges layer{.qk = 10,
+                          .v = 5,
+                          .score = 50,
+                          .activation = 100,
+                          .gate_up = 20,
+                          .gate_up_raw = 300,
+                          .qkv_raw = 150,
+                          .least_rms = 0.25};
   return {.residual = 30, .logit = 30, .logit_raw = 450, .layers = std::vector<LayerRanges>(layers, layer)};
 }
 
