@@ -33,8 +33,11 @@ struct ClientOptions {
   std::chrono::milliseconds grace{
       60'000};           // how long to try again when the connection was lost in an answer; 0: the answer ends
   unsigned threads = 0;  // for this user's share of the arithmetic; 0: one for each core
-  // Profile open: a GGUF file of a small model with the provider's vocabulary, which makes the drafts of all conversations on this machine, in the
-  // clear. Empty: drafts are made from the text so far.
+  // Whether conversations may draft (ConversationOptions::draft). In paper and fast their sessions then hide positions from the provider, for a round
+  // trip a layer more, and have offline material of their own: what other clients made serves them not, nor what they made other clients.
+  bool drafts = false;
+  // A GGUF file of a small model with the provider's vocabulary, which makes the drafts of all conversations on this machine, in the clear: then they
+  // may draft. Empty: drafts are made from the text so far.
   std::filesystem::path draft_model = {};
 };
 
@@ -85,7 +88,7 @@ struct ConversationOptions {
   std::string tools =
       {};  // JSON, as OpenAI's interface has it: functions that the template tells the model of; empty: none
   std::string begins = {};  // how the answer begins, which the model goes on from
-  // Where the model takes drafts: tokens to guess and verify in one pass, at most 63, or k_draft_chosen.
+  // In profile open, and where ClientOptions has drafts: tokens to guess and verify in one pass, at most 63, or k_draft_chosen.
   std::size_t draft = 0;
   std::size_t ahead =
       64;  // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later
@@ -200,8 +203,7 @@ class Client {
     std::string retrieval;           // linear or bfv
     std::size_t context = 0;         // most tokens of a conversation
     std::size_t layers = 0;
-    bool drafts =
-        false;  // whether ConversationOptions::draft may be used: profile open, or a provider with hidden positions
+    bool drafts = false;  // whether ConversationOptions::draft may be used: profile open, or ClientOptions::drafts
     bool named_logits = false;  // whether this user sees which token each logit is of: profile open
   };
   const Model& model() const;
@@ -227,7 +229,8 @@ class Client {
   // The text of tokens, those of marks as their own. Ids beyond the vocabulary are nothing.
   std::string detokenize(std::span<const std::uint32_t> ids) const;
 
-  // Offline material: made with the helper ahead of need, used once. A conversation takes a chain of it.
+  // Offline material: made with the helper ahead of need, used once. A conversation takes a chain of it, one of a client with the same
+  // ClientOptions::drafts, where that matters.
   struct Chain {
     std::uint64_t number = 0;
     std::size_t tokens = 0;                            // of a question and its answer, for which material is ready

@@ -263,11 +263,9 @@ Masked mlp(Witness& w, const MlpShape& s, const Masked& gate_up, const RowScales
 
 Masked run_witness(Witness& w, const Plan& plan, const IntWeights& weights, std::span<const std::uint32_t> prompt,
                    std::size_t layers) {
-  PERMLLM_ASSERT(prompt.size() == w.tokens && layers <= plan.config.layers);
+  // With positions hidden a user sees the same.
+  PERMLLM_ASSERT(prompt.size() == w.tokens && layers <= plan.config.layers && !plan.hides_positions);
   if (plan.open()) throw Error(Code::unsupported, "profile", "open hides nothing from a user");
-  if (plan.hides_positions)
-    throw Error(Code::unsupported, "positions",
-                "hidden from the provider are not simulated yet: audit without, what is shown is the same");
   if (plan.config.prefix)
     throw Error(Code::unsupported, "model", "a prompt that attends both ways is not simulated yet");
   Masked x = prompt_rows(w, plan, weights, prompt);

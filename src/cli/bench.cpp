@@ -96,8 +96,16 @@ std::vector<std::vector<TokenId>> questions(const BenchOptions& options, const V
   return all;
 }
 
-// Of all answers, over their tokens and passes. reports: those of MeasuredConversation.
-nlohmann::json together(const nlohmann::json& reports) {
+// Where logits have no names no row can be made to sample what was drafted: all drafted tokens are rejected then, and what a pass takes, which does not depend
+// on that, is told of the tokens that it keeps in the mean.
+double tokens_a_pass(double acceptance, std::size_t drafted) {
+  double tokens = 1, reach = 1;
+  for (std::size_t i = 0; i < drafted; ++i) tokens += reach *= acceptance;
+  return tokens;
+}
+
+// Of all answers, over their tokens and passes. reports: those of MeasuredConversation. by_chance: tokens a pass, of passes that kept one.
+nlohmann::json together(const nlohmann::json& reports, std::optional<double> by_chance) {
   double seconds = 0, tokens = 0, passes = 0, drafted = 0, kept = 0, bytes = 0, ratios = 0;
   for (const nlohmann::json& r : reports) {
     const double behind_first = static_cast<double>(r.at("output_ids").size()) - 1, own = r.at("passes");
@@ -108,6 +116,12 @@ nlohmann::json together(const nlohmann::json& reports) {
     drafted += r.at("drafts").at("tokens").get<double>();
     kept += r.at("drafts").at("kept").get<double>();
     bytes += r.at("drafts").at("rejected_offline_bytes").get<double>();
+  }
+  if (by_chance) {
+    bytes *= 1 - passes * (*by_chance - 1) / drafted;
+    kept = passes * (*by_chance - 1);
+    tokens *= *by_chance;
+    ratios *= *by_chance;
   }
   return {{"tokens", tokens},
           {"passes", passes},
@@ -136,7 +150,7 @@ nlohmann::json measure(const BenchOptions& options) {
   const Clock::time_point begin = Clock::now();
   Ledger ledger;  // in memory: the chain goes with the session
   MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape,
-                                    options.local.patience(), executor, ledger);
+                                    options.local.patience(), executor, ledger, options.draft.fixed() != 0);
   const double session_seconds = seconds_since(begin);
   const std::uint64_t session_bytes = conversation.traffic().online.received.payload_bytes;
   const Config& config = conversation.plan().config;
@@ -164,7 +178,10 @@ nlohmann::json measure(const BenchOptions& options) {
   }
   nlohmann::json report = conversation.end();
   parties.complete(report);
-  report["all"] = together(answers);
+  std::optional<double> by_chance;
+  if (options.acceptance && !conversation.plan().open())
+    by_chance = tokens_a_pass(*options.acceptance, options.draft.fixed().value_or(DraftLength::k_most_chosen));
+  report["all"] = together(answers, by_chance);
   if (options.texts) report["answers"] = std::move(answers);
   report.erase("output_ids");
   report["model"] = options.local.model;
@@ -229,9 +246,9 @@ void print(const nlohmann::json& r) {
                                                            all.at("seconds_per_token").get<double>()));
   }
   if (all.at("drafted") > 0) {
-    row("drafted tokens, kept; tokens a pass",
-        fmt::format("{:.0f}, {:.0f}; {:.2f}", all.at("drafted").get<double>(), all.at("kept").get<double>(),
-                    all.at("tokens_a_pass").get<double>()));
+    row("drafted tokens, kept; tokens a pass; a token",
+        fmt::format("{:.0f}, {:.0f}; {:.2f}; {:.3f} s", all.at("drafted").get<double>(), all.at("kept").get<double>(),
+                    all.at("tokens_a_pass").get<double>(), all.at("seconds_per_token").get<double>()));
     row("  offline MB of the rejected, in all", fmt::format("{:.3f}", mb(all.at("rejected_offline_bytes"))));
   }
   row(r.contains("answers") ? "the last: decode, a token" : "decode, a token",
@@ -509,7 +526,8 @@ void add_bench(CLI::App& parent) {
   add_draft(*command, options->draft);
   command
       ->add_option("--acceptance", options->acceptance,
-                   "with --draft: keep this share of the drafted tokens, by chance, whatever the model says")
+                   "with --draft: keep this share of the drafted tokens, by chance, whatever the model says (paper and "
+                   "fast: by the mean, of passes that keep none)")
       ->check(CLI::Range(0.0, 1.0));
   command->add_flag("--texts", options->texts,
                     "answer eight questions of code and chat, one after the other, in place of random tokens; with "

@@ -121,7 +121,7 @@ class Chat {
         beside_(json() ? "never" : options_.color, STDERR_FILENO),
         saved_(options_.saves, options_.state, options_.passphrase_file),
         sandbox_(enter_sandbox(needed())),
-        client_(options_.invite, options_.patience.client(options_.state, options_.draft.model)),
+        client_(options_.invite, options_.patience.client(options_.state, options_.draft)),
         waiting_(json(), options_.patience.grace),
         conversation_(begin()),
         system_(options_.conversation.system) {}
@@ -161,7 +161,7 @@ class Chat {
   // What is opened from now on. The history is written at the end, into a file that is there.
   Sandbox needed() const {
     Sandbox sandbox{{options_.invite}, {user_folder(options_.state), saved_.folder()}};
-    if (!options_.draft.model.empty()) sandbox.read.push_back(options_.draft.model);
+    for (const std::filesystem::path& file : options_.draft.files()) sandbox.read.push_back(file);
     if (options_.history.empty() || !Lines::person()) return sandbox;
     const std::ofstream history(options_.history, std::ios::app);
     sandbox.write.push_back(options_.history);

@@ -102,7 +102,7 @@ void run(DemoOptions options) {
   const LocalParties parties(options.local);
   Ledger ledger;  // in memory: the chain goes with the session
   MeasuredConversation conversation([&](UserTraffic& traffic) { return parties.links(traffic); }, options.local.shape,
-                                    options.local.patience(), executor, ledger);
+                                    options.local.patience(), executor, ledger, length != 0);
   const Tokenizer tokenizer(conversation.vocabulary());
   const Config& config = conversation.plan().config;
   if (model) model->check(conversation.vocabulary(), config.vocab, config.name);

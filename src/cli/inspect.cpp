@@ -180,7 +180,7 @@ void print_json(const OfferedModel& model, const Options& options, const Facts& 
       {"chat_format", f.chat_format},
       {"profile", name_of(plan.profile)},
       {"fused", plan.fused},
-      {"hidden_positions", plan.hides_positions},
+      {"hidden_positions", name_of(model.hidden_positions)},
       {"checked", plan.checked},
       {"retrieval", name_of(plan.retrieval)},
       {"round_trips_a_layer", rounds_of_a_layer(plan)},

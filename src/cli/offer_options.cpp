@@ -28,10 +28,20 @@ void add_offer_options(CLI::App& command, OfferOptions& options) {
           },
           "on or off: apply the MLP's norm after its matrix, which saves a round trip a layer")
       ->default_str("on where the model's ranges allow it");
-  command.add_flag(
-      "--hidden-positions", options.hidden_positions,
-      "paper and fast: let users draft (--draft), several tokens a pass, without the provider learning how many "
-      "were kept; a round trip a layer more, for every user");
+  command
+      .add_option_function<std::string>(
+          "--hidden-positions",
+          [&options](const std::string& name) {
+            try {
+              options.hidden_positions = hidden_positions_of(name);
+            } catch (const Error& error) {
+              throw Error(Code::usage, "--hidden-positions", error.message());
+            }
+          },
+          "paper and fast, in which sessions the provider learns no positions, so that users may draft (--draft), "
+          "several tokens a pass, for a round trip a layer more. auto: of users who draft; off: in none, and nobody "
+          "drafts; always: of all")
+      ->default_str("auto");
   command.add_flag(
       "--checked", options.checked,
       "open: let the user check every product against the model that the helper holds, by a secret that the "
@@ -87,7 +97,7 @@ std::vector<std::string> arguments_of(const OfferOptions& options) {
     arguments.insert(arguments.end(), {"--synthetic", "--layers", fmt::format("{}", options.layers), "--width",
                                        fmt::format("{}", options.width), "--distinct-layers",
                                        fmt::format("{}", options.distinct_layers)});
-  if (options.hidden_positions) arguments.push_back("--hidden-positions");
+  arguments.insert(arguments.end(), {"--hidden-positions", name_of(options.hidden_positions)});
   if (options.checked) arguments.push_back("--checked");
   if (options.ids_only) arguments.push_back("--ids-only");
   if (!options.pre_tokenizer.empty()) arguments.insert(arguments.end(), {"--pre-tokenizer", options.pre_tokenizer});

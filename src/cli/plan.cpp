@@ -131,9 +131,8 @@ struct Estimate {
   double each = 0;          // seconds of a token after the first
 };
 
-Estimate estimate(const OfferedModel& model, const Options& options, Executor& executor) {
+Estimate estimate(const OfferedModel& model, const Plan& plan, const Options& options, Executor& executor) {
   const double rtt = seconds_of(parse_duration(options.shape.rtt, "--rtt"));
-  const Plan& plan = model.plan;
   const Request request = request_of(plan, options);
   const double between = parse_bandwidth(options.between, "--between");
   const auto seconds = [&](const Cost& cost, std::size_t passes, std::size_t rows) {
@@ -265,16 +264,15 @@ void run(Options options) {
   Executor executor;
   const OfferedModel model =
       offer_model(options.path, options.serve, executor, late_bar("Loading the model", options.json));
-  const Plan& plan = model.plan;
+  const Plan plan = plan_of_session(model.plan, model.hidden_positions, options.draft > 0);
   plan.check_prompt(options.prompt);
-  if (options.draft > 0) check_drafts(plan.takes_drafts(), plan.profile, "--draft");
   const std::size_t slots = plan.prompt_rows(options.prompt) + (options.answer - 1) * (options.draft + 1);
   if (slots > plan.slots) {
     throw Error(Code::usage, "--context",
                 fmt::format("{} is too short for a prompt of {} tokens and an answer of {}", plan.slots, options.prompt,
                             options.answer));
   }
-  const Estimate e = estimate(model, options, executor);
+  const Estimate e = estimate(model, plan, options, executor);
   const std::string audit = verdict_of(plan, model.weights);
   options.json ? print_json(plan, options, e, audit) : print_text(plan, options, e, audit);
 }
@@ -312,7 +310,7 @@ void add_plan(CLI::App& parent) {
       ->check(CLI::Range(1, 1000));
   command->add_option("--between", options->between, "what goes between them (10gbit); 0: any bandwidth")
       ->capture_default_str();
-  command->add_option("--draft", options->draft, "drafted tokens a pass (profile open); 0: none")
+  command->add_option("--draft", options->draft, "drafted tokens a pass; 0: none")
       ->capture_default_str()
       ->check(CLI::Range(0, 63));
   command->add_option("--acceptance", options->acceptance, "the share of drafted tokens that are kept")

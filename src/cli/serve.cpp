@@ -93,7 +93,9 @@ void run(ServeCommandOptions& options) {
   // Landlock binds the threads to come; a demo starts processes first, and its parties are of one account anyway.
   if (!options.invites.empty()) {
     std::vector<std::filesystem::path> read{options.gateway.key_file, options.gateway.canaries.file,
-                                            options.settings->path(), options.draft.model};
+                                            options.settings->path()};
+    const auto drafting = options.draft.files();
+    read.insert(read.end(), drafting.begin(), drafting.end());
     read.insert(read.end(), options.invites.begin(), options.invites.end());
     const SandboxSupport sandbox = enter_sandbox({read, {user_folder(options.state)}});
     log.write(Log::Level::info, "sandbox", fmt::format("sandbox: {}", sandbox.text()));
@@ -107,7 +109,7 @@ void run(ServeCommandOptions& options) {
   std::optional<TemporaryDirectory> folder;
   std::optional<LocalParties> parties;
   std::vector<std::filesystem::path> invites(options.invites.begin(), options.invites.end());
-  ClientOptions with = options.patience.client(options.state, options.draft.model);
+  ClientOptions with = options.patience.client(options.state, options.draft);
   if (!options.demo.model.empty()) {
     folder.emplace();
     LocalOptions local = options.demo;

@@ -36,13 +36,14 @@ void add_user_state(CLI::App& command, std::string& state) {
       "by default permllm in the user's folder for state)");
 }
 
-ClientOptions PatienceOptions::client(const std::string& state, const std::string& draft_model) const {
+ClientOptions PatienceOptions::client(const std::string& state, const DraftOptions& draft) const {
   const auto milliseconds = [](double seconds) {
     return std::chrono::milliseconds(static_cast<std::int64_t>(1000 * seconds));
   };
   ClientOptions options;
   options.state = state;
-  options.draft_model = draft_model;
+  options.draft_model = draft.model;
+  options.drafts = draft.tokens() != 0;
   options.patience = milliseconds(patience);
   options.grace = milliseconds(grace);
   return options;
@@ -77,12 +78,16 @@ std::optional<std::size_t> DraftOptions::fixed() const {
   return tokens() == k_draft_chosen ? std::nullopt : std::optional(tokens());
 }
 
+std::vector<std::filesystem::path> DraftOptions::files() const {
+  return model.empty() ? std::vector<std::filesystem::path>{} : Gguf::files(model);
+}
+
 void add_draft(CLI::App& command, DraftOptions& draft) {
   command
       .add_option("--draft", draft.length,
-                  "tokens to guess and verify in one pass (profile open, or a provider with --hidden-positions); 0: "
-                  "none; auto: 0, 2 or 4, chosen once a "
-                  "conversation by what its first passes took")
+                  "tokens to guess and verify in one pass; in paper and fast the provider then learns no positions, "
+                  "for a round trip a layer more, and offline material is of its own kind; 0: none; auto: 0, 2 or 4, "
+                  "chosen once a conversation by what its first passes took")
       ->default_str("0; auto with --draft-model");
   command.add_option(
       "--draft-model", draft.model,

@@ -16,7 +16,7 @@ struct StockOptions {
   std::string invite, state;
   std::size_t tokens = 0, answers = 0, conversations = 1;
   PatienceOptions patience;
-  bool json = false;
+  bool json = false, drafts = false;
 };
 
 void print_chain(const Client::Chain& chain, bool json) {
@@ -36,7 +36,9 @@ void print_chain(const Client::Chain& chain, bool json) {
 }
 
 void run(const StockOptions& options) {
-  const Client client(options.invite, options.patience.client(options.state));
+  ClientOptions with = options.patience.client(options.state);
+  with.drafts = options.drafts;
+  const Client client(options.invite, with);
   for (std::size_t i = 0; options.tokens > 0 && i < options.conversations; ++i) {
     ProgressBar bar(options.conversations > 1
                         ? fmt::format("Offline material, conversation {} of {}", i + 1, options.conversations)
@@ -79,6 +81,8 @@ void add_stock(CLI::App& parent) {
                    "conversations to make it for: each takes a chain of its own")
       ->capture_default_str()
       ->check(CLI::Range(1, 100));
+  command->add_flag("--drafts", options->drafts,
+                    "for conversations with --draft, which in paper and fast have material of their own kind");
   add_patience(*command, options->patience.patience);
   command->add_flag("--json", options->json, "one JSON object a line");
   command->callback([options] { run(*options); });

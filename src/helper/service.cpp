@@ -123,12 +123,18 @@ std::shared_ptr<const StoredModel> HelperService::find_model(const PairHello& he
   if (!model || model->stored.owner != peer.provider)
     throw Error(Code::mismatch, Reason::model_missing, "PairHello.model_id",
                 fmt::format("the helper does not hold model {:.8}", hello.model_id));
-  const std::string own = model->plan().hash();
-  if (hello.plan_hash != own) {
-    throw Error(Code::mismatch, Reason::model_missing, "PairHello.plan_hash",
-                fmt::format("plan {:.8} here, {:.8} at the peer", own, hello.plan_hash));
-  }
+  plan_of_pair(*model, hello);
   return model;
+}
+
+// V is the same for sessions that hide positions and those that do not; what is dealt for them is not.
+Plan HelperService::plan_of_pair(const StoredModel& model, const PairHello& hello) {
+  const Plan& told = model.plan();
+  if (hello.plan_hash == told.hash()) return told;
+  const Plan hidden = told.with_positions(true);
+  if (told.why_not_hidden().empty() && hello.plan_hash == hidden.hash()) return hidden;
+  throw Error(Code::mismatch, Reason::model_missing, "PairHello.plan_hash",
+              fmt::format("plan {:.8} here, {:.8} at the peer", told.hash(), hello.plan_hash));
 }
 
 void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const PairHello& hello, const Peer& peer) {
@@ -212,6 +218,12 @@ HelperService::Found HelperService::find_provider(const PairHello& hello, const 
         throw Error(Code::mismatch, "PairHello.model_id",
                     fmt::format("model {:.8} at the provider of this session, {:.8} at the user",
                                 provider->hello.model_id, hello.model_id));
+      }
+      // Halves of two plans would be words of other boxes under the coins of one chain.
+      if (provider->hello.plan_hash != hello.plan_hash) {
+        throw Error(Code::mismatch, "PairHello.plan_hash",
+                    fmt::format("plan {:.8} at the provider of this session, {:.8} at the user",
+                                provider->hello.plan_hash, hello.plan_hash));
       }
       if (provider->hello.chain != hello.chain)
         throw Error(Code::mismatch, "PairHello.chain",
@@ -317,7 +329,7 @@ void HelperService::deal_session(Channel& user, const PairHello& hello, const Pe
   const Seed common = common_seed(half, domain::user_helper, hello);
   events.begin(hello.session);
   model->touch();
-  const Plan& plan = model->plan();
+  const Plan plan = plan_of_pair(*model, hello);
   AesCoins with_user(common);
   AesCoins with_provider(provider.common);
   std::array<std::optional<std::uint32_t>, 4>

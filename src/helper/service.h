@@ -81,6 +81,8 @@ class HelperService {
   };
   Found find_provider(const PairHello& hello, const Peer& peer, Clock::time_point until);
   static std::string name_of_place(const Place& place);
+  // Of the chain that they pair for. Errors: mismatch, where it is none of the model's.
+  static Plan plan_of_pair(const StoredModel& model, const PairHello& hello);
 
   Executor& executor_;
   Clock::duration patience_;

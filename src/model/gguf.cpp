@@ -368,27 +368,51 @@ std::string name_of_parts(const std::filesystem::path& path, std::uint64_t part,
 
 }  // namespace
 
+namespace {
+
+// Which part of how many a file is; a count below 2: of none.
+struct PartOf {
+  std::uint64_t no, count;
+};
+PartOf part_of(const Gguf::Metadata& metadata) {
+  const auto number = [&](const char* key) { return metadata.contains(key) ? whole_number(metadata, key) : 0; };
+  return {number(k_split_no), number(k_split_count)};
+}
+
+// All parts, in their order.
+std::vector<std::filesystem::path> files_of(const std::filesystem::path& path, const PartOf& own) {
+  if (own.count < 2) return {path};
+  if (own.count > k_parts_limit || own.no >= own.count)
+    throw Error(Code::file, path.string(), fmt::format("says it is part {} of {}", own.no + 1, own.count));
+  const std::string name = name_of_parts(path, own.no, own.count);
+  std::vector<std::filesystem::path> files;
+  for (std::uint64_t no = 0; no < own.count; ++no)
+    files.emplace_back(fmt::format("{}-{:05}-of-{:05}.gguf", name, no + 1, own.count));
+  files[own.no] = path;
+  return files;
+}
+
+}  // namespace
+
+std::vector<std::filesystem::path> Gguf::files(const std::filesystem::path& path) {
+  return files_of(path, part_of(Impl::open(path)->metadata));
+}
+
 Gguf Gguf::open(const std::filesystem::path& path) {
   auto given = Impl::open(path);
-  const auto number = [](const Impl& part, const char* key) {
-    return part.metadata.contains(key) ? whole_number(part.metadata, key) : 0;
-  };
-  const std::uint64_t count = number(*given, k_split_count), own = number(*given, k_split_no);
+  const auto [own, count] = part_of(given->metadata);
+  const std::vector<std::filesystem::path> files = files_of(path, {own, count});
   if (count < 2) return Gguf(std::move(given));
-  if (count > k_parts_limit || own >= count)
-    throw Error(Code::file, path.string(), fmt::format("says it is part {} of {}", own + 1, count));
-  const std::string name = name_of_parts(path, own, count);
   std::unique_ptr<Impl> whole;
   for (std::uint64_t no = 0; no < count; ++no) {
-    const std::filesystem::path place =
-        no == own ? path : std::filesystem::path(fmt::format("{}-{:05}-of-{:05}.gguf", name, no + 1, count));
+    const std::filesystem::path& place = files[no];
     if (!is_there(place)) {
       throw Error(Code::file, path.string(),
                   fmt::format("is part {} of {} of a split model, and part {} is missing: {}", own + 1, count, no + 1,
                               place.filename().string()));
     }
     auto part = no == own ? std::move(given) : Impl::open(place);
-    const std::uint64_t parts = number(*part, k_split_count), place_of_part = number(*part, k_split_no);
+    const auto [place_of_part, parts] = part_of(part->metadata);
     if (parts != count || place_of_part != no) {
       throw Error(
           Code::file, place.string(),

@@ -32,6 +32,8 @@ class Gguf {
   // Of a split file any part: the others stand beside it, named as they were made (NAME-00001-of-00003.gguf). What the first says of the model is
   // taken, the others add tensors and say nothing else.
   static Gguf open(const std::filesystem::path& path);
+  // What open() opens: the file, or all parts of a split one, of which some may be missing.
+  static std::vector<std::filesystem::path> files(const std::filesystem::path& path);
   // From memory (tests, fuzzing); the bytes are copied. Of a split file this part alone.
   static Gguf parse(std::vector<std::uint8_t> bytes);
   ~Gguf();

@@ -114,6 +114,17 @@ Profile profile_of(const std::string& name) {
   throw Error(Code::usage, "profile", fmt::format("\"{:.40}\", expected paper, fast or open", name));
 }
 
+const char* name_of(HiddenPositions hidden) {
+  return hidden == HiddenPositions::off ? "off" : hidden == HiddenPositions::always ? "always" : "auto";
+}
+
+HiddenPositions hidden_positions_of(const std::string& name) {
+  for (const HiddenPositions hidden : {HiddenPositions::off, HiddenPositions::by_choice, HiddenPositions::always}) {
+    if (name == name_of(hidden)) return hidden;
+  }
+  throw Error(Code::usage, "hidden positions", fmt::format("\"{:.20}\", expected off, auto or always", name));
+}
+
 const char* name_of(Retrieval retrieval) { return retrieval == Retrieval::bfv ? "bfv" : "linear"; }
 
 Retrieval retrieval_of(const std::string& name) {
@@ -355,6 +366,14 @@ bool Plan::fits_normed(Ring ring, int frac) const {
   return bits_for(std::sqrt(static_cast<double>(config.width)) / k_range_margin, frac) <= ring.bits;
 }
 
+std::string Plan::why_not_hidden() const {
+  if (open()) return "profile open tells the provider of no positions: there are none to hide";
+  if (config.positions != Positions::rotary || config.prefix)
+    return "hidden positions are supported where all positions are rotary and a prompt does not attend both ways";
+  if (bfv()) return "hidden positions with retrieval bfv are not supported: tokens are retrieved by blocks";
+  return "";
+}
+
 void Plan::check_kind() const {
   require(
       (config.positions != Positions::rotary_2d || config.prefix) &&
@@ -364,11 +383,10 @@ void Plan::check_kind() const {
           "a prompt that attends both ways, with a window or learned positions, is not supported");
   require(!(fused && open()), "profile open has no fused norm: all of its norms are");
   require(!checked || open(), "products are checked in profile open alone: the user of others is not shown them whole");
-  require(!hides_positions || !open(), "profile open tells the provider of no positions: there are none to hide");
-  require(!hides_positions || (config.positions == Positions::rotary && !config.prefix),
-          "hidden positions are supported where all positions are rotary and a prompt does not attend both ways");
-  require(!hides_positions || !bfv(),
-          "hidden positions with retrieval bfv are not supported: tokens are retrieved by blocks");
+  if (hides_positions) {
+    const std::string why_not = why_not_hidden();
+    require(why_not.empty(), why_not);
+  }
   require(!bfv() || !open(), "retrieval bfv has nothing to retrieve in profile open: a token's position is its id");
   require(!bfv() || config.vocab <= he::k_most_vocabulary,
           fmt::format("retrieval bfv: {} tokens, at most {} are supported", config.vocab, he::k_most_vocabulary));

@@ -58,6 +58,16 @@ const char* name_of(Retrieval retrieval);
 // Errors: usage, naming both.
 Retrieval retrieval_of(const std::string& name);
 
+// In which sessions a provider does not learn positions (Plan::hides_positions).
+enum class HiddenPositions : std::uint8_t {
+  off = 1,        // in none
+  by_choice = 2,  // "auto": in those whose users ask for it, since they draft
+  always = 3,
+};
+const char* name_of(HiddenPositions hidden);
+// Errors: usage, naming all three.
+HiddenPositions hidden_positions_of(const std::string& name);
+
 // Largest magnitudes over real text (plan/calibrate.h), before the margin. "Raw": the matrix times the row that its norm
 // would have divided, without a bias.
 struct LayerRanges {
@@ -117,7 +127,7 @@ struct Plan {
   Retrieval retrieval = Retrieval::linear;
   bool fused = false;  // the MLP's norm is applied after its matrix (paper and fast); always so in `open`
   // Paper and fast: the provider knows neither positions nor which tokens of a conversation are kept, so that drafts tell it nothing. A round trip a
-  // layer more.
+  // layer more. It is a session's own; all else, and so what is registered of a model, is the same with and without.
   bool hides_positions = false;
   // Open: products and rows are shown whole, so that the user can check each product (docs/protocol.md 4.14).
   bool checked = false;
@@ -154,6 +164,14 @@ struct Plan {
     return std::string(fused ? ", norms fused" : "") + (hides_positions ? ", positions hidden" : "") +
            (checked ? ", products checked" : "");
   }
+  // This plan, of a session that hides positions or one that does not.
+  Plan with_positions(bool hidden) const {
+    Plan plan = *this;
+    plan.hides_positions = hidden;
+    return plan;
+  }
+  // Whether a session may hide positions: why not; empty: it may.
+  std::string why_not_hidden() const;
   // Whether tokens may be drafted and taken back without telling the provider.
   bool takes_drafts() const { return open() || hides_positions; }
   // Rows of the pass of a prompt.

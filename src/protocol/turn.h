@@ -82,18 +82,18 @@ inline Masked turn(Provider& provider, const TurnShape& s, const Masked& y0) {
   PERMLLM_ASSERT(y0.size == s.size);
   burn(provider.with_helper, provider.batch, [&](std::uint32_t slot) { return turn_at(Use::turn_sent, s, slot); });
   Words e = y0.words;
-  Masked share{{s.ring, 0}, s.size, {}};
-  for (std::size_t i = 0; i < provider.batch.count; ++i) {
+  Masked share{{s.ring, 0}, s.size, Words(e.size())};
+  provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     const Words a = provider.with_helper.words(turn_at(Use::turn_sent, s, provider.batch.index(i)), s.size, s.ring);
     subtract(std::span(e).subspan(i * s.size, s.size), a);
-    share.words.insert(share.words.end(), a.begin(), a.end());
-  }
+    std::copy(a.begin(), a.end(), share.token(i).begin());
+  });
   provider.user.send(MaskedPairs{block(s.ring, std::move(e))});
   const auto d = provider.user.receive(MaskedPlaces{expect(s.ring, provider.batch.count * s.head_dim)}).d.words;
-  for (std::size_t i = 0; i < provider.batch.count; ++i) {
+  provider.executor.parallel(provider.batch.count, [&](std::size_t i) {
     turn(std::span(d).subspan(i * s.head_dim, s.head_dim), share.token(i));
     add(share.token(i), provider.pack(i).helper.words("R(gamma) a - rho", s.size, s.ring));
-  }
+  });
   return share;
 }
 

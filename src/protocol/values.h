@@ -18,6 +18,7 @@
 #pragma once
 
 #include "protocol/scores.h"
+#include "ring/mix_wide.h"
 
 namespace permllm {
 
@@ -100,22 +101,8 @@ template <class W, class V>
 void mix(const HeadShape& s, const W* weights, std::size_t n, std::size_t first, const std::vector<V>& values, W* out) {
   const std::size_t count = keys_met(s, n, first, values.size());
   for (std::size_t h = 0; count > 0 && h < s.heads; ++h) {
-    const V* value = &values[s.kv_of(h) * s.head_dim];
-    const W* weight = weights + h * n + first;
-    W* sum = out + h * s.head_dim;
-    if constexpr (std::is_same_v<W, Word>) {
-      mix_rows(weight, value, s.kv_rows(), count, s.head_dim, sum);
-    } else {
-      for (std::size_t j = 0; j < count; ++j, value += s.kv_rows()) {
-        for (std::size_t d = 0; d < s.head_dim; ++d) {
-          if constexpr (std::is_same_v<V, Word>) {
-            sum[d] += weight[j] * widen<W>(value[d]);
-          } else {
-            sum[d] += weight[j] * value[d];
-          }
-        }
-      }
-    }
+    mix_rows(weights + h * n + first, &values[s.kv_of(h) * s.head_dim], s.kv_rows(), count, s.head_dim,
+             out + h * s.head_dim);
   }
 }
 

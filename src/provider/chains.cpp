@@ -23,21 +23,23 @@ File locked(const std::filesystem::path& folder) {
 
 }  // namespace
 
-ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan,
+ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string model_id, std::span<const Plan> plans,
                                std::function<void(const std::string&)> on_event)
     : folder_(folder),
       model_id_(std::move(model_id)),
-      plan_hash_(plan.hash()),
-      plan_(plan),
+      plan_(plans.front()),
       on_event_(std::move(on_event)),
       ledger_(prepared(folder)) {
+  for (const Plan& plan : plans) plans_[plan.hash()] = &plan;
   if (folder_.empty()) return;
   lock_.emplace(locked(folder_));
   for (const ChainRecord& record : ledger_.all()) {
     if (record.model_id != model_id_) continue;
     try {
+      if (find_plan(record.plan_hash) == nullptr)
+        throw Error(Code::file, name_of_chain(record), "its plan is none that is served now");
       Stock stock(plan_.config.layers, !plan_.open());
-      stock.keep_in(folder_, name_of_chain(record), record.chain, plan_hash_, record.lengths);
+      stock.keep_in(folder_, name_of_chain(record), record.chain, record.plan_hash, record.lengths);
       if (!within(record.made, stock.made())) throw Error(Code::file, name_of_chain(record), "packs are missing");
       if (!used_up(record)) {
         stock.drop_behind(record.made);
@@ -50,6 +52,11 @@ ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string 
     }
     forget(record);
   }
+}
+
+const Plan* ProviderChains::find_plan(const std::string& hash) const {
+  const auto found = plans_.find(hash);
+  return found == plans_.end() ? nullptr : found->second;
 }
 
 std::string ProviderChains::name_of_chain(const ChainRecord& record) const {
@@ -173,10 +180,19 @@ std::vector<ChainState> ProviderChains::of(const std::string& peer) {
 
 std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& peer, const Agreement& agreement) {
   const std::uint64_t number = agreement.chain;
+  const Plan* const plan = find_plan(agreement.plan_hash);
+  if (plan == nullptr) {
+    throw Error(Code::mismatch, Reason::model_changed, "Agreement.plan_hash",
+                fmt::format("plan {:.8} here, {:.8} at the user", plans_.begin()->first, agreement.plan_hash));
+  }
   const Lock lock(mutex_);
   if (open_.contains({peer, number})) throw Error(Code::mismatch, "Agreement.chain", "another session uses it");
   const std::optional<ChainRecord> before = ledger_.find(peer, number);
   if (before && before->model_id != model_id_) throw Error(Code::mismatch, "Agreement.chain", "it is of another model");
+  if (before && before->plan_hash != agreement.plan_hash) {
+    throw Error(Code::mismatch, "Agreement.chain",
+                "it is of another plan: what was made for sessions that hide positions serves no others");
+  }
   std::optional<ChainRecord> record = before;
   if (!record) {
     if (!disk_has(0)) refuse_for_disk(0);  // for a new chain material comes first
@@ -185,7 +201,7 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
     record->chain = number;
     record->peer = peer;
     record->model_id = model_id_;
-    record->plan_hash = plan_hash_;
+    record->plan_hash = agreement.plan_hash;
   }
   record->burnt = later_of(record->burnt, agreement.burnt);
   const auto slots = static_cast<std::uint32_t>(plan_.slots);
@@ -197,11 +213,11 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
     record->lengths = {};
   }
   before ? ledger_.change(*before, *record) : ledger_.add(*record);
-  const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, plan_.config.layers, !plan_.open()));
+  const auto chain = std::shared_ptr<Chain>(new Chain(*this, *record, *plan));
   chain->keep_ = agreement.keep && !folder_.empty();
   if (!folder_
            .empty()) {  // what a user does not keep takes no memory either: files without a name last as long as the session
-    chain->stock_.keep_in(folder_, name_of_chain(*record), number, plan_hash_, record->lengths);
+    chain->stock_.keep_in(folder_, name_of_chain(*record), number, record->plan_hash, record->lengths);
     chain->stock_.drop_behind(record->made);
     chain->free(record->burnt);
     if (!chain->keep_) remove_files(*record);
@@ -212,11 +228,13 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   return chain;
 }
 
-ProviderChains::Chain::Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals)
+ProviderChains::Chain::Chain(ProviderChains& chains, ChainRecord record, const Plan& plan)
     : chains_(chains),
       peer_(record.peer),
+      plan_hash_(record.plan_hash),
       number_(record.chain),
-      stock_(layers, user_deals),
+      plan_(plan),
+      stock_(plan.config.layers, !plan.open()),
       record_(std::move(record)) {}
 
 ProviderChains::Chain::~Chain() {

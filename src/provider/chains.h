@@ -31,9 +31,10 @@ struct UserLimits : Allowance {
 
 class ProviderChains {
  public:
-  // folder: for the ledger and the packs, which outlast the process; empty: in memory, and each chain goes with its session. Chains whose files
-  // are lost or damaged are dropped, and told to on_event. Errors: file, also where another provider runs on the folder.
-  ProviderChains(const std::filesystem::path& folder, std::string model_id, const Plan& plan,
+  // folder: for the ledger and the packs, which outlast the process; empty: in memory, and each chain goes with its session. plans: of sessions
+  // (plans_of_sessions), which outlive the object. A chain is of the plan under which it was begun. Chains whose files are lost or damaged, or whose plan is
+  // none of these, are dropped, and told to on_event. Errors: file, also where another provider runs on the folder.
+  ProviderChains(const std::filesystem::path& folder, std::string model_id, std::span<const Plan> plans,
                  std::function<void(const std::string&)> on_event);
 
   // One chain, while a session uses it.
@@ -41,6 +42,9 @@ class ProviderChains {
    public:
     ~Chain();
     std::uint64_t number() const { return number_; }
+    // The session's, and its hash.
+    const Plan& plan() const { return plan_; }
+    const std::string& plan_hash() const { return plan_hash_; }
     Stock& stock() { return stock_; }
     // What a session or a filling begins with.
     Accepted state() const;
@@ -81,10 +85,11 @@ class ProviderChains {
    private:
     friend class ProviderChains;
     static constexpr std::uint32_t k_free_step = 16;  // slots
-    Chain(ProviderChains& chains, ChainRecord record, std::size_t layers, bool user_deals);
+    Chain(ProviderChains& chains, ChainRecord record, const Plan& plan);
     ProviderChains& chains_;
-    const std::string peer_;
+    const std::string peer_, plan_hash_;
     const std::uint64_t number_;
+    const Plan& plan_;
     Stock stock_;
     mutable Mutex mutex_;
     Mutex commit_;  // one at a time; before mutex_
@@ -99,7 +104,7 @@ class ProviderChains {
   // What the user's card says of its chains.
   std::vector<ChainState> of(const std::string& peer);
   // Takes a chain for a session, or makes it; then all but k_most_leftovers of the user's that are used in part and in no session are dropped,
-  // those with the least material first. Errors: mismatch, where it is in use.
+  // those with the least material first. Errors: mismatch, where the plan is none of ours, or the chain is in use or of another plan.
   std::shared_ptr<Chain> open(const std::string& peer, const Agreement& agreement);
   // Drops the chains of users who are not to be kept.
   void drop_unless(const std::function<bool(const std::string& peer)>& keep);
@@ -133,8 +138,11 @@ class ProviderChains {
   void forget(const ChainRecord& record) REQUIRES(mutex_);
 
   std::filesystem::path folder_;  // empty: none
-  std::string model_id_, plan_hash_;
-  const Plan& plan_;
+  // Null: none.
+  const Plan* find_plan(const std::string& hash) const;
+  std::string model_id_;
+  std::map<std::string, const Plan*> plans_;  // by hash; they differ in nothing that matters here
+  const Plan& plan_;                          // any of them
   std::function<void(const std::string&)> on_event_;
   std::optional<File> lock_;
   Ledger ledger_;

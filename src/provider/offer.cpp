@@ -54,12 +54,14 @@ void set_plan(OfferedModel& model, const Ranges& ranges, const OfferOptions& opt
   model.plan = std::move(fitted.plan);
   model.given_up = std::move(fitted.given_up);
   model.plan.retrieval = options.retrieval;
-  model.plan.hides_positions = options.hidden_positions;
-  model.plan.check();
-  check_as_peers_do(model.plan);
-  for (const Part::Kind kind : {Part::Kind::slot, Part::Kind::entry, Part::Kind::pass}) {
-    if (!model.plan.open() || kind != Part::Kind::entry)
-      deal_batch(model.plan, kind);  // refused here, not in a session
+  const bool may_hide = model.plan.why_not_hidden().empty() || options.hidden_positions == HiddenPositions::always;
+  model.hidden_positions = may_hide ? options.hidden_positions : HiddenPositions::off;
+  for (const Plan& plan : plans_of_sessions(model)) {
+    plan.check();
+    check_as_peers_do(plan);
+    for (const Part::Kind kind : {Part::Kind::slot, Part::Kind::entry, Part::Kind::pass}) {
+      if (!plan.open() || kind != Part::Kind::entry) deal_batch(plan, kind);  // refused here, not in a session
+    }
   }
   model.mask_seed = random_seed();
 }
@@ -281,6 +283,13 @@ void serve_rows(const std::string& path, const OfferOptions& options, Executor& 
     weights = load_int_weights(*file, executor, options.weight_bits, nullptr, &machines);
   }
   machines.serve(number_matrices(weights), executor);
+}
+
+std::vector<Plan> plans_of_sessions(const OfferedModel& model) {
+  std::vector<Plan> plans;
+  if (model.hidden_positions != HiddenPositions::always) plans.push_back(model.plan);
+  if (model.hidden_positions != HiddenPositions::off) plans.push_back(model.plan.with_positions(true));
+  return plans;
 }
 
 ModelOffer model_offer(const OfferedModel& model) {

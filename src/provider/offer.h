@@ -19,7 +19,8 @@ namespace permllm {
 // What a provider offers: made once from a file.
 struct OfferedModel {
   IntWeights weights;
-  Plan plan;
+  Plan plan;  // of a session that hides no positions
+  HiddenPositions hidden_positions = HiddenPositions::off;
   std::vector<std::string> given_up = {};  // plan/fit.h
   Vocabulary vocabulary;
   std::string model_id;  // SHA-256 of a fresh salt and the file's hash
@@ -35,7 +36,8 @@ struct OfferOptions {
   Profile profile = Profile::paper;
   std::optional<bool> fused;  // unset: where the ranges allow it
   Retrieval retrieval = Retrieval::linear;
-  bool hidden_positions = false;      // Plan::hides_positions
+  HiddenPositions hidden_positions =
+      HiddenPositions::by_choice;     // as far as the model's plan lets any session hide them
   bool checked = false;               // Plan::checked
   int weight_bits = 12;               // 8: less memory to read a token, at a loss that `inspect --loss` measures
   bool synthetic = false;             // the model is the name of a published shape, with random weights
@@ -45,9 +47,10 @@ struct OfferOptions {
   std::size_t distinct_layers = 0;    // of a synthetic model: layers of weights to hold, used in turn; 0: all
 };
 
-// Plan::takes_drafts, of the plan that is to be.
+// Plan::takes_drafts of a session that drafts, as far as it does not depend on the model.
 inline bool takes_drafts(const OfferOptions& options) {
-  return options.profile == Profile::open || options.hidden_positions;
+  return options.profile == Profile::open ||
+         (options.hidden_positions != HiddenPositions::off && options.retrieval == Retrieval::linear);
 }
 
 // Of a GGUF file, or of ChatGLM-6B's folder: its ice_text.model. With ids_only, a folder without one has a text like <7> for
@@ -66,6 +69,9 @@ OfferedModel offer_model(const std::string& path, const OfferOptions& options, E
 // At each other machine: loads its rows, and multiplies by them until machine 0 ends. Errors: those of loading; mismatch, where it is another file, or
 // other options, than at machine 0; those of Machines.
 void serve_rows(const std::string& path, const OfferOptions& options, Executor& executor, Machines& machines);
+
+// The plans that its sessions may have, one or two.
+std::vector<Plan> plans_of_sessions(const OfferedModel& model);
 
 // As it is offered to the helper.
 ModelOffer model_offer(const OfferedModel& model);

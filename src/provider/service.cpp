@@ -33,18 +33,24 @@ ProviderService::ProviderService(OfferedModel model, Executor& executor, Clock::
                                  DialHelper dial_helper, OnEvent on_event, const std::filesystem::path& state,
                                  Clock::duration grace, Clock::duration idle)
     : model_(std::move(model)),
-      plan_hash_(model_.plan.hash()),
+      plans_(plans_of_sessions(model_)),
       executor_(executor),
       patience_(patience),
       idle_(idle),
       dial_helper_(std::move(dial_helper)),
       on_event_(std::move(on_event)),
       resume_limits_{.grace = grace, .kept_bytes = k_kept_bytes, .patience = patience},
-      most_material_(most_material(model_.plan)),
-      card_{0, model_.model_id, model_.plan, std::move(model_.vocabulary),
-            model_.plan.open() ? Seed{} : model_.mask_seed},
+      most_material_(most_material(plans_.back())),  // with positions hidden a piece has more
+      card_{0,
+            model_.model_id,
+            model_.plan,
+            std::move(model_.vocabulary),
+            model_.plan.open() ? Seed{} : model_.mask_seed,
+            0,
+            {},
+            model_.hidden_positions},
       card_bytes_(bytes_of(card_.vocabulary)),
-      chains_(state.empty() ? state : state / "stock", model_.model_id, model_.plan, on_event_),
+      chains_(state.empty() ? state : state / "stock", model_.model_id, plans_, on_event_),
       sessions_(chains_, resumable_, patience) {}
 
 void ProviderService::register_model(const std::function<void(double)>& progress) {
@@ -189,10 +195,6 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   const std::uint64_t id = random_number();
   send_card(user, id, peer.key, limits);
   const auto agreement = user.receive(Agreement{});
-  if (agreement.plan_hash != plan_hash_) {
-    throw Error(Code::mismatch, Reason::model_changed, "Agreement.plan_hash",
-                fmt::format("plan {:.8} here, {:.8} at the user", plan_hash_, agreement.plan_hash));
-  }
   std::unique_ptr<ProviderSessions::Place> place = sessions_.open(id, peer.key, agreement, link, limits);
   ProviderChains::Chain& chain = place->chain();
   events.begin(id);
@@ -221,7 +223,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
     user.flush();  // the user need not wait for the disk
     chain.free(burning->used());
   };
-  ProviderSession conversation(model_.plan, model_.weights, user, coins, chain.stock(), executor, patience_,
+  ProviderSession conversation(chain.plan(), model_.weights, user, coins, chain.stock(), executor, patience_,
                                bfv ? &*bfv : nullptr, first, burn, behind_pass, idle_);
   conversation.serve(place->in_pass());
   const PartyReport report = conversation.report();
@@ -265,7 +267,7 @@ void ProviderService::take_material(Channel& from, Stock::Source source, Provide
       // The layers of an order's slots come one by one, of like sizes: an order that finds no room is refused with the first.
       const std::uint64_t parts = material.kind == k_slot_kind && material.layer == 0 ? model_.plan.config.layers : 1;
       const ProviderChains::Chain::Room room(chain, parts * material.material.size(), limits);
-      put_in_stock(chain.stock(), source, model_.plan, std::move(material));
+      put_in_stock(chain.stock(), source, chain.plan(), std::move(material));
     }
     chain.commit();
   }
@@ -287,7 +289,7 @@ void ProviderService::fill(Channel& user, std::uint64_t session, const std::stri
     const PairHello hello{session,
                           peer,
                           model_.model_id,
-                          plan_hash_,
+                          chain->plan_hash(),
                           chain->number(),
                           standing.has_value(),
                           standing ? *standing : random_seed()};

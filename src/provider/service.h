@@ -77,7 +77,7 @@ class ProviderService {
   void fill(Channel& user, std::uint64_t session, const std::string& peer, const UserLimits& limits);
 
   OfferedModel model_;
-  std::string plan_hash_;
+  const std::vector<Plan> plans_;  // of sessions
   Executor& executor_;
   Clock::duration patience_, idle_;
   DialHelper dial_helper_;

@@ -173,6 +173,8 @@ void ProviderSession::walk(const PassBegin& begin, StockMaterial& material) {
       StockMaterial entries{part, stock_, patience_};
       provider_.batch = some;
       append(rows, run_entries(provider_, plan_, weights_, prompt_one_hots(provider_, one_hot_shape(plan_)), entries));
+      material.used.bytes_of_user += entries.used.bytes_of_user;
+      material.used.bytes_of_helper += entries.used.bytes_of_helper;
     }
   } else {
     rows = std::move(sampled_.row);

@@ -25,6 +25,9 @@ void check(const Card& card) {
   const Vocabulary& v = card.vocabulary;
   const std::size_t tokens = v.tokens.size(), rows = card.plan.config.vocab;
   if (card.session == 0) refuse("session", "0, expected any other number");
+  if (card.plan.hides_positions) refuse("plan.hides_positions", "1, expected 0: that is a session's choice");
+  if (const std::string why = card.plan.why_not_hidden(); card.hidden_positions != HiddenPositions::off && !why.empty())
+    refuse("hidden_positions", fmt::format("{}, but {}", name_of(card.hidden_positions), why));
   if (tokens > rows)
     refuse("vocabulary.tokens",
            fmt::format("{} of them, the plan's embedding table has {} rows: each token needs one", tokens, rows));

@@ -80,11 +80,12 @@ struct Card {
   static constexpr Tag tag = Tag::card;
   std::uint64_t session = 0;
   std::string model_id;  // salted commitment to the weights
-  Plan plan;
+  Plan plan;             // of a session that hides no positions
   Vocabulary vocabulary;
   Seed model_mask;                      // expands U
   std::uint64_t tokens_left = 0;        // of the user's allowance
-  std::vector<ChainState> chains = {};  // of this user and this model
+  std::vector<ChainState> chains = {};  // of this user and this model, of sessions that hide positions and others
+  HiddenPositions hidden_positions = HiddenPositions::off;
   static constexpr std::size_t k_most_chains = 1000;
   static constexpr std::size_t k_most = std::size_t{64}
                                         << 20;  // a vocabulary of 262,144 tokens and twice as many merges has 14 MB
@@ -97,12 +98,13 @@ struct Card {
     permllm::visit(io, model_mask);
     io.number("tokens_left", tokens_left);
     io.list("chains", chains, k_most_chains, [](auto& out, ChainState& chain) { chain.visit(out); });
+    visit_choice(io, "hidden_positions", hidden_positions, 3);
     if constexpr (std::is_same_v<Io, Reader>) check(*this);
   }
 };
 
-// user -> provider: what the user computed from the card, and the chain of the session: one of the card's, or a new one of a number that
-// the user drew
+// user -> provider: the plan of the session, by the hash that the user computed from the card's, with positions hidden or not; and the session's chain:
+// one of the card's that was begun under this plan, or a new one of a number that the user drew
 struct Agreement {
   static constexpr Tag tag = Tag::agreement;
   std::string plan_hash;

@@ -19,7 +19,7 @@ struct ModelOffer {
   static constexpr std::size_t k_most_matrices = std::size_t{1} << 16;
   static constexpr std::size_t k_most = std::size_t{1} << 20;  // a plan of 1,000 layers has a tenth of it
   std::string model_id;
-  Plan plan;
+  Plan plan;                // of a session that hides no positions
   std::uint64_t bytes = 0;  // of V: what plan and packings say
   std::uint32_t chunk = 0;  // bytes of each chunk but the last: a multiple of 64
   Packings packings = {};
@@ -32,6 +32,9 @@ struct ModelOffer {
   void visit(Io& io) {
     io.text("model_id", model_id, 64);
     permllm::visit(io, plan);
+    if constexpr (std::is_same_v<Io, Reader>) {
+      if (plan.hides_positions) io.refuse("plan.hides_positions", "1, expected 0: that is a session's choice");
+    }
     io.number("bytes", bytes);
     io.number("chunk", chunk);
     io.list("packings", packings, k_most_matrices,

@@ -96,7 +96,7 @@ Client::State::State(const std::filesystem::path& path, const ClientOptions& wit
       products(user_products(with.state)),
       options(with),
       executor(with.threads) {
-  Card card = read_card(links(spent), options.patience);
+  Card card = read_card();
   tokens_left = card.tokens_left;
   know(card);
   plan_hash = card.plan.hash();
@@ -114,16 +114,23 @@ Client::State::State(const std::filesystem::path& path, const ClientOptions& wit
   views.user.insert(views.user.begin(), "your own questions and answers");
   vocabulary = std::move(card.vocabulary);
   if (!options.draft_model.empty()) {
-    check_drafts(plan.takes_drafts(), plan.profile, "draft_model");
     draft_model.emplace(options.draft_model, executor);
     draft_model->check(vocabulary, plan.config.vocab, plan.config.name);
   }
   tokenizer.emplace(vocabulary);
 }
 
+Card Client::State::read_card() {
+  Card card = permllm::read_card(links(spent), options.patience);
+  card.plan = plan_of_session(card.plan, card.hidden_positions, options.drafts || !options.draft_model.empty());
+  return card;
+}
+
 std::vector<Client::Chain> Client::State::chains_of(const Card& card) {
   std::vector<Chain> chains;
+  const std::string hash = card.plan.hash();
   for (const ChainRecord& own : ledger.chains({}, card.model_id)) {
+    if (own.plan_hash != hash) continue;
     const auto there =
         std::find_if(card.chains.begin(), card.chains.end(), [&](const ChainState& s) { return s.chain == own.chain; });
     if (there == card.chains.end()) continue;
@@ -167,7 +174,7 @@ std::string Client::detokenize(std::span<const std::uint32_t> ids) const {
 }
 
 std::vector<Client::Chain> Client::stock() const {
-  const Card card = read_card(state_->links(state_->spent), state_->options.patience);
+  const Card card = state_->read_card();
   state_->know(card);
   return state_->chains_of(card);
 }
@@ -183,7 +190,7 @@ double Client::fill(std::size_t i, std::size_t tokens, std::size_t answer_tokens
   const NoDenormals no_denormals;
   UserTraffic counted;
   UserClient client(state_->links(counted), state_->ledger, state_->executor, state_->options.patience, fresh_chain(i),
-                    &state_->products);
+                    state_->model.drafts, &state_->products);
   const Plan& plan = client.card().plan;
   const auto slots = static_cast<std::uint32_t>(std::min(tokens, plan.slots));
   // Where drafts are verified in blocks each token has a pass of its own.

@@ -29,6 +29,9 @@ struct Client::State {
     ready.clear();
     for (const Chain& chain : chains_of(card)) ready[chain.number] = chain.tokens;
   }
+  // Its plan is that of this client's sessions. Errors: those of a peer, and of plan_of_session.
+  Card read_card();
+  // Of sessions under the card's plan.
   std::vector<Chain> chains_of(const Card& card);
   // Errors: those of ChatFormat::chosen.
   ChatFormat format(const ConversationOptions& with);

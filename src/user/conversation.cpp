@@ -111,7 +111,11 @@ struct Conversation::State {
 void Conversation::State::check_draft(const Client::Model& model, std::size_t draft) {
   if (draft > 63 && draft != k_draft_chosen)
     throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63, or k_draft_chosen", draft));
-  if (draft > 0) check_drafts(model.drafts, profile_of(model.profile), "draft");
+  if (draft > 0 && !model.drafts) {
+    throw Error(Code::usage, "draft",
+                fmt::format("in profile {} needs a client whose conversations may draft (ClientOptions::drafts)",
+                            model.profile));
+  }
 }
 
 // Passes of one session have rows for the same drafts.
@@ -146,7 +150,7 @@ void Conversation::State::open_session(const std::function<Wanted(const Plan&)>&
     return UserLinks{online, cancellable(all.offline), cancellable(all.helper), all.grace};
   };
   session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, client->executor,
-                                                   client->ledger, wanted, &client->products);
+                                                   client->ledger, client->model.drafts, wanted, &client->products);
   client->know(session->card());
   if (session->plan().hash() != client->plan_hash) {
     session = nullptr;
@@ -203,8 +207,8 @@ class Conversation::State::Answering {
         break;
       } catch (const Error& error) {
         if (state_.cancelled) throw;
-        if (is_of_stock(error.reason())) {
-          // The session's own chain cannot be filled: another one's material may do.
+        if (is_of_stock(error.reason()) && !began_) {
+          // The session's own chain cannot be filled: another one's material may do. What a pass is refused for is another matter.
           if (out_of_stock_ && answer_.tokens.empty()) std::rethrow_exception(out_of_stock_);
           if (out_of_stock_) return end_with(Answer::End::stock);
           out_of_stock_ = std::current_exception();
@@ -259,8 +263,11 @@ class Conversation::State::Answering {
   void run_session(const std::vector<TokenId>& ids) {
     // A session that has no room left is begun again.
     if (state_.session && room_for(ids) == 0) state_.leave();
+    began_ = false;
     if (!state_.session) open(ids.size());
     went_on_ = state_.session->used();
+    chances_.clear();  // what an earlier session sampled and did not tell is sampled anew
+    taken_ = false;
     state_.session->run(request_of(ids));
   }
   // A provider that is restarted is away for a while, so it is tried for the time of grace.
@@ -316,6 +323,7 @@ class Conversation::State::Answering {
       return position;
     };
     request.on_ready = [this] {
+      began_ = true;
       state_.tell({AnswerProgress::Stage::prompt, 0, 0, 0, 0});
       if (!answer_.tokens.empty()) return;
       ready_ = Clock::now();
@@ -409,6 +417,7 @@ class Conversation::State::Answering {
   std::size_t said_before_ = 0;  // in sessions before it that the provider forgot
   bool trusted_ = true;          // all of these
   bool went_on_ = false;         // the session was used by an answer before
+  bool began_ = false;           // in this session, the material that it begins with being there
   // Of tokens that were chosen and not taken yet, where AnswerOptions::log_probabilities asks for it; whether one was taken since the last was chosen.
   std::deque<Answer::Chance> chances_;
   bool taken_ = false;

@@ -97,9 +97,16 @@ void check_drafts(bool takes_drafts, Profile profile, const char* field) {
   if (takes_drafts) return;
   throw Error(
       Code::usage, field,
-      fmt::format("needs profile open, or a provider with --hidden-positions: in profile {} without, it rotates "
-                  "queries and keys by their position and would learn how many drafted tokens were kept",
-                  name_of(profile)));
+      fmt::format(
+          "needs profile open, or positions that are hidden from the provider, which this one does not do "
+          "(--hidden-positions): in profile {} it rotates queries and keys by their position and would learn how "
+          "many drafted tokens were kept",
+          name_of(profile)));
+}
+
+Plan plan_of_session(const Plan& plan, HiddenPositions allowed, bool drafts) {
+  if (drafts) check_drafts(plan.open() || allowed != HiddenPositions::off, plan.profile, "draft");
+  return plan.with_positions(allowed == HiddenPositions::always || (drafts && !plan.open()));
 }
 
 Drafts drafts_of(const DraftModel* model, std::optional<std::size_t> length, Executor& executor) {

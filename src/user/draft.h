@@ -103,6 +103,9 @@ class DraftLength {
 
 // Errors: usage, naming `field`, where a profile has no drafts.
 void check_drafts(bool takes_drafts, Profile profile, const char* field);
+// The plan of a session under the plan of a card. drafts: whether the user may draft in it, which hides positions in paper and fast. Errors: usage, where the
+// provider does not take drafts.
+Plan plan_of_session(const Plan& plan, HiddenPositions allowed, bool drafts);
 
 // What a conversation needs for drafts.
 struct Drafts {

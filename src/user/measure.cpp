@@ -25,7 +25,7 @@ std::size_t block_of(const MeasuredConversation::Request& request) {
 }  // namespace
 
 MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience,
-                                           Executor& executor, Ledger& ledger,
+                                           Executor& executor, Ledger& ledger, bool drafts,
                                            const std::function<Wanted(const Plan&)>& wanted, ProductStore* products)
     : shape_(shape),
       client_(
@@ -33,7 +33,7 @@ MeasuredConversation::MeasuredConversation(const Links& links, const LinkShape& 
           [&](const Plan& plan, std::span<const ChainChoice> chains) {
             return best_chain(plan, chains, wanted ? wanted(plan) : Wanted{});
           },
-          products) {}
+          drafts, products) {}
 
 MeasuredConversation::Moment MeasuredConversation::now() {
   return {Clock::now(), traffic_.online, client_.waited_seconds(), report_of_this_process().cpu_seconds,
@@ -176,7 +176,7 @@ void MeasuredConversation::pass(const Request& request, std::size_t n, const std
 
 void MeasuredConversation::prepare(std::size_t prompt_tokens, std::size_t answer_tokens) {
   if (plan().config.prefix || plan().prompt_rows(prompt_tokens) + answer_tokens > room()) return;
-  client_.make_material(prompt_tokens, answer_tokens, 0);
+  client_.make_material(prompt_tokens, answer_tokens, 0, in_blocks(request_));
 }
 
 nlohmann::json MeasuredConversation::end() {

@@ -16,10 +16,10 @@ namespace permllm {
 class MeasuredConversation {
  public:
   // links: makes the user's links, metered by what it is given. The ledger outlives it. Errors: those of
-  // UserClient. wanted: what it is begun for, by the plan.
+  // UserClient. wanted: what it is begun for, by the plan; drafts: whether its answers may be drafted.
   using Links = std::function<UserLinks(UserTraffic&)>;
   MeasuredConversation(const Links& links, const LinkShape& shape, Clock::duration patience, Executor& executor,
-                       Ledger& ledger, const std::function<Wanted(const Plan&)>& wanted = nullptr,
+                       Ledger& ledger, bool drafts, const std::function<Wanted(const Plan&)>& wanted = nullptr,
                        ProductStore* products = nullptr);
 
   const Card& card() const { return client_.card(); }
@@ -33,7 +33,7 @@ class MeasuredConversation {
     std::size_t ahead = 256;       // slots of material to make ahead of need
     std::size_t start = SIZE_MAX;  // tokens of the answer whose material is waited for before it begins
     Drafts* drafts =
-        nullptr;  // null: none. Only where the plan takes drafts. It outlives the run, and is of this conversation alone
+        nullptr;  // null: none. Only where the plan takes drafts. It outlives the conversation, and is of it alone
     UserSession::Choose choose;
     std::function<bool(TokenId)> on_token;          // false: no more
     std::function<void()> on_ready = nullptr;       // material for the request is there

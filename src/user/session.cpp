@@ -174,7 +174,13 @@ void UserSession::keep(std::size_t n) {
 TokenId UserSession::retrieve_last() {
   if (plan_.open() || (plan_.hides_positions && sampled_.row.words.empty())) return sampled_id_;
   user_.provider.send(PassBegin{PassBegin::retrieve, 0});
-  return bfv_ != nullptr ? bfv_->open(user_.provider.receive(RetrievalReply{})) : retrieve(user_, sampled_.one_hot)[0];
+  if (bfv_ != nullptr) return bfv_->open(user_.provider.receive(RetrievalReply{}));
+  const TokenId id = retrieve(user_, sampled_.one_hot)[0];
+  if (plan_.hides_positions) {  // a block feeds it by its id
+    sampled_id_ = id;
+    sampled_ = {};
+  }
+  return id;
 }
 
 void UserSession::run(const Mask& rows, const Choose& choose, const Behind& behind) {

@@ -8,6 +8,7 @@
 #include "session/model_mask.h"
 #include "session/pairing.h"
 #include "session/public_part.h"
+#include "user/draft.h"
 
 namespace permllm {
 
@@ -25,7 +26,7 @@ Card read_card(const UserLinks& links, Clock::duration patience) {
 }
 
 UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
-                       const Choose& choose, ProductStore* products)
+                       const Choose& choose, bool drafts, ProductStore* products)
     : ledger_(ledger), products_(products != nullptr ? *products : own_products_) {
   constexpr int k_tries = 4;
   for (int i = 1;; ++i) {
@@ -39,6 +40,7 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
     online_ = std::make_unique<Channel>(*online_link_, 0, patience);
     online_->send(Hello{Hello::online, 0});
     card_ = online_->receive(Card{});
+    card_.plan = plan_of_session(card_.plan, card_.hidden_positions, drafts);
     try {
       take_chain(before, choose);
       break;

@@ -34,15 +34,16 @@ class UserClient {
     return best_chain(plan, chains, {});
   }
 
-  // Handshakes with the provider; of a new chain also with the helper. The ledger outlives the client; where it is a file, so does the chain.
-  // products: what there is for the check of products (Plan::checked), and where it is kept; it outlives the client. Null: for this session alone.
-  // Errors: mismatch (names both values), closed, timeout; those of ProductStore.
+  // Handshakes with the provider; of a new chain also with the helper. The ledger outlives the client; where it is a file, so does the chain. drafts: as
+  // plan_of_session. products: what there is for the check of products (Plan::checked), and where it is kept; it outlives the client. Null: for this
+  // session alone. Errors: mismatch (names both values), closed, timeout; those of plan_of_session and of ProductStore.
   UserClient(const UserLinks& links, Ledger& ledger, Executor& executor, Clock::duration patience,
-             const Choose& choose = any_chain, ProductStore* products = nullptr);
+             const Choose& choose = any_chain, bool drafts = false, ProductStore* products = nullptr);
   ~UserClient();
   UserClient(const UserClient&) = delete;
   UserClient& operator=(const UserClient&) = delete;
 
+  // Its plan is the session's.
   const Card& card() const { return card_; }
   UserSession& session() { return *session_; }
   std::uint64_t chain() const { return record_.chain; }

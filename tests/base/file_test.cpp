@@ -74,7 +74,8 @@ const Kind k_kinds[] = {
     {"user", [](const fs::path& folder) { user_ledger(folder.string()); }, "ledger.sqlite"},
     {"chains",
      [](const fs::path& folder) {
-       ProviderChains(folder, std::string(64, 'a'), tiny_model().plan, [](const std::string&) {});
+       const std::vector<Plan> plans{tiny_model().plan};
+       ProviderChains(folder, std::string(64, 'a'), plans, [](const std::string&) {});
      },
      "ledger.sqlite"},
     {"record", [](const fs::path& folder) { ModelRecord(folder, Digest{}, 4, std::string(64, 'a'), Seed{}); },

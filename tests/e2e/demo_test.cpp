@@ -369,11 +369,13 @@ TEST(Mistakes, are_told_in_one_sentence) {
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "secret"},
                  "--profile: \"secret\", expected paper, fast or open");
   expect_mistake(
-      {"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4"},
-      "--draft: needs profile open, or a provider with --hidden-positions: in profile fast without, it rotates");
-  expect_mistake(
-      {"demo", model, "--prompt", "xyzzy", "--draft-model", model},
-      "--draft-model: needs profile open, or a provider with --hidden-positions: in profile paper without, it rotates");
+      {"demo", model, "--prompt", "xyzzy", "--profile", "fast", "--draft", "4", "--hidden-positions", "off"},
+      "--draft: needs profile open, or positions that are hidden from the provider, which this one does not do "
+      "(--hidden-positions): in profile fast it rotates");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--draft-model", model, "--retrieval", "bfv"},
+                 "--draft-model: needs profile open, or positions that are hidden from the provider");
+  expect_mistake({"demo", model, "--prompt", "xyzzy", "--hidden-positions", "sometimes"},
+                 "--hidden-positions: \"sometimes\", expected off, auto or always");
   expect_mistake({"demo", model, "--prompt", "xyzzy", "--profile", "open", "--draft", "64"},
                  "--draft: \"64\", expected 0 to 63, or auto");
   expect_mistake({"bench", "smollm2-135m", "--profile", "open", "--acceptance", "0.5"},

@@ -9,6 +9,7 @@
 
 #include <thread>
 
+#include "support/gguf_writer.h"
 #include "support/processes.h"
 #include "support/relay.h"
 
@@ -20,18 +21,18 @@ using std::chrono_literals::operator""ms;
 // Provider and helper, and an invite. cuts: of connections to the provider, after so many bytes.
 class World {
  public:
-  explicit World(const std::map<std::size_t, std::size_t>& cuts = {}) {
+  explicit World(const std::map<std::size_t, std::size_t>& cuts = {},
+                 const std::string& model = PERMLLM_TINY_MODELS "/llama.gguf") {
     make_keys(scratch_.path());
     helper_.emplace(std::vector<std::string>{"helper", "--identity", (scratch_ / "helper").string(), "--events",
                                              "--log-level", "error"},
                     PERMLLM_BINARY);
     const auto named = [](std::uint16_t port) { return fmt::format("localhost:{}", port); };  // to be resolved
     const std::string helper = named(port_of(*helper_));
-    provider_.emplace(
-        std::vector<std::string>{"provider", "--identity", (scratch_ / "provider").string(), "--events", "--log-level",
-                                 "error", "--helper", helper, "--state", (scratch_ / "kept").string(), "--model",
-                                 PERMLLM_TINY_MODELS "/llama.gguf", "--context", "64"},
-        PERMLLM_BINARY);
+    provider_.emplace(std::vector<std::string>{"provider", "--identity", (scratch_ / "provider").string(), "--events",
+                                               "--log-level", "error", "--helper", helper, "--state",
+                                               (scratch_ / "kept").string(), "--model", model, "--context", "64"},
+                      PERMLLM_BINARY);
     proxy_.emplace(port_of(*provider_), cuts);
     make_invite(scratch_.path(), "alice", named(proxy_->port()), helper);
   }
@@ -92,6 +93,36 @@ TEST(SandboxedUser, chat_answers_over_connections_that_break_and_saves) {
   EXPECT_NE(read_text(world / "errors").find("cannot be written: Permission denied"), std::string::npos)
       << read_text(world / "errors");
   EXPECT_TRUE(std::filesystem::is_empty(world / "home"));
+}
+
+// All parts of a draft model that was split may be read, whichever is named, and by a link that has another name.
+TEST(SandboxedUser, chat_reads_a_draft_model_in_parts) {
+  const Scratch models;
+  const auto write = [&](const std::string& name, const std::vector<std::uint8_t>& bytes) {
+    std::ofstream(models / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  };
+  write("whole.gguf", tiny_llama().finish());
+  std::vector<GgufWriter> parts = tiny_llama().split(2);
+  const std::string names[] = {"draft-00001-of-00002.gguf", "draft-00002-of-00002.gguf"};
+  for (std::size_t i = 0; i < 2; ++i) write(names[i], parts[i].finish());
+  std::filesystem::create_symlink(models / names[1], models / "link.gguf");
+  const World world({}, (models / "whole.gguf").string());
+  const auto chat = [&](const std::string& more) {
+    write_text(world / "question", "Is it so?\n");
+    Process process =
+        World::start(fmt::format("chat {} --chat-format none --max-tokens 6 --json {} <'{}' 2>'{}'", world.user(), more,
+                                 (world / "question").string(), (world / "errors").string()));
+    const auto done = process.wait_for("done");
+    EXPECT_EQ(process.wait(), 0) << read_text(world / "errors");
+    return done;
+  };
+  const auto plain = chat("");
+  for (const std::string& name : {names[0], names[1], std::string("link.gguf")}) {
+    const auto drafted = chat(fmt::format("--draft 2 --draft-model '{}'", (models / name).string()));
+    EXPECT_EQ(drafted.at("output_ids"), plain.at("output_ids")) << name;
+    EXPECT_GT(drafted.at("drafts").at("tokens").get<int>(), 0) << name;
+  }
 }
 
 TEST(SandboxedUser, serve_answers_fills_its_stock_and_reads_its_settings_again) {

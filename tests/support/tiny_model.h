@@ -13,7 +13,8 @@ namespace permllm::test {
 struct TinyModel {
   Profile profile = Profile::paper;
   Retrieval retrieval = Retrieval::linear;
-  bool fused = false, hides_positions = false;
+  bool fused = false;
+  HiddenPositions hidden_positions = HiddenPositions::off;
   std::uint32_t layers = 2;
   std::size_t slots = 64;
   char id = 'a';  // of the model's id, 64 times
@@ -27,7 +28,7 @@ inline OfferedModel tiny_model(const TinyModel& how = {}) {
   model.weights = load_int_weights(file, executor);
   model.plan = Plan::make(model.weights, tiny_ranges(how.layers), how.slots, how.profile, how.fused);
   model.plan.retrieval = how.retrieval;
-  model.plan.hides_positions = how.hides_positions;
+  model.hidden_positions = how.hidden_positions;
   model.model_id = std::string(64, how.id);
   model.mask_seed = seed_of(static_cast<std::uint8_t>(how.id));
   return model;
