@@ -246,7 +246,7 @@ void print(const nlohmann::json& r) {
                                                            all.at("seconds_per_token").get<double>()));
   }
   if (all.at("drafted") > 0) {
-    row("drafted tokens, kept; tokens a pass; a token",
+    row("drafted, kept; tokens a pass; a token",
         fmt::format("{:.0f}, {:.0f}; {:.2f}; {:.3f} s", all.at("drafted").get<double>(), all.at("kept").get<double>(),
                     all.at("tokens_a_pass").get<double>(), all.at("seconds_per_token").get<double>()));
     row("  offline MB of the rejected, in all", fmt::format("{:.3f}", mb(all.at("rejected_offline_bytes"))));

@@ -210,7 +210,7 @@ void print_text(const Plan& plan, const Options& options, const Estimate& e, con
   fmt::print("Once\n");
   row(plan.open() ? "weights to the helper, kept there" : "masked weights to the helper, kept there",
       mb(e.memory.helper));
-  if (plan.checked) row("keys for the check of products, to each user", mb(product_key_bytes(plan)));
+  if (plan.checked) row("keys for checks, to each user", mb(product_key_bytes(plan)));
   fmt::print("\nMemory\n");
   row("provider: weights; caches", fmt::format("{}; {}", mb(e.memory.provider), mb(e.provider - e.memory.provider)));
   if (options.machines > 1)

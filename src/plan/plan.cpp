@@ -323,7 +323,7 @@ Reveal Plan::gate_up_reveal(std::size_t l) const {
   const LayerRanges& r = ranges.layers[l];
   if (open() && raw_up()) return raw_reveal(up(l), up_frac(l), r.gate_up_raw);
   if (fused) return reveal_of(up(l), up_frac(l), r.gate_up_raw, fused_gate_up_frac(l));
-  return reveal_of(up(l), up_frac(l), r.gate_up, open() ? frac::open_gate_up : frac::gate_up);
+  return reveal_of(up(l), up_frac(l), r.gate_up, open() || !config.pre_norm ? frac::open_gate_up : frac::gate_up);
 }
 
 Reveal Plan::qkv_reveal(std::size_t l) const {

@@ -31,15 +31,21 @@ Word residue(Integer x) {
 
 Word dot_modulo_prime(std::span<const Word> a, std::span<const std::int64_t> x, int bits) {
   PERMLLM_ASSERT(a.size() == x.size() && bits >= 1 && bits <= 64);
-  // So many products of 61 + bits - 1 bits, and what was folded before, are below 2^127.
-  const std::size_t block = std::size_t{1} << std::min(65 - bits + 1, 12);
-  Integer sum = 0;
+  // So many products of 61 + bits - 1 bits, and what was folded before, are below 2^127. Two sums side by side: each waits for its carry.
+  const std::size_t block = std::size_t{1} << std::min(65 - bits, 12);
+  const auto product = [&](std::size_t i) { return static_cast<Integer>(static_cast<std::int64_t>(a[i])) * x[i]; };
+  Integer even = 0, odd = 0;
   for (std::size_t i = 0; i < x.size();) {
-    const std::size_t end = std::min(x.size(), i + block);
-    for (; i < end; ++i) sum += static_cast<Integer>(static_cast<std::int64_t>(a[i])) * x[i];
-    sum = fold(sum);
+    const std::size_t end = std::min(x.size(), i + 2 * block);
+    for (; i + 2 <= end; i += 2) {
+      even += product(i);
+      odd += product(i + 1);
+    }
+    if (i < end) even += product(i++);
+    even = fold(even);
+    odd = fold(odd);
   }
-  return residue(sum);
+  return residue(fold(even) + fold(odd));
 }
 
 Combination combine(std::span<const Word> s, const IntMatrix& w, Executor& executor) {

@@ -48,6 +48,7 @@ void ProductChecks::begin(const Words& rows) {
 void ProductChecks::hand(const Words& values, Ring ring, const LinearShape& matrix,
                          const std::vector<float>& constants) {
   input_ = integers_of(values, ring);
+  input_bits_ = ring.bits;
   pending_ = Pending{matrix, {}};
   for (const float constant : constants)
     pending_->constants.push_back(static_cast<std::int64_t>(encode(double{constant}, matrix.out)));
@@ -64,13 +65,13 @@ void ProductChecks::see(const ShownPair& shown, const LinearShape& matrix) {
 void ProductChecks::look(const ShownPair& shown, const LinearShape& matrix) {
   if (shown.x.size != 0) {
     settle(shown.x.integers);
-    return check(matrix, residual_, shown.y.integers, matrix.out.ring.bits);
+    return check(matrix, residual_, plan_.residual.bits, shown.y.integers, matrix.out.ring.bits);
   }
   PERMLLM_ASSERT(pending_ && pending_->matrix.site == matrix.site && pending_->matrix.layer == matrix.layer);
   std::vector<std::int64_t> y = shown.y.integers;
   for (std::size_t j = 0; j < y.size() && !pending_->constants.empty(); ++j)
     y[j] = centre(static_cast<Word>(y[j]) - static_cast<Word>(pending_->constants[j % matrix.rows]), matrix.out.ring);
-  check(matrix, input_, y, matrix.out.ring.bits);
+  check(matrix, input_, input_bits_, y, matrix.out.ring.bits);
   pending_ = std::nullopt;
 }
 
@@ -93,20 +94,20 @@ void ProductChecks::settle(std::span<const std::int64_t> rows) {
   }
   if (beside != 0) fail(pending_ ? pending_->matrix : qkv_shape(plan_, 0));
   if (!pending_) return;
-  check(pending_->matrix, std::span(input_).last(n * pending_->matrix.cols), products, bits);
+  check(pending_->matrix, std::span(input_).last(n * pending_->matrix.cols), input_bits_, products, bits);
   pending_ = std::nullopt;
 }
 
-void ProductChecks::check(const LinearShape& matrix, std::span<const std::int64_t> x, std::span<const std::int64_t> y,
-                          int bits) {
+void ProductChecks::check(const LinearShape& matrix, std::span<const std::int64_t> x, int x_bits,
+                          std::span<const std::int64_t> y, int bits) {
   const ProductKey& key = keys_.matrices[matrix_number(plan_, matrix)];
   const std::size_t n = y.size() / matrix.rows;
   PERMLLM_ASSERT(x.size() == n * matrix.cols && y.size() == n * matrix.rows && n <= lost_.size());
-  std::vector<std::uint8_t> right(n), sure(n);
+  const auto in = [&](std::size_t i) { return x.subspan(i * matrix.cols, matrix.cols); };
+  std::vector<std::uint8_t> right(n);
   const auto row = [&](std::size_t i) {
-    const auto in = x.subspan(i * matrix.cols, matrix.cols), out = y.subspan(i * matrix.rows, matrix.rows);
-    right[i] = dot_modulo_prime(key.s, out, bits) == dot_modulo_prime(key.combined, in, 64) ? 1 : 0;
-    sure[i] = cannot_wrap(key.longest_row, in, bits) ? 1 : 0;
+    const Word product = dot_modulo_prime(key.s, y.subspan(i * matrix.rows, matrix.rows), bits);
+    right[i] = product == dot_modulo_prime(key.combined, in(i), x_bits) ? 1 : 0;
   };
   if (n == 1) {
     row(0);  // threads are woken for what takes longer
@@ -116,7 +117,7 @@ void ProductChecks::check(const LinearShape& matrix, std::span<const std::int64_
   for (std::size_t i = 0; i < n; ++i) {
     std::uint8_t& lost = lost_[lost_.size() - n + i];
     if (right[i] != 0) continue;
-    if (sure[i] != 0 && lost == 0) {
+    if (lost == 0 && cannot_wrap(key.longest_row, in(i), bits)) {
       fail(matrix);
     } else {
       ++unsure_;

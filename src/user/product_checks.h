@@ -36,8 +36,9 @@ class ProductChecks {
 
  private:
   void look(const ShownPair& shown, const LinearShape& matrix);
-  // Rows of x and y, the last of the pass.
-  void check(const LinearShape& matrix, std::span<const std::int64_t> x, std::span<const std::int64_t> y, int bits);
+  // Rows of x and y, the last of the pass; bits of their rings.
+  void check(const LinearShape& matrix, std::span<const std::int64_t> x, int x_bits, std::span<const std::int64_t> y,
+             int bits);
   // What was added to the residual since it was last known, where something was handed over; and that nothing else was. What it is now.
   void settle(std::span<const std::int64_t> rows);
   void fail(const LinearShape& matrix);
@@ -47,6 +48,7 @@ class ProductChecks {
   Executor& executor_;
   // [token][size]: the residual as it was last known, in its whole ring; what was handed over.
   std::vector<std::int64_t> residual_, input_;
+  int input_bits_ = 64;
   // By token: a product may have wrapped in this pass, so that the residual is no longer known.
   std::vector<std::uint8_t> lost_;
   struct Pending {

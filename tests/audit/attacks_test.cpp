@@ -32,7 +32,7 @@ TEST(Attacks, who_deviates_reads_the_matrices) {
     Audited a(name);
     const Deviating found = probe_rows(a.subject());
     EXPECT_EQ(found.rows.gate_up, 3 * a.plan.config.width + 1) << name;
-    EXPECT_GT(found.gate_up_right, 0.95) << name;
+    EXPECT_GT(found.gate_up_right, a.plan.config.gated ? 0.95 : 0.7) << name;  // by two numbers of a neuron, or one
     EXPECT_EQ(found.down_right, 1) << name;  // the user's own bits tell which numbers are a unit above
   }
 }

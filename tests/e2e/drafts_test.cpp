@@ -7,7 +7,6 @@
 #include "permllm/client.h"
 #include "support/errors.h"
 #include "support/processes.h"
-#include "support/small_disk.h"
 
 namespace permllm::test {
 namespace {
@@ -42,8 +41,7 @@ class Parties {
     provider_address_ = address_of(*provider_);
   }
   // rows: that the invite grants; 0: any number.
-  Client client(const std::string& user, bool drafts, const std::string& draft_model = "", std::size_t rows = 0,
-                const std::filesystem::path& state = {}) {
+  Client client(const std::string& user, bool drafts, const std::string& draft_model = "", std::size_t rows = 0) {
     const std::filesystem::path file = scratch_ / (user + ".invite");
     std::vector<std::string> invite{"invite",
                                     user,
@@ -60,7 +58,7 @@ class Parties {
     if (rows > 0) invite.insert(invite.end(), {"--rows", std::to_string(rows)});
     if (!std::filesystem::exists(file)) permllm(invite);
     ClientOptions options;
-    options.state = state.empty() ? scratch_ / (user + "-state") : state;
+    options.state = scratch_ / (user + "-state");
     options.drafts = drafts;
     options.draft_model = draft_model;
     return Client(file, options);
@@ -87,7 +85,7 @@ Answer answer(const Client& client, std::size_t draft, std::size_t tokens, doubl
 
 std::vector<double> chances(const Answer& answer) {
   std::vector<double> all;
-  for (const auto& [bytes, log_probability] : answer.log_probabilities) all.push_back(log_probability);
+  for (const Answer::Chance& chance : answer.log_probabilities) all.push_back(chance.log_probability);
   return all;
 }
 
@@ -171,23 +169,6 @@ TEST(DraftingClients, are_told_why_a_pass_is_refused) {
     EXPECT_NE(std::string(refused->what()).find("fewer rows are left than this takes"), std::string::npos)
         << refused->what();
   }
-}
-
-// The user's own disk is full in an answer, so that its ledger cannot burn what the next pass uses.
-TEST(Answers, that_a_full_disk_ends_are_not_told_to_want_material) {
-  SmallDisk disk(4 << 20);
-  if (!disk.mounted()) GTEST_SKIP() << "this account may not mount";
-  Parties parties({});
-  const Client client = parties.client("alice", false, "", 0, disk.path() / "state");
-  ConversationOptions options;
-  options.chat_format = "none";
-  AnswerOptions how;
-  how.max_tokens = 50;
-  Answer ended;
-  const auto refused = caught(
-      [&] { ended = client.conversation(options).ask("so it so", how, [&](std::string_view) { disk.fill(); }); });
-  ASSERT_TRUE(refused) << ended.tokens.size() << " tokens, then " << static_cast<int>(ended.end);
-  EXPECT_EQ(refused->reason(), Reason::disk_full) << refused->what();
 }
 
 TEST(DraftingClients, are_refused_plainly_where_the_provider_hides_no_positions) {

@@ -422,7 +422,7 @@ TEST(Answers, faults_have_the_status_that_tells_a_client_what_to_do) {
         EXPECT_EQ(refusal.code, facts.code) << facts.name;
         EXPECT_EQ(refusal.retry_after, facts.retry_after) << facts.name;
         EXPECT_EQ(refusal.param, "") << facts.name;
-        EXPECT_EQ(body_of(refusal)["error"]["reason"], facts.name);
+        EXPECT_EQ(openai_error(refusal)["error"]["reason"], facts.name);
         EXPECT_NE(refusal.message.find(facts.remedy), std::string::npos) << facts.name;
       }
     }

@@ -53,7 +53,7 @@ TEST(CheckedServices, keys_are_made_once_and_kept_and_a_wrong_product_ends_all_u
   };
   std::vector<TokenId> first;
   for (int session = 0; session < 3; ++session) {
-    UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, &products);
+    UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
     const auto ids = make_and_ask(client, {5, 6, 7}, 4);
     if (session == 0) first = ids;
     EXPECT_EQ(ids, first);
@@ -62,7 +62,7 @@ TEST(CheckedServices, keys_are_made_once_and_kept_and_a_wrong_product_ends_all_u
   }
   provider.wrong = true;
   {
-    UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, &products);
+    UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
     make(client, 3, 4);
     EXPECT_EQ(reason_of([&] { ask(client, {5, 6, 7}, 4); }), "wrong_product");
   }
@@ -71,7 +71,7 @@ TEST(CheckedServices, keys_are_made_once_and_kept_and_a_wrong_product_ends_all_u
   ProductStore again(folder.path() / "products");
   for (ProductStore* store : {&products, &again}) {
     const auto refused =
-        caught([&] { UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, store); });
+        caught([&] { UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, store); });
     ASSERT_TRUE(refused);
     EXPECT_EQ(refused->reason(), Reason::wrong_product);
     for (const char* part : {"qkv", "remove "})
@@ -82,7 +82,7 @@ TEST(CheckedServices, keys_are_made_once_and_kept_and_a_wrong_product_ends_all_u
   for (const auto& file : std::filesystem::directory_iterator(folder.path() / "products"))
     removed += std::filesystem::remove(file.path()) ? 1 : 0;
   EXPECT_EQ(removed, 1u);  // the keys went with the failure
-  UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, &products);
+  UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
   EXPECT_EQ(make_and_ask(client, {5, 6, 7}, 4), first);
   EXPECT_EQ(orders, 2u);
 }
@@ -94,7 +94,7 @@ TEST(CheckedServices, damaged_keys_are_made_anew_and_another_public_part_is_refu
   Ledger ledger;
   const ProductStore::Of of{std::string(64, 'a'), checked_model().plan.hash()};
   const auto session = [&] {
-    UserClient client(world.links(), ledger, world.executor(), k_long, UserClient::any_chain, &products);
+    UserClient client(world.links(), ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
     const auto ids = make_and_ask(client, {5, 6, 7}, 3);
     client.end();
     return ids;

@@ -24,7 +24,7 @@ INSTANTIATE_TEST_SUITE_P(Retrieval, PrivateAnswer, testing::Values(k_bfv_variant
                          [](const auto& variant) { return variant.param.name(); });
 
 // Every pass costs what its boxes declare, to the byte.
-INSTANTIATE_TEST_SUITE_P(Positions, PrivateAnswer, testing::Values(k_hidden_variant),
+INSTANTIATE_TEST_SUITE_P(Choices, PrivateAnswer, testing::Values(k_hidden_variant, k_checked_variant),
                          [](const auto& variant) { return variant.param.name(); });
 
 TEST_P(PrivateAnswer, costs_exactly_what_the_boxes_declare) {
@@ -138,7 +138,9 @@ TEST_P(PrivateAnswer, rows_have_the_rms_that_float32_gives_them) {
     Rig rig(model.weights, plan, executor());
     rig.user().observe([&](const Seen& s) {
       const bool row = s.site == Site::attention_norm || s.site == Site::mlp_norm || s.site == Site::final_norm;
-      if (row) seen[{static_cast<int>(s.site), s.layer}].push_back(rms(s.values, std::ldexp(1.0, -frac::norm_row)));
+      if (row)
+        seen[{static_cast<int>(s.site), s.layer}].push_back(
+            rms(s.values, std::ldexp(1.0, plan.norm_reveal().drop - plan.residual_frac)));
       if (s.site == Site::embed_residual) seen[{5, 0}].push_back(rms(s.values, std::ldexp(1.0, -plan.embed_frac)));
     });
     rig.deal_for_pass(c.prompt_ids.size(), true);

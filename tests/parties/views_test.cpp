@@ -200,6 +200,7 @@ TEST_P(ViewsOf, the_provider_receives_uniform_words_of_the_same_sizes_whatever_t
 TEST_P(ViewsOf, every_word_is_covered_by_a_coin_of_its_own) {
   Plan plan = tiny_plan(GetParam().profile, GetParam().fused);
   plan.hides_positions = GetParam().hides_positions;
+  plan.checked = GetParam().checked;
   const std::vector<TokenId> ids{5, 6, 7, 8};
   const auto words = [&](const LeakyCoins::LeftOut& left_out) {
     return online_words(run(tiny_weights(), plan, ids, 41, left_out), plan);
@@ -367,6 +368,7 @@ std::string wire_of(const Variant& variant) {
   Executor own(1);
   Plan plan = tiny_plan(variant.profile, variant.fused);
   plan.hides_positions = variant.hides_positions;
+  plan.checked = variant.checked;
   std::vector<Frame> to_provider, to_user;
   Rig rig(
       tiny_weights(), plan, own, 1,
@@ -400,7 +402,7 @@ std::string wire_of(const Variant& variant) {
 TEST(Views, the_wire_is_what_the_baseline_says) {
   std::string text;
   for (const Variant& variant : k_variants) text += wire_of(variant);
-  text += wire_of(k_hidden_variant);
+  text += wire_of(k_hidden_variant) + wire_of(k_checked_variant);
   const std::string path = std::string(PERMLLM_TEST_DATA) + "/wire.baseline";
   if (std::getenv("PERMLLM_WRITE_BASELINE") != nullptr) std::ofstream(path) << text;
   std::ifstream in(path);
