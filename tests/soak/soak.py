@@ -210,7 +210,7 @@ class User:
         self.state, self.invite = soak.folder / self.name, soak.folder / f'{self.name}.invite'
         self.lock = threading.Lock()
         self.printed, self.slack = collections.Counter(), collections.Counter()  # tokens, by key
-        self.hurt_chains = set()
+        self.hurt_chains = collections.Counter()  # how often a program that may have used it was killed
         self.revoked_at = -1e9
         self.let_in()
 
@@ -302,7 +302,7 @@ class User:
         """All chains that there are: one of them was in use."""
         chains = set(chains_of(self.state))
         with self.lock:
-            self.hurt_chains |= chains
+            self.hurt_chains.update(chains)
 
     # -- What users do --
 
@@ -482,8 +482,8 @@ def check_ledgers(soak, users):
                 continue
             both += 1
             equal += own == his
-            # A killed side had burnt ahead; and the step under way may be known to one alone.
-            most = STRETCH + soak.last_prompt if chain in user.hurt_chains else 0
+            # A killed side had burnt ahead, each time; and the step under way may be known to one alone.
+            most = STRETCH * user.hurt_chains[chain] + soak.last_prompt if chain in user.hurt_chains else 0
             if any(abs(a - b) > most for a, b in zip(own, his)):
                 soak.fail(f'{user.name}: chain {chain:016x} is burnt to {own} at the user, {his} at the provider, at most {most} apart expected '
                           f'({"hurt" if most else "never hurt"})')
