@@ -186,15 +186,6 @@ void Canaries::ask(const Canary& canary, const std::stop_token& stop) {
   const bool right = is_right(canary, made.choices.at(0), first);
   const Answer::Cost& cost = made.costs.cost;
   const auto sum = [](const Answer::Bytes& bytes) { return bytes.sent + bytes.received; };
-  {
-    const Lock lock(mutex_);
-    ++counts_.asked;
-    counts_.wrong += right ? 0 : 1;
-    counts_.first += first ? 1 : 0;
-    counts_.tokens += cost.prompt_tokens + cost.answer_tokens;
-    counts_.online_bytes += sum(cost.online) + sum(cost.set_up);
-    counts_.offline_bytes += sum(cost.offline_provider) + sum(cost.offline_helper);
-  }
   if (right) {
     log_.write(Log::Level::info, "canary",
                first ? "a canary's first answer is kept" : "a canary was answered as before");
@@ -203,6 +194,15 @@ void Canaries::ask(const Canary& canary, const std::stop_token& stop) {
         Log::Level::error, "canary_wrong",
         "a canary was answered otherwise than it should be: the provider does not serve the model that it did, or "
         "does not compute it rightly");
+  }
+  {
+    const Lock lock(mutex_);
+    ++counts_.asked;
+    counts_.wrong += right ? 0 : 1;
+    counts_.first += first ? 1 : 0;
+    counts_.tokens += cost.prompt_tokens + cost.answer_tokens;
+    counts_.online_bytes += sum(cost.online) + sum(cost.set_up);
+    counts_.offline_bytes += sum(cost.offline_provider) + sum(cost.offline_helper);
   }
 }
 

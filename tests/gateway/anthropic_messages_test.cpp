@@ -112,10 +112,13 @@ TEST(Messages, a_stream_opens_and_closes_each_block) {
   const Request request = read(k_asked);
   const Made made = made_of();
   const auto writer = AnthropicMessages().writer(request, head, 5);
-  std::string bytes = writer->begin() + writer->piece({Piece::Kind::thought, 0, "hm", {}});
-  bytes +=
-      writer->piece({Piece::Kind::text, 0, "a", {}}) + writer->ping() + writer->piece({Piece::Kind::text, 0, "b", {}});
-  bytes += writer->piece({Piece::Kind::call, 0, "", made.choices[0].calls[0]}) + writer->end(made);
+  std::string bytes = writer->begin();
+  bytes += writer->piece({Piece::Kind::thought, 0, "hm", {}});
+  bytes += writer->piece({Piece::Kind::text, 0, "a", {}});
+  bytes += writer->ping();
+  bytes += writer->piece({Piece::Kind::text, 0, "b", {}});
+  bytes += writer->piece({Piece::Kind::call, 0, "", made.choices[0].calls[0]});
+  bytes += writer->end(made);
   const auto events = named_events(bytes);
   std::string told;
   for (const Json& event : events) {

@@ -81,6 +81,7 @@ TEST(Canaries, wait_until_nobody_asks) {
   Watched w;
   w.start(1);
   const auto first = w.request(), second = w.request();
+  w.client.question(1);  // both are under way
   w.client.question(0).end();
   for (int i = 0; i < 50; ++i) {
     EXPECT_EQ(w.client.questions(), 2u);

@@ -935,15 +935,15 @@ TEST_F(GatewayTest, the_page_has_its_policy) {
 }
 
 TEST_F(GatewayTest, no_log_line_holds_what_was_asked) {
-  for (const char* path : {k_chats, "/v1/completions", "/tokenize", "/v1/canary"}) {
-    post(*gateway, path, chat("canary"));
-    post(*gateway, path, {{"prompt", "canary"}, {"canary", 1}});
-    get(*gateway, std::string(path) + "?canary", {{"X-canary", "canary"}});
+  for (const char* path : {k_chats, "/v1/completions", "/tokenize", "/v1/nightingale"}) {
+    post(*gateway, path, chat("nightingale"));
+    post(*gateway, path, {{"prompt", "nightingale"}, {"nightingale", 1}});
+    get(*gateway, std::string(path) + "?nightingale", {{"X-nightingale", "nightingale"}});
   }
   const std::string log = parties->logged();
   EXPECT_NE(log.find("/v1/completions"), std::string::npos);
-  EXPECT_EQ(log.find("canary"), std::string::npos);
-  EXPECT_EQ(get(*gateway, "/metrics").text.find("canary"), std::string::npos);
+  EXPECT_EQ(log.find("nightingale"), std::string::npos);
+  EXPECT_EQ(get(*gateway, "/metrics").text.find("nightingale"), std::string::npos);
 }
 
 // Its chains have material for one prompt alone.
@@ -1066,7 +1066,8 @@ TEST(NamedLogits, are_told_and_moved_in_profile_open) {
     more.update(how);
     std::map<std::string, int> times;
     int most = 0;
-    for (const Json& token : ask(more)["logprobs"]["content"]) most = std::max(most, ++times[token["token"]]);
+    const Json answer = ask(more);
+    for (const Json& token : answer["logprobs"]["content"]) most = std::max(most, ++times[token["token"]]);
     return most;
   };
   EXPECT_GT(repeats(Json::object()), 1);

@@ -77,9 +77,12 @@ TEST(Ollama, an_answer_is_lines_and_the_last_one_counts) {
   made.costs.cost.answer_tokens = 3;
   made.costs.cost.token_seconds = 0.5;
   const auto writer = OllamaChat().writer(request, head, 0);
-  std::string bytes = writer->begin() + writer->piece({Piece::Kind::thought, 0, "hm", {}});
-  bytes += writer->piece({Piece::Kind::text, 0, "ab", {}}) + writer->ping();
-  bytes += writer->piece({Piece::Kind::call, 0, "", made.choices[0].calls[0]}) + writer->end(made);
+  std::string bytes = writer->begin();
+  bytes += writer->piece({Piece::Kind::thought, 0, "hm", {}});
+  bytes += writer->piece({Piece::Kind::text, 0, "ab", {}});
+  bytes += writer->ping();
+  bytes += writer->piece({Piece::Kind::call, 0, "", made.choices[0].calls[0]});
+  bytes += writer->end(made);
   std::vector<Json> lines;
   for (std::size_t from = 0, end = 0; (end = bytes.find('\n', from)) != std::string::npos; from = end + 1)
     lines.push_back(Json::parse(bytes.substr(from, end - from)));

@@ -308,8 +308,10 @@ TEST(Answers, chunks_are_what_strict_clients_take) {
   const Head head = Head::of("m", "fp");
   Request request;
   const auto writer = OpenAiChat().writer(request, head, 0);
-  const auto events =
-      events_of(writer->begin() + writer->piece({Piece::Kind::text, 0, "a", {}}) + writer->end(made_of({"a"})));
+  std::string stream = writer->begin();
+  stream += writer->piece({Piece::Kind::text, 0, "a", {}});
+  stream += writer->end(made_of({"a"}));
+  const auto events = events_of(stream);
   ASSERT_EQ(events.size(), 4u);
   EXPECT_EQ(events[0]["choices"][0]["delta"], (Json{{"role", "assistant"}, {"content", ""}}));
   EXPECT_EQ(events[1]["choices"][0]["delta"], (Json{{"content", "a"}}));
@@ -354,9 +356,10 @@ TEST(Answers, each_choice_has_its_index_its_thoughts_and_its_end) {
   EXPECT_EQ(whole["choices"][1]["message"]["tool_calls"][0]["function"], (Json{{"name", "f"}, {"arguments", "{}"}}));
   const auto writer = OpenAiChat().writer(request, head, 0);
   std::string stream = writer->begin();
-  stream += writer->piece({Piece::Kind::thought, 0, "hm", {}}) + writer->piece({Piece::Kind::text, 0, "a", {}});
-  stream += writer->piece({Piece::Kind::text, 1, "b", {}}) +
-            writer->piece({Piece::Kind::call, 1, "", made.choices[1].calls[0]});
+  stream += writer->piece({Piece::Kind::thought, 0, "hm", {}});
+  stream += writer->piece({Piece::Kind::text, 0, "a", {}});
+  stream += writer->piece({Piece::Kind::text, 1, "b", {}});
+  stream += writer->piece({Piece::Kind::call, 1, "", made.choices[1].calls[0]});
   const auto events = events_of(stream + writer->end(made));
   ASSERT_EQ(events.size(), 10u);
   EXPECT_EQ(events[1]["choices"][0]["delta"], (Json{{"reasoning_content", "hm"}}));

@@ -114,10 +114,13 @@ TEST(Responses, a_stream_opens_and_closes_each_item_and_part) {
   const Request request = read({{"input", "Hi"}});
   const Made made = made_of("ab");
   const auto writer = OpenAiResponses().writer(request, head, 0);
-  std::string bytes = writer->begin() + writer->piece({Piece::Kind::thought, 0, "hm", {}});
-  bytes +=
-      writer->piece({Piece::Kind::text, 0, "a", {}}) + writer->ping() + writer->piece({Piece::Kind::text, 0, "b", {}});
-  bytes += writer->piece({Piece::Kind::call, 0, "", made.choices[0].calls[0]}) + writer->end(made);
+  std::string bytes = writer->begin();
+  bytes += writer->piece({Piece::Kind::thought, 0, "hm", {}});
+  bytes += writer->piece({Piece::Kind::text, 0, "a", {}});
+  bytes += writer->ping();
+  bytes += writer->piece({Piece::Kind::text, 0, "b", {}});
+  bytes += writer->piece({Piece::Kind::call, 0, "", made.choices[0].calls[0]});
+  bytes += writer->end(made);
   const auto events = named_events(bytes);
   std::vector<std::string> names;
   for (std::size_t i = 0; i < events.size(); ++i) {
