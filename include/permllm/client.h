@@ -79,6 +79,8 @@ using OnProgress = std::function<void(const AnswerProgress&)>;
 
 // Of ConversationOptions::draft: chosen once a conversation, by what its first passes took: none, 2 or 4.
 inline constexpr std::size_t k_draft_chosen = SIZE_MAX;
+// Of ConversationOptions::draft: the most that a pass verifies beside the token before them.
+inline constexpr std::size_t k_most_draft = 63;
 
 struct ConversationOptions {
   std::string system = {};  // the system message; empty: as the model's template has it
@@ -88,7 +90,7 @@ struct ConversationOptions {
   std::string tools =
       {};  // JSON, as OpenAI's interface has it: functions that the template tells the model of; empty: none
   std::string begins = {};  // how the answer begins, which the model goes on from
-  // In profile open, and where ClientOptions has drafts: tokens to guess and verify in one pass, at most 63, or k_draft_chosen.
+  // In profile open, and where ClientOptions has drafts: tokens to guess and verify in one pass, at most k_most_draft, or k_draft_chosen.
   std::size_t draft = 0;
   std::size_t ahead =
       64;  // tokens for which material is made ahead of need, while an answer comes; more costs less, and the first come later

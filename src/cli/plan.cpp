@@ -312,7 +312,7 @@ void add_plan(CLI::App& parent) {
       ->capture_default_str();
   command->add_option("--draft", options->draft, "drafted tokens a pass; 0: none")
       ->capture_default_str()
-      ->check(CLI::Range(0, 63));
+      ->check(CLI::Range(std::size_t{0}, k_most_draft));
   command->add_option("--acceptance", options->acceptance, "the share of drafted tokens that are kept")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));

@@ -69,8 +69,8 @@ std::size_t DraftOptions::tokens() const {
   if (length == "auto") return k_draft_chosen;
   std::size_t n = 0;
   const auto [end, error] = std::from_chars(length.data(), length.data() + length.size(), n);
-  if (error != std::errc() || end != length.data() + length.size() || n > 63)
-    throw Error(Code::usage, "--draft", fmt::format("\"{:.20}\", expected 0 to 63, or auto", length));
+  if (error != std::errc() || end != length.data() + length.size() || n > k_most_draft)
+    throw Error(Code::usage, "--draft", fmt::format("\"{:.20}\", expected 0 to {}, or auto", length, k_most_draft));
   return n;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <numeric>
 
 #include "base/clock.h"
 #include "base/mutex.h"
@@ -49,6 +50,7 @@ bool StockKeeper::fill_some() {
   }
   heard();
   std::sort(ready.rbegin(), ready.rend());
+  const std::size_t sum = std::accumulate(ready.begin(), ready.end(), std::size_t{0});
   for (std::size_t i = 0, left = tokens_; left > 0; ++i) {
     const std::size_t part = std::min(left, backend_.model().context), there = i < ready.size() ? ready[i] : 0;
     if (there < part) {
@@ -58,7 +60,15 @@ bool StockKeeper::fill_some() {
         lasts_ = false;
         return false;
       }
+      if (before_ && sum < sum_before_) {  // or some was used, which wakes the keeper anyhow
+        log_.write(Log::Level::warn, "stock",
+                   "what was made took the place of what was there: the provider keeps no more for this user; no more "
+                   "is made ahead until some is used");
+        before_.reset();
+        return false;
+      }
       before_ = {i, there};
+      sum_before_ = sum;
       const std::size_t target = std::min(part, there + k_step);
       filling_ = true;
       backend_.fill(i, target, (target + 1) / 2);

@@ -40,6 +40,7 @@ class StockKeeper {
   std::atomic<bool> lost_ = false, filling_ = false, used_ = true;
   bool lasts_ = true;  // whether material outlives the conversation for which it was made: else none is made ahead
   std::optional<std::pair<std::size_t, std::size_t>> before_;  // the last filling: which conversation, and what it had
+  std::size_t sum_before_ = 0;                                 // that all had then
   std::atomic<std::int64_t> heard_ = 0;                        // when, in milliseconds of the steady clock
   std::jthread thread_;
 };

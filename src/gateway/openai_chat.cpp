@@ -104,7 +104,7 @@ const Fields& chat_fields() {
        [](Request& r, const In& v) { r.max_tokens = whole_number(v, "max_completion_tokens", 1, UINT32_MAX); }},
       {"continue_final_message",
        [](Request& r, const In& v) { r.answer.goes_on = truth(v, "continue_final_message"); }},
-      {"draft", [](Request& r, const In& v) { r.answer.draft = whole_number(v, "draft", 0, 63); }},
+      {"draft", [](Request& r, const In& v) { r.answer.draft = whole_number(v, "draft", 0, k_most_draft); }},
       {"chat_template_kwargs", template_arguments_of},
       {"parallel_tool_calls", [](Request& r, const In& v) { r.parallel = truth(v, "parallel_tool_calls"); }},
       {"tools", tools_of},

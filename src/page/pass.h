@@ -9,6 +9,9 @@
 
 namespace permllm {
 
+// Rows of a pass whose logits are wanted, at most: each costs words of the whole vocabulary, several times over.
+inline constexpr std::size_t k_most_heads = 64;
+
 struct PassBegin {  // user -> provider
   static constexpr Tag tag = Tag::pass_begin;
   enum Kind : std::uint8_t {
@@ -26,7 +29,8 @@ struct PassBegin {  // user -> provider
   std::uint32_t dead = 0;    // of these: dead slots of a prompt that attends both ways, the last of its slots
   std::uint32_t heads =
       1;  // the last rows of the pass whose logits are wanted; more than one of kinds rows and block alone
-  bool feeds() const { return kind == prompt || kind == block; }  // whether one-hots follow
+  bool is_pass() const { return kind != retrieve && kind != rewind; }  // the others use nothing of the chain
+  bool feeds() const { return kind == prompt || kind == block; }       // whether one-hots follow
   template <class Io>
   void visit(Io& io) {
     io.number("kind", kind);

@@ -75,11 +75,11 @@ inline std::size_t scores_beyond(const AttentionShape& s, std::span<const std::i
   }
   return count - std::min(count, unseen);
 }
-// Keys that the query of a slot meets and does not see.
+// Keys that the query of a slot meets and does not see; counted in the same time however many there are, where the provider does not know them.
 inline std::size_t unseen_keys(const User& user, const HeadShape& s, std::uint32_t slot) {
-  if (s.sees_all(user.timeline, slot)) return 0;
+  if (!s.hidden && s.sees_all(user.timeline, slot)) return 0;
   std::size_t count = 0;
-  for (std::size_t j = 0; j < s.keys_at(slot); ++j) count += s.sees(user.timeline, slot, j) ? 0 : 1;
+  for (std::size_t j = 0; j < s.keys_at(slot); ++j) count += s.unseen(user.timeline, slot, j) & 1;
   return count;
 }
 
@@ -117,11 +117,13 @@ Mask paper_attention(User& user, const AttentionShape& s, const Mask& qkv) {
   values_lift(user, s.values);
   values_reshare<W>(user, s.values);
   Mask r;
-  for_each_query_block(user, [&](std::size_t begin, std::size_t) {
+  for_each_query_block(user, [&](std::size_t begin, std::size_t count) {
     masked_scores(user, s.head(), eq, begin);
+    std::vector<std::size_t> unseen(count);  // a token's, for all its heads
+    for (std::size_t i = 0; i < count; ++i) unseen[i] = unseen_keys(user, s.head(), user.batch.index(i));
     const auto rp =
         std::move(permuted_map<W>(user, s.softmax, [&](std::size_t i, std::size_t, auto row, auto& answers) {
-          user.count(scores_beyond(s, row, unseen_keys(user, s.head(), user.batch.index(i))));
+          user.count(scores_beyond(s, row, unseen[i]));
           softmax_row(s, row, answers[0]);
         })[0]);
     append(r, values(user, s.values, rp));

@@ -64,9 +64,15 @@ struct HeadShape {
   constexpr std::size_t pairs_before(Batch batch, std::size_t i) const { return heads * keys_before(batch, i, prompt); }
   constexpr std::size_t pairs(Batch batch) const { return pairs_before(batch, batch.count); }
 
-  // Whether the query of one slot sees the key of another that it meets.
+  // All ones where the query of one slot does not see the key of another that it meets, else 0. No branch on which it is: where positions are
+  // hidden the user alone knows, and the provider may time its answers.
+  Word unseen(const Timeline& timeline, std::size_t query, std::size_t key) const {
+    const Word dead = Word{timeline.live(key)} - 1;
+    if (window == 0) return dead;
+    return dead | (Word{0} - Word{timeline.position(query) - timeline.position(key) >= window});
+  }
   bool sees(const Timeline& timeline, std::size_t query, std::size_t key) const {
-    return timeline.live(key) && (window == 0 || timeline.position(query) - timeline.position(key) < window);
+    return unseen(timeline, query, key) == 0;
   }
   bool sees_all(const Timeline& timeline, std::uint32_t query) const {
     return timeline.all_live(keys_at(query)) && (window == 0 || timeline.position(query) < window);
@@ -182,7 +188,7 @@ inline Mask rotated(User& user, const HeadShape& s, const Mask& qkv) {
   return turn(user, s.turned(), leading(qkv, s.turned().size),
               [&](std::size_t i) { return places(s, user.timeline, user.batch.index(i)); });
 }
-// Cut as far as each party does it alone.
+// Cut as far as each party does it alone, by the cut of docs/protocol.md 2.4 (4.12 says what its half unit comes to).
 template <Role R>
 void cut_rotated(Share<R>& z, const HeadShape& s, Executor& executor) {
   const SecretCutShape of = s.rotated_cut();
@@ -395,11 +401,14 @@ inline Mask score_shares(User& user, const HeadShape& s, const ShownQueries& eq,
     std::copy(rho.begin(), rho.end(), share.begin());
     add_pairs(s, opened, user.timeline.first(), keys.mask, share);
     add_pairs(s, bq, user.timeline.first(), keys.shown, share);
+    if (!s.hidden && s.sees_all(user.timeline, slot)) return;
+    Words kept(n), least(n);
     for (std::size_t j = 0; j < n; ++j) {
-      if (s.sees(user.timeline, slot, j)) continue;
-      const bool known = s.known_unseen(user.timeline, slot, j);
-      for (std::size_t h = 0; h < s.heads; ++h)
-        share[h * n + j] = (known ? Word{0} : share[h * n + j]) - (Word{1} << s.dead_bits);
+      kept[j] = s.known_unseen(user.timeline, slot, j) ? 0 : ~Word{0};
+      least[j] = s.unseen(user.timeline, slot, j) & (Word{1} << s.dead_bits);
+    }
+    for (std::size_t h = 0; h < s.heads; ++h) {
+      for (std::size_t j = 0; j < n; ++j) share[h * n + j] = (share[h * n + j] & kept[j]) - least[j];
     }
   });
   return shares;

@@ -7,6 +7,7 @@
 //   offline:  helper -> provider   fix = cut(r - delta, secret) - m      delta: uniform on `secret` bits, known to provider and helper
 //   result    provider cut((x0 >> open) + d + delta, secret) + fix      user m, which the helper knows
 //   sum:      floor((x - D) / 2^t) + 1, D = low(x1, open) + 2^open low(r - delta + 2^(secret - 1), secret) < 2^t
+//   (q and k have their open bits cut with half a unit, protocol/scores.h: 2^open less in D, 2^-secret of a unit in the mean.)
 //   D is uniform, whatever the user knows, up to its own low(x1, open): less than 2^-secret of a unit of what comes out.
 //   coins of what the provider receives: r for d, m for fix.
 //   bound:    as that of a cut: x fits the ring of what comes out, t bits more.
@@ -57,7 +58,7 @@ std::vector<W> cut_masks(const Coins& coins, const SecretCutShape& s, std::uint3
 inline Words cut_coins(const Coins& coins, const SecretCutShape& s, std::uint32_t slot) {
   return coins.words(cut_at(Use::cut_coin, s, slot), s.size, Ring{s.secret});
 }
-// What each cuts by itself: the floor, since the rest is rounded.
+// What each cuts of p.v by itself: the floor, since the rest is rounded.
 inline Word cut_openly(Word x, const SecretCutShape& s) {
   return static_cast<Word>(static_cast<std::int64_t>(x) >> s.open);
 }

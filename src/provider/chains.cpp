@@ -44,7 +44,7 @@ ProviderChains::ProviderChains(const std::filesystem::path& folder, std::string 
       if (!used_up(record)) {
         stock.drop_behind(record.made);
         stock.free(record.burnt);
-        idle_[{record.peer, record.chain}] = stock.bytes();
+        idle_[{record.peer, record.chain}] = room_of(stock);
         continue;
       }
     } catch (const Error& error) {
@@ -81,25 +81,41 @@ bool ProviderChains::used_up(const ChainRecord& record) const {
   return record.burnt[k_slot_kind] >= plan_.slots || (plan_.prompt_slots != 0 && record.burnt[k_slot_kind] > 0);
 }
 
-std::vector<ChainRecord> ProviderChains::leftovers(const std::string& peer) {
-  std::vector<ChainRecord> used = ledger_.chains(peer, model_id_);
-  std::erase_if(used, [&](const ChainRecord& record) REQUIRES(mutex_) {
-    return record.burnt == Marks{} || open_.contains({peer, record.chain});
-  });
+ProviderChains::Spare ProviderChains::spare(const std::string& peer) {
+  Spare spare;
+  for (ChainRecord& record : ledger_.chains(peer, model_id_)) {
+    if (open_.contains({peer, record.chain})) continue;
+    (record.burnt == Marks{} ? spare.fresh : spare.leftovers).push_back(std::move(record));
+  }
   const auto ready = [](const ChainRecord& record) { return between(record.burnt, record.made)[k_slot_kind]; };
-  std::sort(used.begin(), used.end(), [&](const ChainRecord& a, const ChainRecord& b) { return ready(a) < ready(b); });
-  return used;
+  std::sort(spare.leftovers.begin(), spare.leftovers.end(),
+            [&](const ChainRecord& a, const ChainRecord& b) { return ready(a) < ready(b); });
+  std::reverse(spare.fresh.begin(), spare.fresh.end());
+  return spare;
 }
 
-void ProviderChains::drop_leftovers(const std::string& peer) {
-  const std::vector<ChainRecord> used = leftovers(peer);
-  for (std::size_t i = 0; i + k_most_leftovers < used.size(); ++i) forget(used[i]);
+void ProviderChains::drop_spare(const std::string& peer) {
+  Spare spare = this->spare(peer);
+  const auto drop = [&](std::vector<ChainRecord>& of, std::size_t most) REQUIRES(mutex_) {
+    const std::size_t gone = of.size() - std::min(of.size(), most);
+    for (std::size_t i = 0; i < gone; ++i) forget(of[i]);
+    of.erase(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(gone));
+  };
+  drop(spare.leftovers, k_most_leftovers);
+  const auto in_sessions = static_cast<std::size_t>(
+      std::count_if(open_.begin(), open_.end(), [&](const auto& chain) { return chain.first.first == peer; }));
+  const std::size_t others = 1 + spare.leftovers.size() + in_sessions;
+  drop(spare.fresh, k_most_chains - std::min(k_most_chains, others));
+}
+
+std::uint64_t ProviderChains::room_of(const Stock& stock) const {
+  return std::max<std::uint64_t>(stock.bytes(), folder_.empty() ? 0 : 2 * k_block);  // a file for each half
 }
 
 std::uint64_t ProviderChains::bytes_of(const std::string& peer) const {
   std::uint64_t sum = 0;
   for (auto i = open_.lower_bound({peer, 0}); i != open_.end() && i->first.first == peer; ++i)
-    sum += i->second->stock_.bytes();
+    sum += room_of(i->second->stock_);
   for (auto i = idle_.lower_bound({peer, 0}); i != idle_.end() && i->first.first == peer; ++i) sum += i->second;
   return sum;
 }
@@ -112,15 +128,15 @@ std::uint64_t ProviderChains::bytes(const std::string& peer) {
 std::uint64_t ProviderChains::bytes() {
   const Lock lock(mutex_);
   std::uint64_t sum = 0;
-  for (const auto& [key, chain] : open_) sum += chain->stock_.bytes();
+  for (const auto& [key, chain] : open_) sum += room_of(chain->stock_);
   for (const auto& [key, bytes] : idle_) sum += bytes;
   return sum;
 }
 
-bool ProviderChains::disk_has(std::uint64_t bytes) const {
+bool ProviderChains::disk_has(std::uint64_t bytes, std::uint64_t freed) const {
   for (const auto& [peer, coming] : coming_) bytes += coming;
   const auto free = free_space();
-  return !free || *free >= bytes + k_disk_margin;
+  return !free || *free + freed >= bytes + k_disk_margin;
 }
 
 void ProviderChains::refuse_for_disk(std::uint64_t bytes) {
@@ -147,12 +163,26 @@ std::string ProviderChains::disk_trouble() {
 void ProviderChains::need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits) {
   const auto coming = coming_.find(peer);
   const std::uint64_t more = bytes + (coming == coming_.end() ? 0 : coming->second);
-  const auto fits = [&]() REQUIRES(mutex_) { return bytes_of(peer) + more <= limits.stock && disk_has(bytes); };
+  const auto fits = [&](std::uint64_t freed) REQUIRES(mutex_) {
+    return bytes_of(peer) - freed + more <= limits.stock && disk_has(bytes, freed);
+  };
   if (disk_full_) disk_trouble();  // there may be room again
-  if (fits()) return;
-  for (const ChainRecord& leftover : leftovers(peer)) {
-    forget(leftover);
-    if (fits()) return;
+  if (fits(0)) return;
+  const Spare spare = this->spare(peer);
+  std::uint64_t all = 0;
+  for (const auto* chains : {&spare.leftovers, &spare.fresh}) {
+    for (const ChainRecord& record : *chains) {
+      const auto bytes_of_it = idle_.find({peer, record.chain});
+      if (bytes_of_it != idle_.end()) all += bytes_of_it->second;
+    }
+  }
+  if (fits(all)) {  // else they would go for nothing
+    for (const auto* chains : {&spare.leftovers, &spare.fresh}) {
+      for (const ChainRecord& record : *chains) {
+        forget(record);
+        if (fits(0)) return;
+      }
+    }
   }
   if (!disk_has(bytes)) refuse_for_disk(bytes);
   throw Error(
@@ -195,8 +225,10 @@ std::shared_ptr<ProviderChains::Chain> ProviderChains::open(const std::string& p
   }
   std::optional<ChainRecord> record = before;
   if (!record) {
-    if (!disk_has(0)) refuse_for_disk(0);  // for a new chain material comes first
-    drop_leftovers(peer);
+    UserLimits any;
+    any.stock = UINT64_MAX;
+    need_room(peer, 0, any);  // of the disk: for a new chain material comes first
+    drop_spare(peer);
     record = ChainRecord{};
     record->chain = number;
     record->peer = peer;
@@ -249,7 +281,7 @@ ProviderChains::Chain::~Chain() {
   const Lock lock(chains_.mutex_);
   chains_.open_.erase({peer_, number_});
   if (!record) return;
-  chains_.idle_[{peer_, number_}] = stock_.bytes();
+  chains_.idle_[{peer_, number_}] = chains_.room_of(stock_);
   try {
     // One that is used up, or of which nothing was made, is of no use to anybody.
     if (!keep_ || chains_.used_up(*record) || record->made == Marks{}) chains_.forget(*record);

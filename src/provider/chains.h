@@ -104,13 +104,15 @@ class ProviderChains {
   // What the user's card says of its chains.
   std::vector<ChainState> of(const std::string& peer);
   // Takes a chain for a session, or makes it; then all but k_most_leftovers of the user's that are used in part and in no session are dropped,
-  // those with the least material first. Errors: mismatch, where the plan is none of ours, or the chain is in use or of another plan.
+  // those with the least material first, and all but k_most_chains in all, as far as they are in no session. Errors: mismatch, where the plan is none of ours, or the chain is in use or of another plan.
   std::shared_ptr<Chain> open(const std::string& peer, const Agreement& agreement);
   // Drops the chains of users who are not to be kept.
   void drop_unless(const std::function<bool(const std::string& peer)>& keep);
-  // Bytes of packs of a user, or of all, that take room, on the disk or in memory.
+  // Bytes of packs of a user, or of all, that take room, on the disk or in memory; each file at least a block.
   std::uint64_t bytes(const std::string& peer);
   std::uint64_t bytes();
+  // Of a user, kept at once.
+  static constexpr std::size_t k_most_chains = 64;
   // Where less is free, no material is taken: what is there can be used, and the ledger written, on a disk that packs alone never fill.
   static constexpr std::uint64_t k_disk_margin = 16 << 20;
   // Bytes that the folder's disk has left; none: there is no folder.
@@ -122,14 +124,21 @@ class ProviderChains {
  private:
   using Key = std::pair<std::string, std::uint64_t>;
   static constexpr std::size_t k_most_leftovers = 8;
-  // Chains that are used in part and in no session, the one with the least material first.
-  std::vector<ChainRecord> leftovers(const std::string& peer) REQUIRES(mutex_);
-  void drop_leftovers(const std::string& peer) REQUIRES(mutex_);
+  static constexpr std::uint64_t k_block = 4096;  // bytes that a file takes at least
+  // Chains in no session, in the order in which they give way: those that are used in part, the one with the least material first, then fresh
+  // ones, the one used or filled longest ago first. The user may have lost its part of these, and the provider cannot know.
+  struct Spare {
+    std::vector<ChainRecord> leftovers, fresh;
+  };
+  Spare spare(const std::string& peer) REQUIRES(mutex_);
+  // Before the peer begins another.
+  void drop_spare(const std::string& peer) REQUIRES(mutex_);
+  std::uint64_t room_of(const Stock& stock) const;
   std::uint64_t bytes_of(const std::string& peer) const REQUIRES(mutex_);
-  // Whether the disk has room for so many bytes more, beside those that are coming.
-  bool disk_has(std::uint64_t bytes) const REQUIRES(mutex_);
+  // Whether the disk has room for so many bytes more, beside those that are coming, once so many are freed.
+  bool disk_has(std::uint64_t bytes, std::uint64_t freed = 0) const REQUIRES(mutex_);
   [[noreturn]] void refuse_for_disk(std::uint64_t bytes);
-  // Where the limit or the disk leaves no room for so many bytes more, leftovers give way. Errors: resource.
+  // Where the limit or the disk leaves no room for so many bytes more, spare chains give way, if that is enough. Errors: resource.
   void need_room(const std::string& peer, std::uint64_t bytes, const UserLimits& limits) REQUIRES(mutex_);
   // Whether no session can make use of it any more.
   bool used_up(const ChainRecord& record) const;

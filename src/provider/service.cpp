@@ -225,7 +225,7 @@ void ProviderService::converse(Channel& user, const std::shared_ptr<ResumableLin
   };
   ProviderSession conversation(chain.plan(), model_.weights, user, coins, chain.stock(), executor, patience_,
                                bfv ? &*bfv : nullptr, first, burn, behind_pass, idle_);
-  conversation.serve(place->in_pass());
+  conversation.serve(place->activity());
   const PartyReport report = conversation.report();
   // Before the user hears of it, who may begin another session on the chain, or look at what was counted.
   burning.reset();

@@ -60,12 +60,18 @@ ProviderSession::ProviderSession(const Plan& plan, const IntWeights& weights, Ch
   reserve(keys_, plan, plan.slots - burnt[k_slot_kind]);
 }
 
-void ProviderSession::serve(std::atomic<bool>& in_pass) {
+void ProviderSession::serve(SessionActivity& activity) {
   user_.allow_cancel();
+  activity.last_pass = Clock::now();
+  const auto ends = [&] {
+    activity.last_pass = Clock::now();
+    activity.in_pass = false;
+  };
   for (;;) {
-    in_pass = false;
     try {
-      const Frame frame = user_.receive_any("the next pass", k_least_payload, idle_);
+      const Clock::duration idle = Clock::now() - activity.last_pass.load();
+      if (idle >= idle_) throw Error(Code::timeout, "the next pass", "did not arrive before the deadline");
+      const Frame frame = user_.receive_any("the next pass", k_least_payload, idle_ - idle);
       if (frame.tag == static_cast<std::uint16_t>(Tag::session_end)) return;
       if (frame.tag != static_cast<std::uint16_t>(Tag::pass_begin)) {
         throw Error(Code::malformed, "frame.tag", fmt::format("{}, expected PassBegin or SessionEnd", frame.tag));
@@ -74,21 +80,23 @@ void ProviderSession::serve(std::atomic<bool>& in_pass) {
       Reader reader(name_of(Tag::pass_begin), frame.payload);
       begin.visit(reader);
       reader.finish();
-      in_pass = true;
+      activity.in_pass = begin.is_pass();
       const Clock::time_point began = Clock::now();
       run(begin);
-      in_pass = false;
-      if (on_pass_ && begin.kind != PassBegin::retrieve && begin.kind != PassBegin::rewind)
-        on_pass_(begin, seconds_since(began));
+      if (!activity.in_pass) continue;
+      ends();
+      if (on_pass_) on_pass_(begin, seconds_since(began));
       begin.tokens > 1 ? trim_heap()
                        : trim_heap_if_due();  // a prompt's pass leaves as many times more behind as it has tokens
     } catch (const Cancelled&) {
-      if (!in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
+      if (!activity.in_pass) throw Error(Code::malformed, "PassCancel", "no pass is under way");
       give_up();
+      ends();
     }
   }
 }
 
+// What it says goes into the log, too: without the numbers, which would tell a prompt's length.
 void ProviderSession::check(const PassBegin& begin) const {
   const auto refuse = [](const char* field, const std::string& why) {
     throw Error(Code::malformed, std::string("PassBegin.") + field, why);
@@ -104,27 +112,23 @@ void ProviderSession::check(const PassBegin& begin) const {
   if (!plan_.open() && !begin.feeds() && sampled_.one_hot.words.empty()) refuse("kind", "no token was sampled yet");
   if (begin.kind == PassBegin::retrieve) return;
   if (begin.tokens < 1 || (begin.kind == PassBegin::sampled && begin.tokens != 1)) {
-    refuse("tokens",
-           fmt::format("{}, expected {}", begin.tokens, begin.kind == PassBegin::sampled ? "1" : "1 or more"));
+    refuse("tokens", begin.kind == PassBegin::sampled ? "expected 1" : "expected 1 or more");
   }
   const bool both_ways = plan_.prompt_slots != 0 && begin.kind == PassBegin::prompt;
   if (both_ways && (timeline_.slots() != 0 || begin.tokens != plan_.prompt_slots + 1)) {
-    refuse("tokens", fmt::format("{}, expected {} of a new chain: this model takes one prompt", begin.tokens,
-                                 plan_.prompt_slots + 1));
+    refuse("tokens", fmt::format("expected {} of a new chain: this model takes one prompt", plan_.prompt_slots + 1));
   }
   if (begin.dead >= (both_ways ? plan_.prompt_slots : 1)) {
-    refuse("dead", fmt::format("{}, expected less than {}", begin.dead, both_ways ? plan_.prompt_slots : 1));
+    refuse("dead", both_ways ? fmt::format("expected less than {}", plan_.prompt_slots) : "expected 0");
   }
   const bool several = plan_.open() || block;
-  if (begin.heads < 1 || begin.heads > (several ? begin.tokens : 1)) {
-    refuse("heads", fmt::format("{}, expected 1{}", begin.heads, several ? " to the number of tokens" : ""));
+  if (begin.heads < 1 || begin.heads > (several ? std::min<std::size_t>(begin.tokens, k_most_heads) : 1)) {
+    refuse("heads", several ? fmt::format("expected 1 to the number of tokens, at most {}", k_most_heads)
+                            : std::string("expected 1"));
   }
   if (begin.heads > plan_.slots - progress_.pass.index(progress_.pass.count))
     refuse("heads", "the chain has no passes left");
-  if (begin.tokens > plan_.slots - timeline_.slots()) {
-    refuse("tokens",
-           fmt::format("{}, {} of {} slots are left", begin.tokens, plan_.slots - timeline_.slots(), plan_.slots));
-  }
+  if (begin.tokens > plan_.slots - timeline_.slots()) refuse("tokens", "more than the chain has left");
 }
 
 void ProviderSession::run(const PassBegin& begin) {
@@ -216,11 +220,11 @@ PartyReport ProviderSession::report() const {
 void ProviderSession::rewind(std::size_t tokens) {
   if (plan_.hides_positions)
     throw Error(Code::malformed, "PassBegin.kind", "rewind, where the user alone knows which tokens are kept");
+  if (timeline_.length() == 0) throw Error(Code::malformed, "PassBegin.kind", "rewind, where no token stands");
   if (plan_.prompt_slots != 0 || tokens > timeline_.length()) {
     throw Error(Code::malformed, "PassBegin.tokens",
-                fmt::format("{} to be kept, {}", tokens,
-                            plan_.prompt_slots != 0 ? "this model takes one prompt a chain"
-                                                    : fmt::format("there are {}", timeline_.length())));
+                plan_.prompt_slots != 0 ? "to be kept: this model takes one prompt a chain"
+                                        : "to be kept: more than there are");
   }
   timeline_.rewind(tokens);
   sampled_ = {};

@@ -11,6 +11,12 @@
 
 namespace permllm {
 
+// What a session does, for other threads.
+struct SessionActivity {
+  std::atomic<bool> in_pass = false;
+  std::atomic<Clock::time_point> last_pass = Clock::now();  // when it ended; nothing else that a user sends counts
+};
+
 class ProviderSession {
  public:
   using OnPass = std::function<void(const PassBegin&, double seconds)>;
@@ -19,9 +25,9 @@ class ProviderSession {
   ProviderSession(const Plan& plan, const IntWeights& weights, Channel& user, Coins& coins, Stock& stock,
                   Executor& executor, Clock::duration patience, BfvProvider* bfv = nullptr, const Marks& burnt = {},
                   Burn burn = nullptr, OnPass on_pass = nullptr, Clock::duration idle = {});
-  // Serves passes until the user ends the session. in_pass: set while one is under way, for other threads. Errors: whatever the peer or the
-  // stock does wrong.
-  void serve(std::atomic<bool>& in_pass);
+  // Serves passes until the user ends the session. Errors: whatever the peer or the stock does wrong; timeout, where no pass began for so long,
+  // whatever else came.
+  void serve(SessionActivity& activity);
 
   // What passes that followed a sampled token used; the rest of the report is the process's.
   PartyReport report() const;

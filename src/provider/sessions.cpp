@@ -102,7 +102,7 @@ ProviderSessions::Place::~Place() {
   if (sessions_.sessions_of(peer_) == 0) sessions_.accounts_.erase(peer_);
 }
 
-std::atomic<bool>& ProviderSessions::Place::in_pass() { return session_.in_pass; }
+SessionActivity& ProviderSessions::Place::activity() { return session_.activity; }
 
 void ProviderSessions::Place::charge(const Usage& pass, const Allowance& allowance) {
   const Lock lock(sessions_.mutex_);
@@ -138,8 +138,8 @@ std::optional<Clock::time_point> ProviderSessions::Session::waits_since() const 
 }
 
 std::optional<Clock::time_point> ProviderSessions::Session::idle_since() const {
-  if (ending || in_pass) return {};
-  const Clock::time_point since = waits_since().value_or(begun);
+  if (ending || activity.in_pass) return {};
+  const Clock::time_point since = used ? activity.last_pass.load() : waits_since().value_or(begun);
   return std::max(since, chain->filled_at().value_or(since));
 }
 
@@ -159,7 +159,7 @@ std::uint64_t ProviderSessions::admit(const std::string& peer) const {
     std::pair<std::size_t, Clock::duration> best{};  // most places, longest idle
     const Clock::time_point now = Clock::now();
     for (const auto& [id, session] : sessions_) {
-      if (session.ending || session.in_pass != in_pass || places[session.peer] <= own) continue;
+      if (session.ending || session.activity.in_pass != in_pass || places[session.peer] <= own) continue;
       const auto since = in_pass ? session.waits_since() : session.idle_since();
       if (!since || (in_pass && now - *since < k_stalled)) continue;
       const std::pair mine{places[session.peer], now - *since};

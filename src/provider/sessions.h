@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "net/resumable.h"
 #include "provider/chains.h"
+#include "provider/session.h"
 
 namespace permllm {
 
@@ -47,7 +48,7 @@ class ProviderSessions {
     Place(const Place&) = delete;
     Place& operator=(const Place&) = delete;
     ProviderChains::Chain& chain() { return *chain_; }
-    std::atomic<bool>& in_pass();
+    SessionActivity& activity();
     // A pass begins, and goes on the user's account. Errors: resource, where its allowance has not so much left.
     void charge(const Usage& pass, const Allowance& allowance);
 
@@ -70,12 +71,12 @@ class ProviderSessions {
     std::shared_ptr<ProviderChains::Chain> chain;
     std::shared_ptr<ResumableLink> link;
     Clock::time_point begun = Clock::now();
-    std::atomic<bool> in_pass = false;
+    SessionActivity activity;
     bool used = false;    // a pass began
     bool ending = false;  // it was told to go, and counts no more
     // Since when it waits, in a pass or for one.
     std::optional<Clock::time_point> waits_since() const;
-    // Since when nothing was asked or made for it; none: it is no place to take.
+    // Since when nothing was asked or made for it, whatever its user sends; none: it is no place to take.
     std::optional<Clock::time_point> idle_since() const;
   };
   // Used, ever and in a month; the ledger charges some ahead.

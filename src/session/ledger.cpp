@@ -222,8 +222,8 @@ void Ledger::set_made(const std::string& peer, std::uint64_t chain, const Marks&
                       const HalfLengths& lengths) {
   change_one([&]() REQUIRES(mutex_) {
     auto q = database_.query(
-        "UPDATE chains SET made1 = ?, made2 = ?, made3 = ?, made4 = ?, length1 = ?, length2 = ? WHERE peer = ? AND "
-        "chain = ?"
+        "UPDATE chains SET made1 = ?, made2 = ?, made3 = ?, made4 = ?, length1 = ?, length2 = ?, used = unixepoch() "
+        "WHERE peer = ? AND chain = ?"
         " AND made1 = ? AND made2 = ? AND made3 = ? AND made4 = ?");
     bind(q, to);
     q.bind(lengths[0]).bind(lengths[1]).bind(peer).bind(chain);
@@ -232,7 +232,8 @@ void Ledger::set_made(const std::string& peer, std::uint64_t chain, const Marks&
   });
 }
 
-void Ledger::move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to) {
+void Ledger::move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
+                        const std::optional<CountedIn>& months) {
   change_one([&]() REQUIRES(mutex_) {
     auto q = database_.query(
         "UPDATE chains SET burnt1 = ?, burnt2 = ?, burnt3 = ?, burnt4 = ?, used = unixepoch() WHERE peer = ? AND chain "
@@ -243,43 +244,34 @@ void Ledger::move_burnt(const std::string& peer, std::uint64_t chain, const Mark
     bind(q, from);
     const std::int64_t moved = q.change();
     const auto more = [&](std::uint8_t kind) { return std::int64_t{to[kind]} - from[kind]; };
-    count(peer, more(k_pass_kind), more(k_slot_kind));
+    const CountedIn in = months.value_or(CountedIn{month(), month()});
+    count(peer, in.tokens, more(k_pass_kind), 0);
+    count(peer, in.rows, 0, more(k_slot_kind));
     return moved;
   });
 }
 
-void Ledger::count(const std::string& peer, std::int64_t tokens, std::int64_t rows) {
-  if (tokens > 0 || rows > 0) {
+void Ledger::count(const std::string& peer, const std::string& month, std::int64_t tokens, std::int64_t rows) {
+  if (tokens < 0 || rows < 0) {
+    database_
+        .query("UPDATE usage SET tokens = max(0, tokens - ?), rows = max(0, rows - ?) WHERE peer = ? AND month = ?")
+        .bind(static_cast<std::uint64_t>(-tokens))
+        .bind(static_cast<std::uint64_t>(-rows))
+        .bind(peer)
+        .bind(month)
+        .step();
+  } else if (tokens > 0 || rows > 0) {
     database_
         .query(
             "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (peer, month) DO UPDATE SET tokens = tokens + "
             "?3, "
             "rows = rows + ?4, counted = ?5")
         .bind(peer)
-        .bind(month())
-        .bind(static_cast<std::uint64_t>(std::max<std::int64_t>(0, tokens)))
-        .bind(static_cast<std::uint64_t>(std::max<std::int64_t>(0, rows)))
+        .bind(month)
+        .bind(static_cast<std::uint64_t>(tokens))
+        .bind(static_cast<std::uint64_t>(rows))
         .bind(static_cast<std::uint64_t>(std::chrono::system_clock::to_time_t(now_())))
         .step();
-  }
-  if (tokens >= 0 && rows >= 0) return;
-  // What was counted ahead may stand in the month before.
-  Usage off{static_cast<std::uint64_t>(std::max<std::int64_t>(0, -tokens)),
-            static_cast<std::uint64_t>(std::max<std::int64_t>(0, -rows))};
-  std::vector<std::pair<std::string, Usage>> months;
-  auto q = database_.query("SELECT month, tokens, rows FROM usage WHERE peer = ? ORDER BY month DESC");
-  for (q.bind(peer); q.step();) months.push_back({q.text(0), {q.number(1), q.number(2)}});
-  for (auto& [month, usage] : months) {
-    const Usage here{std::min(off.tokens, usage.tokens), std::min(off.rows, usage.rows)};
-    if (here == Usage{}) continue;
-    database_.query("UPDATE usage SET tokens = tokens - ?, rows = rows - ? WHERE peer = ? AND month = ?")
-        .bind(here.tokens)
-        .bind(here.rows)
-        .bind(peer)
-        .bind(month)
-        .step();
-    off.tokens -= here.tokens;
-    off.rows -= here.rows;
   }
 }
 
@@ -322,8 +314,11 @@ void Burning::reach(const Marks& to) {
     const Marks ahead = later_of(burnt_, each_of(burnt_, to, [](std::uint32_t now, std::uint32_t next) {
                                    return next > now ? next + k_stretch - 1 : now;
                                  }));
+    const std::string now = ledger_.month();
+    if (ahead[k_pass_kind] > burnt_[k_pass_kind]) counted_.tokens = now;
+    if (ahead[k_slot_kind] > burnt_[k_slot_kind]) counted_.rows = now;
     lost_ = true;
-    ledger_.move_burnt(peer_, chain_, burnt_, ahead);
+    ledger_.move_burnt(peer_, chain_, burnt_, ahead, counted_);
     lost_ = false;
     burnt_ = ahead;
   }
@@ -333,7 +328,7 @@ void Burning::reach(const Marks& to) {
 Burning::~Burning() {
   if (lost_ || used_ == burnt_) return;
   try {
-    ledger_.move_burnt(peer_, chain_, burnt_, used_);
+    ledger_.move_burnt(peer_, chain_, burnt_, used_, counted_);
   } catch (const std::exception&) {
     // The stretch stays burnt: another has moved the mark since, or the disk does not take it.
   }

@@ -47,6 +47,11 @@ struct Usage {
 // A calendar month of UTC, like 2027-01.
 std::string month_of(std::chrono::system_clock::time_point time);
 
+// The months in which a peer's tokens and rows are counted.
+struct CountedIn {
+  std::string tokens, rows;
+};
+
 // What a provider's ledger says of its users. Months are those of month_of in which it was counted, "" for what a ledger of version 2 had.
 struct Account {
   std::map<std::string, Usage> months = {};
@@ -68,7 +73,7 @@ class Ledger {
   explicit Ledger(const std::filesystem::path& path = {}, Now now = std::chrono::system_clock::now);
   bool durable() const { return durable_; }
 
-  // The chains of a model that a peer has, the one used last first.
+  // The chains of a model that a peer has, the one used or filled last first.
   std::vector<ChainRecord> chains(const std::string& peer, const std::string& model_id);
   std::vector<ChainRecord> all();
   std::optional<ChainRecord> find(const std::string& peer, std::uint64_t chain);
@@ -82,9 +87,10 @@ class Ledger {
   // Of `made`. How far it is made, and the files' lengths.
   void set_made(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
                 const HalfLengths& lengths);
-  // Of `burnt`. The passes between are counted as tokens of answers of the peer, the slots as rows, in this month; where `to` is earlier they are
-  // taken off, of the latest months first.
-  void move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to);
+  // Of `burnt`. The passes between are counted as tokens of answers of the peer, the slots as rows, in these months, or all in this one; where `to`
+  // is earlier they are taken off there.
+  void move_burnt(const std::string& peer, std::uint64_t chain, const Marks& from, const Marks& to,
+                  const std::optional<CountedIn>& months = {});
   // Over all chains of a peer, ever or in a month.
   Usage used(const std::string& peer);
   Usage used(const std::string& peer, const std::string& month);
@@ -98,7 +104,9 @@ class Ledger {
   bool held(std::uint64_t chain);
 
  private:
-  void count(const std::string& peer, std::int64_t tokens, std::int64_t rows) REQUIRES(mutex_);
+  // In a month; less than 0: they are taken off.
+  void count(const std::string& peer, const std::string& month, std::int64_t tokens, std::int64_t rows)
+      REQUIRES(mutex_);
   // Calls body in a transaction; it says how many rows it changed. Errors: mismatch where it is not one; then none is.
   void change_one(const std::function<std::int64_t()>& body);
 
@@ -111,7 +119,7 @@ class Ledger {
 };
 
 // Burns a chain ahead of its use: a stretch at a time, so that not every pass waits for the disk. What is left of the stretch when this
-// ends well was not used, and is given back.
+// ends well was not used, and is given back in the month in which it was counted.
 class Burning {
  public:
   static constexpr std::uint32_t k_stretch = 16;
@@ -132,6 +140,7 @@ class Burning {
   std::string peer_;
   std::uint64_t chain_;
   Marks used_, burnt_;
+  CountedIn counted_;  // what is burnt and not used
   bool lost_ = false;  // what the disk has is not known to be burnt_
 };
 

@@ -109,8 +109,9 @@ struct Conversation::State {
 };
 
 void Conversation::State::check_draft(const Client::Model& model, std::size_t draft) {
-  if (draft > 63 && draft != k_draft_chosen)
-    throw Error(Code::usage, "draft", fmt::format("{}, expected at most 63, or k_draft_chosen", draft));
+  static_assert(k_most_draft + 1 == k_most_heads);
+  if (draft > k_most_draft && draft != k_draft_chosen)
+    throw Error(Code::usage, "draft", fmt::format("{}, expected at most {}, or k_draft_chosen", draft, k_most_draft));
   if (draft > 0 && !model.drafts) {
     throw Error(Code::usage, "draft",
                 fmt::format("in profile {} needs a client whose conversations may draft (ClientOptions::drafts)",

@@ -38,6 +38,7 @@ UserSession::UserSession(const Plan& plan, Channel& provider, Coins& coins, Exec
 }
 
 void UserSession::begin(PassBegin begin) {
+  PERMLLM_ASSERT(begin.heads <= k_most_heads);
   if (begin.tokens > plan_.slots - timeline_.slots()) {
     throw Error(Code::usage, Reason::context_exceeded, "context",
                 fmt::format("{} tokens are used and {} more do not fit: the context is {}", timeline_.slots(),

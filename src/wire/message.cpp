@@ -40,10 +40,10 @@ void Channel::send_whole(Tag tag, Bytes payload, const Bound& bound) {
   }
 }
 
-Frame Channel::receive_any(const char* awaited, std::size_t most, Clock::duration patience) {
+Frame Channel::receive_any(const char* awaited, std::size_t most, std::optional<Clock::duration> patience) {
   room_ = nullptr;
   const Clock::time_point begin = Clock::now();
-  Frame frame = link_->receive(begin + std::max(patience, patience_), awaited, most);
+  Frame frame = link_->receive(begin + patience.value_or(patience_), awaited, most);
   room_ = std::move(frame.room);
   waited_seconds_ += seconds_since(begin);
   if (frame.step != next_arrival_)

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -73,8 +74,8 @@ class Channel {
     return message_of(receive_whole(Message::tag, bound), std::move(message));
   }
   // Whatever comes next, for the places where the peer chooses: one frame. most: bytes of payload of the longest that may come there.
-  // patience: of this wait, where it is longer than the channel's.
-  Frame receive_any(const char* awaited, std::size_t most, Clock::duration patience = {});
+  // patience: of this wait, in place of the channel's.
+  Frame receive_any(const char* awaited, std::size_t most, std::optional<Clock::duration> patience = {});
   void send_payload(Tag tag, Bytes payload);  // in one frame
   void flush() { link_->flush(); }
   // From the handshake on, frames carry the session's number.

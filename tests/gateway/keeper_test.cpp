@@ -94,6 +94,26 @@ TEST(StockKeeper, stops_when_what_it_made_is_not_found_again) {
   EXPECT_FALSE(k.keeper->filling());
 }
 
+// At a provider that keeps less for the user than is to be made, a filling costs another conversation its material: that goes on for ever.
+TEST(StockKeeper, stops_when_what_it_made_took_the_place_of_what_was_there) {
+  Keeping k;
+  k.client.in_stock = [&](std::size_t) {
+    Chains chains;
+    for (const Filling& filling : k.client.fillings()) {
+      chains.resize(std::max(chains.size(), filling.i + 1));
+      chains[filling.i] = fresh(filling.tokens);
+      if (chains.size() == 2 && chains[0].tokens + chains[1].tokens > 120) chains.erase(chains.begin());
+    }
+    return chains;
+  };
+  k.start(150);
+  const Fillings all{{0, 64, 32}, {0, 100, 50}, {1, 50, 25}};
+  EXPECT_TRUE(eventually([&] { return k.client.fillings() == all; }));
+  k.looked(4);
+  EXPECT_EQ(k.client.fillings(), all);
+  EXPECT_FALSE(k.keeper->filling());
+}
+
 TEST(StockKeeper, without_a_target_it_asks_for_nothing) {
   Keeping k;
   k.start(0);

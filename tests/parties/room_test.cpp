@@ -225,6 +225,22 @@ TEST(Places, a_session_without_a_pass_does_not_wait_for_long) {
   EXPECT_TRUE(world.notes.come("session fails: the first pass: did not come in time", 1, 5s));
 }
 
+// Nor does one that goes on asking for what it has: that takes nothing of its material.
+TEST(Places, what_uses_nothing_keeps_no_session) {
+  MemoryWorld world({.patience = 1500ms});
+  Ledger ledger;
+  Asking asking(world, "u", ledger);
+  asking.ask(3);
+  std::string error = "no error";
+  for (const Clock::time_point end = Clock::now() + 10s; error == "no error" && Clock::now() < end;) {
+    std::this_thread::sleep_for(100ms);
+    error = error_of([&] { asking.client.session().retrieve_last(); });
+  }
+  EXPECT_NE(error, "no error");
+  EXPECT_TRUE(world.notes.come("session fails: the next pass: did not arrive before the deadline", 1, 5s))
+      << world.notes.text();
+}
+
 // --- Disks ------------------------------------------------------------------------------------------------------------
 
 constexpr std::uint64_t k_disk = 40 << 20;

@@ -355,36 +355,54 @@ TEST(Services, a_pass_out_of_range_is_named) {
     PassBegin begin;
     std::string error;
     bool hides_positions = false;
+    std::size_t slots = 16;
   };
   for (const Case& c :
        {Case{Profile::paper, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile paper"},
         Case{Profile::fast, {PassBegin::rows, 1, 1}, "PassBegin.kind: 4, expected 1 to 3 in profile fast"},
         Case{Profile::open, {PassBegin::prompt, 1, 1}, "PassBegin.kind: 1, expected 4 to 4 in profile open"},
-        Case{Profile::paper, {PassBegin::prompt, 2, 1, 1}, "PassBegin.dead: 1, expected less than 1"},
-        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: 2, expected 1"},
-        Case{Profile::open, {PassBegin::rows, 2, 0, 0}, "PassBegin.heads: 0, expected 1 to the number of tokens"},
-        Case{Profile::open, {PassBegin::rows, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens"},
+        Case{Profile::paper, {PassBegin::prompt, 2, 1, 1}, "PassBegin.dead: expected 0"},
+        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: expected 1"},
+        Case{Profile::open, {PassBegin::rows, 2, 0, 0}, "PassBegin.heads: expected 1 to the number of tokens"},
+        Case{Profile::open,
+             {PassBegin::rows, 2, 0, 3},
+             "PassBegin.heads: expected 1 to the number of tokens, at most 64"},
+        Case{Profile::open,
+             {PassBegin::rows, 100, 0, 65},
+             "PassBegin.heads: expected 1 to the number of tokens, at most 64",
+             false,
+             128},
+        Case{Profile::open, {PassBegin::rows, 129, 0, 64}, "PassBegin.tokens: more", false, 128},
         Case{Profile::open, {PassBegin::rows, 17, 0, 17}, "PassBegin.heads: the chain has no passes left"},
-        Case{Profile::open, {PassBegin::rows, 17, 0, 1}, "PassBegin.tokens: 17, 16 of 16 slots are left"},
+        Case{Profile::open, {PassBegin::rows, 17, 0, 1}, "PassBegin.tokens: more than the chain has left"},
         Case{Profile::paper, {PassBegin::block, 2, 0, 2}, "PassBegin.kind: 6, expected 1 to 3 in profile paper"},
         Case{Profile::open, {PassBegin::block, 2, 0, 2}, "PassBegin.kind: 6, expected 4 to 4 in profile open"},
+        Case{Profile::paper, {PassBegin::block, 2, 0, 0}, "PassBegin.heads: expected 1 to the number of tokens", true},
         Case{Profile::paper,
-             {PassBegin::block, 2, 0, 0},
-             "PassBegin.heads: 0, expected 1 to the number of tokens",
-             true},
-        Case{
-            Profile::fast, {PassBegin::block, 2, 0, 3}, "PassBegin.heads: 3, expected 1 to the number of tokens", true},
+             {PassBegin::block, 128, 0, 128},
+             "PassBegin.heads: expected 1 to the number of tokens, at most 64",
+             true,
+             128},
+        Case{Profile::fast, {PassBegin::block, 129, 0, 64}, "PassBegin.tokens: more", true, 128},
+        Case{Profile::fast, {PassBegin::block, 2, 0, 3}, "PassBegin.heads: expected 1 to the number of tokens", true},
         Case{Profile::fast, {PassBegin::block, 17, 0, 17}, "PassBegin.heads: the chain has no passes left", true},
-        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: 2, expected 1", true},
+        Case{Profile::paper, {PassBegin::prompt, 2, 0, 2}, "PassBegin.heads: expected 1", true},
         Case{Profile::paper, {PassBegin::rows, 1, 0, 1}, "PassBegin.kind: 4, expected 1 to 3 or 6", true},
+        Case{Profile::fast, {PassBegin::rewind, 0}, "PassBegin.kind: rewind, where no token stands"},
         Case{Profile::paper, {PassBegin::rewind, 0}, "PassBegin.kind: rewind, where the user alone knows", true}}) {
     Executor executor(1);
     Plan plan = tiny_plan(c.profile);
     plan.hides_positions = c.hides_positions;
+    plan.slots = c.slots;
     Rig rig(tiny_weights(), plan, executor);
     rig.user_channel().send(c.begin);
     EXPECT_NE(error_of([&] { rig.user_channel().receive(PassCancel{}); }), "no error");
-    EXPECT_NE(rig.provider_error().find(c.error), std::string::npos) << c.error << " / " << rig.provider_error();
+    const std::string error = rig.provider_error();
+    EXPECT_NE(error.find(c.error), std::string::npos) << c.error << " / " << error;
+    for (const std::uint32_t secret : {c.begin.tokens, c.begin.dead, c.begin.heads}) {  // the log has it
+      if (secret > 9 && secret != k_most_heads)
+        EXPECT_EQ(error.find(std::to_string(secret)), std::string::npos) << error;
+    }
   }
 }
 

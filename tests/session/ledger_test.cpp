@@ -326,6 +326,33 @@ TEST(Ledger, counts_by_the_month_and_takes_off_what_was_counted_ahead_in_the_mon
   EXPECT_GE(accounts.at("alice").last_seen, static_cast<std::uint64_t>(std::chrono::system_clock::to_time_t(now)));
 }
 
+// Sessions that span a month's turn, of a user who asks much in the next: what is left of theirs comes off their own month.
+TEST(Ledger, gives_back_in_the_month_in_which_it_was_counted) {
+  std::chrono::system_clock::time_point now =
+      std::chrono::sys_days(std::chrono::year(2027) / 1 / 31) + std::chrono::hours(23);
+  Ledger ledger({}, [&] { return now; });
+  const auto begun = [&](std::uint64_t chain) {
+    ChainRecord record;
+    record.chain = chain;
+    record.peer = "alice";
+    ledger.add(record);
+    return std::make_unique<Burning>(ledger, "alice", chain, Marks{});
+  };
+  std::list<std::unique_ptr<Burning>> over;
+  for (std::uint64_t chain = 1; chain <= 16; ++chain) over.push_back(begun(chain));
+  for (const auto& burning : over) burning->reach(marks(1));
+  now += std::chrono::hours(48);
+  {
+    const auto burning = begun(99);
+    for (std::uint32_t i = 1; i <= 300; ++i) burning->reach(marks(i));
+  }
+  over.front()->reach({{1 + k_ahead, 0, 2 + k_ahead, 0}});  // a token beyond its stretch, rows within
+  EXPECT_EQ(ledger.used("alice", "2027-02"), (Usage{300 + 1 + k_ahead, 300}));
+  over.clear();
+  EXPECT_EQ(ledger.used("alice", "2027-01"), (Usage{15 + 1 + k_ahead, 15 + 1 + k_ahead}));
+  EXPECT_EQ(ledger.used("alice", "2027-02"), (Usage{300 + 1, 300}));
+}
+
 TEST(Ledger, one_of_the_second_version_keeps_its_tokens_and_what_is_known_of_its_rows) {
   const TemporaryDirectory folder;
   const fs::path path = folder.path() / "ledger.sqlite";

@@ -131,8 +131,8 @@ class Rig {
       try {
         ProviderSession session(plan_, of_provider_, *provider_channel_, provider_coins_, stock_, executor_, patience(),
                                 bfv_provider_ ? &*bfv_provider_ : nullptr);
-        std::atomic<bool> in_pass = false;
-        session.serve(in_pass);
+        SessionActivity activity;
+        session.serve(activity);
       } catch (const Error& error) {
         provider_error_ = error.what();
         provider_link_->close();
