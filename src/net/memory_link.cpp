@@ -43,6 +43,10 @@ class MemoryLink : public Link {
     in_->frames.pop_front();
     return frame;
   }
+  bool has_come() override {
+    const Lock lock(in_->mutex);
+    return in_->closed || !in_->frames.empty();
+  }
   void close() override {
     for (const auto& queue : {out_, in_}) {
       {

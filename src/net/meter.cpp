@@ -1,5 +1,7 @@
 #include "net/meter.h"
 
+#include <utility>
+
 #include "wire/frame.h"
 #include "wire/tags.h"
 
@@ -24,12 +26,12 @@ void Meter::send(Frame frame) {
 }
 
 Frame Meter::receive(Clock::time_point deadline, const char* awaited, std::size_t most) {
-  if (sent_since_receive_) count([](Traffic& traffic) { traffic.round_trips += 1; });
-  sent_since_receive_ = false;
   Frame frame = PassingLink::receive(deadline, awaited, most);
+  const bool answers = !is_of_link(frame.tag) && std::exchange(sent_since_receive_, false);
   count([&](Traffic& traffic) {
     traffic.received.payload_bytes += frame.payload.size();
     traffic.received.frames += 1;
+    traffic.round_trips += answers;
   });
   return frame;
 }

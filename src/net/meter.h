@@ -31,7 +31,7 @@ struct Traffic {
     Tally payload_bytes, frames;
   };
   Direction sent, received;
-  Tally round_trips;  // times that the owner began to wait after it had sent
+  Tally round_trips;  // times that something came after the owner had sent
 
   std::uint64_t header_bytes() const;
   Traffic operator-(const Traffic& earlier) const;

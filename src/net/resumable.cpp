@@ -76,18 +76,23 @@ bool ResumableLink::attempt(Operation operation) {
   } catch (const Error& error) {
     if (error.code() != Code::closed) throw;
     hear_out();
+    check_refusal();
     const Lock lock(mutex_);
-    for (const Frame& frame : arrived_) {
-      if (!has_tag(frame, Tag::refusal)) continue;
-      failure_ = std::make_exception_ptr(refusal_of(frame));
-      std::rethrow_exception(failure_);
-    }
     if (!keeps()) fail(error);
   }
   const Lock lock(mutex_);
   connection_.reset();
   lost_since_ = Clock::now();
   return false;
+}
+
+void ResumableLink::check_refusal() {
+  const auto refusal =
+      std::find_if(arrived_.begin(), arrived_.end(), [](const Frame& frame) { return has_tag(frame, Tag::refusal); });
+  if (refusal == arrived_.end()) return;
+  const Lock lock(mutex_);
+  failure_ = std::make_exception_ptr(refusal_of(*refusal));
+  std::rethrow_exception(failure_);
 }
 
 // What the peer said on the lost connection, its refusal above all, has come before its end.
@@ -184,6 +189,14 @@ void ResumableLink::await_frame(Clock::time_point deadline, const char* awaited,
   } waiting{*this};
   waiting.set(Clock::now());
   while (arrived_.empty()) step_on(deadline, awaited, most);
+}
+
+void ResumableLink::look() {
+  adopt();
+  while (connection_ != nullptr && arrived_bytes_ <= limits_.kept_bytes && connection_->has_come())
+    step_on(Clock::now() + limits_.patience, "what the peer says unasked", k_cut_bytes);
+  check_refusal();
+  if (connection_ == nullptr && dial_ && Clock::now() >= next_dial_) dial_once(lost_since_ + limits_.grace);
 }
 
 void ResumableLink::close() {
@@ -293,38 +306,43 @@ void ResumableLink::await_connection(Clock::time_point deadline) {
 
 void ResumableLink::redial(Clock::time_point deadline) {
   const Clock::time_point end = std::min(deadline, lost_since_ + limits_.grace);
-  for (;;) {
-    {
-      Lock lock(mutex_);
-      changed_.wait_until(lock, std::min(end, Clock::now() + pause_), [&]() REQUIRES(mutex_) { return closed_; });
-      check();
-      if (Clock::now() >= end) give_up();
-    }
-    pause_ = std::clamp<Clock::duration>(2 * pause_, k_first_pause, k_longest_pause);
-    std::unique_ptr<Link> connection;
-    Frame answer;
-    try {
-      connection = dial_();
-      connection->send(own(Tag::resume));
-      answer =
-          connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume", k_least_payload);
-      if (has_tag(answer, Tag::refusal)) throw refusal_of(answer);
-      if (!has_tag(answer, Tag::ack)) throw Error(Code::malformed, "frame.tag", "expected the answer to Resume");
-    } catch (const Error& error) {
-      const bool refused = has_tag(answer, Tag::refusal);
-      if (!refused && (error.code() == Code::closed || error.code() == Code::timeout)) continue;
-      const Lock lock(mutex_);
-      fail(error);
-    }
-    {
-      const Lock lock(mutex_);
-      check();
-      confirm(answer);
-      connection_ = std::move(connection);
-      unacknowledged_frames_ = unacknowledged_bytes_ = 0;
-    }
-    return resend();
+  do {
+    Lock lock(mutex_);
+    changed_.wait_until(lock, std::min(end, next_dial_), [&]() REQUIRES(mutex_) { return closed_; });
+    check();
+    if (Clock::now() >= end) give_up();
+  } while (!dial_once(end));
+}
+
+// False: nobody was there.
+bool ResumableLink::dial_once(Clock::time_point end) {
+  pause_ = std::clamp<Clock::duration>(2 * pause_, k_first_pause, k_longest_pause);
+  std::unique_ptr<Link> connection;
+  Frame answer;
+  try {
+    connection = dial_();
+    connection->send(own(Tag::resume));
+    answer =
+        connection->receive(std::min(end, Clock::now() + k_answer_patience), "the answer to Resume", k_least_payload);
+    if (has_tag(answer, Tag::refusal)) throw refusal_of(answer);
+    if (!has_tag(answer, Tag::ack)) throw Error(Code::malformed, "frame.tag", "expected the answer to Resume");
+  } catch (const Error& error) {
+    next_dial_ = Clock::now() + pause_;
+    const bool refused = has_tag(answer, Tag::refusal);
+    if (!refused && (error.code() == Code::closed || error.code() == Code::timeout)) return false;
+    const Lock lock(mutex_);
+    fail(error);
   }
+  next_dial_ = Clock::now() + pause_;
+  {
+    const Lock lock(mutex_);
+    check();
+    confirm(answer);
+    connection_ = std::move(connection);
+    unacknowledged_frames_ = unacknowledged_bytes_ = 0;
+  }
+  resend();
+  return true;
 }
 
 void ResumableLink::take_over(std::unique_ptr<Link>& connection, const Frame& resume) {

@@ -69,6 +69,9 @@ class ResumableLink : public Link {
 
   // Waits until a frame has come, which is left for receive; what a cut has lost is sent again meanwhile. Errors: those of receive.
   void await_frame(Clock::time_point deadline, const char* awaited, std::size_t most);
+  // Takes what has come, and leaves it for receive; where the connection is lost, tries once to make the next. Waits for nothing else. Errors: those of
+  // receive, the peer's refusal among them.
+  void look();
   // Waits until the peer has all that was sent, or is gone for good.
   void settle() noexcept;
   // The orderly end of this side; whatever it has not received it does not want. The owner's thread.
@@ -90,6 +93,8 @@ class ResumableLink : public Link {
   void resend();
   void await_connection(Clock::time_point deadline);
   void redial(Clock::time_point deadline);
+  bool dial_once(Clock::time_point end);
+  void check_refusal();
   void check() const REQUIRES(mutex_);
   void confirm(const Frame& frame) REQUIRES(mutex_);
   [[noreturn]] void fail(const Error& error) REQUIRES(mutex_);
@@ -106,7 +111,8 @@ class ResumableLink : public Link {
   std::size_t arrived_bytes_ = 0, unflushed_bytes_ = 0;
   std::size_t unacknowledged_frames_ = 0, unacknowledged_bytes_ = 0;  // of the peer's
   bool hears_out_ = false;
-  Clock::duration pause_{};  // before the next attempt; grows until a frame arrives
+  Clock::duration pause_{};        // between attempts; grows until a frame arrives
+  Clock::time_point next_dial_{};  // not before
 
   mutable Mutex mutex_;
   std::condition_variable changed_;

@@ -379,6 +379,14 @@ Frame TlsLink::receive(Clock::time_point deadline, const char* awaited, std::siz
   return frame;
 }
 
+bool TlsLink::has_come() {
+  State& s = *state_;
+  std::uint8_t byte = 0;
+  return s.in_begin != s.in_end || SSL_pending(s.stream->native_handle()) > 0 ||
+         ::recv(s.socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+         (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
 void TlsLink::share(std::shared_ptr<Room> room) { state_->room = std::move(room); }
 
 void TlsLink::close() {

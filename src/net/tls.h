@@ -29,6 +29,7 @@ class TlsLink : public Link {
   void send(Frame frame) override;
   void flush() override;
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override;
+  bool has_come() override;
   void close() override;
   // The server's side of the handshake, so that a stalled peer holds up nobody but its own thread; a client's link has
   // done it. Errors: mismatch, naming why the peer's certificate is refused; those of the listener's credentials.

@@ -1,6 +1,7 @@
 // What the conversations of a Client share.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <optional>
@@ -41,10 +42,10 @@ struct Client::State {
     const Lock lock(mutex);
     ready[chain] = tokens;
   }
-  // One token of the allowance is used.
-  void use_token() {
+  // So much of the allowance is used.
+  void use_tokens(std::uint64_t number) {
     std::uint64_t left = tokens_left;
-    while (left > 0 && !tokens_left.compare_exchange_weak(left, left - 1)) {
+    while (!tokens_left.compare_exchange_weak(left, left - std::min(left, number))) {
     }
   }
 

@@ -63,6 +63,7 @@ struct Conversation::State {
   }
   void reset() {
     leave();
+    drafts.by->forget();
     messages.clear();
     if (!options.system.empty() && !raw()) messages.push_back({"system", options.system});
   }
@@ -269,7 +270,9 @@ class Conversation::State::Answering {
     went_on_ = state_.session->used();
     chances_.clear();  // what an earlier session sampled and did not tell is sampled anew
     taken_ = false;
+    rejected_ = 0;
     state_.session->run(request_of(ids));
+    charge_rejected();
   }
   // A provider that is restarted is away for a while, so it is tried for the time of grace.
   void open(std::size_t prompt) {
@@ -313,6 +316,12 @@ class Conversation::State::Answering {
     request.ahead = state_.options.ahead;
     request.start = out_of_stock_ ? 1 : k_start;
     request.on_material = [this](const OfflineProgress& made) { state_.tell(progress_of(made)); };
+    request.rows_left = [this] {
+      charge_rejected();
+      // The token that was sampled last is charged, and taken with the next pass.
+      return static_cast<std::size_t>(client_.tokens_left - std::min<std::uint64_t>(client_.tokens_left, 1));
+    };
+    request.cancelled = [this] { return state_.cancelled.load(); };
     request.choose = [this, unit = state_.session->plan().choice_frac()](std::span<const std::int64_t> logits) {
       const std::size_t position = named_ && choice_.wanted() ? choice_.choose(logits, unit, prompt_, answer_.tokens)
                                                               : sampler_.choose(logits, unit);
@@ -352,7 +361,7 @@ class Conversation::State::Answering {
       taken_ = true;
     }
     note_range();
-    client_.use_token();
+    client_.use_tokens(1);
     client_.set_ready(state_.session->chain(), tokens_of(state_.session->plan(), state_.session->ready()));
     state_.tell({AnswerProgress::Stage::answer, 0, 0, 0, id});
     if (tokenizer.is_end(id)) {
@@ -365,7 +374,12 @@ class Conversation::State::Answering {
     const bool stopped = stops_.stopped() || (how_.form && how_.form->is_over());
     if (stopped) answer_.end = Answer::End::stop;
     if (stops_.stopped()) answer_.stop = stops_.by();
-    return !stopped && client_.tokens_left > 0;
+    return !stopped;
+  }
+  // The provider charges every row that an answer samples from: tokens of drafts that did not hold, too.
+  void charge_rejected() {
+    const std::size_t rejected = state_.session->drafted().rejected();
+    client_.use_tokens(rejected - std::exchange(rejected_, rejected));
   }
   void note_range() {
     answer_.out_of_range = state_.session->out_of_range();
@@ -415,6 +429,7 @@ class Conversation::State::Answering {
   std::exception_ptr
       out_of_stock_;      // why the first session's chain could not be filled: from then on what is in stock has to do
   std::size_t most_ = 0;  // tokens of the answer in this session
+  std::size_t rejected_ = 0;     // tokens of drafts that are charged
   std::size_t said_before_ = 0;  // in sessions before it that the provider forgot
   bool trusted_ = true;          // all of these
   bool went_on_ = false;         // the session was used by an answer before

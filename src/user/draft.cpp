@@ -50,10 +50,16 @@ void ModelDrafter::wait() {
   if (ahead_.valid()) ahead_.get();
 }
 
+void ModelDrafter::forget() {
+  wait();
+  fed_ = {};
+  cache_ = {};
+}
+
 void ModelDrafter::follow(std::span<const TokenId> history) {
   wait();
   const std::size_t common = keep_common(history);
-  if (common == history.size() || history.size() > model_.config().context) return;
+  if (common == history.size()) return;
   ahead_ = std::async(std::launch::async,
                       [this, rest = std::vector(history.begin() + static_cast<std::ptrdiff_t>(common), history.end())] {
                         const NoDenormals no_denormals;
@@ -64,7 +70,7 @@ void ModelDrafter::follow(std::span<const TokenId> history) {
 // One token a step, whatever was kept of the last draft: its tokens are in the cache, and the history's last is not.
 std::vector<TokenId> ModelDrafter::draft(std::span<const TokenId> history, std::size_t n) {
   wait();
-  if (n == 0 || history.size() + n > model_.config().context) return draft_by_lookup(history, n);
+  if (n == 0) return {};
   const std::size_t common = keep_common(history.first(history.size() - 1));
   std::vector<TokenId> draft;
   std::vector<float> logits = feed(history.subspan(common));

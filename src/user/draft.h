@@ -33,10 +33,14 @@ KeptRows kept_rows(std::span<const TokenId> fed, const std::function<TokenId(std
 class Drafter {
  public:
   virtual ~Drafter() = default;
+  // The longest text, with the draft, that it guesses by.
+  virtual std::size_t context() const { return SIZE_MAX; }
   // `history` is fed soon, or stands already: work that can be done ahead of draft() begins, beside the caller.
   virtual void follow(std::span<const TokenId> /*history*/) {}
   // Until that work is done.
   virtual void wait() {}
+  // Forgets every text.
+  virtual void forget() {}
   // n tokens that may follow.
   virtual std::vector<TokenId> draft(std::span<const TokenId> history, std::size_t n) = 0;
   // The share of drafted tokens that are kept, as it is assumed of any text.
@@ -57,8 +61,10 @@ class ModelDrafter : public Drafter {
  public:
   // Both outlive the drafter.
   ModelDrafter(const DraftModel& model, Executor& executor) : model_(model), executor_(executor) {}
+  std::size_t context() const override { return model_.config().context; }
   void follow(std::span<const TokenId> history) override;
   void wait() override;
+  void forget() override;
   std::vector<TokenId> draft(std::span<const TokenId> history, std::size_t n) override;
   double acceptance() const override { return 0.7; }
 

@@ -43,6 +43,8 @@ bool wants_room(const std::exception_ptr& failure) {
   }
 }
 
+constexpr auto k_look = std::chrono::milliseconds(100);  // between two questions whether a wait is given up
+
 // How long the connections of a filling stay open when nothing is wanted; less than the provider waits.
 Clock::duration linger(Clock::duration patience) {
   return std::min<Clock::duration>(std::chrono::seconds(2), patience / 4);
@@ -291,7 +293,7 @@ double Filler::fraction_of(const Marks& needed) const {
   return all > 0 ? std::min(1.0, there / all) : 1;
 }
 
-void Filler::wait_for(const Marks& needed, const OnOffline& on_progress) {
+bool Filler::wait_for(const Marks& needed, const OnOffline& on_progress, const std::function<bool()>& given_up) {
   const Clock::time_point begin = Clock::now();
   Lock lock(mutex_);
   state_.needed = needed;
@@ -302,17 +304,21 @@ void Filler::wait_for(const Marks& needed, const OnOffline& on_progress) {
     return within(needed, state_.made) || failure_ || within(state_.target, state_.made);
   };
   double told = over() ? 1 : 0;
+  Clock::time_point next_look = begin + k_look;
   for (bool ended = false; !ended;) {
-    changed_.wait(lock, [&]() REQUIRES(mutex_) { return over() || fraction_of(needed) > told; });
+    changed_.wait_until(lock, next_look, [&]() REQUIRES(mutex_) { return over() || fraction_of(needed) > told; });
     ended = over();
     const double now = fraction_of(needed);
-    if (now <= told) continue;
-    told = now;
+    const bool tells = now > told && on_progress, looks = !ended && Clock::now() >= next_look;
+    told = std::max(told, now);
+    if (!tells && !looks) continue;
     lock.unlock();
-    if (on_progress) on_progress({now, seconds_since(begin)});
+    if (tells) on_progress({now, seconds_since(begin)});
+    if (looks && given_up && given_up()) return false;
+    if (looks) next_look = Clock::now() + k_look;
     lock.lock();
   }
-  if (within(needed, state_.made)) return;
+  if (within(needed, state_.made)) return true;
   if (!failure_) {
     const auto count = [](const Marks& marks) {
       return fmt::format("{} slots, {} passes and {} prompt tokens", marks[k_slot_kind], marks[k_pass_kind],

@@ -49,9 +49,10 @@ class Filler {
   void want(const Marks& target, std::size_t ahead, std::size_t order);
   // Tells how much of the chain is used.
   void used(const Marks& marks);
-  // Waits until so much is made, and tells how far that is while it has to wait, in the caller's thread. Errors: what ended the filling, with both
-  // numbers; usage where more is needed than is wanted.
-  void wait_for(const Marks& needed, const OnOffline& on_progress = nullptr);
+  // Waits until so much is made, and tells how far that is while it has to wait, in the caller's thread. given_up: asked there now and then; what it
+  // throws comes out. False: it said so. Errors: what ended the filling, with both numbers; usage where more is needed than is wanted.
+  bool wait_for(const Marks& needed, const OnOffline& on_progress = nullptr,
+                const std::function<bool()>& given_up = nullptr);
   // Errors: what ended the last filling, if something did.
   void check() const;
   Marks made() const;

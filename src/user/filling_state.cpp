@@ -28,16 +28,19 @@ std::vector<PackOrder> orders_between(const Plan& plan, const Marks& made, const
 }
 
 std::optional<PackOrder> FillingState::next(const Plan& plan) const {
-  const std::vector<PackOrder> orders = orders_between(plan, made, target);
-  if (orders.empty()) return {};
-  PackOrder first = orders[0];
-  const std::size_t end = used[first.kind] + ahead;
-  std::size_t room = end - std::min<std::size_t>(end, first.first);
-  if (room < std::min(first.count, k_least_order))
-    room = needed[first.kind] - std::min(needed[first.kind], first.first);
-  if (room == 0) return {};
-  first.count = std::min({first.count, static_cast<std::uint32_t>(room), static_cast<std::uint32_t>(order)});
-  return first;
+  std::optional<PackOrder> next;
+  for (PackOrder first : orders_between(plan, made, target)) {
+    if (first.first != made[first.kind]) continue;  // the first of each kind, which has not to wait for another's room
+    const bool awaited = first.first < needed[first.kind];
+    const std::size_t end = used[first.kind] + ahead;
+    std::size_t room = end - std::min<std::size_t>(end, first.first);
+    if (room < std::min(first.count, k_least_order)) room = awaited ? needed[first.kind] - first.first : 0;
+    if (room == 0) continue;
+    first.count = std::min({first.count, static_cast<std::uint32_t>(room), static_cast<std::uint32_t>(order)});
+    if (awaited) return first;
+    if (!next) next = first;
+  }
+  return next;
 }
 
 FillingState::Step FillingState::step(const Plan& plan) const {

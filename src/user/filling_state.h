@@ -38,7 +38,8 @@ struct FillingState {
   std::size_t ahead = 0;  // slots that are made ahead of use
   std::size_t order = 0;  // pieces of an order at most
 
-  // The order that comes next, of no more pieces than may be made ahead of use, or than somebody waits for. None: all is made, or no more may be.
+  // The order that comes next, of no more pieces than may be made ahead of use, or than somebody waits for: of a kind that somebody waits for, if
+  // there is one. None: all is made, or no more may be.
   std::optional<PackOrder> next(const Plan& plan) const;
   Step step(const Plan& plan) const;
 };

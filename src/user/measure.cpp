@@ -54,6 +54,10 @@ std::size_t MeasuredConversation::slots_of(const Request& request) const {
   return plan().prompt_rows(request.ids.size() - in_common(request.ids)) + (request.max_tokens - 1) * block_of(request);
 }
 
+bool MeasuredConversation::guesses(const Request& request, std::size_t rows) {
+  return client_.session().slots() + rows <= request.drafts->by->context();
+}
+
 std::size_t MeasuredConversation::room() { return room_behind(client_.session().marks(), plan().slots); }
 
 std::size_t MeasuredConversation::answer_room(std::span<const TokenId> ids, std::size_t block) {
@@ -78,8 +82,9 @@ void MeasuredConversation::check(const Request& request, std::size_t rows, std::
 void MeasuredConversation::make_material(const Request& request, std::size_t prompt) {
   const std::size_t answer = 1 + (request.max_tokens - 1) * block_of(request);
   const std::size_t begin = std::min({answer, std::max<std::size_t>(request.ahead, 1), request.start});
-  client_.make_material(prompt, answer, request.ahead, in_blocks(request));
-  client_.wait_for_material(prompt, begin, request.on_material, in_blocks(request));
+  client_.make_material(prompt, answer, request.ahead, blocks_);
+  if (!client_.wait_for_material(prompt, begin, request.on_material, blocks_, request.cancelled))
+    throw Error(Code::usage, "answer", "cancelled");
 }
 
 void MeasuredConversation::run(const Request& request) {
@@ -92,6 +97,7 @@ void MeasuredConversation::run(const Request& request) {
   UserSession& session = client_.session();
   before_ = session.slots();
   prompted_ = fresh.size();
+  blocks_ = in_blocks(request);
   offline_before_ = client_.filler().seconds();
   output_.clear();
   trusted_ = passes_ = kept_ = 0;
@@ -114,7 +120,8 @@ void MeasuredConversation::run(const Request& request) {
     return more && output_.size() < request.max_tokens;
   };
   begin_ = first_ = last_ = now();
-  if (block_of(request) > 1) request.drafts->by->follow(request.ids);  // beside the prompt's pass
+  if (block_of(request) > 1 && guesses(request, rows))
+    request.drafts->by->follow(request.ids);  // beside the prompt's pass
   if (common < session.length()) session.rewind(common);
   session.prompt(fresh, request.choose, [&](std::size_t layer) {
     if (request.on_read) request.on_read(static_cast<double>(layer + 1) / static_cast<double>(plan().config.layers));
@@ -122,13 +129,16 @@ void MeasuredConversation::run(const Request& request) {
   if (block_of(request) > 1) request.drafts->by->wait();  // so that no pass is timed with the reading beside it
   passes_begin_ = passes_end_ = traffic_.online;
   while (more && output_.size() + 1 < request.max_tokens) {
-    const std::size_t drafted = request.drafts == nullptr ? 0 : request.drafts->length.next();
+    const std::size_t most = request.rows_left ? request.rows_left() : SIZE_MAX;
+    if (most == 0) break;  // what was sampled is the last
+    const std::size_t drafted = request.drafts == nullptr ? 0 : std::min(request.drafts->length.next(), most - 1);
     try {
-      client_.wait_for_pass(drafted + 1, drafted + 1, in_blocks(request));
+      more = client_.wait_for_pass(drafted + 1, drafted + 1, blocks_, request.cancelled);
     } catch (const Error& error) {  // nothing is burnt; what was sampled is there, and the answer ends with it
       if (out_of_stock_ = is_of_stock(error.reason()); !out_of_stock_) throw;
       break;
     }
+    if (!more) break;
     pass(request, drafted, history, on_token);
     if (more) {
       ++passes_;
@@ -146,24 +156,33 @@ void MeasuredConversation::pass(const Request& request, std::size_t n, const std
                                 const std::function<bool(TokenId)>& on_token) {
   UserSession& session = client_.session();
   const std::size_t block = n + 1, slots = session.slots(), length = session.length();
-  const bool blocks = in_blocks(request);
   const Clock::time_point begin = Clock::now();
-  if (n == 0 && blocks) {
-    session.advance({}, on_token, request.choose);
-  } else if (n == 0) {
-    session.advance(on_token, request.choose);
-  } else {
+  std::vector<TokenId> draft;
+  if (n > 0) {
     std::vector<TokenId> known = history;
     known.push_back(session.retrieve_last());
-    const std::vector<TokenId> draft = request.drafts->by->draft(known, n);
+    const bool by_drafter = guesses(request, block);
+    draft = by_drafter ? request.drafts->by->draft(known, n) : draft_by_lookup(known, n);
     known.insert(known.end(), draft.begin(), draft.end());
-    request.drafts->by->follow(known);  // its last is read while the provider computes
-    session.advance(draft, on_token, request.choose);
+    if (by_drafter) request.drafts->by->follow(known);  // its last is read while the provider computes
+  }
+  if (request.drafts == nullptr || (n == 0 && !blocks_ && !plan().open())) {
+    session.advance(on_token, request.choose);
+  } else {
+    // What is done with tokens is not timed: there is more of it where more are kept.
+    Clock::duration telling{};
+    const auto more = [&](TokenId id) {
+      const Clock::time_point told = Clock::now();
+      const bool wanted = on_token(id);
+      telling += Clock::now() - told;
+      return wanted;
+    };
+    session.advance(draft, more, request.choose,
+                    [&] { request.drafts->length.note(seconds_of(Clock::now() - begin - telling)); });
   }
   if (session.length() == length) return;  // the token that was sampled before was the last that is wanted
-  if (request.drafts != nullptr) request.drafts->length.note(seconds_since(begin));
   const std::size_t kept = session.length() - length;
-  const Cost all = pass_cost(plan(), slots, block, false, blocks);
+  const Cost all = pass_cost(plan(), slots, block, false, blocks_);
   declared_ += all;
   ++drafted_.passes;
   drafted_.drafted += n;
@@ -171,7 +190,7 @@ void MeasuredConversation::pass(const Request& request, std::size_t n, const std
   const auto material = [](const Cost& cost) {
     return cost.offline.user_to_provider + cost.offline.helper_to_provider;
   };
-  if (kept < block) drafted_.rejected_bytes += material(all) - material(pass_cost(plan(), slots, kept, false, blocks));
+  if (kept < block) drafted_.rejected_bytes += material(all) - material(pass_cost(plan(), slots, kept, false, blocks_));
 }
 
 void MeasuredConversation::prepare(std::size_t prompt_tokens, std::size_t answer_tokens) {

@@ -38,10 +38,13 @@ class MeasuredConversation {
     std::function<bool(TokenId)> on_token;          // false: no more
     std::function<void()> on_ready = nullptr;       // material for the request is there
     std::function<void(double)> on_read = nullptr;  // the share of the model's layers that have read the prompt
-    OnOffline on_material = nullptr;                // while material is waited for before that
+    std::function<std::size_t()> rows_left =
+        nullptr;                                // that the next pass may have, asked before each; 0: there is none
+    OnOffline on_material = nullptr;            // while material is waited for before that
+    std::function<bool()> cancelled = nullptr;  // asked while material is waited for; true: no more
   };
   // All of the request's functions are called in the caller's thread. Errors: usage when the request does not fit the chain, or drafts the profile. After
-  // another the conversation cannot go on.
+  // another, or where it was cancelled before its first pass, the conversation cannot go on.
   void run(const Request& request);
   // Has the material for a further turn made, where there is room for one, and waits for nothing: of its prompt and the beginning of its answer.
   void prepare(std::size_t prompt_tokens, std::size_t answer_tokens);
@@ -101,6 +104,9 @@ class MeasuredConversation {
   void make_material(const Request& request, std::size_t prompt);
   // Whether the answer's tokens are fed as a prompt's are (PassBegin::block).
   bool in_blocks(const Request& request) const;
+  // Whether so many rows more fit the context of the model that drafts. By the slots that are used, of which the text takes some, and not by its own
+  // length: the provider sees by the clock when the model is not asked any more.
+  bool guesses(const Request& request, std::size_t rows);
   std::size_t room();
 
   LinkShape shape_;
@@ -114,6 +120,8 @@ class MeasuredConversation {
   std::size_t trusted_ = 0;         // of its tokens
   std::uint64_t out_of_range_ = 0;  // at its end
   bool out_of_stock_ = false;
+  bool blocks_ =
+      false;  // the last answer was in_blocks() when it began: a length that is chosen meanwhile is of the drafts alone
   Moment begin_, first_, last_;
   // Passes after the prompt's that were completed, the tokens that they kept, and what their links carried.
   std::size_t passes_ = 0, kept_ = 0;

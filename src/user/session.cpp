@@ -129,7 +129,7 @@ TokenId UserSession::advance(const std::function<bool(TokenId)>& more, const Cho
 }
 
 void UserSession::advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more,
-                          const Choose& choose) {
+                          const Choose& choose, const Done& done) {
   PERMLLM_ASSERT(plan_.takes_drafts());
   if (!plan_.open()) sampled_id_ = retrieve_last();
   if (!more(sampled_id_)) return;
@@ -145,6 +145,7 @@ void UserSession::advance(std::span<const TokenId> draft, const std::function<bo
   } else {
     ids = run_block(fed, choose);
   }
+  done();
   const auto sample = [&](std::size_t row) {
     return plan_.open() ? static_cast<TokenId>(choose(logits[row])) : ids[row];
   };

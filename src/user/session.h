@@ -19,6 +19,7 @@ class UserSession {
   // is the id).
   using Choose = std::function<std::size_t(std::span<const std::int64_t>)>;
   using Behind = std::function<void(std::size_t)>;
+  using Done = std::function<void()>;
 
   // part: of profile open, bfv: where tokens are retrieved so (Plan::bfv), else null. All references outlive the session. The chain is burnt up
   // to `burnt`; each pass burns more of it by `burn`.
@@ -35,8 +36,11 @@ class UserSession {
   TokenId advance(const std::function<bool(TokenId)>& more, const Choose& choose);
   // As advance, with a draft of what may follow: feeds the sampled token and the draft in one pass, keeps what the model
   // would have said itself, and samples the token after that. `more` is told every token that was fed and kept; the first
-  // for which it returns false is the last. Only where Plan::takes_drafts: a pass tells the provider nothing of how many were kept.
-  void advance(std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose);
+  // for which it returns false is the last. done: called when the pass's last message is there, before it is seen which tokens are kept. Only where
+  // Plan::takes_drafts: a pass tells the provider nothing of how many were kept.
+  void advance(
+      std::span<const TokenId> draft, const std::function<bool(TokenId)>& more, const Choose& choose,
+      const Done& done = [] {});
   // Profile open: what the head was given of the prompt's last token (ClearSide::hidden_state), from before its logits are chosen among.
   const std::vector<float>& hidden_state() const { return hidden_state_; }
   // The id of the token that was sampled last, without feeding it.

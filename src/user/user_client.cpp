@@ -190,17 +190,27 @@ void UserClient::make_material(std::size_t prompt_tokens, std::size_t max_tokens
 
 void UserClient::fill(const Marks& target, const OnOffline& on_progress) {
   filler_->want(target, card_.plan.slots, k_deal_batch);
-  filler_->wait_for(target, on_progress);
+  wait_for(target, on_progress, nullptr);
   filler_->end();
   filler_->check();
 }
 
-void UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress,
-                                   bool in_blocks) {
-  filler_->wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens, in_blocks), on_progress);
+// The provider may end the session meanwhile.
+bool UserClient::wait_for(const Marks& needed, const OnOffline& on_progress, const std::function<bool()>& given_up) {
+  return filler_->wait_for(needed, on_progress, [&] {
+    if (given_up && given_up()) return true;
+    online_link_->look();
+    return false;
+  });
 }
 
-void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads, bool in_blocks) {
+bool UserClient::wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress,
+                                   bool in_blocks, const std::function<bool()>& given_up) {
+  return wait_for(target_of(card_.plan, session_->marks(), prompt_tokens, tokens, in_blocks), on_progress, given_up);
+}
+
+bool UserClient::wait_for_pass(std::size_t tokens, std::size_t heads, bool in_blocks,
+                               const std::function<bool()>& given_up) {
   Marks next = session_->marks();
   filler_->used(next);
   const auto add = [&](std::uint8_t kind, std::size_t count) { next[kind] += static_cast<std::uint32_t>(count); };
@@ -208,7 +218,7 @@ void UserClient::wait_for_pass(std::size_t tokens, std::size_t heads, bool in_bl
   add(k_pass_kind, heads);
   if (in_blocks) add(k_entry_kind, tokens);
   if (card_.plan.bfv()) add(k_users_kind, heads);
-  filler_->wait_for(next);
+  return wait_for(next, nullptr, given_up);
 }
 
 UserClient::Reports UserClient::end() {

@@ -56,12 +56,14 @@ class UserClient {
   // Makes material for no prompt in particular, up to the marks; returns once the provider says that it has it all. Errors: those of Filler::wait_for and
   // check.
   void fill(const Marks& target, const OnOffline& on_progress);
-  // Waits until the provider has material for a prompt and an answer of `tokens`; on_progress, errors: those of Filler::wait_for.
-  void wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress = nullptr,
-                         bool in_blocks = false);
-  // To be called before a pass behind the prompt's: waits for the material of so many tokens, `heads` of which are sampled from. Errors: as above;
-  // nothing is burnt then.
-  void wait_for_pass(std::size_t tokens, std::size_t heads = 1, bool in_blocks = false);
+  // Waits until the provider has material for a prompt and an answer of `tokens`. given_up: whether nobody waits any more; null: somebody does. False:
+  // it said so. on_progress, errors: those of Filler::wait_for, and of the session, where the provider ends it meanwhile.
+  bool wait_for_material(std::size_t prompt_tokens, std::size_t tokens, const OnOffline& on_progress = nullptr,
+                         bool in_blocks = false, const std::function<bool()>& given_up = nullptr);
+  // To be called before a pass behind the prompt's: waits for the material of so many tokens, `heads` of which are sampled from. False, errors: as
+  // above; nothing is burnt then.
+  bool wait_for_pass(std::size_t tokens, std::size_t heads = 1, bool in_blocks = false,
+                     const std::function<bool()>& given_up = nullptr);
   const Filler& filler() const { return *filler_; }
 
   // Payload bytes of product keys that this session had from the helper.
@@ -80,6 +82,7 @@ class UserClient {
  private:
   Digest receive_public_part();
   void get_product_keys(const Digest& public_part);
+  bool wait_for(const Marks& needed, const OnOffline& on_progress, const std::function<bool()>& given_up);
   void take_chain(const std::vector<ChainRecord>& before, const Choose& choose);
 
   Ledger& ledger_;

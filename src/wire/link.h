@@ -37,6 +37,8 @@ class Link {
   virtual Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) = 0;
   // Closes the connection; the peer's next receive fails with closed. Idempotent; may be called from another thread.
   virtual void close() = 0;
+  // Whether a frame, or the end of the connection, can be received without waiting for its first byte. Not every link can tell: false.
+  virtual bool has_come() { return false; }
 };
 
 // Hands everything on to another link: for those that count, delay or refuse some of it on the way.
@@ -48,6 +50,7 @@ class PassingLink : public Link {
   Frame receive(Clock::time_point deadline, const char* awaited, std::size_t most) override {
     return link_->receive(deadline, awaited, most);
   }
+  bool has_come() override { return link_->has_come(); }
   void close() override { link_->close(); }
 
  private:

@@ -47,6 +47,26 @@ TEST(FillingState, never_runs_further_ahead_of_use_than_it_may) {
   EXPECT_EQ(state.step(plan), Step::wait);  // an order of one piece is not worth its trip
 }
 
+// Blocks take pieces of each kind alike, entries among them, so that more is wanted of each than may be made ahead.
+TEST(FillingState, makes_every_kind_that_somebody_waits_for) {
+  const Plan plan = test::tiny_plan();
+  constexpr std::uint32_t k_all = 500, k_block = 5;
+  FillingState state;
+  state.target = {{k_all, k_all, k_all, 0}};
+  state.ahead = 70;
+  state.order = 64;
+  for (std::uint32_t used = 0; used < k_all; used += k_block) {
+    state.used = {{used, used, used, 0}};
+    state.needed = {{used + k_block, used + k_block, used + k_block, 0}};
+    while (const auto order = state.next(plan)) {
+      EXPECT_TRUE(within(state.needed, state.made) || order->first < state.needed[order->kind]);
+      EXPECT_LE(order->first + order->count, std::max(used + static_cast<std::uint32_t>(state.ahead), used + k_block));
+      state.made[order->kind] += order->count;
+    }
+    ASSERT_TRUE(within(state.needed, state.made)) << used;
+  }
+}
+
 TEST(FillingState, rests_when_all_is_made_and_takes_leave_only_where_it_is_connected) {
   const Plan plan = test::tiny_plan();
   FillingState state = all_wanted(plan);
