@@ -142,8 +142,8 @@ void run(const Recorded& recorded, const OfferedModel& model, const Options& opt
       Channel channel(link, 7, test::Rig::patience());
       AesCoins coins(test::seed_of(2));
       try {
-        std::atomic<bool> in_pass = false;
-        ProviderSession(model.plan, model.weights, channel, coins, stock, own, test::Rig::patience()).serve(in_pass);
+        SessionActivity activity;
+        ProviderSession(model.plan, model.weights, channel, coins, stock, own, test::Rig::patience()).serve(activity);
       } catch (const Error& error) {
         if (error.code() != Code::closed) fmt::print(stderr, "{}\n", error.what());
       }

@@ -193,7 +193,8 @@ Json error_of(const Refusal& refusal) {
                      : refusal.status >= 500 ? "api_error"
                                              : "invalid_request_error";
   // A person reads the message alone, so the parameter stands in it.
-  const bool named = !refusal.param.empty() && !refusal.message.starts_with(refusal.param);
+  const std::string_view said = refusal.message;
+  const bool named = !refusal.param.empty() && !said.starts_with(refusal.param);
   Json error{{"type", type}, {"message", named ? refusal.param + ": " + refusal.message : refusal.message}};
   if (!refusal.code.empty()) error["code"] = refusal.code;
   if (!refusal.plain.empty()) error["plain"] = refusal.plain;

@@ -115,7 +115,7 @@ SavedConversation parsed(std::string_view text, const std::string& name) {
     const char* role = i % 2 == 0 ? "user" : "assistant";
     if (!message.is_object() || message.value("role", nlohmann::json()) != role)
       throw wrong(fmt::format("messages[{}].role: expected {}", i, role));
-    if (!message.contains("content") || !message["content"].is_string())
+    if (message.value("content", nlohmann::json()).type() != nlohmann::json::value_t::string)
       throw wrong(fmt::format("messages[{}].content: expected a string", i));
     saved.messages.push_back({role, message["content"]});
   }

@@ -18,7 +18,7 @@ class City(pydantic.BaseModel):
 class Frameworks(unittest.TestCase):
     def test_instructor(self):
         import instructor
-        for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON):
+        for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
             client = instructor.from_openai(openai.OpenAI(base_url=URL, api_key='none'), mode=mode)
             city = client.chat.completions.create(model='permllm', response_model=City, messages=[{'role': 'user', 'content': 'Name a city.'}], max_tokens=80)
             self.assertIsInstance(city, City, mode)

@@ -3,8 +3,10 @@
 #include <permllm/client.h>
 
 #include <atomic>
+#include <fstream>
 #include <future>
 
+#include "support/gguf_writer.h"
 #include "support/processes.h"
 #include "user/draft_model.h"
 
@@ -34,6 +36,9 @@ class DraftsOfClient : public testing::Test {
  protected:
   DraftsOfClient() {
     make_keys(scratch_.path());
+    const auto bytes = tiny_llama({.context = 512}).finish();
+    std::ofstream(model_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     helper_.emplace(std::vector<std::string>{"helper", "--events", "--listen", "127.0.0.1:0", "--identity",
                                              (scratch_ / "helper").string()},
                     PERMLLM_BINARY);
@@ -44,15 +49,15 @@ class DraftsOfClient : public testing::Test {
     provider_.emplace(std::vector<std::string>{"provider", "--events", "--log-level", "error", "--listen",
                                                "127.0.0.1:0", "--context", "512", "--profile", profile, "--helper",
                                                helper_address_, "--identity", (scratch_ / "provider").string(),
-                                               "--state", (scratch_ / "records").string(), "--model", k_model},
+                                               "--state", (scratch_ / "records").string(), "--model", model_},
                       PERMLLM_BINARY);
     invite_ = make_invite(scratch_.path(), "alice", address_of(*provider_), helper_address_, tokens);
     options.state = scratch_ / "state";
     options.drafts = true;
     return Client(invite_, options);
   }
-  static inline const std::string k_model = std::string(PERMLLM_TINY_MODELS) + "/llama.gguf";
   const Scratch scratch_;
+  const std::string model_ = (scratch_ / "model.gguf").string();
   std::optional<Process> helper_, provider_;
   std::string helper_address_, invite_;
 };
@@ -118,7 +123,7 @@ TEST_F(DraftsOfClient, are_charged_as_the_provider_charges_them) {
 // The next question may be another person's, of one gateway.
 TEST_F(DraftsOfClient, know_nothing_of_a_text_behind_a_reset) {
   ClientOptions options;
-  options.draft_model = k_model;
+  options.draft_model = model_;
   const Client client = this->client("open", 1000, options);
   Conversation conversation = client.conversation(drafts_of_four());
   const std::vector<std::uint32_t> question(40, 5);

@@ -42,7 +42,8 @@ TEST(CanariesServed, answers_of_a_trusted_run_are_right_of_that_model_alone) {
       EXPECT_EQ(counts["wrong"], std::string(model) == "llama" ? 0 : i) << model;
       EXPECT_EQ(counts["first"], 0);
     }
-    EXPECT_EQ(parties.logged().find("canary_wrong") != std::string::npos, std::string(model) != "llama");
+    EXPECT_EQ(parties.logged().find("a canary was answered otherwise") != std::string::npos,
+              std::string(model) != "llama");
     EXPECT_EQ(parties.logged().find("Why is it so"), std::string::npos);
     EXPECT_EQ(gateway->end(), 0);
   }

@@ -70,8 +70,8 @@ TEST(CheckedServices, keys_are_made_once_and_kept_and_a_wrong_product_ends_all_u
   // Of another process, too.
   ProductStore again(folder.path() / "products");
   for (ProductStore* store : {&products, &again}) {
-    const auto refused =
-        caught([&] { UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, store); });
+    const auto refused = caught(
+        [&] { UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, store); });
     ASSERT_TRUE(refused);
     EXPECT_EQ(refused->reason(), Reason::wrong_product);
     for (const char* part : {"qkv", "remove "})
