@@ -408,7 +408,9 @@ await check('each fault has its own headline', async () => {
   await page.click('#clear');
   await page.click('#ask-ok');
   await page.waitForFunction(() => document.querySelectorAll('#conversations li').length === 0, null, k_patience);
-  await ask(page, 'One more');
+  await ask(page, 'One more');  // the gateway answers again; how long the answer would be is the model's affair
+  await page.waitForFunction(() => [...document.querySelectorAll('#messages .answer .prose')].some((prose) => prose.innerText.trim()), null, k_patience);
+  if (await page.isVisible('#stop')) await page.click('#stop', { timeout: 2000 }).catch(() => {});
   await done(page);
 });
 
