@@ -226,7 +226,8 @@ class Conversation::State::Answering {
       }
     }
     note_range();
-    if (answer_.end == Answer::End::length && state_.session->out_of_stock()) answer_.end = Answer::End::stock;
+    if (answer_.end == Answer::End::length && (state_.session->out_of_stock() || short_))
+      answer_.end = Answer::End::stock;
     finish_text();
     answer_.cost.fed_tokens = state_.session->prompted();
     if (state_.options.next_prompt > 0 && !state_.cancelled)
@@ -312,6 +313,7 @@ class Conversation::State::Answering {
     MeasuredConversation::Request request;
     request.ids = ids;
     request.max_tokens = most_ = std::max<std::size_t>(room_for(ids), 1);
+    short_ = out_of_stock_ && most_ < most_of(state_.session->plan(), ids.size());
     request.drafts = &state_.drafts;
     request.ahead = state_.options.ahead;
     request.start = out_of_stock_ ? 1 : k_start;
@@ -429,6 +431,7 @@ class Conversation::State::Answering {
   std::exception_ptr
       out_of_stock_;      // why the first session's chain could not be filled: from then on what is in stock has to do
   std::size_t most_ = 0;  // tokens of the answer in this session
+  bool short_ = false;    // these are fewer than the answer may have, because no other material is there
   std::size_t rejected_ = 0;     // tokens of drafts that are charged
   std::size_t said_before_ = 0;  // in sessions before it that the provider forgot
   bool trusted_ = true;          // all of these

@@ -323,7 +323,7 @@ class User:
         # An answer whose material cannot be made any more ends before, and says so.
         whole = hurt == 'interrupt' or not done or len(got) == tokens or done[0]['end'] == 'stock'
         if not as_reference or not whole:
-            self.soak.fail(f'{self.name}: {asked} got {got}, expected {[self.references[q] for q in asked]} (hurt: {hurt}, status {status})')
+            self.soak.fail(f'{self.name}: {asked} got {got}, expected {[self.references[q] for q in asked]} (hurt: {hurt}, status {status}, end: {done[0]["end"] if done else None})')
             self.soak.did('wrong first answers')
         elif done:
             self.soak.did('right first answers')

@@ -373,6 +373,29 @@ TEST_F(PublicApi, a_conversation_goes_on_when_its_idle_session_was_taken) {
   }
 }
 
+// What is left of the first conversation's chain has no room for all of a second one's answer, and another chain cannot be filled.
+TEST_F(PublicApi, an_answer_that_a_used_chain_cuts_short_ends_for_want_of_material) {
+  auto away =
+      std::make_unique<Service>("helper --events --listen 127.0.0.1:0 --identity " + (folder / "helper").string());
+  const Service own("provider --events --listen 127.0.0.1:0 --context 64 --identity " + (folder / "provider").string() +
+                    " --state " + (folder / "cut-state").string() + " --helper " + away->address() +
+                    " --model " PERMLLM_TINY_MODELS "/llama.gguf");
+  const auto path = folder / "cut.invite";
+  run("invite cut --identity " + (folder / "provider").string() + " --provider-address " + own.address() +
+      " --helper-address " + away->address() + " --tokens 100 --out " + path.string());
+  const permllm::Client client(path, {.patience = std::chrono::seconds(20)});
+  client.fill(0, 64, 60);
+  permllm::ConversationOptions options;
+  options.chat_format = "none";
+  const std::vector<std::uint32_t> question{5, 6, 7};
+  EXPECT_EQ(client.conversation(options).answer(question, {.max_tokens = 30}).end, Answer::End::length);
+  away = nullptr;
+  const Answer answer = client.conversation(options).answer(question, {.max_tokens = 40});
+  EXPECT_GE(answer.tokens.size(), 10u);
+  EXPECT_LT(answer.tokens.size(), 40u);
+  EXPECT_EQ(answer.end, Answer::End::stock);
+}
+
 TEST_F(PublicApi, an_invite_that_is_no_good_is_refused_by_name) {
   EXPECT_EQ(error_of([] { permllm::Client(folder / "none.invite"); }).code(), permllm::Code::file);
   const auto path = invite("erin", 10);
