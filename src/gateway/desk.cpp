@@ -121,6 +121,7 @@ bool AnswerDesk::answer(AnswerJob& job, gateway::Costs& costs) {
   const std::stop_token stop = job.stop_token();
   auto lease = pool_.take(job.owner, job.ids, !job.request.chat, stop);
   if (!lease) return false;
+  if (options_.on_begin) options_.on_begin(seconds_of(Clock::now() - job.begun));
   Dialogue& conversation = **lease;
   const std::stop_callback cancel(stop, [&] { conversation.cancel(); });
   for (std::size_t i = 0; i < job.request.choices; ++i) {
@@ -142,13 +143,18 @@ bool AnswerDesk::choose(AnswerJob& job, std::size_t number, ConversationPool::Le
   const std::span<const std::uint32_t> ids = job.ids;
   const bool within_thought = begins_thought(backend_.detokenize(ids.last(std::min<std::size_t>(ids.size(), 8))));
   job.begin_choice();
+  bool first = number == 0;  // no token of the job's answers is there yet
   for (std::size_t i = 0; i < held.tries(); ++i) {
     held.begin(i, within_thought, how, job);
     const Answer answer = conversation.answer(
         ids, how, [&](std::string_view piece) { held.push(piece, job); },
         [&](const AnswerProgress& progress) {
           job.set(progress);
-          if (progress.stage == AnswerProgress::Stage::answer) ++tokens_;
+          if (progress.stage == AnswerProgress::Stage::answer) {
+            ++tokens_;
+            if (std::exchange(first, false) && options_.on_first_token)
+              options_.on_first_token(seconds_of(Clock::now() - job.begun));
+          }
           if (job.stop_token().stop_requested())
             conversation.cancel();  // what was asked for before the answer began was forgotten there
         });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -18,6 +19,8 @@ namespace permllm {
 struct DeskOptions {
   std::size_t sessions = 4, max_requests = 16, stock = 0;
   ConversationOptions conversation = {};
+  // Told the seconds since the request: once its answer has a conversation, and once its first token is there.
+  std::function<void(double)> on_begin = {}, on_first_token = {};
 };
 
 class AnswerDesk {

@@ -98,7 +98,7 @@ struct Served {
 
 struct Gateway::State {
   State(const std::vector<const Client*>& clients, const GatewayOptions& how, Log& to)
-      : options(how),
+      : options(with_times(how)),
         log(to),
         created(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
                     .count()),
@@ -107,8 +107,13 @@ struct Gateway::State {
       const std::string name = gateway::slug(client->model().name);
       std::string own = name;  // several of a name are counted
       for (int i = 2; find(own) != nullptr; ++i) own = fmt::format("{}-{}", name, i);
-      served.push_back(std::make_unique<Served>(*client, own, how, to));
+      served.push_back(std::make_unique<Served>(*client, own, options, to));
     }
+  }
+  GatewayOptions with_times(GatewayOptions how) {
+    how.desk.on_begin = [this](double seconds) { metrics.count_begin(seconds); };
+    how.desk.on_first_token = [this](double seconds) { metrics.count_first_token(seconds); };
+    return how;
   }
 
   void listen();

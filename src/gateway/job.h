@@ -23,7 +23,8 @@ class AnswerJob {
   const gateway::Request request;
   const gateway::Head head;
   const std::vector<std::uint32_t> ids;  // of the request's messages
-  bool keyed = false;                    // with an Idempotency-Key: goes on for a while without listeners
+  const std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
+  bool keyed = false;  // with an Idempotency-Key: goes on for a while without listeners
 
   // Called by the thread that makes the answer: one choice behind the other, each with a beginning and an end.
   void set(const AnswerProgress& progress);

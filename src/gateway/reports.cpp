@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
@@ -107,6 +108,10 @@ Json activity_of(const Client& client, const AnswerDesk& desk, const Canaries& c
           {"tokens_left", gateway::tokens_left(client.tokens_left())}};
 }
 
+namespace {
+const prometheus::Histogram::BucketBoundaries k_waiting_seconds{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 300};
+}  // namespace
+
 struct GatewayMetrics::State {
   prometheus::Registry registry;
   prometheus::Family<prometheus::Counter>& counters(const char* name, const char* help) {
@@ -131,6 +136,13 @@ struct GatewayMetrics::State {
       counters("permllm_gateway_canary_tokens_total", "Tokens of canaries' prompts and answers.").Add({});
   prometheus::Family<prometheus::Counter>& canary_bytes =
       counters("permllm_gateway_canary_bytes_total", "Payload bytes for canaries, online and of their material.");
+  prometheus::Histogram& histogram(const char* name, const char* help) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add({}, k_waiting_seconds);
+  }
+  prometheus::Histogram& waiting = histogram(
+      "permllm_gateway_waiting_seconds", "Time from a request to the conversation that answers it, canaries included.");
+  prometheus::Histogram& first_token = histogram("permllm_gateway_first_token_seconds",
+                                                 "Time from a request to its answer's first token, canaries included.");
   prometheus::Family<prometheus::Gauge>& answers =
       gauges("permllm_gateway_answers", "Answers under way, and those that wait for a conversation.");
   prometheus::Gauge& reachable =
@@ -155,6 +167,10 @@ GatewayMetrics::~GatewayMetrics() = default;
 void GatewayMetrics::count(const std::string& route, int status) {
   state_->requests.Add({{"route", route}, {"status", fmt::format("{}", status)}}).Increment();
 }
+
+void GatewayMetrics::count_begin(double seconds) { state_->waiting.Observe(seconds); }
+
+void GatewayMetrics::count_first_token(double seconds) { state_->first_token.Observe(seconds); }
 
 std::string GatewayMetrics::text(const std::vector<Source>& of) {
   State& s = *state_;

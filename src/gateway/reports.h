@@ -21,6 +21,9 @@ class GatewayMetrics {
   GatewayMetrics();
   ~GatewayMetrics();
   void count(const std::string& route, int status);
+  // Seconds since its request: when an answer has a conversation, and when its first token is there.
+  void count_begin(double seconds);
+  void count_first_token(double seconds);
   struct Source {
     const Client& client;
     const AnswerDesk& desk;

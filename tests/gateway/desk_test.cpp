@@ -151,6 +151,38 @@ TEST(AnswerDesk, who_waits_is_counted_and_no_more_wait_than_may) {
   EXPECT_EQ(d.client.questions(), 3u);
 }
 
+// Each answer has its conversation once, and its first token once: the one that waits has them later.
+TEST(AnswerDesk, the_times_until_an_answer_begins_and_until_its_first_token_are_told) {
+  Mutex mutex;
+  std::vector<double> begins, firsts;
+  const auto note = [&](std::vector<double>& all) {
+    return [&](double seconds) {
+      const Lock lock(mutex);
+      all.push_back(seconds);
+    };
+  };
+  {
+    Desk d({.sessions = 1, .on_begin = note(begins), .on_first_token = note(firsts)});
+    const Ticket one = d.ask("one"), two = d.ask("two");
+    d.client.question(0);
+    EXPECT_TRUE(d.becomes(1, 1));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    d.client.question(0).say("a");
+    d.client.question(0).say("b");
+    d.client.question(0).end();
+    d.client.question(1).say("c");
+    d.client.question(1).end();
+    done(one);
+    done(two);
+  }
+  ASSERT_EQ(begins.size(), 2u);
+  ASSERT_EQ(firsts.size(), 2u);
+  EXPECT_LT(begins[0], firsts[0]);
+  EXPECT_GE(firsts[0], 0.05);
+  EXPECT_GE(begins[1], 0.05);
+  EXPECT_GE(firsts[1], begins[1]);
+}
+
 TEST(AnswerDesk, the_one_that_is_furthest_is_told_of) {
   Desk d;
   const Ticket one = d.ask("one"), two = d.ask("two");

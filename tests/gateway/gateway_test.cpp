@@ -383,6 +383,11 @@ TEST_F(GatewayTest, models_tokens_health_and_metrics_are_told) {
   const Reply metrics = get(*gateway, "/metrics");
   EXPECT_NE(metrics.text.find("permllm_gateway_requests_total{route=\"/health\",status=\"200\"}"), std::string::npos)
       << metrics.text;
+  for (const char* series : {"waiting", "first_token"}) {
+    EXPECT_TRUE(
+        std::regex_search(metrics.text, std::regex(fmt::format("\npermllm_gateway_{}_seconds_count [1-9]", series))))
+        << metrics.text;
+  }
   EXPECT_EQ(get(*gateway, "/nothing").status, 404);
   EXPECT_EQ(get(*gateway, k_chats).status, 405);
   EXPECT_EQ(post(*gateway, "/v1/models", {}).status, 405);
