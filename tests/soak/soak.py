@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A provider, a helper and users who do all at random and at once, while services are killed and strangers knock.
 
-soak.py PERMLLM MODEL [--seconds 60] [--users 6] [--seed N]
+soak.py PERMLLM MODEL [--seconds 60] [--users 6] [--helpers 1] [--kill-every 11] [--seed N]
 
-Kills come in the first part of the time alone, so that the last life of each service is long enough to see whether it grows. At the end everything is
-stopped in order and the ledgers of both sides are compared. Exit status 1 where something was not as it should be; each such thing is a line.
+Kills end a minute before the end, or behind the first part of a shorter time, so that the last life of each service is long enough to see
+whether it grows. At the end everything is stopped in order and the ledgers of both sides are compared. With several helpers these are a pool
+behind a balancer, and the provider is left alone. Exit status 1 where something was not as it should be; each such thing is a line.
 """
 import argparse
 import collections
@@ -119,7 +120,7 @@ class Life:
 class Service:
     def __init__(self, soak, name, arguments):
         self.soak, self.name, self.lives, self.life = soak, name, [], None
-        self.command = [soak.permllm, name, *map(str, arguments), '--events', '--patience', str(PATIENCE)]
+        self.command = [soak.permllm, name.split('-')[0], *map(str, arguments), '--events', '--patience', str(PATIENCE)]
         self.log = soak.folder / f'{name}.log'
         self.expected_end = True
 
@@ -186,6 +187,43 @@ class Service:
             status = self.life.process.wait()
         if status != 0:
             self.soak.fail(f'{self.name} ended with {status} on SIGTERM, expected 0')
+
+
+class Balancer:
+    """Hands each connection to the next helper that listens."""
+    def __init__(self, ports):
+        self.ports, self.turn = ports, 0
+        self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            threading.Thread(target=self.join, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def join(self, user):
+        self.turn += 1
+        for i in range(len(self.ports)):
+            try:
+                helper = socket.create_connection(('127.0.0.1', self.ports[(self.turn + i) % len(self.ports)]))
+            except OSError:
+                continue
+            threading.Thread(target=self.pump, args=(helper, user), daemon=True).start()
+            return self.pump(user, helper)
+        user.close()
+
+    @staticmethod
+    def pump(source, to):
+        try:
+            while data := source.recv(1 << 16):
+                to.sendall(data)
+        except OSError:
+            pass
+        for end in (source, to):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
 
 # ---- Users -------------------------------------------------------------------------------------------------------------
@@ -419,8 +457,10 @@ def knock(soak, rng, port):
 
 def trouble(soak, services, rng, seconds):
     begin = time.monotonic()
-    next_kill = begin + rng.uniform(6, 10)
-    victim = rng.randint(0, 1)
+    pool = [name for name in services if name.startswith('helper')]
+    victims, every = pool if len(pool) > 1 else list(services), soak.options.kill_every
+    next_kill = begin + rng.uniform(0.55, 0.9) * every
+    victim = rng.randrange(len(victims))
     while not soak.stop.is_set():
         knock(soak, rng, soak.ports[rng.choice(list(soak.ports))])
         if rng.random() < 0.1:
@@ -429,10 +469,10 @@ def trouble(soak, services, rng, seconds):
                 service.life.process.send_signal(signal.SIGHUP)
                 soak.did('SIGHUP')
         now = time.monotonic()
-        if now >= next_kill and now - begin < 0.55 * seconds:
-            services[('provider', 'helper')[victim]].kill_and_restart(rng.uniform(0, 1.5))
-            victim = 1 - victim
-            next_kill = time.monotonic() + rng.uniform(9, 13)
+        if now >= next_kill and now - begin < seconds - min(0.45 * seconds, 60):
+            services[victims[victim]].kill_and_restart(rng.uniform(0, 1.5))
+            victim = (victim + 1) % len(victims)
+            next_kill = time.monotonic() + rng.uniform(0.8, 1.2) * every
         soak.stop.wait(rng.uniform(0, 0.5))
 
 
@@ -553,9 +593,17 @@ def prepare(soak):
         soak.run('keygen', '--role', role, '--out', soak.folder / role)
     shutil.copy(soak.folder / 'provider/certificate.pem', soak.folder / 'helper/peers/provider.pem')
     shutil.copy(soak.folder / 'helper/certificate.pem', soak.folder / 'provider/peers/helper.pem')
-    soak.ports = {'provider': free_port(), 'helper': free_port()}
+    ports = [free_port() for _ in range(soak.options.helpers)]
+    pool = len(ports) > 1
+    soak.ports = {'provider': free_port(), 'helper': Balancer(ports).port if pool else ports[0]}
     soak.grace = ['--grace', str(GRACE)]
-    return {'helper': Service(soak, 'helper', ['--identity', 'helper', '--store', 'store', '--listen', f'127.0.0.1:{soak.ports["helper"]}', '--drain', 20]),
+
+    def helper(i):
+        address = f'127.0.0.1:{ports[i]}'
+        arguments = ['--identity', 'helper', '--store', 'store', '--listen', address, '--drain', 20]
+        name = f'helper-{i + 1}' if pool else 'helper'
+        return name, Service(soak, name, arguments + (['--pool', address] if pool else []))
+    return {**dict(map(helper, range(len(ports)))),
             'provider': Service(soak, 'provider', ['--identity', 'provider', '--state', 'state', '--model', soak.model, '--context', CONTEXT,
                                                    '--listen', f'127.0.0.1:{soak.ports["provider"]}', '--helper', f'127.0.0.1:{soak.ports["helper"]}',
                                                    '--drain', 20, *soak.grace])}
@@ -630,6 +678,8 @@ def main():
     parser.add_argument('model', type=os.path.abspath)
     parser.add_argument('--seconds', type=float, default=60)
     parser.add_argument('--users', type=int, default=6)
+    parser.add_argument('--helpers', type=int, default=1, help='more than one: a pool, of which one is killed at a time')
+    parser.add_argument('--kill-every', type=float, default=11, help='seconds between two kills')
     parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument('--keep', help='keep the folder, and make it here')
     options = parser.parse_args()
