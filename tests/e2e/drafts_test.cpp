@@ -80,7 +80,7 @@ Answer answer(const Client& client, std::size_t draft, std::size_t tokens, doubl
   how.top_k = 3;
   how.seed = 7;
   how.log_probabilities = true;
-  return client.conversation(options).ask("so it so", how);
+  return client.conversation(options).ask("it is it", how);  // no choice of its answer is close
 }
 
 std::vector<double> chances(const Answer& answer) {
@@ -89,7 +89,7 @@ std::vector<double> chances(const Answer& answer) {
   return all;
 }
 
-// Chances of tokens whose chances differ, each its own: one place off would be seen.
+// Chances of tokens whose chances differ, each its own: one place off would be seen. Rounding at random moves them by 0.02 (paper).
 void expect_own_chances(const Answer& drafted, const Answer& plain) {
   EXPECT_EQ(drafted.tokens, plain.tokens);
   EXPECT_EQ(drafted.text, plain.text);
@@ -98,8 +98,8 @@ void expect_own_chances(const Answer& drafted, const Answer& plain) {
   std::size_t differ = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
     EXPECT_EQ(drafted.log_probabilities[i].bytes, plain.log_probabilities[i].bytes);
-    EXPECT_NEAR(got[i], want[i], 0.02) << i;
-    differ += i > 0 && std::fabs(want[i] - want[i - 1]) > 0.1 ? 1 : 0;
+    EXPECT_NEAR(got[i], want[i], 0.06) << i;
+    differ += i > 0 && std::fabs(want[i] - want[i - 1]) > 0.15 ? 1 : 0;
   }
   EXPECT_GT(differ, want.size() / 4);
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A provider, a helper and users who do all at random and at once, while services are killed and strangers knock.
 
-soak.py PERMLLM MODEL [--seconds 60] [--users 6] [--helpers 1] [--kill-every 11] [--seed N]
+soak.py PERMLLM MODEL [--seconds 60] [--users 6] [--helpers 1] [--kill-every 11] [--provider=ARGUMENTS] [--chat=ARGUMENTS]
+        [--seed N]
 
 Kills end a minute before the end, or behind the first part of a shorter time, so that the last life of each service is long enough to see
 whether it grows. At the end everything is stopped in order and the ledgers of both sides are compared. With several helpers these are a pool
@@ -13,6 +14,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -31,6 +33,7 @@ CONTEXT = 64
 PATIENCE, GRACE = 10, 4         # seconds
 HANG = 45                       # a user's program that takes longer is an error
 TOKENS, LEAST_TOKENS = 8, 3     # longest answer; what of it must be known to compare
+MOST_DRAFT = 4                  # drafted tokens of a pass
 STRETCH = 15                    # pieces that are burnt ahead of use
 KINDS = ('slots', 'entries', 'passes', 'queries')
 CANDIDATES = ('Is it so?', 'And the sea', 'Why not', 'a', 'One, two', 'to be', 'Who?', 'The end', 'if then', 'x y z')
@@ -311,7 +314,11 @@ class User:
         said = errors.read()
         errors.close()
         with self.lock:
-            self.printed[key] += tokens
+            # Drafted tokens that did not hold are counted, too; of an answer without its end nobody says how many there were.
+            done = [event for event in events if event['event'] == 'done']
+            self.printed[key] += tokens + sum(event['drafts']['rejected'] for event in done)
+            if len(done) < len(lines):
+                self.slack[key] += MOST_DRAFT * (tokens + 2 * len(lines))
             # A pass that was begun for a token that was not printed; and what a killed provider had burnt ahead. Behind its end a session waits.
             self.slack[key] += 2 * len(lines) + (STRETCH + 1 if self.soak.outage(begin, end + GRACE + PATIENCE, 'provider') else 0)
         if hung.is_set():
@@ -348,7 +355,7 @@ class User:
         r = self.random
         tokens = r.randint(1, TOKENS)
         questions = [r.choice(list(self.references)) for _ in range(r.randint(1, 3))]
-        arguments = ['chat', '--chat-format', 'none', '--max-tokens', str(tokens), '--ahead', str(r.choice((1, 16, 64))), *self.soak.grace]
+        arguments = ['chat', '--chat-format', 'none', '--max-tokens', str(tokens), '--ahead', str(r.choice((1, 16, 64))), *self.soak.chat]
         events, status = self.program(arguments, questions, hurt, late=r.uniform(0, 0.4), after=r.choice((0, 0, 1, 3)))
         done = [event for event in events if event['event'] == 'done']
         self.soak.did('answers', len(done))
@@ -379,7 +386,7 @@ class User:
     def be_revoked(self):
         self.revoked_at = float('inf')
         self.soak.run('invite', '--revoke', self.name, '--identity', self.soak.folder / 'provider')
-        events, status = self.program(['chat', '--chat-format', 'none', *self.soak.grace], ['a'])
+        events, status = self.program(['chat', '--chat-format', 'none', *self.soak.chat], ['a'])
         if status == 0:
             self.soak.fail(f'{self.name}: an answer with a revoked invite')
         self.let_in()
@@ -409,7 +416,7 @@ def references_of(soak, user):
     for question in CANDIDATES:
         same = None
         for _ in range(5):
-            events, _ = user.program(['chat', '--chat-format', 'none', '--max-tokens', str(TOKENS), '--ahead', '16', *soak.grace], [question])
+            events, _ = user.program(['chat', '--chat-format', 'none', '--max-tokens', str(TOKENS), '--ahead', '16', *soak.chat], [question])
             answer = [event['id'] for event in events if event['event'] == 'token']
             same = os.path.commonprefix([answer, same or answer])
             if len(same) < LEAST_TOKENS:
@@ -597,6 +604,7 @@ def prepare(soak):
     pool = len(ports) > 1
     soak.ports = {'provider': free_port(), 'helper': Balancer(ports).port if pool else ports[0]}
     soak.grace = ['--grace', str(GRACE)]
+    soak.chat = [*soak.grace, *shlex.split(soak.options.chat)]
 
     def helper(i):
         address = f'127.0.0.1:{ports[i]}'
@@ -606,7 +614,7 @@ def prepare(soak):
     return {**dict(map(helper, range(len(ports)))),
             'provider': Service(soak, 'provider', ['--identity', 'provider', '--state', 'state', '--model', soak.model, '--context', CONTEXT,
                                                    '--listen', f'127.0.0.1:{soak.ports["provider"]}', '--helper', f'127.0.0.1:{soak.ports["helper"]}',
-                                                   '--drain', 20, *soak.grace])}
+                                                   '--drain', 20, *soak.grace, *shlex.split(soak.options.provider)])}
 
 
 def soak_for(soak, services):
@@ -680,6 +688,8 @@ def main():
     parser.add_argument('--users', type=int, default=6)
     parser.add_argument('--helpers', type=int, default=1, help='more than one: a pool, of which one is killed at a time')
     parser.add_argument('--kill-every', type=float, default=11, help='seconds between two kills')
+    parser.add_argument('--provider', default='', help='further arguments of the provider')
+    parser.add_argument('--chat', default='', help='further arguments of chat')
     parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument('--keep', help='keep the folder, and make it here')
     options = parser.parse_args()
