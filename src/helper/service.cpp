@@ -16,6 +16,7 @@ namespace {
 
 // Of a pool: how long a provider's side of a session waits for the user's, who is on its way by then.
 constexpr Clock::duration k_pairing = std::chrono::seconds(10);
+constexpr auto k_look_at_parked = std::chrono::milliseconds(100);  // whether their provider has left
 
 std::size_t most_of_chunk() {
   ModelChunk any;
@@ -143,35 +144,28 @@ void HelperService::park(std::unique_ptr<Link>& link, Channel channel, const Pai
   channel.send(PairAccepted{half});
   channel.flush();
   channel.set_session(hello.session);
-  auto parked = std::make_unique<Parked>(Parked{
-      std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello, Clock::now() + patience_});
+  auto parked = std::make_unique<Parked>(
+      Parked{std::move(link), channel, common_seed(half, domain::provider_helper, hello), hello});
   const Place place{peer.provider, hello.user, hello.session};
-  const Parked* own = nullptr;
+  Parked* const own = parked.get();
   if (pool_) pool_->announce(name_of_place(place));  // first: whoever takes the provider's side withdraws it
-  {
-    const Lock lock(mutex_);
-    std::erase_if(parked_, [&, now = Clock::now()](const auto& other) {
-      const bool late = other.second->until < now;  // its user never came
-      if (late && pool_) pool_->withdraw(name_of_place(other.first));
-      return late;
-    });
-    own = parked.get();
-    parked_[place] = std::move(parked);
-  }
-  parked_changed_.notify_all();
-  if (!pool_) return;
-  // The user may have been with a helper that is gone, and nobody would tell the provider, who makes no other attempt before this one has ended.
   Lock lock(mutex_);
-  const auto is_parked = [&]() REQUIRES(mutex_) {
+  parked_[place] = std::move(parked);
+  parked_changed_.notify_all();
+  const auto taken = [&]() REQUIRES(mutex_) {
     const auto found = parked_.find(place);
-    return found != parked_.end() && found->second.get() == own;
+    return found == parked_.end() || found->second.get() != own;
   };
-  if (parked_changed_.wait_for(lock, std::min<Clock::duration>(patience_, k_pairing),
-                               [&]() REQUIRES(mutex_) { return !is_parked(); }))
+  // In a pool the user may have been with a helper that is gone, and nobody would tell the provider, who makes no other attempt before this one has
+  // ended.
+  const Clock::time_point until = Clock::now() + (pool_ ? std::min<Clock::duration>(patience_, k_pairing) : patience_);
+  while (!parked_changed_.wait_for(lock, k_look_at_parked, taken)) {
+    if (Clock::now() < until && !own->link->has_come()) continue;
+    parked_.erase(place);
+    lock.unlock();
+    if (pool_) pool_->withdraw(name_of_place(place));
     return;
-  parked_.erase(place);
-  lock.unlock();
-  pool_->withdraw(name_of_place(place));
+  }
 }
 
 bool HelperService::sent_product_keys(Channel& user, const Frame& frame, bool& keyed, const StoredModel& model,

@@ -47,13 +47,12 @@ class HelperService {
     std::uint64_t session;
     auto operator<=>(const Place&) const = default;
   };
-  // The provider's link of a session, parked until the user's arrives, or for the patience.
+  // The provider's link of a session, parked until the user's arrives, the provider leaves, or for the patience.
   struct Parked {
     std::unique_ptr<Link> link;
     Channel channel;
     Seed common;
     PairHello hello;
-    Clock::time_point until;
   };
 
   ProbeFacts facts(const std::vector<std::string>& ids, const Peer& peer);

@@ -235,7 +235,7 @@ class Balancer:
 # conversation had several questions.
 EXPECTED = [
     (r'closed the connection|nobody listens|did not arrive before the deadline|did not answer before the deadline|was lost|no connection|Connection re(set|fused)|Broken pipe|has left'
-     r'|no such session|shutting down|does not hold model|this side closed it|cancelled', 'outage'),
+     r'|no such session|shutting down|does not hold model|this side closed it|cancelled|did not open its side of the session', 'outage'),
     (r'the provider and this side differ about the chain|seed of this chain is another than', 'outage'),
     (r'its invite was revoked|was replaced by a newer one|its invite is revoked, replaced or unknown', 'revoked'),
     (r'answer: stopped', 'interrupted'),
