@@ -33,6 +33,8 @@ const k_patience = { timeout: 90_000 };
 const answers = (page) => page.locator('#messages .answer');
 const ask = async (page, text) => { await page.fill('#question', text); await page.press('#question', 'Enter'); };
 const done = (page) => page.waitForFunction(() => { const all = document.querySelectorAll('#messages .answer'); return all.length && all[all.length - 1].getAttribute('aria-busy') === 'false'; }, null, k_patience);
+// Does what begins an answer, and waits for the request: an answer may be over before anybody could look for its signs.
+const begins = async (page, act) => { await Promise.all([page.waitForRequest('**/v1/chat/completions', k_patience), act()]); };
 const words = async (page) => (await answers(page).last().locator('.prose').innerText()).trim();
 // An answer in the gateway's place: texts, or the deltas of a stream. Resolves to the requests that came.
 async function script(page, ...answers) {
@@ -67,17 +69,17 @@ let first = '';
 await check('tokens appear one after the other, and the panel counts', async () => {
   const before = await page.innerText('#trips');
   await settle(page, 24);
-  await ask(page, 'Count from one to ten in words.');
-  const lengths = new Set();
-  for (const begin = Date.now(); Date.now() - begin < 90_000;) {
-    lengths.add((await words(page)).length);
-    if (await answers(page).last().getAttribute('aria-busy') === 'false') break;
-    await page.waitForTimeout(30);
-  }
+  await page.evaluate(() => {
+    globalThis.lengths = new Set();
+    const look = () => lengths.add([...document.querySelectorAll('#messages .answer .prose')].at(-1)?.innerText.length);
+    new MutationObserver(look).observe(document.getElementById('messages'), { subtree: true, childList: true, characterData: true });
+  });
+  await begins(page, () => ask(page, 'Count from one to ten in words.'));
   await done(page);
   first = await words(page);
   assert.ok(first.length > 0);
-  assert.ok(lengths.size > 3, `seen ${lengths.size} lengths`);
+  const lengths = await page.evaluate(() => globalThis.lengths.size);
+  assert.ok(lengths > 3, `seen ${lengths} lengths`);
   assert.equal(await page.locator('.cost').count(), 0);
   await answers(page).last().locator('.short').click();
   assert.match(await page.innerText('.cost'), /24 tokens[^]*MB sent[^]*MB received[^]*round trips[^]*Offline material/);
@@ -100,8 +102,7 @@ await check('stop ends an answer and keeps what there is', async () => {
 await check('an answer that was stopped is continued', async () => {
   const was = await words(page);
   await settle(page, 8);
-  await answers(page).last().getByRole('button', { name: 'Continue' }).click();
-  await page.waitForSelector('#stop:visible', k_patience);
+  await begins(page, () => answers(page).last().getByRole('button', { name: 'Continue' }).click());
   await done(page);
   const now = await words(page);
   assert.ok(now.length > was.length && now.startsWith(was.slice(0, -1)), `${was} | ${now}`);
@@ -110,8 +111,7 @@ await check('an answer that was stopped is continued', async () => {
 const versions = (page, item) => item.locator('.versions span').innerText();
 await check('answering again makes another version, and one steps between them', async () => {
   const was = await words(page), count = await answers(page).count();
-  await answers(page).last().getByRole('button', { name: 'Answer again' }).click();
-  await page.waitForSelector('#stop:visible', k_patience);
+  await begins(page, () => answers(page).last().getByRole('button', { name: 'Answer again' }).click());
   await done(page);
   assert.equal(await answers(page).count(), count);
   const again = await words(page);
@@ -130,8 +130,7 @@ await check('editing the first question keeps what came after in the version bef
   await question.hover();
   await question.getByRole('button', { name: 'Edit this question' }).click();
   await page.fill('#messages .edit textarea', 'What is the capital of France?');
-  await page.press('#messages .edit textarea', 'Enter');
-  await page.waitForSelector('#stop:visible', k_patience);
+  await begins(page, () => page.press('#messages .edit textarea', 'Enter'));
   await done(page);
   assert.equal(await answers(page).count(), 1);
   assert.equal(await page.innerText('#title'), 'What is the capital of France?');
