@@ -258,10 +258,10 @@ void ClearSide::add_mlp(std::size_t layer, const ShownPair& down) {
   add_normed(down, part_.vectors.layer(layer).mlp_gain);
 }
 
-std::uint64_t ClearSide::check(const ShownPair& logits) {
-  if (!checks_) return 0;
+void ClearSide::check(const ShownPair& logits) {
+  if (!checks_) return;
   checks_->see(logits, head_shape(plan_));
-  return checks_->end();
+  checks_->end();
 }
 
 std::vector<std::int64_t> ClearSide::logits(const ShownPair& shown, std::size_t row) const {

@@ -39,7 +39,7 @@ class ClearSide {
   void add_attention(std::size_t layer, const ShownPair& o);
   void add_mlp(std::size_t layer, const ShownPair& down);
   // What the pass showed at its end. Errors and result: those of ProductChecks::end; 0 where nothing is checked.
-  std::uint64_t check(const ShownPair& logits);
+  void check(const ShownPair& logits);
   double check_seconds() const { return checks_ ? checks_->seconds() : 0; }
   // Logits of one row in vocabulary order, in units of 2^-Plan::choice_frac().
   std::vector<std::int64_t> logits(const ShownPair& shown, std::size_t row) const;

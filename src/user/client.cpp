@@ -93,7 +93,7 @@ std::vector<TokenId> Client::State::encode(const std::vector<Message>& messages,
 Client::State::State(const std::filesystem::path& path, const ClientOptions& with)
     : invite(load_invite(path)),
       ledger(user_ledger(with.state)),
-      products(user_products(with.state)),
+      products(user_products(with.state), invite.provider_pin),
       options(with),
       executor(with.threads) {
   Card card = read_card();

@@ -39,10 +39,8 @@ ProductChecks::ProductChecks(const Plan& plan, const ProductKeys& keys, Executor
 
 void ProductChecks::begin(const Words& rows) {
   pending_ = std::nullopt;
-  unsure_ = 0;
   wrong_.clear();
   hand_residual(rows);
-  lost_.assign(rows.size() / plan_.config.width, 0);
 }
 
 void ProductChecks::hand(const Words& values, Ring ring, const LinearShape& matrix,
@@ -92,7 +90,7 @@ void ProductChecks::settle(std::span<const std::int64_t> rows) {
     products[j] = centre((difference >> shift) - constant, Ring{bits});
     residual_[j] = centre(before + ((static_cast<Word>(products[j]) + constant) << shift), plan_.residual);
   }
-  if (beside != 0) fail(pending_ ? pending_->matrix : qkv_shape(plan_, 0));
+  if (beside != 0) fail(pending_ ? pending_->matrix : qkv_shape(plan_, 0), true);
   if (!pending_) return;
   check(pending_->matrix, std::span(input_).last(n * pending_->matrix.cols), input_bits_, products, bits);
   pending_ = std::nullopt;
@@ -102,7 +100,7 @@ void ProductChecks::check(const LinearShape& matrix, std::span<const std::int64_
                           std::span<const std::int64_t> y, int bits) {
   const ProductKey& key = keys_.matrices[matrix_number(plan_, matrix)];
   const std::size_t n = y.size() / matrix.rows;
-  PERMLLM_ASSERT(x.size() == n * matrix.cols && y.size() == n * matrix.rows && n <= lost_.size());
+  PERMLLM_ASSERT(x.size() == n * matrix.cols && y.size() == n * matrix.rows);
   const auto in = [&](std::size_t i) { return x.subspan(i * matrix.cols, matrix.cols); };
   std::vector<std::uint8_t> right(n);
   const auto row = [&](std::size_t i) {
@@ -115,29 +113,22 @@ void ProductChecks::check(const LinearShape& matrix, std::span<const std::int64_
     executor_.parallel(n, row);
   }
   for (std::size_t i = 0; i < n; ++i) {
-    std::uint8_t& lost = lost_[lost_.size() - n + i];
     if (right[i] != 0) continue;
-    if (lost == 0 && cannot_wrap(key.longest_row, in(i), bits)) {
-      fail(matrix);
-    } else {
-      ++unsure_;
-      lost = 1;
-    }
+    fail(matrix, cannot_wrap(key.longest_row, in(i), bits));
   }
 }
 
-void ProductChecks::fail(const LinearShape& matrix) {
-  if (wrong_.empty()) wrong_ = name_of(matrix);
+void ProductChecks::fail(const LinearShape& matrix, bool sure) {
+  if (!wrong_.empty()) return;
+  wrong_ = fmt::format("the provider's product for {} is not that of the model that was registered with the helper{}",
+                       name_of(matrix),
+                       sure ? "" : ", or it left the ring that the provider's plan has for it, which nobody can tell");
 }
 
-std::uint64_t ProductChecks::end() {
-  if (!wrong_.empty()) {
-    throw Error(Code::mismatch, Reason::wrong_product, "ShownRows",
-                fmt::format("the provider's product for {} is not that of the model that was registered with the "
-                            "helper: the answer ends before the token that it would have made",
-                            wrong_));
-  }
-  return unsure_;
+void ProductChecks::end() {
+  if (wrong_.empty()) return;
+  throw Error(Code::mismatch, Reason::wrong_product, "ShownRows",
+              wrong_ + ": the answer ends before the token that it would have made");
 }
 
 }  // namespace permllm

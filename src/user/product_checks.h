@@ -28,9 +28,9 @@ class ProductChecks {
   // the matrix puts out for which values were handed over. Of the last rows alone, where fewer are shown.
   void see(const ShownPair& shown, const LinearShape& matrix);
 
-  // Ends a pass: how many products are other than the key says, but may have wrapped: W x was too large for its ring, so it is not known who is at
-  // fault. Errors: mismatch, wrong_product, naming layer and matrix, where a product is another.
-  std::uint64_t end();
+  // Ends a pass. Errors: mismatch, wrong_product, naming layer and matrix, where a product is another. Rings are the provider's choice, so that one which
+  // W x may have left excuses nobody; the text says so.
+  void end();
   // That all of this took so far.
   double seconds() const { return seconds_; }
 
@@ -41,7 +41,8 @@ class ProductChecks {
              int bits);
   // What was added to the residual since it was last known, where something was handed over; and that nothing else was. What it is now.
   void settle(std::span<const std::int64_t> rows);
-  void fail(const LinearShape& matrix);
+  // sure: the product cannot have left its ring.
+  void fail(const LinearShape& matrix, bool sure);
 
   const Plan& plan_;
   const ProductKeys& keys_;
@@ -49,16 +50,13 @@ class ProductChecks {
   // [token][size]: the residual as it was last known, in its whole ring; what was handed over.
   std::vector<std::int64_t> residual_, input_;
   int input_bits_ = 64;
-  // By token: a product may have wrapped in this pass, so that the residual is no longer known.
-  std::vector<std::uint8_t> lost_;
   struct Pending {
     LinearShape matrix;
     std::vector<std::int64_t> constants;  // encoded, by row; empty: none
   };
   std::optional<Pending> pending_;  // the matrix that takes input_
-  std::uint64_t unsure_ = 0;
   double seconds_ = 0;
-  std::string wrong_;  // the first product that is another; empty: none
+  std::string wrong_;  // what the first product is that is another; empty: none
 };
 
 }  // namespace permllm

@@ -74,26 +74,38 @@ std::string ProductStore::read(const Of& of) const {
   return file.read(0, bytes) ? std::string(bytes.begin(), bytes.end()) : "";
 }
 
+std::filesystem::path ProductStore::note() const {
+  const std::span provider(reinterpret_cast<const std::uint8_t*>(provider_.data()), provider_.size());
+  return folder_ / (hash_hex(domain::product_keys, provider) + k_wrong);
+}
+
+void ProductStore::check_trust() {
+  const auto refuse = [](const std::string& why) { throw Error(Code::mismatch, Reason::wrong_product, "model", why); };
+  if (!refused_.empty()) refuse(refused_);
+  if (folder_.empty() || !is_there(note())) return;
+  std::string why = read_small_file(note());
+  why.resize(std::min(why.find('\n'), why.size()));
+  refuse(fmt::format("a product was wrong before: {}; remove {} to go on with this provider, with a new secret", why,
+                     note().string()));
+}
+
+void ProductStore::require_trust() {
+  const Lock lock(mutex_);
+  check_trust();
+}
+
 std::optional<ProductKeys> ProductStore::find(const Of& of, const Plan& plan, const Digest& public_part) {
   const Lock lock(mutex_);
-  const auto refuse = [](const std::string& why) { throw Error(Code::mismatch, Reason::wrong_product, "model", why); };
-  if (const auto it = refused_.find(of.name()); it != refused_.end()) refuse(it->second);
-  if (const auto path = path_of(of, k_wrong); !folder_.empty() && is_there(path)) {
-    std::string why = read_small_file(path);
-    why.resize(std::min(why.find('\n'), why.size()));
-    refuse(fmt::format("a product was wrong before: {}; remove {} to go on with this provider, with a new secret", why,
-                       path.string()));
-  }
+  check_trust();
   const auto in_memory = kept_.find(of.name());
   const std::optional<Kept> kept = kept_of(!folder_.empty()           ? read(of)
                                            : in_memory == kept_.end() ? ""
                                                                       : in_memory->second);
   if (!kept || kept->words.size() * sizeof(Word) != product_key_bytes(plan)) return std::nullopt;
   if (kept->public_part != public_part) {
-    refuse(
-        "the provider's embedding table or its vectors are other than when this user first asked it under this model "
-        "and "
-        "plan");
+    throw Error(Code::mismatch, Reason::wrong_product, "model",
+                "the provider's embedding table or its vectors are other than when this user first asked it under this "
+                "model and plan");
   }
   auto next = kept->words.begin();
   return read_product_keys(plan, kept->seed, [&](ProductKeyWords expected) {
@@ -124,17 +136,16 @@ void ProductStore::keep(const Of& of, const Digest& public_part, const ProductKe
 
 void ProductStore::refuse(const Of& of, const std::string& why) {
   const Lock lock(mutex_);
-  refused_[of.name()] = why;
+  refused_ = why;
   kept_.erase(of.name());
   if (folder_.empty()) return;
-  make_private_folder(folder_);
-  const std::filesystem::path path = path_of(of, k_wrong);
-  replace_file(path, why + "\n", 0600);
-  File(path, File::Mode::write).sync();
   std::error_code none;  // it is of no more use, and it does not matter whether it stays
   std::filesystem::remove(path_of(of, k_keys), none);
+  make_private_folder(folder_);
+  replace_file(note(), why + "\n", 0600);
+  File(note(), File::Mode::write).sync();
   sync_folder(folder_);
-  refused_.erase(of.name());  // from here on the file says so, which a person may remove
+  refused_.clear();  // from here on the file says so, which a person may remove
 }
 
 }  // namespace permllm

@@ -196,6 +196,7 @@ void UserSession::run(const Mask& rows, const Choose& choose, const Behind& behi
 }
 
 ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t heads, const Behind& behind) {
+  if (before_checked_pass_) before_checked_pass_();
   begin({PassBegin::rows, static_cast<std::uint32_t>(tokens.size()), 0, static_cast<std::uint32_t>(heads)});
   Indices material{progress_};
   user_.batch = progress_.slot;
@@ -205,9 +206,15 @@ ShownPair UserSession::run_open(std::span<const TokenId> tokens, std::size_t hea
       run_open_pass(user_, plan_, none_, plan_.config.post_norm ? Mask{} : x.last(heads), material, *clear_);
   // At the end of a pass, not where the first wrong product is seen: the provider would learn from where the user stops which one it was.
   try {
-    beyond_ += clear_->check(logits);
+    clear_->check(logits);
   } catch (const Error& error) {
-    if (wrong_product_) wrong_product_(error.message());
+    if (!wrong_product_) throw;
+    try {
+      wrong_product_(error.message());
+    } catch (const Error& trouble) {  // as with a full disk: that the product was wrong is the greater news
+      throw Error(error.code(), error.reason(), error.field(),
+                  fmt::format("{}; and this could not be noted: {}", error.message(), trouble.what()));
+    }
     throw;
   }
   return logits;

@@ -52,6 +52,8 @@ class UserSession {
 
   // Called with what was wrong, before the Error of a wrong product (Plan::checked) is thrown. No pass can follow.
   void on_wrong_product(std::function<void(const std::string&)> told) { wrong_product_ = std::move(told); }
+  // Asked before each pass of profile open; what it throws goes to who asks.
+  void before_checked_pass(std::function<void()> ask) { before_checked_pass_ = std::move(ask); }
 
   // Values beyond their range (docs/protocol.md 2.9) in the passes of the tokens that are kept.
   std::uint64_t beyond() const { return beyond_; }
@@ -90,6 +92,7 @@ class UserSession {
   BfvUser* bfv_;
   Burn burn_;
   std::function<void(const std::string&)> wrong_product_;
+  std::function<void()> before_checked_pass_;
   std::atomic<std::uint64_t> beyond_ = 0;
   // Of the passes so far: the tokens that were kept before it, and the values beyond their range in the passes before it.
   struct Before {

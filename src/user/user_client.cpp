@@ -68,9 +68,12 @@ UserClient::UserClient(const UserLinks& links, Ledger& ledger, Executor& executo
   session_ = std::make_unique<UserSession>(
       card_.plan, *online_, *coins_, executor, &public_, bfv_ ? &*bfv_ : nullptr, record_.burnt,
       [this](const Marks& marks) { burning_->reach(marks); }, product_keys_ ? &*product_keys_ : nullptr);
-  session_->on_wrong_product([this](const std::string& why) {
-    products_.refuse({card_.model_id, record_.plan_hash}, why);
-  });
+  if (card_.plan.checked) {
+    session_->on_wrong_product([this](const std::string& why) {
+      products_.refuse({card_.model_id, record_.plan_hash}, why);
+    });
+    session_->before_checked_pass([this] { products_.require_trust(); });  // another session may have seen a wrong one
+  }
   filler_->used(session_->marks());
 }
 

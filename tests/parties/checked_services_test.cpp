@@ -60,13 +60,28 @@ TEST(CheckedServices, keys_are_made_once_and_kept_and_a_wrong_product_ends_all_u
     client.end();
     EXPECT_EQ(orders, 1u);
   }
-  provider.wrong = true;
   {
     UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
+    Ledger other_ledger;
+    UserClient other(links, other_ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
     make(client, 3, 4);
+    make(other, 3, 4);
+    provider.wrong = true;
     EXPECT_EQ(reason_of([&] { ask(client, {5, 6, 7}, 4); }), "wrong_product");
+    provider.wrong = false;
+    // A session that was open before asks no more, either.
+    EXPECT_NE(error_of([&] { ask(other, {5, 6, 7}, 4); }).find("a product was wrong before"), std::string::npos);
   }
-  provider.wrong = false;
+  {
+    // Nor does one of another model: it may be the same under another name.
+    MemoryWorld renamed({.model = checked_model('b')});
+    Ledger other_ledger;
+    EXPECT_EQ(reason_of([&] {
+                UserClient(renamed.links(), other_ledger, world.executor(), k_long, UserClient::any_chain, false,
+                           &products);
+              }),
+              "wrong_product");
+  }
   // Of another process, too.
   ProductStore again(folder.path() / "products");
   for (ProductStore* store : {&products, &again}) {
@@ -85,6 +100,27 @@ TEST(CheckedServices, keys_are_made_once_and_kept_and_a_wrong_product_ends_all_u
   UserClient client(links, ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
   EXPECT_EQ(make_and_ask(client, {5, 6, 7}, 4), first);
   EXPECT_EQ(orders, 2u);
+}
+
+// As on a full disk.
+TEST(CheckedServices, a_wrong_product_is_told_and_ends_all_where_it_cannot_be_noted) {
+  const TemporaryDirectory folder;
+  MemoryWorld world({.model = checked_model()});
+  Cheating provider;
+  ProductStore products(folder.path() / "products");
+  Ledger ledger;
+  UserClient client(provider.links(world), ledger, world.executor(), k_long, UserClient::any_chain, false, &products);
+  make(client, 3, 4);
+  const auto name = ProductStore::Of{std::string(64, 'a'), checked_model().plan.hash()}.name();
+  ASSERT_TRUE(std::filesystem::exists(folder.path() / "products" / (name + ".keys")));
+  std::filesystem::remove_all(folder.path() / "products");
+  std::ofstream(folder.path() / "products") << "a file in its folder's place";
+  provider.wrong = true;
+  const auto told = caught([&] { ask(client, {5, 6, 7}, 4); });
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->reason(), Reason::wrong_product) << told->what();
+  EXPECT_NE(std::string(told->what()).find("and this could not be noted"), std::string::npos) << told->what();
+  EXPECT_EQ(reason_of([&] { products.require_trust(); }), "wrong_product");
 }
 
 TEST(CheckedServices, damaged_keys_are_made_anew_and_another_public_part_is_refused) {
