@@ -30,8 +30,10 @@ HelperPool::HelperPool(const std::filesystem::path& store, std::string address, 
 void HelperPool::announce(const std::string& place) const { replace_file(folder_ / place, address_, 0600); }
 
 void HelperPool::withdraw(const std::string& place) const noexcept {
-  std::error_code gone;
-  std::filesystem::remove(folder_ / place, gone);
+  try {
+    withdraw(place, address_);
+  } catch (const std::exception&) {  // another may read it yet, and finds nobody there
+  }
 }
 
 void HelperPool::withdraw(const std::string& place, const std::string& address) const {

@@ -38,8 +38,9 @@ class HelperPool {
 
   // Where a session's provider is parked, by the hash of the session's place. Errors: file.
   void announce(const std::string& place) const;
+  // What this helper announced, if it is that still: the provider may have come to another since.
   void withdraw(const std::string& place) const noexcept;
-  // What a helper that does not run any more announced, if it is that still.
+  // Likewise what a helper that does not run any more announced.
   void withdraw(const std::string& place, const std::string& address) const;
   // Another helper; empty: none, or this one.
   std::string where(const std::string& place) const;
