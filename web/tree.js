@@ -104,6 +104,7 @@ const fold = (text) => Array.from(text, (c) => {
 // --- What comes from storage or a file ----------------------------------------------------------------------------------------------------------------
 
 const isText = (value, most) => typeof value === 'string' && value.length <= most;
+const k_most_messages = 2000;  // each looks for its versions among all
 const isNumber = (value) => typeof value === 'number' && Number.isFinite(value);
 const k_settings = {
   system: (v) => isText(v, 1e6), temperature: isNumber, top_p: isNumber, max_tokens: isNumber, seed: isNumber, draft: isNumber,
@@ -116,10 +117,11 @@ export function checkedSettings(settings) {
 
 // A conversation with the fields that are known here and no others; one of an earlier release has a list in place of a tree. Null: it is none.
 export function checked(value) {
-  if (!value || !/^[0-9a-f]{16}$/.test(value.id) || !Array.isArray(value.messages)) return null;
+  if (!value || typeof value.id !== 'string' || !/^[0-9a-f]{16}$/.test(value.id) || !Array.isArray(value.messages)) return null;
+  if (value.messages.length > k_most_messages || !value.messages.every((message) => message && typeof message === 'object')) return null;
   const list = value.messages.every((message) => message?.id === undefined);
   const conversation = {
-    id: value.id, title: isText(value.title, 1000) ? value.title : '', named: value.named ?? list, changed: isNumber(value.changed) ? value.changed : 0,
+    id: value.id, title: isText(value.title, 1000) ? value.title : '', named: value.named ?? list, changed: isNumber(value.changed) ? Math.min(value.changed, Date.now()) : 0,
     settings: checkedSettings(value.settings), messages: [], leaf: null,
   };
   const roles = new Map([[null, 'assistant']]);

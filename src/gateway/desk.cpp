@@ -24,6 +24,11 @@ void add_cost(Answer::Cost& cost, const Answer::Cost& before) {
   cost.fed_tokens += before.fed_tokens;
   cost.answer_tokens += before.answer_tokens;
   cost.round_trips += before.round_trips;
+  cost.passes += before.passes;
+  cost.drafted_tokens += before.drafted_tokens;
+  cost.rejected_tokens += before.rejected_tokens;
+  cost.rejected_bytes += before.rejected_bytes;
+  cost.offline_seconds += before.offline_seconds;
   cost.seconds += before.seconds;
   for (Answer::Bytes Answer::Cost::*part :
        {&Answer::Cost::set_up, &Answer::Cost::online, &Answer::Cost::offline_provider, &Answer::Cost::offline_helper}) {

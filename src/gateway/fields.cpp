@@ -16,15 +16,18 @@ void unsupported(const std::string& field, const std::string& why) { throw Error
 
 Json parse_body(std::string_view body) {
   constexpr int k_most_depth = 32;
-  std::vector<std::set<std::string>> keys;  // of the objects that are not closed yet
+  constexpr std::size_t k_most_keys = 1024;  // each takes a look at all that are there
+  std::vector<std::set<std::string>> keys;   // of the objects that are not closed yet
   const auto check = [&](int depth, Json::parse_event_t event, const Json& value) {
     if (depth > k_most_depth)
       throw Error(Code::usage, "body", fmt::format("is nested more than {} levels deep", k_most_depth));
     if (event == Json::parse_event_t::object_start) keys.emplace_back();
     if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second) {
+    if (event != Json::parse_event_t::key) return true;
+    if (!keys.back().insert(value.get<std::string>()).second)
       throw Error(Code::usage, fmt::format("{:.64}", value.get<std::string>()), "is given twice");
-    }
+    if (keys.back().size() > k_most_keys)
+      throw Error(Code::usage, "body", fmt::format("has an object of more than {} fields", k_most_keys));
     return true;
   };
   try {

@@ -15,15 +15,6 @@ using In = Json;
 constexpr const char* k_stateless =
     "nothing is stored here: send the whole dialogue as input, earlier answers and calls with it";
 
-// Behind an assistant's words, or its call before, another one is of the same message.
-void add_call(std::vector<Message>& messages, const Json& call) {
-  if (messages.empty() || messages.back().role != "assistant") messages.push_back({"assistant", ""});
-  Message& message = messages.back();
-  Json calls = message.tool_calls.empty() ? Json::array() : Json::parse(message.tool_calls);
-  calls.push_back(call);
-  message.tool_calls = dump(calls);
-}
-
 void add_message(std::vector<Message>& messages, const In& item, const std::string& at) {
   std::string role, content;
   bool some = false;
@@ -54,16 +45,24 @@ void input_of(Request& request, const In& value) {
     return;
   }
   if (!value.is_array() || value.empty()) wrong("input", "a string, not empty, or a list of items");
+  // Behind an assistant's words, or its call before, another one is of the same message.
+  Json calls = Json::array();
+  const auto close = [&] {
+    if (calls.empty()) return;
+    if (messages.empty() || messages.back().role != "assistant") messages.push_back({"assistant", ""});
+    messages.back().tool_calls = dump(std::exchange(calls, Json::array()));
+  };
   for (std::size_t i = 0; i < value.size(); ++i) {
     const In& item = value[i];
     const std::string at = fmt::format("input[{}]", i);
     if (!item.is_object()) wrong(at, "an object");
     const In type = item.value("type", In("message"));
+    if (type == "message" || type == "function_call_output") close();
     if (type == "message") {
       add_message(messages, item, at);
     } else if (type == "function_call") {
-      add_call(messages, call_of(text(item.value("call_id", In()), at + ".call_id"),
-                                 text(item.value("name", In()), at + ".name"), item.value("arguments", In())));
+      calls.push_back(call_of(text(item.value("call_id", In()), at + ".call_id"),
+                              text(item.value("name", In()), at + ".name"), item.value("arguments", In())));
     } else if (type == "function_call_output") {
       const std::string id = text(item.value("call_id", In()), at + ".call_id");
       messages.push_back({"tool",
@@ -75,6 +74,7 @@ void input_of(Request& request, const In& value) {
       unsupported(at + ".type", "only messages, function calls and their outputs are taken");
     }
   }
+  close();
 }
 
 void tools_of(Request& request, const In& value) {

@@ -1,5 +1,7 @@
 #include "gateway/refusal.h"
 
+#include <fmt/format.h>
+
 #include <cctype>
 
 #include "base/reason.h"
@@ -16,8 +18,11 @@ std::string sentence(std::string clause) {
 
 }  // namespace
 
+// Fields that nobody knows are told by their names, which are as long as the client likes.
 Refusal invalid(const std::string& message, const std::string& param, const std::string& code, int status) {
-  return {status, "invalid_request_error", message, param, code};
+  constexpr std::size_t k_message = 1000, k_param = 128;
+  return {status, "invalid_request_error", fmt::format("{:.{}}", message, k_message),
+          fmt::format("{:.{}}", param, k_param), code};
 }
 
 Refusal refusal_of(const Error& error) {

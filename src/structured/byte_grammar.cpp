@@ -1,6 +1,7 @@
 #include "structured/byte_grammar.h"
 
 #include <algorithm>
+#include <set>
 
 namespace permllm {
 
@@ -33,37 +34,51 @@ ByteGrammar::Sequence ByteGrammar::literal(std::string_view text) {
   return sequence;
 }
 
+// Ways that part and meet again are gone once, or they would double at each meeting. Most steps are few, and need no list of them.
+struct GrammarState::Ways {
+  std::vector<Stack>& to;
+  std::size_t steps = 0;
+  std::set<Stack> gone = {};
+  bool is_new(const Stack& stack) {
+    constexpr std::size_t k_few = 64;
+    return ++steps <= k_few || gone.insert(stack).second;
+  }
+};
+
 GrammarState::GrammarState(const ByteGrammar& grammar, ByteGrammar::Rule start) : grammar_(&grammar) {
-  for (const std::uint32_t place : grammar.rules_.at(start)) expand(grammar, {place}, stacks_);
+  Ways ways{stacks_};
+  for (const std::uint32_t place : grammar.rules_.at(start)) expand(grammar, {place}, ways);
 }
 
 // Rules at hand give way to their alternatives until a byte is at hand. What a rule leaves behind at its own end is not kept, so that lists do not
 // deepen the stack.
-void GrammarState::expand(const ByteGrammar& grammar, Stack stack, std::vector<Stack>& to) {
+void GrammarState::expand(const ByteGrammar& grammar, Stack stack, Ways& ways) {
   using Symbol = ByteGrammar::Symbol;
   while (!stack.empty() && grammar.code_[stack.back()].kind == Symbol::end) stack.pop_back();
   if (stack.size() > k_deepest) return;
   if (stack.empty() || grammar.code_[stack.back()].kind == Symbol::bytes) {
-    if (std::find(to.begin(), to.end(), stack) == to.end()) to.push_back(std::move(stack));
+    if (std::find(ways.to.begin(), ways.to.end(), stack) == ways.to.end()) ways.to.push_back(std::move(stack));
     return;
   }
+  if (!ways.is_new(stack)) return;
   const std::uint32_t place = stack.back();
   stack.pop_back();
   if (grammar.code_[place + 1].kind != Symbol::end) stack.push_back(place + 1);
   for (const std::uint32_t begin : grammar.rules_[grammar.code_[place].of]) {
     Stack next = stack;
     next.push_back(begin);
-    expand(grammar, std::move(next), to);
+    expand(grammar, std::move(next), ways);
   }
 }
 
 bool GrammarState::step(std::uint8_t byte) {
   std::vector<Stack> next;
+  Ways ways{next};
   for (const Stack& stack : stacks_) {
     if (stack.empty() || !grammar_->code_[stack.back()].set.test(byte)) continue;
     Stack behind = stack;
     ++behind.back();
-    expand(*grammar_, std::move(behind), next);
+    expand(*grammar_, std::move(behind), ways);
   }
   stacks_ = std::move(next);
   return !stacks_.empty();

@@ -48,7 +48,8 @@ class GrammarState {
  private:
   using Stack = std::vector<std::uint32_t>;  // places in the code, the one at hand last
   static constexpr std::size_t k_deepest = 512;
-  static void expand(const ByteGrammar& grammar, Stack stack, std::vector<Stack>& to);
+  struct Ways;
+  static void expand(const ByteGrammar& grammar, Stack stack, Ways& ways);
   bool step(std::uint8_t byte);
 
   const ByteGrammar* grammar_;

@@ -16,6 +16,8 @@ using Json = JsonSchema::Json;
 using Grammar = ByteGrammar;
 
 constexpr std::size_t k_deepest = 32, k_most_items = 64;
+constexpr std::size_t k_longest_chain =
+    256;  // of schemas, one within the other by $ref or in place: each takes some of the stack
 const std::set<std::string> k_known{"type",
                                     "properties",
                                     "required",
@@ -163,10 +165,22 @@ const Json& JsonSchema::target(const Json& schema) const {
   return *at;
 }
 
-bool JsonSchema::keeps(const Json& reference, const Json& value, std::size_t depth) const {
+bool JsonSchema::keeps(const Json& value) const {
+  Known known;
+  return keeps(schema_, value, 0, known);
+}
+
+// Each schema is asked of each value once: ways that part and meet again would double the work at each meeting.
+bool JsonSchema::keeps(const Json& reference, const Json& value, std::size_t depth, Known& known) const {
   const Json& schema = target(reference);
   if (depth > 4 * k_deepest) return false;
   if (schema.is_boolean()) return schema.get<bool>();
+  const auto [found, fresh] = known.try_emplace({&schema, &value}, false);
+  if (fresh) found->second = keeps_all(schema, value, depth, known);
+  return found->second;
+}
+
+bool JsonSchema::keeps_all(const Json& schema, const Json& value, std::size_t depth, Known& known) const {
   const std::vector<std::string> types = types_of(schema);
   if (!types.empty() &&
       std::none_of(types.begin(), types.end(), [&](const auto& type) { return is_type(value, type); }))
@@ -177,7 +191,7 @@ bool JsonSchema::keeps(const Json& reference, const Json& value, std::size_t dep
     return false;
   for (const char* keyword : {"anyOf", "oneOf", "allOf"}) {
     if (schema.contains(keyword) && std::none_of(schema[keyword].begin(), schema[keyword].end(),
-                                                 [&](const Json& one) { return keeps(one, value, depth + 1); }))
+                                                 [&](const Json& one) { return keeps(one, value, depth + 1, known); }))
       return false;
   }
   const auto bound = [&](const char* keyword, double none) {
@@ -198,19 +212,20 @@ bool JsonSchema::keeps(const Json& reference, const Json& value, std::size_t dep
     const auto size = static_cast<double>(value.size());
     if (size < bound("minItems", 0) || size > bound("maxItems", INFINITY)) return false;
     if (schema.contains("items") && !std::all_of(value.begin(), value.end(), [&](const Json& item) {
-          return keeps(schema["items"], item, depth + 1);
+          return keeps(schema["items"], item, depth + 1, known);
         }))
       return false;
   }
   if (value.is_object()) {
-    const Json none = Json::object(), &properties = schema.contains("properties") ? schema["properties"] : none;
+    static const Json none = Json::object(), any = true;  // what is known of a schema is known by its place
+    const Json& properties = schema.contains("properties") ? schema["properties"] : none;
     if (schema.contains("required") &&
         !std::all_of(schema["required"].begin(), schema["required"].end(),
                      [&](const Json& name) { return value.contains(name.get<std::string>()); }))
       return false;
-    const Json& beside = schema.contains("additionalProperties") ? schema["additionalProperties"] : Json(true);
+    const Json& beside = schema.contains("additionalProperties") ? schema["additionalProperties"] : any;
     for (const auto& [name, member] : value.items()) {
-      if (!keeps(properties.contains(name) ? properties[name] : beside, member, depth + 1)) return false;
+      if (!keeps(properties.contains(name) ? properties[name] : beside, member, depth + 1, known)) return false;
     }
   }
   return true;
@@ -305,6 +320,16 @@ JsonSchema::Rule JsonSchema::list_of(Rule item, const char* open, const char* cl
 JsonSchema::Rule JsonSchema::rule_of(const Json& reference) {
   const Json& schema = target(reference);
   if (const auto found = made_.find(&schema); found != made_.end()) return found->second;
+  struct Deeper {
+    explicit Deeper(std::size_t& of) : depth(of) {
+      if (++depth > k_longest_chain) {
+        --depth;
+        throw Error(Code::unsupported, "$ref", fmt::format("leads through more than {} schemas", k_longest_chain));
+      }
+    }
+    ~Deeper() { --depth; }
+    std::size_t& depth;
+  } deeper(depth_);
   const Rule made = grammar_.add();
   made_[&schema] = made;
   if (schema.is_boolean()) {

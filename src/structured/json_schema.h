@@ -21,7 +21,7 @@ class JsonSchema {
   // Any object.
   static JsonSchema any_object();
 
-  bool keeps(const Json& value) const { return keeps(schema_, value, 0); }
+  bool keeps(const Json& value) const;
   const Json& schema() const { return schema_; }
   // Whether each text of the grammar keeps the schema; else some bound is to be looked at when the value is there.
   bool exact() const { return exact_; }
@@ -35,7 +35,10 @@ class JsonSchema {
   using Sequence = ByteGrammar::Sequence;
   void check(const Json& schema, const std::string& at, std::size_t depth);
   const Json& target(const Json& schema) const;
-  bool keeps(const Json& schema, const Json& value, std::size_t depth) const;
+  // By schema and value: what is known, or, while it is being looked at, false.
+  using Known = std::map<std::pair<const Json*, const Json*>, bool>;
+  bool keeps(const Json& schema, const Json& value, std::size_t depth, Known& known) const;
+  bool keeps_all(const Json& schema, const Json& value, std::size_t depth, Known& known) const;
 
   void add_common();
   Rule rule_of(const Json& schema);
@@ -48,6 +51,7 @@ class JsonSchema {
   Json schema_;
   bool exact_ = true;
   ByteGrammar grammar_;
+  std::size_t depth_ = 0;  // schemas whose rules are being made
   Rule start_ = 0, blank_ = 0, string_ = 0, number_ = 0, integer_ = 0, value_ = 0, any_object_ = 0, any_array_ = 0;
   std::map<const Json*, Rule> made_;
   std::set<const Json*> within_;  // schemas whose alternatives are being made, with no byte between

@@ -50,8 +50,8 @@ std::size_t beginning_at_end(std::string_view text, std::string_view mark) {
 }  // namespace
 
 Json parse_shallow(std::string_view text) {
-  constexpr std::size_t k_deepest = 64;
-  std::size_t depth = 0;
+  constexpr std::size_t k_deepest = 64, k_most_colons = 8192;  // a key of an object takes a look at all before it
+  std::size_t depth = 0, colons = 0;
   bool in_string = false;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -59,6 +59,7 @@ Json parse_shallow(std::string_view text) {
     if (c == '"' && (!in_string || text[i] == '"')) in_string = !in_string;
     if (in_string) continue;
     if ((c == '{' || c == '[') && ++depth > k_deepest) return Json(Json::value_t::discarded);
+    if (c == ':' && ++colons > k_most_colons) return Json(Json::value_t::discarded);
     if ((c == '}' || c == ']') && depth > 0) --depth;
   }
   return Json::parse(text, nullptr, false);

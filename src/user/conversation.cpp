@@ -154,7 +154,7 @@ void Conversation::State::open_session(const std::function<Wanted(const Plan&)>&
   session = std::make_unique<MeasuredConversation>(links, LinkShape{}, client->options.patience, client->executor,
                                                    client->ledger, client->model.drafts, wanted, &client->products);
   client->know(session->card());
-  if (session->plan().hash() != client->plan_hash || session->card().model_id != client->model.id) {
+  if (session->plan().hash() != client->plan_hash) {
     session = nullptr;
     throw Error(Code::mismatch, Reason::model_changed, "model",
                 "the provider serves another model, or the same otherwise, than when this program began");

@@ -20,7 +20,7 @@ constexpr const char* k_format = "permllm-conversation";
 constexpr std::size_t k_salt = 16, k_nonce = 12, k_tag = 16, k_key = 32;
 constexpr std::size_t k_header = 8 + 4 + k_salt + k_nonce;
 // What is read of others' cost: less is weak and more takes the memory of whoever opens the file.
-constexpr int k_least_cost = 14, k_most_cost = 20;
+constexpr int k_least_cost = 14, k_most_cost = 18;
 constexpr int k_r = 8, k_p = 1;
 
 const unsigned char* bytes(std::string_view text) { return reinterpret_cast<const unsigned char*>(text.data()); }

@@ -1,6 +1,7 @@
 // Requests and answers of OpenAI's interface as data.
 #include "gateway/openai_chat.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -286,6 +287,12 @@ TEST(Requests, json_that_would_take_a_reader_down_is_refused) {
   EXPECT_EQ(refused([] { parse_chat(R"({"temperature":1e400})"); }), "body");
   EXPECT_EQ(refused([] { parse_chat(R"({"temperature":0,"temperature":1})"); }), "temperature");
   EXPECT_EQ(refused([] { parse_chat(R"({"messages":[{"role":"user","content":"a","role":"system"}]})"); }), "role");
+  std::string keys = "{";
+  for (int i = 0; i < 1100; ++i) keys += fmt::format("\"{}\":0,", i);
+  EXPECT_EQ(refused([&] { parse_chat(R"({"metadata":)" + keys + R"("last":0}})"); }), "body");
+  const Refusal told = refusal_of(Error(Code::usage, std::string(5000, 'k'), std::string(5000, 'm')));
+  EXPECT_LE(told.message.size(), 1000u);
+  EXPECT_LE(told.param.size(), 128u);
 }
 
 // The events of a stream, each with its data read; "[DONE]" is a text.

@@ -1,5 +1,6 @@
 #include "structured/json_schema.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <random>
@@ -135,6 +136,49 @@ TEST(JsonSchema, what_it_cannot_keep_is_refused_by_name) {
   std::string deep = "{}";
   for (int i = 0; i < 100; ++i) deep = R"({"items":)" + deep + "}";
   EXPECT_NE(refused(Json::parse(deep)), "");
+}
+
+// A chain of references is as long as whoever wrote it likes, and each of its schemas is within the one before.
+TEST(JsonSchema, a_chain_of_references_has_an_end) {
+  const auto chain = [](int links) {
+    Json schema{{"$ref", "#/$defs/a0"}};
+    for (int i = 0; i < links; ++i)
+      schema["$defs"][fmt::format("a{}", i)] = {{"properties", {{"x", {{"$ref", fmt::format("#/$defs/a{}", i + 1)}}}}}};
+    schema["$defs"][fmt::format("a{}", links)] = {{"type", "null"}};
+    return schema;
+  };
+  EXPECT_EQ(refused(chain(100)), "");
+  EXPECT_EQ(refused(chain(3000)), "$ref");
+}
+
+// Alternatives that part and meet again at each of 60 levels: 2^60 ways.
+TEST(JsonSchema, ways_that_meet_again_are_gone_once) {
+  Json schema{{"$ref", "#/$defs/a0"}};
+  for (int i = 0; i < 60; ++i) {
+    const Json next = {{{"$ref", fmt::format("#/$defs/a{}", i + 1)}}, {{"$ref", fmt::format("#/$defs/b{}", i + 1)}}};
+    for (const char* of : {"a", "b"}) schema["$defs"][fmt::format("{}{}", of, i)] = {{"anyOf", next}};
+  }
+  schema["$defs"]["a60"] = {{"type", "integer"}};
+  schema["$defs"]["b60"] = {{"const", "yes"}};
+  const JsonSchema made(schema, "s");
+  EXPECT_TRUE(made.keeps(12));
+  EXPECT_TRUE(made.keeps("yes"));
+  EXPECT_FALSE(made.keeps("no"));
+  GrammarState state = made.state();
+  EXPECT_FALSE(state.push("no"));
+  EXPECT_TRUE(state.push("\"yes\""));
+  EXPECT_TRUE(state.complete());
+}
+
+// The same schema under two names, and what is beside the known properties.
+TEST(JsonSchema, values_of_one_schema_are_looked_at_each_by_itself) {
+  const JsonSchema made(
+      Json::parse(
+          R"({"properties":{"a":{"$ref":"#/$defs/n"},"b":{"$ref":"#/$defs/n"}},"$defs":{"n":{"type":"integer"}}})"),
+      "s");
+  EXPECT_TRUE(made.keeps(Json::parse(R"({"a":1,"b":2,"c":"any"})")));
+  EXPECT_FALSE(made.keeps(Json::parse(R"({"a":1,"b":"2"})")));
+  EXPECT_FALSE(made.keeps(Json::parse(R"({"a":"1","b":2})")));
 }
 
 }  // namespace

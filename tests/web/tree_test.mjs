@@ -76,7 +76,8 @@ test('what is no conversation is refused', () => {
   const copy = (change) => { const c = structuredClone(good); change(c); return c; };
   assert.deepEqual(tree.checked(good), tree.checked(tree.checked(good)));
   for (const change of [(c) => { c.id = '<img>'; }, (c) => { c.messages[0].parent = 2; }, (c) => { c.messages[1].id = 1; }, (c) => { c.messages[1].role = 'user'; },
-    (c) => { c.messages[1].role = 'system'; }, (c) => { c.messages[0].content = { a: 1 }; }, (c) => { c.messages = 'x'; }]) assert.equal(tree.checked(copy(change)), null, String(change));
+    (c) => { c.messages[1].role = 'system'; }, (c) => { c.messages[0].content = { a: 1 }; }, (c) => { c.messages = 'x'; },
+    (c) => { c.id = [c.id]; }, (c) => { c.messages[0] = null; }, (c) => { c.messages = Array(2001).fill({ role: 'user', content: 'a' }); }]) assert.equal(tree.checked(copy(change)), null, String(change));
   assert.equal(tree.checked(copy((c) => { c.messages[1].fault = { plain: 'x', other: 1 }; })).messages[1].fault.other, undefined);
 });
 
