@@ -62,9 +62,9 @@ std::string SavedChats::save(const std::string& name, const SavedConversation& c
   const auto known = known_.find(place);
   if (known == known_.end() && is_there(place))
     throw Error(Code::file, place.string(), "exists and is not overwritten; /load it to go on with it");
-  const std::string passphrase = known != known_.end() ? known->second
-                                 : passphrase_         ? *passphrase_
-                                                       : ask(true).value_or("");
+  const std::string passphrase = passphrase_             ? *passphrase_
+                                 : known != known_.end() ? known->second
+                                                         : ask(true).value_or("");
   const std::string file = to_file(conversation, passphrase);
   known == known_.end() ? write_new_file(place, file, k_own) : replace_file(place, file, k_own);
   known_[place] = passphrase;
@@ -79,6 +79,10 @@ SavedConversation SavedChats::load(const std::string& name, const Ask& ask) {
     const std::optional<std::string> given = passphrase_ ? passphrase_ : ask(false);
     if (!given) throw Error(Code::file, place.string(), "is encrypted; --passphrase-file names its passphrase");
     passphrase = *given;
+  } else if (passphrase_) {  // another may have put it in the place of one that was
+    throw Error(Code::file, place.string(),
+                "is not encrypted, and --passphrase-file says that saved conversations are; begin chat without it to "
+                "read this one");
   }
   SavedConversation conversation = from_file(file, passphrase, place.string());
   known_[place] = passphrase;

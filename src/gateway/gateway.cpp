@@ -408,6 +408,13 @@ void Gateway::State::answer_stream(const std::shared_ptr<AnswerDesk::Ticket>& ti
 void Gateway::State::embed(const Request& request, Response& response) {
   const gateway::Embeddings asked(request.path, request.body);
   with(asked.model(), request, response, [&](Served& of) {
+    if (const std::string& profile = of.client.model().profile; profile != "open") {
+      throw Error(
+          Code::unsupported, "model",
+          fmt::format("is served in profile {}, in which the user does not see what goes into the model's head: "
+                      "there are embeddings in profile open alone",
+                      profile));
+    }
     std::vector<gateway::Made> made;
     for (gateway::Request& one : asked.requests()) {
       const auto ticket = of.desk.ask(guard->owner_of(request), std::move(one), gateway::Head(), "", "");

@@ -439,6 +439,11 @@ TEST_F(Keeping, a_conversation_is_saved_under_a_passphrase_and_gone_on_with) {
   EXPECT_EQ(none.status, 2);
   EXPECT_NE(none.error.find("is encrypted; --passphrase-file"), std::string::npos) << none.error;
   EXPECT_NE(program({}, "/load ../../words\n").error.find("reads from"), std::string::npos);
+  // One in the clear, in the place of one that was not, would take the next ones' encryption away.
+  write_text(saved("keep", "plain"), R"({"format":"permllm-conversation","version":1,"system":"","messages":)"
+                                     R"([{"role":"user","content":"q"},{"role":"assistant","content":"a"}]})");
+  const Result plain = program({"--passphrase-file", words}, "/load plain\n");
+  EXPECT_NE(plain.error.find("is not encrypted, and --passphrase-file"), std::string::npos) << plain.error;
 }
 
 TEST_F(Keeping, what_a_saved_file_holds_draws_nothing) {

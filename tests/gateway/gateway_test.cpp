@@ -591,6 +591,7 @@ TEST_F(GatewayTest, a_wrong_path_is_told_the_right_one) {
   }
   const Json refused = post(*gateway, "/v1/embeddings", {{"model", "tiny"}, {"input", "a"}}).json()["error"];
   EXPECT_EQ(refused["code"], "unsupported_parameter") << refused;
+  EXPECT_EQ(refused["param"], "model") << refused;
   EXPECT_NE(refused["message"].get<std::string>().find("profile paper"), std::string::npos);
   EXPECT_NE(post(*gateway, "/api/pull", chat()).json()["error"].get<std::string>().find("/v1/models says"),
             std::string::npos);

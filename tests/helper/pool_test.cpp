@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-
 #include "base/temporary_directory.h"
 #include "permllm/error.h"
 
