@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <numeric>
 
 #include "permllm/error.h"
@@ -42,10 +43,30 @@ Machines::Rows Machines::rows(std::size_t machine, std::size_t of) const {
   return {at(machine), at(machine + 1)};
 }
 
-void Machines::fail(const std::string& what) {
+void Machines::lose() noexcept {
   if (!lost_.exchange(true) && lost_call_) lost_call_();
+}
+
+void Machines::fail(const std::string& what) {
+  lose();
   throw Error(Code::resource, Reason::busy, "machines", what);
 }
+
+// A command and what follows it. Left by an exception between the two, as for want of memory, what the others answer would be taken for the answer to the
+// next command, of another session.
+class Machines::Exchange {
+ public:
+  explicit Exchange(Machines& machines) : machines_(machines) {}
+  ~Exchange() {
+    if (std::uncaught_exceptions() > before_) machines_.lose();
+  }
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+
+ private:
+  Machines& machines_;
+  const int before_ = std::uncaught_exceptions();
+};
 
 // --- While a model is loaded ----------------------------------------------------------------------------------------------
 
@@ -118,6 +139,7 @@ void Machines::ask(const Command& command) {
 
 void Machines::end() {
   const Lock lock(exchange_);
+  const Exchange exchange(*this);
   ask({Command::Task::end});
   leads_ = false;
 }
@@ -125,6 +147,7 @@ void Machines::end() {
 void Machines::product(const IntMatrix& w, Ring ring, std::span<const Word* const> x, std::span<Word* const> y,
                        const std::function<void()>& meanwhile) {
   const Lock lock(exchange_);
+  const Exchange exchange(*this);
   const std::size_t n = x.size(), bytes = ring.bytes();
   std::vector<std::uint8_t> sent(n * w.cols() * bytes);
   for (std::size_t v = 0; v < n; ++v) pack(std::span(x[v], w.cols()), ring, &sent[v * w.cols() * bytes]);
@@ -144,6 +167,7 @@ void Machines::product(const IntMatrix& w, Ring ring, std::span<const Word* cons
 
 void Machines::product(const IntMatrix& w, std::span<const float> x, std::span<float> y) {
   const Lock lock(exchange_);
+  const Exchange exchange(*this);
   const std::size_t n = x.size() / w.cols();
   ask({Command::Task::real_product, w.number(), 0, static_cast<std::uint32_t>(n)});
   std::vector<float> sent(x.begin(), x.end());
@@ -161,6 +185,7 @@ void Machines::product(const IntMatrix& w, std::span<const float> x, std::span<f
 
 void Machines::row(const IntMatrix& w, std::size_t r, std::span<std::int32_t> out) {
   const Lock lock(exchange_);
+  const Exchange exchange(*this);
   std::vector<std::size_t> sizes(count_);
   for (std::size_t m = 1; m < count_; ++m) {
     const Rows of = rows(m, w.rows());
@@ -172,6 +197,7 @@ void Machines::row(const IntMatrix& w, std::size_t r, std::span<std::int32_t> ou
 
 void Machines::packed(const IntMatrix& w, std::size_t machine, std::uint64_t offset, std::span<std::uint8_t> out) {
   const Lock lock(exchange_);
+  const Exchange exchange(*this);
   std::vector<std::size_t> sizes(count_);
   sizes[machine] = out.size();
   ask({Command::Task::packed, w.number(), 0, static_cast<std::uint32_t>(machine), offset, out.size()});
@@ -180,6 +206,7 @@ void Machines::packed(const IntMatrix& w, std::size_t machine, std::uint64_t off
 
 void Machines::coarsen(const IntMatrix& w, int bits, const std::function<void()>& own) {
   const Lock lock(exchange_);
+  const Exchange exchange(*this);
   ask({Command::Task::coarsen, w.number(), static_cast<std::uint32_t>(bits)});
   own();
 }

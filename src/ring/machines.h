@@ -95,6 +95,8 @@ class Machines {
 
  private:
   struct Command;
+  class Exchange;
+  void lose() noexcept;
   void ask(const Command& command);
   void answer(const Command& command, IntMatrix& w, Executor& executor);
   void answer_product(const Command& command, const IntMatrix& w, Executor& executor);

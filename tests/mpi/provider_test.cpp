@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <thread>
 
 #include "support/processes.h"
@@ -146,18 +147,24 @@ TEST(Machines, a_program_without_mpi_says_so) {
   EXPECT_EQ(providing.wait(), 2);
 }
 
+// One of another architecture, and one of the same shape with other numbers, as a fine-tune has them.
 TEST(Machines, another_file_on_one_of_them_is_refused) {
-  const Parties parties;
-  const std::string tiny = PERMLLM_TINY_MODELS;
-  const std::string script = "exec " PERMLLM_MPI_BINARY " provider --identity " + parties.path("provider") +
-                             " --helper 127.0.0.1:1 --context 64 --model " + tiny +
-                             "/$([ $OMPI_COMM_WORLD_RANK = 0 ] && echo llama || echo qwen2).gguf 2>" +
-                             parties.path("error$OMPI_COMM_WORLD_RANK");
-  Process providing({"-n", "2", "/bin/sh", "-c", script}, PERMLLM_MPIRUN);
-  EXPECT_NE(providing.wait(), 0);
-  // Who ends first ends the other.
-  const std::string said = read_text(parties.path("error0")) + read_text(parties.path("error1"));
-  EXPECT_NE(said.find("the same model file"), std::string::npos) << said;
+  const std::string tiny = PERMLLM_TINY_MODELS, llama = tiny + "/llama.gguf";
+  std::string tuned = read_text(llama);
+  for (std::size_t i = tuned.size() / 2; i < tuned.size(); ++i) tuned[i] = static_cast<char>(tuned[i] ^ 1);
+  for (const bool of_one_shape : {false, true}) {
+    const Parties parties;
+    std::ofstream(parties.path("tuned.gguf"), std::ios::binary) << tuned;
+    const std::string other = of_one_shape ? parties.path("tuned.gguf") : tiny + "/qwen2.gguf";
+    const std::string script = "exec " PERMLLM_MPI_BINARY " provider --identity " + parties.path("provider") +
+                               " --helper 127.0.0.1:1 --context 64 --model $([ $OMPI_COMM_WORLD_RANK = 0 ] && echo " +
+                               llama + " || echo " + other + ") 2>" + parties.path("error$OMPI_COMM_WORLD_RANK");
+    Process providing({"-n", "2", "/bin/sh", "-c", script}, PERMLLM_MPIRUN);
+    EXPECT_NE(providing.wait(), 0);
+    // Who ends first ends the other.
+    const std::string said = read_text(parties.path("error0")) + read_text(parties.path("error1"));
+    EXPECT_NE(said.find("the same model file"), std::string::npos) << said;
+  }
 }
 
 TEST(Machines, one_that_hangs_ends_sessions_with_a_reason_and_the_provider_with_a_status_of_its_own) {
