@@ -105,9 +105,9 @@ export class Panel {
     }
     write(find('speed'), activity.tokens_per_second ? speed(activity.tokens_per_second) : '\u2013');
     write(find('trips'), count(online.round_trips));
-    const {asked = 0, wrong = 0, online_bytes: of_online = 0, offline_bytes: of_material = 0} = activity.canaries ?? {};
+    const {asked = 0, wrong = 0, unsure = 0, online_bytes: of_online = 0, offline_bytes: of_material = 0} = activity.canaries ?? {};
     find('canaries').hidden = !asked;
-    write(find('canaries-words'), `${count(asked)}, of them wrong ${count(wrong)}; ${megabytes(of_online)} MB online, ${megabytes(of_material)} MB of material`);
+    write(find('canaries-words'), `${count(asked)}, of them wrong ${count(wrong)}${unsure ? `, not compared ${count(unsure)}` : ''}; ${megabytes(of_online)} MB online, ${megabytes(of_material)} MB of material`);
     write(find('tokens'), count(activity.tokens));
     this.#stock(activity);
     write(find('view-you'), this.#chat.lastWords.replace(/^[^]*\s(?=[^]{200})/, '\u2026 ') || 'Nothing was asked yet.');

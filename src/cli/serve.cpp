@@ -121,7 +121,7 @@ void run(ServeCommandOptions& options) {
     save_invite(parties->invite(), invites[0]);
     with.state = folder->path() / "state";
   }
-  options.gateway.canaries.kept = user_folder(with.state) / "canaries.json";
+  options.gateway.canaries.kept = user_folder(with.state) / "canaries";
   std::list<Client> clients;
   std::vector<const Client*> all;
   for (const std::filesystem::path& invite : invites) all.push_back(&clients.emplace_back(invite, with));

@@ -72,13 +72,6 @@ HttpLimits limits_for(const GatewayOptions& options, std::size_t models) {
 
 }  // namespace
 
-// Each model's first answers are in a file of their own.
-CanaryOptions canaries_of(const GatewayOptions& options, const std::string& model) {
-  CanaryOptions canaries = options.canaries;
-  if (!canaries.kept.empty()) canaries.kept.replace_filename("canaries-" + model + ".json");
-  return canaries;
-}
-
 // An invite, under its model's name.
 struct Served {
   Served(const Client& with, std::string name, const GatewayOptions& how, Log& log)
@@ -87,7 +80,7 @@ struct Served {
         fingerprint("fp_" + with.model().id.substr(0, 12)),
         backend(backend_of(with)),
         desk(*backend, how.desk, log),
-        canaries(desk, *backend, canaries_of(how, model), log) {}
+        canaries(desk, *backend, with.provider().key, how.canaries, log) {}
 
   const Client& client;
   const std::string model, fingerprint;

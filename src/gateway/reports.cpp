@@ -91,6 +91,9 @@ Json activity_of(const Client& client, const AnswerDesk& desk, const Canaries& c
            {{"asked", of.asked},
             {"wrong", of.wrong},
             {"first", of.first},
+            {"unsure", of.unsure},
+            {"due", of.due},
+            {"dropped", of.dropped},
             {"tokens", of.tokens},
             {"online_bytes", of.online_bytes},
             {"offline_bytes", of.offline_bytes}}},
@@ -131,7 +134,9 @@ struct GatewayMetrics::State {
       counters("permllm_gateway_round_trips_total", "Round trips with the provider, online.").Add({});
   prometheus::Family<prometheus::Counter>& canaries =
       counters("permllm_gateway_canaries_total",
-               "Canaries that were answered: as they should be, otherwise, or for the first time.");
+               "Canaries: answered as they should be, otherwise, for the first time, not compared, or not answered.");
+  prometheus::Gauge& canaries_due =
+      gauges("permllm_gateway_canaries_due", "Canaries that wait, and those under way.").Add({});
   prometheus::Counter& canary_tokens =
       counters("permllm_gateway_canary_tokens_total", "Tokens of canaries' prompts and answers.").Add({});
   prometheus::Family<prometheus::Counter>& canary_bytes =
@@ -201,13 +206,7 @@ std::string GatewayMetrics::text(const std::vector<Source>& of) {
     now.prompt_tokens += its_now.prompt_tokens;
     stock += client.ready_tokens();
     left += static_cast<double>(client.tokens_left());
-    const Canaries::Counts counts = its_canaries.counts();
-    canaries.asked += counts.asked;
-    canaries.wrong += counts.wrong;
-    canaries.first += counts.first;
-    canaries.tokens += counts.tokens;
-    canaries.online_bytes += counts.online_bytes;
-    canaries.offline_bytes += counts.offline_bytes;
+    canaries += its_canaries.counts();
     reachable = reachable && desk.keeper().provider() != StockKeeper::Provider::unreachable;
   }
   const auto link = [&](const char* name, const Answer::Bytes& b) {
@@ -220,9 +219,12 @@ std::string GatewayMetrics::text(const std::vector<Source>& of) {
   bring_to(s.round_trips, traffic.round_trips);
   bring_to(s.tokens.Add({{"of", "prompts"}}), now.prompt_tokens);
   bring_to(s.tokens.Add({{"of", "answers"}}), now.tokens);
-  bring_to(s.canaries.Add({{"result", "right"}}), canaries.asked - canaries.wrong - canaries.first);
+  bring_to(s.canaries.Add({{"result", "right"}}), canaries.asked - canaries.wrong - canaries.first - canaries.unsure);
   bring_to(s.canaries.Add({{"result", "wrong"}}), canaries.wrong);
   bring_to(s.canaries.Add({{"result", "first"}}), canaries.first);
+  bring_to(s.canaries.Add({{"result", "unsure"}}), canaries.unsure);
+  bring_to(s.canaries.Add({{"result", "dropped"}}), canaries.dropped);
+  s.canaries_due.Set(static_cast<double>(canaries.due));
   bring_to(s.canary_tokens, canaries.tokens);
   bring_to(s.canary_bytes.Add({{"of", "online"}}), canaries.online_bytes);
   bring_to(s.canary_bytes.Add({{"of", "offline"}}), canaries.offline_bytes);

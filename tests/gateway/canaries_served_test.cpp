@@ -49,6 +49,58 @@ TEST(CanariesServed, answers_of_a_trusted_run_are_right_of_that_model_alone) {
   }
 }
 
+// A model of arbitrary weights is sure of nothing, which is told; and the provider's key has the answers, not the name that it gives the model.
+TEST(CanariesServed, what_is_not_compared_is_told) {
+  const TemporaryDirectory folder;
+  Parties parties(folder.path() / "parties");
+  const auto invite = parties.invite();
+  const auto state = folder.path() / "state";
+  const auto ask = [&] {
+    const auto gateway = parties.serve(invite, state, "--canaries 100%");
+    Json counts{{"asked", 0}};
+    for (int i = 1; i <= 8 && counts["asked"] == 0; ++i) {  // some of the prompts do not fit the context
+      EXPECT_EQ(post(*gateway, k_chats, chat(k_question, {{"model", "permllm"}})).status, 200);
+      counts = activity_until(*gateway, [&](const Json& e) {
+        return e["canaries"]["asked"].get<int>() + e["canaries"]["dropped"].get<int>() == i;
+      })["canaries"];
+    }
+    EXPECT_EQ(counts["asked"], 1);
+    EXPECT_EQ(counts["wrong"], 0);
+    EXPECT_EQ(counts["unsure"], 1);
+    EXPECT_EQ(counts["due"], 0);
+    const std::string metrics = get(*gateway, "/metrics").text;
+    for (const std::string& line :
+         {std::string("permllm_gateway_canaries_total{result=\"right\"} 0\n"),
+          std::string("permllm_gateway_canaries_total{result=\"unsure\"} 1\n"),
+          "permllm_gateway_canaries_total{result=\"dropped\"} " + counts["dropped"].dump() + "\n",
+          std::string("permllm_gateway_canaries_due 0\n")})
+      EXPECT_NE(metrics.find(line), std::string::npos) << line << metrics;
+    EXPECT_EQ(gateway->end(), 0);
+  };
+  ask();
+  EXPECT_NE(parties.logged().find("is not compared: the model was not sure"), std::string::npos);
+  std::vector<std::string> kept;
+  for (const auto& file : std::filesystem::directory_iterator(state / "canaries")) kept.push_back(file.path().stem());
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_NE(test::read_text(invite).find("sha256:" + kept[0]), std::string::npos) << kept[0];
+  EXPECT_EQ(parties.logged().find("under a new name"), std::string::npos);
+
+  std::string model = test::read_text(PERMLLM_TINY_MODELS "/llama.gguf");
+  const std::size_t name = model.find("tiny", model.find("general.name"));
+  ASSERT_NE(name, std::string::npos);
+  model.replace(name, 4, "tidy");
+  const auto renamed = folder.path() / "renamed.gguf";
+  std::ofstream(renamed, std::ios::binary) << model;
+  const std::string address = parties.provider->address();  // the invite's
+  EXPECT_EQ(parties.provider->end(), 0);
+  parties.provider =
+      std::make_unique<Service>("provider --events --log-level off --drain 0 --context 64 --listen " + address +
+                                " --identity " + (parties.folder / "provider").string() + " --helper " +
+                                parties.helper->address() + " --model " + renamed.string());
+  ask();
+  EXPECT_NE(parties.logged().find("no answer by \"tidy\" is kept, but those of \"tiny\" are"), std::string::npos);
+}
+
 TEST(CanariesServed, what_is_asked_for_wrongly_is_refused_at_the_start) {
   const TemporaryDirectory folder;
   const std::string file = folder.path() / "canaries.jsonl";
